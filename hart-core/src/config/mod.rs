@@ -1,0 +1,65 @@
+//! The `config.json` files of the published layout, checked and typed (spec section 0).
+//!
+//! Every number is held against a limit before anything is allocated, so that a damaged or hostile file costs a message and
+//! nothing else.
+
+mod fields;
+mod text;
+mod transformer;
+mod visual;
+
+pub use text::TextConfig;
+pub use transformer::{LevelEmbeddingKind, ModulationKind, Pooling, ResidualConfig, TransformerConfig};
+pub(crate) use visual::NORM_GROUPS;
+pub use visual::VisualConfig;
+
+pub(crate) use fields::Fields;
+
+use crate::error::{Error, Result};
+
+/// Most channels of any layer; the largest published one has 8,960.
+pub(crate) const MAX_WIDTH: usize = 65_536;
+/// Most layers of any stack.
+pub(crate) const MAX_DEPTH: usize = 512;
+/// Most latent positions along one side: 256 is a picture of 4096 pixels.
+pub(crate) const MAX_SIDE: usize = 256;
+/// Most rows of a codebook or vocabulary.
+pub(crate) const MAX_VOCABULARY: usize = 4 << 20;
+/// Most tokens of a prompt.
+pub(crate) const MAX_CONTEXT: usize = 32_768;
+
+/// Everything that a checkpoint's configuration files say.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The Qwen2 text encoder.
+    pub text: TextConfig,
+    /// The autoregressive transformer.
+    pub transformer: TransformerConfig,
+    /// The residual diffusion MLP.
+    pub residual: ResidualConfig,
+    /// The visual tokenizer and its decoder.
+    pub visual: VisualConfig,
+}
+
+impl Config {
+    /// Width and height of the pictures, in pixels.
+    pub fn resolution(&self) -> usize {
+        self.transformer.last_side() * self.visual.downsample()
+    }
+
+    /// Checks what the parts must agree on.
+    pub(crate) fn check(&self, transformer_path: &std::path::Path) -> Result<()> {
+        if self.transformer.context_dim != self.text.hidden_size {
+            return Err(Error::Config {
+                path: transformer_path.to_path_buf(),
+                field: "context_dim".into(),
+                got: self.transformer.context_dim.to_string(),
+                expected: format!(
+                    "{}, the text model's hidden_size: use the text model that this checkpoint was trained with",
+                    self.text.hidden_size
+                ),
+            });
+        }
+        Ok(())
+    }
+}

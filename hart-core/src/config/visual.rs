@@ -1,0 +1,91 @@
+//! `tokenizer/config.json`: the hybrid visual tokenizer.
+
+use std::path::Path;
+
+use super::{Fields, MAX_VOCABULARY, MAX_WIDTH, transformer};
+use crate::error::Result;
+
+/// Groups of every GroupNorm in the autoencoder.
+pub(crate) const NORM_GROUPS: usize = 32;
+
+/// Sizes and options of the visual tokenizer.
+#[derive(Clone, Debug)]
+pub struct VisualConfig {
+    /// Rows of the codebook, V.
+    pub vocab_size: usize,
+    /// Channels of the latent, Z.
+    pub z_channels: usize,
+    /// Channels of the autoencoder's first level.
+    pub channels: usize,
+    /// Factor on `channels` of each level; each level but the last halves the side.
+    pub multipliers: Vec<usize>,
+    /// Side of the kernels before and after the quantizer.
+    pub quant_conv_kernel: usize,
+    /// Side of each scale in latent positions, `v_patch_nums`.
+    pub sides: Vec<usize>,
+    /// Share of the convolution in phi, `|quant_resi|`; 0: phi changes nothing and has no weights.
+    pub phi_ratio: f64,
+    /// How many phi convolutions there are.
+    pub phi_count: usize,
+    /// Whether the nearest codebook row is the one at the smallest angle instead of distance.
+    pub cosine: bool,
+}
+
+impl VisualConfig {
+    /// Pixels per latent position along one side.
+    pub fn downsample(&self) -> usize {
+        1 << (self.multipliers.len() - 1)
+    }
+
+    /// Reads and checks `tokenizer/config.json`. Defaults are those of the published configuration class.
+    pub fn read(path: &Path) -> Result<Self> {
+        let fields = Fields::read(path)?;
+        let kinds = ["hart_autoencoder_with_disc", "hart_autoencoder"];
+        fields.one_of("model_type", kinds[0], &kinds, "HART's visual tokenizer")?;
+        fields.one_of("quantizer_type", "var", &["var_hybrid", "var"], "the quantizers of the published code")?;
+        let channels = fields.size_or("ch", 160, 1..=MAX_WIDTH)?;
+        if channels % NORM_GROUPS != 0 {
+            return Err(fields.wrong("ch", format!("a multiple of {NORM_GROUPS}, the groups of its norms")));
+        }
+        let multipliers = match fields.get("ch_mult") {
+            None => vec![1, 1, 2, 2, 4],
+            Some(_) => fields.sizes("ch_mult", 1..=8, 1..=64)?,
+        };
+        if multipliers.iter().any(|m| m * channels > MAX_WIDTH) {
+            return Err(fields.wrong("ch_mult", format!("factors that keep ch * ch_mult within {MAX_WIDTH}")));
+        }
+        let quant_conv_kernel = fields.size_or("quant_conv_ks", 3, 1..=15)?;
+        if quant_conv_kernel % 2 == 0 {
+            return Err(fields.wrong("quant_conv_ks", "an odd kernel side, which keeps the latent's size"));
+        }
+        let sides = match fields.get("v_patch_nums") {
+            None => vec![1, 2, 3, 4, 5, 6, 8, 10, 13, 16],
+            Some(_) => transformer::sides(&fields, "v_patch_nums")?,
+        };
+        const MOST_PHIS: usize = 1024;
+        let shared = fields.size_or("share_quant_resi", 4, 0..=MOST_PHIS)?;
+        let counted = fields.size_or("default_qresi_counts", 0, 0..=MOST_PHIS)?;
+        let phi_count = match (shared, counted) {
+            (0, 0) => sides.len(),
+            (0, n) => n,
+            (n, _) => n,
+        };
+        Ok(Self {
+            vocab_size: fields.size_or("vocab_size", 4096, 1..=MAX_VOCABULARY)?,
+            z_channels: fields.size_or("z_channels", 32, 1..=MAX_WIDTH)?,
+            channels,
+            multipliers,
+            quant_conv_kernel,
+            sides,
+            phi_ratio: fields.number_or("quant_resi", 0.5, -8.0..=8.0)?.abs(),
+            phi_count,
+            cosine: fields.flag_or("using_znorm", false)?,
+        })
+    }
+
+    /// Whether phi has a convolution at all; below this share the published code leaves it out.
+    pub(crate) fn has_phi(&self) -> bool {
+        const SMALLEST: f64 = 1e-6;
+        self.phi_ratio > SMALLEST
+    }
+}

@@ -1,0 +1,255 @@
+//! Pictures: 8-bit RGB, and PNG files that say how they were made.
+
+use std::fs;
+use std::io::{self, BufReader, Write};
+use std::path::Path;
+
+use crate::error::{Error, Result};
+
+/// Most pixels of a PNG file that is read.
+const MAX_PIXELS: usize = 1 << 26;
+/// Name of this program in PNG files.
+const SOFTWARE: &str = concat!("hart ", env!("CARGO_PKG_VERSION"));
+
+/// How a picture was made.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Provenance {
+    /// The prompt.
+    pub prompt: String,
+    /// Its seed.
+    pub seed: u64,
+    /// The other settings, one line.
+    pub settings: String,
+}
+
+/// A picture of 8-bit RGB.
+#[derive(Clone, PartialEq)]
+pub struct Image {
+    width: usize,
+    height: usize,
+    pixels: Vec<u8>,
+    /// How it was made, if it was.
+    pub provenance: Option<Provenance>,
+}
+
+impl std::fmt::Debug for Image {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Image({} x {}, {:?})", self.width, self.height, self.provenance)
+    }
+}
+
+impl Image {
+    /// A picture from its pixels, three bytes each, row by row from the top left.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Request`] if their number isn't `3 * width * height`.
+    pub fn from_rgb(width: usize, height: usize, pixels: Vec<u8>) -> Result<Self> {
+        let expected = width.checked_mul(height).and_then(|n| n.checked_mul(3));
+        if expected != Some(pixels.len()) || pixels.is_empty() {
+            let problem =
+                format!("{} bytes for {width} x {height} pixels, expected 3 a pixel and at least one pixel", pixels.len());
+            return Err(Error::request("image", problem));
+        }
+        Ok(Self { width, height, pixels, provenance: None })
+    }
+
+    /// A picture from three planes of values from -1 to 1, rounded to the nearest level.
+    pub(crate) fn from_planes(planes: &[f32], width: usize, height: usize) -> Result<Self> {
+        if !planes.iter().all(|v| v.is_finite()) {
+            return Err(Error::Overflow { what: "the decoded pixels".into() });
+        }
+        let size = width * height;
+        let level = |v: f32| ((v + 1.0) * 0.5 * 255.0).round().clamp(0.0, 255.0) as u8;
+        let pixels = (0..size).flat_map(|i| [planes[i], planes[size + i], planes[2 * size + i]].map(level)).collect();
+        Ok(Self { width, height, pixels, provenance: None })
+    }
+
+    /// The three planes, values from -1 to 1.
+    pub(crate) fn planes(&self) -> Vec<f32> {
+        let plane = |channel: usize| self.pixels.iter().skip(channel).step_by(3).map(|&v| f32::from(v) / 127.5 - 1.0);
+        (0..3).flat_map(plane).collect()
+    }
+
+    /// Pixels in a row.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Rows.
+    pub fn height(&self) -> usize {
+        self.height
+    }
+
+    /// The pixels, three bytes each, row by row from the top left.
+    pub fn pixels(&self) -> &[u8] {
+        &self.pixels
+    }
+
+    /// Pictures of one size side by side in rows of `columns`; places that are left over stay white.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Request`] if there is none, their sizes differ, or `columns` is 0.
+    pub fn grid(images: &[Self], columns: usize) -> Result<Self> {
+        let Some(first) = images.first() else { return Err(Error::request("grid", "there is no picture")) };
+        if columns == 0 || images.iter().any(|i| (i.width, i.height) != (first.width, first.height)) {
+            return Err(Error::request("grid", "expected pictures of one size and at least one column"));
+        }
+        let (width, columns) = (first.width, columns.min(images.len()));
+        let rows = images.len().div_ceil(columns);
+        let mut grid = Self {
+            width: width * columns,
+            height: first.height * rows,
+            pixels: vec![255; 3 * width * columns * first.height * rows],
+            provenance: None,
+        };
+        for (index, image) in images.iter().enumerate() {
+            let (left, top) = (index % columns * width, index / columns * first.height);
+            for (y, line) in image.pixels.chunks(3 * width).enumerate() {
+                let start = 3 * ((top + y) * grid.width + left);
+                grid.pixels[start..start + line.len()].copy_from_slice(line);
+            }
+        }
+        Ok(grid)
+    }
+
+    /// The PNG file's bytes. Prompt, seed and settings stand in text chunks.
+    ///
+    /// # Errors
+    ///
+    /// [`io::Error`] as the encoder reports it.
+    pub fn to_png(&self) -> io::Result<Vec<u8>> {
+        let size = |n: usize| u32::try_from(n).map_err(io::Error::other);
+        let mut bytes = Vec::new();
+        let mut encoder = png::Encoder::new(&mut bytes, size(self.width)?, size(self.height)?);
+        encoder.set_color(png::ColorType::Rgb);
+        encoder.set_depth(png::BitDepth::Eight);
+        encoder.add_text_chunk("Software".into(), SOFTWARE.into())?;
+        if let Some(made) = &self.provenance {
+            encoder.add_itxt_chunk("prompt".into(), made.prompt.clone())?;
+            encoder.add_text_chunk("seed".into(), made.seed.to_string())?;
+            encoder.add_itxt_chunk("settings".into(), made.settings.clone())?;
+        }
+        let mut writer = encoder.write_header()?;
+        writer.write_image_data(&self.pixels)?;
+        writer.finish()?;
+        Ok(bytes)
+    }
+
+    /// Writes a PNG file: first beside it, then renamed, so that a failure leaves nothing half-written.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] with the path.
+    pub fn save_png(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        let bytes = self.to_png().map_err(Error::io(path))?;
+        write_file(path, &bytes).map_err(Error::io(path))
+    }
+
+    /// Reads a PNG file of any colour type; transparency is laid over white.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] if it can't be read, [`Error::Checkpoint`] if it isn't a PNG picture.
+    pub fn open_png(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let damaged = |e: png::DecodingError| Error::checkpoint(path, format!("not a PNG picture: {e}"));
+        let file = fs::File::open(path).map_err(Error::io(path))?;
+        let mut decoder = png::Decoder::new(BufReader::new(file));
+        decoder.set_transformations(png::Transformations::normalize_to_color8());
+        let mut reader = decoder.read_info().map_err(damaged)?;
+        let (width, height) = (reader.info().width as usize, reader.info().height as usize);
+        let bytes = reader.output_buffer_size().filter(|_| width * height <= MAX_PIXELS);
+        let Some(bytes) = bytes else {
+            return Err(Error::checkpoint(path, format!("{width} x {height} pixels, at most {MAX_PIXELS} in all are read")));
+        };
+        let mut buffer = vec![0; bytes];
+        let info = reader.next_frame(&mut buffer).map_err(damaged)?;
+        buffer.truncate(info.buffer_size());
+        let over_white = |v: u8, alpha: u8| ((u32::from(v) * u32::from(alpha) + 255 * (255 - u32::from(alpha)) + 127) / 255) as u8;
+        let pixels = match info.color_type {
+            png::ColorType::Grayscale => buffer.iter().flat_map(|&g| [g; 3]).collect(),
+            png::ColorType::GrayscaleAlpha => buffer.chunks_exact(2).flat_map(|p| [over_white(p[0], p[1]); 3]).collect(),
+            png::ColorType::Rgba => buffer.chunks_exact(4).flat_map(|p| [0, 1, 2].map(|i| over_white(p[i], p[3]))).collect(),
+            _ => buffer,
+        };
+        Self::from_rgb(width, height, pixels)
+    }
+}
+
+/// Writes a file whole or not at all: to a temporary one in the same folder, which then takes its name.
+pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let mut builder = tempfile::Builder::new();
+    // A temporary file is private; a picture has the rights of any new file.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut file = builder.prefix(".hart-").tempfile_in(folder)?;
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    file.persist(path).map_err(|e| e.error)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checker() -> Image {
+        let pixels = (0..4 * 3).flat_map(|i| [i as u8 * 20, 255 - i as u8, (i % 2) as u8 * 255]).collect();
+        Image::from_rgb(4, 3, pixels).unwrap()
+    }
+
+    #[test]
+    fn png_keeps_pixels_and_says_how_it_was_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("café 🦜.png");
+        let mut image = checker();
+        image.provenance = Some(Provenance { prompt: "a café 🦜".into(), seed: 7, settings: "guidance 2".into() });
+        image.save_png(&path).unwrap();
+        assert_eq!(Image::open_png(&path).unwrap().pixels(), image.pixels());
+        let decoder = png::Decoder::new(BufReader::new(fs::File::open(&path).unwrap()));
+        let reader = decoder.read_info().unwrap();
+        let info = reader.info();
+        let texts: Vec<String> = info.utf8_text.iter().map(|t| t.get_text().unwrap()).collect();
+        assert_eq!(texts, ["a café 🦜", "guidance 2"]);
+        assert!(info.uncompressed_latin1_text.iter().any(|t| t.keyword == "seed" && t.text == "7"));
+    }
+
+    #[test]
+    fn a_failed_write_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = checker().save_png(folder.path().join("missing").join("x.png")).unwrap_err();
+        assert!(error.to_string().contains("missing"), "{error}");
+        // A folder in the file's place: the rename fails and the temporary file goes.
+        fs::create_dir(folder.path().join("x.png")).unwrap();
+        assert!(checker().save_png(folder.path().join("x.png")).is_err());
+        let names: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(names, ["x.png"]);
+    }
+
+    #[test]
+    fn planes_round_to_the_nearest_level_and_back() {
+        let image = checker();
+        assert_eq!(Image::from_planes(&image.planes(), 4, 3).unwrap(), image);
+        assert!(Image::from_planes(&[f32::NAN; 3], 1, 1).is_err());
+        assert!(Image::from_rgb(2, 2, vec![0; 11]).is_err());
+        assert!(Image::from_rgb(usize::MAX, 2, vec![0; 12]).is_err());
+    }
+
+    #[test]
+    fn grid_places_pictures_row_by_row() {
+        let images = vec![checker(), checker(), checker()];
+        let grid = Image::grid(&images, 2).unwrap();
+        assert_eq!((grid.width(), grid.height()), (8, 6));
+        assert_eq!(grid.pixels()[3 * 4..3 * 8], checker().pixels()[..12]);
+        assert_eq!(grid.pixels()[3 * (3 * 8 + 4)..3 * (3 * 8 + 8)], [255; 12]);
+        assert!(Image::grid(&[], 2).is_err());
+    }
+}

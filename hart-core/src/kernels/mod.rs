@@ -1,0 +1,30 @@
+//! The operations that cost time, one function each: modules call these and never a backend.
+//!
+//! Every operation has a body in plain tensor operations, right on any device; faster bodies for one backend stand beside it and
+//! are tested to be equal. This folder is also the only place of the library with `unsafe`: here that is the mapping of a file.
+
+mod attention;
+mod linear;
+mod mapping;
+mod norm;
+mod picture;
+
+pub(crate) use attention::{Rotation, attention};
+pub(crate) use linear::{SwiGlu, linear};
+pub(crate) use mapping::map_file;
+pub(crate) use norm::{Modulation, group_norm_silu, layer_norm, modulate, rms_norm};
+pub(crate) use picture::{area, bicubic, conv2d, upsample_nearest};
+
+use burn::prelude::*;
+use burn::tensor::DType;
+
+/// A float tensor from values in row-major order. All arithmetic is f32, whatever the device's default is.
+pub(crate) fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D], device: &Device) -> Tensor<D> {
+    Tensor::from_data(TensorData::new(values, shape), (device, DType::F32))
+}
+
+/// The values of a tensor in row-major order.
+pub(crate) fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    let data = tensor.into_data().convert::<f32>();
+    data.try_into_vec().expect("converted to f32 just above")
+}

@@ -1,0 +1,47 @@
+//! Norms, with what follows them.
+
+use burn::nn::{GroupNorm, LayerNorm, RmsNorm};
+use burn::prelude::*;
+use burn::tensor::activation;
+
+/// Scale and shift of a normed tensor, broadcast over its rows.
+#[derive(Clone, Debug)]
+pub(crate) struct Modulation {
+    pub(crate) scale: Tensor<3>,
+    pub(crate) shift: Tensor<3>,
+}
+
+/// `x / sqrt(mean(x^2) + eps) * g`.
+///
+/// # Shapes
+///
+/// - x, output: `[B, L, C]`
+pub(crate) fn rms_norm(x: Tensor<3>, norm: &RmsNorm) -> Tensor<3> {
+    norm.forward(x)
+}
+
+/// `x * (1 + scale) + shift`, or x where there is no modulation.
+///
+/// # Shapes
+///
+/// - x, output: `[B, L, C]`; scale, shift: `[B, 1 or L, C]`
+pub(crate) fn modulate(x: Tensor<3>, modulation: Option<&Modulation>) -> Tensor<3> {
+    match modulation {
+        None => x,
+        Some(Modulation { scale, shift }) => x * (scale.clone() + 1.0) + shift.clone(),
+    }
+}
+
+/// Layer norm over the last dimension.
+pub(crate) fn layer_norm<const D: usize>(x: Tensor<D>, norm: &LayerNorm) -> Tensor<D> {
+    norm.forward(x)
+}
+
+/// `silu(group_norm(x))`.
+///
+/// # Shapes
+///
+/// - x, output: `[B, C, h, w]`
+pub(crate) fn group_norm_silu(x: Tensor<4>, norm: &GroupNorm) -> Tensor<4> {
+    activation::silu(norm.forward(x))
+}

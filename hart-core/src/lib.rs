@@ -1,0 +1,33 @@
+#![doc = include_str!("../README.md")]
+// Unsafe code is denied workspace-wide; `kernels` allows it item by item.
+
+pub mod config;
+mod device;
+mod embedding;
+mod error;
+mod image;
+mod kernels;
+mod open;
+mod pipeline;
+mod progress;
+mod request;
+mod residual;
+mod rng;
+mod sampling;
+mod scales;
+pub mod stages;
+mod text;
+mod transformer;
+mod visual;
+pub mod weights;
+
+pub use device::DeviceKind;
+pub use error::{Error, Result};
+pub use image::{Image, Provenance};
+pub use open::OpenOptions;
+pub use pipeline::{Generation, Hart};
+pub use progress::{CancelToken, Control, Event, Observer, Stage, Step, Timings};
+pub use request::{MAX_GUIDANCE, MAX_IMAGES, MAX_PROMPT_BYTES, Request, SystemPrompt};
+pub use residual::Respacing;
+pub use text::Truncation;
+pub use weights::WeightSet;

@@ -1,0 +1,139 @@
+//! How a checkpoint is opened, and where its parts lie (spec section 0).
+
+use std::path::{Path, PathBuf};
+
+use crate::config::{Config, TextConfig, TransformerConfig, VisualConfig};
+use crate::device::DeviceKind;
+use crate::error::{Error, Result};
+use crate::weights::WeightSet;
+
+/// Folder names under which a text model is looked for, in the checkpoint's root and beside it. The second is the published one's.
+const TEXT_FOLDERS: [&str; 2] = ["text", "Qwen2-VL-1.5B-Instruct"];
+/// Longest system prompt file that is read, in bytes.
+const MAX_SYSTEM_PROMPT: u64 = 1 << 20;
+
+/// How a checkpoint is opened.
+#[derive(Clone, Debug)]
+pub struct OpenOptions {
+    pub(crate) device: DeviceKind,
+    pub(crate) text_model: Option<PathBuf>,
+    pub(crate) weight_set: WeightSet,
+    pub(crate) memory_map: bool,
+    pub(crate) strict: bool,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        Self { device: DeviceKind::Auto, text_model: None, weight_set: WeightSet::PreferEma, memory_map: true, strict: true }
+    }
+}
+
+impl OpenOptions {
+    /// The best device, EMA weights if they are there, files mapped, every tensor accounted for.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Where the arithmetic runs.
+    pub fn device(mut self, device: DeviceKind) -> Self {
+        self.device = device;
+        self
+    }
+
+    /// Folder of the text model; default `text` in the checkpoint's root, or `Qwen2-VL-1.5B-Instruct` there or beside it.
+    pub fn text_model(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.text_model = Some(folder.into());
+        self
+    }
+
+    /// Which weights of the transformer are used.
+    pub fn weight_set(mut self, weight_set: WeightSet) -> Self {
+        self.weight_set = weight_set;
+        self
+    }
+
+    /// Whether safetensors files are mapped (default) or read into memory. A mapped file must not be shortened while it is in use.
+    pub fn memory_map(mut self, memory_map: bool) -> Self {
+        self.memory_map = memory_map;
+        self
+    }
+
+    /// Whether tensors that nothing uses are an error (default) or only reported.
+    pub fn strict(mut self, strict: bool) -> Self {
+        self.strict = strict;
+        self
+    }
+}
+
+/// Where a checkpoint's parts lie, with the configuration that was read there.
+pub(crate) struct Layout {
+    pub(crate) transformer: PathBuf,
+    pub(crate) visual: PathBuf,
+    pub(crate) text: PathBuf,
+    pub(crate) config: Config,
+    pub(crate) system_prompt: Option<String>,
+}
+
+impl Layout {
+    /// Finds the parts below a checkpoint's root and reads their configuration.
+    pub(crate) fn find(root: &Path, text_model: Option<&Path>) -> Result<Self> {
+        if !root.is_dir() {
+            return Err(Error::checkpoint(
+                root,
+                "no such folder: pass the checkpoint's root folder, which holds llm and tokenizer",
+            ));
+        }
+        let transformer = root.join("llm");
+        let config_file = part(&transformer, "pass the checkpoint's root folder, which holds llm and tokenizer")?;
+        let (transformer_config, residual_config) = TransformerConfig::read(&config_file)?;
+        let visual = visual_folder(root, &transformer_config)?;
+        let visual_config = VisualConfig::read(&part(&visual, "the visual tokenizer belongs beside llm")?)?;
+        let text = text_folder(root, text_model)?;
+        let text_config = TextConfig::read(&part(&text, "name the text model's folder (--text-model, OpenOptions::text_model)")?)?;
+        let config =
+            Config { text: text_config, transformer: transformer_config, residual: residual_config, visual: visual_config };
+        config.check(&config_file)?;
+        let system_prompt = system_prompt(&transformer)?;
+        Ok(Self { transformer, visual, text, config, system_prompt })
+    }
+}
+
+/// The part's `config.json`.
+fn part(folder: &Path, advice: &str) -> Result<PathBuf> {
+    let file = folder.join("config.json");
+    if file.is_file() { Ok(file) } else { Err(Error::checkpoint(&file, format!("no such file: {advice}"))) }
+}
+
+/// `vae_path` is the training machine's: it counts where it leads somewhere here, else the folder `tokenizer` beside `llm` does.
+fn visual_folder(root: &Path, config: &TransformerConfig) -> Result<PathBuf> {
+    let named = config.visual_path.iter().flat_map(|path| [root.join(path), root.join("llm").join(path)]);
+    let usual = root.join("tokenizer");
+    Ok(named.into_iter().find(|folder| folder.join("config.json").is_file()).unwrap_or(usual))
+}
+
+fn text_folder(root: &Path, text_model: Option<&Path>) -> Result<PathBuf> {
+    if let Some(folder) = text_model {
+        return Ok(folder.to_path_buf());
+    }
+    let beside = root.canonicalize().map_err(Error::io(root))?.parent().map(Path::to_path_buf);
+    let places = std::iter::once(root.to_path_buf()).chain(beside);
+    let mut folders = places.flat_map(|place| TEXT_FOLDERS.map(|name| place.join(name)));
+    folders.find(|folder| folder.join("config.json").is_file()).ok_or_else(|| {
+        let names = TEXT_FOLDERS.join(" or ");
+        Error::checkpoint(root, format!("no text model: expected a folder {names} there or beside it, or name its folder (--text-model, OpenOptions::text_model)"))
+    })
+}
+
+fn system_prompt(folder: &Path) -> Result<Option<String>> {
+    let path = folder.join("system_prompt.txt");
+    match std::fs::metadata(&path) {
+        Err(_) => return Ok(None),
+        Ok(data) if data.len() > MAX_SYSTEM_PROMPT => {
+            return Err(Error::checkpoint(&path, format!("has {} bytes, expected at most {MAX_SYSTEM_PROMPT}", data.len())));
+        }
+        Ok(_) => {}
+    }
+    let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
+    let text = String::from_utf8(bytes).map_err(|_| Error::checkpoint(&path, "not UTF-8 text"))?;
+    Ok(Some(text).filter(|t| !t.is_empty()))
+}

@@ -1,0 +1,308 @@
+//! Prompt to picture: the staircase.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use burn::prelude::Device;
+
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::image::{Image, Provenance};
+use crate::open::{Layout, OpenOptions};
+use crate::progress::{Observer, Progress, Stage, Step, Timings};
+use crate::request::{Request, SystemPrompt};
+use crate::residual::{Noise, ResidualDiffusion, Respacing};
+use crate::rng::{Draws, Seeded};
+use crate::sampling::{self, CodebookRows, Rule, Soft};
+use crate::scales::{self, Scale};
+use crate::text::{Context, TextEncoder, Truncation};
+use crate::transformer::{State, Transformer};
+use crate::visual::{Latent, VisualTokenizer};
+use crate::weights::{Checkpoint, Loader, Report, TRANSFORMER, WeightSet};
+
+/// An opened model: shared, immutable weights. Any number of threads may generate with it at once; what a run changes lives in that
+/// run.
+pub struct Hart {
+    config: Config,
+    device: Device,
+    text: TextEncoder,
+    transformer: Transformer,
+    residual: ResidualDiffusion,
+    visual: VisualTokenizer,
+    codebook: CodebookRows,
+    scales: Vec<Scale>,
+    system_prompt: Option<String>,
+    reports: Vec<Report>,
+}
+
+/// `Hart` is shared between threads.
+const _: fn() = || {
+    fn shared<T: Send + Sync>() {}
+    shared::<Hart>();
+};
+
+/// What a run made.
+#[derive(Clone, Debug)]
+pub struct Generation {
+    /// The pictures: all of the first prompt, then all of the second, and so on.
+    pub images: Vec<Image>,
+    /// Time spent in each stage.
+    pub timings: Timings,
+    /// Prompts that were longer than the checkpoint reads.
+    pub truncated: Vec<Truncation>,
+}
+
+/// How one pass is sampled.
+#[derive(Clone, Debug)]
+pub struct Sampling {
+    /// Strength of classifier-free guidance.
+    pub guidance: f64,
+    /// Whether a token is a mix of codes.
+    pub soft: bool,
+    /// Codes kept in sampling; none: the model's own number.
+    pub top_k: Option<usize>,
+    /// Probability of the codes kept; 0 is off.
+    pub top_p: f64,
+    /// Steps of the residual diffusion.
+    pub steps: Respacing,
+}
+
+impl Sampling {
+    /// The rule for one scale's tokens.
+    pub fn rule(&self, scale: &Scale) -> Rule {
+        Rule { top_k: self.top_k.unwrap_or(scale.top_k()), top_p: self.top_p, soft: self.soft.then(|| Soft::of(scale)) }
+    }
+}
+
+/// One picture to make.
+#[derive(Clone, Copy)]
+struct Job {
+    prompt: usize,
+    seed: u64,
+}
+
+impl Hart {
+    /// Opens a checkpoint's root folder, which holds `llm` and `tokenizer`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Checkpoint`], [`Error::Config`], [`Error::Weights`], [`Error::NotFinite`] or [`Error::Io`], each naming the file;
+    /// [`Error::Device`].
+    pub fn open(path: impl AsRef<Path>, options: OpenOptions) -> Result<Self> {
+        let layout = Layout::find(path.as_ref(), options.text_model.as_deref())?;
+        let device = options.device.open()?;
+        let config = layout.config;
+        let text = TextEncoder::open(&layout.text, &config.text, &options, &device)?;
+        let (visual, visual_report) = VisualTokenizer::open_with(&layout.visual, &config.visual, &options, &device)?;
+        let checkpoint = transformer_weights(&layout.transformer, &options)?;
+        let mut loader = Loader::new(&checkpoint, &TRANSFORMER);
+        let transformer = loader.load(Transformer::init(&config, &device), "transformer", &device)?;
+        let residual = loader.load(ResidualDiffusion::init(&config, &device), "residual", &device)?;
+        let reports = vec![text.report().clone(), loader.finish(options.strict)?, visual_report];
+        Ok(Self {
+            codebook: visual.codebook().rows(),
+            scales: scales::plan(&config.transformer),
+            system_prompt: layout.system_prompt,
+            config,
+            device,
+            text,
+            transformer,
+            residual,
+            visual,
+            reports,
+        })
+    }
+
+    /// The checkpoint's sizes and options.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// How the weights fitted: text model, transformer, visual tokenizer.
+    pub fn reports(&self) -> &[Report] {
+        &self.reports
+    }
+
+    /// The text tokenizer and encoder.
+    pub fn text(&self) -> &TextEncoder {
+        &self.text
+    }
+
+    /// The transformer.
+    pub fn transformer(&self) -> &Transformer {
+        &self.transformer
+    }
+
+    /// The residual diffusion.
+    pub fn residual(&self) -> &ResidualDiffusion {
+        &self.residual
+    }
+
+    /// The visual tokenizer and decoder.
+    pub fn visual(&self) -> &VisualTokenizer {
+        &self.visual
+    }
+
+    /// The device that it runs on.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Makes pictures. The observer hears what happens, on this thread, and can stop it; `&mut ()` hears nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Request`] before any work; [`Error::Cancelled`] with the pictures that were finished; [`Error::Overflow`].
+    pub fn generate(&self, request: &Request, observer: &mut dyn Observer) -> Result<Generation> {
+        request.validate()?;
+        let sampling = self.sampling(request);
+        let system_prompt = match &request.system_prompt {
+            SystemPrompt::Checkpoint => self.system_prompt.as_deref(),
+            SystemPrompt::Off => None,
+            SystemPrompt::Text(text) => Some(text.as_str()).filter(|t| !t.is_empty()),
+        };
+        let jobs = jobs(request);
+        let mut progress = Progress::new(observer, request.cancel.as_ref(), self.work(request, &sampling));
+        let tokens = self.text.tokenizer().tokenize(&request.prompts, system_prompt, self.config.transformer.context_tokens)?;
+        let mut contexts: BTreeMap<usize, Context> = BTreeMap::new();
+        let mut images = Vec::with_capacity(jobs.len());
+        for pass in jobs.chunks(request.images_per_pass.unwrap_or(1)) {
+            let made = self.pass(pass, &sampling, &mut progress, |prompt, progress| {
+                contexts.retain(|&known, _| known >= pass[0].prompt);
+                match contexts.get(&prompt) {
+                    Some(context) => Ok(context.clone()),
+                    None => {
+                        let context = self.text.encode(&tokens.row(prompt), progress)?;
+                        contexts.insert(prompt, context.clone());
+                        Ok(context)
+                    }
+                }
+            });
+            match made {
+                Err(Error::Cancelled { .. }) => return Err(Error::Cancelled { completed: images }),
+                made => images.extend(made?),
+            }
+            for (image, job) in images.iter_mut().zip(&jobs).filter(|(image, _)| image.provenance.is_none()) {
+                image.provenance = Some(self.provenance(request, &sampling, job));
+            }
+            let step = Step::Images { finished: images.len(), total: jobs.len() };
+            if let Err(error) = progress.done(step, 0.0) {
+                // Cancelling after the last picture changes nothing any more.
+                if images.len() < jobs.len() {
+                    return Err(if error.is_cancelled() { Error::Cancelled { completed: images } } else { error });
+                }
+            }
+        }
+        Ok(Generation { images, timings: progress.timings(), truncated: tokens.truncated })
+    }
+
+    /// The pictures of one pass.
+    fn pass(
+        &self,
+        jobs: &[Job],
+        sampling: &Sampling,
+        progress: &mut Progress<'_>,
+        mut context_of: impl FnMut(usize, &mut Progress<'_>) -> Result<Context>,
+    ) -> Result<Vec<Image>> {
+        progress.enter(Stage::Text);
+        let contexts = jobs.iter().map(|job| context_of(job.prompt, progress)).collect::<Result<Vec<_>>>()?;
+        let draws = Seeded::new(jobs.iter().map(|job| job.seed).collect());
+        let latent = self.sample(Context::concat(contexts), sampling, &draws, progress)?;
+        progress.enter(Stage::Decode);
+        self.visual.decode_images(&latent, progress)
+    }
+
+    /// Context to latent: all scales, and the residual diffusion of the last one. One row of context makes one picture.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Cancelled`], or [`Error::Overflow`] if logits are not finite.
+    pub fn sample(&self, context: Context, sampling: &Sampling, draws: &dyn Draws, progress: &mut Progress<'_>) -> Result<Latent> {
+        let (batch, channels) = (context.rows(), self.config.visual.z_channels);
+        let codebook = self.visual.codebook();
+        progress.enter(Stage::Transformer);
+        let mut state = State::new(self.transformer.condition(&context.with_unconditional()));
+        let mut input = self.transformer.first_input(state.conditioning());
+        let mut latent = Latent::zeros(batch, channels, self.config.transformer.last_side(), &self.device);
+        for scale in &self.scales {
+            progress.enter(Stage::Transformer);
+            progress.done(Step::Scale { scale: scale.index + 1, scales: scale.count, side: scale.side }, 0.0)?;
+            let hidden = self.transformer.forward(input, scale, &mut state, progress)?;
+            // T context tokens go in at the first scale, and the last of them predicts its one image token.
+            let hidden = hidden.last(scale.tokens());
+            let t = scale.guidance(sampling.guidance);
+            let logits = sampling::guide(self.transformer.logits(&hidden, state.conditioning()), t);
+            progress.enter(Stage::Sampling);
+            let codes = sampling::sample(logits, &sampling.rule(scale), &self.codebook, scale, draws)?;
+            latent = codebook.accumulate(latent, codes.features, scale);
+            let Some(next) = self.scales.get(scale.index + 1) else {
+                progress.enter(Stage::Residual);
+                let drawn = codebook.embed(&[codes.indices.clone(), codes.indices].concat());
+                let condition = self.transformer.residual_condition(&hidden, drawn);
+                let noise = Noise { draws, scale: scale.index };
+                let residual = self.residual.sample(condition, channels, t, &sampling.steps, &noise, progress)?;
+                return Ok(latent.plus_rows(residual.0));
+            };
+            let features = codebook.next_features(&latent, next);
+            input = self.transformer.next_input(features, next).repeat_dim(0, 2);
+        }
+        Ok(latent)
+    }
+
+    /// A request's settings with the checkpoint's own filled in.
+    fn sampling(&self, request: &Request) -> Sampling {
+        Sampling {
+            guidance: request.guidance,
+            soft: request.soft,
+            top_k: request.top_k,
+            top_p: request.top_p,
+            steps: request.steps.clone().unwrap_or_else(|| self.config.residual.steps.clone()),
+        }
+    }
+
+    fn provenance(&self, request: &Request, sampling: &Sampling, job: &Job) -> Provenance {
+        let top_k = sampling.top_k.map_or_else(|| "model".to_string(), |k| k.to_string());
+        let system = match &request.system_prompt {
+            SystemPrompt::Checkpoint if self.system_prompt.is_none() => "none",
+            SystemPrompt::Checkpoint => "checkpoint",
+            SystemPrompt::Off => "none",
+            SystemPrompt::Text(_) => "custom",
+        };
+        let settings = format!(
+            "guidance {}, soft sampling {}, top-k {top_k}, top-p {}, steps {}, system prompt {system}",
+            sampling.guidance, sampling.soft, sampling.top_p, sampling.steps
+        );
+        Provenance { prompt: request.prompts[job.prompt].clone(), seed: job.seed, settings }
+    }
+
+    /// Estimated multiply-adds of a request.
+    fn work(&self, request: &Request, sampling: &Sampling) -> f64 {
+        let context = self.config.transformer.context_tokens;
+        let image_tokens: usize = self.scales[1..].iter().map(Scale::tokens).sum();
+        let last = self.config.transformer.last_side();
+        let image = 2.0 * (context + image_tokens) as f64 * self.transformer.work_per_token()
+            + 2.0 * (last * last) as f64 * self.residual.work_per_token(sampling.steps.kept().len())
+            + self.visual.decode_work(last);
+        request.prompts.len() as f64 * self.text.work(context) + request.total_images() as f64 * image
+    }
+}
+
+fn transformer_weights(folder: &Path, options: &OpenOptions) -> Result<Checkpoint> {
+    let ema = || Checkpoint::open_ema(folder, options.memory_map);
+    match options.weight_set {
+        WeightSet::Plain => Checkpoint::open(folder, options.memory_map),
+        WeightSet::PreferEma => ema()?.map_or_else(|| Checkpoint::open(folder, options.memory_map), Ok),
+        WeightSet::Ema => ema()?.ok_or_else(|| {
+            Error::checkpoint(
+                folder,
+                "holds no EMA weights: expected ema_model.safetensors or ema_model.bin; the plain weights may do",
+            )
+        }),
+    }
+}
+
+/// Picture `i` of a prompt has the seed `seed + i`, whatever else is in the request.
+fn jobs(request: &Request) -> Vec<Job> {
+    let of_prompt = |prompt| (0..request.images_per_prompt).map(move |i| Job { prompt, seed: request.seed.wrapping_add(i as u64) });
+    (0..request.prompts.len()).flat_map(of_prompt).collect()
+}

@@ -1,0 +1,200 @@
+//! What to make: a builder whose values are checked before any work begins.
+
+use crate::error::{Error, Result};
+use crate::progress::CancelToken;
+use crate::residual::Respacing;
+
+/// Most pictures of one request; ask again for more.
+pub const MAX_IMAGES: usize = 1024;
+/// Most bytes of one prompt, far above what a checkpoint reads.
+pub const MAX_PROMPT_BYTES: usize = 1 << 20;
+/// Guidance lies within plus and minus this; from about 20 on pictures only get harsher.
+pub const MAX_GUIDANCE: f64 = 100.0;
+
+/// Which system prompt goes before the prompts (spec section 1).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SystemPrompt {
+    /// The checkpoint's `llm/system_prompt.txt` if there is one, else none.
+    #[default]
+    Checkpoint,
+    /// None.
+    Off,
+    /// This text.
+    Text(String),
+}
+
+/// A generation request.
+///
+/// ```
+/// use hart_core::Request;
+/// let request = Request::new("a red heart on a yellow background").seed(7).images_per_prompt(4).guidance(2.0);
+/// assert_eq!(request.total_images(), 4);
+/// ```
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub(crate) prompts: Vec<String>,
+    pub(crate) images_per_prompt: usize,
+    pub(crate) images_per_pass: Option<usize>,
+    pub(crate) seed: u64,
+    pub(crate) guidance: f64,
+    pub(crate) soft: bool,
+    pub(crate) top_k: Option<usize>,
+    pub(crate) top_p: f64,
+    pub(crate) system_prompt: SystemPrompt,
+    pub(crate) steps: Option<Respacing>,
+    pub(crate) cancel: Option<CancelToken>,
+}
+
+impl Request {
+    /// One picture of one prompt, with the published tools' settings.
+    pub fn new(prompt: impl Into<String>) -> Self {
+        Self::batch([prompt])
+    }
+
+    /// One picture of each prompt.
+    pub fn batch<S: Into<String>>(prompts: impl IntoIterator<Item = S>) -> Self {
+        Self {
+            prompts: prompts.into_iter().map(Into::into).collect(),
+            images_per_prompt: 1,
+            images_per_pass: None,
+            seed: 0,
+            guidance: 4.5,
+            soft: true,
+            top_k: None,
+            top_p: 0.0,
+            system_prompt: SystemPrompt::default(),
+            steps: None,
+            cancel: None,
+        }
+    }
+
+    /// How many pictures of each prompt; default 1. Picture `i` of a prompt has the seed `seed + i`.
+    pub fn images_per_prompt(mut self, count: usize) -> Self {
+        self.images_per_prompt = count;
+        self
+    }
+
+    /// How many pictures go through the model at once; default 1. More need more memory and pay on devices with many cores.
+    pub fn images_per_pass(mut self, count: usize) -> Self {
+        self.images_per_pass = Some(count);
+        self
+    }
+
+    /// Seed of each prompt's first picture; default 0.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// Strength of classifier-free guidance on the finest scales; default 4.5, 0 is none.
+    pub fn guidance(mut self, guidance: f64) -> Self {
+        self.guidance = guidance;
+        self
+    }
+
+    /// Soft sampling: a token is a mix of codebook rows instead of one; default on.
+    pub fn soft_sampling(mut self, soft: bool) -> Self {
+        self.soft = soft;
+        self
+    }
+
+    /// How many codes are kept in sampling a token; default 600 on the first seven scales and 300 after.
+    pub fn top_k(mut self, top_k: usize) -> Self {
+        self.top_k = Some(top_k);
+        self
+    }
+
+    /// Keeps the likeliest codes that together have this probability; default 0, which is off.
+    pub fn top_p(mut self, top_p: f64) -> Self {
+        self.top_p = top_p;
+        self
+    }
+
+    /// Which system prompt goes before the prompts; default the checkpoint's.
+    pub fn system_prompt(mut self, system_prompt: SystemPrompt) -> Self {
+        self.system_prompt = system_prompt;
+        self
+    }
+
+    /// Steps of the residual diffusion; default the checkpoint's, usually 8.
+    pub fn steps(mut self, steps: Respacing) -> Self {
+        self.steps = Some(steps);
+        self
+    }
+
+    /// A token that can stop the run from any thread.
+    pub fn cancel_token(mut self, token: CancelToken) -> Self {
+        self.cancel = Some(token);
+        self
+    }
+
+    /// How many pictures the request makes.
+    pub fn total_images(&self) -> usize {
+        self.prompts.len().saturating_mul(self.images_per_prompt)
+    }
+
+    /// Checks every value; [`Hart::generate`](crate::Hart::generate) does it before any work.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Request`] naming the first value that won't do.
+    pub fn validate(&self) -> Result<()> {
+        let check = |fine: bool, field, problem: String| if fine { Ok(()) } else { Err(Error::request(field, problem)) };
+        check(!self.prompts.is_empty(), "prompt", "there is none: give at least one".into())?;
+        for (i, prompt) in self.prompts.iter().enumerate() {
+            check(!prompt.trim().is_empty(), "prompt", format!("number {} is empty: say what to draw", i + 1))?;
+            let bytes = prompt.len();
+            check(
+                bytes <= MAX_PROMPT_BYTES,
+                "prompt",
+                format!("number {} has {bytes} bytes, at most {MAX_PROMPT_BYTES} are read", i + 1),
+            )?;
+        }
+        if let SystemPrompt::Text(text) = &self.system_prompt {
+            let bytes = text.len();
+            check(bytes <= MAX_PROMPT_BYTES, "system prompt", format!("has {bytes} bytes, at most {MAX_PROMPT_BYTES} are read"))?;
+        }
+        check(self.images_per_prompt >= 1, "images per prompt", "0: ask for at least one".into())?;
+        let total = self.total_images();
+        check(total <= MAX_IMAGES, "images", format!("{total} in all, at most {MAX_IMAGES} in one request: split it"))?;
+        check(self.images_per_pass != Some(0), "images per pass", "0: at least one goes through the model at once".into())?;
+        check(
+            self.guidance.is_finite() && self.guidance.abs() <= MAX_GUIDANCE,
+            "guidance",
+            format!("{}, expected a number from -{MAX_GUIDANCE} to {MAX_GUIDANCE}; 4.5 is usual", self.guidance),
+        )?;
+        check(self.top_k != Some(0), "top-k", "0 would keep no code: leave it out for the model's own".into())?;
+        check((0.0..=1.0).contains(&self.top_p), "top-p", format!("{}, expected a number from 0 (off) to 1", self.top_p))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(request: Request) -> String {
+        request.validate().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn every_value_is_checked() {
+        assert!(Request::new("a parrot").validate().is_ok());
+        assert!(problem(Request::batch(Vec::<String>::new())).contains("at least one"));
+        assert!(problem(Request::new(" \n")).contains("number 1 is empty"));
+        assert!(problem(Request::batch(["a", ""])).contains("number 2 is empty"));
+        assert!(problem(Request::new("x".repeat(MAX_PROMPT_BYTES + 1))).contains("bytes"));
+        assert!(problem(Request::new("a").images_per_prompt(0)).contains("at least one"));
+        assert!(problem(Request::new("a").images_per_prompt(usize::MAX)).contains("at most 1024"));
+        assert!(problem(Request::batch(["a", "b"]).images_per_prompt(usize::MAX)).contains("at most 1024"));
+        assert!(problem(Request::new("a").images_per_pass(0)).contains("at once"));
+        for guidance in [f64::NAN, f64::INFINITY, -1e300, 101.0] {
+            assert!(problem(Request::new("a").guidance(guidance)).contains("guidance"));
+        }
+        for top_p in [f64::NAN, -0.1, 1.1] {
+            assert!(problem(Request::new("a").top_p(top_p)).contains("top-p"));
+        }
+        assert!(problem(Request::new("a").top_k(0)).contains("top-k"));
+        assert!(Request::new("a").seed(u64::MAX).images_per_prompt(3).validate().is_ok());
+    }
+}

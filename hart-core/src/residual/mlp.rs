@@ -1,0 +1,104 @@
+//! The denoising MLP: noisy residual, step and condition in; noise and variance out (spec section 4).
+
+use burn::module::Module;
+use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
+use burn::prelude::*;
+use burn::tensor::activation;
+
+use crate::config::Config;
+use crate::embedding::StepEmbedding;
+use crate::kernels;
+
+/// Epsilon of the layer norms.
+const NORM_EPS: f64 = 1e-6;
+
+/// A residual block: `x += gate * mlp(modulated norm(x))`.
+#[derive(Module, Debug)]
+struct ResidualBlock {
+    norm: LayerNorm,
+    /// To shift, scale and gate.
+    modulator: Linear,
+    hidden: Linear,
+    output: Linear,
+}
+
+/// The denoiser.
+#[derive(Module, Debug)]
+pub struct ResidualMlp {
+    step_embed: StepEmbedding,
+    condition_embed: Linear,
+    input: Linear,
+    blocks: Vec<ResidualBlock>,
+    /// To the last norm's shift and scale.
+    final_modulator: Linear,
+    /// To noise and variance.
+    output: Linear,
+}
+
+impl ResidualMlp {
+    pub(super) fn init(config: &Config, device: &Device) -> Self {
+        let width = config.residual.width;
+        let channels = config.visual.z_channels;
+        let linear = |from, to| LinearConfig::new(from, to).init(device);
+        let block = |_| ResidualBlock {
+            norm: LayerNormConfig::new(width).with_epsilon(NORM_EPS).init(device),
+            modulator: linear(width, 3 * width),
+            hidden: linear(width, width),
+            output: linear(width, width),
+        };
+        Self {
+            step_embed: StepEmbedding::init(width, device),
+            condition_embed: linear(config.transformer.embed_dim, width),
+            input: linear(channels, width),
+            blocks: (0..config.residual.depth).map(block).collect(),
+            final_modulator: linear(width, 2 * width),
+            output: linear(width, 2 * channels),
+        }
+    }
+
+    /// The part of the condition that is the same at every step.
+    ///
+    /// # Shapes
+    ///
+    /// - condition: `[N, C]`
+    /// - output: `[N, width]`
+    pub fn embed_condition(&self, condition: Tensor<2>) -> Tensor<2> {
+        kernels::linear(condition, &self.condition_embed)
+    }
+
+    /// Predicts noise and variance.
+    ///
+    /// # Shapes
+    ///
+    /// - x: `[N, Z]`
+    /// - steps: step numbers of the full schedule, one for all rows or one a row
+    /// - condition: `[N, width]`, from [`Self::embed_condition`]
+    /// - output: `[N, Z]` each
+    pub fn forward(&self, x: Tensor<2>, steps: &[f32], condition: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
+        let channels = x.dims()[1];
+        let signal = activation::silu(condition + self.step_embed.forward(steps));
+        let mut x = kernels::linear(x, &self.input);
+        for block in &self.blocks {
+            let [shift, scale, gate] = split(kernels::linear(signal.clone(), &block.modulator));
+            let normed = kernels::layer_norm(x.clone(), &block.norm) * (scale + 1.0) + shift;
+            let y = activation::silu(kernels::linear(normed, &block.hidden));
+            x = x + gate * kernels::linear(y, &block.output);
+        }
+        let [shift, scale] = split(kernels::linear(signal, &self.final_modulator));
+        let out = kernels::linear(plain_norm(x) * (scale + 1.0) + shift, &self.output);
+        (out.clone().narrow(1, 0, channels), out.narrow(1, channels, channels))
+    }
+}
+
+/// Equal parts of the last dimension.
+fn split<const N: usize>(x: Tensor<2>) -> [Tensor<2>; N] {
+    let width = x.dims()[1] / N;
+    std::array::from_fn(|i| x.clone().narrow(1, i * width, width))
+}
+
+/// Layer norm without weights.
+fn plain_norm(x: Tensor<2>) -> Tensor<2> {
+    let centred = x.clone() - x.mean_dim(1);
+    let variance = centred.clone().powf_scalar(2.0).mean_dim(1);
+    centred / (variance + NORM_EPS).sqrt()
+}

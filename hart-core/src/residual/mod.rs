@@ -1,0 +1,130 @@
+//! Residual diffusion: what the discrete tokens of the last scale lost, denoised in a few steps by a small MLP (spec section 4).
+
+mod mlp;
+mod schedule;
+
+pub use mlp::ResidualMlp;
+pub use schedule::{DiffusionStep, FULL_STEPS, Respacing, schedule};
+
+use burn::module::Module;
+use burn::prelude::*;
+
+use crate::config::Config;
+use crate::error::Result;
+use crate::kernels;
+use crate::progress::{Progress, Step};
+use crate::rng::{Draws, Place};
+
+/// The diffusion works on residuals divided by this.
+pub const LATENT_SCALE: f64 = 0.6;
+
+/// At exactly this guidance the published sampler takes its unguided branch.
+const UNGUIDED: f64 = 1.0;
+
+/// What the last scale's tokens lack, `[B, L, Z]`.
+#[derive(Clone, Debug)]
+pub struct Residual(pub Tensor<3>);
+
+/// The residual diffusion.
+#[derive(Module, Debug)]
+pub struct ResidualDiffusion {
+    mlp: ResidualMlp,
+}
+
+impl ResidualDiffusion {
+    /// The diffusion with weights that are yet to be loaded.
+    pub fn init(config: &Config, device: &Device) -> Self {
+        Self { mlp: ResidualMlp::init(config, device) }
+    }
+
+    /// The denoiser.
+    pub fn mlp(&self) -> &ResidualMlp {
+        &self.mlp
+    }
+
+    /// Cost of one token of one row over all steps, in multiply-adds; for progress.
+    pub(crate) fn work_per_token(&self, steps: usize) -> f64 {
+        (self.mlp.num_params() * steps) as f64
+    }
+
+    /// Samples the residuals of the last scale. The step size of the noise comes from the conditional half alone; only its result
+    /// is kept, so the unconditional half's sample is never formed.
+    ///
+    /// # Shapes
+    ///
+    /// - condition: `[2B, L, C]`, conditional rows first
+    /// - output: `[B, L, Z]`
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Cancelled`](crate::Error::Cancelled).
+    pub fn sample(
+        &self,
+        condition: Tensor<3>,
+        channels: usize,
+        guidance: f64,
+        respacing: &Respacing,
+        noise: &Noise<'_>,
+        progress: &mut Progress<'_>,
+    ) -> Result<Residual> {
+        let device = condition.device();
+        let [rows, length, width] = condition.dims();
+        let batch = rows / 2;
+        let tokens = batch * length;
+        let steps = schedule(respacing);
+        let guided = guidance != UNGUIDED;
+        let condition = if guided { condition } else { condition.narrow(0, 0, batch) };
+        let condition = self.mlp.embed_condition(condition.reshape([-1, width as i32]));
+        let draw = |fill: &(dyn Fn(Place, &mut [f32]) + Sync)| noise.tensor(batch, length, channels, fill, &device);
+
+        let mut x = draw(&|place, out| noise.draws.initial_noise(place, out));
+        for (taken, step) in steps.iter().rev().enumerate() {
+            let input = if guided { Tensor::cat(vec![x.clone(), x.clone()], 0) } else { x.clone() };
+            let (eps, variance) = self.mlp.forward(input, &[step.number as f32], condition.clone());
+            let eps = if guided {
+                eps.clone().narrow(0, 0, tokens) * (1.0 + guidance) - eps.narrow(0, tokens, tokens) * guidance
+            } else {
+                eps
+            };
+            let signal = (x.clone() * (1.0 / step.alpha_bar).sqrt() - eps * (1.0 / step.alpha_bar - 1.0).sqrt()).clamp(-1.0, 1.0);
+            x = signal * step.signal_factor + x * step.sample_factor;
+            let is_final = taken + 1 == steps.len();
+            if !is_final {
+                // f = (v + 1) / 2 lies between the posterior's variance (0) and beta (1), on a logarithmic scale.
+                let share = (variance.narrow(0, 0, tokens) + 1.0) * 0.5;
+                let log_variance = share * (step.beta.ln() - step.log_posterior_variance) + step.log_posterior_variance;
+                let step_noise = draw(&|place, out| noise.draws.step_noise(place, taken, out));
+                x = x + (log_variance * 0.5).exp() * step_noise;
+            }
+            let work = self.work_per_token(1) * (tokens * 2) as f64;
+            progress.done(Step::Diffusion { step: taken + 1, steps: steps.len() }, work)?;
+        }
+        Ok(Residual(x.reshape([batch, length, channels]) * LATENT_SCALE))
+    }
+}
+
+/// The run's normal noise.
+pub struct Noise<'a> {
+    /// Where it comes from.
+    pub draws: &'a dyn Draws,
+    /// Number of the last scale, from 0.
+    pub scale: usize,
+}
+
+impl Noise<'_> {
+    fn tensor(
+        &self,
+        batch: usize,
+        length: usize,
+        channels: usize,
+        fill: &(dyn Fn(Place, &mut [f32]) + Sync),
+        device: &Device,
+    ) -> Tensor<2> {
+        use rayon::prelude::*;
+        let mut values = vec![0.0; batch * length * channels];
+        values.par_chunks_mut(channels).enumerate().for_each(|(token, out)| {
+            fill(Place { image: token / length, scale: self.scale, position: token % length }, out);
+        });
+        kernels::tensor(values, [batch * length, channels], device)
+    }
+}

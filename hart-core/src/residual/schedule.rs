@@ -1,0 +1,171 @@
+//! The diffusion's noise schedule and which of its steps are taken. Plain f64, no tensors (spec section 4).
+
+use std::f64::consts::FRAC_PI_2;
+use std::fmt;
+use std::str::FromStr;
+
+/// Steps of the full schedule.
+pub const FULL_STEPS: usize = 1000;
+/// Largest beta of the cosine schedule.
+const MAX_BETA: f64 = 0.999;
+/// Offset of the cosine schedule (Nichol and Dhariwal, "Improved denoising diffusion probabilistic models", 2021).
+const COSINE_OFFSET: f64 = 0.008;
+
+/// Which of the 1000 steps are taken: `"8"` spreads eight over all, `"10,5"` ten over the first half and five over the second,
+/// `"ddim25"` takes the whole-number stride that gives exactly 25.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Respacing {
+    text: String,
+    kept: Vec<usize>,
+}
+
+impl Respacing {
+    /// The kept step numbers, rising.
+    pub fn kept(&self) -> &[usize] {
+        &self.kept
+    }
+}
+
+impl fmt::Display for Respacing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl FromStr for Respacing {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || "a number of steps such as \"8\", numbers a section such as \"10,5\", or \"ddim25\"".to_string();
+        let count = |t: &str| t.trim().parse::<usize>().ok().filter(|n| (1..=FULL_STEPS).contains(n)).ok_or_else(wrong);
+        let kept = match text.strip_prefix("ddim") {
+            Some(rest) => strided(count(rest)?)?,
+            None => sectioned(&text.split(',').map(count).collect::<Result<Vec<_>, _>>()?)?,
+        };
+        Ok(Self { text: text.to_string(), kept })
+    }
+}
+
+/// The smallest whole-number stride that gives exactly `count` steps.
+fn strided(count: usize) -> Result<Vec<usize>, String> {
+    (1..FULL_STEPS)
+        .map(|stride| (0..FULL_STEPS).step_by(stride))
+        .find(|steps| steps.len() == count)
+        .map(Iterator::collect)
+        .ok_or_else(|| format!("a number of steps that a whole-number stride can give (ddim{count} can't)"))
+}
+
+/// Equal sections, the first ones a step longer where 1000 doesn't divide; evenly spaced steps of each.
+fn sectioned(counts: &[usize]) -> Result<Vec<usize>, String> {
+    let mut kept = Vec::new();
+    let mut start = 0;
+    for (section, &count) in counts.iter().enumerate() {
+        let size = FULL_STEPS / counts.len() + usize::from(section < FULL_STEPS % counts.len());
+        if count > size {
+            return Err(format!("at most {size} steps in a section of {size}, not {count}"));
+        }
+        let stride = if count > 1 { (size - 1) as f64 / (count - 1) as f64 } else { 1.0 };
+        // The published code adds the stride up step by step; multiplying would round differently.
+        let mut at = 0.0f64;
+        for _ in 0..count {
+            kept.push(start + at.round_ties_even() as usize);
+            at += stride;
+        }
+        start += size;
+    }
+    Ok(kept)
+}
+
+/// One kept step's numbers; positions follow the kept steps, from the least noise to the most.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DiffusionStep {
+    /// Its number in the full schedule, which the MLP is told.
+    pub number: usize,
+    /// Variance added from the kept step before.
+    pub beta: f64,
+    /// Share of the signal's variance that is left, the product of all `1 - beta` so far.
+    pub alpha_bar: f64,
+    /// Logarithm of the posterior's variance; the first step takes the second one's, since its own variance is zero.
+    pub log_posterior_variance: f64,
+    /// Factor of the predicted signal in the posterior's mean.
+    pub signal_factor: f64,
+    /// Factor of the current sample in the posterior's mean.
+    pub sample_factor: f64,
+}
+
+/// The schedule over the kept steps.
+pub fn schedule(respacing: &Respacing) -> Vec<DiffusionStep> {
+    let full = full_alpha_bar();
+    let mut before = 1.0;
+    let mut steps = Vec::with_capacity(respacing.kept.len());
+    for &number in &respacing.kept {
+        let beta = 1.0 - full[number] / before;
+        let alpha_bar = before * (1.0 - beta);
+        let posterior_variance = beta * (1.0 - before) / (1.0 - alpha_bar);
+        steps.push(DiffusionStep {
+            number,
+            beta,
+            alpha_bar,
+            log_posterior_variance: posterior_variance.ln(),
+            signal_factor: beta * before.sqrt() / (1.0 - alpha_bar),
+            sample_factor: (1.0 - before) * (1.0 - beta).sqrt() / (1.0 - alpha_bar),
+        });
+        before = alpha_bar;
+    }
+    if let [first, second, ..] = steps.as_mut_slice() {
+        first.log_posterior_variance = second.log_posterior_variance;
+    }
+    steps
+}
+
+/// alpha-bar of all 1000 steps of the cosine schedule.
+fn full_alpha_bar() -> Vec<f64> {
+    let wave = |u: f64| ((u + COSINE_OFFSET) / (1.0 + COSINE_OFFSET) * FRAC_PI_2).cos().powi(2);
+    let at = |i: usize| wave(i as f64 / FULL_STEPS as f64);
+    let product = |bar: &mut f64, i: usize| {
+        *bar *= 1.0 - (1.0 - at(i + 1) / at(i)).min(MAX_BETA);
+        Some(*bar)
+    };
+    (0..FULL_STEPS).scan(1.0, product).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept(text: &str) -> Vec<usize> {
+        text.parse::<Respacing>().unwrap().kept
+    }
+
+    #[test]
+    fn steps_are_those_of_the_published_code() {
+        assert_eq!(kept("8"), [0, 143, 285, 428, 571, 714, 856, 999]);
+        assert_eq!(kept("1"), [0]);
+        assert_eq!(kept("2,3"), [0, 499, 500, 750, 999]);
+        assert_eq!(kept("1,1,2"), [0, 334, 667, 999]);
+        assert_eq!(kept("ddim4"), [0, 250, 500, 750]);
+        assert_eq!(kept("ddim25")[..3], [0, 40, 80]);
+        assert_eq!(kept("1000").len(), 1000);
+        // Adding the stride up ends a hair below 499.5 here.
+        assert_eq!(kept("21")[10], 499);
+    }
+
+    #[test]
+    fn impossible_respacings_are_refused() {
+        for text in ["", "0", "1001", "-1", "8,", "ddim", "ddim0", "ddim999", "501,1", "x", "1e3", "99999999999999999999"] {
+            assert!(text.parse::<Respacing>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn respaced_steps_keep_the_full_schedules_signal() {
+        let full = full_alpha_bar();
+        let steps = schedule(&"8".parse().unwrap());
+        for step in &steps {
+            assert!((step.alpha_bar - full[step.number]).abs() < 1e-12);
+            assert!(step.signal_factor > 0.0 && step.beta > 0.0);
+        }
+        assert_eq!(steps[0].sample_factor, 0.0);
+        assert_eq!(steps[0].log_posterior_variance, steps[1].log_posterior_variance);
+    }
+}

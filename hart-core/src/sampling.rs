@@ -1,0 +1,206 @@
+//! Logits to codes: guidance, top-k and top-p, the draw, and soft codes (spec section 3).
+//!
+//! Rows of logits are independent, so this is plain Rust over slices, all cores at once.
+
+use burn::prelude::*;
+use rayon::prelude::*;
+
+use crate::error::{Error, Result};
+use crate::kernels;
+use crate::rng::{Draws, Place};
+use crate::scales::Scale;
+
+/// How the tokens of one scale are sampled.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rule {
+    /// How many codes are kept.
+    pub top_k: usize,
+    /// Probability of the codes that are kept; 0 keeps all.
+    pub top_p: f64,
+    /// Soft sampling's logit factor and temperature; a token is then a mix of codes.
+    pub soft: Option<Soft>,
+}
+
+/// Soft sampling of one scale: weights are `softmax((factor * logits + gumbel) / temperature)`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Soft {
+    /// `1 + ratio`.
+    pub factor: f64,
+    /// tau.
+    pub temperature: f64,
+}
+
+impl Soft {
+    /// The published settings for a scale.
+    pub fn of(scale: &Scale) -> Self {
+        Self { factor: 1.0 + scale.ratio(), temperature: scale.temperature() }
+    }
+}
+
+/// The codes of one scale.
+#[derive(Clone, Debug)]
+pub struct Codes {
+    /// Drawn codebook rows `[B][L]`.
+    pub indices: Vec<Vec<u32>>,
+    /// What enters the latent, `[B, L, Z]`: the drawn rows, or their soft mix.
+    pub features: Tensor<3>,
+}
+
+/// The codebook on the host: V rows of Z values.
+#[derive(Clone, Debug)]
+pub struct CodebookRows {
+    values: Vec<f32>,
+    width: usize,
+}
+
+impl CodebookRows {
+    /// `values` holds whole rows of `width`.
+    pub fn new(values: Vec<f32>, width: usize) -> Self {
+        assert!(width > 0 && values.len().is_multiple_of(width), "codebook rows must be whole");
+        Self { values, width }
+    }
+
+    fn row(&self, index: usize) -> &[f32] {
+        &self.values[index * self.width..][..self.width]
+    }
+
+    /// How many rows there are, V.
+    pub fn len(&self) -> usize {
+        self.values.len() / self.width
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+}
+
+/// Classifier-free guidance, `(1 + t) conditional - t unconditional`.
+///
+/// # Shapes
+///
+/// - logits: `[2B, L, V]`, conditional rows first
+/// - output: `[B, L, V]`
+pub fn guide(logits: Tensor<3>, t: f64) -> Tensor<3> {
+    let rows = logits.dims()[0] / 2;
+    let (conditional, unconditional) = (logits.clone().narrow(0, 0, rows), logits.narrow(0, rows, rows));
+    conditional * (1.0 + t) - unconditional * t
+}
+
+/// Draws the codes of one scale.
+///
+/// # Shapes
+///
+/// - logits: `[B, L, V]`, guided
+///
+/// # Errors
+///
+/// [`Error::Overflow`] if a logit is not finite.
+pub fn sample(logits: Tensor<3>, rule: &Rule, codebook: &CodebookRows, scale: &Scale, draws: &dyn Draws) -> Result<Codes> {
+    let device = logits.device();
+    let [batch, length, vocab] = logits.dims();
+    let mut logits = kernels::values(logits);
+    let width = codebook.width;
+    let mut features = vec![0.0; batch * length * width];
+    let drawn = logits
+        .par_chunks_mut(vocab)
+        .zip(features.par_chunks_mut(width))
+        .enumerate()
+        .map(|(token, (row, feature))| {
+            let place = Place { image: token / length, scale: scale.index, position: token % length };
+            sample_row(row, rule, codebook, place, draws, feature)
+        })
+        .collect::<Option<Vec<u32>>>();
+    let Some(drawn) = drawn else {
+        return Err(Error::Overflow { what: format!("the logits of scale {} of {}", scale.index + 1, scale.count) });
+    };
+    Ok(Codes {
+        indices: drawn.chunks(length).map(<[u32]>::to_vec).collect(),
+        features: kernels::tensor(features, [batch, length, width], &device),
+    })
+}
+
+/// One token: masks its logits in place, draws its code and writes its feature. None if a logit is not finite.
+fn sample_row(
+    logits: &mut [f32],
+    rule: &Rule,
+    codebook: &CodebookRows,
+    place: Place,
+    draws: &dyn Draws,
+    feature: &mut [f32],
+) -> Option<u32> {
+    if !logits.iter().all(|l| l.is_finite()) {
+        return None;
+    }
+    keep_top_k(logits, rule.top_k);
+    keep_top_p(logits, rule.top_p);
+    let mut probabilities = logits.to_vec();
+    softmax(&mut probabilities);
+    let index = draws.code(place, &probabilities);
+    match rule.soft {
+        None => feature.copy_from_slice(codebook.row(index)),
+        Some(soft) => {
+            let mut weights = probabilities;
+            draws.gumbel(place, &mut weights);
+            for (weight, &logit) in weights.iter_mut().zip(&*logits) {
+                *weight = (logit * soft.factor as f32 + *weight) / soft.temperature as f32;
+            }
+            softmax(&mut weights);
+            mix(&weights, codebook, feature);
+        }
+    }
+    Some(index as u32)
+}
+
+/// Removes (sets to minus infinity) every logit below the k-th largest; logits equal to it stay.
+pub fn keep_top_k(logits: &mut [f32], k: usize) {
+    if k == 0 || k >= logits.len() {
+        return;
+    }
+    let mut order = logits.to_vec();
+    let (_, &mut threshold, _) = order.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a));
+    logits.iter_mut().filter(|l| **l < threshold).for_each(|l| *l = f32::NEG_INFINITY);
+}
+
+/// Removes the least likely logits whose probabilities, added from the smallest, stay within `1 - p`; never the largest one.
+/// 0 removes none.
+pub fn keep_top_p(logits: &mut [f32], p: f64) {
+    if p <= 0.0 {
+        return;
+    }
+    let mut order: Vec<usize> = (0..logits.len()).collect();
+    order.sort_by(|&a, &b| logits[a].total_cmp(&logits[b]));
+    let mut probabilities = logits.to_vec();
+    softmax(&mut probabilities);
+    let mut sum = 0.0f64;
+    order.pop();
+    for index in order {
+        sum += f64::from(probabilities[index]);
+        if sum > 1.0 - p {
+            break;
+        }
+        logits[index] = f32::NEG_INFINITY;
+    }
+}
+
+/// Softmax in place; at least one value must be finite.
+fn softmax(values: &mut [f32]) {
+    let largest = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let mut sum = 0.0f64;
+    for value in values.iter_mut() {
+        *value = (*value - largest).exp();
+        sum += f64::from(*value);
+    }
+    let scale = (1.0 / sum) as f32;
+    values.iter_mut().for_each(|v| *v *= scale);
+}
+
+/// Weighted sum of codebook rows. Most weights are zero.
+fn mix(weights: &[f32], codebook: &CodebookRows, feature: &mut [f32]) {
+    feature.fill(0.0);
+    for (index, &weight) in weights.iter().enumerate().filter(|(_, w)| **w > 0.0) {
+        for (sum, &value) in feature.iter_mut().zip(codebook.row(index)) {
+            *sum += weight * value;
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Prompt to context: tokenizer, padding and masks, and the Qwen2 decoder used as an encoder (spec section 1).
+
+mod prompt;
+mod qwen2;
+mod tokenizer;
+
+pub use prompt::Tokens;
+pub use qwen2::Qwen2;
+pub use tokenizer::{PaddingSide, TextTokenizer, Truncation};
+
+use std::path::Path;
+
+use burn::prelude::*;
+
+use crate::config::TextConfig;
+use crate::error::Result;
+use crate::open::OpenOptions;
+use crate::progress::Progress;
+use crate::weights::{Checkpoint, Loader, Report, TEXT};
+
+/// What the transformer is told about the prompts.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// Hidden states of the text encoder after its final norm, `[R, T, D]`.
+    pub hidden: Tensor<3>,
+    /// Whether a place holds text, `[R][T]`.
+    pub mask: Vec<Vec<bool>>,
+    /// Position of each place, `[R][T]`.
+    pub positions: Vec<Vec<i64>>,
+}
+
+impl Context {
+    /// How many rows there are, R.
+    pub fn rows(&self) -> usize {
+        self.mask.len()
+    }
+
+    /// The rows of several contexts, one after the other.
+    pub fn concat(contexts: Vec<Self>) -> Self {
+        let mut all =
+            Self { hidden: Tensor::cat(contexts.iter().map(|c| c.hidden.clone()).collect(), 0), mask: vec![], positions: vec![] };
+        for context in contexts {
+            all.mask.extend(context.mask);
+            all.positions.extend(context.positions);
+        }
+        all
+    }
+
+    /// Twice the rows: the conditional ones, then as many unconditional ones for classifier-free guidance. Those are zeros, all
+    /// at position 0, with only the first place counted as text.
+    pub fn with_unconditional(self) -> Self {
+        let (rows, length) = (self.rows(), self.mask.first().map_or(0, Vec::len));
+        let mut only_first = vec![false; length];
+        if let Some(first) = only_first.first_mut() {
+            *first = true;
+        }
+        let zeros = self.hidden.zeros_like();
+        Self {
+            hidden: Tensor::cat(vec![self.hidden, zeros], 0),
+            mask: [self.mask, vec![only_first; rows]].concat(),
+            positions: [self.positions, vec![vec![0; length]; rows]].concat(),
+        }
+    }
+}
+
+/// Tokenizer and encoder of a text model's folder.
+pub struct TextEncoder {
+    tokenizer: TextTokenizer,
+    encoder: Qwen2,
+    report: Report,
+}
+
+impl TextEncoder {
+    /// Opens a folder with `config.json`, weights, `tokenizer.json` and `tokenizer_config.json`.
+    ///
+    /// # Errors
+    ///
+    /// A file is missing or damaged, or the tensors don't fit the configuration.
+    pub fn open(folder: &Path, config: &TextConfig, options: &OpenOptions, device: &Device) -> Result<Self> {
+        let tokenizer = TextTokenizer::open(folder, config.vocab_size)?;
+        let checkpoint = Checkpoint::open(folder, options.memory_map)?;
+        let mut loader = Loader::new(&checkpoint, &TEXT);
+        let encoder = loader.load(Qwen2::init(config, device), "", device)?;
+        let report = loader.finish(options.strict)?;
+        Ok(Self { tokenizer, encoder, report })
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &TextTokenizer {
+        &self.tokenizer
+    }
+
+    /// How the weights fitted.
+    pub fn report(&self) -> &Report {
+        &self.report
+    }
+
+    /// Cost of one row of tokens, in multiply-adds; for progress.
+    pub(crate) fn work(&self, length: usize) -> f64 {
+        self.encoder.work(length)
+    }
+
+    /// Token rows to context.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Cancelled`](crate::Error::Cancelled).
+    pub fn encode(&self, tokens: &Tokens, progress: &mut Progress<'_>) -> Result<Context> {
+        self.encoder.forward(tokens, progress)
+    }
+}

@@ -1,0 +1,92 @@
+//! Token rows as the encoder wants them: cut, padded, masked, with positions and the system prompt in front (spec section 1).
+
+use super::tokenizer::{Encoded, PaddingSide, TextTokenizer, Truncation};
+use crate::error::Result;
+
+/// Prompts as token ids: B rows of exactly T.
+#[derive(Clone, Debug)]
+pub struct Tokens {
+    /// Ids `[B][T]`, padded.
+    pub ids: Vec<Vec<u32>>,
+    /// Whether a place holds text, `[B][T]`: the id is not the pad token.
+    pub mask: Vec<Vec<bool>>,
+    /// Position of each place, `[B][T]`: the running count of text places, from -1 (left padding) upwards.
+    pub positions: Vec<Vec<i64>>,
+    /// Ids of the system prompt, unpadded; empty without one.
+    pub system: Vec<u32>,
+    /// Prompts that were longer than T.
+    pub truncated: Vec<Truncation>,
+}
+
+impl Tokens {
+    /// One row alone, with the system prompt.
+    pub fn row(&self, index: usize) -> Self {
+        Self {
+            ids: vec![self.ids[index].clone()],
+            mask: vec![self.mask[index].clone()],
+            positions: vec![self.positions[index].clone()],
+            system: self.system.clone(),
+            truncated: self.truncated.iter().filter(|t| t.prompt == index).cloned().collect(),
+        }
+    }
+}
+
+impl TextTokenizer {
+    /// Prompts to rows of exactly `length` ids.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Request`](crate::Error::Request) if the tokenizer can't read a text.
+    pub fn tokenize<S: AsRef<str>>(&self, prompts: &[S], system_prompt: Option<&str>, length: usize) -> Result<Tokens> {
+        let mut tokens = Tokens { ids: vec![], mask: vec![], positions: vec![], system: vec![], truncated: vec![] };
+        if let Some(text) = system_prompt {
+            tokens.system = self.encode(text, length)?.ids;
+        }
+        for (prompt, text) in prompts.iter().enumerate() {
+            let Encoded { ids, cut } = self.encode(text.as_ref(), length)?;
+            if let Some((count, cut)) = cut {
+                tokens.truncated.push(Truncation { prompt, tokens: count, kept: ids.len(), cut });
+            }
+            let ids = pad(ids, self.pad(), self.padding_side(), length);
+            let mask: Vec<bool> = ids.iter().map(|&id| id != self.pad()).collect();
+            tokens.positions.push(positions(&mask));
+            tokens.mask.push(mask);
+            tokens.ids.push(ids);
+        }
+        Ok(tokens)
+    }
+}
+
+fn pad(mut ids: Vec<u32>, pad: u32, side: PaddingSide, length: usize) -> Vec<u32> {
+    let padding = vec![pad; length.saturating_sub(ids.len())];
+    match side {
+        PaddingSide::Right => {
+            ids.extend(padding);
+            ids
+        }
+        PaddingSide::Left => padding.into_iter().chain(ids).collect(),
+    }
+}
+
+/// cumsum(mask) - 1: left padding stands at -1, right padding repeats the last text position.
+fn positions(mask: &[bool]) -> Vec<i64> {
+    let count = |seen: &mut i64, &text: &bool| {
+        *seen += i64::from(text);
+        Some(*seen)
+    };
+    mask.iter().scan(-1, count).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn padding_on_both_sides_gives_the_published_positions() {
+        let right = pad(vec![5, 6], 0, PaddingSide::Right, 4);
+        let left = pad(vec![5, 6], 0, PaddingSide::Left, 4);
+        assert_eq!((right.as_slice(), left.as_slice()), (&[5, 6, 0, 0][..], &[0, 0, 5, 6][..]));
+        assert_eq!(positions(&[true, true, false, false]), [0, 1, 1, 1]);
+        assert_eq!(positions(&[false, false, true, true]), [-1, -1, 0, 1]);
+    }
+}

@@ -1,0 +1,43 @@
+//! The classifier over codebook rows (spec section 3).
+
+use burn::module::Module;
+use burn::nn::{Linear, LinearConfig, RmsNorm, RmsNormConfig};
+use burn::prelude::*;
+use burn::tensor::activation;
+
+use crate::config::TransformerConfig;
+use crate::kernels::{self, Modulation};
+
+/// A norm modulated by the context, and a linear layer.
+#[derive(Module, Debug)]
+pub(super) struct Head {
+    norm: RmsNorm,
+    modulator: Linear,
+    logits: Linear,
+}
+
+impl Head {
+    pub(super) fn init(config: &TransformerConfig, vocab_size: usize, device: &Device) -> Self {
+        let width = config.embed_dim;
+        Self {
+            norm: RmsNormConfig::new(width).with_epsilon(config.norm_eps).init(device),
+            modulator: LinearConfig::new(width, 2 * width).init(device),
+            logits: LinearConfig::new(width, vocab_size).init(device),
+        }
+    }
+
+    /// Scale and shift from the embedded context `[R, T, C]`: the maximum over all its places, padding included.
+    pub(super) fn modulation(&self, context: &Tensor<3>) -> Modulation {
+        let both = kernels::linear(activation::silu(context.clone().max_dim(1)), &self.modulator);
+        let width = both.dims()[2] / 2;
+        Modulation { scale: both.clone().narrow(2, 0, width), shift: both.narrow(2, width, width) }
+    }
+
+    /// # Shapes
+    ///
+    /// - x: `[R, L, C]`
+    /// - output: `[R, L, V]`
+    pub(super) fn forward(&self, x: Tensor<3>, modulation: &Modulation) -> Tensor<3> {
+        kernels::linear(kernels::modulate(kernels::rms_norm(x, &self.norm), Some(modulation)), &self.logits)
+    }
+}

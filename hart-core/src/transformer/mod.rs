@@ -1,0 +1,212 @@
+//! The autoregressive transformer: context in, one pass a scale, hidden states and logits out (spec sections 2 and 3).
+
+mod attention;
+mod block;
+mod head;
+mod level;
+mod rope;
+mod state;
+
+pub use state::{Conditioning, State};
+
+use burn::module::Module;
+use burn::nn::{Linear, LinearConfig, RmsNorm, RmsNormConfig};
+use burn::prelude::*;
+
+use crate::config::{Config, TransformerConfig};
+use crate::error::Result;
+use crate::kernels;
+use crate::progress::{Progress, Step};
+use crate::scales::{Scale, plan};
+use crate::text::Context;
+use block::Block;
+use head::Head;
+use level::LevelEmbedding;
+
+/// Output of the block stack for one scale, `[R, L, C]`: R rows (conditional, then unconditional), L tokens.
+#[derive(Clone, Debug)]
+pub struct Hidden(pub Tensor<3>);
+
+impl Hidden {
+    /// The last `tokens` tokens of every row.
+    pub fn last(self, tokens: usize) -> Self {
+        let length = self.0.dims()[1];
+        Self(self.0.narrow(1, length - tokens, tokens))
+    }
+}
+
+/// The whole transformer.
+#[derive(Module, Debug)]
+pub struct Transformer {
+    context_norm: Option<RmsNorm>,
+    context_embed: Linear,
+    /// Latent features of a token to the transformer's width.
+    token_embed: Linear,
+    level_embed: LevelEmbedding,
+    blocks: Vec<Block>,
+    head: Head,
+    /// Norm of what the residual diffusion is conditioned on.
+    residual_norm: RmsNorm,
+    #[module(skip)]
+    config: TransformerConfig,
+}
+
+impl Transformer {
+    /// The transformer with weights that are yet to be loaded.
+    pub fn init(config: &Config, device: &Device) -> Self {
+        let c = &config.transformer;
+        let norm = |width| RmsNormConfig::new(width).with_epsilon(c.norm_eps).init(device);
+        Self {
+            context_norm: c.context_norm.then(|| norm(c.context_dim)),
+            context_embed: LinearConfig::new(c.context_dim, c.embed_dim).init(device),
+            token_embed: LinearConfig::new(config.visual.z_channels, c.embed_dim).init(device),
+            level_embed: LevelEmbedding::init(c, device),
+            blocks: (0..c.depth).map(|_| Block::init(c, device)).collect(),
+            head: Head::init(c, config.visual.vocab_size, device),
+            residual_norm: norm(c.embed_dim),
+            config: c.clone(),
+        }
+    }
+
+    /// Cost of one token of one row, in multiply-adds of the linear layers; for progress.
+    pub(crate) fn work_per_token(&self) -> f64 {
+        self.blocks.iter().map(Module::num_params).sum::<usize>() as f64
+    }
+
+    /// Embeds the context and computes what it decides for the whole run. Rows are taken as they are: call
+    /// [`Context::with_unconditional`] before for guidance.
+    pub fn condition(&self, context: &Context) -> Conditioning {
+        let hidden = match &self.context_norm {
+            Some(norm) => kernels::rms_norm(context.hidden.clone(), norm),
+            None => context.hidden.clone(),
+        };
+        let embedded = kernels::linear(hidden, &self.context_embed); // [rows, context tokens, channels]
+        Conditioning {
+            modulations: self.blocks.iter().map(|b| b.modulation(&embedded, &context.mask)).collect(),
+            head: self.head.modulation(&embedded),
+            positions: context.positions.clone(),
+            embedded,
+        }
+    }
+
+    /// The first scale's input: the context tokens.
+    ///
+    /// # Shapes
+    ///
+    /// - output: `[R, T, C]`
+    pub fn first_input(&self, conditioning: &Conditioning) -> Tensor<3> {
+        conditioning.embedded.clone() + self.level_embed.forward(0)
+    }
+
+    /// A later scale's input: the features that the finished scales predict for it.
+    ///
+    /// # Shapes
+    ///
+    /// - features: `[R, side^2, Z]`
+    /// - output: `[R, side^2, C]`
+    pub fn next_input(&self, features: Tensor<3>, scale: &Scale) -> Tensor<3> {
+        kernels::linear(features, &self.token_embed) + self.level_embed.forward(scale.index)
+    }
+
+    /// Runs one scale's tokens through the blocks, appending to the cache. Queries see the whole cache without a mask: the scale is
+    /// bidirectional, and padding is attended to, as the published code does.
+    ///
+    /// # Shapes
+    ///
+    /// - input: `[R, L, C]`
+    /// - output: `[R, L, C]`
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Cancelled`](crate::Error::Cancelled).
+    pub fn forward(&self, input: Tensor<3>, scale: &Scale, state: &mut State, progress: &mut Progress<'_>) -> Result<Hidden> {
+        let [rows, length, _] = input.dims();
+        let work = (rows * length) as f64 * self.work_per_token() / self.blocks.len() as f64;
+        self.forward_each(input, scale, state, |block, _| {
+            let step = Step::Block { scale: scale.index + 1, scales: scale.count, block: block + 1, blocks: self.blocks.len() };
+            progress.done(step, work)
+        })
+    }
+
+    /// As [`Self::forward`], showing every block's number, from 0, and its output.
+    ///
+    /// # Errors
+    ///
+    /// What `each` returns.
+    pub fn forward_each(
+        &self,
+        input: Tensor<3>,
+        scale: &Scale,
+        state: &mut State,
+        mut each: impl FnMut(usize, &Tensor<3>) -> Result<()>,
+    ) -> Result<Hidden> {
+        let rotation = rope::of_scale(&self.config, scale, &state.conditioning.positions, &input.device());
+        let mut x = input;
+        for (index, block) in self.blocks.iter().enumerate() {
+            // No scale follows the last one, so its keys and values need not be kept.
+            let cache = state.caches[index].extend(!scale.is_last());
+            x = block.forward(x, &rotation, &state.conditioning.modulations[index], cache, None);
+            each(index, &x)?;
+        }
+        Ok(Hidden(x))
+    }
+
+    /// All scales in one pass under the block-causal mask, as in training: a token sees its own and earlier scales.
+    ///
+    /// # Shapes
+    ///
+    /// - inputs: `[R, sum of side^2 over scales 1.., Z]`, what [`Codebook::tokenize`](crate::stages::Codebook) returns
+    /// - output: `[R, T + that, C]`
+    pub fn forward_all(&self, inputs: Tensor<3>, conditioning: &Conditioning) -> Hidden {
+        let device = inputs.device();
+        let scales = plan(&self.config);
+        let mut parts = vec![self.first_input(conditioning)];
+        let mut from = 0;
+        for scale in &scales[1..] {
+            parts.push(self.next_input(inputs.clone().narrow(1, from, scale.tokens()), scale));
+            from += scale.tokens();
+        }
+        let lengths: Vec<usize> = parts.iter().map(|p| p.dims()[1]).collect();
+        let bias = block_causal(&lengths, &device);
+        let rotations = scales.iter().map(|s| rope::of_scale(&self.config, s, &conditioning.positions, &device)).collect();
+        let rotation = kernels::Rotation::concat(rotations);
+        let mut x = Tensor::cat(parts, 1);
+        for (block, modulation) in self.blocks.iter().zip(&conditioning.modulations) {
+            x = block.forward(x, &rotation, modulation, state::Extend::nothing(), Some(bias.clone()));
+        }
+        Hidden(x)
+    }
+
+    /// Scores of every codebook row for every token.
+    ///
+    /// # Shapes
+    ///
+    /// - hidden: `[R, L, C]`
+    /// - output: `[R, L, V]`
+    pub fn logits(&self, hidden: &Hidden, conditioning: &Conditioning) -> Tensor<3> {
+        self.head.forward(hidden.0.clone(), &conditioning.head)
+    }
+
+    /// What the residual diffusion of the last scale is conditioned on.
+    ///
+    /// # Shapes
+    ///
+    /// - codes: `[R, L, Z]`, embeddings of the drawn codes
+    /// - output: `[R, L, C]`
+    pub fn residual_condition(&self, hidden: &Hidden, codes: Tensor<3>) -> Tensor<3> {
+        kernels::rms_norm(hidden.0.clone() + kernels::linear(codes, &self.token_embed), &self.residual_norm)
+    }
+}
+
+/// Score bias `[1, 1, L, L]` over groups of the given lengths: 0 within a group and towards earlier ones, else minus infinity.
+fn block_causal(lengths: &[usize], device: &Device) -> Tensor<4> {
+    let total: usize = lengths.iter().sum();
+    let mut bias = vec![f32::NEG_INFINITY; total * total];
+    let mut seen = 0;
+    let mut rows = bias.chunks_mut(total);
+    for &length in lengths {
+        seen += length;
+        rows.by_ref().take(length).for_each(|row| row[..seen].fill(0.0));
+    }
+    kernels::tensor(bias, [1, 1, total, total], device)
+}

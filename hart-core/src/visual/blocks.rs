@@ -1,0 +1,115 @@
+//! Blocks of the autoencoder (spec section 5). Fields are named as in the latent-diffusion autoencoder, and so in the checkpoint.
+
+use burn::module::Module;
+use burn::nn::conv::{Conv2d, Conv2dConfig};
+use burn::nn::{GroupNorm, GroupNormConfig, PaddingConfig2d};
+use burn::prelude::*;
+
+use crate::config::NORM_GROUPS;
+use crate::kernels;
+
+/// Epsilon of the group norms.
+const NORM_EPS: f64 = 1e-6;
+
+/// A convolution that keeps the map's size; `kernel` is odd.
+pub(super) fn conv(from: usize, to: usize, kernel: usize, device: &Device) -> Conv2d {
+    let half = kernel / 2;
+    let padding = PaddingConfig2d::Explicit(half, half, half, half);
+    Conv2dConfig::new([from, to], [kernel, kernel]).with_padding(padding).init(device)
+}
+
+pub(super) fn norm(channels: usize, device: &Device) -> GroupNorm {
+    GroupNormConfig::new(NORM_GROUPS, channels).with_epsilon(NORM_EPS).init(device)
+}
+
+/// `x + conv2(silu(norm2(conv1(silu(norm1(x))))))`, with a 1x1 convolution on x where the widths differ.
+#[derive(Module, Debug)]
+pub(super) struct ResBlock {
+    norm1: GroupNorm,
+    conv1: Conv2d,
+    norm2: GroupNorm,
+    conv2: Conv2d,
+    nin_shortcut: Option<Conv2d>,
+}
+
+impl ResBlock {
+    pub(super) fn init(from: usize, to: usize, device: &Device) -> Self {
+        Self {
+            norm1: norm(from, device),
+            conv1: conv(from, to, 3, device),
+            norm2: norm(to, device),
+            conv2: conv(to, to, 3, device),
+            nin_shortcut: (from != to).then(|| conv(from, to, 1, device)),
+        }
+    }
+
+    /// # Shapes
+    ///
+    /// - x: `[B, from, h, w]`
+    /// - output: `[B, to, h, w]`
+    pub(super) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let h = kernels::conv2d(kernels::group_norm_silu(x.clone(), &self.norm1), &self.conv1);
+        let h = kernels::conv2d(kernels::group_norm_silu(h, &self.norm2), &self.conv2);
+        let x = match &self.nin_shortcut {
+            Some(shortcut) => kernels::conv2d(x, shortcut),
+            None => x,
+        };
+        x + h
+    }
+}
+
+/// Self-attention over all places of a map, with a single head.
+#[derive(Module, Debug)]
+pub(super) struct AttentionBlock {
+    norm: GroupNorm,
+    qkv: Conv2d,
+    proj_out: Conv2d,
+}
+
+impl AttentionBlock {
+    pub(super) fn init(channels: usize, device: &Device) -> Self {
+        Self {
+            norm: norm(channels, device),
+            qkv: conv(channels, 3 * channels, 1, device),
+            proj_out: conv(channels, channels, 1, device),
+        }
+    }
+
+    /// # Shapes
+    ///
+    /// - x, output: `[B, C, h, w]`
+    pub(super) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let [batch, channels, height, width] = x.dims();
+        let qkv = kernels::conv2d(self.norm.forward(x.clone()), &self.qkv);
+        let part = |index: usize| {
+            let part = qkv.clone().narrow(1, index * channels, channels);
+            part.reshape([batch, 1, channels, height * width]).swap_dims(2, 3) // [batch, 1, places, channels]
+        };
+        let scale = 1.0 / (channels as f64).sqrt();
+        let mixed = kernels::attention(part(0), part(1), part(2), None, scale);
+        let mixed = mixed.swap_dims(2, 3).reshape([batch, channels, height, width]);
+        x + kernels::conv2d(mixed, &self.proj_out)
+    }
+}
+
+/// The blocks at the narrowest place.
+#[derive(Module, Debug)]
+pub(super) struct Middle {
+    pub(super) block_1: ResBlock,
+    pub(super) attn_1: AttentionBlock,
+    pub(super) block_2: ResBlock,
+}
+
+impl Middle {
+    pub(super) fn init(channels: usize, device: &Device) -> Self {
+        Self {
+            block_1: ResBlock::init(channels, channels, device),
+            attn_1: AttentionBlock::init(channels, device),
+            block_2: ResBlock::init(channels, channels, device),
+        }
+    }
+
+    pub(super) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        self.block_2.forward(self.attn_1.forward(self.block_1.forward(x)))
+    }
+}

@@ -1,0 +1,116 @@
+//! Features to pixels (spec section 5).
+
+use burn::module::Module;
+use burn::nn::GroupNorm;
+use burn::nn::conv::Conv2d;
+use burn::prelude::*;
+
+use super::blocks::{AttentionBlock, Middle, ResBlock, conv, norm};
+use crate::config::VisualConfig;
+use crate::error::Result;
+use crate::kernels;
+use crate::progress::{Progress, Step};
+
+/// Residual blocks of a level.
+const BLOCKS: usize = 3;
+
+/// Doubles a map's sides: nearest neighbour, then a convolution.
+#[derive(Module, Debug)]
+struct Upsample {
+    conv: Conv2d,
+}
+
+/// The blocks of one resolution.
+#[derive(Module, Debug)]
+struct Level {
+    block: Vec<ResBlock>,
+    /// One after each block, at the narrowest level only.
+    attn: Vec<AttentionBlock>,
+    upsample: Option<Upsample>,
+}
+
+/// The decoder.
+#[derive(Module, Debug)]
+pub struct Decoder {
+    conv_in: Conv2d,
+    mid: Middle,
+    /// Level 0 is the finest; they run from the last to the first.
+    up: Vec<Level>,
+    norm_out: GroupNorm,
+    conv_out: Conv2d,
+}
+
+impl Decoder {
+    pub(super) fn init(config: &VisualConfig, device: &Device) -> Self {
+        let top = config.multipliers.len() - 1;
+        let widest = config.channels * config.multipliers[top];
+        let mut width = widest;
+        let mut up: Vec<Level> = config
+            .multipliers
+            .iter()
+            .enumerate()
+            .rev()
+            .map(|(index, multiplier)| {
+                let to = config.channels * multiplier;
+                let block = (0..BLOCKS).map(|_| ResBlock::init(std::mem::replace(&mut width, to), to, device)).collect();
+                let attentions = if index == top { BLOCKS } else { 0 };
+                Level {
+                    block,
+                    attn: (0..attentions).map(|_| AttentionBlock::init(to, device)).collect(),
+                    upsample: (index != 0).then(|| Upsample { conv: conv(to, to, 3, device) }),
+                }
+            })
+            .collect();
+        up.reverse();
+        Self {
+            conv_in: conv(config.z_channels, widest, 3, device),
+            mid: Middle::init(widest, device),
+            up,
+            norm_out: norm(width, device),
+            conv_out: conv(width, 3, 3, device),
+        }
+    }
+
+    /// # Shapes
+    ///
+    /// - features: `[B, Z, h, w]`
+    /// - output: `[B, 3, h 2^(levels - 1), w 2^(levels - 1)]`
+    pub(super) fn forward(&self, features: Tensor<4>, progress: &mut Progress<'_>) -> Result<Tensor<4>> {
+        let blocks = 1 + self.up.len() * BLOCKS;
+        let work = work(&self.up, features.dims()) / blocks as f64;
+        let mut done = 0;
+        let mut report = |progress: &mut Progress<'_>| {
+            done += 1;
+            progress.done(Step::Decoder { block: done, blocks }, work)
+        };
+        let mut x = self.mid.forward(kernels::conv2d(features, &self.conv_in));
+        report(progress)?;
+        for level in self.up.iter().rev() {
+            for (index, block) in level.block.iter().enumerate() {
+                x = block.forward(x);
+                if let Some(attention) = level.attn.get(index) {
+                    x = attention.forward(x);
+                }
+                report(progress)?;
+            }
+            if let Some(upsample) = &level.upsample {
+                x = kernels::conv2d(kernels::upsample_nearest(x), &upsample.conv);
+            }
+        }
+        Ok(kernels::conv2d(kernels::group_norm_silu(x, &self.norm_out), &self.conv_out))
+    }
+
+    /// Cost of decoding one latent, in multiply-adds; for progress.
+    pub(super) fn work(&self, side: usize) -> f64 {
+        work(&self.up, [1, 0, side, side])
+    }
+}
+
+/// Multiply-adds of the residual blocks of all levels.
+fn work(up: &[Level], [batch, _, height, width]: [usize; 4]) -> f64 {
+    let level = |(index, level): (usize, &Level)| {
+        let places = (batch * height * width) << (2 * (up.len() - 1 - index));
+        (level.block.num_params() * places) as f64
+    };
+    up.iter().enumerate().map(level).sum()
+}

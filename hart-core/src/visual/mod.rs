@@ -1,0 +1,203 @@
+//! The hybrid visual tokenizer: pictures to codes and residuals, codes and residuals to pictures (spec sections 5 and 6).
+
+mod blocks;
+mod codebook;
+mod decoder;
+mod encoder;
+mod resample;
+
+pub use codebook::Codebook;
+pub use decoder::Decoder;
+pub use encoder::Encoder;
+
+use std::path::Path;
+
+use burn::module::Module;
+use burn::nn::conv::Conv2d;
+use burn::prelude::*;
+
+use crate::config::VisualConfig;
+use crate::error::{Error, Result};
+use crate::image::Image;
+use crate::kernels;
+use crate::open::OpenOptions;
+use crate::progress::Progress;
+use crate::weights::{Checkpoint, Loader, Report, VISUAL};
+
+/// The running feature map, `[B, Z, h, w]`: the paper's f-hat.
+#[derive(Clone, Debug)]
+pub struct Latent(pub Tensor<4>);
+
+impl Latent {
+    /// An empty map.
+    pub fn zeros(batch: usize, channels: usize, side: usize, device: &Device) -> Self {
+        Self(kernels::tensor(vec![0.0; batch * channels * side * side], [batch, channels, side, side], device))
+    }
+
+    /// Adds token rows of the latent's own side, `[B, h w, Z]`.
+    pub fn plus_rows(self, rows: Tensor<3>) -> Self {
+        self.plus(resample::to_map(rows))
+    }
+
+    fn plus(self, map: Tensor<4>) -> Self {
+        Self(self.0 + map)
+    }
+}
+
+/// A picture as tokens.
+#[derive(Clone, Debug)]
+pub struct ImageTokens {
+    /// Codes of every scale, `[S][B][side^2]`.
+    pub codes: Vec<Vec<Vec<u32>>>,
+    /// What was left before the last discrete scale was subtracted, `[B, h w, Z]`. Less the last codes' rows it is the residual that
+    /// the diffusion learns.
+    pub continuous: Tensor<3>,
+    /// What the finished scales predict for each next one, `[B, sum of side^2 over scales 1.., Z]`: the transformer's inputs in
+    /// training.
+    pub inputs: Tensor<3>,
+    /// The encoder's features, `[B, Z, h, w]`.
+    pub features: Tensor<4>,
+}
+
+impl ImageTokens {
+    /// The latent of codes and residual together: the encoder's features themselves.
+    pub fn hybrid(&self) -> Latent {
+        Latent(self.features.clone())
+    }
+}
+
+/// The visual tokenizer.
+#[derive(Module, Debug)]
+pub struct VisualTokenizer {
+    encoder: Encoder,
+    quant_conv: Conv2d,
+    codebook: Codebook,
+    post_quant_conv: Conv2d,
+    decoder: Decoder,
+    #[module(skip)]
+    config: VisualConfig,
+}
+
+impl VisualTokenizer {
+    /// The tokenizer with weights that are yet to be loaded.
+    pub fn init(config: &VisualConfig, device: &Device) -> Self {
+        let around = || blocks::conv(config.z_channels, config.z_channels, config.quant_conv_kernel, device);
+        Self {
+            encoder: Encoder::init(config, device),
+            quant_conv: around(),
+            codebook: Codebook::init(config, device),
+            post_quant_conv: around(),
+            decoder: Decoder::init(config, device),
+            config: config.clone(),
+        }
+    }
+
+    /// Opens the visual tokenizer's folder, with `config.json` and weights.
+    ///
+    /// # Errors
+    ///
+    /// A file is missing or damaged, or the tensors don't fit the configuration.
+    pub fn open(folder: &Path, options: &OpenOptions, device: &Device) -> Result<(Self, Report)> {
+        let config = VisualConfig::read(&folder.join("config.json"))?;
+        Self::open_with(folder, &config, options, device)
+    }
+
+    pub(crate) fn open_with(
+        folder: &Path,
+        config: &VisualConfig,
+        options: &OpenOptions,
+        device: &Device,
+    ) -> Result<(Self, Report)> {
+        let checkpoint = Checkpoint::open(folder, options.memory_map)?;
+        let mut loader = Loader::new(&checkpoint, &VISUAL);
+        let tokenizer = loader.load(Self::init(config, device), "", device)?;
+        Ok((tokenizer, loader.finish(options.strict)?))
+    }
+
+    /// The codebook.
+    pub fn codebook(&self) -> &Codebook {
+        &self.codebook
+    }
+
+    /// Side in pixels of the pictures that it tokenizes.
+    pub fn resolution(&self) -> usize {
+        self.config.sides[self.config.sides.len() - 1] * self.config.downsample()
+    }
+
+    /// Cost of decoding one latent, in multiply-adds; for progress.
+    pub(crate) fn decode_work(&self, side: usize) -> f64 {
+        self.decoder.work(side)
+    }
+
+    /// Pictures to features.
+    ///
+    /// # Shapes
+    ///
+    /// - pixels: `[B, 3, H, W]`, values -1 to 1
+    /// - output: `[B, Z, h, w]`
+    pub fn encode(&self, pixels: Tensor<4>) -> Tensor<4> {
+        kernels::conv2d(self.encoder.forward(pixels), &self.quant_conv)
+    }
+
+    /// Features to codes of all scales and the continuous rest.
+    ///
+    /// # Shapes
+    ///
+    /// - features: `[B, Z, h, w]` from [`Self::encode`]
+    pub fn tokenize(&self, features: Tensor<4>) -> ImageTokens {
+        self.codebook.tokenize(features, &self.config.sides)
+    }
+
+    /// Pictures to tokens.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Request`] if a picture doesn't have [`Self::resolution`].
+    pub fn tokenize_images(&self, images: &[Image]) -> Result<ImageTokens> {
+        let side = self.resolution();
+        if images.is_empty() {
+            return Err(Error::request("image", "there is none: give at least one"));
+        }
+        for image in images {
+            if (image.width(), image.height()) != (side, side) {
+                let problem =
+                    format!("has {} x {} pixels, the model reads {side} x {side}: resize it", image.width(), image.height());
+                return Err(Error::request("image", problem));
+            }
+        }
+        let device = self.quant_conv.weight.lazy_device();
+        let values = images.iter().flat_map(Image::planes).collect();
+        Ok(self.tokenize(self.encode(kernels::tensor(values, [images.len(), 3, side, side], &device))))
+    }
+
+    /// The latent of a picture's codes alone, without the residual.
+    pub fn discrete(&self, tokens: &ImageTokens) -> Latent {
+        self.codebook.discrete(tokens, &self.config.sides)
+    }
+
+    /// A latent to pixels.
+    ///
+    /// # Shapes
+    ///
+    /// - output: `[B, 3, H, W]`, values -1 to 1
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Cancelled`].
+    pub fn decode(&self, latent: &Latent, progress: &mut Progress<'_>) -> Result<Tensor<4>> {
+        let features = kernels::conv2d(latent.0.clone(), &self.post_quant_conv);
+        Ok(self.decoder.forward(features, progress)?.clamp(-1.0, 1.0))
+    }
+
+    /// A latent to pictures.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Cancelled`], or [`Error::Overflow`] if a pixel is not finite.
+    pub fn decode_images(&self, latent: &Latent, progress: &mut Progress<'_>) -> Result<Vec<Image>> {
+        let pixels = self.decode(latent, progress)?;
+        let [_, channels, height, width] = pixels.dims();
+        let values = kernels::values(pixels);
+        values.chunks(channels * height * width).map(|planes| Image::from_planes(planes, width, height)).collect()
+    }
+}

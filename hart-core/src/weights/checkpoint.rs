@@ -1,0 +1,196 @@
+//! One set of weights: a file or its shards, opened and indexed but not read.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use safetensors::SafeTensors;
+use serde_json::Value;
+
+use super::tensors::{Element, Stored};
+use crate::config::Fields;
+use crate::error::{Error, Result};
+use crate::kernels;
+
+/// File names of a set of weights, in the order in which they are looked for; the index files name shards.
+const PLAIN_FILES: [&str; 4] =
+    ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"];
+/// File names of EMA weights.
+const EMA_FILES: [&str; 2] = ["ema_model.safetensors", "ema_model.bin"];
+/// Most shards of a checkpoint.
+const MAX_SHARDS: usize = 1024;
+
+/// What is known of a tensor before it is read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TensorInfo {
+    /// The file that holds it.
+    pub file: PathBuf,
+    /// Its shape.
+    pub shape: Vec<usize>,
+}
+
+/// An opened set of weights.
+pub struct Checkpoint {
+    /// Where it was opened: a folder or a file.
+    path: PathBuf,
+    tensors: BTreeMap<String, Entry>,
+}
+
+pub(super) struct Entry {
+    pub(super) info: TensorInfo,
+    pub(super) element: Element,
+    pub(super) stored: Stored,
+}
+
+impl Checkpoint {
+    /// Opens the plain weights in a folder.
+    ///
+    /// # Errors
+    ///
+    /// There is no weights file, or it is damaged.
+    pub fn open(folder: &Path, memory_map: bool) -> Result<Self> {
+        match find(folder, &PLAIN_FILES) {
+            Some(path) => Self::open_file(&path, memory_map),
+            None => Err(Error::checkpoint(folder, format!("holds no weights: expected one of {}", PLAIN_FILES.join(", ")))),
+        }
+    }
+
+    /// Opens the EMA weights in a folder; none if there are none.
+    ///
+    /// # Errors
+    ///
+    /// The file is damaged.
+    pub fn open_ema(folder: &Path, memory_map: bool) -> Result<Option<Self>> {
+        find(folder, &EMA_FILES).map(|path| Self::open_file(&path, memory_map)).transpose()
+    }
+
+    /// Opens one file: safetensors, torch `.bin`, or an index of shards of either.
+    ///
+    /// # Errors
+    ///
+    /// It can't be read or is damaged.
+    pub fn open_file(path: &Path, memory_map: bool) -> Result<Self> {
+        let mut checkpoint = Self { path: path.to_path_buf(), tensors: BTreeMap::new() };
+        if path.extension().is_some_and(|e| e == "json") {
+            for shard in shards(path)? {
+                checkpoint.add_file(&shard, memory_map)?;
+            }
+        } else {
+            checkpoint.add_file(path, memory_map)?;
+        }
+        Ok(checkpoint)
+    }
+
+    /// Opens a safetensors file that is in memory; `name` is for messages.
+    ///
+    /// # Errors
+    ///
+    /// It is damaged.
+    pub fn from_safetensors(name: &Path, bytes: Vec<u8>) -> Result<Self> {
+        let mut checkpoint = Self { path: name.to_path_buf(), tensors: BTreeMap::new() };
+        checkpoint.add_safetensors(name, bytes::Bytes::from(bytes))?;
+        Ok(checkpoint)
+    }
+
+    /// Where it was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Names of all tensors, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// What is known of a tensor.
+    pub fn info(&self, name: &str) -> Option<&TensorInfo> {
+        self.tensors.get(name).map(|entry| &entry.info)
+    }
+
+    /// A tensor's values as f32, in row-major order.
+    ///
+    /// # Errors
+    ///
+    /// There is no such tensor, it holds no floats, or an element is not finite.
+    pub fn values(&self, name: &str) -> Result<Vec<f32>> {
+        let Some(entry) = self.tensors.get(name) else {
+            return Err(Error::checkpoint(&self.path, format!("holds no tensor `{name}`")));
+        };
+        let data = entry.read(name)?;
+        data.try_to_vec().map_err(|e| Error::checkpoint(&self.path, format!("tensor `{name}`: {e:?}")))
+    }
+
+    pub(super) fn entry(&self, name: &str) -> Option<&Entry> {
+        self.tensors.get(name)
+    }
+
+    fn add_file(&mut self, path: &Path, memory_map: bool) -> Result<()> {
+        if path.extension().is_some_and(|e| e == "safetensors") {
+            let bytes = if memory_map {
+                bytes::Bytes::from_owner(kernels::map_file(path).map_err(Error::io(path))?)
+            } else {
+                bytes::Bytes::from(std::fs::read(path).map_err(Error::io(path))?)
+            };
+            self.add_safetensors(path, bytes)
+        } else {
+            self.add_torch(path)
+        }
+    }
+
+    fn add_safetensors(&mut self, path: &Path, bytes: bytes::Bytes) -> Result<()> {
+        let damaged = |e| Error::checkpoint(path, format!("not a whole safetensors file ({e}): get it again"));
+        // Checks that header and data fit together and cover the file, before anything is taken from it.
+        SafeTensors::deserialize(&bytes).map_err(damaged)?;
+        let (header, metadata) = SafeTensors::read_metadata(&bytes).map_err(damaged)?;
+        let data = header + size_of::<u64>();
+        for (name, info) in metadata.tensors() {
+            let stored = Stored::Bytes(bytes.slice(data + info.data_offsets.0..data + info.data_offsets.1));
+            self.insert(path, name, info.shape.clone(), info.dtype.into(), stored)?;
+        }
+        Ok(())
+    }
+
+    fn add_torch(&mut self, path: &Path) -> Result<()> {
+        // The reader takes a missing file for a damaged one.
+        std::fs::File::open(path).map_err(Error::io(path))?;
+        let reader = pytorch_reader::PytorchReader::new(path).map_err(|e| {
+            Error::checkpoint(path, format!("not a readable torch file ({e}): get it again, or convert it to safetensors"))
+        })?;
+        for (name, tensor) in reader.into_tensors() {
+            let (shape, element) = (tensor.shape().to_vec(), tensor.dtype().into());
+            self.insert(path, name, shape, element, Stored::Torch(Arc::new(tensor)))?;
+        }
+        Ok(())
+    }
+
+    fn insert(&mut self, file: &Path, name: String, shape: Vec<usize>, element: Element, stored: Stored) -> Result<()> {
+        let info = TensorInfo { file: file.to_path_buf(), shape };
+        match self.tensors.insert(name.clone(), Entry { info, element, stored }) {
+            None => Ok(()),
+            Some(other) => {
+                let problem =
+                    format!("tensor `{name}` also stands in {}: the shards don't belong together", other.info.file.display());
+                Err(Error::checkpoint(file, problem))
+            }
+        }
+    }
+}
+
+fn find(folder: &Path, names: &[&str]) -> Option<PathBuf> {
+    names.iter().map(|name| folder.join(name)).find(|path| path.is_file())
+}
+
+/// Files that an index names, in the index's folder.
+fn shards(index: &Path) -> Result<Vec<PathBuf>> {
+    let fields = Fields::read(index)?;
+    let Some(Value::Object(map)) = fields.get("weight_map") else {
+        return Err(fields.wrong("weight_map", "an object from tensor names to file names"));
+    };
+    let names: Option<BTreeSet<&str>> = map.values().map(Value::as_str).collect();
+    // A name with a folder in it could point anywhere.
+    let plain = |name: &&str| Path::new(name).file_name().is_some_and(|n| n == *name);
+    match names.filter(|names| (1..=MAX_SHARDS).contains(&names.len()) && names.iter().all(plain)) {
+        Some(names) => Ok(names.into_iter().map(|name| index.with_file_name(name)).collect()),
+        None => Err(fields.wrong("weight_map", format!("names of 1 to {MAX_SHARDS} files in the same folder"))),
+    }
+}

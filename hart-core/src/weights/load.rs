@@ -1,0 +1,198 @@
+//! Laying a checkpoint's tensors into modules.
+
+use std::collections::BTreeSet;
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::prelude::*;
+use burn::tensor::{DType, Shape};
+
+use super::checkpoint::Checkpoint;
+use super::names::Table;
+use super::report::{Misplaced, Misshapen, Report};
+use crate::error::{Error, Result};
+
+/// Loads modules from one checkpoint and keeps the report.
+///
+/// A parameter that has not been made yet is never made at random first: its shape is compared, and the tensor takes its place.
+pub struct Loader<'a> {
+    checkpoint: &'a Checkpoint,
+    table: &'a Table,
+    used: BTreeSet<String>,
+    report: Report,
+}
+
+impl<'a> Loader<'a> {
+    /// A loader for one checkpoint and the table that fits it.
+    pub fn new(checkpoint: &'a Checkpoint, table: &'a Table) -> Self {
+        let report = Report { path: checkpoint.path().to_path_buf(), ..Report::default() };
+        Self { checkpoint, table, used: BTreeSet::new(), report }
+    }
+
+    /// Fills a module; `root` is its path in the table, "" for none. Tensors that are missing or misshapen are only noted, and their
+    /// parameters left as they are: [`Self::finish`] refuses them.
+    ///
+    /// # Errors
+    ///
+    /// A tensor can't be read or is not finite.
+    pub fn load<M: Module>(&mut self, module: M, root: &str, device: &Device) -> Result<M> {
+        let mut fill = Fill { loader: self, path: Place::of(root), device, error: None };
+        let module = module.map(&mut fill);
+        match fill.error {
+            None => Ok(module),
+            Some(error) => Err(error),
+        }
+    }
+
+    /// The report.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Weights`] if a tensor is missing or misshapen, or, where `strict`, if one is not used.
+    pub fn finish(mut self, strict: bool) -> Result<Report> {
+        for name in self.checkpoint.names().filter(|n| !self.used.contains(*n)) {
+            if self.table.ignores(name) {
+                self.report.ignored.push(name.to_string());
+            } else if let Some(info) = self.checkpoint.info(name) {
+                let unused = Misplaced { name: name.to_string(), file: info.file.clone(), shape: info.shape.clone() };
+                self.report.unused.push(unused);
+            }
+        }
+        let report = self.report;
+        let fits = report.missing.is_empty() && report.misshapen.is_empty() && (report.unused.is_empty() || !strict);
+        if fits { Ok(report) } else { Err(Error::Weights(Box::new(report))) }
+    }
+
+    /// The tensor for a field of the given shape; None if it is missing or misshapen, which the report then says.
+    fn fetch(&mut self, field: &str, shape: Vec<usize>) -> Result<Option<TensorData>> {
+        let names = self.table.candidates(field);
+        let Some((name, entry)) = names.iter().find_map(|n| self.checkpoint.entry(n).map(|e| (n, e))) else {
+            let name = names.into_iter().next().unwrap_or_else(|| field.to_string());
+            self.report.missing.push(Misplaced { name, file: self.checkpoint.path().to_path_buf(), shape });
+            return Ok(None);
+        };
+        self.used.insert(name.clone());
+        let file = entry.info.file.clone();
+        if entry.info.shape != shape {
+            let found = entry.info.shape.clone();
+            self.report.misshapen.push(Misshapen { name: name.clone(), file, expected: shape, found });
+            return Ok(None);
+        }
+        let data = entry.read(name)?;
+        self.report.files.insert(file);
+        self.report.loaded += 1;
+        self.report.parameters += data.num_elements() as u64;
+        Ok(Some(data))
+    }
+}
+
+/// Where a traversal stands in the module tree.
+struct Place {
+    names: Vec<String>,
+    /// burn's name of the kind of module that holds each.
+    kinds: Vec<String>,
+}
+
+impl Place {
+    fn of(root: &str) -> Self {
+        let names: Vec<String> = root.split('.').filter(|s| !s.is_empty()).map(str::to_string).collect();
+        Self { kinds: vec![String::new(); names.len()], names }
+    }
+
+    fn enter(&mut self, name: &str, kind: &str) {
+        self.names.push(name.to_string());
+        self.kinds.push(kind.to_string());
+    }
+
+    fn exit(&mut self) {
+        self.names.pop();
+        self.kinds.pop();
+    }
+
+    fn field(&self) -> String {
+        self.names.join(".")
+    }
+
+    /// burn keeps a linear layer's weight as [in, out], a checkpoint as [out, in].
+    fn is_transposed(&self) -> bool {
+        self.names.last().is_some_and(|n| n == "weight") && self.kinds.last().is_some_and(|k| k == "Struct:Linear")
+    }
+
+    fn stored_shape(&self, shape: Shape) -> Vec<usize> {
+        let mut shape = shape.to_vec();
+        if self.is_transposed() {
+            shape.reverse();
+        }
+        shape
+    }
+}
+
+/// Replaces each float parameter by its tensor.
+struct Fill<'l, 'a> {
+    loader: &'l mut Loader<'a>,
+    path: Place,
+    device: &'l Device,
+    error: Option<Error>,
+}
+
+impl ModuleMapper for Fill<'_, '_> {
+    fn enter_module(&mut self, name: &str, kind: &str) {
+        self.path.enter(name, kind);
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.exit();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        if self.error.is_some() {
+            return param;
+        }
+        let shape = self.path.stored_shape(param.lazy_shape());
+        match self.loader.fetch(&self.path.field(), shape) {
+            Ok(None) => param,
+            Err(error) => {
+                self.error = Some(error);
+                param
+            }
+            Ok(Some(data)) => {
+                let tensor = Tensor::<D>::from_data(data, (self.device, DType::F32));
+                let tensor = if self.path.is_transposed() { tensor.transpose() } else { tensor };
+                let id = param.id;
+                param.transform_for_load(tensor, id)
+            }
+        }
+    }
+}
+
+/// Names and shapes under which a module's parameters stand in a checkpoint, in the module's order, without making any. `choose`
+/// picks among alternative names, the usual one first.
+pub fn names_and_shapes<M: Module>(
+    module: &M,
+    table: &Table,
+    root: &str,
+    choose: impl Fn(Vec<String>) -> Option<String>,
+) -> Vec<(String, Vec<usize>)> {
+    struct Collect<'a, F> {
+        table: &'a Table,
+        path: Place,
+        choose: F,
+        found: Vec<(String, Vec<usize>)>,
+    }
+    impl<F: Fn(Vec<String>) -> Option<String>> ModuleVisitor for Collect<'_, F> {
+        fn enter_module(&mut self, name: &str, kind: &str) {
+            self.path.enter(name, kind);
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.path.exit();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let shape = self.path.stored_shape(param.lazy_shape());
+            if let Some(name) = (self.choose)(self.table.candidates(&self.path.field())) {
+                self.found.push((name, shape));
+            }
+        }
+    }
+    let mut collect = Collect { table, path: Place::of(root), choose, found: Vec::new() };
+    module.visit(&mut collect);
+    collect.found
+}

@@ -1,0 +1,179 @@
+//! THE table: which module field holds which tensor of a checkpoint (spec section 0).
+//!
+//! A row maps a field's path to a tensor's name, or a module's path to the prefix of its tensors' names; `*` stands for a number
+//! and is carried over. The first row that fits counts. What a row leaves over is kept, except that burn's `gamma` and `beta` are
+//! `weight` and `bias` in every checkpoint.
+
+/// Names of one checkpoint file.
+pub struct Table {
+    rows: &'static [(&'static str, &'static str)],
+    /// What all names may start with; the first that leads to a tensor counts.
+    prefixes: &'static [&'static str],
+    /// Tensors that hold no weights, or not ours: a prefix each, `*` for a number.
+    ignored: &'static [&'static str],
+}
+
+/// The text model: a Qwen2 decoder.
+pub static TEXT: Table = Table {
+    rows: &[
+        ("embedding", "embed_tokens"),
+        ("layers.*.attention_norm", "layers.*.input_layernorm"),
+        ("layers.*.attention.query", "layers.*.self_attn.q_proj"),
+        ("layers.*.attention.key", "layers.*.self_attn.k_proj"),
+        ("layers.*.attention.value", "layers.*.self_attn.v_proj"),
+        ("layers.*.attention.output", "layers.*.self_attn.o_proj"),
+        ("layers.*.feed_forward_norm", "layers.*.post_attention_layernorm"),
+        ("layers.*.feed_forward.gate", "layers.*.mlp.gate_proj"),
+        ("layers.*.feed_forward.up", "layers.*.mlp.up_proj"),
+        ("layers.*.feed_forward.down", "layers.*.mlp.down_proj"),
+        ("norm", "norm"),
+    ],
+    prefixes: &["model.", ""],
+    ignored: &["lm_head", "visual", "layers.*.self_attn.rotary_emb"],
+};
+
+/// `llm`: the transformer and the residual diffusion.
+pub static TRANSFORMER: Table = Table {
+    rows: &[
+        ("transformer.context_norm", "context_norm"),
+        ("transformer.context_embed", "context_embed"),
+        ("transformer.token_embed", "word_embed"),
+        ("transformer.level_embed.Sinusoid.hidden", "lvl_embed.mlp.0"),
+        ("transformer.level_embed.Sinusoid.output", "lvl_embed.mlp.2"),
+        ("transformer.level_embed.Table", "lvl_embed"),
+        ("transformer.blocks.*.norm", "blocks.*.ln_wo_grad"),
+        ("transformer.blocks.*.modulator.Linear", "blocks.*.ada_lin.1"),
+        ("transformer.blocks.*.modulator.Table.rows", "blocks.*.scale_shift_table"),
+        ("transformer.blocks.*.attention.qkv", "blocks.*.attn.qkv_proj"),
+        ("transformer.blocks.*.attention.query_bias", "blocks.*.attn.q_bias"),
+        ("transformer.blocks.*.attention.value_bias", "blocks.*.attn.v_bias"),
+        ("transformer.blocks.*.attention.log_scale", "blocks.*.attn.scale_mul_1H11"),
+        ("transformer.blocks.*.attention.output", "blocks.*.attn.proj"),
+        ("transformer.blocks.*.feed_forward.gate", "blocks.*.ffn.gate_proj"),
+        ("transformer.blocks.*.feed_forward.up", "blocks.*.ffn.up_proj"),
+        ("transformer.blocks.*.feed_forward.down", "blocks.*.ffn.down_proj"),
+        ("transformer.head.norm", "head_nm.ln_wo_grad"),
+        ("transformer.head.modulator", "head_nm.ada_lin.1"),
+        ("transformer.head.logits", "head"),
+        ("transformer.residual_norm", "decoder_norm"),
+        ("residual.mlp.step_embed.hidden", "diffloss.net.time_embed.mlp.0"),
+        ("residual.mlp.step_embed.output", "diffloss.net.time_embed.mlp.2"),
+        ("residual.mlp.condition_embed", "diffloss.net.cond_embed"),
+        ("residual.mlp.input", "diffloss.net.input_proj"),
+        ("residual.mlp.blocks.*.norm", "diffloss.net.res_blocks.*.in_ln"),
+        ("residual.mlp.blocks.*.modulator", "diffloss.net.res_blocks.*.adaLN_modulation.1"),
+        ("residual.mlp.blocks.*.hidden", "diffloss.net.res_blocks.*.mlp.0"),
+        ("residual.mlp.blocks.*.output", "diffloss.net.res_blocks.*.mlp.2"),
+        ("residual.mlp.final_modulator", "diffloss.net.final_layer.adaLN_modulation.1"),
+        ("residual.mlp.output", "diffloss.net.final_layer.linear"),
+    ],
+    prefixes: &[""],
+    ignored: &["attn_bias_for_masking", "lvl_1L", "blocks.*.attn.zero_k_bias"],
+};
+
+/// `tokenizer`: the visual tokenizer. The autoencoder's fields are named as in the file.
+pub static VISUAL: Table = Table {
+    rows: &[
+        ("codebook.embedding", "quantize.embedding"),
+        // Partly shared, not shared, and one for all scales.
+        ("codebook.phis.*", "quantize.quant_resi.qresi_ls.*"),
+        ("codebook.phis.*", "quantize.quant_resi.*"),
+        ("codebook.phis.*", "quantize.quant_resi.qresi"),
+        ("", ""),
+    ],
+    prefixes: &["vae."],
+    ignored: &["disc", "vae.quantize.ema_vocab_hit_SV", "vae.decoder2", "vae.post_quant_conv2"],
+};
+
+impl Table {
+    /// Names under which a field's tensor may stand in a checkpoint, the usual one first.
+    pub(super) fn candidates(&self, field: &str) -> Vec<String> {
+        let segments: Vec<&str> = if field.is_empty() { vec![] } else { field.split('.').collect() };
+        let mut names = Vec::new();
+        let mut matched = None;
+        for (from, to) in self.rows {
+            // Several rows with one left side are alternatives; any later row is a fallback for other fields.
+            if matched.is_some_and(|m| m != *from) {
+                continue;
+            }
+            if let Some(name) = translate(&segments, from, to) {
+                matched = Some(*from);
+                names.extend(self.prefixes.iter().map(|prefix| format!("{prefix}{name}")));
+            }
+        }
+        names
+    }
+
+    /// Whether a tensor is known to hold nothing for us.
+    pub(super) fn ignores(&self, name: &str) -> bool {
+        let segments: Vec<&str> = name.split('.').collect();
+        let known = |pattern: &&str| capture(&segments, pattern).is_some();
+        if self.ignored.iter().any(|p| known(&p)) {
+            return true;
+        }
+        let under_prefix = |prefix: &&str| {
+            !prefix.is_empty()
+                && name.strip_prefix(*prefix).is_some_and(|rest| {
+                    let segments: Vec<&str> = rest.split('.').collect();
+                    self.ignored.iter().any(|p| capture(&segments, p).is_some())
+                })
+        };
+        self.prefixes.iter().any(|p| under_prefix(&p))
+    }
+}
+
+/// The name for a field under one row, if the row fits.
+fn translate(field: &[&str], from: &str, to: &str) -> Option<String> {
+    let (numbers, rest) = capture(field, from)?;
+    let mut numbers = numbers.into_iter();
+    let target = to.split('.').filter(|s| !s.is_empty()).map(|s| if s == "*" { numbers.next().unwrap_or("*") } else { s });
+    let rest = rest.iter().map(|s| match *s {
+        "gamma" => "weight",
+        "beta" => "bias",
+        other => other,
+    });
+    Some(target.chain(rest).collect::<Vec<_>>().join("."))
+}
+
+/// The numbers at a pattern's stars and what stands behind it, if the pattern is a prefix.
+fn capture<'a, 'b>(segments: &'a [&'b str], pattern: &str) -> Option<(Vec<&'b str>, &'a [&'b str])> {
+    let pattern: Vec<&str> = pattern.split('.').filter(|s| !s.is_empty()).collect();
+    let rest = segments.get(pattern.len()..)?;
+    let mut numbers = Vec::new();
+    for (segment, want) in segments.iter().zip(&pattern) {
+        if *want == "*" && segment.bytes().all(|b| b.is_ascii_digit()) {
+            numbers.push(*segment);
+        } else if segment != want {
+            return None;
+        }
+    }
+    Some((numbers, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_become_published_names() {
+        let one = |table: &Table, field| table.candidates(field)[0].clone();
+        assert_eq!(one(&TRANSFORMER, "transformer.blocks.7.attention.qkv.weight"), "blocks.7.attn.qkv_proj.weight");
+        assert_eq!(one(&TRANSFORMER, "transformer.blocks.0.attention.query_bias"), "blocks.0.attn.q_bias");
+        assert_eq!(one(&TRANSFORMER, "residual.mlp.blocks.2.norm.beta"), "diffloss.net.res_blocks.2.in_ln.bias");
+        assert_eq!(one(&VISUAL, "decoder.up.2.block.0.norm1.gamma"), "vae.decoder.up.2.block.0.norm1.weight");
+        let phi =
+            ["vae.quantize.quant_resi.qresi_ls.3.bias", "vae.quantize.quant_resi.3.bias", "vae.quantize.quant_resi.qresi.bias"];
+        assert_eq!(VISUAL.candidates("codebook.phis.3.bias"), phi);
+        let norm = ["model.layers.1.input_layernorm.weight", "layers.1.input_layernorm.weight"];
+        assert_eq!(TEXT.candidates("layers.1.attention_norm.gamma"), norm);
+        assert!(TRANSFORMER.candidates("transformer.unknown.weight").is_empty());
+    }
+
+    #[test]
+    fn buffers_are_ignored_and_nothing_else() {
+        assert!(TRANSFORMER.ignores("blocks.11.attn.zero_k_bias") && TRANSFORMER.ignores("lvl_1L"));
+        assert!(!TRANSFORMER.ignores("blocks.11.attn.q_bias") && !TRANSFORMER.ignores("lvl_embed.weight"));
+        assert!(VISUAL.ignores("disc.layer.weight") && !VISUAL.ignores("vae.decoder.conv_in.bias"));
+        assert!(TEXT.ignores("lm_head.weight") && TEXT.ignores("visual.blocks.0.weight") && TEXT.ignores("model.visual.x"));
+    }
+}

@@ -1,0 +1,228 @@
+//! Recorded numbers of the published implementation, and how ours are held against them. See fixtures/README.md.
+
+use std::path::PathBuf;
+
+use burn::prelude::*;
+use burn::tensor::DType;
+use hart_core::stages::{Context, Draws, Place, Sampling, Scale, plan};
+use hart_core::{Hart, OpenOptions, WeightSet};
+use safetensors::{Dtype, SafeTensors};
+use serde_json::Value;
+
+/// One folder of recorded numbers.
+pub struct Goldens {
+    pub folder: PathBuf,
+    pub meta: Value,
+    bytes: Vec<u8>,
+}
+
+/// One recorded sampling run.
+pub struct Run {
+    pub name: String,
+    pub guidance: f64,
+    pub soft: bool,
+    pub top_p: f64,
+    pub weights: WeightSet,
+}
+
+impl Goldens {
+    /// The folder that `HART_GOLDENS` names, or the fixture.
+    pub fn open() -> Self {
+        let fixture = || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tiny-a"));
+        let folder = std::env::var_os("HART_GOLDENS").map_or_else(fixture, PathBuf::from);
+        let read = |name: &str| std::fs::read(folder.join(name)).unwrap_or_else(|e| panic!("{}: {e}", folder.join(name).display()));
+        let meta = serde_json::from_slice(&read("goldens.json")).unwrap();
+        let bytes = read("goldens.safetensors");
+        Self { meta, bytes, folder }
+    }
+
+    pub fn hart(&self, weights: WeightSet) -> Hart {
+        Hart::open(&self.folder, OpenOptions::new().weight_set(weights)).unwrap()
+    }
+
+    /// The model with the weights that the training numbers were recorded with.
+    pub fn plain(&self) -> Hart {
+        self.hart(WeightSet::Plain)
+    }
+
+    pub fn runs(&self) -> Vec<Run> {
+        let runs = self.meta["sampling"].as_object().unwrap();
+        let run = |(name, settings): (&String, &Value)| Run {
+            name: name.clone(),
+            guidance: settings["cfg"].as_f64().unwrap(),
+            soft: settings["more_smooth"].as_bool().unwrap(),
+            top_p: settings["top_p"].as_f64().unwrap_or(0.0),
+            weights: if settings["weights"].as_str().unwrap().starts_with("ema") { WeightSet::Ema } else { WeightSet::Plain },
+        };
+        runs.iter().map(run).collect()
+    }
+
+    pub fn prompts(&self) -> Vec<String> {
+        let prompts = self.meta["prompts"].as_array().unwrap();
+        prompts.iter().map(|p| p.as_str().unwrap().to_string()).collect()
+    }
+
+    pub fn system_prompt(&self) -> String {
+        self.meta["system_prompt"].as_str().unwrap().to_string()
+    }
+
+    fn raw(&self, name: &str) -> (Dtype, Vec<usize>, Vec<u8>) {
+        let file = SafeTensors::deserialize(&self.bytes).unwrap();
+        let tensor = file.tensor(name).unwrap_or_else(|e| panic!("{name}: {e}"));
+        (tensor.dtype(), tensor.shape().to_vec(), tensor.data().to_vec())
+    }
+
+    pub fn shape(&self, name: &str) -> Vec<usize> {
+        self.raw(name).1
+    }
+
+    pub fn floats(&self, name: &str) -> Vec<f32> {
+        let (dtype, _, data) = self.raw(name);
+        assert_eq!(dtype, Dtype::F32, "{name}");
+        data.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+    }
+
+    pub fn doubles(&self, name: &str) -> Vec<f64> {
+        let (dtype, _, data) = self.raw(name);
+        assert_eq!(dtype, Dtype::F64, "{name}");
+        data.chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().unwrap())).collect()
+    }
+
+    pub fn integers(&self, name: &str) -> Vec<i64> {
+        let (dtype, _, data) = self.raw(name);
+        match dtype {
+            Dtype::I64 => data.chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap())).collect(),
+            Dtype::U8 => data.into_iter().map(i64::from).collect(),
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+
+    /// Recorded rows of codes `[B][L]`.
+    pub fn codes(&self, name: &str) -> Vec<Vec<u32>> {
+        let length = self.shape(name)[1];
+        let codes: Vec<u32> = self.integers(name).into_iter().map(|i| i as u32).collect();
+        codes.chunks(length).map(<[u32]>::to_vec).collect()
+    }
+
+    pub fn tensor<const D: usize>(&self, name: &str, device: &Device) -> Tensor<D> {
+        let shape: [usize; D] = self.shape(name).try_into().unwrap();
+        Tensor::from_data(TensorData::new(self.floats(name), shape), (device, DType::F32))
+    }
+
+    /// The context that sampling and training were recorded with.
+    pub fn context(&self, device: &Device) -> Context {
+        let length = self.shape("text.mask")[1];
+        let rows = |name| self.integers(name).chunks(length).map(<[i64]>::to_vec).collect::<Vec<_>>();
+        Context {
+            hidden: self.tensor("text.system.context_tensor", device),
+            mask: rows("text.mask").into_iter().map(|row| row.into_iter().map(|m| m != 0).collect()).collect(),
+            positions: rows("text.position_ids"),
+        }
+    }
+
+    /// The largest difference from a recorded tensor, in its standard deviations, is within `tolerance`.
+    pub fn check(&self, name: &str, got: &[f32], tolerance: f64) {
+        let want = self.floats(name);
+        check_close(name, got, &want, tolerance);
+    }
+
+    pub fn check_tensor<const D: usize>(&self, name: &str, got: Tensor<D>, tolerance: f64) {
+        assert_eq!(self.shape(name), got.dims(), "{name}");
+        self.check(name, &values(got), tolerance);
+    }
+}
+
+impl Run {
+    pub fn tensor_name(&self, name: &str) -> String {
+        format!("sample.{}.{name}", self.name)
+    }
+
+    pub fn sampling(&self, hart: &Hart) -> Sampling {
+        Sampling {
+            guidance: self.guidance,
+            soft: self.soft,
+            top_k: None,
+            top_p: self.top_p,
+            steps: hart.config().residual.steps.clone(),
+        }
+    }
+
+    /// Soft sampling amplifies rounding at low temperatures.
+    pub fn end_tolerance(&self) -> f64 {
+        if self.soft { 2e-3 } else { 2e-4 }
+    }
+}
+
+pub fn check_close(name: &str, got: &[f32], want: &[f32], tolerance: f64) {
+    assert_eq!(got.len(), want.len(), "{name}: number of values");
+    let wide = |v: &f32| f64::from(*v);
+    let mean = want.iter().map(wide).sum::<f64>() / want.len() as f64;
+    let variance = want.iter().map(|v| (wide(v) - mean).powi(2)).sum::<f64>() / (want.len().max(2) - 1) as f64;
+    let largest = got.iter().zip(want).map(|(g, w)| (wide(g) - wide(w)).abs()).fold(0.0, f64::max);
+    let error = if want.len() > 1 { largest / variance.sqrt() } else { largest / wide(&want[0]).abs() };
+    println!("{name}: {error:.1e} (at most {tolerance:.0e})");
+    assert!(error <= tolerance, "{name}: differs by {error:.2e} standard deviations, at most {tolerance:.0e}");
+}
+
+pub fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.into_data().try_into_vec().unwrap()
+}
+
+pub fn scales(hart: &Hart) -> Vec<Scale> {
+    plan(&hart.config().transformer)
+}
+
+/// Recorded draws, given out through the interface of the real ones.
+pub struct Replay {
+    indices: Vec<Vec<u32>>,
+    gumbel: Vec<f32>,
+    initial_noise: Vec<f32>,
+    step_noise: Vec<f32>,
+    /// First token of each scale.
+    starts: Vec<usize>,
+    tokens: usize,
+    last_tokens: usize,
+    noise_rows: usize,
+}
+
+impl Replay {
+    pub fn new(goldens: &Goldens, run: &Run, scales: &[Scale]) -> Self {
+        let name = |n| run.tensor_name(n);
+        let start = |sum: &mut usize, scale: &Scale| {
+            let start = *sum;
+            *sum += scale.tokens();
+            Some(start)
+        };
+        Self {
+            indices: goldens.codes(&name("indices")),
+            gumbel: if run.soft { goldens.floats(&name("gumbel")) } else { vec![] },
+            initial_noise: goldens.floats(&name("diffusion_init_noise")),
+            step_noise: goldens.floats(&name("diffusion_step_noise")),
+            starts: scales.iter().scan(0, start).collect(),
+            tokens: scales.iter().map(Scale::tokens).sum(),
+            last_tokens: scales.last().unwrap().tokens(),
+            noise_rows: goldens.shape(&name("diffusion_step_noise"))[1],
+        }
+    }
+}
+
+impl Draws for Replay {
+    fn code(&self, place: Place, _: &[f32]) -> usize {
+        self.indices[place.image][self.starts[place.scale] + place.position] as usize
+    }
+
+    fn gumbel(&self, place: Place, out: &mut [f32]) {
+        let token = place.image * self.tokens + self.starts[place.scale] + place.position;
+        out.copy_from_slice(&self.gumbel[token * out.len()..][..out.len()]);
+    }
+
+    fn initial_noise(&self, place: Place, out: &mut [f32]) {
+        let row = place.image * self.last_tokens + place.position;
+        out.copy_from_slice(&self.initial_noise[row * out.len()..][..out.len()]);
+    }
+
+    fn step_noise(&self, place: Place, step: usize, out: &mut [f32]) {
+        let row = step * self.noise_rows + place.image * self.last_tokens + place.position;
+        out.copy_from_slice(&self.step_noise[row * out.len()..][..out.len()]);
+    }
+}
