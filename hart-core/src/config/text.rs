@@ -30,8 +30,24 @@ pub struct TextConfig {
 
 impl TextConfig {
     /// Reads and checks `config.json` in the text model's folder.
+    ///
+    /// # Errors
+    ///
+    /// The file can't be read, or as [`Self::parse`].
     pub fn read(path: &Path) -> Result<Self> {
-        let outer = Fields::read(path)?;
+        Self::of(Fields::read(path)?)
+    }
+
+    /// Checks the text of a `config.json`; `path` is for messages.
+    ///
+    /// # Errors
+    ///
+    /// It is no JSON object, or [`Error::Config`](crate::Error::Config) naming the first value that won't do.
+    pub fn parse(path: &Path, text: &[u8]) -> Result<Self> {
+        Self::of(Fields::parse(path, text)?)
+    }
+
+    fn of(outer: Fields) -> Result<Self> {
         // Newer exports of the vision-language model keep the decoder's values one level down.
         let fields = outer.object("text_config").unwrap_or(outer);
         fields.one_of("model_type", "qwen2", &["qwen2", "qwen2_vl", "qwen2_vl_text"], "the text encoder is a Qwen2 decoder")?;

@@ -91,8 +91,24 @@ impl TransformerConfig {
     }
 
     /// Reads and checks `llm/config.json`. Defaults are those of the published configuration class.
+    ///
+    /// # Errors
+    ///
+    /// The file can't be read, or as [`Self::parse`].
     pub fn read(path: &Path) -> Result<(Self, ResidualConfig)> {
-        let fields = Fields::read(path)?;
+        Self::of(Fields::read(path)?)
+    }
+
+    /// Checks the text of a `config.json`; `path` is for messages.
+    ///
+    /// # Errors
+    ///
+    /// It is no JSON object, or [`Error::Config`](crate::Error::Config) naming the first value that won't do.
+    pub fn parse(path: &Path, text: &[u8]) -> Result<(Self, ResidualConfig)> {
+        Self::of(Fields::parse(path, text)?)
+    }
+
+    fn of(fields: Fields) -> Result<(Self, ResidualConfig)> {
         fields.one_of("model_type", "hart_transformer_t2i", &["hart_transformer_t2i"], "a text-to-image HART")?;
         let unsupported = "the GPT-2 variant has no published text-to-image weights";
         fields.one_of("attn_type", "gpt2", &["llama"], unsupported)?;

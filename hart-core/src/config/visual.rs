@@ -38,8 +38,24 @@ impl VisualConfig {
     }
 
     /// Reads and checks `tokenizer/config.json`. Defaults are those of the published configuration class.
+    ///
+    /// # Errors
+    ///
+    /// The file can't be read, or as [`Self::parse`].
     pub fn read(path: &Path) -> Result<Self> {
-        let fields = Fields::read(path)?;
+        Self::of(Fields::read(path)?)
+    }
+
+    /// Checks the text of a `config.json`; `path` is for messages.
+    ///
+    /// # Errors
+    ///
+    /// It is no JSON object, or [`Error::Config`](crate::Error::Config) naming the first value that won't do.
+    pub fn parse(path: &Path, text: &[u8]) -> Result<Self> {
+        Self::of(Fields::parse(path, text)?)
+    }
+
+    fn of(fields: Fields) -> Result<Self> {
         let kinds = ["hart_autoencoder_with_disc", "hart_autoencoder"];
         fields.one_of("model_type", kinds[0], &kinds, "HART's visual tokenizer")?;
         fields.one_of("quantizer_type", "var", &["var_hybrid", "var"], "the quantizers of the published code")?;

@@ -51,21 +51,31 @@ impl TextTokenizer {
     /// A file is missing or damaged, the pad token is unknown, or an id reaches beyond the model's `vocab_size`.
     pub fn open(folder: &Path, vocab_size: usize) -> Result<Self> {
         let path = folder.join("tokenizer.json");
-        let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
-        let bpe = parse(&path, &bytes)?;
+        let bpe = std::fs::read(&path).map_err(Error::io(&path))?;
         let settings = Fields::read(&folder.join("tokenizer_config.json"))?;
+        let special = Fields::read(&folder.join("special_tokens_map.json")).ok();
+        Self::of(&path, &bpe, &settings, special.as_ref(), vocab_size)
+    }
+
+    /// As [`Self::open`], from the texts of `tokenizer.json` and `tokenizer_config.json`; `folder` is for messages.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::open`].
+    pub fn parse(folder: &Path, bpe: &[u8], settings: &[u8], vocab_size: usize) -> Result<Self> {
+        let settings = Fields::parse(&folder.join("tokenizer_config.json"), settings)?;
+        Self::of(&folder.join("tokenizer.json"), bpe, &settings, None, vocab_size)
+    }
+
+    fn of(path: &Path, bpe: &[u8], settings: &Fields, special: Option<&Fields>, vocab_size: usize) -> Result<Self> {
+        let bpe = parse(path, bpe)?;
         let padding_side = match settings.text_or("padding_side", "right")? {
             "left" => PaddingSide::Left,
             "right" => PaddingSide::Right,
             _ => return Err(settings.wrong("padding_side", "\"left\" or \"right\"")),
         };
-        let name = match token_name(&settings, "pad_token") {
-            Some(name) => name,
-            None => Fields::read(&folder.join("special_tokens_map.json"))
-                .ok()
-                .and_then(|map| token_name(&map, "pad_token"))
-                .ok_or_else(|| settings.wrong("pad_token", "the text of the padding token"))?,
-        };
+        let name = token_name(settings, "pad_token").or_else(|| token_name(special?, "pad_token"));
+        let name = name.ok_or_else(|| settings.wrong("pad_token", "the text of the padding token"))?;
         let Some(pad) = bpe.token_to_id(&name) else {
             return Err(settings.wrong("pad_token", "a token that tokenizer.json knows"));
         };
@@ -74,7 +84,7 @@ impl TextTokenizer {
             let problem = format!(
                 "has token id {highest}, but the text model's vocab_size is {vocab_size}: take tokenizer.json and config.json from the same model"
             );
-            return Err(Error::checkpoint(&path, problem));
+            return Err(Error::checkpoint(path, problem));
         }
         Ok(Self { bpe, pad, padding_side })
     }
