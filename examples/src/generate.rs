@@ -1,2 +1,216 @@
-//! x
-fn main() {}
+//! Prompt to PNG: `cargo run --release -- "a red heart on a yellow background"`.
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::{ArgAction, Parser};
+use hart_core::{CancelToken, DeviceKind, Generation, Hart, Image, OpenOptions, Request, Respacing, SystemPrompt, WeightSet};
+use hart_examples::bars::Bars;
+use hart_examples::output;
+use serde_json::json;
+
+/// The model that is shipped with the examples.
+const SHIPPED_MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/starter");
+/// Exit code of a run stopped by Ctrl-C, as shells have it.
+const INTERRUPTED: u8 = 130;
+
+/// Makes pictures from prompts.
+#[derive(Parser, Debug)]
+#[command(name = "generate", version, about = "Makes pictures from prompts with HART", max_term_width = 110)]
+struct Arguments {
+    /// What to draw; several prompts make several pictures
+    #[arg(required = true, value_name = "PROMPT")]
+    prompts: Vec<String>,
+    /// Folder of the model, which holds llm and tokenizer
+    #[arg(short, long, value_name = "FOLDER", default_value = SHIPPED_MODEL, hide_default_value = true)]
+    model: PathBuf,
+    /// Folder of the text model, if it isn't in or beside the model's
+    #[arg(long, value_name = "FOLDER")]
+    text_model: Option<PathBuf>,
+    /// Which weights: EMA if there are some, else plain
+    #[arg(long, value_name = "auto|ema|plain", default_value = "auto", value_parser = weight_set)]
+    weights: WeightSet,
+    /// PNG file; {n} stands for a picture's number
+    #[arg(short, long, value_name = "FILE", default_value = "out.png")]
+    out: PathBuf,
+    /// Also writes all pictures side by side into this PNG file
+    #[arg(long, value_name = "FILE")]
+    grid: Option<PathBuf>,
+    /// Pictures of each prompt; their seeds count up
+    #[arg(short = 'n', long, value_name = "COUNT", default_value_t = 1)]
+    count: usize,
+    /// Seed of the first picture
+    #[arg(short, long, default_value_t = 0)]
+    seed: u64,
+    /// Strength of guidance; 0 is none [default: 4.5, with the shipped model 1]
+    #[arg(short, long, allow_negative_numbers = true)]
+    guidance: Option<f64>,
+    /// Mixes codes instead of drawing one [default: true, with the shipped model false]
+    #[arg(long, value_name = "true|false", action = ArgAction::Set)]
+    soft: Option<bool>,
+    /// Codes kept in drawing a token [default: the model's, 600 then 300]
+    #[arg(long)]
+    top_k: Option<usize>,
+    /// Keeps the likeliest codes of this probability together; 0 keeps all [default: 0, with the shipped model 0.5]
+    #[arg(long, allow_negative_numbers = true)]
+    top_p: Option<f64>,
+    /// Steps of the residual diffusion, such as 8, 10,5 or ddim25 [default: the model's]
+    #[arg(long)]
+    steps: Option<Respacing>,
+    /// System prompt; "" for none [default: the model's llm/system_prompt.txt, if there is one]
+    #[arg(long, value_name = "TEXT")]
+    system_prompt: Option<String>,
+    /// Where to compute
+    #[arg(long, value_name = "auto|cpu", default_value = "auto")]
+    device: DeviceKind,
+    /// Threads of the CPU [default: all]
+    #[arg(long, value_name = "COUNT")]
+    threads: Option<usize>,
+    /// Prints the time of each stage
+    #[arg(long)]
+    timings: bool,
+    /// Prints one JSON object as the last line: files, seeds, milliseconds
+    #[arg(long)]
+    json: bool,
+    /// Shows no progress
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+fn weight_set(name: &str) -> Result<WeightSet, String> {
+    match name {
+        "auto" => Ok(WeightSet::PreferEma),
+        "ema" => Ok(WeightSet::Ema),
+        "plain" => Ok(WeightSet::Plain),
+        _ => Err("expected auto, ema or plain".into()),
+    }
+}
+
+impl Arguments {
+    fn request(&self, cancel: CancelToken) -> Request {
+        // The shipped model is small and draws best when it is held to its likeliest codes.
+        let shipped = self.model == Path::new(SHIPPED_MODEL);
+        let (guidance, soft, top_p) = if shipped { (1.0, false, 0.5) } else { (4.5, true, 0.0) };
+        let mut request = Request::batch(self.prompts.clone())
+            .images_per_prompt(self.count)
+            .seed(self.seed)
+            .guidance(self.guidance.unwrap_or(guidance))
+            .soft_sampling(self.soft.unwrap_or(soft))
+            .top_p(self.top_p.unwrap_or(top_p))
+            .cancel_token(cancel);
+        if let Some(top_k) = self.top_k {
+            request = request.top_k(top_k);
+        }
+        if let Some(steps) = &self.steps {
+            request = request.steps(steps.clone());
+        }
+        match self.system_prompt.as_deref() {
+            None => request,
+            Some("") => request.system_prompt(SystemPrompt::Off),
+            Some(text) => request.system_prompt(SystemPrompt::Text(text.into())),
+        }
+    }
+
+    fn options(&self) -> OpenOptions {
+        let options = OpenOptions::new().device(self.device).weight_set(self.weights);
+        match &self.text_model {
+            Some(folder) => options.text_model(folder),
+            None => options,
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(&arguments) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
+    let cancel = CancelToken::new();
+    let request = arguments.request(cancel.clone());
+    request.validate()?;
+    output::check_folder(&arguments.out)?;
+    if let Some(grid) = &arguments.grid {
+        output::check_folder(grid).map_err(|e| e.replacen("--out", "--grid", 1))?;
+    }
+    if let Some(threads) = arguments.threads {
+        rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
+    }
+    // The second Ctrl-C ends the program at once.
+    ctrlc::set_handler(move || if cancel.is_cancelled() { std::process::exit(INTERRUPTED.into()) } else { cancel.cancel() })?;
+
+    let opening = Instant::now();
+    let hart = Hart::open(&arguments.model, arguments.options())?;
+    let opened = opening.elapsed();
+    let mut bars = Bars::new(request.total_images(), arguments.quiet);
+    let made = hart.generate(&request, &mut bars);
+    drop(bars);
+    match made {
+        Ok(made) => {
+            report(arguments, &made, opened)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(hart_core::Error::Cancelled { completed }) => {
+            let files = save(arguments, &completed, request.total_images())?;
+            eprintln!("cancelled; {} of {} pictures were finished{}", files.len(), request.total_images(), list(&files));
+            Ok(ExitCode::from(INTERRUPTED))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn report(arguments: &Arguments, made: &Generation, opened: std::time::Duration) -> Result<(), Box<dyn Error>> {
+    for truncation in &made.truncated {
+        eprintln!(
+            "warning: prompt {} has {} tokens, the model reads {}; not read: \"{}\"",
+            truncation.prompt + 1,
+            truncation.tokens,
+            truncation.kept,
+            truncation.cut
+        );
+    }
+    let files = save(arguments, &made.images, made.images.len())?;
+    if let Some(path) = &arguments.grid {
+        let columns = (made.images.len() as f64).sqrt().ceil() as usize;
+        Image::grid(&made.images, columns)?.save_png(path)?;
+    }
+    if !arguments.quiet {
+        eprintln!("{:.2} s{}", made.timings.total.as_secs_f64(), list(&files));
+    }
+    if arguments.timings {
+        print!("open         {:9.1} ms\n{}", opened.as_secs_f64() * 1e3, output::timing_table(&made.timings));
+    }
+    if arguments.json {
+        let seeds: Vec<_> = made.images.iter().map(|i| i.provenance.as_ref().map(|p| p.seed)).collect();
+        let line = json!({
+            "files": files,
+            "seeds": seeds,
+            "grid": arguments.grid,
+            "open_ms": (opened.as_secs_f64() * 1e5).round() / 100.0,
+            "milliseconds": output::milliseconds(&made.timings),
+        });
+        println!("{line}");
+    }
+    Ok(())
+}
+
+fn save(arguments: &Arguments, images: &[Image], count: usize) -> Result<Vec<PathBuf>, hart_core::Error> {
+    let save = |(index, image): (usize, &Image)| {
+        let path = output::numbered(&arguments.out, index, count);
+        image.save_png(&path)?;
+        Ok(path)
+    };
+    images.iter().enumerate().map(save).collect()
+}
+
+fn list(files: &[PathBuf]) -> String {
+    files.iter().map(|f| format!(" -> {}", f.display())).collect()
+}

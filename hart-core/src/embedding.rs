@@ -27,11 +27,11 @@ impl StepEmbedding {
 
     /// # Shapes
     ///
-    /// - output: `[numbers, width]`
-    pub(crate) fn forward(&self, numbers: &[f32]) -> Tensor<2> {
+    /// - output: `[1, numbers, width]`
+    pub(crate) fn forward(&self, numbers: &[f32]) -> Tensor<3> {
         let device = self.hidden.weight.lazy_device();
         let values = numbers.iter().flat_map(|&n| sinusoid(n)).collect();
-        let x = kernels::tensor(values, [numbers.len(), SINUSOID], &device);
+        let x = kernels::tensor(values, [1, numbers.len(), SINUSOID], &device);
         kernels::linear(activation::silu(kernels::linear(x, &self.hidden)), &self.output)
     }
 }

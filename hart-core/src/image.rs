@@ -72,6 +72,11 @@ impl Image {
         (0..3).flat_map(plane).collect()
     }
 
+    pub(crate) fn with_provenance(mut self, provenance: Provenance) -> Self {
+        self.provenance = Some(provenance);
+        self
+    }
+
     /// Pixels in a row.
     pub fn width(&self) -> usize {
         self.width

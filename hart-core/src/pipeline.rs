@@ -1,6 +1,5 @@
 //! Prompt to picture: the staircase.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::prelude::Device;
@@ -15,7 +14,7 @@ use crate::residual::{Noise, ResidualDiffusion, Respacing};
 use crate::rng::{Draws, Seeded};
 use crate::sampling::{self, CodebookRows, Rule, Soft};
 use crate::scales::{self, Scale};
-use crate::text::{Context, TextEncoder, Truncation};
+use crate::text::{Context, TextEncoder, Tokens, Truncation};
 use crate::transformer::{State, Transformer};
 use crate::visual::{Latent, VisualTokenizer};
 use crate::weights::{Checkpoint, Loader, Report, TRANSFORMER, WeightSet};
@@ -52,7 +51,7 @@ pub struct Generation {
     pub truncated: Vec<Truncation>,
 }
 
-/// How one pass is sampled.
+/// How a picture is sampled.
 #[derive(Clone, Debug)]
 pub struct Sampling {
     /// Strength of classifier-free guidance.
@@ -72,13 +71,6 @@ impl Sampling {
     pub fn rule(&self, scale: &Scale) -> Rule {
         Rule { top_k: self.top_k.unwrap_or(scale.top_k()), top_p: self.top_p, soft: self.soft.then(|| Soft::of(scale)) }
     }
-}
-
-/// One picture to make.
-#[derive(Clone, Copy)]
-struct Job {
-    prompt: usize,
-    seed: u64,
 }
 
 impl Hart {
@@ -155,61 +147,37 @@ impl Hart {
     /// [`Error::Request`] before any work; [`Error::Cancelled`] with the pictures that were finished; [`Error::Overflow`].
     pub fn generate(&self, request: &Request, observer: &mut dyn Observer) -> Result<Generation> {
         request.validate()?;
-        let sampling = self.sampling(request);
-        let system_prompt = match &request.system_prompt {
-            SystemPrompt::Checkpoint => self.system_prompt.as_deref(),
-            SystemPrompt::Off => None,
-            SystemPrompt::Text(text) => Some(text.as_str()).filter(|t| !t.is_empty()),
-        };
-        let jobs = jobs(request);
-        let mut progress = Progress::new(observer, request.cancel.as_ref(), self.work(request, &sampling));
+        let system_prompt = self.system_prompt(request);
         let tokens = self.text.tokenizer().tokenize(&request.prompts, system_prompt, self.config.transformer.context_tokens)?;
-        let mut contexts: BTreeMap<usize, Context> = BTreeMap::new();
-        let mut images = Vec::with_capacity(jobs.len());
-        for pass in jobs.chunks(request.images_per_pass.unwrap_or(1)) {
-            let made = self.pass(pass, &sampling, &mut progress, |prompt, progress| {
-                contexts.retain(|&known, _| known >= pass[0].prompt);
-                match contexts.get(&prompt) {
-                    Some(context) => Ok(context.clone()),
-                    None => {
-                        let context = self.text.encode(&tokens.row(prompt), progress)?;
-                        contexts.insert(prompt, context.clone());
-                        Ok(context)
-                    }
-                }
-            });
-            match made {
-                Err(Error::Cancelled { .. }) => return Err(Error::Cancelled { completed: images }),
-                made => images.extend(made?),
+        let mut progress = Progress::new(observer, request.cancel.as_ref(), self.work(request));
+        let mut images = Vec::with_capacity(request.total_images());
+        match self.make_all(request, &tokens, &mut images, &mut progress) {
+            Err(Error::Cancelled { .. }) if images.len() < request.total_images() => Err(Error::Cancelled { completed: images }),
+            // Cancelling after the last picture changes nothing any more.
+            Ok(()) | Err(Error::Cancelled { .. }) => {
+                Ok(Generation { images, timings: progress.timings(), truncated: tokens.truncated })
             }
-            for (image, job) in images.iter_mut().zip(&jobs).filter(|(image, _)| image.provenance.is_none()) {
-                image.provenance = Some(self.provenance(request, &sampling, job));
-            }
-            let step = Step::Images { finished: images.len(), total: jobs.len() };
-            if let Err(error) = progress.done(step, 0.0) {
-                // Cancelling after the last picture changes nothing any more.
-                if images.len() < jobs.len() {
-                    return Err(if error.is_cancelled() { Error::Cancelled { completed: images } } else { error });
-                }
-            }
+            Err(error) => Err(error),
         }
-        Ok(Generation { images, timings: progress.timings(), truncated: tokens.truncated })
     }
 
-    /// The pictures of one pass.
-    fn pass(
-        &self,
-        jobs: &[Job],
-        sampling: &Sampling,
-        progress: &mut Progress<'_>,
-        mut context_of: impl FnMut(usize, &mut Progress<'_>) -> Result<Context>,
-    ) -> Result<Vec<Image>> {
-        progress.enter(Stage::Text);
-        let contexts = jobs.iter().map(|job| context_of(job.prompt, progress)).collect::<Result<Vec<_>>>()?;
-        let draws = Seeded::new(jobs.iter().map(|job| job.seed).collect());
-        let latent = self.sample(Context::concat(contexts), sampling, &draws, progress)?;
-        progress.enter(Stage::Decode);
-        self.visual.decode_images(&latent, progress)
+    /// Every picture of the request, one by one: made alone, a picture is the same to the last bit whatever else is asked for.
+    fn make_all(&self, request: &Request, tokens: &Tokens, images: &mut Vec<Image>, progress: &mut Progress<'_>) -> Result<()> {
+        let sampling = self.sampling(request);
+        for (prompt, text) in request.prompts.iter().enumerate() {
+            progress.enter(Stage::Text);
+            let context = self.text.encode(&tokens.row(prompt), progress)?;
+            for index in 0..request.images_per_prompt {
+                let seed = request.seed.wrapping_add(index as u64);
+                let latent = self.sample(context.clone(), &sampling, &Seeded::new(vec![seed]), progress)?;
+                progress.enter(Stage::Decode);
+                let provenance = Provenance { prompt: text.clone(), seed, settings: self.settings(request, &sampling) };
+                let made = self.visual.decode_images(&latent, progress)?;
+                images.extend(made.into_iter().map(|image| image.with_provenance(provenance.clone())));
+                progress.done(Step::Images { finished: images.len(), total: request.total_images() }, 0.0)?;
+            }
+        }
+        Ok(())
     }
 
     /// Context to latent: all scales, and the residual diffusion of the last one. One row of context makes one picture.
@@ -260,23 +228,33 @@ impl Hart {
         }
     }
 
-    fn provenance(&self, request: &Request, sampling: &Sampling, job: &Job) -> Provenance {
-        let top_k = sampling.top_k.map_or_else(|| "model".to_string(), |k| k.to_string());
-        let system = match &request.system_prompt {
-            SystemPrompt::Checkpoint if self.system_prompt.is_none() => "none",
-            SystemPrompt::Checkpoint => "checkpoint",
-            SystemPrompt::Off => "none",
-            SystemPrompt::Text(_) => "custom",
+    /// The system prompt of a request.
+    fn system_prompt<'a>(&'a self, request: &'a Request) -> Option<&'a str> {
+        let text = match &request.system_prompt {
+            SystemPrompt::Checkpoint => self.system_prompt.as_deref(),
+            SystemPrompt::Off => None,
+            SystemPrompt::Text(text) => Some(text.as_str()),
         };
-        let settings = format!(
+        text.filter(|t| !t.is_empty())
+    }
+
+    /// The settings as they are written into a picture's file.
+    fn settings(&self, request: &Request, sampling: &Sampling) -> String {
+        let top_k = sampling.top_k.map_or_else(|| "model".to_string(), |k| k.to_string());
+        let system = match (self.system_prompt(request), &request.system_prompt) {
+            (None, _) => "none",
+            (Some(_), SystemPrompt::Text(_)) => "custom",
+            (Some(_), _) => "checkpoint",
+        };
+        format!(
             "guidance {}, soft sampling {}, top-k {top_k}, top-p {}, steps {}, system prompt {system}",
             sampling.guidance, sampling.soft, sampling.top_p, sampling.steps
-        );
-        Provenance { prompt: request.prompts[job.prompt].clone(), seed: job.seed, settings }
+        )
     }
 
     /// Estimated multiply-adds of a request.
-    fn work(&self, request: &Request, sampling: &Sampling) -> f64 {
+    fn work(&self, request: &Request) -> f64 {
+        let sampling = self.sampling(request);
         let context = self.config.transformer.context_tokens;
         let image_tokens: usize = self.scales[1..].iter().map(Scale::tokens).sum();
         let last = self.config.transformer.last_side();
@@ -299,10 +277,4 @@ fn transformer_weights(folder: &Path, options: &OpenOptions) -> Result<Checkpoin
             )
         }),
     }
-}
-
-/// Picture `i` of a prompt has the seed `seed + i`, whatever else is in the request.
-fn jobs(request: &Request) -> Vec<Job> {
-    let of_prompt = |prompt| (0..request.images_per_prompt).map(move |i| Job { prompt, seed: request.seed.wrapping_add(i as u64) });
-    (0..request.prompts.len()).flat_map(of_prompt).collect()
 }

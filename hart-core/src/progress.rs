@@ -83,7 +83,7 @@ pub enum Step {
         /// How many there are.
         blocks: usize,
     },
-    /// Pictures of one pass are finished.
+    /// A picture is finished.
     Images {
         /// How many pictures of the request are finished.
         finished: usize,

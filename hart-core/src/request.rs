@@ -35,7 +35,6 @@ pub enum SystemPrompt {
 pub struct Request {
     pub(crate) prompts: Vec<String>,
     pub(crate) images_per_prompt: usize,
-    pub(crate) images_per_pass: Option<usize>,
     pub(crate) seed: u64,
     pub(crate) guidance: f64,
     pub(crate) soft: bool,
@@ -57,7 +56,6 @@ impl Request {
         Self {
             prompts: prompts.into_iter().map(Into::into).collect(),
             images_per_prompt: 1,
-            images_per_pass: None,
             seed: 0,
             guidance: 4.5,
             soft: true,
@@ -72,12 +70,6 @@ impl Request {
     /// How many pictures of each prompt; default 1. Picture `i` of a prompt has the seed `seed + i`.
     pub fn images_per_prompt(mut self, count: usize) -> Self {
         self.images_per_prompt = count;
-        self
-    }
-
-    /// How many pictures go through the model at once; default 1. More need more memory and pay on devices with many cores.
-    pub fn images_per_pass(mut self, count: usize) -> Self {
-        self.images_per_pass = Some(count);
         self
     }
 
@@ -158,7 +150,6 @@ impl Request {
         check(self.images_per_prompt >= 1, "images per prompt", "0: ask for at least one".into())?;
         let total = self.total_images();
         check(total <= MAX_IMAGES, "images", format!("{total} in all, at most {MAX_IMAGES} in one request: split it"))?;
-        check(self.images_per_pass != Some(0), "images per pass", "0: at least one goes through the model at once".into())?;
         check(
             self.guidance.is_finite() && self.guidance.abs() <= MAX_GUIDANCE,
             "guidance",
@@ -187,7 +178,6 @@ mod tests {
         assert!(problem(Request::new("a").images_per_prompt(0)).contains("at least one"));
         assert!(problem(Request::new("a").images_per_prompt(usize::MAX)).contains("at most 1024"));
         assert!(problem(Request::batch(["a", "b"]).images_per_prompt(usize::MAX)).contains("at most 1024"));
-        assert!(problem(Request::new("a").images_per_pass(0)).contains("at once"));
         for guidance in [f64::NAN, f64::INFINITY, -1e300, 101.0] {
             assert!(problem(Request::new("a").guidance(guidance)).contains("guidance"));
         }

@@ -7,7 +7,7 @@
 /// One draw's address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// Which picture of the pass, from 0.
+    /// Which row of the batch, from 0.
     pub image: usize,
     /// Which scale, from 0.
     pub scale: usize,
@@ -38,14 +38,14 @@ enum Purpose {
     StepNoise = 256,
 }
 
-/// The generator behind every real run: one seed a picture of the pass.
+/// The generator behind every real run: one seed a row of the batch.
 #[derive(Clone, Debug)]
 pub struct Seeded {
     seeds: Vec<u64>,
 }
 
 impl Seeded {
-    /// `seeds[i]` belongs to picture `i` of the pass.
+    /// `seeds[i]` belongs to row `i` of the batch.
     pub fn new(seeds: Vec<u64>) -> Self {
         Self { seeds }
     }

@@ -5,13 +5,13 @@ use burn::nn::{Linear, LinearConfig};
 use burn::prelude::*;
 use burn::tensor::activation;
 
-/// `x W + b`.
+/// `x W + b`, one product for all rows: a weight is read once.
 ///
 /// # Shapes
 ///
-/// - x: `[..., in]`
-/// - output: `[..., out]`
-pub(crate) fn linear<const D: usize>(x: Tensor<D>, layer: &Linear) -> Tensor<D> {
+/// - x: `[R, L, in]`
+/// - output: `[R, L, out]`
+pub(crate) fn linear(x: Tensor<3>, layer: &Linear) -> Tensor<3> {
     layer.forward(x)
 }
 

@@ -33,7 +33,11 @@ pub(crate) fn modulate(x: Tensor<3>, modulation: Option<&Modulation>) -> Tensor<
 }
 
 /// Layer norm over the last dimension.
-pub(crate) fn layer_norm<const D: usize>(x: Tensor<D>, norm: &LayerNorm) -> Tensor<D> {
+///
+/// # Shapes
+///
+/// - x, output: `[B, L, C]`
+pub(crate) fn layer_norm(x: Tensor<3>, norm: &LayerNorm) -> Tensor<3> {
     norm.forward(x)
 }
 

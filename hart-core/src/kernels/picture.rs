@@ -48,3 +48,70 @@ pub(crate) fn area(x: Tensor<4>, side: usize) -> Tensor<4> {
     }
     module::adaptive_avg_pool2d(x, [side, side])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::{tensor, values};
+
+    const SIZES: [(usize, usize); 9] = [(1, 5), (2, 7), (3, 8), (5, 7), (7, 3), (8, 3), (9, 4), (13, 18), (16, 13)];
+
+    /// A map with no symmetry.
+    fn map(side: usize) -> Vec<f32> {
+        (0..side * side).map(|i| ((i * i) as f32 * 0.37 + i as f32).sin()).collect()
+    }
+
+    fn check(what: &str, from: usize, to: usize, got: Tensor<4>, want: impl Fn(&[f32], usize, usize) -> f64) {
+        let (input, got) = (map(from), values(got));
+        for y in 0..to {
+            for x in 0..to {
+                let want = want(&input, y, x);
+                let got = f64::from(got[y * to + x]);
+                assert!((got - want).abs() < 1e-5, "{what} {from} -> {to} at ({y}, {x}): {got} and not {want}");
+            }
+        }
+    }
+
+    #[test]
+    fn area_averages_the_inputs_that_an_output_covers() {
+        for (from, to) in SIZES {
+            let got = area(tensor(map(from), [1, 1, from, from], &Device::flex()), to);
+            let covered = |i: usize| i * from / to..((i + 1) * from).div_ceil(to);
+            check("area", from, to, got, |input, y, x| {
+                let places: Vec<(usize, usize)> = covered(y).flat_map(|r| covered(x).map(move |c| (r, c))).collect();
+                places.iter().map(|(r, c)| f64::from(input[r * from + c])).sum::<f64>() / places.len() as f64
+            });
+        }
+    }
+
+    #[test]
+    fn bicubic_is_keys_kernel_with_clamped_edges() {
+        // Keys 1981, a = -0.75.
+        const A: f64 = -0.75;
+        let weight = |distance: f64| match distance.abs() {
+            d if d <= 1.0 => ((A + 2.0) * d - (A + 3.0)) * d * d + 1.0,
+            d if d < 2.0 => ((d - 5.0) * d + 8.0) * A * d - 4.0 * A,
+            _ => 0.0,
+        };
+        for (from, to) in SIZES {
+            let got = bicubic(tensor(map(from), [1, 1, from, from], &Device::flex()), to);
+            let taps = |i: usize| {
+                let centre = (i as f64 + 0.5) * from as f64 / to as f64 - 0.5;
+                let first = centre.floor() as i64 - 1;
+                let clamp = |p: i64| p.clamp(0, from as i64 - 1) as usize;
+                (first..first + 4).map(move |p| (clamp(p), weight(centre - p as f64))).collect::<Vec<_>>()
+            };
+            check("bicubic", from, to, got, |input, y, x| {
+                let row =
+                    |&(r, wy): &(usize, f64)| taps(x).iter().map(|(c, wx)| wy * wx * f64::from(input[r * from + c])).sum::<f64>();
+                taps(y).iter().map(row).sum()
+            });
+        }
+    }
+
+    #[test]
+    fn nearest_doubles_every_pixel() {
+        let got = values(upsample_nearest(tensor(vec![1.0, 2.0, 3.0, 4.0], [1, 1, 2, 2], &Device::flex())));
+        assert_eq!(got, [1.0, 1.0, 2.0, 2.0, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0, 4.0, 4.0, 3.0, 3.0, 4.0, 4.0]);
+    }
+}

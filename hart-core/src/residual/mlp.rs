@@ -60,9 +60,9 @@ impl ResidualMlp {
     ///
     /// # Shapes
     ///
-    /// - condition: `[N, C]`
-    /// - output: `[N, width]`
-    pub fn embed_condition(&self, condition: Tensor<2>) -> Tensor<2> {
+    /// - condition: `[R, L, C]`
+    /// - output: `[R, L, width]`
+    pub fn embed_condition(&self, condition: Tensor<3>) -> Tensor<3> {
         kernels::linear(condition, &self.condition_embed)
     }
 
@@ -70,12 +70,12 @@ impl ResidualMlp {
     ///
     /// # Shapes
     ///
-    /// - x: `[N, Z]`
-    /// - steps: step numbers of the full schedule, one for all rows or one a row
-    /// - condition: `[N, width]`, from [`Self::embed_condition`]
-    /// - output: `[N, Z]` each
-    pub fn forward(&self, x: Tensor<2>, steps: &[f32], condition: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
-        let channels = x.dims()[1];
+    /// - x: `[R, L, Z]`
+    /// - steps: step numbers of the full schedule, one for all tokens or L of them
+    /// - condition: `[R, L, width]`, from [`Self::embed_condition`]
+    /// - output: `[R, L, Z]` each
+    pub fn forward(&self, x: Tensor<3>, steps: &[f32], condition: Tensor<3>) -> (Tensor<3>, Tensor<3>) {
+        let channels = x.dims()[2];
         let signal = activation::silu(condition + self.step_embed.forward(steps));
         let mut x = kernels::linear(x, &self.input);
         for block in &self.blocks {
@@ -86,19 +86,19 @@ impl ResidualMlp {
         }
         let [shift, scale] = split(kernels::linear(signal, &self.final_modulator));
         let out = kernels::linear(plain_norm(x) * (scale + 1.0) + shift, &self.output);
-        (out.clone().narrow(1, 0, channels), out.narrow(1, channels, channels))
+        (out.clone().narrow(2, 0, channels), out.narrow(2, channels, channels))
     }
 }
 
 /// Equal parts of the last dimension.
-fn split<const N: usize>(x: Tensor<2>) -> [Tensor<2>; N] {
-    let width = x.dims()[1] / N;
-    std::array::from_fn(|i| x.clone().narrow(1, i * width, width))
+fn split<const N: usize>(x: Tensor<3>) -> [Tensor<3>; N] {
+    let width = x.dims()[2] / N;
+    std::array::from_fn(|i| x.clone().narrow(2, i * width, width))
 }
 
 /// Layer norm without weights.
-fn plain_norm(x: Tensor<2>) -> Tensor<2> {
-    let centred = x.clone() - x.mean_dim(1);
-    let variance = centred.clone().powf_scalar(2.0).mean_dim(1);
+fn plain_norm(x: Tensor<3>) -> Tensor<3> {
+    let centred = x.clone() - x.mean_dim(2);
+    let variance = centred.clone().powf_scalar(2.0).mean_dim(2);
     centred / (variance + NORM_EPS).sqrt()
 }

@@ -68,13 +68,12 @@ impl ResidualDiffusion {
         progress: &mut Progress<'_>,
     ) -> Result<Residual> {
         let device = condition.device();
-        let [rows, length, width] = condition.dims();
+        let [rows, length, _] = condition.dims();
         let batch = rows / 2;
-        let tokens = batch * length;
         let steps = schedule(respacing);
         let guided = guidance != UNGUIDED;
         let condition = if guided { condition } else { condition.narrow(0, 0, batch) };
-        let condition = self.mlp.embed_condition(condition.reshape([-1, width as i32]));
+        let condition = self.mlp.embed_condition(condition);
         let draw = |fill: &(dyn Fn(Place, &mut [f32]) + Sync)| noise.tensor(batch, length, channels, fill, &device);
 
         let mut x = draw(&|place, out| noise.draws.initial_noise(place, out));
@@ -82,7 +81,7 @@ impl ResidualDiffusion {
             let input = if guided { Tensor::cat(vec![x.clone(), x.clone()], 0) } else { x.clone() };
             let (eps, variance) = self.mlp.forward(input, &[step.number as f32], condition.clone());
             let eps = if guided {
-                eps.clone().narrow(0, 0, tokens) * (1.0 + guidance) - eps.narrow(0, tokens, tokens) * guidance
+                eps.clone().narrow(0, 0, batch) * (1.0 + guidance) - eps.narrow(0, batch, batch) * guidance
             } else {
                 eps
             };
@@ -91,15 +90,15 @@ impl ResidualDiffusion {
             let is_final = taken + 1 == steps.len();
             if !is_final {
                 // f = (v + 1) / 2 lies between the posterior's variance (0) and beta (1), on a logarithmic scale.
-                let share = (variance.narrow(0, 0, tokens) + 1.0) * 0.5;
+                let share = (variance.narrow(0, 0, batch) + 1.0) * 0.5;
                 let log_variance = share * (step.beta.ln() - step.log_posterior_variance) + step.log_posterior_variance;
                 let step_noise = draw(&|place, out| noise.draws.step_noise(place, taken, out));
                 x = x + (log_variance * 0.5).exp() * step_noise;
             }
-            let work = self.work_per_token(1) * (tokens * 2) as f64;
+            let work = self.work_per_token(1) * (rows * length) as f64;
             progress.done(Step::Diffusion { step: taken + 1, steps: steps.len() }, work)?;
         }
-        Ok(Residual(x.reshape([batch, length, channels]) * LATENT_SCALE))
+        Ok(Residual(x * LATENT_SCALE))
     }
 }
 
@@ -119,12 +118,12 @@ impl Noise<'_> {
         channels: usize,
         fill: &(dyn Fn(Place, &mut [f32]) + Sync),
         device: &Device,
-    ) -> Tensor<2> {
+    ) -> Tensor<3> {
         use rayon::prelude::*;
         let mut values = vec![0.0; batch * length * channels];
         values.par_chunks_mut(channels).enumerate().for_each(|(token, out)| {
             fill(Place { image: token / length, scale: self.scale, position: token % length }, out);
         });
-        kernels::tensor(values, [batch * length, channels], device)
+        kernels::tensor(values, [batch, length, channels], device)
     }
 }

@@ -35,17 +35,6 @@ impl Context {
         self.mask.len()
     }
 
-    /// The rows of several contexts, one after the other.
-    pub fn concat(contexts: Vec<Self>) -> Self {
-        let mut all =
-            Self { hidden: Tensor::cat(contexts.iter().map(|c| c.hidden.clone()).collect(), 0), mask: vec![], positions: vec![] };
-        for context in contexts {
-            all.mask.extend(context.mask);
-            all.positions.extend(context.positions);
-        }
-        all
-    }
-
     /// Twice the rows: the conditional ones, then as many unconditional ones for classifier-free guidance. Those are zeros, all
     /// at position 0, with only the first place counted as text.
     pub fn with_unconditional(self) -> Self {

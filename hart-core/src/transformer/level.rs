@@ -26,10 +26,9 @@ impl LevelEmbedding {
     ///
     /// - output: `[1, 1, C]`
     pub(super) fn forward(&self, scale: usize) -> Tensor<3> {
-        let row = match self {
+        match self {
             Self::Sinusoid(mlp) => mlp.forward(&[scale as f32]),
-            Self::Table(table) => table.weight.val().narrow(0, scale, 1),
-        };
-        row.unsqueeze()
+            Self::Table(table) => table.weight.val().narrow(0, scale, 1).unsqueeze(),
+        }
     }
 }

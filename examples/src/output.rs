@@ -1,0 +1,89 @@
+//! Where pictures go, and what is said about them.
+
+use std::path::{Path, PathBuf};
+
+use hart_core::{Stage, Timings};
+use serde_json::{Map, Value, json};
+
+/// File name of picture `index` of `count`: `{n}` becomes its number, from 0; without one, pictures after the first get `-1`, `-2`
+/// and so on before the extension.
+pub fn numbered(pattern: &Path, index: usize, count: usize) -> PathBuf {
+    let text = pattern.to_string_lossy();
+    if text.contains("{n}") {
+        return PathBuf::from(text.replace("{n}", &index.to_string()));
+    }
+    if count == 1 || index == 0 {
+        return pattern.to_path_buf();
+    }
+    let stem = pattern.file_stem().unwrap_or_default().to_string_lossy();
+    let name = match pattern.extension() {
+        Some(extension) => format!("{stem}-{index}.{}", extension.to_string_lossy()),
+        None => format!("{stem}-{index}"),
+    };
+    pattern.with_file_name(name)
+}
+
+/// The folder that a pattern's files go into is there and can be written to; asked before any work is done.
+///
+/// # Errors
+///
+/// What is wrong with it, and what to do.
+pub fn check_folder(pattern: &Path) -> Result<(), String> {
+    let folder = match pattern.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    if !folder.is_dir() {
+        return Err(format!("--out {}: there is no folder {}; make it first", pattern.display(), folder.display()));
+    }
+    if pattern.is_dir() {
+        return Err(format!(
+            "--out {}: that is a folder; give a file name, such as {}/out.png",
+            pattern.display(),
+            pattern.display()
+        ));
+    }
+    match tempfile::Builder::new().prefix(".hart-").tempfile_in(folder) {
+        Ok(_) => Ok(()),
+        Err(e) => Err(format!("--out {}: can't write into {}: {e}", pattern.display(), folder.display())),
+    }
+}
+
+/// Milliseconds of each stage and of the whole, as a JSON object.
+pub fn milliseconds(timings: &Timings) -> Value {
+    let round = |d: std::time::Duration| json!((d.as_secs_f64() * 1e5).round() / 100.0);
+    let mut map: Map<String, Value> = Stage::ALL.iter().map(|s| (s.name().to_string(), round(timings.of(*s)))).collect();
+    map.insert("total".into(), round(timings.total));
+    Value::Object(map)
+}
+
+/// The same as lines for people.
+pub fn timing_table(timings: &Timings) -> String {
+    let line = |name: &str, d: std::time::Duration| format!("{name:12} {:9.1} ms\n", d.as_secs_f64() * 1e3);
+    let stages: String = Stage::ALL.iter().map(|s| line(s.name(), timings.of(*s))).collect();
+    stages + &line("total", timings.total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pictures_get_their_own_names() {
+        let name = |pattern: &str, index, count| numbered(Path::new(pattern), index, count).to_string_lossy().into_owned();
+        assert_eq!(name("out.png", 0, 1), "out.png");
+        assert_eq!(name("a/out.png", 0, 3), "a/out.png");
+        assert_eq!(name("a/out.png", 2, 3), "a/out-2.png");
+        assert_eq!(name("p{n}.png", 2, 3), "p2.png");
+        assert_eq!(name("p{n}.png", 0, 1), "p0.png");
+        assert_eq!(name("out", 1, 2), "out-1");
+    }
+
+    #[test]
+    fn a_folder_that_is_not_there_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(check_folder(&folder.path().join("out.png")).is_ok());
+        assert!(check_folder(folder.path()).unwrap_err().contains("that is a folder"));
+        assert!(check_folder(&folder.path().join("missing/out.png")).unwrap_err().contains("make it first"));
+    }
+}

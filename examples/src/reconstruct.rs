@@ -1,0 +1,106 @@
+//! A picture through the hybrid tokenizer and back: with the residual, and from its discrete codes alone.
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use hart_core::stages::{Latent, Progress, VisualTokenizer};
+use hart_core::{DeviceKind, Image, OpenOptions};
+use hart_examples::output;
+use image::imageops::FilterType;
+use serde_json::json;
+
+/// Tokenizes a picture and decodes it again: the hybrid picture left, the discrete-only one right
+#[derive(Parser, Debug)]
+#[command(name = "reconstruct", version, max_term_width = 110)]
+struct Arguments {
+    /// The picture: PNG, JPEG, WebP, BMP or GIF; its middle square is resized to the model's size
+    #[arg(value_name = "FILE")]
+    picture: PathBuf,
+    /// Folder of the model, which holds tokenizer
+    #[arg(short, long, value_name = "FOLDER", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/models/starter"), hide_default_value = true)]
+    model: PathBuf,
+    /// PNG file for the two pictures
+    #[arg(short, long, value_name = "FILE", default_value = "out.png")]
+    out: PathBuf,
+    /// Also puts the resized original on the left
+    #[arg(long)]
+    original: bool,
+    /// Where to compute
+    #[arg(long, value_name = "auto|cpu", default_value = "auto")]
+    device: DeviceKind,
+    /// Prints one JSON object as the last line: file, decibels, codes of every scale
+    #[arg(long)]
+    json: bool,
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
+    output::check_folder(&arguments.out)?;
+    let options = OpenOptions::new().device(arguments.device);
+    let device = arguments.device.open()?;
+    let (tokenizer, _) = VisualTokenizer::open(&arguments.model.join("tokenizer"), &options, &device)?;
+    let original = open_square(arguments, tokenizer.resolution())?;
+    let tokens = tokenizer.tokenize_images(std::slice::from_ref(&original))?;
+    let hybrid = decode(&tokenizer, &tokens.hybrid())?;
+    let discrete = decode(&tokenizer, &tokenizer.discrete(&tokens))?;
+    let (hybrid_psnr, discrete_psnr) = (psnr(&original, &hybrid), psnr(&original, &discrete));
+    println!("hybrid        {hybrid_psnr:.2} dB");
+    println!("discrete only {discrete_psnr:.2} dB");
+    let mut pictures = vec![hybrid, discrete];
+    if arguments.original {
+        pictures.insert(0, original);
+    }
+    let columns = pictures.len();
+    Image::grid(&pictures, columns)?.save_png(&arguments.out)?;
+    eprintln!("-> {}", arguments.out.display());
+    if arguments.json {
+        let codes: Vec<_> = tokens.codes.iter().map(|scale| &scale[0]).collect();
+        let psnr = json!({ "hybrid": hybrid_psnr, "discrete": discrete_psnr });
+        println!("{}", json!({ "file": arguments.out, "psnr_db": psnr, "codes": codes }));
+    }
+    Ok(())
+}
+
+/// The picture's middle square at the model's size; transparency is laid over white.
+fn open_square(arguments: &Arguments, side: usize) -> Result<Image, Box<dyn Error>> {
+    let named = |e: &dyn std::fmt::Display| format!("{}: {e}", arguments.picture.display());
+    let reader = image::ImageReader::open(&arguments.picture).map_err(|e| named(&e))?;
+    let picture = reader.with_guessed_format().map_err(|e| named(&e))?.decode().map_err(|e| named(&e))?;
+    let mut picture = picture.to_rgba8();
+    for pixel in picture.pixels_mut() {
+        let alpha = u32::from(pixel[3]);
+        let over_white = |v: u8| ((u32::from(v) * alpha + 255 * (255 - alpha) + 127) / 255) as u8;
+        pixel.0 = [over_white(pixel[0]), over_white(pixel[1]), over_white(pixel[2]), 255];
+    }
+    let square = picture.width().min(picture.height());
+    let (left, top) = ((picture.width() - square) / 2, (picture.height() - square) / 2);
+    let cropped = image::imageops::crop_imm(&picture, left, top, square, square).to_image();
+    let resized = image::imageops::resize(&cropped, side as u32, side as u32, FilterType::Lanczos3);
+    let pixels = resized.pixels().flat_map(|p| [p[0], p[1], p[2]]).collect();
+    Ok(Image::from_rgb(side, side, pixels)?)
+}
+
+fn decode(tokenizer: &VisualTokenizer, latent: &Latent) -> Result<Image, hart_core::Error> {
+    let mut silent = ();
+    let mut progress = Progress::new(&mut silent, None, 1.0);
+    let mut images = tokenizer.decode_images(latent, &mut progress)?;
+    Ok(images.remove(0))
+}
+
+/// Peak signal-to-noise ratio of 8-bit pictures, in decibels.
+fn psnr(a: &Image, b: &Image) -> f64 {
+    let squares = a.pixels().iter().zip(b.pixels()).map(|(&a, &b)| (f64::from(a) - f64::from(b)).powi(2));
+    let mean = squares.sum::<f64>() / a.pixels().len() as f64;
+    20.0 * 255f64.log10() - 10.0 * mean.log10()
+}

@@ -1,0 +1,198 @@
+//! Promises that hold for any input, checked over many made-up ones.
+
+mod support;
+
+use burn::prelude::*;
+use hart_core::stages::{Draws, Place, Progress, Sampling, Seeded, State, Tokens, keep_top_k, keep_top_p};
+use hart_core::{Hart, Image, OpenOptions, Request, SystemPrompt};
+use support::{Goldens, check_close, scales, values};
+
+/// Made-up numbers of case `case`.
+fn noise(case: usize, count: usize) -> Vec<f32> {
+    let mut out = vec![0.0; count];
+    Seeded::new(vec![case as u64]).initial_noise(Place { image: 0, scale: 0, position: 0 }, &mut out);
+    out
+}
+
+/// Logits with many ties: rounded to quarters.
+fn logits(case: usize) -> Vec<f32> {
+    noise(case, 1 + case % 97).into_iter().map(|v| (v * 4.0).round() / 4.0).collect()
+}
+
+#[test]
+fn top_k_keeps_exactly_the_k_largest_and_their_ties() {
+    for case in 0..500 {
+        let row = logits(case);
+        for k in [1, 2, row.len() / 2, row.len() - 1, row.len(), row.len() + 5] {
+            let mut kept = row.clone();
+            keep_top_k(&mut kept, k);
+            for (i, value) in row.iter().enumerate() {
+                // Kept if fewer than k are strictly larger.
+                let larger = row.iter().filter(|v| *v > value).count();
+                let keep = k == 0 || larger < k;
+                assert_eq!(kept[i], if keep { *value } else { f32::NEG_INFINITY }, "case {case}, k {k}");
+            }
+        }
+    }
+}
+
+#[test]
+fn top_p_keeps_the_largest_and_only_drops_the_tail() {
+    for case in 0..500 {
+        let row = logits(case);
+        for p in [1e-9, 0.1, 0.5, 0.9, 0.999_999, 1.0] {
+            let mut kept = row.clone();
+            keep_top_p(&mut kept, p);
+            let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let kept_values: Vec<f32> = kept.iter().copied().filter(|v| v.is_finite()).collect();
+            assert!(kept_values.contains(&largest), "case {case}, p {p}");
+            let sum: f64 = row.iter().map(|v| f64::from(v - largest).exp()).sum();
+            let dropped: f64 =
+                row.iter().zip(&kept).filter(|(_, k)| !k.is_finite()).map(|(v, _)| f64::from(v - largest).exp() / sum).sum();
+            assert!(dropped <= 1.0 - p + 1e-6, "case {case}, p {p}: dropped {dropped}");
+            let smallest_kept = kept_values.iter().copied().fold(f32::INFINITY, f32::min);
+            let largest_dropped =
+                row.iter().zip(&kept).filter(|(_, k)| !k.is_finite()).map(|(v, _)| *v).fold(f32::NEG_INFINITY, f32::max);
+            assert!(largest_dropped <= smallest_kept, "case {case}, p {p}");
+            // One more, the smallest that was kept, would have been too much.
+            if kept_values.len() > 1 {
+                let next = f64::from(smallest_kept - largest).exp() / sum;
+                assert!(dropped + next > 1.0 - p - 1e-6, "case {case}, p {p}");
+            }
+        }
+    }
+}
+
+#[test]
+fn top_p_zero_keeps_all() {
+    let mut row = logits(42);
+    keep_top_p(&mut row, 0.0);
+    assert_eq!(row, logits(42));
+}
+
+/// The cache changes nothing: scale by scale, every hidden state is that of one pass over all scales under the block-causal mask.
+#[test]
+fn cached_scales_equal_one_masked_pass() {
+    let goldens = Goldens::open();
+    let hart = goldens.plain();
+    let transformer = hart.transformer();
+    let inputs: Tensor<3> = goldens.tensor("vae.var_input", hart.device());
+    let conditioning = transformer.condition(&goldens.context(hart.device()));
+    let whole = transformer.forward_all(inputs.clone(), &conditioning).0;
+    let mut state = State::new(conditioning.clone());
+    let (mut from_input, mut from_whole) = (0, 0);
+    for scale in scales(&hart) {
+        let input = if scale.index == 0 {
+            transformer.first_input(&conditioning)
+        } else {
+            let own = inputs.clone().narrow(1, from_input, scale.tokens());
+            from_input += scale.tokens();
+            transformer.next_input(own, &scale)
+        };
+        let length = input.dims()[1];
+        let hidden = transformer.forward_each(input, &scale, &mut state, |_, _| Ok(())).unwrap();
+        let want = values(whole.clone().narrow(1, from_whole, length));
+        from_whole += length;
+        check_close(&format!("hidden states of scale {}", scale.index), &values(hidden.0), &want, 1e-5);
+    }
+    assert_eq!(from_whole, whole.dims()[1]);
+}
+
+fn model() -> Hart {
+    Hart::open(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tiny-a"), OpenOptions::new()).unwrap()
+}
+
+fn pictures(hart: &Hart, request: &Request) -> Vec<Image> {
+    hart.generate(request, &mut ()).unwrap().images
+}
+
+fn pixels(images: &[Image]) -> Vec<&[u8]> {
+    images.iter().map(Image::pixels).collect()
+}
+
+const PROMPTS: [&str; 3] = ["a parrot", "two red circles above a blue square", "x"];
+
+#[test]
+fn same_seed_same_picture_in_any_batch() {
+    let hart = model();
+    for soft in [false, true] {
+        let request = |prompts: &[&str]| Request::batch(prompts.to_vec()).seed(11).soft_sampling(soft).images_per_prompt(2);
+        let together = pictures(&hart, &request(&PROMPTS));
+        let alone: Vec<Image> = PROMPTS.iter().flat_map(|p| pictures(&hart, &request(&[p]))).collect();
+        assert!(pixels(&together) == pixels(&alone), "soft {soft}");
+    }
+}
+
+/// Below the request, a stage may be given a batch: row by row it makes what it makes of one row, but for rounding.
+#[test]
+fn batch_of_three_equals_three_singles() {
+    let hart = model();
+    let tokens = hart.text().tokenizer().tokenize(&PROMPTS, None, hart.config().transformer.context_tokens).unwrap();
+    let sampling = Sampling { guidance: 4.5, soft: false, top_k: None, top_p: 0.0, steps: hart.config().residual.steps.clone() };
+    let latent = |tokens: &Tokens, seeds: Vec<u64>| {
+        let mut silent = ();
+        let mut progress = Progress::new(&mut silent, None, 1.0);
+        let context = hart.text().encode(tokens, &mut progress).unwrap();
+        values(hart.sample(context, &sampling, &Seeded::new(seeds), &mut progress).unwrap().0)
+    };
+    let together = latent(&tokens, vec![7, 8, 9]);
+    let alone: Vec<f32> = (0..3).flat_map(|row| latent(&tokens.row(row), vec![7 + row as u64])).collect();
+    check_close("latents", &together, &alone, 2e-4);
+}
+
+#[test]
+fn picture_i_has_the_seed_plus_i() {
+    let hart = model();
+    let many = pictures(&hart, &Request::new("a parrot").seed(u64::MAX).images_per_prompt(3));
+    let seeds: Vec<u64> = many.iter().map(|i| i.provenance.as_ref().unwrap().seed).collect();
+    assert_eq!(seeds, [u64::MAX, 0, 1]);
+    let third = pictures(&hart, &Request::new("a parrot").seed(1));
+    assert!(many[2].pixels() == third[0].pixels());
+    assert!(many[0].pixels() != many[1].pixels());
+}
+
+#[test]
+fn same_picture_on_one_and_on_two_threads() {
+    let hart = model();
+    let request = Request::new("two red circles").seed(3);
+    let on = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| pictures(&hart, &request))
+    };
+    assert_eq!(on(1), on(2));
+    assert_eq!(on(1), pictures(&hart, &request));
+}
+
+#[test]
+fn threads_share_one_model() {
+    let hart = model();
+    let request = |seed| Request::new("a parrot").seed(seed);
+    let alone: Vec<Vec<Image>> = (0..4).map(|seed| pictures(&hart, &request(seed))).collect();
+    std::thread::scope(|scope| {
+        let hart = &hart;
+        let runs: Vec<_> = (0..4).map(|seed| scope.spawn(move || pictures(hart, &request(seed)))).collect();
+        for (run, want) in runs.into_iter().zip(&alone) {
+            assert_eq!(&run.join().unwrap(), want);
+        }
+    });
+}
+
+#[test]
+fn settings_change_the_picture() {
+    let hart = model();
+    let base = || Request::new("a parrot").seed(5).soft_sampling(false);
+    let reference = pictures(&hart, &base());
+    let others = [
+        base().guidance(0.0),
+        base().top_k(1),
+        base().top_p(0.2),
+        base().soft_sampling(true),
+        base().steps("3,2".parse().unwrap()),
+        base().system_prompt(SystemPrompt::Text("Draw this:".into())),
+    ];
+    for other in others {
+        assert!(pictures(&hart, &other)[0].pixels() != reference[0].pixels(), "{other:?}");
+    }
+    // This checkpoint has no system prompt of its own.
+    assert_eq!(pictures(&hart, &base().system_prompt(SystemPrompt::Off)), reference);
+}
