@@ -42,7 +42,7 @@ struct Arguments {
     #[arg(short = 'n', long, value_name = "COUNT", default_value_t = 1)]
     count: usize,
     /// Seed of the first picture
-    #[arg(short, long, default_value_t = 0)]
+    #[arg(short, long, default_value_t = 0, allow_negative_numbers = true)]
     seed: u64,
     /// Strength of guidance; 0 is none [default: 4.5, with the shipped model 1]
     #[arg(short, long, allow_negative_numbers = true)]

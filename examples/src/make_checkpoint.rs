@@ -92,7 +92,10 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     // Everything is written into a folder beside it, which takes its name when it is whole.
     let beside = folder.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let named = |e: std::io::Error| format!("{}: {e}", beside.display());
-    let staging = tempfile::Builder::new().prefix(".hart-").tempdir_in(beside).map_err(named)?;
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
+    let staging = builder.prefix(".hart-").tempdir_in(beside).map_err(named)?;
     write(arguments, &files, staging.path())?;
     fs::rename(staging.path(), folder).map_err(|e| format!("{}: {e}", folder.display()))?;
     println!("{}", folder.display());
@@ -159,9 +162,20 @@ fn write(arguments: &Arguments, files: &[File], folder: &Path) -> Result<(), Box
         Config { transformer, residual, visual: VisualConfig::read(&path("tokenizer"))?, text: TextConfig::read(&path("text"))? };
     let device = DeviceKind::Cpu.open()?;
     let usual = |names: Vec<String>| names.into_iter().next();
+    // The phi convolutions have a name for each way of sharing them.
+    let shared = files[1].json["share_quant_resi"].as_u64();
+    let by_sharing = |names: Vec<String>| {
+        let wanted = match shared {
+            _ if names.len() == 1 => 0,
+            Some(0) => 1,
+            Some(1) => 2,
+            _ => 0,
+        };
+        names.into_iter().nth(wanted)
+    };
     let mut llm = names_and_shapes(&Transformer::init(&config, &device), &TRANSFORMER, "transformer", usual);
     llm.extend(names_and_shapes(&ResidualDiffusion::init(&config, &device), &TRANSFORMER, "residual", usual));
-    let visual = names_and_shapes(&VisualTokenizer::init(&config.visual, &device), &VISUAL, "", usual);
+    let visual = names_and_shapes(&VisualTokenizer::init(&config.visual, &device), &VISUAL, "", by_sharing);
     let text = names_and_shapes(&Qwen2::init(&config.text, &device), &TEXT, "", usual);
     let mut parts = vec![("llm", llm), ("tokenizer", visual)];
     if arguments.text == Text::None {

@@ -14,6 +14,8 @@ const MAX_FILE_BYTES: u64 = 4 << 20;
 /// The values of one JSON object file.
 pub(crate) struct Fields {
     path: PathBuf,
+    /// Names of the objects around these values, each with a dot behind.
+    within: String,
     map: Map<String, Value>,
 }
 
@@ -31,7 +33,7 @@ impl Fields {
     /// Parses the text of a file; `path` is for messages.
     pub(crate) fn parse(path: &Path, text: &[u8]) -> Result<Self> {
         match serde_json::from_slice(text) {
-            Ok(Value::Object(map)) => Ok(Self { path: path.to_path_buf(), map }),
+            Ok(Value::Object(map)) => Ok(Self { path: path.to_path_buf(), within: String::new(), map }),
             Ok(_) => Err(Error::checkpoint(path, "expected a JSON object")),
             Err(e) => Err(Error::checkpoint(path, format!("not valid JSON: {e}"))),
         }
@@ -42,10 +44,10 @@ impl Fields {
         self.map.get(name).filter(|v| !v.is_null())
     }
 
-    /// The object below `name`, if there is one; messages still name this file.
+    /// The object below `name`, if there is one.
     pub(crate) fn object(&self, name: &str) -> Option<Self> {
         let map = self.get(name)?.as_object()?.clone();
-        Some(Self { path: self.path.clone(), map })
+        Some(Self { path: self.path.clone(), within: format!("{}{name}.", self.within), map })
     }
 
     /// The error that says what `name` should have been.
@@ -54,7 +56,7 @@ impl Fields {
             None => "missing".to_string(),
             Some(v) => shorten(v.to_string()),
         };
-        Error::Config { path: self.path.clone(), field: name.to_string(), got, expected: expected.into() }
+        Error::Config { path: self.path.clone(), field: format!("{}{name}", self.within), got, expected: expected.into() }
     }
 
     /// A whole number within `range`.
@@ -109,13 +111,11 @@ impl Fields {
 
     /// A text that must be one of `allowed`; `why` says why no other will do.
     pub(crate) fn one_of(&self, name: &str, default: &str, allowed: &[&str], why: &str) -> Result<()> {
-        let value = self.text_or(name, default)?;
-        if allowed.contains(&value) {
+        if allowed.contains(&self.text_or(name, default)?) {
             return Ok(());
         }
         let expected = allowed.iter().map(|a| format!("\"{a}\"")).collect::<Vec<_>>().join(" or ");
-        let got = format!("\"{}\"", shorten(value.to_string()));
-        Err(Error::Config { path: self.path.clone(), field: name.to_string(), got, expected: format!("{expected} ({why})") })
+        Err(self.wrong(name, format!("{expected} ({why})")))
     }
 }
 

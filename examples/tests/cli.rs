@@ -1,0 +1,193 @@
+//! The programs as a stranger runs them, with right and wrong arguments.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use hart_core::Image;
+use serde_json::Value;
+
+const GENERATE: &str = env!("CARGO_BIN_EXE_generate");
+const RECONSTRUCT: &str = env!("CARGO_BIN_EXE_reconstruct");
+const MAKE_CHECKPOINT: &str = env!("CARGO_BIN_EXE_make_checkpoint");
+
+/// Runs a program in a folder.
+fn run(program: &str, folder: &Path, arguments: &[&str]) -> Output {
+    Command::new(program).args(arguments).current_dir(folder).output().unwrap()
+}
+
+/// Runs it and expects it to succeed; its standard output.
+fn succeeds(program: &str, folder: &Path, arguments: &[&str]) -> String {
+    let output = run(program, folder, arguments);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {errors}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Runs it and expects it to fail with a message that names all of `words`, leaving no file behind.
+fn fails(program: &str, arguments: &[&str], words: &[&str]) {
+    let folder = tempfile::tempdir().unwrap();
+    let output = run(program, folder.path(), arguments);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success(), "{arguments:?} succeeded");
+    assert!(!errors.contains("panicked"), "{errors}");
+    for word in words {
+        assert!(errors.contains(word), "{arguments:?}: no {word:?} in: {errors}");
+    }
+    assert_eq!(names(folder.path()), [""; 0], "{arguments:?} left files");
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+fn last_line(output: &str) -> Value {
+    serde_json::from_str(output.lines().last().unwrap()).unwrap()
+}
+
+#[test]
+fn a_prompt_becomes_a_picture() {
+    let folder = tempfile::tempdir().unwrap();
+    succeeds(GENERATE, folder.path(), &["a red heart on a yellow background"]);
+    assert_eq!(names(folder.path()), ["out.png"]);
+    let picture = Image::open_png(folder.path().join("out.png")).unwrap();
+    assert_eq!((picture.width(), picture.height()), (32, 32));
+    // The middle is red, the corner yellow.
+    let pixel = |x: usize, y: usize| &picture.pixels()[3 * (y * 32 + x)..][..3];
+    assert!(pixel(16, 14)[0] > 150 && pixel(16, 14)[1] < 120 && pixel(16, 14)[2] < 120, "{:?}", pixel(16, 14));
+    assert!(pixel(2, 2)[0] > 200 && pixel(2, 2)[1] > 180, "{:?}", pixel(2, 2));
+}
+
+#[test]
+fn many_pictures_a_grid_and_a_line_of_json() {
+    let folder = tempfile::tempdir().unwrap();
+    let arguments =
+        ["a parrot", "a sunflower", "-n", "2", "-s", "5", "-o", "p{n}.png", "--grid", "all.png", "--json", "--timings", "-q"];
+    let output = succeeds(GENERATE, folder.path(), &arguments);
+    assert_eq!(names(folder.path()), ["all.png", "p0.png", "p1.png", "p2.png", "p3.png"]);
+    let json = last_line(&output);
+    assert_eq!(json["seeds"], serde_json::json!([5, 6, 5, 6]));
+    assert_eq!(json["files"][3], "p3.png");
+    for stage in ["text", "transformer", "sampling", "residual", "decode", "total"] {
+        assert!(json["milliseconds"][stage].as_f64().unwrap() > 0.0, "{json}");
+        assert!(output.lines().any(|l| l.starts_with(stage) && l.ends_with("ms")), "{output}");
+    }
+    let grid = Image::open_png(folder.path().join("all.png")).unwrap();
+    assert_eq!((grid.width(), grid.height()), (64, 64));
+}
+
+#[test]
+fn the_file_says_how_it_was_made() {
+    let folder = tempfile::tempdir().unwrap();
+    succeeds(GENERATE, folder.path(), &["a parrot 🦜", "--seed", "12345", "--guidance", "3", "--steps", "4,2", "--top-k", "50"]);
+    let bytes = fs::read(folder.path().join("out.png")).unwrap();
+    for text in ["a parrot 🦜", "12345", "guidance 3, soft sampling false, top-k 50, top-p 0.5, steps 4,2"] {
+        assert!(bytes.windows(text.len()).any(|w| w == text.as_bytes()), "{text}");
+    }
+}
+
+#[test]
+fn wrong_arguments_are_named() {
+    fails(GENERATE, &[], &["PROMPT"]);
+    fails(GENERATE, &[""], &["prompt", "empty"]);
+    fails(GENERATE, &["x", "--guidance", "nan"], &["guidance"]);
+    fails(GENERATE, &["x", "--guidance", "1e9"], &["guidance", "-100 to 100"]);
+    fails(GENERATE, &["x", "--top-p", "2"], &["top-p"]);
+    fails(GENERATE, &["x", "--steps", "0"], &["--steps", "number of steps"]);
+    fails(GENERATE, &["x", "--count", "0"], &["at least one"]);
+    fails(GENERATE, &["x", "--count", "99999"], &["at most 1024"]);
+    fails(GENERATE, &["x", "--seed", "-1"], &["--seed"]);
+    fails(GENERATE, &["x", "--device", "tpu"], &["tpu", "auto, cpu"]);
+    fails(GENERATE, &["x", "--weights", "best"], &["auto, ema or plain"]);
+    fails(GENERATE, &["x", "--weights", "ema"], &["no EMA weights"]);
+    fails(GENERATE, &["x", "--model", "nowhere"], &["nowhere", "root folder"]);
+    fails(GENERATE, &["x", "--text-model", "nowhere"], &["nowhere", "--text-model"]);
+    fails(GENERATE, &["x", "--out", "missing/out.png"], &["missing", "make it first"]);
+    fails(GENERATE, &["x", "--out", "."], &["that is a folder"]);
+    fails(GENERATE, &["x", "--grid", "missing/out.png"], &["--grid", "missing"]);
+    fails(RECONSTRUCT, &["nothing.png"], &["nothing.png"]);
+    fails(RECONSTRUCT, &[concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")], &["Cargo.toml"]);
+    fails(MAKE_CHECKPOINT, &["x", "--set", "llm=3"], &["FILE.KEY=JSON"]);
+    fails(MAKE_CHECKPOINT, &["x", "--set", "llm.depth=-3"], &["depth"]);
+    fails(MAKE_CHECKPOINT, &["missing/x"], &["missing"]);
+    fails(MAKE_CHECKPOINT, &["."], &["is there already"]);
+}
+
+/// A folder that nobody may write into, and a disk that is full.
+#[cfg(target_os = "linux")]
+#[test]
+fn what_cannot_be_written_is_not_half_written() {
+    fails(GENERATE, &["x", "--out", "/proc/out.png"], &["/proc", "can't write"]);
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("out.png"), "the old picture").unwrap();
+    // Files may not grow beyond 0 blocks, and the signal that says so is ignored: writing fails as on a full disk.
+    let script = format!("trap '' XFSZ; ulimit -f 0; '{GENERATE}' 'a parrot' -q");
+    let output = run("sh", folder.path(), &["-c", &script]);
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("out.png"), "{output:?}");
+    assert_eq!(names(folder.path()), ["out.png"]);
+    assert_eq!(fs::read_to_string(folder.path().join("out.png")).unwrap(), "the old picture");
+}
+
+#[test]
+fn a_picture_is_tokenized_and_made_again() {
+    let folder = tempfile::tempdir().unwrap();
+    succeeds(GENERATE, folder.path(), &["a sunflower", "-q", "-o", "sunflower.png"]);
+    let output = succeeds(RECONSTRUCT, folder.path(), &["sunflower.png", "--original", "--json", "-o", "again.png"]);
+    let json = last_line(&output);
+    let (hybrid, discrete) = (json["psnr_db"]["hybrid"].as_f64().unwrap(), json["psnr_db"]["discrete"].as_f64().unwrap());
+    assert!(hybrid > 20.0 && discrete > 15.0, "{json}");
+    let codes: Vec<usize> = json["codes"].as_array().unwrap().iter().map(|c| c.as_array().unwrap().len()).collect();
+    assert_eq!(codes, [1, 4, 9, 16, 36, 64]);
+    let picture = Image::open_png(folder.path().join("again.png")).unwrap();
+    assert_eq!((picture.width(), picture.height()), (96, 32));
+}
+
+/// Every option of the configuration files, at a tiny size: made, opened with nothing missing or unused, and drawn.
+#[test]
+fn checkpoints_of_every_kind_are_made_and_drawn() {
+    const SMALL: [&str; 10] = [
+        "llm.depth=2",
+        "llm.embed_dim=32",
+        "llm.num_heads=2",
+        "llm.context_token=8",
+        "llm.diff_width=32",
+        "llm.diff_depth=1",
+        "tokenizer.ch=32",
+        "tokenizer.ch_mult=[1,2]",
+        "tokenizer.z_channels=4",
+        "tokenizer.vocab_size=64",
+    ];
+    const SIDES: [&str; 2] = ["llm.patch_nums=[1,2,3,5]", "tokenizer.v_patch_nums=[1,2,3,5]"];
+    let kinds: [&[&str]; 9] = [
+        &[],
+        &["llm.attn_l2_norm=true", "llm.use_timestep_embed=false"],
+        &["llm.disable_aln=false", "tokenizer.share_quant_resi=0"],
+        &["llm.disable_aln=false", "llm.sep_aln_pooling_mode=avg", "tokenizer.share_quant_resi=1"],
+        &["llm.shared_aln=true", "llm.use_context_norm=false", "tokenizer.share_quant_resi=2"],
+        &["tokenizer.quant_resi=0", "llm.num_sampling_steps=ddim5"],
+        &[
+            "tokenizer.quant_resi=-0.7",
+            "tokenizer.default_qresi_counts=3",
+            "tokenizer.share_quant_resi=0",
+            "llm.num_sampling_steps=3,1",
+        ],
+        &["tokenizer.using_znorm=true", "tokenizer.quant_conv_ks=1", "llm.mlp_ratio=3"],
+        &["text.num_hidden_layers=2", "text.num_key_value_heads=12", "llm.num_sampling_steps=1"],
+    ];
+    let dtypes = ["f32", "f16", "bf16"];
+    for (index, kind) in kinds.iter().enumerate() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut arguments = vec!["model", "--preset", "256", "--dtype", dtypes[index % dtypes.len()]];
+        for change in SMALL.iter().chain(&SIDES).chain(*kind) {
+            arguments.extend(["--set", change]);
+        }
+        succeeds(MAKE_CHECKPOINT, folder.path(), &arguments);
+        succeeds(GENERATE, folder.path(), &["anything", "-m", "model", "-q"]);
+        let picture = Image::open_png(folder.path().join("out.png")).unwrap();
+        assert_eq!(picture.width(), 10, "{kind:?}");
+        succeeds(RECONSTRUCT, folder.path(), &["out.png", "-m", "model"]);
+    }
+}

@@ -1,0 +1,464 @@
+//! Damaged files and impossible requests get an error that names the thing; never a panic, a hang or silent nonsense.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use hart_core::{CancelToken, Control, Error, Event, Hart, OpenOptions, Request, Stage, Step, SystemPrompt, WeightSet};
+use serde_json::{Value, json};
+
+/// A copy of the fixture's checkpoint that may be damaged.
+struct Model(tempfile::TempDir);
+
+impl Model {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny-a");
+        for part in ["llm", "tokenizer", "text"] {
+            fs::create_dir(folder.path().join(part)).unwrap();
+            for file in fs::read_dir(fixture.join(part)).unwrap() {
+                let file = file.unwrap();
+                fs::copy(file.path(), folder.path().join(part).join(file.file_name())).unwrap();
+            }
+        }
+        Self(folder)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn set(&self, file: &str, key: &str, value: Value) -> &Self {
+        let path = self.path(file);
+        let mut json: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        json[key] = value;
+        fs::write(&path, json.to_string()).unwrap();
+        self
+    }
+
+    fn open(&self) -> Result<Hart, Error> {
+        Hart::open(self.0.path(), OpenOptions::new())
+    }
+
+    /// The message of the error that opening must end with; it names all of `words`.
+    fn refused(&self, words: &[&str]) -> Error {
+        let Err(error) = self.open() else { panic!("opened, expected an error about {words:?}") };
+        says(&error, words);
+        error
+    }
+
+    /// Writes a safetensors file anew after `change` to its tensors.
+    fn rewrite(&self, file: &str, change: impl Fn(&mut Vec<(String, Vec<usize>, Vec<f32>)>)) {
+        let path = self.path(file);
+        let bytes = fs::read(&path).unwrap();
+        let read = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let mut tensors: Vec<_> = read
+            .iter()
+            .filter(|(_, t)| t.dtype() == safetensors::Dtype::F32)
+            .map(|(name, t)| {
+                let values = t.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+                (name.to_string(), t.shape().to_vec(), values)
+            })
+            .collect();
+        change(&mut tensors);
+        let bytes: Vec<(String, Vec<usize>, Vec<u8>)> = tensors
+            .into_iter()
+            .map(|(n, s, v): (_, _, Vec<f32>)| (n, s, v.iter().flat_map(|f| f.to_le_bytes()).collect()))
+            .collect();
+        let views = bytes
+            .iter()
+            .map(|(n, s, b)| (n.as_str(), safetensors::tensor::TensorView::new(safetensors::Dtype::F32, s.clone(), b).unwrap()));
+        fs::write(&path, safetensors::serialize(views, None).unwrap()).unwrap();
+    }
+}
+
+fn says(error: &Error, words: &[&str]) {
+    let message = error.to_string();
+    for word in words {
+        assert!(message.contains(word), "no {word:?} in: {message}");
+    }
+}
+
+#[test]
+fn the_fixture_itself_opens() {
+    let hart = Model::new().open().unwrap();
+    assert!(hart.reports().iter().all(|r| r.is_clean() && r.loaded > 0));
+}
+
+#[test]
+fn missing_folders_say_what_to_pass() {
+    let error = |path: &Path| match Hart::open(path, OpenOptions::new()) {
+        Ok(_) => panic!("opened"),
+        Err(error) => error,
+    };
+    says(&error(Path::new("/no/such/model")), &["/no/such/model", "root folder"]);
+    let model = Model::new();
+    says(&error(&model.path("llm")), &["llm", "root folder"]);
+    fs::remove_dir_all(model.path("text")).unwrap();
+    model.refused(&["no text model", "--text-model"]);
+    let model = Model::new();
+    fs::remove_dir_all(model.path("tokenizer")).unwrap();
+    model.refused(&["tokenizer", "beside llm"]);
+    let model = Model::new();
+    fs::remove_file(model.path("text/tokenizer.json")).unwrap();
+    model.refused(&["tokenizer.json"]);
+    let model = Model::new();
+    fs::remove_file(model.path("text/model.safetensors")).unwrap();
+    model.refused(&["holds no weights", "model.safetensors"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_path_that_is_not_utf8_is_a_path_like_any_other() {
+    use std::os::unix::ffi::OsStrExt;
+    let name = std::ffi::OsStr::from_bytes(b"mod\xffel");
+    says(&Hart::open(Path::new(name), OpenOptions::new()).err().unwrap(), &["no such folder"]);
+    let model = Model::new();
+    let there = model.path("").join(name);
+    fs::create_dir(&there).unwrap();
+    for part in ["llm", "tokenizer", "text"] {
+        fs::rename(model.path(part), there.join(part)).unwrap();
+    }
+    let hart = Hart::open(&there, OpenOptions::new()).unwrap();
+    let image = &hart.generate(&Request::new("a parrot"), &mut ()).unwrap().images[0];
+    image.save_png(there.join(name)).unwrap();
+}
+
+#[test]
+fn truncated_and_lying_safetensors_are_refused() {
+    let model = Model::new();
+    let path = model.path("tokenizer/model.safetensors");
+    let whole = fs::read(&path).unwrap();
+    for length in [0, 1, 7, 8, 9, 100, 5000, whole.len() / 2, whole.len() - 1] {
+        fs::write(&path, &whole[..length]).unwrap();
+        model.refused(&["model.safetensors"]);
+    }
+    let with_header = |header: &str, length: u64| {
+        let mut bytes = length.to_le_bytes().to_vec();
+        bytes.extend(header.as_bytes());
+        bytes.extend([0; 64]);
+        bytes
+    };
+    let lies = [
+        with_header("{}", u64::MAX),
+        with_header("{}", 1 << 40),
+        with_header(r#"{"a":{"dtype":"F32","shape":[1000000000000,1000000000000],"data_offsets":[0,64]}}"#, 81),
+        with_header(r#"{"a":{"dtype":"F32","shape":[16],"data_offsets":[0,1000]}}"#, 58),
+        with_header(r#"{"a":{"dtype":"F32","shape":[16],"data_offsets":[64,0]}}"#, 56),
+        with_header(r#"{"a":{"dtype":"F32","shape":[3],"data_offsets":[0,64]}}"#, 55),
+    ];
+    for (case, bytes) in lies.iter().enumerate() {
+        fs::write(&path, bytes).unwrap();
+        println!("case {case}");
+        model.refused(&["model.safetensors"]);
+    }
+}
+
+#[test]
+fn truncated_torch_files_are_refused() {
+    let model = Model::new();
+    let path = model.path("llm/ema_model.bin");
+    let whole = fs::read(&path).unwrap();
+    for length in [0, 1, 4, 100, whole.len() / 2, whole.len() - 100] {
+        fs::write(&path, &whole[..length]).unwrap();
+        model.refused(&["ema_model.bin"]);
+    }
+    fs::write(&path, b"import os; os.system('touch /tmp/owned')").unwrap();
+    model.refused(&["ema_model.bin"]);
+    let plain = Hart::open(model.path(""), OpenOptions::new().weight_set(WeightSet::Plain));
+    assert!(plain.is_ok(), "the plain weights are whole");
+}
+
+/// A pickle that asks for os.system: it is data to us, and refused.
+#[test]
+fn pickle_code_is_never_run() {
+    let model = Model::new();
+    let proof = model.path("owned");
+    let command = format!("touch {}", proof.display());
+    let mut pickle = b"\x80\x02cposix\nsystem\nX".to_vec();
+    pickle.extend((command.len() as u32).to_le_bytes());
+    pickle.extend(command.as_bytes());
+    pickle.extend(b"\x85R.");
+    fs::write(model.path("llm/ema_model.bin"), pickle).unwrap();
+    model.refused(&["ema_model.bin"]);
+    assert!(!proof.exists());
+}
+
+#[test]
+fn missing_misshapen_and_unused_tensors_are_listed_with_file_and_shapes() {
+    let model = Model::new();
+    fs::remove_file(model.path("llm/ema_model.bin")).unwrap();
+    model.rewrite("llm/model.safetensors", |tensors| {
+        tensors.retain(|(name, ..)| name != "word_embed.weight");
+        tensors.push(("blocks.9.attn.q_bias".into(), vec![2, 3], vec![0.0; 6]));
+        let (_, shape, values) = tensors.iter_mut().find(|(name, ..)| name == "head.bias").unwrap();
+        shape[0] -= 1;
+        values.pop();
+    });
+    let error = model.refused(&["1 missing, 1 unused, 1 misshapen", "`word_embed.weight` [64, 8]", "expected [640], found [639]"]);
+    says(&error, &["unused `blocks.9.attn.q_bias` [2, 3] in model.safetensors"]);
+    let Error::Weights(report) = error else { panic!("{error}") };
+    assert!(report.missing[0].file.ends_with("llm/model.safetensors"), "{report:?}");
+    assert!(report.misshapen[0].file.ends_with("llm/model.safetensors"));
+}
+
+#[test]
+fn unused_tensors_may_be_allowed() {
+    let model = Model::new();
+    model.rewrite("text/model.safetensors", |tensors| tensors.push(("extra".into(), vec![1], vec![0.0])));
+    model.refused(&["1 unused", "`extra`"]);
+    let hart = Hart::open(model.path(""), OpenOptions::new().strict(false)).unwrap();
+    assert_eq!(hart.reports()[0].unused[0].name, "extra");
+}
+
+#[test]
+fn damaged_weights_are_found_before_pixels() {
+    for (value, word) in [(f32::NAN, "NaN"), (f32::INFINITY, "inf")] {
+        for file in ["tokenizer/model.safetensors", "text/model.safetensors"] {
+            let model = Model::new();
+            model.rewrite(file, |tensors| {
+                let last = tensors.last_mut().unwrap();
+                let middle = last.2.len() / 2;
+                last.2[middle] = value;
+            });
+            let error = model.refused(&["model.safetensors", word, "tensor `"]);
+            assert!(matches!(error, Error::NotFinite { .. }));
+        }
+    }
+}
+
+#[test]
+fn numbers_that_overflow_are_an_error_and_no_picture() {
+    let model = Model::new();
+    fs::remove_file(model.path("llm/ema_model.bin")).unwrap();
+    model.rewrite("llm/model.safetensors", |tensors| {
+        tensors.iter_mut().filter(|(name, ..)| name.starts_with("head")).for_each(|t| t.2.iter_mut().for_each(|v| *v *= 1e37));
+    });
+    let error = model.open().unwrap().generate(&Request::new("a parrot"), &mut ()).unwrap_err();
+    says(&error, &["logits of scale 1", "not finite"]);
+}
+
+#[test]
+fn configurations_are_checked_before_anything_is_allocated() {
+    let huge = json!(1u64 << 60);
+    let cases: Vec<(&str, &str, Value, &str)> = vec![
+        ("llm/config.json", "depth", huge.clone(), "whole number"),
+        ("llm/config.json", "depth", json!(-1), "whole number"),
+        ("llm/config.json", "depth", json!("24"), "whole number"),
+        ("llm/config.json", "depth", Value::Null, "missing"),
+        ("llm/config.json", "embed_dim", huge.clone(), "whole number"),
+        ("llm/config.json", "embed_dim", json!(0), "whole number"),
+        ("llm/config.json", "num_heads", json!(5), "divisor"),
+        ("llm/config.json", "num_heads", json!(32), "multiple of 4"),
+        ("llm/config.json", "mlp_ratio", json!(1e30), "number from"),
+        ("llm/config.json", "context_token", huge.clone(), "whole number"),
+        ("llm/config.json", "patch_nums", json!([1, 100_000]), "whole numbers"),
+        ("llm/config.json", "patch_nums", json!([1]), "list"),
+        ("llm/config.json", "patch_nums", json!([2, 4]), "start at 1"),
+        ("llm/config.json", "patch_nums", json!([1, 4, 2]), "never fall"),
+        ("llm/config.json", "norm_eps", json!("small"), "number from"),
+        ("llm/config.json", "attn_type", json!("gpt2"), "\"llama\""),
+        ("llm/config.json", "attn_type", json!("mamba"), "\"llama\""),
+        ("llm/config.json", "mlp_type", json!("gpt2"), "\"llama\""),
+        ("llm/config.json", "use_cross_attn", json!(true), "false"),
+        ("llm/config.json", "sampler", json!("dpm"), "iddpm"),
+        ("llm/config.json", "num_sampling_steps", json!("ddim999"), "stride"),
+        ("llm/config.json", "num_sampling_steps", json!(0), "number of steps"),
+        ("llm/config.json", "sep_aln_pooling_mode", json!("min"), "\"avg\""),
+        ("llm/config.json", "model_type", json!("llama"), "hart_transformer_t2i"),
+        ("llm/config.json", "context_dim", json!(128), "hidden_size"),
+        ("llm/config.json", "use_context_norm", json!(3), "true or false"),
+        ("tokenizer/config.json", "ch", json!(33), "multiple of 32"),
+        ("tokenizer/config.json", "ch_mult", json!([]), "list"),
+        ("tokenizer/config.json", "ch_mult", json!([1, huge]), "whole numbers"),
+        ("tokenizer/config.json", "vocab_size", json!(1u64 << 40), "whole number"),
+        ("tokenizer/config.json", "quant_conv_ks", json!(2), "odd"),
+        ("tokenizer/config.json", "quant_resi", json!(1e9), "number from"),
+        ("tokenizer/config.json", "model_type", json!("vqgan"), "hart_autoencoder"),
+        ("text/config.json", "hidden_act", json!("gelu"), "silu"),
+        ("text/config.json", "num_key_value_heads", json!(3), "divisor"),
+        ("text/config.json", "rope_scaling", json!({"type": "yarn", "factor": 4.0}), "mrope"),
+        ("text/config.json", "use_sliding_window", json!(true), "false"),
+        ("text/config.json", "vocab_size", json!(600), "misshapen"),
+        ("text/config.json", "vocab_size", json!(500), "token id"),
+        ("text/tokenizer_config.json", "pad_token", json!("<none>"), "tokenizer.json"),
+        ("text/tokenizer_config.json", "padding_side", json!("top"), "\"left\""),
+    ];
+    for (file, key, value, word) in cases {
+        let model = Model::new();
+        model.set(file, key, value.clone());
+        let error = model.open().err().unwrap_or_else(|| panic!("{file} {key} {value} was taken"));
+        says(&error, &[word]);
+        assert!(error.to_string().contains(key) || word == "misshapen" || word == "token id", "{error}");
+    }
+}
+
+#[test]
+fn configuration_files_that_are_no_json_are_named() {
+    for text in ["", "{", "[]", "3", "{\"depth\": }", "\u{0}"] {
+        let model = Model::new();
+        fs::write(model.path("llm/config.json"), text).unwrap();
+        model.refused(&["llm/config.json"]);
+    }
+    let model = Model::new();
+    fs::write(model.path("text/tokenizer.json"), "{\"model\": 3}").unwrap();
+    model.refused(&["tokenizer.json"]);
+}
+
+#[test]
+fn shards_stay_in_their_folder() {
+    let model = Model::new();
+    fs::remove_file(model.path("text/model.safetensors")).unwrap();
+    for names in [json!({"a": "../../secret.safetensors"}), json!({"a": 3}), json!({}), json!([]), json!({"a": "/etc/passwd"})] {
+        fs::write(model.path("text/model.safetensors.index.json"), json!({ "weight_map": names }).to_string()).unwrap();
+        model.refused(&["weight_map"]);
+    }
+    fs::write(model.path("text/model.safetensors.index.json"), r#"{"weight_map": {"a": "gone.safetensors"}}"#).unwrap();
+    model.refused(&["gone.safetensors"]);
+}
+
+#[test]
+fn weight_sets_are_chosen_and_missed_by_name() {
+    let model = Model::new();
+    let open = |set| Hart::open(model.path(""), OpenOptions::new().weight_set(set));
+    let file = |hart: &Hart| hart.reports()[1].files.iter().next().unwrap().file_name().unwrap().to_owned();
+    assert_eq!(file(&open(WeightSet::PreferEma).unwrap()), "ema_model.bin");
+    assert_eq!(file(&open(WeightSet::Plain).unwrap()), "model.safetensors");
+    fs::remove_file(model.path("llm/ema_model.bin")).unwrap();
+    says(&open(WeightSet::Ema).err().unwrap(), &["no EMA weights"]);
+    assert_eq!(file(&open(WeightSet::PreferEma).unwrap()), "model.safetensors");
+}
+
+#[test]
+fn files_may_be_read_instead_of_mapped() {
+    let model = Model::new();
+    let picture = |options| {
+        let hart = Hart::open(model.path(""), options).unwrap();
+        hart.generate(&Request::new("a parrot"), &mut ()).unwrap().images.remove(0)
+    };
+    assert!(picture(OpenOptions::new()).pixels() == picture(OpenOptions::new().memory_map(false)).pixels());
+}
+
+#[test]
+fn a_long_prompt_is_cut_and_says_what_was_cut() {
+    let hart = Model::new().open().unwrap();
+    let prompt = (0..5000).map(|i| format!("word{i}")).collect::<Vec<_>>().join(" ");
+    let made = hart.generate(&Request::batch(["a parrot".to_string(), prompt]), &mut ()).unwrap();
+    let [truncation] = made.truncated.as_slice() else { panic!("{:?}", made.truncated) };
+    assert_eq!((truncation.prompt, truncation.kept), (1, hart.config().transformer.context_tokens));
+    assert!(truncation.tokens > 5000 && truncation.cut.ends_with("word4999"), "{}", truncation.tokens);
+}
+
+#[test]
+fn extreme_requests_give_a_picture_or_an_error() {
+    let hart = Model::new().open().unwrap();
+    let requests = [
+        Request::new("a").seed(u64::MAX).guidance(100.0),
+        Request::new("a").guidance(-100.0).top_k(usize::MAX),
+        Request::new("a").top_p(1.0).top_k(1),
+        Request::new("a").top_p(f64::MIN_POSITIVE),
+        Request::new("\u{0}\u{202e}🦜\u{301}\u{301}").steps("1".parse().unwrap()),
+        Request::new("a").steps("1000".parse().unwrap()),
+        Request::new("a").system_prompt(SystemPrompt::Text(" ".into())),
+    ];
+    for request in requests {
+        match hart.generate(&request, &mut ()) {
+            Ok(made) => assert_eq!(made.images.len(), 1),
+            Err(error) => assert!(matches!(error, Error::Overflow { .. }), "{error}"),
+        }
+    }
+    let bad = [Request::new(""), Request::new("a").guidance(f64::NAN), Request::new("a").images_per_prompt(0)];
+    for request in bad {
+        let mut work = 0;
+        let mut observer = |_: &Event| {
+            work += 1;
+            Control::Continue
+        };
+        assert!(matches!(hart.generate(&request, &mut observer), Err(Error::Request { .. })));
+        assert_eq!(work, 0, "a bad request is refused before any work");
+    }
+}
+
+#[test]
+fn an_observer_can_stop_at_any_event_and_the_model_stays_good() {
+    let hart = Model::new().open().unwrap();
+    let request = Request::new("a parrot").images_per_prompt(2);
+    let mut events: Vec<(Stage, Step, f32)> = vec![];
+    let mut listen = |e: &Event| {
+        events.push((e.stage, e.step, e.fraction));
+        Control::Continue
+    };
+    let whole = hart.generate(&request, &mut listen).unwrap();
+    assert!(events.windows(2).all(|w| w[0].2 <= w[1].2) && (events.last().unwrap().2 - 1.0).abs() < 1e-3);
+    let first_done = events.iter().position(|e| matches!(e.1, Step::Images { finished: 1, .. })).unwrap();
+    for stop in (0..events.len()).step_by(7) {
+        let mut seen = 0;
+        let mut observer = |_: &Event| {
+            seen += 1;
+            if seen > stop { Control::Cancel } else { Control::Continue }
+        };
+        match hart.generate(&request, &mut observer) {
+            Err(Error::Cancelled { completed }) => {
+                assert_eq!(completed.len(), usize::from(stop >= first_done), "stopped at {stop}");
+                assert!(completed.iter().zip(&whole.images).all(|(a, b)| a == b));
+            }
+            other => assert!(stop + 1 >= events.len(), "{:?}", other.map(|_| ())),
+        }
+    }
+    assert!(hart.generate(&request, &mut ()).unwrap().images == whole.images);
+}
+
+#[test]
+fn events_tell_the_whole_story() {
+    let hart = Model::new().open().unwrap();
+    let mut steps = vec![];
+    let mut listen = |e: &Event| {
+        steps.push(e.step);
+        Control::Continue
+    };
+    hart.generate(&Request::new("a parrot"), &mut listen).unwrap();
+    let config = hart.config();
+    let count = |f: fn(&Step) -> bool| steps.iter().filter(|s| f(s)).count();
+    let scales = config.transformer.sides.len();
+    assert_eq!(count(|s| matches!(s, Step::TextLayer { .. })), config.text.num_layers);
+    assert_eq!(count(|s| matches!(s, Step::Scale { .. })), scales);
+    assert_eq!(count(|s| matches!(s, Step::Block { .. })), scales * config.transformer.depth);
+    assert_eq!(count(|s| matches!(s, Step::Diffusion { .. })), config.residual.steps.kept().len());
+    assert_eq!(count(|s| matches!(s, Step::Images { .. })), 1);
+}
+
+#[test]
+fn a_token_stops_a_run_from_another_thread() {
+    let hart = Model::new().open().unwrap();
+    let token = CancelToken::new();
+    let request = Request::new("a parrot").images_per_prompt(1000).cancel_token(token.clone());
+    let started = Instant::now();
+    let error = std::thread::scope(|scope| {
+        let run = scope.spawn(|| hart.generate(&request, &mut ()).unwrap_err());
+        std::thread::sleep(Duration::from_millis(200));
+        token.cancel();
+        run.join().unwrap()
+    });
+    assert!(error.is_cancelled(), "{error}");
+    assert!(started.elapsed() < Duration::from_secs(20), "the run went on");
+    token.reset();
+    assert!(hart.generate(&Request::new("a parrot").cancel_token(token), &mut ()).is_ok());
+}
+
+#[test]
+fn a_systems_prompt_file_is_used_and_can_be_switched_off() {
+    let model = Model::new();
+    let picture = |system: SystemPrompt| {
+        let request = Request::new("a parrot").system_prompt(system);
+        model.open().unwrap().generate(&request, &mut ()).unwrap().images.remove(0)
+    };
+    let without = picture(SystemPrompt::Checkpoint);
+    fs::write(model.path("llm/system_prompt.txt"), "Describe the picture.\n").unwrap();
+    let with = picture(SystemPrompt::Checkpoint);
+    assert!(with.pixels() != without.pixels());
+    assert!(with.provenance.as_ref().unwrap().settings.ends_with("system prompt checkpoint"));
+    assert!(picture(SystemPrompt::Off) == without);
+    assert!(picture(SystemPrompt::Text("Describe the picture.\n".into())).pixels() == with.pixels());
+    fs::write(model.path("llm/system_prompt.txt"), [0xff, 0xfe]).unwrap();
+    model.refused(&["system_prompt.txt", "UTF-8"]);
+}
