@@ -32,7 +32,7 @@ struct Arguments {
     /// Which weights: EMA if there are some, else plain
     #[arg(long, value_name = "auto|ema|plain", default_value = "auto", value_parser = weight_set)]
     weights: WeightSet,
-    /// PNG file; {n} stands for a picture's number
+    /// PNG file; n in braces stands for the number of a picture
     #[arg(short, long, value_name = "FILE", default_value = "out.png")]
     out: PathBuf,
     /// Also writes all pictures side by side into this PNG file

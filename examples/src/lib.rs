@@ -2,3 +2,8 @@
 
 pub mod bars;
 pub mod output;
+
+/// The project's front page, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct FrontPage;

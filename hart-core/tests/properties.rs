@@ -1,5 +1,6 @@
 //! Promises that hold for any input, checked over many made-up ones.
 
+#[allow(dead_code, reason = "shared with the golden tests")]
 mod support;
 
 use burn::prelude::*;

@@ -9,6 +9,7 @@ use crate::embedding::StepEmbedding;
 
 /// The embedding of a scale's number.
 #[derive(Module, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a model has one")]
 pub(super) enum LevelEmbedding {
     Sinusoid(StepEmbedding),
     Table(Embedding),

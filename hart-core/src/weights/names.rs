@@ -106,19 +106,11 @@ impl Table {
 
     /// Whether a tensor is known to hold nothing for us.
     pub(super) fn ignores(&self, name: &str) -> bool {
-        let segments: Vec<&str> = name.split('.').collect();
-        let known = |pattern: &&str| capture(&segments, pattern).is_some();
-        if self.ignored.iter().any(|p| known(&p)) {
-            return true;
-        }
-        let under_prefix = |prefix: &&str| {
-            !prefix.is_empty()
-                && name.strip_prefix(*prefix).is_some_and(|rest| {
-                    let segments: Vec<&str> = rest.split('.').collect();
-                    self.ignored.iter().any(|p| capture(&segments, p).is_some())
-                })
+        let known = |name: &str| {
+            let segments: Vec<&str> = name.split('.').collect();
+            self.ignored.iter().any(|pattern| capture(&segments, pattern).is_some())
         };
-        self.prefixes.iter().any(|p| under_prefix(&p))
+        known(name) || self.prefixes.iter().any(|prefix| name.strip_prefix(prefix).is_some_and(known))
     }
 }
 
