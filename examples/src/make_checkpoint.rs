@@ -38,7 +38,7 @@ struct Arguments {
     /// Type of the stored numbers
     #[arg(short, long, default_value = "f32")]
     dtype: Float,
-    /// Changes a value of a config.json, such as llm.depth=4, tokenizer.ch=64 or 'llm.patch_nums=[1,2,4]'; may be given again
+    /// Changes a value of a config.json, such as `llm.depth=4` or `llm.patch_nums=[1,2,4]`; may be given again
     #[arg(long = "set", value_name = "FILE.KEY=JSON")]
     changes: Vec<String>,
     /// Seed of the weights
@@ -71,16 +71,10 @@ enum Float {
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    hart_examples::exit_code(run(&Arguments::parse()))
 }
 
-fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
+fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let folder = &arguments.folder;
     if folder.exists() {
         return Err(format!("{}: is there already; name a new folder, or remove it first", folder.display()).into());
@@ -99,7 +93,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     write(arguments, &files, staging.path())?;
     fs::rename(staging.path(), folder).map_err(|e| format!("{}: {e}", folder.display()))?;
     println!("{}", folder.display());
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 /// One `config.json` and the folder that it belongs in.

@@ -36,16 +36,10 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    hart_examples::exit_code(run(&Arguments::parse()))
 }
 
-fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
+fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     output::check_folder(&arguments.out)?;
     let options = OpenOptions::new().device(arguments.device);
     let device = arguments.device.open()?;
@@ -69,7 +63,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         let psnr = json!({ "hybrid": hybrid_psnr, "discrete": discrete_psnr });
         println!("{}", json!({ "file": arguments.out, "psnr_db": psnr, "codes": codes }));
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The picture's middle square at the model's size; transparency is laid over white.
