@@ -11,8 +11,7 @@ fn stages(criterion: &mut Criterion) {
     let scales = plan(&config.transformer);
     let last = scales[scales.len() - 1];
     let draws = Seeded::new(vec![1]);
-    let mut silent = ();
-    let mut progress = Progress::new(&mut silent, None, 1.0);
+    let mut progress = Progress::silent();
 
     let tokens = hart.text().tokenizer().tokenize(&["a parrot"], None, config.transformer.context_tokens).unwrap();
     let context = hart.text().encode(&tokens, &mut progress).unwrap();

@@ -184,9 +184,9 @@ fn report(arguments: &Arguments, made: &Generation, opened: std::time::Duration)
     if arguments.json {
         let seeds: Vec<_> = made.images.iter().map(|i| i.provenance.as_ref().map(|p| p.seed)).collect();
         let line = json!({
-            "files": files,
+            "files": files.iter().map(|f| f.to_string_lossy()).collect::<Vec<_>>(),
             "seeds": seeds,
-            "grid": arguments.grid,
+            "grid": arguments.grid.as_ref().map(|f| f.to_string_lossy()),
             "open_ms": (opened.as_secs_f64() * 1e5).round() / 100.0,
             "milliseconds": output::milliseconds(&made.timings),
         });

@@ -8,18 +8,18 @@ use serde_json::{Map, Value, json};
 /// File name of picture `index` of `count`: `{n}` becomes its number, from 0; without one, pictures after the first get `-1`, `-2`
 /// and so on before the extension.
 pub fn numbered(pattern: &Path, index: usize, count: usize) -> PathBuf {
-    let text = pattern.to_string_lossy();
-    if text.contains("{n}") {
+    if let Some(text) = pattern.to_str().filter(|text| text.contains("{n}")) {
         return PathBuf::from(text.replace("{n}", &index.to_string()));
     }
     if count == 1 || index == 0 {
         return pattern.to_path_buf();
     }
-    let stem = pattern.file_stem().unwrap_or_default().to_string_lossy();
-    let name = match pattern.extension() {
-        Some(extension) => format!("{stem}-{index}.{}", extension.to_string_lossy()),
-        None => format!("{stem}-{index}"),
-    };
+    let mut name = pattern.file_stem().unwrap_or_default().to_os_string();
+    name.push(format!("-{index}"));
+    if let Some(extension) = pattern.extension() {
+        name.push(".");
+        name.push(extension);
+    }
     pattern.with_file_name(name)
 }
 

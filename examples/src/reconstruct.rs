@@ -61,7 +61,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     if arguments.json {
         let codes: Vec<_> = tokens.codes.iter().map(|scale| &scale[0]).collect();
         let psnr = json!({ "hybrid": hybrid_psnr, "discrete": discrete_psnr });
-        println!("{}", json!({ "file": arguments.out, "psnr_db": psnr, "codes": codes }));
+        println!("{}", json!({ "file": arguments.out.to_string_lossy(), "psnr_db": psnr, "codes": codes }));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -86,10 +86,7 @@ fn open_square(arguments: &Arguments, side: usize) -> Result<Image, Box<dyn Erro
 }
 
 fn decode(tokenizer: &VisualTokenizer, latent: &Latent) -> Result<Image, hart_core::Error> {
-    let mut silent = ();
-    let mut progress = Progress::new(&mut silent, None, 1.0);
-    let mut images = tokenizer.decode_images(latent, &mut progress)?;
-    Ok(images.remove(0))
+    Ok(tokenizer.decode_images(latent, &mut Progress::silent())?.remove(0))
 }
 
 /// Peak signal-to-noise ratio of 8-bit pictures, in decibels.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use burn::prelude::Device;
+use burn::prelude::{Device, Tensor};
 
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -12,10 +12,10 @@ use crate::progress::{Observer, Progress, Stage, Step, Timings};
 use crate::request::{Request, SystemPrompt};
 use crate::residual::{Noise, ResidualDiffusion, Respacing};
 use crate::rng::{Draws, Seeded};
-use crate::sampling::{self, CodebookRows, Rule, Soft};
+use crate::sampling::{self, CodebookRows, Codes, Rule, Soft};
 use crate::scales::{self, Scale};
 use crate::text::{Context, TextEncoder, Tokens, Truncation};
-use crate::transformer::{State, Transformer};
+use crate::transformer::{Hidden, State, Transformer};
 use crate::visual::{Latent, VisualTokenizer};
 use crate::weights::{Checkpoint, Loader, Report, TRANSFORMER, WeightSet};
 
@@ -84,7 +84,7 @@ impl Hart {
         let layout = Layout::find(path.as_ref(), options.text_model.as_deref())?;
         let device = options.device.open()?;
         let config = layout.config;
-        let text = TextEncoder::open(&layout.text, &config.text, &options, &device)?;
+        let text = TextEncoder::open_with(&layout.text, &config.text, &options, &device)?;
         let (visual, visual_report) = VisualTokenizer::open_with(&layout.visual, &config.visual, &options, &device)?;
         let checkpoint = transformer_weights(&layout.transformer, &options)?;
         let mut loader = Loader::new(&checkpoint, &TRANSFORMER);
@@ -192,29 +192,42 @@ impl Hart {
         let mut state = State::new(self.transformer.condition(&context.with_unconditional()));
         let mut input = self.transformer.first_input(state.conditioning());
         let mut latent = Latent::zeros(batch, channels, self.config.transformer.last_side(), &self.device);
-        for scale in &self.scales {
-            progress.enter(Stage::Transformer);
-            progress.done(Step::Scale { scale: scale.index + 1, scales: scale.count, side: scale.side }, 0.0)?;
-            let hidden = self.transformer.forward(input, scale, &mut state, progress)?;
-            // T context tokens go in at the first scale, and the last of them predicts its one image token.
-            let hidden = hidden.last(scale.tokens());
-            let t = scale.guidance(sampling.guidance);
-            let logits = sampling::guide(self.transformer.logits(&hidden, state.conditioning()), t);
-            progress.enter(Stage::Sampling);
-            let codes = sampling::sample(logits, &sampling.rule(scale), &self.codebook, scale, draws)?;
+        for (scale, next) in self.scales.iter().zip(&self.scales[1..]) {
+            let (_, codes) = self.predict(input, scale, &mut state, sampling, draws, progress)?;
             latent = codebook.accumulate(latent, codes.features, scale);
-            let Some(next) = self.scales.get(scale.index + 1) else {
-                progress.enter(Stage::Residual);
-                let drawn = codebook.embed(&[codes.indices.clone(), codes.indices].concat());
-                let condition = self.transformer.residual_condition(&hidden, drawn);
-                let noise = Noise { draws, scale: scale.index };
-                let residual = self.residual.sample(condition, channels, t, &sampling.steps, &noise, progress)?;
-                return Ok(latent.plus_rows(residual.0));
-            };
-            let features = codebook.next_features(&latent, next);
-            input = self.transformer.next_input(features, next).repeat_dim(0, 2);
+            // Both halves of the guided batch go on from the same latent.
+            input = self.transformer.next_input(codebook.next_features(&latent, next), next).repeat_dim(0, 2);
         }
-        Ok(latent)
+        let last = &self.scales[self.scales.len() - 1];
+        let (hidden, codes) = self.predict(input, last, &mut state, sampling, draws, progress)?;
+        latent = codebook.accumulate(latent, codes.features, last);
+        progress.enter(Stage::Residual);
+        let drawn = codebook.embed(&[codes.indices.clone(), codes.indices].concat());
+        let condition = self.transformer.residual_condition(&hidden, drawn);
+        let noise = Noise { draws, scale: last.index };
+        let t = last.guidance(sampling.guidance);
+        let residual = self.residual.sample(condition, channels, t, &sampling.steps, &noise, progress)?;
+        Ok(latent.plus_rows(residual.0))
+    }
+
+    /// One scale: its tokens through the transformer, guided logits, codes.
+    fn predict(
+        &self,
+        input: Tensor<3>,
+        scale: &Scale,
+        state: &mut State,
+        sampling: &Sampling,
+        draws: &dyn Draws,
+        progress: &mut Progress<'_>,
+    ) -> Result<(Hidden, Codes)> {
+        progress.enter(Stage::Transformer);
+        progress.done(Step::Scale { scale: scale.index + 1, scales: scale.count, side: scale.side }, 0.0)?;
+        // All context tokens go in at the first scale, and the last of them predicts its one image token.
+        let hidden = self.transformer.forward(input, scale, state, progress)?.last(scale.tokens());
+        let logits = sampling::guide(self.transformer.logits(&hidden, state.conditioning()), scale.guidance(sampling.guidance));
+        progress.enter(Stage::Sampling);
+        let codes = sampling::sample(logits, &sampling.rule(scale), &self.codebook, scale, draws)?;
+        Ok((hidden, codes))
     }
 
     /// A request's settings with the checkpoint's own filled in.

@@ -140,16 +140,24 @@ fn sample_row(
     match rule.soft {
         None => feature.copy_from_slice(codebook.row(index)),
         Some(soft) => {
-            let mut weights = probabilities;
-            draws.gumbel(place, &mut weights);
-            for (weight, &logit) in weights.iter_mut().zip(&*logits) {
-                *weight = (logit * soft.factor as f32 + *weight) / soft.temperature as f32;
-            }
-            softmax(&mut weights);
-            mix(&weights, codebook, feature);
+            let mut gumbel = probabilities;
+            draws.gumbel(place, &mut gumbel);
+            mix(&soft_weights(logits, &gumbel, soft), codebook, feature);
         }
     }
     Some(index as u32)
+}
+
+/// Soft sampling's weights of the codes that are kept. In f64: a low temperature magnifies rounding.
+fn soft_weights(logits: &[f32], gumbel: &[f32], soft: Soft) -> Vec<(usize, f64)> {
+    let kept = logits.iter().zip(gumbel).enumerate().filter(|(_, (logit, _))| logit.is_finite());
+    let sharp = |(&logit, &noise): (&f32, &f32)| (f64::from(logit) * soft.factor + f64::from(noise)) / soft.temperature;
+    let mut weights: Vec<(usize, f64)> = kept.map(|(index, pair)| (index, sharp(pair))).collect();
+    let largest = weights.iter().map(|(_, w)| *w).fold(f64::NEG_INFINITY, f64::max);
+    weights.iter_mut().for_each(|(_, w)| *w = (*w - largest).exp());
+    let sum: f64 = weights.iter().map(|(_, w)| w).sum();
+    weights.iter_mut().for_each(|(_, w)| *w /= sum);
+    weights
 }
 
 /// Removes (sets to minus infinity) every logit below the k-th largest; logits equal to it stay.
@@ -195,12 +203,12 @@ fn softmax(values: &mut [f32]) {
     values.iter_mut().for_each(|v| *v *= scale);
 }
 
-/// Weighted sum of codebook rows. Most weights are zero.
-fn mix(weights: &[f32], codebook: &CodebookRows, feature: &mut [f32]) {
+/// Weighted sum of codebook rows.
+fn mix(weights: &[(usize, f64)], codebook: &CodebookRows, feature: &mut [f32]) {
     feature.fill(0.0);
-    for (index, &weight) in weights.iter().enumerate().filter(|(_, w)| **w > 0.0) {
+    for &(index, weight) in weights {
         for (sum, &value) in feature.iter_mut().zip(codebook.row(index)) {
-            *sum += weight * value;
+            *sum += weight as f32 * value;
         }
     }
 }

@@ -1,6 +1,34 @@
 //! The stages one by one, for programs that want a part: encode a text once, tokenize a picture, decode a latent.
 //!
 //! They are the types that [`Hart::generate`](crate::Hart::generate) runs; [`Hart`](crate::Hart) hands out its own.
+//!
+//! ```
+//! use hart_core::stages::{Progress, Sampling, Seeded};
+//! use hart_core::{Hart, OpenOptions};
+//!
+//! # fn main() -> Result<(), hart_core::Error> {
+//! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tiny-a");
+//! let hart = Hart::open(folder, OpenOptions::new())?;
+//! let mut progress = Progress::silent();
+//!
+//! // Text is encoded once ...
+//! let tokens = hart.text().tokenizer().tokenize(&["a parrot"], None, hart.config().transformer.context_tokens)?;
+//! let context = hart.text().encode(&tokens, &mut progress)?;
+//!
+//! // ... and drawn twice.
+//! let steps = hart.config().residual.steps.clone();
+//! let sampling = Sampling { guidance: 4.5, soft: true, top_k: None, top_p: 0.0, steps };
+//! let first = hart.sample(context.clone(), &sampling, &Seeded::new(vec![1]), &mut progress)?;
+//! let second = hart.sample(context, &sampling, &Seeded::new(vec![2]), &mut progress)?;
+//! let picture = hart.visual().decode_images(&first, &mut progress)?.remove(0);
+//! # let _ = second;
+//!
+//! // A picture becomes tokens, and a picture again.
+//! let tokens = hart.visual().tokenize_images(&[picture])?;
+//! let again = hart.visual().decode_images(&tokens.hybrid(), &mut progress)?;
+//! assert_eq!(again[0].width(), hart.visual().resolution());
+//! # Ok(()) }
+//! ```
 
 pub use crate::pipeline::Sampling;
 pub use crate::progress::Progress;

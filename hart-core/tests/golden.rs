@@ -17,7 +17,7 @@ use support::{Goldens, Replay, Run, check_close, scales, values};
 const PART: f64 = 1e-4;
 
 fn quietly<T>(f: impl FnOnce(&mut Progress<'_>) -> T) -> T {
-    f(&mut Progress::new(&mut (), None, 1.0))
+    f(&mut Progress::silent())
 }
 
 #[test]

@@ -131,8 +131,7 @@ fn batch_of_three_equals_three_singles() {
     let tokens = hart.text().tokenizer().tokenize(&PROMPTS, None, hart.config().transformer.context_tokens).unwrap();
     let sampling = Sampling { guidance: 4.5, soft: false, top_k: None, top_p: 0.0, steps: hart.config().residual.steps.clone() };
     let latent = |tokens: &Tokens, seeds: Vec<u64>| {
-        let mut silent = ();
-        let mut progress = Progress::new(&mut silent, None, 1.0);
+        let mut progress = Progress::silent();
         let context = hart.text().encode(tokens, &mut progress).unwrap();
         values(hart.sample(context, &sampling, &Seeded::new(seeds), &mut progress).unwrap().0)
     };

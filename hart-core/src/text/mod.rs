@@ -65,7 +65,11 @@ impl TextEncoder {
     /// # Errors
     ///
     /// A file is missing or damaged, or the tensors don't fit the configuration.
-    pub fn open(folder: &Path, config: &TextConfig, options: &OpenOptions, device: &Device) -> Result<Self> {
+    pub fn open(folder: &Path, options: &OpenOptions, device: &Device) -> Result<Self> {
+        Self::open_with(folder, &TextConfig::read(&folder.join("config.json"))?, options, device)
+    }
+
+    pub(crate) fn open_with(folder: &Path, config: &TextConfig, options: &OpenOptions, device: &Device) -> Result<Self> {
         let tokenizer = TextTokenizer::open(folder, config.vocab_size)?;
         let checkpoint = Checkpoint::open(folder, options.memory_map)?;
         let mut loader = Loader::new(&checkpoint, &TEXT);
