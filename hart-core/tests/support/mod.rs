@@ -1,6 +1,6 @@
 //! Recorded numbers of the published implementation, and how ours are held against them. See fixtures/README.md.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use burn::prelude::*;
 use burn::tensor::DType;
@@ -8,6 +8,8 @@ use hart_core::stages::{Context, Draws, Place, Sampling, Scale, plan};
 use hart_core::{Hart, OpenOptions, WeightSet};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
+
+const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
 
 /// One folder of recorded numbers.
 pub struct Goldens {
@@ -26,10 +28,24 @@ pub struct Run {
 }
 
 impl Goldens {
-    /// The folder that `HART_GOLDENS` names, or the fixture.
-    pub fn open() -> Self {
-        let fixture = || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tiny-a"));
-        let folder = std::env::var_os("HART_GOLDENS").map_or_else(fixture, PathBuf::from);
+    /// The folder that `HART_GOLDENS` names, or all fixtures.
+    pub fn all() -> Vec<Self> {
+        if let Some(folder) = std::env::var_os("HART_GOLDENS") {
+            return vec![Self::open(folder.into())];
+        }
+        let entries = std::fs::read_dir(FIXTURES).unwrap().map(|entry| entry.unwrap().path());
+        let mut folders: Vec<PathBuf> = entries.filter(|path| path.join("goldens.json").is_file()).collect();
+        folders.sort();
+        assert!(!folders.is_empty());
+        folders.into_iter().map(Self::open).collect()
+    }
+
+    /// The fixture with the published options.
+    pub fn usual() -> Self {
+        Self::open(Path::new(FIXTURES).join("tiny-a"))
+    }
+
+    fn open(folder: PathBuf) -> Self {
         let read = |name: &str| std::fs::read(folder.join(name)).unwrap_or_else(|e| panic!("{}: {e}", folder.join(name).display()));
         let meta = serde_json::from_slice(&read("goldens.json")).unwrap();
         let bytes = read("goldens.safetensors");
