@@ -74,3 +74,47 @@ fn frequencies(head_dim: usize, step: usize, base: f64) -> Vec<f32> {
     let exponent = |i: usize| (step * i) as f32 / head_dim as f32;
     (0..head_dim / step).map(|i| (1.0 / base.powf(f64::from(exponent(i)))) as f32).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::{tensor, values};
+
+    /// For few keys and for so many that another body of the operation is taken.
+    #[test]
+    fn a_row_that_may_look_nowhere_averages_all_values() {
+        let device = Device::flex();
+        let waves = |count: usize| (0..count).map(|i| (i as f32 * 0.7).sin()).collect::<Vec<_>>();
+        for keys in [5, 3000] {
+            let query = tensor(waves(8), [1, 1, 2, 4], &device);
+            let key = tensor(waves(keys * 4), [1, 1, keys, 4], &device);
+            let value = tensor(waves(keys * 4), [1, 1, keys, 4], &device);
+            let mut bias = vec![f32::MIN; 2 * keys];
+            bias[keys + 1] = 0.0; // the second row sees the second key
+            let bias = tensor(bias, [1, 1, 2, keys], &device);
+            let got = values(attention(query, key, value, Some(bias), 0.5));
+            let all = waves(keys * 4);
+            for channel in 0..4 {
+                let mean = all.iter().skip(channel).step_by(4).sum::<f32>() / keys as f32;
+                assert!((got[channel] - mean).abs() < 1e-5, "{keys} keys: {} and not {mean}", got[channel]);
+                assert!((got[4 + channel] - all[4 + channel]).abs() < 1e-6);
+            }
+        }
+    }
+
+    /// The halves of a head are turned against each other, the first by the row's angles and the second by the column's.
+    #[test]
+    fn halves_are_rotated_by_row_and_column() {
+        let device = Device::flex();
+        let rotation = Rotation::picture(&[vec![(0.3, 1.1)]], 4, 10_000.0, &device);
+        let got = values(rotation.apply(tensor(vec![1.0, 2.0, 3.0, 4.0], [1, 1, 1, 4], &device)));
+        let (row, column) = (0.3f32, 1.1f32);
+        let want = [
+            row.cos() - 3.0 * row.sin(),
+            2.0 * row.cos() - 4.0 * row.sin(),
+            3.0 * column.cos() + column.sin(),
+            4.0 * column.cos() + 2.0 * column.sin(),
+        ];
+        assert!(got.iter().zip(want).all(|(g, w)| (g - w).abs() < 1e-6), "{got:?} {want:?}");
+    }
+}
