@@ -36,12 +36,12 @@ fn stages(criterion: &mut Criterion) {
     let codes = hart.visual().codebook().embed(&[vec![0; hidden.0.dims()[1]], vec![0; hidden.0.dims()[1]]]);
     let condition = hart.transformer().residual_condition(&hidden, codes);
     let noise = Noise { draws: &draws, scale: last.index };
-    let (channels, steps) = (config.visual.z_channels, &config.residual.steps);
+    let steps = &config.residual.steps;
     criterion.bench_function("residual", |b| {
-        b.iter(|| hart.residual().sample(condition.clone(), channels, 3.0, steps, &noise, &mut progress).unwrap());
+        b.iter(|| hart.residual().sample(condition.clone(), 3.0, steps, &noise, &mut progress).unwrap());
     });
 
-    let latent = Latent::zeros(1, channels, last.side, hart.device());
+    let latent = Latent::zeros(1, config.visual.z_channels, last.side, hart.device());
     criterion.bench_function("decode", |b| b.iter(|| hart.visual().decode_images(&latent, &mut progress).unwrap()));
     criterion.bench_function("whole", |b| b.iter(|| hart.generate(&Request::new("a parrot"), &mut ()).unwrap()));
 }

@@ -3,10 +3,13 @@
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::{ArgAction, Parser};
-use hart_core::{CancelToken, DeviceKind, Generation, Hart, Image, OpenOptions, Request, Respacing, SystemPrompt, WeightSet};
+use hart_core::{
+    CancelToken, Control, DeviceKind, Event, Generation, Hart, Image, Observer, OpenOptions, Request, Respacing, SystemPrompt,
+    WeightSet,
+};
 use hart_examples::bars::Bars;
 use hart_examples::output;
 use serde_json::json;
@@ -91,7 +94,8 @@ fn weight_set(name: &str) -> Result<WeightSet, String> {
 impl Arguments {
     fn request(&self, cancel: CancelToken) -> Request {
         // The shipped model is small and draws best when it is held to its likeliest codes.
-        let shipped = self.model == Path::new(SHIPPED_MODEL);
+        let shipped =
+            self.model.canonicalize().is_ok_and(|model| Path::new(SHIPPED_MODEL).canonicalize().is_ok_and(|s| s == model));
         let (guidance, soft, top_p) = if shipped { (1.0, false, 0.5) } else { (4.5, true, 0.0) };
         let mut request = Request::batch(self.prompts.clone())
             .images_per_prompt(self.count)
@@ -133,6 +137,9 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     output::check_folder(&arguments.out)?;
     if let Some(grid) = &arguments.grid {
         output::check_folder(grid).map_err(|e| e.replacen("--out", "--grid", 1))?;
+        if (0..request.total_images()).any(|i| output::numbered(&arguments.out, i, request.total_images()) == *grid) {
+            return Err(format!("--grid {}: that is a picture's own file; name another", grid.display()).into());
+        }
     }
     if let Some(threads) = arguments.threads {
         rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
@@ -143,16 +150,15 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let opening = Instant::now();
     let hart = Hart::open(&arguments.model, arguments.options())?;
     let opened = opening.elapsed();
-    let mut bars = Bars::new(request.total_images(), arguments.quiet);
-    let made = hart.generate(&request, &mut bars);
-    drop(bars);
+    let mut saver = Saver::new(arguments, request.total_images());
+    let made = hart.generate(&request, &mut saver);
+    let files = saver.finish()?;
     match made {
         Ok(made) => {
-            report(arguments, &made, opened)?;
+            report(arguments, &made, &files, opened)?;
             Ok(ExitCode::SUCCESS)
         }
-        Err(hart_core::Error::Cancelled { completed }) => {
-            let files = save(arguments, &completed, request.total_images())?;
+        Err(error) if error.is_cancelled() => {
             eprintln!("cancelled; {} of {} pictures were finished{}", files.len(), request.total_images(), list(&files));
             Ok(ExitCode::from(INTERRUPTED))
         }
@@ -160,48 +166,70 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     }
 }
 
-fn report(arguments: &Arguments, made: &Generation, opened: std::time::Duration) -> Result<(), Box<dyn Error>> {
+/// Shows progress, and saves every picture as soon as it is finished.
+struct Saver<'a> {
+    out: &'a Path,
+    count: usize,
+    bars: Bars,
+    files: Vec<PathBuf>,
+    error: Option<hart_core::Error>,
+}
+
+impl<'a> Saver<'a> {
+    fn new(arguments: &'a Arguments, count: usize) -> Self {
+        let bars = Bars::new(count, arguments.quiet);
+        Self { out: &arguments.out, count, bars, files: vec![], error: None }
+    }
+
+    /// The files, or what kept one from being written.
+    fn finish(self) -> Result<Vec<PathBuf>, hart_core::Error> {
+        self.error.map_or(Ok(self.files), Err)
+    }
+}
+
+impl Observer for Saver<'_> {
+    fn event(&mut self, event: &Event) -> Control {
+        if self.error.is_some() { Control::Cancel } else { self.bars.event(event) }
+    }
+
+    fn picture(&mut self, image: &Image) {
+        let path = output::numbered(self.out, self.files.len(), self.count);
+        match image.save_png(&path) {
+            Ok(()) => self.files.push(path),
+            Err(error) => self.error = Some(error),
+        }
+    }
+}
+
+fn report(arguments: &Arguments, made: &Generation, files: &[PathBuf], opened: Duration) -> Result<(), Box<dyn Error>> {
     for truncation in &made.truncated {
+        let which = truncation.prompt.map_or_else(|| "the system prompt".into(), |p| format!("prompt {}", p + 1));
         eprintln!(
-            "warning: prompt {} has {} tokens, the model reads {}; not read: \"{}\"",
-            truncation.prompt + 1,
-            truncation.tokens,
-            truncation.kept,
-            truncation.cut
+            "warning: {which} has {} tokens, the model reads {}; not read: \"{}\"",
+            truncation.tokens, truncation.kept, truncation.cut
         );
     }
-    let files = save(arguments, &made.images, made.images.len())?;
     if let Some(path) = &arguments.grid {
         let columns = (made.images.len() as f64).sqrt().ceil() as usize;
         Image::grid(&made.images, columns)?.save_png(path)?;
     }
     if !arguments.quiet {
-        eprintln!("{:.2} s{}", made.timings.total.as_secs_f64(), list(&files));
+        eprintln!("{:.2} s{}", made.timings.total.as_secs_f64(), list(files));
     }
     if arguments.timings {
-        print!("open         {:9.1} ms\n{}", opened.as_secs_f64() * 1e3, output::timing_table(&made.timings));
+        output::say(format!("open         {:9.1} ms\n{}", opened.as_secs_f64() * 1e3, output::timing_table(&made.timings)))?;
     }
     if arguments.json {
         let seeds: Vec<_> = made.images.iter().map(|i| i.provenance.as_ref().map(|p| p.seed)).collect();
-        let line = json!({
+        output::say(json!({
             "files": files.iter().map(|f| f.to_string_lossy()).collect::<Vec<_>>(),
             "seeds": seeds,
             "grid": arguments.grid.as_ref().map(|f| f.to_string_lossy()),
             "open_ms": (opened.as_secs_f64() * 1e5).round() / 100.0,
             "milliseconds": output::milliseconds(&made.timings),
-        });
-        println!("{line}");
+        }))?;
     }
     Ok(())
-}
-
-fn save(arguments: &Arguments, images: &[Image], count: usize) -> Result<Vec<PathBuf>, hart_core::Error> {
-    let save = |(index, image): (usize, &Image)| {
-        let path = output::numbered(&arguments.out, index, count);
-        image.save_png(&path)?;
-        Ok(path)
-    };
-    images.iter().enumerate().map(save).collect()
 }
 
 fn list(files: &[PathBuf]) -> String {

@@ -14,6 +14,7 @@ use hart_core::DeviceKind;
 use hart_core::config::{Config, TextConfig, TransformerConfig, VisualConfig};
 use hart_core::stages::{Qwen2, ResidualDiffusion, Transformer, VisualTokenizer};
 use hart_core::weights::{TEXT, TRANSFORMER, VISUAL, names_and_shapes};
+use hart_examples::output;
 use indicatif::{ProgressBar, ProgressStyle};
 use rayon::prelude::*;
 use safetensors::{Dtype, View};
@@ -92,7 +93,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let staging = builder.prefix(".hart-").tempdir_in(beside).map_err(named)?;
     write(arguments, &files, staging.path())?;
     fs::rename(staging.path(), folder).map_err(|e| format!("{}: {e}", folder.display()))?;
-    println!("{}", folder.display());
+    output::say(folder.display())?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -160,12 +161,12 @@ fn write(arguments: &Arguments, files: &[File], folder: &Path) -> Result<(), Box
     let shared = files[1].json["share_quant_resi"].as_u64();
     let by_sharing = |names: Vec<String>| {
         let wanted = match shared {
-            _ if names.len() == 1 => 0,
             Some(0) => 1,
             Some(1) => 2,
             _ => 0,
         };
-        names.into_iter().nth(wanted)
+        let mut names: Vec<String> = names.into_iter().filter(|name| name.starts_with("vae.")).collect();
+        Some(names.swap_remove(wanted.min(names.len() - 1)))
     };
     let mut llm = names_and_shapes(&Transformer::init(&config, &device), &TRANSFORMER, "transformer", usual);
     llm.extend(names_and_shapes(&ResidualDiffusion::init(&config, &device), &TRANSFORMER, "residual", usual));
@@ -188,7 +189,7 @@ fn write(arguments: &Arguments, files: &[File], folder: &Path) -> Result<(), Box
 
 fn write_part(arguments: &Arguments, part: &str, tensors: Vec<(String, Vec<usize>)>, file: &Path) -> Result<(), Box<dyn Error>> {
     let parameters: usize = tensors.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
-    println!("{part:10} {:4} tensors, {:.1} M parameters", tensors.len(), parameters as f64 / 1e6);
+    output::say(format!("{part:10} {:4} tensors, {:.1} M parameters", tensors.len(), parameters as f64 / 1e6))?;
     let bar = ProgressBar::new(parameters as u64);
     bar.set_style(ProgressStyle::with_template("{msg:10} {bar:40} {percent:>3}% {elapsed}")?);
     bar.set_message(part.to_string());

@@ -1,5 +1,7 @@
 //! Where pictures go, and what is said about them.
 
+use std::fmt::Display;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use hart_core::{Stage, Timings};
@@ -36,6 +38,9 @@ pub fn check_folder(pattern: &Path) -> Result<(), String> {
     if !folder.is_dir() {
         return Err(format!("--out {}: there is no folder {}; make it first", pattern.display(), folder.display()));
     }
+    if pattern.exists() && !pattern.is_dir() && !pattern.is_file() {
+        return Err(format!("--out {}: is there already and no plain file; name another", pattern.display()));
+    }
     if pattern.is_dir() {
         return Err(format!(
             "--out {}: that is a folder; give a file name, such as {}/out.png",
@@ -47,6 +52,15 @@ pub fn check_folder(pattern: &Path) -> Result<(), String> {
         Ok(_) => Ok(()),
         Err(e) => Err(format!("--out {}: can't write into {}: {e}", pattern.display(), folder.display())),
     }
+}
+
+/// Writes a line to standard output.
+///
+/// # Errors
+///
+/// It can't be written, as when the reader of a pipe has gone.
+pub fn say(line: impl Display) -> io::Result<()> {
+    writeln!(io::stdout(), "{line}")
 }
 
 /// Milliseconds of each stage and of the whole, as a JSON object.
@@ -61,7 +75,7 @@ pub fn milliseconds(timings: &Timings) -> Value {
 pub fn timing_table(timings: &Timings) -> String {
     let line = |name: &str, d: std::time::Duration| format!("{name:12} {:9.1} ms\n", d.as_secs_f64() * 1e3);
     let stages: String = Stage::ALL.iter().map(|s| line(s.name(), timings.of(*s))).collect();
-    stages + &line("total", timings.total)
+    (stages + &line("total", timings.total)).trim_end().to_string()
 }
 
 #[cfg(test)]

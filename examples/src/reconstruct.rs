@@ -49,8 +49,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let hybrid = decode(&tokenizer, &tokens.hybrid())?;
     let discrete = decode(&tokenizer, &tokenizer.discrete(&tokens))?;
     let (hybrid_psnr, discrete_psnr) = (psnr(&original, &hybrid), psnr(&original, &discrete));
-    println!("hybrid        {hybrid_psnr:.2} dB");
-    println!("discrete only {discrete_psnr:.2} dB");
+    output::say(format!("hybrid        {hybrid_psnr:.2} dB\ndiscrete only {discrete_psnr:.2} dB"))?;
     let mut pictures = vec![hybrid, discrete];
     if arguments.original {
         pictures.insert(0, original);
@@ -61,7 +60,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     if arguments.json {
         let codes: Vec<_> = tokens.codes.iter().map(|scale| &scale[0]).collect();
         let psnr = json!({ "hybrid": hybrid_psnr, "discrete": discrete_psnr });
-        println!("{}", json!({ "file": arguments.out.to_string_lossy(), "psnr_db": psnr, "codes": codes }));
+        output::say(json!({ "file": arguments.out.to_string_lossy(), "psnr_db": psnr, "codes": codes }))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -89,6 +89,35 @@ fn the_file_says_how_it_was_made() {
 }
 
 #[test]
+fn the_shipped_model_is_known_by_any_path() {
+    let folder = tempfile::tempdir().unwrap();
+    let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/src/../models/starter");
+    succeeds(GENERATE, folder.path(), &["a parrot", "-q", "-o", "a.png"]);
+    succeeds(GENERATE, folder.path(), &["a parrot", "-q", "-o", "b.png", "-m", shipped]);
+    assert!(fs::read(folder.path().join("a.png")).unwrap() == fs::read(folder.path().join("b.png")).unwrap());
+}
+
+/// The reader of standard output has gone: an error, not a panic, and the picture is there.
+#[cfg(unix)]
+#[test]
+fn a_closed_pipe_is_no_panic() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = run("sh", folder.path(), &["-c", &format!("'{GENERATE}' x --json -q | true")]);
+    assert!(!String::from_utf8_lossy(&output.stderr).contains("panicked"));
+    assert_eq!(names(folder.path()), ["out.png"]);
+}
+
+#[test]
+fn what_is_not_read_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let long = "a parrot and ".repeat(20);
+    let output = run(GENERATE, folder.path(), &[&long, "--system-prompt", &format!("{long} finally"), "-q"]);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(errors.contains("the system prompt has") && errors.contains("warning: prompt 1 has"), "{errors}");
+    assert!(errors.contains("finally\""), "{errors}");
+}
+
+#[test]
 fn wrong_arguments_are_named() {
     fails(GENERATE, &[], &["PROMPT"]);
     fails(GENERATE, &[""], &["prompt", "empty"]);
@@ -107,6 +136,9 @@ fn wrong_arguments_are_named() {
     fails(GENERATE, &["x", "--out", "missing/out.png"], &["missing", "make it first"]);
     fails(GENERATE, &["x", "--out", "."], &["that is a folder"]);
     fails(GENERATE, &["x", "--grid", "missing/out.png"], &["--grid", "missing"]);
+    fails(GENERATE, &["x", "--grid", "out.png"], &["--grid", "own file"]);
+    #[cfg(unix)]
+    fails(GENERATE, &["x", "--out", "/dev/null"], &["no plain file"]);
     fails(RECONSTRUCT, &["nothing.png"], &["nothing.png"]);
     fails(RECONSTRUCT, &[concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")], &["Cargo.toml"]);
     fails(MAKE_CHECKPOINT, &["x", "--set", "llm=3"], &["FILE.KEY=JSON"]);

@@ -25,6 +25,14 @@ pub enum Error {
         /// What is wrong with it, and what to do.
         problem: String,
     },
+    /// A picture file is not what its name promises.
+    #[error("{}: {problem}", path.display())]
+    Picture {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// A value in a configuration file is missing, of the wrong type, out of range, or not supported.
     #[error("{}: `{field}` is {got}, expected {expected}", path.display())]
     Config {

@@ -33,6 +33,13 @@ pub struct Image {
     pub provenance: Option<Provenance>,
 }
 
+impl Provenance {
+    /// `settings` is one line of the caller's choice.
+    pub fn new(prompt: impl Into<String>, seed: u64, settings: impl Into<String>) -> Self {
+        Self { prompt: prompt.into(), seed, settings: settings.into() }
+    }
+}
+
 impl std::fmt::Debug for Image {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Image({} x {}, {:?})", self.width, self.height, self.provenance)
@@ -158,10 +165,11 @@ impl Image {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] if it can't be read, [`Error::Checkpoint`] if it isn't a PNG picture.
+    /// [`Error::Io`] if it can't be read, [`Error::Picture`] if it isn't a PNG picture.
     pub fn open_png(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let damaged = |e: png::DecodingError| Error::checkpoint(path, format!("not a PNG picture: {e}"));
+        let wrong = |problem: String| Error::Picture { path: path.to_path_buf(), problem };
+        let damaged = |e: png::DecodingError| wrong(format!("not a PNG picture: {e}"));
         let file = fs::File::open(path).map_err(Error::io(path))?;
         let mut decoder = png::Decoder::new(BufReader::new(file));
         decoder.set_transformations(png::Transformations::normalize_to_color8());
@@ -169,7 +177,7 @@ impl Image {
         let (width, height) = (reader.info().width as usize, reader.info().height as usize);
         let bytes = reader.output_buffer_size().filter(|_| width * height <= MAX_PIXELS);
         let Some(bytes) = bytes else {
-            return Err(Error::checkpoint(path, format!("{width} x {height} pixels, at most {MAX_PIXELS} in all are read")));
+            return Err(wrong(format!("{width} x {height} pixels, at most {MAX_PIXELS} in all are read")));
         };
         let mut buffer = vec![0; bytes];
         let info = reader.next_frame(&mut buffer).map_err(damaged)?;
@@ -185,8 +193,17 @@ impl Image {
     }
 }
 
-/// Writes a file whole or not at all: to a temporary one in the same folder, which then takes its name.
+/// Writes a file whole or not at all: to a temporary one in the same folder, which then takes its name. A link is followed; what is
+/// there and no plain file, such as a device, is left alone.
 pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let target = match path.canonicalize() {
+        Ok(target) if !target.is_file() => {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "is there already and no plain file; name another"));
+        }
+        Ok(target) => target,
+        Err(_) => path.to_path_buf(),
+    };
+    let path = target.as_path();
     let folder = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -232,11 +249,25 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let error = checker().save_png(folder.path().join("missing").join("x.png")).unwrap_err();
         assert!(error.to_string().contains("missing"), "{error}");
-        // A folder in the file's place: the rename fails and the temporary file goes.
+        // A folder in the file's place stays one.
         fs::create_dir(folder.path().join("x.png")).unwrap();
-        assert!(checker().save_png(folder.path().join("x.png")).is_err());
+        let error = checker().save_png(folder.path().join("x.png")).unwrap_err();
+        assert!(error.to_string().contains("no plain file"), "{error}");
         let names: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(names, ["x.png"]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_are_followed_and_devices_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let (real, link) = (folder.path().join("real.png"), folder.path().join("link.png"));
+        fs::write(&real, "old").unwrap();
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        checker().save_png(&link).unwrap();
+        assert!(link.is_symlink() && Image::open_png(&real).unwrap() == checker());
+        assert!(checker().save_png("/dev/null").unwrap_err().to_string().contains("no plain file"));
+        assert!(!Path::new("/dev/null").is_file());
     }
 
     #[test]

@@ -21,6 +21,8 @@ mod transformer;
 mod visual;
 pub mod weights;
 
+/// Tensors and devices, as the stages take and give them.
+pub use burn;
 pub use device::DeviceKind;
 pub use error::{Error, Result};
 pub use image::{Image, Provenance};

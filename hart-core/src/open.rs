@@ -2,10 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::config::{Config, TextConfig, TransformerConfig, VisualConfig};
+use burn::prelude::Device;
+
+use crate::config::{Config, TextConfig, TransformerConfig, VisualConfig, read_limited};
 use crate::device::DeviceKind;
 use crate::error::{Error, Result};
-use crate::weights::WeightSet;
+use crate::text::{Qwen2, TextEncoder, TextTokenizer};
+use crate::visual::VisualTokenizer;
+use crate::weights::{Checkpoint, Loader, Report, TEXT, VISUAL, WeightSet};
 
 /// Folder names under which a text model is looked for, in the checkpoint's root and beside it. The second is the published one's.
 const TEXT_FOLDERS: [&str; 2] = ["text", "Qwen2-VL-1.5B-Instruct"];
@@ -52,7 +56,8 @@ impl OpenOptions {
         self
     }
 
-    /// Whether safetensors files are mapped (default) or read into memory. A mapped file must not be shortened while it is in use.
+    /// Whether safetensors files are mapped (default) or read into memory. A mapped file must be neither
+    /// changed nor shortened while the model is open.
     pub fn memory_map(mut self, memory_map: bool) -> Self {
         self.memory_map = memory_map;
         self
@@ -62,6 +67,48 @@ impl OpenOptions {
     pub fn strict(mut self, strict: bool) -> Self {
         self.strict = strict;
         self
+    }
+}
+
+impl TextEncoder {
+    /// Opens a text model's folder, with `config.json`, weights, `tokenizer.json` and `tokenizer_config.json`.
+    ///
+    /// # Errors
+    ///
+    /// A file is missing or damaged, or the tensors don't fit the configuration.
+    pub fn open(folder: &Path, options: &OpenOptions, device: &Device) -> Result<(Self, Report)> {
+        Self::open_with(folder, &TextConfig::read(&folder.join("config.json"))?, options, device)
+    }
+
+    pub(crate) fn open_with(folder: &Path, config: &TextConfig, options: &OpenOptions, device: &Device) -> Result<(Self, Report)> {
+        let tokenizer = TextTokenizer::open(folder, config.vocab_size)?;
+        let checkpoint = Checkpoint::open(folder, options.memory_map)?;
+        let mut loader = Loader::new(&checkpoint, &TEXT);
+        let encoder = loader.load(Qwen2::init(config, device), "", device)?;
+        Ok((Self::new(tokenizer, encoder), loader.finish(options.strict)?))
+    }
+}
+
+impl VisualTokenizer {
+    /// Opens a visual tokenizer's folder, with `config.json` and weights.
+    ///
+    /// # Errors
+    ///
+    /// A file is missing or damaged, or the tensors don't fit the configuration.
+    pub fn open(folder: &Path, options: &OpenOptions, device: &Device) -> Result<(Self, Report)> {
+        Self::open_with(folder, &VisualConfig::read(&folder.join("config.json"))?, options, device)
+    }
+
+    pub(crate) fn open_with(
+        folder: &Path,
+        config: &VisualConfig,
+        options: &OpenOptions,
+        device: &Device,
+    ) -> Result<(Self, Report)> {
+        let checkpoint = Checkpoint::open(folder, options.memory_map)?;
+        let mut loader = Loader::new(&checkpoint, &VISUAL);
+        let tokenizer = loader.load(Self::init(config, device), "", device)?;
+        Ok((tokenizer, loader.finish(options.strict)?))
     }
 }
 
@@ -86,7 +133,7 @@ impl Layout {
         let transformer = root.join("llm");
         let config_file = part(&transformer, "pass the checkpoint's root folder, which holds llm and tokenizer")?;
         let (transformer_config, residual_config) = TransformerConfig::read(&config_file)?;
-        let visual = visual_folder(root, &transformer_config)?;
+        let visual = visual_folder(root, &transformer_config);
         let visual_config = VisualConfig::read(&part(&visual, "the visual tokenizer belongs beside llm")?)?;
         let text = text_folder(root, text_model)?;
         let text_config = TextConfig::read(&part(&text, "name the text model's folder (--text-model, OpenOptions::text_model)")?)?;
@@ -105,10 +152,10 @@ fn part(folder: &Path, advice: &str) -> Result<PathBuf> {
 }
 
 /// `vae_path` is the training machine's: it counts where it leads somewhere here, else the folder `tokenizer` beside `llm` does.
-fn visual_folder(root: &Path, config: &TransformerConfig) -> Result<PathBuf> {
+fn visual_folder(root: &Path, config: &TransformerConfig) -> PathBuf {
     let named = config.visual_path.iter().flat_map(|path| [root.join(path), root.join("llm").join(path)]);
     let usual = root.join("tokenizer");
-    Ok(named.into_iter().find(|folder| folder.join("config.json").is_file()).unwrap_or(usual))
+    named.into_iter().find(|folder| folder.join("config.json").is_file()).unwrap_or(usual)
 }
 
 fn text_folder(root: &Path, text_model: Option<&Path>) -> Result<PathBuf> {
@@ -126,14 +173,10 @@ fn text_folder(root: &Path, text_model: Option<&Path>) -> Result<PathBuf> {
 
 fn system_prompt(folder: &Path) -> Result<Option<String>> {
     let path = folder.join("system_prompt.txt");
-    match std::fs::metadata(&path) {
-        Err(_) => return Ok(None),
-        Ok(data) if data.len() > MAX_SYSTEM_PROMPT => {
-            return Err(Error::checkpoint(&path, format!("has {} bytes, expected at most {MAX_SYSTEM_PROMPT}", data.len())));
-        }
-        Ok(_) => {}
+    if !path.exists() {
+        return Ok(None);
     }
-    let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
+    let bytes = read_limited(&path, MAX_SYSTEM_PROMPT)?;
     let text = String::from_utf8(bytes).map_err(|_| Error::checkpoint(&path, "not UTF-8 text"))?;
     Ok(Some(text).filter(|t| !t.is_empty()))
 }

@@ -40,8 +40,15 @@ const _: fn() = || {
     shared::<Hart>();
 };
 
+impl std::fmt::Debug for Hart {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hart").field("config", &self.config).field("device", &self.device).finish_non_exhaustive()
+    }
+}
+
 /// What a run made.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Generation {
     /// The pictures: all of the first prompt, then all of the second, and so on.
     pub images: Vec<Image>,
@@ -84,13 +91,13 @@ impl Hart {
         let layout = Layout::find(path.as_ref(), options.text_model.as_deref())?;
         let device = options.device.open()?;
         let config = layout.config;
-        let text = TextEncoder::open_with(&layout.text, &config.text, &options, &device)?;
+        let (text, text_report) = TextEncoder::open_with(&layout.text, &config.text, &options, &device)?;
         let (visual, visual_report) = VisualTokenizer::open_with(&layout.visual, &config.visual, &options, &device)?;
         let checkpoint = transformer_weights(&layout.transformer, &options)?;
         let mut loader = Loader::new(&checkpoint, &TRANSFORMER);
         let transformer = loader.load(Transformer::init(&config, &device), "transformer", &device)?;
         let residual = loader.load(ResidualDiffusion::init(&config, &device), "residual", &device)?;
-        let reports = vec![text.report().clone(), loader.finish(options.strict)?, visual_report];
+        let reports = vec![text_report, loader.finish(options.strict)?, visual_report];
         Ok(Self {
             codebook: visual.codebook().rows(),
             scales: scales::plan(&config.transformer),
@@ -149,7 +156,7 @@ impl Hart {
         request.validate()?;
         let system_prompt = self.system_prompt(request);
         let tokens = self.text.tokenizer().tokenize(&request.prompts, system_prompt, self.config.transformer.context_tokens)?;
-        let mut progress = Progress::new(observer, request.cancel.as_ref(), self.work(request));
+        let mut progress = Progress::new(observer, request.cancel.as_ref(), self.work(request, tokens.system.len()));
         let mut images = Vec::with_capacity(request.total_images());
         match self.make_all(request, &tokens, &mut images, &mut progress) {
             Err(Error::Cancelled { .. }) if images.len() < request.total_images() => Err(Error::Cancelled { completed: images }),
@@ -173,7 +180,10 @@ impl Hart {
                 progress.enter(Stage::Decode);
                 let provenance = Provenance { prompt: text.clone(), seed, settings: self.settings(request, &sampling) };
                 let made = self.visual.decode_images(&latent, progress)?;
-                images.extend(made.into_iter().map(|image| image.with_provenance(provenance.clone())));
+                for image in made.into_iter().map(|image| image.with_provenance(provenance.clone())) {
+                    progress.picture(&image);
+                    images.push(image);
+                }
                 progress.done(Step::Images { finished: images.len(), total: request.total_images() }, 0.0)?;
             }
         }
@@ -206,7 +216,7 @@ impl Hart {
         let condition = self.transformer.residual_condition(&hidden, drawn);
         let noise = Noise { draws, scale: last.index };
         let t = last.guidance(sampling.guidance);
-        let residual = self.residual.sample(condition, channels, t, &sampling.steps, &noise, progress)?;
+        let residual = self.residual.sample(condition, t, &sampling.steps, &noise, progress)?;
         Ok(latent.plus_rows(residual.0))
     }
 
@@ -266,7 +276,7 @@ impl Hart {
     }
 
     /// Estimated multiply-adds of a request.
-    fn work(&self, request: &Request) -> f64 {
+    fn work(&self, request: &Request, system_prompt: usize) -> f64 {
         let sampling = self.sampling(request);
         let context = self.config.transformer.context_tokens;
         let image_tokens: usize = self.scales[1..].iter().map(Scale::tokens).sum();
@@ -274,7 +284,7 @@ impl Hart {
         let image = 2.0 * (context + image_tokens) as f64 * self.transformer.work_per_token()
             + 2.0 * (last * last) as f64 * self.residual.work_per_token(sampling.steps.kept().len())
             + self.visual.decode_work(last);
-        request.prompts.len() as f64 * self.text.work(context) + request.total_images() as f64 * image
+        request.prompts.len() as f64 * self.text.work(system_prompt + context) + request.total_images() as f64 * image
     }
 }
 

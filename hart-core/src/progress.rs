@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
+use crate::image::Image;
 
 /// The parts of a run, in the order in which the prompt flows through them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -119,6 +120,9 @@ pub enum Control {
 pub trait Observer {
     /// Called often; must be quick.
     fn event(&mut self, event: &Event) -> Control;
+
+    /// Called with every finished picture, before the run goes on: to save it, or to show it.
+    fn picture(&mut self, _: &Image) {}
 }
 
 impl<F: FnMut(&Event) -> Control> Observer for F {
@@ -216,6 +220,11 @@ impl<'a> Progress<'a> {
         let event = Event { stage: self.entered.0, step, elapsed: self.start.elapsed(), fraction };
         let control = self.observer.event(&event);
         if control == Control::Cancel { Err(cancelled()) } else { self.check() }
+    }
+
+    /// Hands a finished picture to the observer.
+    pub(crate) fn picture(&mut self, image: &Image) {
+        self.observer.picture(image);
     }
 
     /// Stops here if the token was used.

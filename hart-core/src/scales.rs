@@ -28,13 +28,13 @@ impl Scale {
 
     /// Where the scale stands between the first (0) and the last (1); chooses phi.
     pub fn place(&self) -> f64 {
-        self.index as f64 / (self.count - 1) as f64
+        self.index as f64 / self.count.saturating_sub(1).max(1) as f64
     }
 
     /// What guidance and temperature grow with. The last scale uses the ratio of the scale before: in the published loop the
     /// variable still holds it.
     pub fn ratio(&self) -> f64 {
-        self.index.min(self.count - 2) as f64 / (self.count - 1) as f64
+        self.index.min(self.count.saturating_sub(2)) as f64 / self.count.saturating_sub(1).max(1) as f64
     }
 
     /// Guidance t of this scale; logits are `(1 + t) conditional - t unconditional`.

@@ -38,6 +38,6 @@ pub use crate::residual::{
 pub use crate::rng::{Draws, Place, Seeded};
 pub use crate::sampling::{CodebookRows, Codes, Rule, Soft, guide, keep_top_k, keep_top_p, sample};
 pub use crate::scales::{Scale, plan, plan_of};
-pub use crate::text::{Context, PaddingSide, Qwen2, TextEncoder, TextTokenizer, Tokens, Truncation};
+pub use crate::text::{Context, Qwen2, Side, TextEncoder, TextTokenizer, Tokens, Truncation};
 pub use crate::transformer::{Conditioning, Hidden, State, Transformer};
 pub use crate::visual::{Codebook, ImageTokens, Latent, VisualTokenizer};

@@ -251,6 +251,7 @@ fn configurations_are_checked_before_anything_is_allocated() {
         ("llm/config.json", "num_heads", json!(5), "divisor"),
         ("llm/config.json", "num_heads", json!(32), "multiple of 4"),
         ("llm/config.json", "mlp_ratio", json!(1e30), "number from"),
+        ("llm/config.json", "patch_nums", json!(vec![1; 1].into_iter().chain(vec![256; 40]).collect::<Vec<_>>()), "at most 65536"),
         ("llm/config.json", "context_token", huge.clone(), "whole number"),
         ("llm/config.json", "patch_nums", json!([1, 100_000]), "whole numbers"),
         ("llm/config.json", "patch_nums", json!([1]), "list"),
@@ -283,6 +284,7 @@ fn configurations_are_checked_before_anything_is_allocated() {
         ("text/config.json", "vocab_size", json!(500), "token id"),
         ("text/tokenizer_config.json", "pad_token", json!("<none>"), "tokenizer.json"),
         ("text/tokenizer_config.json", "padding_side", json!("top"), "\"left\""),
+        ("text/tokenizer_config.json", "truncation_side", json!("top"), "\"left\""),
     ];
     for (file, key, value, word) in cases {
         let model = Model::new();
@@ -303,6 +305,66 @@ fn configuration_files_that_are_no_json_are_named() {
     let model = Model::new();
     fs::write(model.path("text/tokenizer.json"), "{\"model\": 3}").unwrap();
     model.refused(&["tokenizer.json"]);
+}
+
+/// Feed-forward layers and pictures that fit each limit alone, but not together.
+#[test]
+fn sizes_are_checked_together() {
+    let model = Model::new();
+    model.set("llm/config.json", "embed_dim", json!(4)).set("llm/config.json", "num_heads", json!(1));
+    model.set("llm/config.json", "mlp_ratio", json!(0.01));
+    model.refused(&["mlp_ratio"]);
+    let model = Model::new();
+    model.set("llm/config.json", "patch_nums", json!([1, 200])).set(
+        "tokenizer/config.json",
+        "ch_mult",
+        json!([1, 1, 1, 1, 1, 1, 1]),
+    );
+    model.refused(&["pixels along a side", "at most 8192"]);
+}
+
+/// Nothing is waited for: a pipe in a file's place is refused.
+#[cfg(unix)]
+#[test]
+fn pipes_are_no_files() {
+    for name in ["llm/config.json", "text/tokenizer.json", "text/tokenizer_config.json", "llm/system_prompt.txt"] {
+        let model = Model::new();
+        let _ = fs::remove_file(model.path(name));
+        let made = std::process::Command::new("mkfifo").arg(model.path(name)).status().unwrap();
+        assert!(made.success());
+        model.refused(&[name]);
+    }
+}
+
+#[test]
+fn long_prompts_may_be_cut_on_the_left() {
+    let model = Model::new();
+    model.set("text/tokenizer_config.json", "truncation_side", json!("left"));
+    let prompt = (0..100).map(|i| format!("word{i}")).collect::<Vec<_>>().join(" ");
+    let made = model.open().unwrap().generate(&Request::new(prompt), &mut ()).unwrap();
+    assert!(made.truncated[0].cut.starts_with("word0 word1"), "{:?}", made.truncated);
+}
+
+/// Without its discriminator the published autoencoder's names have no prefix.
+#[test]
+fn a_visual_tokenizer_may_have_plain_names() {
+    let model = Model::new();
+    model.set("tokenizer/config.json", "model_type", json!("hart_autoencoder"));
+    model.rewrite("tokenizer/model.safetensors", |tensors| {
+        tensors.iter_mut().for_each(|(name, ..)| *name = name.strip_prefix("vae.").unwrap().to_string());
+    });
+    assert!(model.open().is_ok());
+}
+
+#[test]
+fn pixels_that_overflow_are_an_error() {
+    let model = Model::new();
+    model.rewrite("tokenizer/model.safetensors", |tensors| {
+        let last = tensors.iter_mut().filter(|(name, ..)| name.starts_with("vae.decoder.conv_out"));
+        last.for_each(|t| t.2.fill(1e38));
+    });
+    let error = model.open().unwrap().generate(&Request::new("a parrot"), &mut ()).unwrap_err();
+    says(&error, &["pixels are not finite"]);
 }
 
 #[test]
@@ -345,7 +407,7 @@ fn a_long_prompt_is_cut_and_says_what_was_cut() {
     let prompt = (0..5000).map(|i| format!("word{i}")).collect::<Vec<_>>().join(" ");
     let made = hart.generate(&Request::batch(["a parrot".to_string(), prompt]), &mut ()).unwrap();
     let [truncation] = made.truncated.as_slice() else { panic!("{:?}", made.truncated) };
-    assert_eq!((truncation.prompt, truncation.kept), (1, hart.config().transformer.context_tokens));
+    assert_eq!((truncation.prompt, truncation.kept), (Some(1), hart.config().transformer.context_tokens));
     assert!(truncation.tokens > 5000 && truncation.cut.ends_with("word4999"), "{}", truncation.tokens);
 }
 
@@ -382,7 +444,7 @@ fn extreme_requests_give_a_picture_or_an_error() {
 #[test]
 fn an_observer_can_stop_at_any_event_and_the_model_stays_good() {
     let hart = Model::new().open().unwrap();
-    let request = Request::new("a parrot").images_per_prompt(2);
+    let request = Request::new("a parrot").images_per_prompt(2).system_prompt(SystemPrompt::Text("Draw:".into()));
     let mut events: Vec<(Stage, Step, f32)> = vec![];
     let mut listen = |e: &Event| {
         events.push((e.stage, e.step, e.fraction));
@@ -416,7 +478,7 @@ fn events_tell_the_whole_story() {
         steps.push(e.step);
         Control::Continue
     };
-    hart.generate(&Request::new("a parrot"), &mut listen).unwrap();
+    hart.generate(&Request::new("a parrot").system_prompt(SystemPrompt::Text("Draw:".into())), &mut listen).unwrap();
     let config = hart.config();
     let count = |f: fn(&Step) -> bool| steps.iter().filter(|s| f(s)).count();
     let scales = config.transformer.sides.len();

@@ -341,9 +341,8 @@ fn residual_diffusion_and_final_latent() {
         let condition = hart.transformer().residual_condition(&hidden, drawn);
         let noise = Noise { draws: &replay, scale: last.index };
         let steps = hart.config().residual.steps.clone();
-        let channels = hart.config().visual.z_channels;
         let guidance = last.guidance(run.guidance);
-        let residual = quietly(|p| hart.residual().sample(condition, channels, guidance, &steps, &noise, p)).unwrap();
+        let residual = quietly(|p| hart.residual().sample(condition, guidance, &steps, &noise, p)).unwrap();
         let latent = climb(goldens, hart, run).latent.plus_rows(residual.0);
         goldens.check_tensor(&run.tensor_name("fhat"), latent.0, run.end_tolerance());
     });

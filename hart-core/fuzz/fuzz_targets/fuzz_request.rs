@@ -12,7 +12,6 @@ use libfuzzer_sys::fuzz_target;
 #[derive(Arbitrary, Debug)]
 struct Input {
     images_per_prompt: usize,
-    images_per_pass: Option<usize>,
     seed: u64,
     guidance: f64,
     soft: bool,
@@ -47,7 +46,6 @@ fuzz_target!(|input: Input| {
             Some(None) => SystemPrompt::Off,
             Some(Some(text)) => SystemPrompt::Text(text),
         });
-    request = input.images_per_pass.into_iter().fold(request, Request::images_per_pass);
     request = input.top_k.into_iter().fold(request, Request::top_k);
     request = steps.into_iter().flatten().fold(request, Request::steps);
     match request.validate() {
@@ -56,7 +54,6 @@ fuzz_target!(|input: Input| {
             assert_eq!(request.total_images(), prompts * input.images_per_prompt);
             assert!(longest.is_some_and(|bytes| (1..=MAX_PROMPT_BYTES).contains(&bytes)));
             assert!(input.guidance.abs() <= MAX_GUIDANCE && (0.0..=1.0).contains(&input.top_p));
-            assert!(input.images_per_pass != Some(0) && input.top_k != Some(0));
         }
         Err(e) => assert!(!e.to_string().is_empty()),
     }
@@ -65,7 +62,7 @@ fuzz_target!(|input: Input| {
 fn check_steps(respacing: &Respacing) {
     let kept = respacing.kept();
     assert!(!kept.is_empty() && kept.windows(2).all(|w| w[0] < w[1]) && kept[kept.len() - 1] < FULL_STEPS);
-    assert_eq!(Respacing::from_str(&respacing.to_string()).as_ref(), Ok(respacing));
+    assert!(Respacing::from_str(&respacing.to_string()).is_ok_and(|again| again == *respacing));
     let steps = schedule(respacing);
     assert_eq!(steps.len(), kept.len());
     for (step, &number) in steps.iter().zip(kept) {

@@ -1,6 +1,7 @@
 //! Reading one `config.json`: every value is checked where it is read, and a wrong one is named.
 
-use std::fs;
+use std::fs::File;
+use std::io::Read;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
@@ -22,12 +23,7 @@ pub(crate) struct Fields {
 impl Fields {
     /// Reads the file; it must hold one JSON object.
     pub(crate) fn read(path: &Path) -> Result<Self> {
-        let bytes = fs::metadata(path).map_err(Error::io(path))?.len();
-        if bytes > MAX_FILE_BYTES {
-            return Err(Error::checkpoint(path, format!("has {bytes} bytes, expected a JSON file of at most {MAX_FILE_BYTES}")));
-        }
-        let text = fs::read(path).map_err(Error::io(path))?;
-        Self::parse(path, &text)
+        Self::parse(path, &read_limited(path, MAX_FILE_BYTES)?)
     }
 
     /// Parses the text of a file; `path` is for messages.
@@ -117,6 +113,20 @@ impl Fields {
         let expected = allowed.iter().map(|a| format!("\"{a}\"")).collect::<Vec<_>>().join(" or ");
         Err(self.wrong(name, format!("{expected} ({why})")))
     }
+}
+
+/// A file of at most `limit` bytes. Anything that is no plain file, such as a pipe, could keep the reader waiting and is refused.
+pub(crate) fn read_limited(path: &Path, limit: u64) -> Result<Vec<u8>> {
+    if !path.metadata().map_err(Error::io(path))?.is_file() {
+        return Err(Error::checkpoint(path, "expected a plain file"));
+    }
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(Error::io(path))?;
+    file.take(limit + 1).read_to_end(&mut bytes).map_err(Error::io(path))?;
+    if bytes.len() as u64 > limit {
+        return Err(Error::checkpoint(path, format!("has more than {limit} bytes, too many for what its name promises")));
+    }
+    Ok(bytes)
 }
 
 /// 3 and 3.0 are whole numbers; -1, 2.5 and "3" are not.

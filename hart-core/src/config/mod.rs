@@ -13,7 +13,7 @@ pub use transformer::{LevelEmbeddingKind, ModulationKind, Pooling, ResidualConfi
 pub(crate) use visual::NORM_GROUPS;
 pub use visual::VisualConfig;
 
-pub(crate) use fields::Fields;
+pub(crate) use fields::{Fields, read_limited};
 
 use crate::error::{Error, Result};
 
@@ -25,8 +25,12 @@ pub(crate) const MAX_DEPTH: usize = 512;
 pub(crate) const MAX_SIDE: usize = 256;
 /// Most rows of a codebook or vocabulary.
 pub(crate) const MAX_VOCABULARY: usize = 4 << 20;
-/// Most tokens of a prompt.
-pub(crate) const MAX_CONTEXT: usize = 32_768;
+/// Most tokens of a prompt; the published models read 300.
+pub(crate) const MAX_CONTEXT: usize = 4096;
+/// Most tokens of prompt and scales together; the published 1024px model has 9,751.
+pub(crate) const MAX_TOKENS: usize = 65_536;
+/// Largest side of a picture in pixels.
+pub(crate) const MAX_RESOLUTION: usize = 8192;
 
 /// Everything that a checkpoint's configuration files say.
 #[derive(Clone, Debug)]
@@ -59,6 +63,22 @@ impl Config {
                     self.text.hidden_size
                 ),
             });
+        }
+        // No tensor stands behind these: memory would be the first to notice.
+        let tokens = self.transformer.context_tokens + self.transformer.sides.iter().map(|side| side * side).sum::<usize>();
+        let limits = [
+            ("patch_nums", tokens, MAX_TOKENS, "tokens of prompt and scales together"),
+            ("patch_nums", self.resolution(), MAX_RESOLUTION, "pixels along a side"),
+        ];
+        for (field, number, limit, what) in limits {
+            if number > limit {
+                return Err(Error::Config {
+                    path: transformer_path.to_path_buf(),
+                    field: field.into(),
+                    got: format!("{number} {what}"),
+                    expected: format!("at most {limit}"),
+                });
+            }
         }
         Ok(())
     }

@@ -90,7 +90,7 @@ impl TransformerConfig {
         self.sides[self.sides.len() - 1]
     }
 
-    /// Reads and checks `llm/config.json`. Defaults are those of the published configuration class.
+    /// Reads and checks `llm/config.json`. Options that a file leaves out are as in the published configuration class; sizes must be there.
     ///
     /// # Errors
     ///
@@ -127,7 +127,7 @@ impl TransformerConfig {
             depth: fields.size("depth", 1..=MAX_DEPTH)?,
             embed_dim,
             num_heads,
-            feed_forward_dim: feed_forward_dim(embed_dim, fields.number_or("mlp_ratio", 4.0, 0.01..=64.0)?),
+            feed_forward_dim: feed_forward_dim(&fields, embed_dim)?,
             context_tokens: fields.size("context_token", 1..=MAX_CONTEXT)?,
             context_dim: fields.size("context_dim", 1..=MAX_WIDTH)?,
             norm_eps: fields.number_or("norm_eps", 1e-6, 1e-12..=1.0)?,
@@ -162,10 +162,13 @@ pub(super) fn sides(fields: &Fields, name: &str) -> Result<Vec<usize>> {
 }
 
 /// The Llama rule: two thirds of `mlp_ratio`, rounded up to a multiple of 256. The product is taken in floating point before the cast.
-fn feed_forward_dim(embed_dim: usize, mlp_ratio: f64) -> usize {
+fn feed_forward_dim(fields: &Fields, embed_dim: usize) -> Result<usize> {
     const MULTIPLE: usize = 256;
-    let exact = embed_dim as f64 * mlp_ratio * 2.0 / 3.0;
-    (exact + (MULTIPLE - 1) as f64) as usize / MULTIPLE * MULTIPLE
+    let exact = embed_dim as f64 * fields.number_or("mlp_ratio", 4.0, 0.01..=64.0)? * 2.0 / 3.0;
+    match (exact + (MULTIPLE - 1) as f64) as usize / MULTIPLE * MULTIPLE {
+        0 => Err(fields.wrong("mlp_ratio", "a ratio that leaves the feed-forward layer some channels")),
+        width => Ok(width),
+    }
 }
 
 fn modulation(fields: &Fields) -> Result<ModulationKind> {
@@ -187,5 +190,5 @@ fn steps(fields: &Fields) -> Result<Respacing> {
         Some(Value::String(s)) => s.clone(),
         Some(other) => other.to_string(),
     };
-    text.parse().map_err(|problem: String| fields.wrong("num_sampling_steps", problem))
+    Respacing::parse(&text).map_err(|expected| fields.wrong("num_sampling_steps", expected))
 }

@@ -80,24 +80,53 @@ mod tests {
     use super::*;
     use crate::kernels::{tensor, values};
 
-    /// For few keys and for so many that another body of the operation is taken.
+    /// burn's CPU backend takes another body for `queries * keys` above this, one that never holds all scores.
+    const ALL_SCORES: usize = 256 * 1024;
+
+    fn waves(count: usize, speed: f32) -> Vec<f32> {
+        (0..count).map(|i| (i as f32 * speed).sin()).collect()
+    }
+
+    /// Both bodies against a plain softmax in f64, with grouped heads, with and without bias. A row that may look nowhere averages
+    /// all values.
     #[test]
-    fn a_row_that_may_look_nowhere_averages_all_values() {
+    fn attention_is_a_softmax_whatever_the_length() {
         let device = Device::flex();
-        let waves = |count: usize| (0..count).map(|i| (i as f32 * 0.7).sin()).collect::<Vec<_>>();
-        for keys in [5, 3000] {
-            let query = tensor(waves(8), [1, 1, 2, 4], &device);
-            let key = tensor(waves(keys * 4), [1, 1, keys, 4], &device);
-            let value = tensor(waves(keys * 4), [1, 1, keys, 4], &device);
-            let mut bias = vec![f32::MIN; 2 * keys];
-            bias[keys + 1] = 0.0; // the second row sees the second key
-            let bias = tensor(bias, [1, 1, 2, keys], &device);
-            let got = values(attention(query, key, value, Some(bias), 0.5));
-            let all = waves(keys * 4);
-            for channel in 0..4 {
-                let mean = all.iter().skip(channel).step_by(4).sum::<f32>() / keys as f32;
-                assert!((got[channel] - mean).abs() < 1e-5, "{keys} keys: {} and not {mean}", got[channel]);
-                assert!((got[4 + channel] - all[4 + channel]).abs() < 1e-6);
+        let (heads, groups, dim) = (4, 2, 8);
+        for (queries, keys) in [(3, 5), (100, 3000)] {
+            assert!((queries, keys) == (3, 5) || queries * keys > ALL_SCORES);
+            let (q, k, v) = (waves(heads * queries * dim, 0.7), waves(groups * keys * dim, 0.31), waves(groups * keys * dim, 1.3));
+            let mut bias: Vec<f32> = waves(queries * keys, 0.11).iter().map(|b| if *b > 0.5 { f32::MIN } else { *b }).collect();
+            bias[..keys].fill(f32::MIN);
+            for bias in [None, Some(bias)] {
+                let scale = 0.4;
+                let got = values(attention(
+                    tensor(q.clone(), [1, heads, queries, dim], &device),
+                    tensor(k.clone(), [1, groups, keys, dim], &device),
+                    tensor(v.clone(), [1, groups, keys, dim], &device),
+                    bias.clone().map(|bias| tensor(bias, [1, 1, queries, keys], &device)),
+                    scale,
+                ));
+                for (row, got) in got.chunks(dim).enumerate() {
+                    let (head, query) = (row / queries, row % queries);
+                    let group = head / (heads / groups);
+                    let key = |index: usize| &k[(group * keys + index) * dim..][..dim];
+                    let score = |index: usize| {
+                        let dot: f64 = q[row * dim..][..dim].iter().zip(key(index)).map(|(a, b)| f64::from(a * b)).sum();
+                        let bias = bias.as_ref().map_or(0.0, |bias| bias[query * keys + index]);
+                        // The most negative float swallows any score added to it.
+                        if bias == f32::MIN { f64::from(f32::MIN) } else { dot * scale + f64::from(bias) }
+                    };
+                    let scores: Vec<f64> = (0..keys).map(score).collect();
+                    let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                    let weights: Vec<f64> = scores.iter().map(|s| (s - largest).exp()).collect();
+                    let sum: f64 = weights.iter().sum();
+                    for (channel, got) in got.iter().enumerate() {
+                        let value = |index: usize| f64::from(v[(group * keys + index) * dim + channel]);
+                        let want = weights.iter().enumerate().map(|(i, w)| w * value(i)).sum::<f64>() / sum;
+                        assert!((f64::from(*got) - want).abs() < 1e-5, "{queries} x {keys}, row {row}: {got} and not {want}");
+                    }
+                }
             }
         }
     }

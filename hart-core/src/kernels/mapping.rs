@@ -10,7 +10,7 @@ use memmap2::Mmap;
 #[allow(unsafe_code)]
 pub(crate) fn map_file(path: &Path) -> io::Result<Mmap> {
     let file = File::open(path)?;
-    // SAFETY: the mapping is private to this process and never written. As with every mapped file, another program that shortens
-    // it while it is in use can end this one; `OpenOptions::memory_map(false)` reads the file instead.
+    // SAFETY: sound as long as nobody changes or shortens the file while it is mapped, which no program can check. That is the
+    // caller's part, as `OpenOptions::memory_map` says; with `false` the file is read instead.
     unsafe { Mmap::map(&file) }
 }

@@ -56,6 +56,11 @@ impl ResidualMlp {
         }
     }
 
+    /// Channels of the latent, Z.
+    pub fn channels(&self) -> usize {
+        self.input.weight.dims()[0]
+    }
+
     /// The part of the condition that is the same at every step.
     ///
     /// # Shapes

@@ -61,7 +61,6 @@ impl ResidualDiffusion {
     pub fn sample(
         &self,
         condition: Tensor<3>,
-        channels: usize,
         guidance: f64,
         respacing: &Respacing,
         noise: &Noise<'_>,
@@ -69,7 +68,7 @@ impl ResidualDiffusion {
     ) -> Result<Residual> {
         let device = condition.device();
         let [rows, length, _] = condition.dims();
-        let batch = rows / 2;
+        let (batch, channels) = (rows / 2, self.mlp.channels());
         let steps = schedule(respacing);
         let guided = guidance != UNGUIDED;
         let condition = if guided { condition } else { condition.narrow(0, 0, batch) };

@@ -4,6 +4,8 @@ use std::f64::consts::FRAC_PI_2;
 use std::fmt;
 use std::str::FromStr;
 
+use crate::error::Error;
+
 /// Steps of the full schedule.
 pub const FULL_STEPS: usize = 1000;
 /// Largest beta of the cosine schedule.
@@ -33,9 +35,16 @@ impl fmt::Display for Respacing {
 }
 
 impl FromStr for Respacing {
-    type Err = String;
+    type Err = Error;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, Error> {
+        Self::parse(text).map_err(|expected| Error::request("steps", format!("\"{text}\", expected {expected}")))
+    }
+}
+
+impl Respacing {
+    /// The steps that a text names, or what it should have been.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let wrong = || "a number of steps such as \"8\", numbers a section such as \"10,5\", or \"ddim25\"".to_string();
         let count = |t: &str| t.trim().parse::<usize>().ok().filter(|n| (1..=FULL_STEPS).contains(n)).ok_or_else(wrong);
         let kept = match text.strip_prefix("ddim") {

@@ -6,17 +6,12 @@ mod tokenizer;
 
 pub use prompt::Tokens;
 pub use qwen2::Qwen2;
-pub use tokenizer::{PaddingSide, TextTokenizer, Truncation};
-
-use std::path::Path;
+pub use tokenizer::{Side, TextTokenizer, Truncation};
 
 use burn::prelude::*;
 
-use crate::config::TextConfig;
 use crate::error::Result;
-use crate::open::OpenOptions;
 use crate::progress::Progress;
-use crate::weights::{Checkpoint, Loader, Report, TEXT};
 
 /// What the transformer is told about the prompts.
 #[derive(Clone, Debug)]
@@ -53,39 +48,20 @@ impl Context {
 }
 
 /// Tokenizer and encoder of a text model's folder.
+#[derive(Debug)]
 pub struct TextEncoder {
     tokenizer: TextTokenizer,
     encoder: Qwen2,
-    report: Report,
 }
 
 impl TextEncoder {
-    /// Opens a folder with `config.json`, weights, `tokenizer.json` and `tokenizer_config.json`.
-    ///
-    /// # Errors
-    ///
-    /// A file is missing or damaged, or the tensors don't fit the configuration.
-    pub fn open(folder: &Path, options: &OpenOptions, device: &Device) -> Result<Self> {
-        Self::open_with(folder, &TextConfig::read(&folder.join("config.json"))?, options, device)
-    }
-
-    pub(crate) fn open_with(folder: &Path, config: &TextConfig, options: &OpenOptions, device: &Device) -> Result<Self> {
-        let tokenizer = TextTokenizer::open(folder, config.vocab_size)?;
-        let checkpoint = Checkpoint::open(folder, options.memory_map)?;
-        let mut loader = Loader::new(&checkpoint, &TEXT);
-        let encoder = loader.load(Qwen2::init(config, device), "", device)?;
-        let report = loader.finish(options.strict)?;
-        Ok(Self { tokenizer, encoder, report })
+    pub(crate) fn new(tokenizer: TextTokenizer, encoder: Qwen2) -> Self {
+        Self { tokenizer, encoder }
     }
 
     /// The tokenizer.
     pub fn tokenizer(&self) -> &TextTokenizer {
         &self.tokenizer
-    }
-
-    /// How the weights fitted.
-    pub fn report(&self) -> &Report {
-        &self.report
     }
 
     /// Cost of one row of tokens, in multiply-adds; for progress.

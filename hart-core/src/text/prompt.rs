@@ -1,6 +1,6 @@
 //! Token rows as the encoder wants them: cut, padded, masked, with positions and the system prompt in front (spec section 1).
 
-use super::tokenizer::{Encoded, PaddingSide, TextTokenizer, Truncation};
+use super::tokenizer::{Encoded, Side, TextTokenizer, Truncation};
 use crate::error::Result;
 
 /// Prompts as token ids: B rows of exactly T.
@@ -14,7 +14,7 @@ pub struct Tokens {
     pub positions: Vec<Vec<i64>>,
     /// Ids of the system prompt, unpadded; empty without one.
     pub system: Vec<u32>,
-    /// Prompts that were longer than T.
+    /// Texts that were longer than T.
     pub truncated: Vec<Truncation>,
 }
 
@@ -26,7 +26,7 @@ impl Tokens {
             mask: vec![self.mask[index].clone()],
             positions: vec![self.positions[index].clone()],
             system: self.system.clone(),
-            truncated: self.truncated.iter().filter(|t| t.prompt == index).cloned().collect(),
+            truncated: self.truncated.iter().filter(|t| t.prompt.is_none_or(|p| p == index)).cloned().collect(),
         }
     }
 }
@@ -38,33 +38,37 @@ impl TextTokenizer {
     ///
     /// [`Error::Request`](crate::Error::Request) if the tokenizer can't read a text.
     pub fn tokenize<S: AsRef<str>>(&self, prompts: &[S], system_prompt: Option<&str>, length: usize) -> Result<Tokens> {
+        let mut truncated = vec![];
         let mut tokens = Tokens { ids: vec![], mask: vec![], positions: vec![], system: vec![], truncated: vec![] };
+        let mut read = |prompt: Option<usize>, text: &str| {
+            let Encoded { ids, cut } = self.encode(text, length)?;
+            truncated.extend(cut.map(|(tokens, cut)| Truncation { prompt, tokens, kept: ids.len(), cut }));
+            Ok(ids)
+        };
         if let Some(text) = system_prompt {
-            tokens.system = self.encode(text, length)?.ids;
+            tokens.system = read(None, text)?;
         }
         for (prompt, text) in prompts.iter().enumerate() {
-            let Encoded { ids, cut } = self.encode(text.as_ref(), length)?;
-            if let Some((count, cut)) = cut {
-                tokens.truncated.push(Truncation { prompt, tokens: count, kept: ids.len(), cut });
-            }
+            let ids = read(Some(prompt), text.as_ref())?;
             let ids = pad(ids, self.pad(), self.padding_side(), length);
             let mask: Vec<bool> = ids.iter().map(|&id| id != self.pad()).collect();
             tokens.positions.push(positions(&mask));
             tokens.mask.push(mask);
             tokens.ids.push(ids);
         }
+        tokens.truncated = truncated;
         Ok(tokens)
     }
 }
 
-fn pad(mut ids: Vec<u32>, pad: u32, side: PaddingSide, length: usize) -> Vec<u32> {
+fn pad(mut ids: Vec<u32>, pad: u32, side: Side, length: usize) -> Vec<u32> {
     let padding = vec![pad; length.saturating_sub(ids.len())];
     match side {
-        PaddingSide::Right => {
+        Side::Right => {
             ids.extend(padding);
             ids
         }
-        PaddingSide::Left => padding.into_iter().chain(ids).collect(),
+        Side::Left => padding.into_iter().chain(ids).collect(),
     }
 }
 
@@ -83,8 +87,8 @@ mod tests {
 
     #[test]
     fn padding_on_both_sides_gives_the_published_positions() {
-        let right = pad(vec![5, 6], 0, PaddingSide::Right, 4);
-        let left = pad(vec![5, 6], 0, PaddingSide::Left, 4);
+        let right = pad(vec![5, 6], 0, Side::Right, 4);
+        let left = pad(vec![5, 6], 0, Side::Left, 4);
         assert_eq!((right.as_slice(), left.as_slice()), (&[5, 6, 0, 0][..], &[0, 0, 5, 6][..]));
         assert_eq!(positions(&[true, true, false, false]), [0, 1, 1, 1]);
         assert_eq!(positions(&[false, false, true, true]), [-1, -1, 0, 1]);

@@ -4,24 +4,25 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::config::Fields;
+use crate::config::{Fields, read_limited};
 use crate::error::{Error, Result};
 
-/// On which side short prompts are padded.
+/// A side of a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PaddingSide {
-    /// Padding comes before the text.
+pub enum Side {
+    /// Before the text.
     Left,
-    /// Padding comes after the text; the default.
+    /// After the text; the default for padding and for cutting.
     Right,
 }
 
-/// A prompt that was longer than the checkpoint reads.
+/// A text that was longer than the checkpoint reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Truncation {
-    /// Which prompt of the request, from 0.
-    pub prompt: usize,
-    /// Tokens of the whole prompt.
+    /// Which prompt of the request, from 0; none: the system prompt.
+    pub prompt: Option<usize>,
+    /// Tokens of the whole text.
     pub tokens: usize,
     /// Tokens that are read.
     pub kept: usize,
@@ -29,17 +30,29 @@ pub struct Truncation {
     pub cut: String,
 }
 
+/// Longest tokenizer.json that is read, in bytes; the published one has 7 million.
+const MAX_FILE_BYTES: u64 = 256 << 20;
+
 /// The tokenizer of a text model's folder.
 pub struct TextTokenizer {
     bpe: tokenizers::Tokenizer,
     pad: u32,
-    padding_side: PaddingSide,
+    padding_side: Side,
+    truncation_side: Side,
+    vocab_size: usize,
+}
+
+impl std::fmt::Debug for TextTokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut debug = f.debug_struct("TextTokenizer");
+        debug.field("vocabulary", &self.bpe.get_vocab_size(true)).field("pad", &self.pad).finish_non_exhaustive()
+    }
 }
 
 /// Token ids of one text, cut to a limit.
 pub(super) struct Encoded {
     pub(super) ids: Vec<u32>,
-    /// Tokens before the cut, and the text behind it.
+    /// How many there were, and the text that was cut off.
     pub(super) cut: Option<(usize, String)>,
 }
 
@@ -51,7 +64,7 @@ impl TextTokenizer {
     /// A file is missing or damaged, the pad token is unknown, or an id reaches beyond the model's `vocab_size`.
     pub fn open(folder: &Path, vocab_size: usize) -> Result<Self> {
         let path = folder.join("tokenizer.json");
-        let bpe = std::fs::read(&path).map_err(Error::io(&path))?;
+        let bpe = read_limited(&path, MAX_FILE_BYTES)?;
         let settings = Fields::read(&folder.join("tokenizer_config.json"))?;
         let special = Fields::read(&folder.join("special_tokens_map.json")).ok();
         Self::of(&path, &bpe, &settings, special.as_ref(), vocab_size)
@@ -69,11 +82,12 @@ impl TextTokenizer {
 
     fn of(path: &Path, bpe: &[u8], settings: &Fields, special: Option<&Fields>, vocab_size: usize) -> Result<Self> {
         let bpe = parse(path, bpe)?;
-        let padding_side = match settings.text_or("padding_side", "right")? {
-            "left" => PaddingSide::Left,
-            "right" => PaddingSide::Right,
-            _ => return Err(settings.wrong("padding_side", "\"left\" or \"right\"")),
+        let side = |name| match settings.text_or(name, "right")? {
+            "left" => Ok(Side::Left),
+            "right" => Ok(Side::Right),
+            _ => Err(settings.wrong(name, "\"left\" or \"right\"")),
         };
+        let (padding_side, truncation_side) = (side("padding_side")?, side("truncation_side")?);
         let name = token_name(settings, "pad_token").or_else(|| token_name(special?, "pad_token"));
         let name = name.ok_or_else(|| settings.wrong("pad_token", "the text of the padding token"))?;
         let Some(pad) = bpe.token_to_id(&name) else {
@@ -86,7 +100,7 @@ impl TextTokenizer {
             );
             return Err(Error::checkpoint(path, problem));
         }
-        Ok(Self { bpe, pad, padding_side })
+        Ok(Self { bpe, pad, padding_side, truncation_side, vocab_size })
     }
 
     /// Id of the padding token.
@@ -95,7 +109,7 @@ impl TextTokenizer {
     }
 
     /// On which side short prompts are padded.
-    pub fn padding_side(&self) -> PaddingSide {
+    pub fn padding_side(&self) -> Side {
         self.padding_side
     }
 
@@ -103,23 +117,75 @@ impl TextTokenizer {
     pub(super) fn encode(&self, text: &str, limit: usize) -> Result<Encoded> {
         let failed = |e: tokenizers::Error| Error::request("prompt", format!("the tokenizer can't read it: {e}"));
         let encoding = self.bpe.encode(text, true).map_err(failed)?;
-        let mut ids = encoding.get_ids().to_vec();
-        let cut = (ids.len() > limit).then(|| {
-            let rest = self.bpe.decode(&ids[limit..], true).unwrap_or_default();
-            (ids.len(), rest.trim().to_string())
-        });
-        ids.truncate(limit);
-        Ok(Encoded { ids, cut })
+        let (ids, places) = (encoding.get_ids(), encoding.get_offsets());
+        // A template may add a token that is in no vocabulary.
+        if let Some(id) = ids.iter().find(|id| **id as usize >= self.vocab_size) {
+            let problem =
+                format!("tokenizer.json gives it the token id {id}, beyond the text model's vocab_size {}", self.vocab_size);
+            return Err(Error::request("prompt", problem));
+        }
+        let count = ids.len();
+        if count <= limit {
+            return Ok(Encoded { ids: ids.to_vec(), cut: None });
+        }
+        let (kept, cut) = match self.truncation_side {
+            Side::Right => (&ids[..limit], text.get(places[limit].0..)),
+            Side::Left => (&ids[count - limit..], text.get(..places[count - limit].0)),
+        };
+        Ok(Encoded { ids: kept.to_vec(), cut: Some((count, cut.unwrap_or_default().trim().to_string())) })
     }
 }
 
-/// Parses tokenizer.json. Its own truncation and padding are switched off: lengths are the checkpoint's matter.
+/// Parses tokenizer.json: a BPE without what we don't want of it.
 fn parse(path: &Path, bytes: &[u8]) -> Result<tokenizers::Tokenizer> {
-    let damaged = |e: tokenizers::Error| Error::checkpoint(path, format!("not a tokenizer.json: {e}"));
-    let mut bpe = tokenizers::Tokenizer::from_bytes(bytes).map_err(damaged)?;
-    bpe.with_truncation(None).map_err(damaged)?;
-    bpe.with_padding(None);
-    Ok(bpe)
+    let wrong = |problem: String| Error::checkpoint(path, problem);
+    let mut json: Value = serde_json::from_slice(bytes).map_err(|e| wrong(format!("not valid JSON: {e}")))?;
+    check_bpe(&json["model"]).map_err(wrong)?;
+    check_normalizer(&json["normalizer"]).map_err(wrong)?;
+    // Lengths are the checkpoint's matter, dropout is for training, and nothing is decoded here.
+    for unwanted in ["truncation", "padding", "decoder"] {
+        json[unwanted] = Value::Null;
+    }
+    json["model"]["dropout"] = Value::Null;
+    // The library panics on some damaged components; what is known of that is checked above.
+    let parsed = std::panic::catch_unwind(|| serde_json::from_value::<tokenizers::Tokenizer>(json));
+    let parsed = parsed.map_err(|_| wrong("not a tokenizer.json: a component is damaged".into()))?;
+    parsed.map_err(|e| wrong(format!("not a tokenizer.json: {e}")))
+}
+
+/// What the library takes for granted of a BPE: every merge's parts and result are in the vocabulary.
+fn check_bpe(model: &Value) -> std::result::Result<(), String> {
+    let kind = &model["type"];
+    if !(kind == "BPE" || kind.is_null() && model["merges"].is_array()) {
+        return Err(format!("its model is {kind}, expected a byte-level \"BPE\""));
+    }
+    for affix in ["continuing_subword_prefix", "end_of_word_suffix"] {
+        if model[affix].as_str().is_some_and(|text| !text.is_empty()) {
+            return Err(format!("its model has a `{affix}`, which a byte-level BPE has not"));
+        }
+    }
+    let known = |token: &str| model["vocab"].get(token).is_some();
+    for merge in model["merges"].as_array().into_iter().flatten() {
+        let parts = match merge {
+            Value::String(text) => text.split_once(' '),
+            pair => pair[0].as_str().zip(pair[1].as_str()),
+        };
+        if !parts.is_some_and(|(a, b)| known(a) && known(b) && known(&format!("{a}{b}"))) {
+            return Err(format!("its merge {merge} is not of tokens in its vocabulary"));
+        }
+    }
+    Ok(())
+}
+
+/// A normalizer of Unicode forms only. The library's others can panic on texts or on their own settings, and no byte-level BPE has
+/// them.
+fn check_normalizer(normalizer: &Value) -> std::result::Result<(), String> {
+    match normalizer["type"].as_str() {
+        _ if normalizer.is_null() => Ok(()),
+        Some("NFC" | "NFD" | "NFKC" | "NFKD" | "Lowercase") => Ok(()),
+        Some("Sequence") => normalizer["normalizers"].as_array().into_iter().flatten().try_for_each(check_normalizer),
+        _ => Err(format!("its normalizer is {}, expected NFC, NFD, NFKC, NFKD, Lowercase or none", normalizer["type"])),
+    }
 }
 
 /// A token is written as its text or as an object with `content`.

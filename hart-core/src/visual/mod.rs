@@ -10,8 +10,6 @@ pub use codebook::Codebook;
 pub use decoder::Decoder;
 pub use encoder::Encoder;
 
-use std::path::Path;
-
 use burn::module::Module;
 use burn::nn::conv::Conv2d;
 use burn::prelude::*;
@@ -20,9 +18,7 @@ use crate::config::VisualConfig;
 use crate::error::{Error, Result};
 use crate::image::Image;
 use crate::kernels;
-use crate::open::OpenOptions;
 use crate::progress::Progress;
-use crate::weights::{Checkpoint, Loader, Report, VISUAL};
 
 /// The running feature map, `[B, Z, h, w]`: the paper's f-hat.
 #[derive(Clone, Debug)]
@@ -90,28 +86,6 @@ impl VisualTokenizer {
             decoder: Decoder::init(config, device),
             config: config.clone(),
         }
-    }
-
-    /// Opens the visual tokenizer's folder, with `config.json` and weights.
-    ///
-    /// # Errors
-    ///
-    /// A file is missing or damaged, or the tensors don't fit the configuration.
-    pub fn open(folder: &Path, options: &OpenOptions, device: &Device) -> Result<(Self, Report)> {
-        let config = VisualConfig::read(&folder.join("config.json"))?;
-        Self::open_with(folder, &config, options, device)
-    }
-
-    pub(crate) fn open_with(
-        folder: &Path,
-        config: &VisualConfig,
-        options: &OpenOptions,
-        device: &Device,
-    ) -> Result<(Self, Report)> {
-        let checkpoint = Checkpoint::open(folder, options.memory_map)?;
-        let mut loader = Loader::new(&checkpoint, &VISUAL);
-        let tokenizer = loader.load(Self::init(config, device), "", device)?;
-        Ok((tokenizer, loader.finish(options.strict)?))
     }
 
     /// The codebook.
@@ -185,8 +159,11 @@ impl VisualTokenizer {
     ///
     /// [`Error::Cancelled`].
     pub fn decode(&self, latent: &Latent, progress: &mut Progress<'_>) -> Result<Tensor<4>> {
-        let features = kernels::conv2d(latent.0.clone(), &self.post_quant_conv);
-        Ok(self.decoder.forward(features, progress)?.clamp(-1.0, 1.0))
+        Ok(self.decode_unclamped(latent, progress)?.clamp(-1.0, 1.0))
+    }
+
+    fn decode_unclamped(&self, latent: &Latent, progress: &mut Progress<'_>) -> Result<Tensor<4>> {
+        self.decoder.forward(kernels::conv2d(latent.0.clone(), &self.post_quant_conv), progress)
     }
 
     /// A latent to pictures.
@@ -195,7 +172,8 @@ impl VisualTokenizer {
     ///
     /// [`Error::Cancelled`], or [`Error::Overflow`] if a pixel is not finite.
     pub fn decode_images(&self, latent: &Latent, progress: &mut Progress<'_>) -> Result<Vec<Image>> {
-        let pixels = self.decode(latent, progress)?;
+        // Clamping would hide an infinity; rounding to levels clamps too.
+        let pixels = self.decode_unclamped(latent, progress)?;
         let [_, channels, height, width] = pixels.dims();
         let values = kernels::values(pixels);
         values.chunks(channels * height * width).map(|planes| Image::from_planes(planes, width, height)).collect()

@@ -42,6 +42,12 @@ pub(super) struct Entry {
     pub(super) stored: Stored,
 }
 
+impl std::fmt::Debug for Checkpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Checkpoint({}, {} tensors)", self.path.display(), self.tensors.len())
+    }
+}
+
 impl Checkpoint {
     /// Opens the plain weights in a folder.
     ///
@@ -151,12 +157,16 @@ impl Checkpoint {
     }
 
     fn add_torch(&mut self, path: &Path) -> Result<()> {
-        // The reader takes a missing file for a damaged one.
-        std::fs::File::open(path).map_err(Error::io(path))?;
+        let size = path.metadata().map_err(Error::io(path))?.len();
         let reader = pytorch_reader::PytorchReader::new(path).map_err(|e| {
             Error::checkpoint(path, format!("not a readable torch file ({e}): get it again, or convert it to safetensors"))
         })?;
         for (name, tensor) in reader.into_tensors() {
+            // A view with strides of zero can claim any size.
+            if tensor.byte_len() as u64 > size {
+                let problem = format!("tensor `{name}` claims {} bytes, the file has {size}: get it again", tensor.byte_len());
+                return Err(Error::checkpoint(path, problem));
+            }
             let (shape, element) = (tensor.shape().to_vec(), tensor.dtype().into());
             self.insert(path, name, shape, element, Stored::Torch(Arc::new(tensor)))?;
         }

@@ -30,6 +30,7 @@ pub struct Misshapen {
 
 /// How a set of weights fitted its modules.
 #[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct Report {
     /// Where it was opened.
     pub path: PathBuf,

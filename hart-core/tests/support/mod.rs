@@ -171,6 +171,7 @@ impl Run {
 
 pub fn check_close(name: &str, got: &[f32], want: &[f32], tolerance: f64) {
     assert_eq!(got.len(), want.len(), "{name}: number of values");
+    assert!(got.iter().all(|v| v.is_finite()), "{name}: not finite");
     let wide = |v: &f32| f64::from(*v);
     let mean = want.iter().map(wide).sum::<f64>() / want.len() as f64;
     let variance = want.iter().map(|v| (wide(v) - mean).powi(2)).sum::<f64>() / (want.len().max(2) - 1) as f64;
