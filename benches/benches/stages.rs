@@ -1,54 +1,81 @@
 //! Each stage by itself, so that a slowdown names its stage: `cargo bench -p hart-benches`.
 
-use criterion::{Criterion, criterion_group, criterion_main};
+use std::sync::LazyLock;
+
+use burn::prelude::Tensor;
+use divan::Bencher;
 use hart_benches::model;
-use hart_core::Request;
-use hart_core::stages::{Latent, Noise, Progress, Rule, Seeded, Soft, State, plan, sample};
+use hart_core::stages::{Conditioning, Context, Latent, Noise, Progress, Rule, Scale, Seeded, Soft, State, Tokens, plan, sample};
+use hart_core::{Hart, Request, burn};
 
-fn stages(criterion: &mut Criterion) {
-    let hart = model();
-    let config = hart.config();
-    let scales = plan(&config.transformer);
-    let last = scales[scales.len() - 1];
-    let draws = Seeded::new(vec![1]);
-    let mut progress = Progress::silent();
+fn main() {
+    divan::main();
+}
 
-    let tokens = hart.text().tokenizer().tokenize(&["a parrot"], None, config.transformer.context_tokens).unwrap();
-    let context = hart.text().encode(&tokens, &mut progress).unwrap();
-    criterion.bench_function("text", |b| b.iter(|| hart.text().encode(&tokens, &mut progress).unwrap()));
+static HART: LazyLock<Hart> = LazyLock::new(model);
 
-    let conditioning = hart.transformer().condition(&context.with_unconditional());
-    let input = hart.transformer().first_input(&conditioning);
-    let hidden =
-        hart.transformer().forward(input.clone(), &scales[0], &mut State::new(conditioning.clone()), &mut progress).unwrap();
-    criterion.bench_function("first scale", |b| {
-        b.iter(|| {
-            let mut state = State::new(conditioning.clone());
-            hart.transformer().forward(input.clone(), &scales[0], &mut state, &mut progress).unwrap()
-        });
-    });
+fn tokens() -> Tokens {
+    HART.text().tokenizer().tokenize(&["a parrot"], None, HART.config().transformer.context_tokens).unwrap()
+}
 
-    let logits = hart.transformer().logits(&hidden, &conditioning).narrow(0, 0, 1);
-    let rows = hart.visual().codebook().rows();
+fn context() -> Context {
+    HART.text().encode(&tokens(), &mut Progress::silent()).unwrap()
+}
+
+fn conditioning() -> Conditioning {
+    HART.transformer().condition(&context().with_unconditional())
+}
+
+fn last_scale() -> Scale {
+    *plan(&HART.config().transformer).last().unwrap()
+}
+
+/// As many hidden states as the first scale has, one batch row for each half of guidance.
+fn first_scale(conditioning: &Conditioning) -> hart_core::stages::Hidden {
+    let mut state = State::new(conditioning.clone());
+    let input: Tensor<3> = HART.transformer().first_input(conditioning);
+    HART.transformer().forward(input, &plan(&HART.config().transformer)[0], &mut state, &mut Progress::silent()).unwrap()
+}
+
+#[divan::bench(sample_count = 20)]
+fn text(bencher: Bencher<'_, '_>) {
+    let tokens = tokens();
+    bencher.bench_local(|| HART.text().encode(&tokens, &mut Progress::silent()).unwrap());
+}
+
+#[divan::bench(sample_count = 20)]
+fn transformer_first_scale(bencher: Bencher<'_, '_>) {
+    let conditioning = conditioning();
+    bencher.bench_local(|| first_scale(&conditioning));
+}
+
+#[divan::bench(sample_count = 20)]
+fn sampling(bencher: Bencher<'_, '_>) {
+    let (conditioning, last) = (conditioning(), last_scale());
+    let logits = HART.transformer().logits(&first_scale(&conditioning), &conditioning).narrow(0, 0, 1);
+    let rows = HART.visual().codebook().rows();
     let rule = Rule { top_k: last.top_k(), top_p: 0.0, soft: Some(Soft::of(&last)) };
-    criterion.bench_function("sampling", |b| b.iter(|| sample(logits.clone(), &rule, &rows, &last, &draws).unwrap()));
-
-    let codes = hart.visual().codebook().embed(&[vec![0; hidden.0.dims()[1]], vec![0; hidden.0.dims()[1]]]);
-    let condition = hart.transformer().residual_condition(&hidden, codes);
-    let noise = Noise { draws: &draws, scale: last.index };
-    let steps = &config.residual.steps;
-    criterion.bench_function("residual", |b| {
-        b.iter(|| hart.residual().sample(condition.clone(), 3.0, steps, &noise, &mut progress).unwrap());
-    });
-
-    let latent = Latent::zeros(1, config.visual.z_channels, last.side, hart.device());
-    criterion.bench_function("decode", |b| b.iter(|| hart.visual().decode_images(&latent, &mut progress).unwrap()));
-    criterion.bench_function("whole", |b| b.iter(|| hart.generate(&Request::new("a parrot"), &mut ()).unwrap()));
+    let draws = Seeded::new(vec![1]);
+    bencher.bench_local(|| sample(logits.clone(), &rule, &rows, &last, &draws).unwrap());
 }
 
-criterion_group! {
-    name = benches;
-    config = Criterion::default().sample_size(10);
-    targets = stages
+#[divan::bench(sample_count = 20)]
+fn residual(bencher: Bencher<'_, '_>) {
+    let hidden = first_scale(&conditioning());
+    let codes = HART.visual().codebook().embed(&vec![vec![0; hidden.0.dims()[1]]; 2]);
+    let condition = HART.transformer().residual_condition(&hidden, codes);
+    let noise = Noise { draws: &Seeded::new(vec![1]), scale: last_scale().index };
+    let steps = &HART.config().residual.steps;
+    bencher.bench_local(|| HART.residual().sample(condition.clone(), 3.0, steps, &noise, &mut Progress::silent()).unwrap());
 }
-criterion_main!(benches);
+
+#[divan::bench(sample_count = 20)]
+fn decode(bencher: Bencher<'_, '_>) {
+    let latent = Latent::zeros(1, HART.config().visual.z_channels, last_scale().side, HART.device());
+    bencher.bench_local(|| HART.visual().decode_images(&latent, &mut Progress::silent()).unwrap());
+}
+
+#[divan::bench(sample_count = 10)]
+fn whole_picture(bencher: Bencher<'_, '_>) {
+    bencher.bench_local(|| HART.generate(&Request::new("a parrot"), &mut ()).unwrap());
+}
