@@ -87,30 +87,29 @@ impl Codebook {
     /// # Shapes
     ///
     /// - features: `[B, Z, h, w]`, h = w = the last of `sides`
+    ///
+    /// # Panics
+    ///
+    /// With fewer than two sides.
     pub fn tokenize(&self, features: Tensor<4>, sides: &[usize]) -> ImageTokens {
         self.tokenize_by(Metric::Distance, features, sides)
     }
 
     fn tokenize_by(&self, metric: Metric, features: Tensor<4>, sides: &[usize]) -> ImageTokens {
+        let scales = plan_of(sides);
         let mut rest = features.clone();
         let mut latent = Latent(features.zeros_like());
-        let mut codes = Vec::with_capacity(sides.len());
-        let mut inputs = Vec::new();
-        let mut before_last = None;
-        for scale in plan_of(sides) {
+        let (mut codes, mut inputs) = (vec![], vec![]);
+        for (scale, next) in scales.iter().zip(&scales[1..]) {
             let found = self.nearest(shrink(rest.clone(), scale.side), metric);
-            let rows = self.embed(&found);
+            let added = self.smooth(self.embed(&found), scale);
             codes.push(found);
-            if scale.is_last() {
-                before_last = Some(to_rows(rest.clone()));
-                break;
-            }
-            let added = self.smooth(rows, &scale);
             rest = rest - added.clone();
             latent = latent.plus(added);
-            inputs.push(shrink(latent.0.clone(), sides[scale.index + 1]));
+            inputs.push(self.next_features(&latent, next));
         }
-        let continuous = before_last.unwrap_or_else(|| to_rows(rest));
+        let continuous = to_rows(rest);
+        codes.push(self.nearest(continuous.clone(), metric));
         ImageTokens { codes, continuous, inputs: Tensor::cat(inputs, 1), features }
     }
 
