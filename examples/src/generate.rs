@@ -134,9 +134,9 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let cancel = CancelToken::new();
     let request = arguments.request(cancel.clone());
     request.validate()?;
-    output::check_folder(&arguments.out)?;
+    output::check_folder("--out", &arguments.out)?;
     if let Some(grid) = &arguments.grid {
-        output::check_folder(grid).map_err(|e| e.replacen("--out", "--grid", 1))?;
+        output::check_folder("--grid", grid)?;
         if (0..request.total_images()).any(|i| output::numbered(&arguments.out, i, request.total_images()) == *grid) {
             return Err(format!("--grid {}: that is a picture's own file; name another", grid.display()).into());
         }

@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use hart_core::{Stage, Timings};
 use serde_json::{Map, Value, json};
@@ -30,27 +31,27 @@ pub fn numbered(pattern: &Path, index: usize, count: usize) -> PathBuf {
 /// # Errors
 ///
 /// What is wrong with it, and what to do.
-pub fn check_folder(pattern: &Path) -> Result<(), String> {
+pub fn check_folder(flag: &str, pattern: &Path) -> Result<(), String> {
     let folder = match pattern.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
     if !folder.is_dir() {
-        return Err(format!("--out {}: there is no folder {}; make it first", pattern.display(), folder.display()));
+        return Err(format!("{flag} {}: there is no folder {}; make it first", pattern.display(), folder.display()));
     }
     if pattern.exists() && !pattern.is_dir() && !pattern.is_file() {
-        return Err(format!("--out {}: is there already and no plain file; name another", pattern.display()));
+        return Err(format!("{flag} {}: is there already and no plain file; name another", pattern.display()));
     }
     if pattern.is_dir() {
         return Err(format!(
-            "--out {}: that is a folder; give a file name, such as {}/out.png",
+            "{flag} {}: that is a folder; give a file name, such as {}/out.png",
             pattern.display(),
             pattern.display()
         ));
     }
     match tempfile::Builder::new().prefix(".hart-").tempfile_in(folder) {
         Ok(_) => Ok(()),
-        Err(e) => Err(format!("--out {}: can't write into {}: {e}", pattern.display(), folder.display())),
+        Err(e) => Err(format!("{flag} {}: can't write into {}: {e}", pattern.display(), folder.display())),
     }
 }
 
@@ -65,7 +66,7 @@ pub fn say(line: impl Display) -> io::Result<()> {
 
 /// Milliseconds of each stage and of the whole, as a JSON object.
 pub fn milliseconds(timings: &Timings) -> Value {
-    let round = |d: std::time::Duration| json!((d.as_secs_f64() * 1e5).round() / 100.0);
+    let round = |d: Duration| json!((d.as_secs_f64() * 1e5).round() / 100.0);
     let mut map: Map<String, Value> = Stage::ALL.iter().map(|s| (s.name().to_string(), round(timings.of(*s)))).collect();
     map.insert("total".into(), round(timings.total));
     Value::Object(map)
@@ -73,9 +74,9 @@ pub fn milliseconds(timings: &Timings) -> Value {
 
 /// The same as lines for people.
 pub fn timing_table(timings: &Timings) -> String {
-    let line = |name: &str, d: std::time::Duration| format!("{name:12} {:9.1} ms\n", d.as_secs_f64() * 1e3);
-    let stages: String = Stage::ALL.iter().map(|s| line(s.name(), timings.of(*s))).collect();
-    (stages + &line("total", timings.total)).trim_end().to_string()
+    let stages = Stage::ALL.iter().map(|s| (s.name(), timings.of(*s)));
+    let line = |(name, time): (&str, Duration)| format!("{name:12} {:9.1} ms", time.as_secs_f64() * 1e3);
+    stages.chain([("total", timings.total)]).map(line).collect::<Vec<_>>().join("\n")
 }
 
 #[cfg(test)]
@@ -96,8 +97,8 @@ mod tests {
     #[test]
     fn a_folder_that_is_not_there_is_named() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(check_folder(&folder.path().join("out.png")).is_ok());
-        assert!(check_folder(folder.path()).unwrap_err().contains("that is a folder"));
-        assert!(check_folder(&folder.path().join("missing/out.png")).unwrap_err().contains("make it first"));
+        assert!(check_folder("--out", &folder.path().join("out.png")).is_ok());
+        assert!(check_folder("--out", folder.path()).unwrap_err().contains("that is a folder"));
+        assert!(check_folder("--out", &folder.path().join("missing/out.png")).unwrap_err().contains("make it first"));
     }
 }

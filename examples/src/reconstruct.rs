@@ -40,7 +40,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
-    output::check_folder(&arguments.out)?;
+    output::check_folder("--out", &arguments.out)?;
     let options = OpenOptions::new().device(arguments.device);
     let device = arguments.device.open()?;
     let (tokenizer, _) = VisualTokenizer::open(&arguments.model.join("tokenizer"), &options, &device)?;
@@ -70,12 +70,9 @@ fn open_square(arguments: &Arguments, side: usize) -> Result<Image, Box<dyn Erro
     let named = |e: &dyn std::fmt::Display| format!("{}: {e}", arguments.picture.display());
     let reader = image::ImageReader::open(&arguments.picture).map_err(|e| named(&e))?;
     let picture = reader.with_guessed_format().map_err(|e| named(&e))?.decode().map_err(|e| named(&e))?;
-    let mut picture = picture.to_rgba8();
-    for pixel in picture.pixels_mut() {
-        let alpha = u32::from(pixel[3]);
-        let over_white = |v: u8| ((u32::from(v) * alpha + 255 * (255 - alpha) + 127) / 255) as u8;
-        pixel.0 = [over_white(pixel[0]), over_white(pixel[1]), over_white(pixel[2]), 255];
-    }
+    let mut over_white = image::RgbaImage::from_pixel(picture.width(), picture.height(), image::Rgba([255; 4]));
+    image::imageops::overlay(&mut over_white, &picture.to_rgba8(), 0, 0);
+    let picture = over_white;
     let square = picture.width().min(picture.height());
     let (left, top) = ((picture.width() - square) / 2, (picture.height() - square) / 2);
     let cropped = image::imageops::crop_imm(&picture, left, top, square, square).to_image();

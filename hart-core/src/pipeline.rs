@@ -10,10 +10,11 @@ use crate::image::{Image, Provenance};
 use crate::open::{Layout, OpenOptions};
 use crate::progress::{Observer, Progress, Stage, Step, Timings};
 use crate::request::{Request, SystemPrompt};
-use crate::residual::{Noise, ResidualDiffusion, Respacing};
+use crate::residual::{Noise, ResidualDiffusion};
 use crate::rng::{Draws, Seeded};
 use crate::sampling::{self, CodebookRows, Codes, Rule, Soft};
 use crate::scales::{self, Scale};
+use crate::schedule::Respacing;
 use crate::text::{Context, TextEncoder, Tokens, Truncation};
 use crate::transformer::{Hidden, State, Transformer};
 use crate::visual::{Latent, VisualTokenizer};
@@ -54,7 +55,7 @@ pub struct Generation {
     pub images: Vec<Image>,
     /// Time spent in each stage.
     pub timings: Timings,
-    /// Prompts that were longer than the checkpoint reads.
+    /// Prompts, and the system prompt, that were longer than the checkpoint reads.
     pub truncated: Vec<Truncation>,
 }
 

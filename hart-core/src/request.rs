@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::progress::CancelToken;
-use crate::residual::Respacing;
+use crate::schedule::Respacing;
 
 /// Most pictures of one request; ask again for more.
 pub const MAX_IMAGES: usize = 1024;

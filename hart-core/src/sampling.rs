@@ -54,7 +54,11 @@ pub struct CodebookRows {
 }
 
 impl CodebookRows {
-    /// `values` holds whole rows of `width`.
+    /// `values` holds rows of `width`.
+    ///
+    /// # Panics
+    ///
+    /// If the last row is not whole, or `width` is 0.
     pub fn new(values: Vec<f32>, width: usize) -> Self {
         assert!(width > 0 && values.len().is_multiple_of(width), "codebook rows must be whole");
         Self { values, width }

@@ -32,12 +32,11 @@
 
 pub use crate::pipeline::Sampling;
 pub use crate::progress::Progress;
-pub use crate::residual::{
-    DiffusionStep, FULL_STEPS, LATENT_SCALE, Noise, Residual, ResidualDiffusion, ResidualMlp, Respacing, schedule,
-};
+pub use crate::residual::{LATENT_SCALE, Noise, Residual, ResidualDiffusion, ResidualMlp};
 pub use crate::rng::{Draws, Place, Seeded};
 pub use crate::sampling::{CodebookRows, Codes, Rule, Soft, guide, keep_top_k, keep_top_p, sample};
 pub use crate::scales::{Scale, plan, plan_of};
+pub use crate::schedule::{DiffusionStep, FULL_STEPS, Respacing, schedule};
 pub use crate::text::{Context, Qwen2, Side, TextEncoder, TextTokenizer, Tokens, Truncation};
 pub use crate::transformer::{Conditioning, Hidden, State, Transformer};
 pub use crate::visual::{Codebook, ImageTokens, Latent, VisualTokenizer};

@@ -334,6 +334,13 @@ fn pipes_are_no_files() {
         assert!(made.success());
         model.refused(&[name]);
     }
+    let model = Model::new();
+    fs::remove_file(model.path("text/model.safetensors")).unwrap();
+    for shard in ["a.safetensors", "a.bin"] {
+        fs::write(model.path("text/model.safetensors.index.json"), json!({"weight_map": {"a": shard}}).to_string()).unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(model.path("text").join(shard)).status().unwrap().success());
+        model.refused(&[shard, "plain file"]);
+    }
 }
 
 #[test]

@@ -115,11 +115,14 @@ impl Fields {
     }
 }
 
-/// A file of at most `limit` bytes. Anything that is no plain file, such as a pipe, could keep the reader waiting and is refused.
+/// Refuses what is no plain file: a pipe could keep its reader waiting, a device could go on without end.
+pub(crate) fn require_plain_file(path: &Path) -> Result<()> {
+    if path.metadata().map_err(Error::io(path))?.is_file() { Ok(()) } else { Err(Error::checkpoint(path, "expected a plain file")) }
+}
+
+/// A plain file of at most `limit` bytes.
 pub(crate) fn read_limited(path: &Path, limit: u64) -> Result<Vec<u8>> {
-    if !path.metadata().map_err(Error::io(path))?.is_file() {
-        return Err(Error::checkpoint(path, "expected a plain file"));
-    }
+    require_plain_file(path)?;
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(Error::io(path))?;
     file.take(limit + 1).read_to_end(&mut bytes).map_err(Error::io(path))?;

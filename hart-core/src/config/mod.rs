@@ -13,7 +13,7 @@ pub use transformer::{LevelEmbeddingKind, ModulationKind, Pooling, ResidualConfi
 pub(crate) use visual::NORM_GROUPS;
 pub use visual::VisualConfig;
 
-pub(crate) use fields::{Fields, read_limited};
+pub(crate) use fields::{Fields, read_limited, require_plain_file};
 
 use crate::error::{Error, Result};
 
@@ -67,14 +67,14 @@ impl Config {
         // No tensor stands behind these: memory would be the first to notice.
         let tokens = self.transformer.context_tokens + self.transformer.sides.iter().map(|side| side * side).sum::<usize>();
         let limits = [
-            ("patch_nums", tokens, MAX_TOKENS, "tokens of prompt and scales together"),
-            ("patch_nums", self.resolution(), MAX_RESOLUTION, "pixels along a side"),
+            (tokens, MAX_TOKENS, "tokens of prompt and scales together"),
+            (self.resolution(), MAX_RESOLUTION, "pixels along a side"),
         ];
-        for (field, number, limit, what) in limits {
+        for (number, limit, what) in limits {
             if number > limit {
                 return Err(Error::Config {
                     path: transformer_path.to_path_buf(),
-                    field: field.into(),
+                    field: "patch_nums".into(),
                     got: format!("{number} {what}"),
                     expected: format!("at most {limit}"),
                 });

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{Fields, MAX_CONTEXT, MAX_DEPTH, MAX_SIDE, MAX_WIDTH};
 use crate::error::Result;
-use crate::residual::Respacing;
+use crate::schedule::Respacing;
 
 /// How a block reduces the context's rows to one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

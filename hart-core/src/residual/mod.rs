@@ -1,19 +1,19 @@
 //! Residual diffusion: what the discrete tokens of the last scale lost, denoised in a few steps by a small MLP (spec section 4).
 
 mod mlp;
-mod schedule;
 
 pub use mlp::ResidualMlp;
-pub use schedule::{DiffusionStep, FULL_STEPS, Respacing, schedule};
 
 use burn::module::Module;
 use burn::prelude::*;
+use rayon::prelude::*;
 
 use crate::config::Config;
 use crate::error::Result;
 use crate::kernels;
 use crate::progress::{Progress, Step};
 use crate::rng::{Draws, Place};
+use crate::schedule::{Respacing, schedule};
 
 /// The diffusion works on residuals divided by this.
 pub const LATENT_SCALE: f64 = 0.6;
@@ -118,7 +118,6 @@ impl Noise<'_> {
         fill: &(dyn Fn(Place, &mut [f32]) + Sync),
         device: &Device,
     ) -> Tensor<3> {
-        use rayon::prelude::*;
         let mut values = vec![0.0; batch * length * channels];
         values.par_chunks_mut(channels).enumerate().for_each(|(token, out)| {
             fill(Place { image: token / length, scale: self.scale, position: token % length }, out);

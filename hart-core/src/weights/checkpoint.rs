@@ -8,7 +8,7 @@ use safetensors::SafeTensors;
 use serde_json::Value;
 
 use super::tensors::{Element, Stored};
-use crate::config::Fields;
+use crate::config::{Fields, require_plain_file};
 use crate::error::{Error, Result};
 use crate::kernels;
 
@@ -131,6 +131,7 @@ impl Checkpoint {
     }
 
     fn add_file(&mut self, path: &Path, memory_map: bool) -> Result<()> {
+        require_plain_file(path)?;
         if path.extension().is_some_and(|e| e == "safetensors") {
             let bytes = if memory_map {
                 bytes::Bytes::from_owner(kernels::map_file(path).map_err(Error::io(path))?)

@@ -35,7 +35,7 @@ impl<'a> Loader<'a> {
     ///
     /// A tensor can't be read or is not finite.
     pub fn load<M: Module>(&mut self, module: M, root: &str, device: &Device) -> Result<M> {
-        let mut fill = Fill { loader: self, path: Place::of(root), device, error: None };
+        let mut fill = Fill { loader: self, path: ModulePath::of(root), device, error: None };
         let module = module.map(&mut fill);
         match fill.error {
             None => Ok(module),
@@ -86,13 +86,13 @@ impl<'a> Loader<'a> {
 }
 
 /// Where a traversal stands in the module tree.
-struct Place {
+struct ModulePath {
     names: Vec<String>,
     /// burn's name of the kind of module that holds each.
     kinds: Vec<String>,
 }
 
-impl Place {
+impl ModulePath {
     fn of(root: &str) -> Self {
         let names: Vec<String> = root.split('.').filter(|s| !s.is_empty()).map(str::to_string).collect();
         Self { kinds: vec![String::new(); names.len()], names }
@@ -129,7 +129,7 @@ impl Place {
 /// Replaces each float parameter by its tensor.
 struct Fill<'l, 'a> {
     loader: &'l mut Loader<'a>,
-    path: Place,
+    path: ModulePath,
     device: &'l Device,
     error: Option<Error>,
 }
@@ -174,7 +174,7 @@ pub fn names_and_shapes<M: Module>(
 ) -> Vec<(String, Vec<usize>)> {
     struct Collect<'a, F> {
         table: &'a Table,
-        path: Place,
+        path: ModulePath,
         choose: F,
         found: Vec<(String, Vec<usize>)>,
     }
@@ -192,7 +192,7 @@ pub fn names_and_shapes<M: Module>(
             }
         }
     }
-    let mut collect = Collect { table, path: Place::of(root), choose, found: Vec::new() };
+    let mut collect = Collect { table, path: ModulePath::of(root), choose, found: Vec::new() };
     module.visit(&mut collect);
     collect.found
 }
