@@ -155,7 +155,7 @@ impl Transformer {
     ///
     /// # Shapes
     ///
-    /// - inputs: `[R, sum of side^2 over scales 1.., Z]`, what [`Codebook::tokenize`](crate::stages::Codebook) returns
+    /// - inputs: `[R, sum of side^2 over scales 1.., Z]`, `inputs` of a tokenized picture
     /// - output: `[R, T + that, C]`
     pub fn forward_all(&self, inputs: Tensor<3>, conditioning: &Conditioning) -> Hidden {
         let device = inputs.device();
