@@ -45,7 +45,7 @@ impl Drop for Bars {
 }
 
 impl Observer for Bars {
-    fn event(&mut self, event: &Event) -> Control {
+    fn event(&mut self, event: &Event<'_>) -> Control {
         self.bar.set_prefix(format!("{:.0}%", 100.0 * event.fraction));
         match event.step {
             Step::TextLayer { layer, layers } => self.show("reading the prompt".into(), layer, layers),

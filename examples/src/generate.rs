@@ -47,16 +47,16 @@ struct Arguments {
     /// Seed of the first picture
     #[arg(short, long, default_value_t = 0, allow_negative_numbers = true)]
     seed: u64,
-    /// Strength of guidance; 0 is none [default: 4.5, with the shipped model 1]
+    /// Strength of guidance; 0 is none [default: the model's, usually 4.5]
     #[arg(short, long, allow_negative_numbers = true)]
     guidance: Option<f64>,
-    /// Mixes codes instead of drawing one [default: true, with the shipped model false]
+    /// Mixes codes instead of drawing one [default: the model's, usually true]
     #[arg(long, value_name = "true|false", action = ArgAction::Set)]
     soft: Option<bool>,
-    /// Codes kept in drawing a token [default: the model's, 600 then 300]
+    /// Codes kept in drawing a token [default: the model's, usually 600 then 300]
     #[arg(long)]
     top_k: Option<usize>,
-    /// Keeps the likeliest codes of this probability together; 0 keeps all [default: 0, with the shipped model 0.5]
+    /// Keeps the likeliest codes of this probability together; 0 keeps all [default: the model's, usually 0]
     #[arg(long, allow_negative_numbers = true)]
     top_p: Option<f64>,
     /// Steps of the residual diffusion, such as 8, 10,5 or ddim25 [default: the model's]
@@ -71,6 +71,9 @@ struct Arguments {
     /// Threads of the CPU [default: all]
     #[arg(long, value_name = "COUNT")]
     threads: Option<usize>,
+    /// Refuses what is estimated to take more memory than this [default: no limit]
+    #[arg(long, value_name = "GIGABYTES")]
+    max_memory: Option<f64>,
     /// Prints the time of each stage
     #[arg(long)]
     timings: bool,
@@ -93,17 +96,17 @@ fn weight_set(name: &str) -> Result<WeightSet, String> {
 
 impl Arguments {
     fn request(&self, cancel: CancelToken) -> Request {
-        // The shipped model is small and draws best when it is held to its likeliest codes.
-        let shipped =
-            self.model.canonicalize().is_ok_and(|model| Path::new(SHIPPED_MODEL).canonicalize().is_ok_and(|s| s == model));
-        let (guidance, soft, top_p) = if shipped { (1.0, false, 0.5) } else { (4.5, true, 0.0) };
-        let mut request = Request::batch(self.prompts.clone())
-            .images_per_prompt(self.count)
-            .seed(self.seed)
-            .guidance(self.guidance.unwrap_or(guidance))
-            .soft_sampling(self.soft.unwrap_or(soft))
-            .top_p(self.top_p.unwrap_or(top_p))
-            .cancel_token(cancel);
+        let mut request =
+            Request::batch(self.prompts.clone()).images_per_prompt(self.count).seed(self.seed).cancel_token(cancel);
+        if let Some(guidance) = self.guidance {
+            request = request.guidance(guidance);
+        }
+        if let Some(soft) = self.soft {
+            request = request.soft_sampling(soft);
+        }
+        if let Some(top_p) = self.top_p {
+            request = request.top_p(top_p);
+        }
         if let Some(top_k) = self.top_k {
             request = request.top_k(top_k);
         }
@@ -118,7 +121,13 @@ impl Arguments {
     }
 
     fn options(&self) -> OpenOptions {
-        let options = OpenOptions::new().device(self.device).weight_set(self.weights);
+        let mut options = OpenOptions::new().device(self.device).weight_set(self.weights);
+        if let Some(threads) = self.threads {
+            options = options.threads(threads);
+        }
+        if let Some(gigabytes) = self.max_memory {
+            options = options.max_memory((gigabytes * 1e9) as u64);
+        }
         match &self.text_model {
             Some(folder) => options.text_model(folder),
             None => options,
@@ -140,9 +149,6 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
         if (0..request.total_images()).any(|i| output::numbered(&arguments.out, i, request.total_images()) == *grid) {
             return Err(format!("--grid {}: that is a picture's own file; name another", grid.display()).into());
         }
-    }
-    if let Some(threads) = arguments.threads {
-        rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
     }
     // The second Ctrl-C ends the program at once.
     ctrlc::set_handler(move || if cancel.is_cancelled() { std::process::exit(INTERRUPTED.into()) } else { cancel.cancel() })?;
@@ -188,7 +194,7 @@ impl<'a> Saver<'a> {
 }
 
 impl Observer for Saver<'_> {
-    fn event(&mut self, event: &Event) -> Control {
+    fn event(&mut self, event: &Event<'_>) -> Control {
         if self.error.is_some() { Control::Cancel } else { self.bars.event(event) }
     }
 

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use clap::{Parser, ValueEnum};
 use half::{bf16, f16};
 use hart_core::DeviceKind;
-use hart_core::config::{Config, TextConfig, TransformerConfig, VisualConfig};
+use hart_core::config::{Config, GenerationConfig, TextConfig, TransformerConfig, VisualConfig};
 use hart_core::stages::{Qwen2, ResidualDiffusion, Transformer, VisualTokenizer};
 use hart_core::weights::{TEXT, TRANSFORMER, VISUAL, names_and_shapes};
 use hart_examples::output;
@@ -154,7 +154,13 @@ fn write(arguments: &Arguments, files: &[File], folder: &Path) -> Result<(), Box
     let path = |part: &str| folder.join(part).join("config.json");
     let (transformer, residual) = TransformerConfig::read(&path("llm"))?;
     let config =
-        Config { transformer, residual, visual: VisualConfig::read(&path("tokenizer"))?, text: TextConfig::read(&path("text"))? };
+        Config {
+            transformer,
+            residual,
+            visual: VisualConfig::read(&path("tokenizer"))?,
+            text: TextConfig::read(&path("text"))?,
+            generation: GenerationConfig::default(),
+        };
     let device = DeviceKind::Cpu.open()?;
     let usual = |names: Vec<String>| names.into_iter().next();
     // The phi convolutions have a name for each way of sharing them.

@@ -16,6 +16,55 @@ pub enum DeviceKind {
     Cpu,
 }
 
+/// A device that a model can be opened on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DeviceInfo {
+    /// Its name for [`DeviceKind::from_str`], such as `cpu`.
+    pub name: String,
+    /// What it is, for people.
+    pub description: String,
+}
+
+/// The devices that are compiled in and there, the best first.
+pub fn devices() -> Vec<DeviceInfo> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let cpu = || DeviceInfo { name: "cpu".into(), description: format!("{} CPU, {cores} cores", std::env::consts::ARCH) };
+    cfg!(feature = "cpu").then(cpu).into_iter().collect()
+}
+
+/// The numbers that a model computes with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Precision {
+    /// The best of the device; on the CPU that is f32.
+    #[default]
+    Auto,
+    /// 32-bit floats: the reference.
+    F32,
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::F32 => "f32",
+        })
+    }
+}
+
+impl FromStr for Precision {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "auto" => Ok(Self::Auto),
+            "f32" => Ok(Self::F32),
+            _ => Err(Error::request("precision", format!("`{name}` is unknown or not built yet; there are auto, f32"))),
+        }
+    }
+}
+
 impl DeviceKind {
     /// burn's device.
     ///

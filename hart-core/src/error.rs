@@ -79,6 +79,16 @@ pub enum Error {
         /// What is wrong, and what to do.
         problem: String,
     },
+    /// More memory would be needed than [`OpenOptions::max_memory`](crate::OpenOptions::max_memory) allows.
+    #[error("{what} would take about {} MB of memory, {} MB are allowed: raise the limit or take a smaller model", needed >> 20, limit >> 20)]
+    Memory {
+        /// What for.
+        what: &'static str,
+        /// Bytes that it would take, estimated.
+        needed: u64,
+        /// Bytes that are allowed.
+        limit: u64,
+    },
     /// The run was cancelled by the observer or a [`CancelToken`](crate::CancelToken).
     #[error("cancelled; {} pictures were finished before", completed.len())]
     Cancelled {

@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use burn::prelude::Device;
 
-use crate::config::{Config, TextConfig, TransformerConfig, VisualConfig, read_limited};
-use crate::device::DeviceKind;
+use crate::config::{Config, GenerationConfig, TextConfig, TransformerConfig, VisualConfig};
+use crate::device::{DeviceKind, Precision};
 use crate::error::{Error, Result};
+use crate::files::Storage;
 use crate::text::{Qwen2, TextEncoder, TextTokenizer};
 use crate::visual::VisualTokenizer;
 use crate::weights::{Checkpoint, Loader, Report, TEXT, VISUAL, WeightSet};
@@ -20,15 +21,27 @@ const MAX_SYSTEM_PROMPT: u64 = 1 << 20;
 #[derive(Clone, Debug)]
 pub struct OpenOptions {
     pub(crate) device: DeviceKind,
+    pub(crate) precision: Precision,
     pub(crate) text_model: Option<PathBuf>,
     pub(crate) weight_set: WeightSet,
     pub(crate) memory_map: bool,
     pub(crate) strict: bool,
+    pub(crate) threads: Option<usize>,
+    pub(crate) max_memory: Option<u64>,
 }
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        Self { device: DeviceKind::Auto, text_model: None, weight_set: WeightSet::PreferEma, memory_map: true, strict: true }
+        Self {
+            device: DeviceKind::Auto,
+            precision: Precision::Auto,
+            text_model: None,
+            weight_set: WeightSet::PreferEma,
+            memory_map: true,
+            strict: true,
+            threads: None,
+            max_memory: None,
+        }
     }
 }
 
@@ -41,6 +54,12 @@ impl OpenOptions {
     /// Where the arithmetic runs.
     pub fn device(mut self, device: DeviceKind) -> Self {
         self.device = device;
+        self
+    }
+
+    /// The numbers that it computes with.
+    pub fn precision(mut self, precision: Precision) -> Self {
+        self.precision = precision;
         self
     }
 
@@ -68,6 +87,32 @@ impl OpenOptions {
         self.strict = strict;
         self
     }
+
+    /// How many threads of its own the model works on; default none, which takes those of rayon's current pool: all cores, unless
+    /// the program says otherwise. The picture is the same with any number.
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.threads = Some(threads);
+        self
+    }
+
+    /// No threads of its own, the default.
+    pub fn shared_threads(mut self) -> Self {
+        self.threads = None;
+        self
+    }
+
+    /// Most bytes of memory that the model may be expected to take: opening it, or a run, that is estimated to need more is refused
+    /// before any work. Default none.
+    pub fn max_memory(mut self, bytes: u64) -> Self {
+        self.max_memory = Some(bytes);
+        self
+    }
+}
+
+impl OpenOptions {
+    pub(crate) fn disk(&self) -> Storage {
+        Storage::Disk { memory_map: self.memory_map }
+    }
 }
 
 impl TextEncoder {
@@ -77,12 +122,19 @@ impl TextEncoder {
     ///
     /// A file is missing or damaged, or the tensors don't fit the configuration.
     pub fn open(folder: &Path, options: &OpenOptions, device: &Device) -> Result<(Self, Report)> {
-        Self::open_with(folder, &TextConfig::read(&folder.join("config.json"))?, options, device)
+        let storage = options.disk();
+        Self::open_in(&storage, folder, &TextConfig::read_in(&storage, &folder.join("config.json"))?, options, device)
     }
 
-    pub(crate) fn open_with(folder: &Path, config: &TextConfig, options: &OpenOptions, device: &Device) -> Result<(Self, Report)> {
-        let tokenizer = TextTokenizer::open(folder, config.vocab_size)?;
-        let checkpoint = Checkpoint::open(folder, options.memory_map)?;
+    pub(crate) fn open_in(
+        storage: &Storage,
+        folder: &Path,
+        config: &TextConfig,
+        options: &OpenOptions,
+        device: &Device,
+    ) -> Result<(Self, Report)> {
+        let tokenizer = TextTokenizer::open_in(storage, folder, config.vocab_size)?;
+        let checkpoint = Checkpoint::open_in(storage, folder)?;
         let mut loader = Loader::new(&checkpoint, &TEXT);
         let encoder = loader.load(Qwen2::init(config, device), "", device)?;
         Ok((Self::new(tokenizer, encoder), loader.finish(options.strict)?))
@@ -96,16 +148,18 @@ impl VisualTokenizer {
     ///
     /// A file is missing or damaged, or the tensors don't fit the configuration.
     pub fn open(folder: &Path, options: &OpenOptions, device: &Device) -> Result<(Self, Report)> {
-        Self::open_with(folder, &VisualConfig::read(&folder.join("config.json"))?, options, device)
+        let storage = options.disk();
+        Self::open_in(&storage, folder, &VisualConfig::read_in(&storage, &folder.join("config.json"))?, options, device)
     }
 
-    pub(crate) fn open_with(
+    pub(crate) fn open_in(
+        storage: &Storage,
         folder: &Path,
         config: &VisualConfig,
         options: &OpenOptions,
         device: &Device,
     ) -> Result<(Self, Report)> {
-        let checkpoint = Checkpoint::open(folder, options.memory_map)?;
+        let checkpoint = Checkpoint::open_in(storage, folder)?;
         let mut loader = Loader::new(&checkpoint, &VISUAL);
         let tokenizer = loader.load(Self::init(config, device), "", device)?;
         Ok((tokenizer, loader.finish(options.strict)?))
@@ -123,60 +177,73 @@ pub(crate) struct Layout {
 
 impl Layout {
     /// Finds the parts below a checkpoint's root and reads their configuration.
-    pub(crate) fn find(root: &Path, text_model: Option<&Path>) -> Result<Self> {
-        if !root.is_dir() {
+    pub(crate) fn find(storage: &Storage, root: &Path, text_model: Option<&Path>) -> Result<Self> {
+        if matches!(storage, Storage::Disk { .. }) && !root.is_dir() {
             return Err(Error::checkpoint(
                 root,
                 "no such folder: pass the checkpoint's root folder, which holds llm and tokenizer",
             ));
         }
         let transformer = root.join("llm");
-        let config_file = part(&transformer, "pass the checkpoint's root folder, which holds llm and tokenizer")?;
-        let (transformer_config, residual_config) = TransformerConfig::read(&config_file)?;
-        let visual = visual_folder(root, &transformer_config);
-        let visual_config = VisualConfig::read(&part(&visual, "the visual tokenizer belongs beside llm")?)?;
-        let text = text_folder(root, text_model)?;
-        let text_config = TextConfig::read(&part(&text, "name the text model's folder (--text-model, OpenOptions::text_model)")?)?;
-        let config =
-            Config { text: text_config, transformer: transformer_config, residual: residual_config, visual: visual_config };
+        let config_file = part(storage, &transformer, "pass the checkpoint's root folder, which holds llm and tokenizer")?;
+        let (transformer_config, residual) = TransformerConfig::read_in(storage, &config_file)?;
+        let visual = visual_folder(storage, root, &transformer_config);
+        let visual_config = VisualConfig::read_in(storage, &part(storage, &visual, "the visual tokenizer belongs beside llm")?)?;
+        let text = text_folder(storage, root, text_model)?;
+        let advice = "name the text model's folder (--text-model, OpenOptions::text_model)";
+        let text_config = TextConfig::read_in(storage, &part(storage, &text, advice)?)?;
+        let generation = transformer.join("generation_config.json");
+        let generation = match storage.is_file(&generation) {
+            true => GenerationConfig::read_in(storage, &generation)?,
+            false => GenerationConfig::default(),
+        };
+        let config = Config { text: text_config, transformer: transformer_config, residual, visual: visual_config, generation };
         config.check(&config_file)?;
-        let system_prompt = system_prompt(&transformer)?;
+        let system_prompt = system_prompt(storage, &transformer)?;
         Ok(Self { transformer, visual, text, config, system_prompt })
     }
 }
 
 /// The part's `config.json`.
-fn part(folder: &Path, advice: &str) -> Result<PathBuf> {
+fn part(storage: &Storage, folder: &Path, advice: &str) -> Result<PathBuf> {
     let file = folder.join("config.json");
-    if file.is_file() { Ok(file) } else { Err(Error::checkpoint(&file, format!("no such file: {advice}"))) }
+    if storage.is_file(&file) { Ok(file) } else { Err(Error::checkpoint(&file, format!("no such file: {advice}"))) }
 }
 
 /// `vae_path` is the training machine's: it counts where it leads somewhere here, else the folder `tokenizer` beside `llm` does.
-fn visual_folder(root: &Path, config: &TransformerConfig) -> PathBuf {
+fn visual_folder(storage: &Storage, root: &Path, config: &TransformerConfig) -> PathBuf {
     let named = config.visual_path.iter().flat_map(|path| [root.join(path), root.join("llm").join(path)]);
     let usual = root.join("tokenizer");
-    named.into_iter().find(|folder| folder.join("config.json").is_file()).unwrap_or(usual)
+    named.into_iter().find(|folder| storage.is_file(&folder.join("config.json"))).unwrap_or(usual)
 }
 
-fn text_folder(root: &Path, text_model: Option<&Path>) -> Result<PathBuf> {
+fn text_folder(storage: &Storage, root: &Path, text_model: Option<&Path>) -> Result<PathBuf> {
     if let Some(folder) = text_model {
         return Ok(folder.to_path_buf());
     }
-    let beside = root.canonicalize().map_err(Error::io(root))?.parent().map(Path::to_path_buf);
+    let beside = match storage {
+        Storage::Disk { .. } => root.canonicalize().map_err(Error::io(root))?.parent().map(Path::to_path_buf),
+        Storage::Memory(_) => None,
+    };
     let places = std::iter::once(root.to_path_buf()).chain(beside);
     let mut folders = places.flat_map(|place| TEXT_FOLDERS.map(|name| place.join(name)));
-    folders.find(|folder| folder.join("config.json").is_file()).ok_or_else(|| {
+    folders.find(|folder| storage.is_file(&folder.join("config.json"))).ok_or_else(|| {
         let names = TEXT_FOLDERS.join(" or ");
         Error::checkpoint(root, format!("no text model: expected a folder {names} there or beside it, or name its folder (--text-model, OpenOptions::text_model)"))
     })
 }
 
-fn system_prompt(folder: &Path) -> Result<Option<String>> {
+fn system_prompt(storage: &Storage, folder: &Path) -> Result<Option<String>> {
     let path = folder.join("system_prompt.txt");
-    if !path.exists() {
+    let there = match storage {
+        // Whatever is there must do: a pipe is refused, not overlooked.
+        Storage::Disk { .. } => path.exists(),
+        Storage::Memory(_) => storage.is_file(&path),
+    };
+    if !there {
         return Ok(None);
     }
-    let bytes = read_limited(&path, MAX_SYSTEM_PROMPT)?;
+    let bytes = storage.read(&path, MAX_SYSTEM_PROMPT)?;
     let text = String::from_utf8(bytes).map_err(|_| Error::checkpoint(&path, "not UTF-8 text"))?;
     Ok(Some(text).filter(|t| !t.is_empty()))
 }

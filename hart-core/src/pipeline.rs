@@ -6,7 +6,9 @@ use burn::prelude::{Device, Tensor};
 
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::files::{Files, Storage};
 use crate::image::{Image, Provenance};
+use crate::memory::{self, Memory};
 use crate::open::{Layout, OpenOptions};
 use crate::progress::{Observer, Progress, Stage, Step, Timings};
 use crate::request::{Request, SystemPrompt};
@@ -16,6 +18,7 @@ use crate::sampling::{self, CodebookRows, Codes, Rule, Soft};
 use crate::scales::{self, Scale};
 use crate::schedule::Respacing;
 use crate::text::{Context, TextEncoder, Tokens, Truncation};
+use crate::threads::Threads;
 use crate::transformer::{Hidden, State, Transformer};
 use crate::visual::{Latent, VisualTokenizer};
 use crate::weights::{Checkpoint, Loader, Report, TRANSFORMER, WeightSet};
@@ -32,6 +35,8 @@ pub struct Hart {
     codebook: CodebookRows,
     scales: Vec<Scale>,
     system_prompt: Option<String>,
+    threads: Threads,
+    max_memory: Option<u64>,
     reports: Vec<Report>,
 }
 
@@ -87,14 +92,33 @@ impl Hart {
     /// # Errors
     ///
     /// [`Error::Checkpoint`], [`Error::Config`], [`Error::Weights`], [`Error::NotFinite`] or [`Error::Io`], each naming the file;
-    /// [`Error::Device`].
+    /// [`Error::Device`]; [`Error::Memory`]; [`Error::Request`] if an option won't do.
     pub fn open(path: impl AsRef<Path>, options: OpenOptions) -> Result<Self> {
-        let layout = Layout::find(path.as_ref(), options.text_model.as_deref())?;
+        Self::open_in(&options.disk(), path.as_ref(), &options)
+    }
+
+    /// Opens a checkpoint whose files are in memory. Tensors of f32 stay where they are.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::open`]; and torch's `.bin` files are not read from memory.
+    pub fn from_files(files: Files, options: OpenOptions) -> Result<Self> {
+        Self::open_in(&Storage::Memory(files), Path::new(""), &options)
+    }
+
+    fn open_in(storage: &Storage, root: &Path, options: &OpenOptions) -> Result<Self> {
+        let threads = Threads::new(options.threads)?;
         let device = options.device.open()?;
+        let layout = Layout::find(storage, root, options.text_model.as_deref())?;
+        memory::allow("opening this model", memory::weights(&layout.config, &device), options.max_memory)?;
+        threads.install(|| Self::load(storage, layout, options, device)).map(|hart| Self { threads, ..hart })
+    }
+
+    fn load(storage: &Storage, layout: Layout, options: &OpenOptions, device: Device) -> Result<Self> {
         let config = layout.config;
-        let (text, text_report) = TextEncoder::open_with(&layout.text, &config.text, &options, &device)?;
-        let (visual, visual_report) = VisualTokenizer::open_with(&layout.visual, &config.visual, &options, &device)?;
-        let checkpoint = transformer_weights(&layout.transformer, &options)?;
+        let (text, text_report) = TextEncoder::open_in(storage, &layout.text, &config.text, options, &device)?;
+        let (visual, visual_report) = VisualTokenizer::open_in(storage, &layout.visual, &config.visual, options, &device)?;
+        let checkpoint = transformer_weights(storage, &layout.transformer, options.weight_set)?;
         let mut loader = Loader::new(&checkpoint, &TRANSFORMER);
         let transformer = loader.load(Transformer::init(&config, &device), "transformer", &device)?;
         let residual = loader.load(ResidualDiffusion::init(&config, &device), "residual", &device)?;
@@ -103,6 +127,8 @@ impl Hart {
             codebook: visual.codebook().rows(),
             scales: scales::plan(&config.transformer),
             system_prompt: layout.system_prompt,
+            max_memory: options.max_memory,
+            threads: Threads::none(),
             config,
             device,
             text,
@@ -148,13 +174,31 @@ impl Hart {
         &self.device
     }
 
+    /// Estimates the memory that a request takes, before it is made.
+    pub fn memory(&self, request: &Request) -> Memory {
+        let tokenize = |system_prompt| self.text.tokenizer().tokenize(&[""], Some(system_prompt), self.config.transformer.context_tokens);
+        let system_prompt = self.system_prompt(request).and_then(|text| tokenize(text).ok()).map_or(0, |tokens| tokens.system.len());
+        let weights = self.reports.iter().map(|report| report.parameters * size_of::<f32>() as u64).sum();
+        Memory { weights, working: memory::working(&self.config, request.total_images(), system_prompt) }
+    }
+
+    /// Does work with the stages on the model's own threads, if it has some.
+    pub fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        self.threads.install(work)
+    }
+
     /// Makes pictures. The observer hears what happens, on this thread, and can stop it; `&mut ()` hears nothing.
     ///
     /// # Errors
     ///
-    /// [`Error::Request`] before any work; [`Error::Cancelled`] with the pictures that were finished; [`Error::Overflow`].
+    /// [`Error::Request`] and [`Error::Memory`] before any work; [`Error::Cancelled`] with the pictures that were finished; [`Error::Overflow`].
     pub fn generate(&self, request: &Request, observer: &mut dyn Observer) -> Result<Generation> {
         request.validate()?;
+        memory::allow("this request", self.memory(request).peak(), self.max_memory)?;
+        self.threads.observe(observer, |observer| self.generate_here(request, observer))
+    }
+
+    fn generate_here(&self, request: &Request, observer: &mut dyn Observer) -> Result<Generation> {
         let system_prompt = self.system_prompt(request);
         let tokens = self.text.tokenizer().tokenize(&request.prompts, system_prompt, self.config.transformer.context_tokens)?;
         let mut progress = Progress::new(observer, request.cancel.as_ref(), self.work(request, tokens.system.len()));
@@ -185,7 +229,8 @@ impl Hart {
                     progress.picture(&image);
                     images.push(image);
                 }
-                progress.done(Step::Images { finished: images.len(), total: request.total_images() }, 0.0)?;
+                let step = Step::Images { finished: images.len(), total: request.total_images() };
+                self.offer(step, &latent, images.last(), progress)?;
             }
         }
         Ok(())
@@ -206,12 +251,14 @@ impl Hart {
         for (scale, next) in self.scales.iter().zip(&self.scales[1..]) {
             let (_, codes) = self.predict(input, scale, &mut state, sampling, draws, progress)?;
             latent = codebook.accumulate(latent, codes.features, scale);
+            self.offer(Step::done(scale), &latent, None, progress)?;
             // Both halves of the guided batch go on from the same latent.
             input = self.transformer.next_input(codebook.next_features(&latent, next), next).repeat_dim(0, 2);
         }
         let last = &self.scales[self.scales.len() - 1];
         let (hidden, codes) = self.predict(input, last, &mut state, sampling, draws, progress)?;
         latent = codebook.accumulate(latent, codes.features, last);
+        self.offer(Step::done(last), &latent, None, progress)?;
         progress.enter(Stage::Residual);
         let drawn = codebook.embed(&[codes.indices.clone(), codes.indices].concat());
         let condition = self.transformer.residual_condition(&hidden, drawn);
@@ -219,6 +266,16 @@ impl Hart {
         let t = last.guidance(sampling.guidance);
         let residual = self.residual.sample(condition, t, &sampling.steps, &noise, progress)?;
         Ok(latent.plus_rows(residual.0))
+    }
+
+    /// Reports a step after which there is a picture to see: the finished one, or what the latent holds so far.
+    fn offer(&self, step: Step, latent: &Latent, finished: Option<&Image>, progress: &mut Progress<'_>) -> Result<()> {
+        let cancel = progress.cancel_token();
+        let decode = |max_side: usize| match finished {
+            Some(image) if image.width().max(image.height()) <= max_side => Ok(image.clone()),
+            _ => self.visual.preview(latent, max_side, &mut Progress::new(&mut (), cancel, 1.0)),
+        };
+        progress.offer(step, &decode)
     }
 
     /// One scale: its tokens through the transformer, guided logits, codes.
@@ -241,13 +298,14 @@ impl Hart {
         Ok((hidden, codes))
     }
 
-    /// A request's settings with the checkpoint's own filled in.
+    /// A request's settings, filled in with the model's own, and those with the published tools'.
     fn sampling(&self, request: &Request) -> Sampling {
+        let own = &self.config.generation;
         Sampling {
-            guidance: request.guidance,
-            soft: request.soft,
-            top_k: request.top_k,
-            top_p: request.top_p,
+            guidance: request.guidance.or(own.guidance).unwrap_or(4.5),
+            soft: request.soft.or(own.soft).unwrap_or(true),
+            top_k: request.top_k.or(own.top_k),
+            top_p: request.top_p.or(own.top_p).unwrap_or(0.0),
             steps: request.steps.clone().unwrap_or_else(|| self.config.residual.steps.clone()),
         }
     }
@@ -289,11 +347,12 @@ impl Hart {
     }
 }
 
-fn transformer_weights(folder: &Path, options: &OpenOptions) -> Result<Checkpoint> {
-    let ema = || Checkpoint::open_ema(folder, options.memory_map);
-    match options.weight_set {
-        WeightSet::Plain => Checkpoint::open(folder, options.memory_map),
-        WeightSet::PreferEma => ema()?.map_or_else(|| Checkpoint::open(folder, options.memory_map), Ok),
+fn transformer_weights(storage: &Storage, folder: &Path, set: WeightSet) -> Result<Checkpoint> {
+    let plain = || Checkpoint::open_in(storage, folder);
+    let ema = || Checkpoint::open_ema_in(storage, folder);
+    match set {
+        WeightSet::Plain => plain(),
+        WeightSet::PreferEma => ema()?.map_or_else(plain, Ok),
         WeightSet::Ema => ema()?.ok_or_else(|| {
             Error::checkpoint(
                 folder,

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use crate::image::Image;
+use crate::scales::Scale;
 
 /// The parts of a run, in the order in which the prompt flows through them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -59,6 +60,15 @@ pub enum Step {
         /// Its side in latent positions.
         side: usize,
     },
+    /// A scale's codes are in the latent: the event offers a preview.
+    ScaleDone {
+        /// Which one, k, from 1.
+        scale: usize,
+        /// How many there are, S.
+        scales: usize,
+        /// Its side in latent positions.
+        side: usize,
+    },
     /// A transformer block of the current scale is done.
     Block {
         /// The scale, k, from 1.
@@ -84,7 +94,7 @@ pub enum Step {
         /// How many there are.
         blocks: usize,
     },
-    /// A picture is finished.
+    /// A picture is finished: the event offers it.
     Images {
         /// How many pictures of the request are finished.
         finished: usize,
@@ -93,10 +103,17 @@ pub enum Step {
     },
 }
 
+impl Step {
+    /// A scale is done.
+    pub(crate) fn done(scale: &Scale) -> Self {
+        Self::ScaleDone { scale: scale.index + 1, scales: scale.count, side: scale.side }
+    }
+}
+
 /// One report from a run.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 #[non_exhaustive]
-pub struct Event {
+pub struct Event<'a> {
     /// The part of the run.
     pub stage: Stage,
     /// What has just been reached in it.
@@ -105,6 +122,37 @@ pub struct Event {
     pub elapsed: Duration,
     /// Estimated share of the whole run that is done, 0 to 1; never falls.
     pub fraction: f32,
+    pub(crate) preview: Option<&'a dyn Fn(usize) -> Result<Image>>,
+}
+
+impl Event<'_> {
+    /// Whether there is a picture to see: after every scale, and when a picture is finished.
+    pub fn has_preview(&self) -> bool {
+        self.preview.is_some()
+    }
+
+    /// The picture as it stands, decoded now, in the calling program's time: with sides of at most `max_side` pixels, but at least
+    /// those of one latent position (16 in published models), or `usize::MAX` for the full size. A small one costs little. It never changes the final picture. None where there
+    /// is nothing to see.
+    ///
+    /// # Errors
+    ///
+    /// In the result: [`Error::Cancelled`] or [`Error::Overflow`].
+    pub fn preview(&self, max_side: usize) -> Option<Result<Image>> {
+        self.preview.map(|decode| decode(max_side))
+    }
+}
+
+impl std::fmt::Debug for Event<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Event")
+            .field("stage", &self.stage)
+            .field("step", &self.step)
+            .field("elapsed", &self.elapsed)
+            .field("fraction", &self.fraction)
+            .field("has_preview", &self.has_preview())
+            .finish()
+    }
 }
 
 /// What the observer answers.
@@ -116,23 +164,23 @@ pub enum Control {
     Cancel,
 }
 
-/// Hears a run's events on the thread that called it. Any `FnMut(&Event) -> Control` is one; `()` hears nothing.
+/// Hears a run's events on the thread that called it. Any `FnMut(&Event<'_>) -> Control` is one; `()` hears nothing.
 pub trait Observer {
     /// Called often; must be quick.
-    fn event(&mut self, event: &Event) -> Control;
+    fn event(&mut self, event: &Event<'_>) -> Control;
 
     /// Called with every finished picture, before the run goes on: to save it, or to show it.
     fn picture(&mut self, _: &Image) {}
 }
 
-impl<F: FnMut(&Event) -> Control> Observer for F {
-    fn event(&mut self, event: &Event) -> Control {
+impl<F: FnMut(&Event<'_>) -> Control> Observer for F {
+    fn event(&mut self, event: &Event<'_>) -> Control {
         self(event)
     }
 }
 
 impl Observer for () {
-    fn event(&mut self, _: &Event) -> Control {
+    fn event(&mut self, _: &Event<'_>) -> Control {
         Control::Continue
     }
 }
@@ -215,11 +263,29 @@ impl<'a> Progress<'a> {
     ///
     /// [`Error::Cancelled`] if the observer or the token asks for it.
     pub fn done(&mut self, step: Step, work: f64) -> Result<()> {
+        self.tell(step, work, None)
+    }
+
+    /// Reports a step after which there is a picture to see: `preview` decodes it with at most so many pixels a side.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::done`].
+    pub fn offer(&mut self, step: Step, preview: &dyn Fn(usize) -> Result<Image>) -> Result<()> {
+        self.tell(step, 0.0, Some(preview))
+    }
+
+    fn tell(&mut self, step: Step, work: f64, preview: Option<&dyn Fn(usize) -> Result<Image>>) -> Result<()> {
         self.work.0 += work;
         let fraction = (self.work.0 / self.work.1).min(1.0) as f32;
-        let event = Event { stage: self.entered.0, step, elapsed: self.start.elapsed(), fraction };
+        let event = Event { stage: self.entered.0, step, elapsed: self.start.elapsed(), fraction, preview };
         let control = self.observer.event(&event);
         if control == Control::Cancel { Err(cancelled()) } else { self.check() }
+    }
+
+    /// The token that stops the run.
+    pub(crate) fn cancel_token(&self) -> Option<&'a CancelToken> {
+        self.cancel
     }
 
     /// Hands a finished picture to the observer.
@@ -256,7 +322,7 @@ mod tests {
     #[test]
     fn observer_and_token_both_stop_a_run() {
         let step = Step::Diffusion { step: 1, steps: 8 };
-        let mut refuse = |_: &Event| Control::Cancel;
+        let mut refuse = |_: &Event<'_>| Control::Cancel;
         assert!(Progress::new(&mut refuse, None, 1.0).done(step, 0.5).unwrap_err().is_cancelled());
         let token = CancelToken::new();
         let mut silent = ();
@@ -271,7 +337,7 @@ mod tests {
     #[test]
     fn fraction_rises_to_one_and_stages_share_the_time() {
         let mut seen = Vec::new();
-        let mut observer = |e: &Event| {
+        let mut observer = |e: &Event<'_>| {
             seen.push(e.fraction);
             Control::Continue
         };

@@ -36,17 +36,18 @@ pub struct Request {
     pub(crate) prompts: Vec<String>,
     pub(crate) images_per_prompt: usize,
     pub(crate) seed: u64,
-    pub(crate) guidance: f64,
-    pub(crate) soft: bool,
+    pub(crate) guidance: Option<f64>,
+    pub(crate) soft: Option<bool>,
     pub(crate) top_k: Option<usize>,
-    pub(crate) top_p: f64,
+    pub(crate) top_p: Option<f64>,
     pub(crate) system_prompt: SystemPrompt,
     pub(crate) steps: Option<Respacing>,
     pub(crate) cancel: Option<CancelToken>,
 }
 
 impl Request {
-    /// One picture of one prompt, with the published tools' settings.
+    /// One picture of one prompt, with the model's own settings: those of its `llm/generation_config.json`, or where it has none
+    /// the published tools'.
     pub fn new(prompt: impl Into<String>) -> Self {
         Self::batch([prompt])
     }
@@ -57,14 +58,20 @@ impl Request {
             prompts: prompts.into_iter().map(Into::into).collect(),
             images_per_prompt: 1,
             seed: 0,
-            guidance: 4.5,
-            soft: true,
+            guidance: None,
+            soft: None,
             top_k: None,
-            top_p: 0.0,
+            top_p: None,
             system_prompt: SystemPrompt::default(),
             steps: None,
             cancel: None,
         }
+    }
+
+    /// Other prompts with the same settings.
+    pub fn prompts<S: Into<String>>(mut self, prompts: impl IntoIterator<Item = S>) -> Self {
+        self.prompts = prompts.into_iter().map(Into::into).collect();
+        self
     }
 
     /// How many pictures of each prompt; default 1. Picture `i` of a prompt has the seed `seed + i`.
@@ -79,27 +86,29 @@ impl Request {
         self
     }
 
-    /// Strength of classifier-free guidance on the finest scales; default 4.5, 0 is none.
+    /// Strength of classifier-free guidance on the finest scales, 0 is none; default the model's own, usually 4.5.
     pub fn guidance(mut self, guidance: f64) -> Self {
-        self.guidance = guidance;
+        self.guidance = Some(guidance);
         self
     }
 
-    /// Soft sampling: a token is a mix of codebook rows instead of one; default on.
+    /// Soft sampling: a token is a mix of codebook rows instead of one; default the model's own, usually
+    /// on.
     pub fn soft_sampling(mut self, soft: bool) -> Self {
-        self.soft = soft;
+        self.soft = Some(soft);
         self
     }
 
-    /// How many codes are kept in sampling a token; default 600 on the first seven scales and 300 after.
+    /// How many codes are kept in sampling a token; default the model's own, usually 600 on the first seven scales and 300 after.
     pub fn top_k(mut self, top_k: usize) -> Self {
         self.top_k = Some(top_k);
         self
     }
 
-    /// Keeps the likeliest codes that together have this probability; default 0, which is off.
+    /// Keeps the likeliest codes that together have this probability, 0 is off; default the model's own,
+    /// usually 0.
     pub fn top_p(mut self, top_p: f64) -> Self {
-        self.top_p = top_p;
+        self.top_p = Some(top_p);
         self
     }
 
@@ -118,6 +127,12 @@ impl Request {
     /// A token that can stop the run from any thread.
     pub fn cancel_token(mut self, token: CancelToken) -> Self {
         self.cancel = Some(token);
+        self
+    }
+
+    /// No token, the default.
+    pub fn without_cancel_token(mut self) -> Self {
+        self.cancel = None;
         self
     }
 
@@ -148,15 +163,15 @@ impl Request {
             check(bytes <= MAX_PROMPT_BYTES, "system prompt", format!("has {bytes} bytes, at most {MAX_PROMPT_BYTES} are read"))?;
         }
         check(self.images_per_prompt >= 1, "images per prompt", "0: ask for at least one".into())?;
-        let total = self.total_images();
+        let (total, guidance, top_p) = (self.total_images(), self.guidance.unwrap_or(0.0), self.top_p.unwrap_or(0.0));
         check(total <= MAX_IMAGES, "images", format!("{total} in all, at most {MAX_IMAGES} in one request: split it"))?;
         check(
-            self.guidance.is_finite() && self.guidance.abs() <= MAX_GUIDANCE,
+            (-MAX_GUIDANCE..=MAX_GUIDANCE).contains(&guidance),
             "guidance",
-            format!("{}, expected a number from -{MAX_GUIDANCE} to {MAX_GUIDANCE}; 4.5 is usual", self.guidance),
+            format!("{guidance}, expected a number from -{MAX_GUIDANCE} to {MAX_GUIDANCE}; 4.5 is usual"),
         )?;
         check(self.top_k != Some(0), "top-k", "0 would keep no code: leave it out for the model's own".into())?;
-        check((0.0..=1.0).contains(&self.top_p), "top-p", format!("{}, expected a number from 0 (off) to 1", self.top_p))
+        check((0.0..=1.0).contains(&top_p), "top-p", format!("{top_p}, expected a number from 0 (off) to 1"))
     }
 }
 

@@ -439,7 +439,7 @@ fn extreme_requests_give_a_picture_or_an_error() {
     let bad = [Request::new(""), Request::new("a").guidance(f64::NAN), Request::new("a").images_per_prompt(0)];
     for request in bad {
         let mut work = 0;
-        let mut observer = |_: &Event| {
+        let mut observer = |_: &Event<'_>| {
             work += 1;
             Control::Continue
         };
@@ -453,7 +453,7 @@ fn an_observer_can_stop_at_any_event_and_the_model_stays_good() {
     let hart = Model::new().open().unwrap();
     let request = Request::new("a parrot").images_per_prompt(2).system_prompt(SystemPrompt::Text("Draw:".into()));
     let mut events: Vec<(Stage, Step, f32)> = vec![];
-    let mut listen = |e: &Event| {
+    let mut listen = |e: &Event<'_>| {
         events.push((e.stage, e.step, e.fraction));
         Control::Continue
     };
@@ -462,7 +462,7 @@ fn an_observer_can_stop_at_any_event_and_the_model_stays_good() {
     let first_done = events.iter().position(|e| matches!(e.1, Step::Images { finished: 1, .. })).unwrap();
     for stop in (0..events.len()).step_by(7) {
         let mut seen = 0;
-        let mut observer = |_: &Event| {
+        let mut observer = |_: &Event<'_>| {
             seen += 1;
             if seen > stop { Control::Cancel } else { Control::Continue }
         };
@@ -481,7 +481,7 @@ fn an_observer_can_stop_at_any_event_and_the_model_stays_good() {
 fn events_tell_the_whole_story() {
     let hart = Model::new().open().unwrap();
     let mut steps = vec![];
-    let mut listen = |e: &Event| {
+    let mut listen = |e: &Event<'_>| {
         steps.push(e.step);
         Control::Continue
     };
@@ -489,6 +489,7 @@ fn events_tell_the_whole_story() {
     let config = hart.config();
     let count = |f: fn(&Step) -> bool| steps.iter().filter(|s| f(s)).count();
     let scales = config.transformer.sides.len();
+    assert_eq!(count(|s| matches!(s, Step::ScaleDone { .. })), scales);
     assert_eq!(count(|s| matches!(s, Step::TextLayer { .. })), config.text.num_layers);
     assert_eq!(count(|s| matches!(s, Step::Scale { .. })), scales);
     assert_eq!(count(|s| matches!(s, Step::Block { .. })), scales * config.transformer.depth);

@@ -1,13 +1,12 @@
 //! Reading one `config.json`: every value is checked where it is read, and a wrong one is named.
 
-use std::fs::File;
-use std::io::Read;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
+use crate::files::Storage;
 
 /// No configuration file of a published model has more than a few kilobytes.
 const MAX_FILE_BYTES: u64 = 4 << 20;
@@ -22,8 +21,8 @@ pub(crate) struct Fields {
 
 impl Fields {
     /// Reads the file; it must hold one JSON object.
-    pub(crate) fn read(path: &Path) -> Result<Self> {
-        Self::parse(path, &read_limited(path, MAX_FILE_BYTES)?)
+    pub(crate) fn read(storage: &Storage, path: &Path) -> Result<Self> {
+        Self::parse(path, &storage.read(path, MAX_FILE_BYTES)?)
     }
 
     /// Parses the text of a file; `path` is for messages.
@@ -113,23 +112,6 @@ impl Fields {
         let expected = allowed.iter().map(|a| format!("\"{a}\"")).collect::<Vec<_>>().join(" or ");
         Err(self.wrong(name, format!("{expected} ({why})")))
     }
-}
-
-/// Refuses what is no plain file: a pipe could keep its reader waiting, a device could go on without end.
-pub(crate) fn require_plain_file(path: &Path) -> Result<()> {
-    if path.metadata().map_err(Error::io(path))?.is_file() { Ok(()) } else { Err(Error::checkpoint(path, "expected a plain file")) }
-}
-
-/// A plain file of at most `limit` bytes.
-pub(crate) fn read_limited(path: &Path, limit: u64) -> Result<Vec<u8>> {
-    require_plain_file(path)?;
-    let mut bytes = Vec::new();
-    let file = File::open(path).map_err(Error::io(path))?;
-    file.take(limit + 1).read_to_end(&mut bytes).map_err(Error::io(path))?;
-    if bytes.len() as u64 > limit {
-        return Err(Error::checkpoint(path, format!("has more than {limit} bytes, too many for what its name promises")));
-    }
-    Ok(bytes)
 }
 
 /// 3 and 3.0 are whole numbers; -1, 2.5 and "3" are not.

@@ -4,16 +4,18 @@
 //! nothing else.
 
 mod fields;
+mod generation;
 mod text;
 mod transformer;
 mod visual;
 
+pub use generation::GenerationConfig;
 pub use text::TextConfig;
 pub use transformer::{LevelEmbeddingKind, ModulationKind, Pooling, ResidualConfig, TransformerConfig};
 pub(crate) use visual::NORM_GROUPS;
 pub use visual::VisualConfig;
 
-pub(crate) use fields::{Fields, read_limited, require_plain_file};
+pub(crate) use fields::Fields;
 
 use crate::error::{Error, Result};
 
@@ -43,6 +45,8 @@ pub struct Config {
     pub residual: ResidualConfig,
     /// The visual tokenizer and its decoder.
     pub visual: VisualConfig,
+    /// How the model wants to be sampled.
+    pub generation: GenerationConfig,
 }
 
 impl Config {

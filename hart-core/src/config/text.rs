@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::{Fields, MAX_DEPTH, MAX_VOCABULARY, MAX_WIDTH};
 use crate::error::Result;
+use crate::files::Storage;
 
 /// Sizes of the Qwen2 text encoder.
 #[derive(Clone, Debug)]
@@ -35,7 +36,11 @@ impl TextConfig {
     ///
     /// The file can't be read, or as [`Self::parse`].
     pub fn read(path: &Path) -> Result<Self> {
-        Self::of(Fields::read(path)?)
+        Self::read_in(&Storage::Disk { memory_map: false }, path)
+    }
+
+    pub(crate) fn read_in(storage: &Storage, path: &Path) -> Result<Self> {
+        Self::of(Fields::read(storage, path)?)
     }
 
     /// Checks the text of a `config.json`; `path` is for messages.

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::{Fields, MAX_CONTEXT, MAX_DEPTH, MAX_SIDE, MAX_WIDTH};
 use crate::error::Result;
+use crate::files::Storage;
 use crate::schedule::Respacing;
 
 /// How a block reduces the context's rows to one.
@@ -96,7 +97,11 @@ impl TransformerConfig {
     ///
     /// The file can't be read, or as [`Self::parse`].
     pub fn read(path: &Path) -> Result<(Self, ResidualConfig)> {
-        Self::of(Fields::read(path)?)
+        Self::read_in(&Storage::Disk { memory_map: false }, path)
+    }
+
+    pub(crate) fn read_in(storage: &Storage, path: &Path) -> Result<(Self, ResidualConfig)> {
+        Self::of(Fields::read(storage, path)?)
     }
 
     /// Checks the text of a `config.json`; `path` is for messages.

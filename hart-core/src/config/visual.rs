@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::{Fields, MAX_VOCABULARY, MAX_WIDTH, transformer};
 use crate::error::Result;
+use crate::files::Storage;
 
 /// Groups of every GroupNorm in the autoencoder.
 pub(crate) const NORM_GROUPS: usize = 32;
@@ -43,7 +44,11 @@ impl VisualConfig {
     ///
     /// The file can't be read, or as [`Self::parse`].
     pub fn read(path: &Path) -> Result<Self> {
-        Self::of(Fields::read(path)?)
+        Self::read_in(&Storage::Disk { memory_map: false }, path)
+    }
+
+    pub(crate) fn read_in(storage: &Storage, path: &Path) -> Result<Self> {
+        Self::of(Fields::read(storage, path)?)
     }
 
     /// Checks the text of a `config.json`; `path` is for messages.

@@ -4,8 +4,9 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::config::{Fields, read_limited};
+use crate::config::Fields;
 use crate::error::{Error, Result};
+use crate::files::Storage;
 
 /// A side of a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,10 +64,14 @@ impl TextTokenizer {
     ///
     /// A file is missing or damaged, the pad token is unknown, or an id reaches beyond the model's `vocab_size`.
     pub fn open(folder: &Path, vocab_size: usize) -> Result<Self> {
+        Self::open_in(&Storage::Disk { memory_map: false }, folder, vocab_size)
+    }
+
+    pub(crate) fn open_in(storage: &Storage, folder: &Path, vocab_size: usize) -> Result<Self> {
         let path = folder.join("tokenizer.json");
-        let bpe = read_limited(&path, MAX_FILE_BYTES)?;
-        let settings = Fields::read(&folder.join("tokenizer_config.json"))?;
-        let special = Fields::read(&folder.join("special_tokens_map.json")).ok();
+        let bpe = storage.read(&path, MAX_FILE_BYTES)?;
+        let settings = Fields::read(storage, &folder.join("tokenizer_config.json"))?;
+        let special = Fields::read(storage, &folder.join("special_tokens_map.json")).ok();
         Self::of(&path, &bpe, &settings, special.as_ref(), vocab_size)
     }
 

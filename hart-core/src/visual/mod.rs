@@ -166,6 +166,18 @@ impl VisualTokenizer {
         self.decoder.forward(kernels::conv2d(latent.0.clone(), &self.post_quant_conv), progress)
     }
 
+    /// A quick look at a latent: its first picture with sides of at most `max_side` pixels, but at least those of one position. A
+    /// smaller picture is decoded from the latent's area averages.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::decode_images`].
+    pub fn preview(&self, latent: &Latent, max_side: usize, progress: &mut Progress<'_>) -> Result<Image> {
+        let first = latent.0.clone().narrow(0, 0, 1);
+        let side = (max_side / self.config.downsample()).clamp(1, first.dims()[2]);
+        Ok(self.decode_images(&Latent(kernels::area(first, side)), progress)?.swap_remove(0))
+    }
+
     /// A latent to pictures.
     ///
     /// # Errors

@@ -8,9 +8,9 @@ use safetensors::SafeTensors;
 use serde_json::Value;
 
 use super::tensors::{Element, Stored};
-use crate::config::{Fields, require_plain_file};
+use crate::config::Fields;
 use crate::error::{Error, Result};
-use crate::kernels;
+use crate::files::{Storage, require_plain_file};
 
 /// File names of a set of weights, in the order in which they are looked for; the index files name shards.
 const PLAIN_FILES: [&str; 4] =
@@ -55,8 +55,12 @@ impl Checkpoint {
     ///
     /// There is no weights file, or it is damaged.
     pub fn open(folder: &Path, memory_map: bool) -> Result<Self> {
-        match find(folder, &PLAIN_FILES) {
-            Some(path) => Self::open_file(&path, memory_map),
+        Self::open_in(&Storage::Disk { memory_map }, folder)
+    }
+
+    pub(crate) fn open_in(storage: &Storage, folder: &Path) -> Result<Self> {
+        match find(storage, folder, &PLAIN_FILES) {
+            Some(path) => Self::open_file_in(storage, &path),
             None => Err(Error::checkpoint(folder, format!("holds no weights: expected one of {}", PLAIN_FILES.join(", ")))),
         }
     }
@@ -67,7 +71,11 @@ impl Checkpoint {
     ///
     /// The file is damaged.
     pub fn open_ema(folder: &Path, memory_map: bool) -> Result<Option<Self>> {
-        find(folder, &EMA_FILES).map(|path| Self::open_file(&path, memory_map)).transpose()
+        Self::open_ema_in(&Storage::Disk { memory_map }, folder)
+    }
+
+    pub(crate) fn open_ema_in(storage: &Storage, folder: &Path) -> Result<Option<Self>> {
+        find(storage, folder, &EMA_FILES).map(|path| Self::open_file_in(storage, &path)).transpose()
     }
 
     /// Opens one file: safetensors, torch `.bin`, or an index of shards of either.
@@ -76,13 +84,17 @@ impl Checkpoint {
     ///
     /// It can't be read or is damaged.
     pub fn open_file(path: &Path, memory_map: bool) -> Result<Self> {
+        Self::open_file_in(&Storage::Disk { memory_map }, path)
+    }
+
+    fn open_file_in(storage: &Storage, path: &Path) -> Result<Self> {
         let mut checkpoint = Self { path: path.to_path_buf(), tensors: BTreeMap::new() };
         if path.extension().is_some_and(|e| e == "json") {
-            for shard in shards(path)? {
-                checkpoint.add_file(&shard, memory_map)?;
+            for shard in shards(storage, path)? {
+                checkpoint.add_file(storage, &shard)?;
             }
         } else {
-            checkpoint.add_file(path, memory_map)?;
+            checkpoint.add_file(storage, path)?;
         }
         Ok(checkpoint)
     }
@@ -130,17 +142,13 @@ impl Checkpoint {
         self.tensors.get(name)
     }
 
-    fn add_file(&mut self, path: &Path, memory_map: bool) -> Result<()> {
-        require_plain_file(path)?;
+    fn add_file(&mut self, storage: &Storage, path: &Path) -> Result<()> {
         if path.extension().is_some_and(|e| e == "safetensors") {
-            let bytes = if memory_map {
-                bytes::Bytes::from_owner(kernels::map_file(path).map_err(Error::io(path))?)
-            } else {
-                bytes::Bytes::from(std::fs::read(path).map_err(Error::io(path))?)
-            };
-            self.add_safetensors(path, bytes)
-        } else {
-            self.add_torch(path)
+            return self.add_safetensors(path, storage.contents(path)?);
+        }
+        match storage {
+            Storage::Disk { .. } => self.add_torch(path),
+            Storage::Memory(_) => Err(Error::checkpoint(path, "torch files can't be read from memory: convert it to safetensors")),
         }
     }
 
@@ -158,6 +166,7 @@ impl Checkpoint {
     }
 
     fn add_torch(&mut self, path: &Path) -> Result<()> {
+        require_plain_file(path)?;
         let size = path.metadata().map_err(Error::io(path))?.len();
         let reader = pytorch_reader::PytorchReader::new(path).map_err(|e| {
             Error::checkpoint(path, format!("not a readable torch file ({e}): get it again, or convert it to safetensors"))
@@ -187,13 +196,13 @@ impl Checkpoint {
     }
 }
 
-fn find(folder: &Path, names: &[&str]) -> Option<PathBuf> {
-    names.iter().map(|name| folder.join(name)).find(|path| path.is_file())
+fn find(storage: &Storage, folder: &Path, names: &[&str]) -> Option<PathBuf> {
+    names.iter().map(|name| folder.join(name)).find(|path| storage.is_file(path))
 }
 
 /// Files that an index names, in the index's folder.
-fn shards(index: &Path) -> Result<Vec<PathBuf>> {
-    let fields = Fields::read(index)?;
+fn shards(storage: &Storage, index: &Path) -> Result<Vec<PathBuf>> {
+    let fields = Fields::read(storage, index)?;
     let Some(Value::Object(map)) = fields.get("weight_map") else {
         return Err(fields.wrong("weight_map", "an object from tensor names to file names"));
     };

@@ -164,6 +164,19 @@ impl ModuleMapper for Fill<'_, '_> {
     }
 }
 
+/// How many numbers a module's parameters have, without making any.
+pub fn parameters<M: Module>(module: &M) -> u64 {
+    struct Count(u64);
+    impl ModuleVisitor for Count {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.0 += param.lazy_shape().num_elements() as u64;
+        }
+    }
+    let mut count = Count(0);
+    module.visit(&mut count);
+    count.0
+}
+
 /// Names and shapes under which a module's parameters stand in a checkpoint, in the module's order, without making any. `choose`
 /// picks among alternative names, the usual one first.
 pub fn names_and_shapes<M: Module>(

@@ -10,7 +10,7 @@ mod report;
 mod tensors;
 
 pub use checkpoint::{Checkpoint, TensorInfo};
-pub use load::{Loader, names_and_shapes};
+pub use load::{Loader, names_and_shapes, parameters};
 pub use names::{TEXT, TRANSFORMER, Table, VISUAL};
 pub use report::{Misplaced, Misshapen, Report};
 

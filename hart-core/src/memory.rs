@@ -1,0 +1,96 @@
+//! How much memory a model and a request take: estimates, so that a program can ask before it tries.
+
+use burn::prelude::Device;
+
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::residual::ResidualDiffusion;
+use crate::text::Qwen2;
+use crate::transformer::Transformer;
+use crate::visual::VisualTokenizer;
+use crate::weights::parameters;
+
+/// Bytes of one number.
+const F32: u64 = size_of::<f32>() as u64;
+/// Rows of a picture made with classifier-free guidance: conditional and unconditional.
+const GUIDED_ROWS: u64 = 2;
+/// Copies of a block's input that live while its attention runs: norms, queries, keys, values, their rotated twins, the result.
+const ATTENTION_COPIES: u64 = 12;
+/// Copies of an MLP's hidden layer that live at once.
+const MLP_COPIES: u64 = 3;
+/// Copies of the logits that live at once: the head's, their guided half, the sampler's rows.
+const LOGIT_COPIES: u64 = 3;
+/// Maps of the decoder's widest resolution that live at once, the convolution's rearranged input included.
+const DECODER_MAPS: u64 = 8;
+
+/// An estimate of memory, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Memory {
+    /// The weights, also those in files that are mapped: their pages are read when a run needs them.
+    pub weights: u64,
+    /// What a run needs besides, at its height.
+    pub working: u64,
+}
+
+impl Memory {
+    /// Weights and work together. Every further run at the same time adds its [`Self::working`].
+    pub fn peak(&self) -> u64 {
+        self.weights.saturating_add(self.working)
+    }
+}
+
+/// Refuses what would take more than is allowed.
+pub(crate) fn allow(what: &'static str, needed: u64, limit: Option<u64>) -> Result<()> {
+    match limit {
+        Some(limit) if needed > limit => Err(Error::Memory { what, needed, limit }),
+        _ => Ok(()),
+    }
+}
+
+/// Bytes of a model's weights; none of them is made for it.
+pub(crate) fn weights(config: &Config, device: &Device) -> u64 {
+    F32 * (parameters(&Qwen2::init(&config.text, device))
+        + parameters(&Transformer::init(config, device))
+        + parameters(&ResidualDiffusion::init(config, device))
+        + parameters(&VisualTokenizer::init(&config.visual, device)))
+}
+
+/// What a run of `images` pictures needs besides the weights. The stages follow each other, so that the greediest counts.
+pub(crate) fn working(config: &Config, images: usize, system_prompt_tokens: usize) -> u64 {
+    let side = config.resolution() as u64;
+    let finished = 3 * side * side * images as u64;
+    text(config, system_prompt_tokens).max(transformer(config)).max(decoder(config)) + finished
+}
+
+fn text(config: &Config, system_prompt_tokens: usize) -> u64 {
+    let (c, tokens) = (&config.text, (config.transformer.context_tokens + system_prompt_tokens) as u64);
+    let scores = c.num_heads as u64 * tokens * tokens;
+    F32 * (tokens * block(c.hidden_size as u64, c.intermediate_size as u64) + scores)
+}
+
+fn transformer(config: &Config) -> u64 {
+    let c = &config.transformer;
+    let (width, last) = (c.embed_dim as u64, (c.last_side() * c.last_side()) as u64);
+    let all = (c.context_tokens + c.sides.iter().map(|side| side * side).sum::<usize>()) as u64;
+    // The last scale's keys and values are never kept, but lie beside the others while a block uses them.
+    let cache = 2 * width * ((all - last) * c.depth as u64 + all);
+    let logits = LOGIT_COPIES * last * config.visual.vocab_size as u64;
+    F32 * GUIDED_ROWS * (cache + (last * block(width, c.feed_forward_dim as u64)).max(logits))
+}
+
+/// Numbers that live at once for one token in a block.
+fn block(width: u64, hidden: u64) -> u64 {
+    (ATTENTION_COPIES * width).max(2 * width + MLP_COPIES * hidden)
+}
+
+fn decoder(config: &Config) -> u64 {
+    let c = &config.visual;
+    let side = config.resolution() as u64;
+    // A level ends with its own width at twice its side; the finest has its width at the full one.
+    let level = |(level, multiplier): (usize, &usize)| {
+        let side = side >> level.saturating_sub(1);
+        side * side * (c.channels * multiplier) as u64
+    };
+    F32 * DECODER_MAPS * c.multipliers.iter().enumerate().map(level).max().unwrap_or(0)
+}

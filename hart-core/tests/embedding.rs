@@ -1,0 +1,163 @@
+//! What a program that embeds the library relies on: previews, threads, memory, models in memory, a model's own settings.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use hart_core::{Control, Error, Event, Files, Hart, Image, Observer, OpenOptions, Request, Step, WeightSet};
+
+fn starter() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/models/starter")
+}
+
+fn open(options: OpenOptions) -> Hart {
+    Hart::open(starter(), options).unwrap()
+}
+
+/// A model's files, as a program would carry them.
+fn in_memory(root: &Path) -> Files {
+    in_memory_but(root, |_, contents| contents)
+}
+
+fn in_memory_but(root: &Path, change: impl Fn(&Path, Vec<u8>) -> Vec<u8>) -> Files {
+    let mut files = Files::new();
+    for part in ["llm", "text", "tokenizer"] {
+        for entry in fs::read_dir(root.join(part)).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.strip_prefix(root).unwrap();
+            files.insert(name, change(name, fs::read(&path).unwrap())).unwrap();
+        }
+    }
+    files
+}
+
+/// Takes previews of one size and the finished pictures, and notes the thread that it hears on.
+#[derive(Default)]
+struct Viewer {
+    max_side: usize,
+    previews: Vec<(Step, Image)>,
+    finished: Vec<Image>,
+    threads: Vec<std::thread::ThreadId>,
+}
+
+impl Observer for Viewer {
+    fn event(&mut self, event: &Event<'_>) -> Control {
+        self.threads.push(std::thread::current().id());
+        if let Some(picture) = event.preview(self.max_side) {
+            self.previews.push((event.step, picture.unwrap()));
+        }
+        Control::Continue
+    }
+
+    fn picture(&mut self, image: &Image) {
+        self.finished.push(image.clone());
+    }
+}
+
+#[test]
+fn a_preview_after_every_scale_changes_nothing() {
+    let hart = open(OpenOptions::new());
+    let request = Request::new("a red heart").seed(3);
+    let alone = hart.generate(&request, &mut ()).unwrap().images.remove(0);
+    let scales = hart.config().transformer.sides.len();
+    for max_side in [usize::MAX, 16, 1] {
+        let mut viewer = Viewer { max_side, ..Viewer::default() };
+        let watched = hart.generate(&request, &mut viewer).unwrap().images.remove(0);
+        assert!(watched == alone && viewer.finished == [watched]);
+        assert_eq!(viewer.previews.len(), scales + 1);
+        let side = max_side.clamp(hart.config().visual.downsample(), hart.config().resolution());
+        assert!(viewer.previews.iter().all(|(_, picture)| (picture.width(), picture.height()) == (side, side)));
+        let differences: Vec<u64> = viewer.previews.iter().map(|(_, p)| distance(p, &viewer.previews[scales].1)).collect();
+        // The last one is the picture; the one before lacks only the residual, the first nearly everything.
+        assert!(matches!(viewer.previews[scales].0, Step::Images { finished: 1, total: 1 }));
+        assert!(side < 8 || differences[scales - 1] < differences[0], "{differences:?}");
+        assert!(max_side != usize::MAX || viewer.previews[scales].1.pixels() == alone.pixels());
+    }
+}
+
+fn distance(a: &Image, b: &Image) -> u64 {
+    a.pixels().iter().zip(b.pixels()).map(|(a, b)| u64::from(a.abs_diff(*b))).sum()
+}
+
+#[test]
+fn own_threads_make_the_same_picture_and_report_on_the_callers() {
+    let request = Request::new("a house").images_per_prompt(2);
+    let shared = open(OpenOptions::new()).generate(&request, &mut ()).unwrap();
+    for threads in [1, 3] {
+        let hart = open(OpenOptions::new().threads(threads));
+        assert_eq!(hart.install(rayon::current_num_threads), threads);
+        let mut viewer = Viewer { max_side: usize::MAX, ..Viewer::default() };
+        let own = hart.generate(&request, &mut viewer).unwrap();
+        assert!(own.images == shared.images && viewer.finished == shared.images);
+        assert!(viewer.threads.iter().all(|id| *id == std::thread::current().id()));
+        assert_eq!(viewer.previews.len(), 2 * (hart.config().transformer.sides.len() + 1));
+        let mut refuse = |_: &Event<'_>| Control::Cancel;
+        assert!(hart.generate(&request, &mut refuse).unwrap_err().is_cancelled());
+        // A panic of the program's own observer passes through, and the model stays good.
+        let mut panic = |_: &Event<'_>| panic!("the program's own");
+        let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| hart.generate(&request, &mut panic).is_ok()));
+        assert_eq!(*caught.unwrap_err().downcast::<&str>().unwrap(), "the program's own");
+        assert!(hart.generate(&request, &mut ()).unwrap().images == shared.images);
+    }
+    for threads in [0, usize::MAX] {
+        let error = Hart::open(starter(), OpenOptions::new().threads(threads)).unwrap_err();
+        assert!(error.to_string().contains("expected 1 to 1024"), "{error}");
+    }
+}
+
+#[test]
+fn a_model_opens_from_memory() {
+    let request = Request::new("a guitar").seed(5);
+    let hart = Hart::from_files(in_memory(&starter()), OpenOptions::new()).unwrap();
+    let picture = |hart: &Hart| hart.generate(&request, &mut ()).unwrap().images.remove(0);
+    assert!(picture(&hart) == picture(&open(OpenOptions::new())));
+    let mut files = Files::new();
+    let refused = |files: &Files| Hart::from_files(files.clone(), OpenOptions::new()).unwrap_err().to_string();
+    assert!(refused(&files).contains("llm/config.json: no such file"), "{}", refused(&files));
+    for name in ["llm/config.json", "tokenizer/config.json"] {
+        files.insert(name, fs::read(starter().join(name)).unwrap()).unwrap();
+    }
+    assert!(refused(&files).contains("no text model"), "{}", refused(&files));
+    files.insert("text/config.json", fs::read(starter().join("text/config.json")).unwrap()).unwrap();
+    assert!(refused(&files).contains("text/tokenizer.json: no such file"), "{}", refused(&files));
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny-a");
+    // It has EMA weights as a torch file.
+    let files = in_memory(&fixture);
+    assert!(refused(&files).contains("torch files can't be read from memory"), "{}", refused(&files));
+    assert!(Hart::from_files(files, OpenOptions::new().weight_set(WeightSet::Plain)).is_ok());
+}
+
+#[test]
+fn memory_is_estimated_and_can_be_limited() {
+    let hart = open(OpenOptions::new());
+    let memory = hart.memory(&Request::new("a house"));
+    let parameters: u64 = hart.reports().iter().map(|report| report.parameters).sum();
+    assert_eq!(memory.weights, 4 * parameters);
+    let many = hart.memory(&Request::new("a house").images_per_prompt(100));
+    assert_eq!(many.working - memory.working, 99 * 3 * 32 * 32);
+    match Hart::open(starter(), OpenOptions::new().max_memory(memory.weights - 1)) {
+        Err(Error::Memory { needed, limit, .. }) => assert_eq!((needed, limit), (memory.weights, memory.weights - 1)),
+        other => panic!("{other:?}"),
+    }
+    let tight = open(OpenOptions::new().max_memory(memory.peak()));
+    assert!(tight.generate(&Request::new("a house"), &mut ()).is_ok());
+    let error = tight.generate(&Request::new("a house").images_per_prompt(2), &mut ()).unwrap_err();
+    assert!(matches!(error, Error::Memory { .. }), "{error}");
+}
+
+#[test]
+fn a_models_own_settings_stand_in_for_what_a_request_leaves_out() {
+    let hart = open(OpenOptions::new());
+    let made = |request: Request| hart.generate(&request, &mut ()).unwrap().images.remove(0);
+    let settings = |image: &Image| image.provenance.as_ref().unwrap().settings.clone();
+    let own = made(Request::new("a house"));
+    assert!(settings(&own).starts_with("guidance 1, soft sampling false, top-k model, top-p 0.5"), "{}", settings(&own));
+    assert!(own == made(Request::new("a house").guidance(1.0).soft_sampling(false).top_p(0.5)));
+    let asked = made(Request::new("a house").guidance(2.0).soft_sampling(true).top_p(0.0).top_k(50));
+    assert!(settings(&asked).starts_with("guidance 2, soft sampling true, top-k 50, top-p 0,"), "{}", settings(&asked));
+
+    let files = in_memory_but(&starter(), |name, contents| {
+        if name.ends_with("generation_config.json") { br#"{"top_k": 0}"#.to_vec() } else { contents }
+    });
+    let error = Hart::from_files(files, OpenOptions::new()).unwrap_err().to_string();
+    assert!(error.contains("generation_config.json") && error.contains("top_k"), "{error}");
+}

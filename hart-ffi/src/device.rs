@@ -1,0 +1,72 @@
+//! The devices that a model can be opened on.
+
+use std::ffi::{CString, c_char};
+
+use crate::guard::{guard, guard_value};
+use crate::handle::{free_function, get, handle};
+use crate::out::{self, Out, Struct};
+use crate::status::{Failure, hart_status};
+
+handle! {
+    /// The devices that are compiled in and there, the best first.
+    hart_device_list, Vec<Device>
+}
+
+/// One device's texts, as C reads them.
+pub(crate) struct Device {
+    name: CString,
+    description: CString,
+}
+
+/// One device. Set `struct_size` to `sizeof(hart_device_info)` before the call.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct hart_device_info {
+    /// `sizeof(hart_device_info)`.
+    pub struct_size: u32,
+    /// 0.
+    pub reserved: u32,
+    /// Name for `hart_options_set_device`; valid until the list is freed.
+    pub name: *const c_char,
+    /// What it is, for people; valid until the list is freed.
+    pub description: *const c_char,
+}
+
+// SAFETY: repr(C), struct_size first, zeros are NULL pointers.
+unsafe impl Struct for hart_device_info {}
+
+/// Lists the devices. Free the list with `hart_device_list_free`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hart_device_list_new(list: *mut *mut hart_device_list) -> hart_status {
+    guard(|| {
+        let list = Out::new(list, "list")?;
+        let text = |text: String| CString::new(text).unwrap_or_default();
+        let devices = hart_core::devices().into_iter();
+        list.give(devices.map(|d| Device { name: text(d.name), description: text(d.description) }).collect());
+        Ok(())
+    })
+}
+
+free_function! {
+    /// Frees the list; NULL is nothing.
+    hart_device_list_free, hart_device_list
+}
+
+/// How many devices the list has; 0 for NULL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hart_device_list_count(list: *const hart_device_list) -> usize {
+    guard_value(0, || get(list, "list").map(Vec::len))
+}
+
+/// Describes device `index` of the list, from 0.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hart_device_list_get(list: *const hart_device_list, index: usize, info: *mut hart_device_info) -> hart_status {
+    guard(|| {
+        let list = get(list, "list")?;
+        let Device { name, description } =
+            list.get(index).ok_or_else(|| Failure::argument(format!("`index` is {index}, the list has {}", list.len())))?;
+        let value =
+            hart_device_info { struct_size: 0, reserved: 0, name: name.as_ptr(), description: description.as_ptr() };
+        out::fill(info, value, "info")
+    })
+}
