@@ -3,13 +3,16 @@
 use hart_core::CancelToken;
 
 use crate::guard::{guard, guard_quietly, guard_value};
-use crate::handle::{free_function, get, handle};
+use crate::handle::{Handle, free, get};
 use crate::out::Out;
 use crate::status::hart_status;
 
-handle! {
-    /// Stops the runs of the requests that hold it.
-    hart_cancel, CancelToken
+/// Stops the runs of the requests that hold it.
+pub struct hart_cancel(());
+
+impl Handle for hart_cancel {
+    type Value = CancelToken;
+    const NAME: &'static str = "hart_cancel";
 }
 
 /// A token that has not been used. Free it with `hart_cancel_free`; requests that hold it go on holding what is behind it.
@@ -21,9 +24,10 @@ pub unsafe extern "C" fn hart_cancel_new(cancel: *mut *mut hart_cancel) -> hart_
     })
 }
 
-free_function! {
-    /// Frees the token; NULL is nothing.
-    hart_cancel_free, hart_cancel
+/// Frees the token; NULL is nothing.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hart_cancel_free(cancel: *mut hart_cancel) {
+    free(cancel);
 }
 
 /// Asks every run that holds the token to stop, also one that begins later. From any thread, in a callback, in a signal handler: it is

@@ -3,13 +3,16 @@
 use std::ffi::{CString, c_char};
 
 use crate::guard::{guard, guard_value};
-use crate::handle::{free_function, get, handle};
+use crate::handle::{Handle, free, get};
 use crate::out::{self, Out, Struct};
 use crate::status::{Failure, hart_status};
 
-handle! {
-    /// The devices that are compiled in and there, the best first.
-    hart_device_list, Vec<Device>
+/// The devices that are compiled in and there, the best first.
+pub struct hart_device_list(());
+
+impl Handle for hart_device_list {
+    type Value = Vec<Device>;
+    const NAME: &'static str = "hart_device_list";
 }
 
 /// One device's texts, as C reads them.
@@ -47,9 +50,10 @@ pub unsafe extern "C" fn hart_device_list_new(list: *mut *mut hart_device_list) 
     })
 }
 
-free_function! {
-    /// Frees the list; NULL is nothing.
-    hart_device_list_free, hart_device_list
+/// Frees the list; NULL is nothing.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hart_device_list_free(list: *mut hart_device_list) {
+    free(list);
 }
 
 /// How many devices the list has; 0 for NULL.

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use hart_core::Files;
 
 use crate::guard::{guard, lock};
-use crate::handle::{free_function, get, handle};
+use crate::handle::{Handle, free, get};
 use crate::out::Out;
 use crate::status::{Failure, HART_ERR_IO, HART_ERR_MEMORY, HART_ERR_STATE, hart_status};
 use crate::text;
@@ -14,9 +14,12 @@ use crate::text;
 /// Bytes that a reader is asked for at a time.
 const CHUNK: usize = 16 << 20;
 
-handle! {
-    /// A model's files in memory, each under the name that it would have below the model's folder, such as "llm/config.json".
-    hart_files, Mutex<Files>
+/// A model's files in memory, each under the name that it would have below the model's folder, such as "llm/config.json".
+pub struct hart_files(());
+
+impl Handle for hart_files {
+    type Value = Mutex<Files>;
+    const NAME: &'static str = "hart_files";
 }
 
 /// Reads `size` bytes at `offset` of a file into `buffer` and returns 0, or not 0 if it can't. Called on the thread that called
@@ -32,9 +35,10 @@ pub unsafe extern "C" fn hart_files_new(files: *mut *mut hart_files) -> hart_sta
     })
 }
 
-free_function! {
-    /// Frees the files; NULL is nothing.
-    hart_files_free, hart_files
+/// Frees the files; NULL is nothing.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hart_files_free(files: *mut hart_files) {
+    free(files);
 }
 
 /// Adds a file whose contents are `size` bytes at `data`, which are copied.

@@ -6,16 +6,19 @@ use std::sync::Arc;
 use hart_core::{Error, Image, Stage, Timings, Truncation};
 
 use crate::guard::{guard, guard_value};
-use crate::handle::{free_function, get, handle};
+use crate::handle::{Handle, free, get};
 use crate::image::{Picture, hart_image};
 use crate::model::{hart_model, using};
 use crate::out::{self, Out, Struct};
 use crate::request::{Run, hart_request};
 use crate::status::{Failure, HART_CANCELLED, hart_status};
 
-handle! {
-    /// What a run made.
-    hart_result, Made
+/// What a run made.
+pub struct hart_result(());
+
+impl Handle for hart_result {
+    type Value = Made;
+    const NAME: &'static str = "hart_result";
 }
 
 #[derive(Default)]
@@ -105,9 +108,10 @@ pub unsafe extern "C" fn hart_generate(
     })
 }
 
-free_function! {
-    /// Frees the result; NULL is nothing. Images that were taken from it stay.
-    hart_result_free, hart_result
+/// Frees the result; NULL is nothing. Images that were taken from it stay.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hart_result_free(result: *mut hart_result) {
+    free(result);
 }
 
 /// How many pictures were finished: all of the first prompt, then all of the second, and so on; 0 for NULL.

@@ -2,6 +2,7 @@
 
 use std::ptr;
 
+use crate::guard::guard_quietly;
 use crate::status::Failure;
 
 /// A kind of object that C holds a pointer to.
@@ -11,22 +12,6 @@ pub(crate) trait Handle {
     /// The C name.
     const NAME: &'static str;
 }
-
-/// Declares the opaque C type and what is behind it.
-macro_rules! handle {
-    ($(#[$doc:meta])* $name:ident, $value:ty) => {
-        $(#[$doc])*
-        pub struct $name {
-            _opaque: (),
-        }
-
-        impl crate::handle::Handle for $name {
-            type Value = $value;
-            const NAME: &'static str = stringify!($name);
-        }
-    };
-}
-pub(crate) use handle;
 
 #[repr(C)]
 struct Boxed<V> {
@@ -76,28 +61,18 @@ pub(crate) unsafe fn get_optional<'a, H: Handle>(handle: *const H, name: &str) -
     if handle.is_null() { Ok(None) } else { get(handle, name).map(Some) }
 }
 
-/// Takes an object back and drops it; NULL is nothing.
+/// Takes an object back and drops it; NULL is nothing. The last error stays, so that clean-up comes before its reading.
 ///
 /// # Safety
 ///
 /// As [`get`], and nobody uses it any more.
-pub(crate) unsafe fn free<H: Handle>(handle: *mut H) -> Result<(), Failure> {
-    if get_optional(handle, H::NAME)?.is_some() {
-        let boxed = handle.cast::<Boxed<H::Value>>();
-        ptr::addr_of_mut!((*boxed).tag).write_volatile(0);
-        drop(Box::from_raw(boxed));
-    }
-    Ok(())
-}
-
-/// Declares the C function that frees an object.
-macro_rules! free_function {
-    ($(#[$doc:meta])* $function:ident, $name:ident) => {
-        $(#[$doc])*
-        #[unsafe(no_mangle)]
-        pub unsafe extern "C" fn $function(handle: *mut $name) {
-            crate::guard::guard_quietly(|| crate::handle::free(handle));
+pub(crate) unsafe fn free<H: Handle>(handle: *mut H) {
+    guard_quietly(|| {
+        if get_optional(handle, H::NAME)?.is_some() {
+            let boxed = handle.cast::<Boxed<H::Value>>();
+            ptr::addr_of_mut!((*boxed).tag).write_volatile(0);
+            drop(Box::from_raw(boxed));
         }
-    };
+        Ok(())
+    });
 }
-pub(crate) use free_function;

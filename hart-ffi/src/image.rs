@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use hart_core::Image;
 
 use crate::guard::guard;
-use crate::handle::{free_function, get, handle};
+use crate::handle::{Handle, free, get};
 use crate::out::{self, Out, Struct};
 use crate::status::{Failure, HART_ERR_IO, hart_status};
 use crate::text;
@@ -16,9 +16,12 @@ use crate::text;
 /// Most pictures of a grid.
 const MAX_GRID: usize = hart_core::MAX_IMAGES;
 
-handle! {
-    /// A picture of 8-bit RGB. It never changes.
-    hart_image, Picture
+/// A picture of 8-bit RGB. It never changes.
+pub struct hart_image(());
+
+impl Handle for hart_image {
+    type Value = Picture;
+    const NAME: &'static str = "hart_image";
 }
 
 pub(crate) struct Picture {
@@ -104,9 +107,10 @@ pub unsafe extern "C" fn hart_image_open(path: *const c_char, image: *mut *mut h
     })
 }
 
-free_function! {
-    /// Frees the image; NULL is nothing.
-    hart_image_free, hart_image
+/// Frees the image; NULL is nothing.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hart_image_free(image: *mut hart_image) {
+    free(image);
 }
 
 /// The image's pixels and how it was made.

@@ -12,26 +12,26 @@ mod handle;
 mod out;
 mod text;
 
-mod version;
+pub mod version;
 
-mod status;
+pub mod status;
 
-mod device;
+pub mod device;
 
-mod options;
+pub mod options;
 
-mod files;
+pub mod files;
 
-mod model;
+pub mod model;
 
-mod cancel;
+pub mod cancel;
 
-mod event;
+pub mod event;
 
-mod request;
+pub mod request;
 
-mod generate;
+pub mod generate;
 
-mod image;
+pub mod image;
 
-mod tokens;
+pub mod tokens;

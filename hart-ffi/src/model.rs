@@ -10,7 +10,7 @@ use hart_core::{Hart, OpenOptions, Request};
 
 use crate::files::hart_files;
 use crate::guard::{caught, guard, lock};
-use crate::handle::{free_function, get, get_optional, handle};
+use crate::handle::{Handle, free, get, get_optional};
 use crate::options::hart_options;
 use crate::out::{self, Out, Struct};
 use crate::request::hart_request;
@@ -18,9 +18,12 @@ use crate::status::{Failure, HART_ERR_ABI, HART_ERR_PANIC, HART_ERR_POISONED, ha
 use crate::text;
 use crate::version::HART_ABI_VERSION;
 
-handle! {
-    /// An opened model: weights that never change. Any number of threads may use it at once.
-    hart_model, Arc<Model>
+/// An opened model: weights that never change. Any number of threads may use it at once.
+pub struct hart_model(());
+
+impl Handle for hart_model {
+    type Value = Arc<Model>;
+    const NAME: &'static str = "hart_model";
 }
 
 pub(crate) struct Model {
@@ -120,9 +123,10 @@ pub unsafe extern "C" fn hart_model_share(model: *const hart_model, shared: *mut
     })
 }
 
-free_function! {
-    /// Frees the model; NULL is nothing. Runs that are under way on other threads go on to their end, but no call may begin with a handle that is freed.
-    hart_model_free, hart_model
+/// Frees the model; NULL is nothing. A run that is under way in a callback of which this is called goes on to its end.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hart_model_free(model: *mut hart_model) {
+    free(model);
 }
 
 /// Describes the model.

@@ -6,14 +6,17 @@ use std::sync::Mutex;
 use hart_core::{OpenOptions, WeightSet};
 
 use crate::guard::guard;
-use crate::handle::{free_function, get, handle};
+use crate::handle::{Handle, free, get};
 use crate::out::Out;
 use crate::status::{Failure, hart_status};
 use crate::text;
 
-handle! {
-    /// How a model is opened. Whatever is not set has a sane default, and where a function takes options, NULL is all defaults.
-    hart_options, Mutex<OpenOptions>
+/// How a model is opened. Whatever is not set has a sane default, and where a function takes options, NULL is all defaults.
+pub struct hart_options(());
+
+impl Handle for hart_options {
+    type Value = Mutex<OpenOptions>;
+    const NAME: &'static str = "hart_options";
 }
 
 /// Options with their defaults. Free them with `hart_options_free`; models that were opened with them go on.
@@ -25,9 +28,10 @@ pub unsafe extern "C" fn hart_options_new(options: *mut *mut hart_options) -> ha
     })
 }
 
-free_function! {
-    /// Frees the options; NULL is nothing.
-    hart_options_free, hart_options
+/// Frees the options; NULL is nothing.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hart_options_free(options: *mut hart_options) {
+    free(options);
 }
 
 /// Changes options; `change` has checked its value.

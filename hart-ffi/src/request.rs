@@ -9,14 +9,17 @@ use hart_core::{Request, SystemPrompt};
 use crate::cancel::hart_cancel;
 use crate::event::{Callback, hart_observer};
 use crate::guard::{guard, lock};
-use crate::handle::{free_function, get, get_optional, handle};
+use crate::handle::{Handle, free, get, get_optional};
 use crate::out::Out;
 use crate::status::{Failure, HART_ERR_STATE, hart_status};
 use crate::text;
 
-handle! {
-    /// What to make: prompts and settings, who hears of it, what stops it. May be used again and again. One thread at a time.
-    hart_request, Wanted
+/// What to make: prompts and settings, who hears of it, what stops it. May be used again and again. One thread at a time.
+pub struct hart_request(());
+
+impl Handle for hart_request {
+    type Value = Wanted;
+    const NAME: &'static str = "hart_request";
 }
 
 /// A request as C builds it.
@@ -100,9 +103,10 @@ pub unsafe extern "C" fn hart_request_new(request: *mut *mut hart_request) -> ha
     })
 }
 
-free_function! {
-    /// Frees the request; NULL is nothing.
-    hart_request_free, hart_request
+/// Frees the request; NULL is nothing.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hart_request_free(request: *mut hart_request) {
+    free(request);
 }
 
 unsafe fn change(request: *mut hart_request, change: impl FnOnce(&mut Inner) -> Result<(), Failure>) -> hart_status {

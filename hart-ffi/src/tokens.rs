@@ -6,15 +6,18 @@ use std::sync::Arc;
 use hart_core::stages::{ImageTokens, Progress};
 
 use crate::guard::{guard, guard_value};
-use crate::handle::{free_function, get, handle};
+use crate::handle::{Handle, free, get};
 use crate::image::{Picture, hart_image};
 use crate::model::{Model, hart_model, using};
 use crate::out::{self, Out};
 use crate::status::{Failure, hart_status};
 
-handle! {
-    /// A picture as the model's tokens: codes scale by scale, and the residual that they lose.
-    hart_tokens, Tokenized
+/// A picture as the model's tokens: codes scale by scale, and the residual that they lose.
+pub struct hart_tokens(());
+
+impl Handle for hart_tokens {
+    type Value = Tokenized;
+    const NAME: &'static str = "hart_tokens";
 }
 
 pub(crate) struct Tokenized {
@@ -43,9 +46,10 @@ pub unsafe extern "C" fn hart_model_tokenize(
     })
 }
 
-free_function! {
-    /// Frees the tokens; NULL is nothing.
-    hart_tokens_free, hart_tokens
+/// Frees the tokens; NULL is nothing.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hart_tokens_free(tokens: *mut hart_tokens) {
+    free(tokens);
 }
 
 /// How many scales the tokens have, coarse to fine; 0 for NULL.
