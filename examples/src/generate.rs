@@ -96,8 +96,7 @@ fn weight_set(name: &str) -> Result<WeightSet, String> {
 
 impl Arguments {
     fn request(&self, cancel: CancelToken) -> Request {
-        let mut request =
-            Request::batch(self.prompts.clone()).images_per_prompt(self.count).seed(self.seed).cancel_token(cancel);
+        let mut request = Request::batch(self.prompts.clone()).images_per_prompt(self.count).seed(self.seed).cancel_token(cancel);
         if let Some(guidance) = self.guidance {
             request = request.guidance(guidance);
         }

@@ -153,14 +153,13 @@ fn write(arguments: &Arguments, files: &[File], folder: &Path) -> Result<(), Box
     }
     let path = |part: &str| folder.join(part).join("config.json");
     let (transformer, residual) = TransformerConfig::read(&path("llm"))?;
-    let config =
-        Config {
-            transformer,
-            residual,
-            visual: VisualConfig::read(&path("tokenizer"))?,
-            text: TextConfig::read(&path("text"))?,
-            generation: GenerationConfig::default(),
-        };
+    let config = Config {
+        transformer,
+        residual,
+        visual: VisualConfig::read(&path("tokenizer"))?,
+        text: TextConfig::read(&path("text"))?,
+        generation: GenerationConfig::default(),
+    };
     let device = DeviceKind::Cpu.open()?;
     let usual = |names: Vec<String>| names.into_iter().next();
     // The phi convolutions have a name for each way of sharing them.

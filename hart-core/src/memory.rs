@@ -20,8 +20,8 @@ const ATTENTION_COPIES: u64 = 12;
 const MLP_COPIES: u64 = 3;
 /// Copies of the logits that live at once: the head's, their guided half, the sampler's rows.
 const LOGIT_COPIES: u64 = 3;
-/// Maps of the decoder's widest resolution that live at once, the convolution's rearranged input included.
-const DECODER_MAPS: u64 = 8;
+/// Maps of the decoder's widest resolution that live at once, as measured.
+const DECODER_MAPS: u64 = 5;
 
 /// An estimate of memory, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -176,8 +176,10 @@ impl Hart {
 
     /// Estimates the memory that a request takes, before it is made.
     pub fn memory(&self, request: &Request) -> Memory {
-        let tokenize = |system_prompt| self.text.tokenizer().tokenize(&[""], Some(system_prompt), self.config.transformer.context_tokens);
-        let system_prompt = self.system_prompt(request).and_then(|text| tokenize(text).ok()).map_or(0, |tokens| tokens.system.len());
+        let tokenize =
+            |system_prompt| self.text.tokenizer().tokenize(&[""], Some(system_prompt), self.config.transformer.context_tokens);
+        let system_prompt =
+            self.system_prompt(request).and_then(|text| tokenize(text).ok()).map_or(0, |tokens| tokens.system.len());
         let weights = self.reports.iter().map(|report| report.parameters * size_of::<f32>() as u64).sum();
         Memory { weights, working: memory::working(&self.config, request.total_images(), system_prompt) }
     }

@@ -24,7 +24,8 @@ impl Threads {
             return Err(Error::request("threads", format!("{count}, expected 1 to {MAX_THREADS}; leave it out for all cores")));
         }
         let pool = ThreadPoolBuilder::new().num_threads(count).thread_name(|i| format!("hart-{i}")).build();
-        pool.map(|pool| Self(Some(pool))).map_err(|e| Error::Device { name: "cpu".into(), problem: format!("{count} threads: {e}") })
+        pool.map(|pool| Self(Some(pool)))
+            .map_err(|e| Error::Device { name: "cpu".into(), problem: format!("{count} threads: {e}") })
     }
 
     /// No threads of its own.

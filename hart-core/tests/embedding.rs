@@ -155,9 +155,13 @@ fn a_models_own_settings_stand_in_for_what_a_request_leaves_out() {
     let asked = made(Request::new("a house").guidance(2.0).soft_sampling(true).top_p(0.0).top_k(50));
     assert!(settings(&asked).starts_with("guidance 2, soft sampling true, top-k 50, top-p 0,"), "{}", settings(&asked));
 
-    let files = in_memory_but(&starter(), |name, contents| {
-        if name.ends_with("generation_config.json") { br#"{"top_k": 0}"#.to_vec() } else { contents }
-    });
+    let files =
+        in_memory_but(
+            &starter(),
+            |name, contents| {
+                if name.ends_with("generation_config.json") { br#"{"top_k": 0}"#.to_vec() } else { contents }
+            },
+        );
     let error = Hart::from_files(files, OpenOptions::new()).unwrap_err().to_string();
     assert!(error.contains("generation_config.json") && error.contains("top_k"), "{error}");
 }

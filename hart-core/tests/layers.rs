@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 /// The stages in the order in which a prompt flows.
 const STAGES: [&str; 5] = ["text", "transformer", "sampling", "residual", "visual"];
 /// What the stages are built on; the error type aside, which names what it carries.
-const BELOW: [&str; 9] = ["config", "request", "rng", "scales", "schedule", "progress", "image", "embedding", "kernels"];
+const BELOW: [&str; 11] =
+    ["config", "request", "rng", "scales", "schedule", "progress", "image", "files", "threads", "embedding", "kernels"];
 /// What is built on the stages.
-const ABOVE: [&str; 4] = ["weights", "open", "pipeline", "stages"];
+const ABOVE: [&str; 5] = ["weights", "memory", "open", "pipeline", "stages"];
 
 fn sources(module: &str) -> Vec<PathBuf> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");

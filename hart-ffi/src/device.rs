@@ -64,13 +64,16 @@ pub unsafe extern "C" fn hart_device_list_count(list: *const hart_device_list) -
 
 /// Describes device `index` of the list, from 0.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hart_device_list_get(list: *const hart_device_list, index: usize, info: *mut hart_device_info) -> hart_status {
+pub unsafe extern "C" fn hart_device_list_get(
+    list: *const hart_device_list,
+    index: usize,
+    info: *mut hart_device_info,
+) -> hart_status {
     guard(|| {
         let list = get(list, "list")?;
         let Device { name, description } =
             list.get(index).ok_or_else(|| Failure::argument(format!("`index` is {index}, the list has {}", list.len())))?;
-        let value =
-            hart_device_info { struct_size: 0, reserved: 0, name: name.as_ptr(), description: description.as_ptr() };
+        let value = hart_device_info { struct_size: 0, reserved: 0, name: name.as_ptr(), description: description.as_ptr() };
         out::fill(info, value, "info")
     })
 }

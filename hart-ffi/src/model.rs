@@ -184,7 +184,10 @@ pub unsafe extern "C" fn hart_model_test_panic(model: *const hart_model) -> hart
 }
 
 /// Does work with a model that has not panicked. If it panics now, it has.
-pub(crate) unsafe fn using<T>(model: *const hart_model, work: impl FnOnce(&Arc<Model>) -> Result<T, Failure>) -> Result<T, Failure> {
+pub(crate) unsafe fn using<T>(
+    model: *const hart_model,
+    work: impl FnOnce(&Arc<Model>) -> Result<T, Failure>,
+) -> Result<T, Failure> {
     // The work may free the handle, in a callback.
     let model = get(model, "model")?.clone();
     if model.poisoned.load(Ordering::Relaxed) {

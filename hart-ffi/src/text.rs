@@ -26,7 +26,9 @@ pub(crate) unsafe fn bytes<'a>(data: *const u8, size: usize, name: &str) -> Resu
     match (data.is_null(), size) {
         (_, 0) => Ok(&[]),
         (true, _) => Err(Failure::null(name)),
-        (false, size) if isize::try_from(size).is_err() => Err(Failure::argument(format!("`{name}` has {size} bytes, which is no size"))),
+        (false, size) if isize::try_from(size).is_err() => {
+            Err(Failure::argument(format!("`{name}` has {size} bytes, which is no size")))
+        }
         (false, size) => Ok(std::slice::from_raw_parts(data, size)),
     }
 }

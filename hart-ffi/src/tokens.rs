@@ -70,9 +70,8 @@ pub unsafe extern "C" fn hart_tokens_codes(
         out::set(codes, ptr::null(), "codes")?;
         out::set(count, 0, "count")?;
         let all = &get(tokens, "tokens")?.tokens.codes;
-        let of_scale = all
-            .get(scale)
-            .ok_or_else(|| Failure::argument(format!("`scale` is {scale}, the tokens have {} scales", all.len())))?;
+        let of_scale =
+            all.get(scale).ok_or_else(|| Failure::argument(format!("`scale` is {scale}, the tokens have {} scales", all.len())))?;
         out::set(codes, of_scale[0].as_ptr(), "codes")?;
         out::set(count, of_scale[0].len(), "count")
     })

@@ -81,7 +81,8 @@ fn heading(title: &str) -> String {
 
 /// The declarations of some kinds in some files.
 fn declarations(sources: &[PathBuf], items: &[ItemType]) -> Result<String, Box<dyn Error>> {
-    let mut config = Config { language: Language::C, style: Style::Type, usize_is_size_t: true, no_includes: true, ..Config::default() };
+    let mut config =
+        Config { language: Language::C, style: Style::Type, usize_is_size_t: true, no_includes: true, ..Config::default() };
     config.documentation_style = DocumentationStyle::Cxx;
     config.line_length = 132;
     config.sort_by = SortKey::None;

@@ -1,0 +1,821 @@
+"""Tests of hart.py: `python -m unittest test_hart`. HART_MODEL may name another small model than the shipped one."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import gc
+import importlib
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+import threading
+import time
+import unittest
+from pathlib import Path
+from typing import Any, Callable
+
+import hart
+
+HERE = Path(__file__).resolve().parent
+MODEL = Path(os.environ.get("HART_MODEL", HERE.parent / "models" / "starter")).resolve()
+HEADER = HERE.parent.parent / "include" / "hart.h"
+PROMPT = "a red heart on a yellow background"
+#: Seconds in which a cancelled run must have ended; the small model's steps take milliseconds.
+SOON = 5
+#: C's types in ctypes, and pointers that are types of their own there.
+TYPES = {
+    "uint8_t": ctypes.c_uint8,
+    "uint32_t": ctypes.c_uint32,
+    "uint64_t": ctypes.c_uint64,
+    "int32_t": ctypes.c_int32,
+    "size_t": ctypes.c_size_t,
+    "float": ctypes.c_float,
+    "double": ctypes.c_double,
+    "void": None,
+}
+POINTERS = {"char": ctypes.c_char_p, "void": ctypes.c_void_p}
+
+
+def pixels(image: hart.Image) -> bytes:
+    return bytes(image.pixels)
+
+
+def opened_files() -> dict[str, bytes]:
+    names = [path for part in ("llm", "tokenizer", "text") for path in sorted((MODEL / part).iterdir())]
+    return {path.relative_to(MODEL).as_posix(): path.read_bytes() for path in names}
+
+
+def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs a program of its own."""
+    environment = dict(os.environ, PYTHONPATH=str(HERE), PYTHONDONTWRITEBYTECODE="1", HART_MODEL=str(MODEL))
+    command = [sys.executable, "-c", textwrap.dedent(code), *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+
+class Case(unittest.TestCase):
+    model: hart.Model
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.model = hart.Model(MODEL)
+
+    @classmethod
+    def tearDownClass(cls) -> None:
+        cls.model.close()
+
+    @contextlib.contextmanager
+    def soon(self) -> Any:
+        began = time.monotonic()
+        yield
+        self.assertLess(time.monotonic() - began, SOON)
+
+
+@unittest.skipUnless(HEADER.is_file(), "outside the repository")
+class Header(unittest.TestCase):
+    """hart.py says what hart.h says."""
+
+    text: str
+    handles: dict[str, Any]
+    structs: dict[str, str]
+    functions: dict[str, tuple[str, str]]
+    numbers: dict[str, int]
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        text = HEADER.read_text(encoding="utf-8")
+        cls.text = re.sub(r"//.*|/\*.*?\*/", "", re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL))
+        handles = re.findall(r"typedef struct (hart_\w+) \1;", cls.text)
+        cls.handles = {name: getattr(hart, "_" + name) for name in handles}
+        structs = re.findall(r"typedef struct \{(.*?)\} (hart_\w+);", cls.text, re.DOTALL)
+        cls.structs = {name: body for body, name in structs}
+        functions = re.findall(r"^(?:HART_API\s+)(.*?)\b(hart_\w+)\(([^()]*)\);", cls.text, re.DOTALL | re.MULTILINE)
+        cls.functions = {name: (result, parameters) for result, name, parameters in functions}
+        cls.numbers = {name: int(number) for name, number in re.findall(r"#define (HART_\w+) (\d+)", cls.text)}
+
+    def c_type(self, text: str, result: bool = False) -> Any:
+        """The ctypes type of a C type, as hart.py writes it."""
+        text = text.replace("const", "")
+        name, depth = text.replace("*", " ").split()[0], text.count("*")
+        if name in self.handles:
+            # A handle is a pointer already.
+            kind, depth = self.handles[name], depth - 1
+        elif name == "hart_status":
+            kind = hart._hart_status if result else ctypes.c_int32
+        elif name in self.structs or name in ("hart_observer", "hart_reader"):
+            kind = getattr(hart, "_" + name)
+        elif depth and name in POINTERS:
+            kind, depth = POINTERS[name], depth - 1
+        else:
+            kind = TYPES[name]
+        for _ in range(depth):
+            kind = ctypes.POINTER(kind)
+        return kind
+
+    def test_every_function_is_declared(self) -> None:
+        called = set(re.findall(r"\b(hart_\w+)\(", self.text))
+        self.assertEqual(called, set(hart._FUNCTIONS))
+        self.assertEqual(list(self.functions), list(hart._FUNCTIONS), "in the header's order")
+
+    def test_every_function_has_its_types(self) -> None:
+        # Two liberties: bytes that go in are c_char_p, so that Python's bytes pass; an array of handles is one of bare pointers.
+        for name, (result, parameters) in self.functions.items():
+            restype, argtypes = hart._FUNCTIONS[name]
+            self.assertEqual(restype, self.c_type(result, True), name)
+            declared = [] if parameters.strip() == "void" else [re.sub(r"\w+$", "", part.strip()) for part in parameters.split(",")]
+            self.assertEqual(len(declared), len(argtypes), name)
+            for text, argtype in zip(declared, argtypes):
+                if name == "hart_image_grid" and text.count("*") == 2 and "const hart_image" in text:
+                    self.assertIs(argtype, ctypes.POINTER(ctypes.c_void_p))
+                elif " ".join(text.split()) == "const uint8_t *":
+                    self.assertIs(argtype, ctypes.c_char_p)
+                else:
+                    self.assertIs(argtype, self.c_type(text), f"{name}: {text}")
+
+    def test_structs_have_the_headers_fields(self) -> None:
+        for name, body in self.structs.items():
+            kind = getattr(hart, "_" + name)
+            fields = re.findall(r"([\w\s]+[\s*]+)(\w+);", body)
+            self.assertEqual([(field, self.c_type(text)) for text, field in fields], list(kind._fields_), name)
+            self.assertEqual(kind._fields_[0][0], "struct_size")
+
+    def test_struct_sizes(self) -> None:
+        if ctypes.sizeof(ctypes.c_void_p) != 8:
+            self.skipTest("the sizes are those of 64 bits")
+        sizes = {
+            "hart_device_info": 24,
+            "hart_model_info": 48,
+            "hart_event": 48,
+            "hart_timings": 56,
+            "hart_truncation": 24,
+            "hart_image_view": 64,
+        }
+        self.assertEqual(sizes, {name: ctypes.sizeof(getattr(hart, "_" + name)) for name in self.structs})
+        for name, size in sizes.items():
+            self.assertEqual(getattr(hart, "_" + name)().struct_size, size)
+
+    def test_numbers(self) -> None:
+        numbers = self.numbers
+        statuses = {name[5:]: number for name, number in numbers.items() if re.match("HART_(OK|CANCELLED|ERR_)", name)}
+        self.assertEqual(statuses, {status.name: status.value for status in hart.Status})
+        steps = {number: name[10:].lower() for name, number in numbers.items() if name.startswith("HART_STEP_")}
+        self.assertEqual(steps, {**hart._STEPS, 99: "other"})
+        stages = {number: name[11:].lower() for name, number in numbers.items() if name.startswith("HART_STAGE_")}
+        self.assertEqual(stages, hart._STAGES)
+        self.assertEqual(numbers["HART_ABI_VERSION"], hart._ABI_VERSION)
+
+    def test_the_version_is_the_librarys(self) -> None:
+        self.assertEqual(hart.__version__, hart.version())
+        self.assertEqual(hart.build_info()["version"], hart.version())
+        self.assertEqual(hart.build_info()["abi"], hart._lib.hart_abi_version())
+
+    def test_devices(self) -> None:
+        self.assertEqual([device.name for device in hart.devices()], hart.build_info()["backends"])
+
+
+class Making(Case):
+    def test_a_seed_makes_its_picture(self) -> None:
+        first = self.model.generate(PROMPT, seed=7)
+        self.assertEqual((len(first), first[0].prompt, first[0].seed), (1, PROMPT, 7))
+        self.assertIn("guidance", first[0].settings or "")
+        self.assertEqual(pixels(first[0]), pixels(self.model.generate(PROMPT, seed=7)[0]))
+        self.assertNotEqual(pixels(first[0]), pixels(self.model.generate(PROMPT, seed=8)[0]))
+        self.assertGreater(first.timings.total, first.timings.transformer)
+        self.assertEqual(first.truncated, ())
+
+    def test_prompts_and_seeds_come_in_order(self) -> None:
+        result = self.model.generate(["a parrot", "a guitar"], images_per_prompt=2, seed=2**64 - 1)
+        expected = [("a parrot", 2**64 - 1), ("a parrot", 0), ("a guitar", 2**64 - 1), ("a guitar", 0)]
+        self.assertEqual([(image.prompt, image.seed) for image in result], expected)
+        self.assertEqual(result[1:3], result.images[1:3])
+        self.assertEqual(pixels(result[-1]), pixels(self.model.generate("a guitar")[0]))
+
+    def test_settings_count(self) -> None:
+        settings: dict[str, Any] = {"guidance": 2, "soft_sampling": True, "top_k": 5, "top_p": 0.5, "system_prompt": "draw"}
+        image = self.model.generate(PROMPT, **settings, steps="4")[0]
+        for part in ("guidance 2", "soft sampling true", "top-k 5", "top-p 0.5", "steps 4"):
+            self.assertIn(part, image.settings or "")
+        self.assertEqual(pixels(image), pixels(self.model.generate(PROMPT, **settings, steps=4)[0]))
+        self.assertNotEqual(pixels(image), pixels(self.model.generate(PROMPT)[0]))
+
+    def test_what_is_too_long_is_told(self) -> None:
+        (cut,) = self.model.generate(["a parrot", "a parrot " * self.model.info.context_tokens]).truncated
+        self.assertEqual((cut.prompt, cut.kept <= self.model.info.context_tokens < cut.tokens), (1, True))
+        self.assertIn("parrot", cut.cut)
+
+    def test_info_and_memory(self) -> None:
+        info, memory = self.model.info, self.model.memory()
+        self.assertEqual((info.device, info.precision), ("cpu", "f32"))
+        self.assertGreater(memory.weights, info.parameters)
+        self.assertGreater(memory.peak, memory.weights)
+        more = self.model.memory(["a", "b"], images_per_prompt=8).peak - memory.peak
+        self.assertEqual(more, 15 * 3 * info.width * info.height)
+
+    def test_files_in_memory_are_the_same_model(self) -> None:
+        files: dict[str, Any] = opened_files()
+        # Any buffer will do.
+        files["llm/config.json"] = bytearray(files["llm/config.json"])
+        files["text/config.json"] = memoryview(files["text/config.json"])
+        with hart.Model.from_files(files) as model:
+            del files
+            self.assertEqual(model.info, self.model.info)
+            self.assertEqual(pixels(model.generate(PROMPT)[0]), pixels(self.model.generate(PROMPT)[0]))
+        with self.assertRaisesRegex(TypeError, "llm/config.json must be bytes"):
+            hart.Model.from_files({"llm/config.json": "{}"})  # type: ignore[dict-item]
+        with self.assertRaises(hart.CheckpointError):
+            hart.Model.from_files({})
+
+    def test_threads_share_a_model(self) -> None:
+        alone = pixels(self.model.generate(PROMPT, seed=5)[0])
+        made: list[bytes] = []
+        threads = [threading.Thread(target=lambda: made.append(pixels(self.model.generate(PROMPT, seed=5)[0]))) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.assertEqual(made, [alone] * 8)
+
+    def test_own_threads_make_the_same(self) -> None:
+        events: list[hart.Event] = []
+        with hart.Model(MODEL, threads=2, memory_map=False, text_model=MODEL / "text", weights="plain", strict=True) as model:
+            image = model.generate(PROMPT, on_event=events.append)[0]
+        self.assertEqual(pixels(image), pixels(self.model.generate(PROMPT)[0]))
+        self.assertEqual(events[-1].step, "images")
+
+
+class Events(Case):
+    def test_order_and_fraction(self) -> None:
+        events: list[hart.Event] = []
+        self.model.generate(PROMPT, images_per_prompt=2, on_event=events.append)
+        fractions = [event.fraction for event in events]
+        self.assertEqual(fractions, sorted(fractions))
+        self.assertEqual((events[-1].fraction, events[-1].step, events[-1].index), (1.0, "images", 2))
+        self.assertEqual((events[0].stage, events[0].step), ("text", "text_layer"))
+        scales = self.model.info.scales
+        done = [(event.index, event.count) for event in events if event.step == "scale_done"]
+        self.assertEqual(done, [(k, scales) for k in range(1, scales + 1)] * 2)
+        self.assertEqual({event.step for event in events if event.has_preview}, {"scale_done", "images"})
+        self.assertTrue(all(a.elapsed <= b.elapsed for a, b in zip(events, events[1:])))
+        with self.assertRaises(dataclasses.FrozenInstanceError):
+            events[0].index = 3  # type: ignore[misc]
+
+    def test_previews_change_nothing(self) -> None:
+        previews: list[hart.Image] = []
+
+        def on_event(event: hart.Event) -> None:
+            if event.has_preview:
+                previews.extend([event.preview(), event.preview(16)])
+
+        image = self.model.generate(PROMPT, on_event=on_event)[0]
+        self.assertEqual(pixels(image), pixels(self.model.generate(PROMPT)[0]))
+        self.assertEqual(pixels(previews[-2]), pixels(image))
+        self.assertEqual((previews[-2].prompt, previews[-2].seed), (PROMPT, 0))
+        self.assertEqual((previews[0].width, previews[1].width), (image.width, min(16, image.width)))
+
+    def test_previews_work_in_the_callback_only(self) -> None:
+        events: list[hart.Event] = []
+
+        def on_event(event: hart.Event) -> None:
+            events.append(event)
+            if not event.has_preview:
+                with self.assertRaisesRegex(hart.RequestError, "no preview"):
+                    event.preview()
+            # The library itself would give the current event's preview for the old one's.
+            if len(events) > 1:
+                with self.assertRaisesRegex(hart.RequestError, "callback is over"):
+                    events[0].preview()
+
+        self.model.generate(PROMPT, on_event=on_event)
+        with self.assertRaisesRegex(hart.RequestError, "callback is over") as caught:
+            events[-1].preview()
+        self.assertEqual(caught.exception.status, hart.Status.ERR_STATE)
+
+    def test_callbacks_may_use_the_model(self) -> None:
+        inner: list[hart.Result] = []
+
+        def on_event(event: hart.Event) -> None:
+            if event.step == "images":
+                inner.append(self.model.generate("a parrot", on_event=lambda event: None))
+
+        outer = self.model.generate(PROMPT, on_event=on_event)
+        self.assertEqual(pixels(outer[0]), pixels(self.model.generate(PROMPT)[0]))
+        self.assertEqual(pixels(inner[0][0]), pixels(self.model.generate("a parrot")[0]))
+
+
+class Cancelling(Case):
+    def test_a_token_from_another_thread(self) -> None:
+        cancel = hart.Cancel()
+        timer = threading.Timer(0.5, cancel.request)
+        with self.soon(), self.assertRaises(hart.Cancelled) as caught:
+            timer.start()
+            self.model.generate(PROMPT, images_per_prompt=1000, cancel=cancel)
+        self.assertTrue(cancel.requested)
+        self.assertLess(len(caught.exception.completed), 1000)
+        with self.assertRaises(hart.Cancelled):
+            self.model.generate(PROMPT, cancel=cancel)
+        cancel.reset()
+        self.assertEqual(len(self.model.generate(PROMPT, cancel=cancel)), 1)
+
+    def test_false_cancels_and_nothing_else_does(self) -> None:
+        with self.assertRaises(hart.Cancelled) as caught:
+            self.model.generate(PROMPT, images_per_prompt=3, on_event=lambda event: event.step != "images")
+        (finished,) = caught.exception.completed
+        self.assertEqual(caught.exception.status, hart.Status.CANCELLED)
+        self.assertEqual(pixels(finished), pixels(self.model.generate(PROMPT)[0]))
+        answers: list[object] = [None, 0, "", True, []]
+        self.model.generate(PROMPT, on_event=lambda event: answers[event.index % len(answers)])
+
+    def test_what_on_event_raises_is_raised(self) -> None:
+        class Own(BaseException):
+            def __bool__(self) -> bool:
+                return False
+
+        for error in (ValueError("mine"), Own(), SystemExit(3), GeneratorExit(), StopIteration(), KeyboardInterrupt()):
+            calls: list[hart.Event] = []
+
+            def on_event(event: hart.Event, calls: list[hart.Event] = calls, error: BaseException = error) -> None:
+                calls.append(event)
+                if len(calls) == 3:
+                    raise error
+
+            noise = io.StringIO()
+            with self.assertRaises(type(error)) as caught, contextlib.redirect_stderr(noise):
+                self.model.generate(PROMPT, on_event=on_event)
+            self.assertIs(caught.exception, error)
+            self.assertEqual((len(calls), noise.getvalue()), (3, ""))
+
+    def test_what_on_event_raises_at_the_very_end_is_raised(self) -> None:
+        def on_event(event: hart.Event) -> None:
+            if event.fraction == 1.0 and event.step == "images":
+                raise ValueError("late")
+
+        with self.assertRaisesRegex(ValueError, "late"):
+            self.model.generate(PROMPT, on_event=on_event)
+
+    def test_a_preview_of_a_cancelled_run(self) -> None:
+        cancel = hart.Cancel()
+
+        def on_event(event: hart.Event) -> None:
+            if event.step == "scale_done" and event.scale == 2:
+                cancel.request()
+                event.preview()
+
+        with self.assertRaises(hart.Cancelled):
+            self.model.generate(PROMPT, images_per_prompt=2, on_event=on_event, cancel=cancel)
+
+    @unittest.skipUnless(hasattr(signal, "raise_signal") and os.name == "posix", "signals are POSIX's")
+    def test_a_signal_handler_that_raises(self) -> None:
+        class Alarm(Exception):
+            pass
+
+        def handler(*_: object) -> None:
+            raise Alarm
+
+        before = signal.signal(signal.SIGALRM, handler)
+        try:
+            for on_event in (None, lambda event: None):
+                signal.setitimer(signal.ITIMER_REAL, 0.3)
+                with self.soon(), self.assertRaises(Alarm):
+                    self.model.generate(PROMPT, images_per_prompt=1000, on_event=on_event)
+        finally:
+            signal.signal(signal.SIGALRM, before)
+
+    @unittest.skipUnless(os.name == "posix", "signals are POSIX's")
+    def test_ctrl_c_ends_a_program(self) -> None:
+        code = """
+            import hart, os, signal, sys, threading, time
+            model = hart.Model(os.environ["HART_MODEL"])
+            interrupt = lambda: os.kill(os.getpid(), signal.SIGINT)
+            def silent(event): pass
+            def raising(event):
+                if event.step == "scale_done":
+                    interrupt()
+            way, many = sys.argv[1], dict(prompt="a parrot", images_per_prompt=1000)
+            if way != "raising":
+                threading.Timer(0.3, interrupt).start()
+            if way == "events":
+                for event in model.stream(**many): pass
+            elif way == "result":
+                with model.stream(**many) as stream: stream.result()
+            else:
+                model.generate(**many, on_event={"none": None, "silent": silent, "raising": raising}[way])
+        """
+        for way in ("none", "silent", "raising", "events", "result"):
+            with self.subTest(way), self.soon():
+                done = python(code, way)
+                self.assertEqual(done.stderr.strip().splitlines()[-1], "KeyboardInterrupt")
+                self.assertNotIn("ignored", done.stderr)
+                self.assertIn(done.returncode, (-signal.SIGINT, 1, 130))
+
+    def test_daemon_threads_at_the_end_of_the_program(self) -> None:
+        code = """
+            import hart, os, sys, threading, time
+            model = hart.Model(os.environ["HART_MODEL"])
+            if sys.argv[1] != "thread":
+                stream = model.stream("a parrot", images_per_prompt=1000, previews=0)
+                if sys.argv[1] == "stream":
+                    next(stream)
+            else:
+                run = lambda: model.generate("a parrot", images_per_prompt=1000, on_event=lambda event: None)
+                threading.Thread(target=run, daemon=True).start()
+                time.sleep(0.3)
+        """
+        for way in ("stream", "new stream", "thread"):
+            with self.subTest(way), self.soon():
+                done = python(code, way)
+                self.assertEqual(done.returncode, 0, done.stderr)
+
+
+class Streams(Case):
+    def test_the_same_events_and_picture(self) -> None:
+        events: list[hart.Event] = []
+        expected = self.model.generate(PROMPT, on_event=events.append)
+        with self.model.stream(PROMPT) as stream:
+            streamed = list(stream)
+            result = stream.result()
+        self.assertEqual(pixels(result[0]), pixels(expected[0]))
+        self.assertEqual([(e.stage, e.step, e.index) for e in streamed], [(e.stage, e.step, e.index) for e in events])
+        self.assertEqual(list(stream), [], "it stays at its end")
+        self.assertIs(stream.result(), result)
+
+    def test_previews(self) -> None:
+        with self.model.stream(PROMPT, previews=0) as stream:
+            events = list(stream)
+        self.assertTrue(all((event.image is not None) == event.has_preview for event in events))
+        assert events[-1].image is not None
+        self.assertEqual(pixels(events[-1].image), pixels(self.model.generate(PROMPT)[0]))
+        with self.assertRaisesRegex(hart.RequestError, "previews="):
+            events[-1].preview()
+
+    def test_leaving_early_cancels(self) -> None:
+        def working() -> int:
+            return sum(thread.name == "hart-stream" for thread in threading.enumerate())
+
+        with self.soon():
+            with self.model.stream(PROMPT, images_per_prompt=1000) as stream:
+                for event in stream:
+                    if event.scale == 2:
+                        break
+            self.assertEqual(working(), 0)
+            with self.assertRaises(hart.Cancelled):
+                stream.result()
+            stream.close()
+            list(stream)
+            # A stream that nobody holds.
+            for _ in self.model.stream(PROMPT, images_per_prompt=1000):
+                break
+            gc.collect()
+            self.assertEqual(working(), 0)
+
+    def test_closing_keeps_what_was_finished(self) -> None:
+        with self.model.stream(PROMPT, images_per_prompt=1000) as stream:
+            next(event for event in stream if event.step == "images")
+        with self.assertRaises(hart.Cancelled) as caught:
+            stream.result()
+        self.assertGreaterEqual(len(caught.exception.completed), 1)
+
+    def test_errors(self) -> None:
+        with self.assertRaises(hart.RequestError):
+            self.model.stream("")
+        with self.assertRaises(hart.RequestError):
+            self.model.stream(PROMPT, previews=-1)
+        cancel = hart.Cancel()
+        cancel.request()
+        stream = self.model.stream(PROMPT, cancel=cancel)
+        with self.assertRaises(hart.Cancelled):
+            list(stream)
+        with self.assertRaises(hart.Cancelled):
+            stream.result()
+
+    def test_a_result_without_its_events(self) -> None:
+        self.assertEqual(len(self.model.stream(PROMPT).result()), 1)
+
+    def test_a_finished_stream_lets_the_model_go(self) -> None:
+        model = hart.Model(MODEL)
+        stream = model.stream(PROMPT)
+        stream.result()
+        handle = model._handle
+        model.close()
+        # Ours, and getrefcount's own.
+        self.assertEqual(sys.getrefcount(handle), 2)
+
+
+class Pictures(Case):
+    def test_files(self) -> None:
+        image = self.model.generate(PROMPT)[0]
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "café 🦜.png"
+            image.save(path)
+            self.assertEqual(path.read_bytes(), image.png())
+            self.assertEqual(pixels(hart.Image.open(str(path))), pixels(image))
+            self.assertIsNone(hart.Image.open(path).prompt)
+            with self.assertRaises(hart.FileError):
+                image.save(Path(folder) / "missing" / "x.png")
+            path.write_bytes(b"no picture")
+            with self.assertRaises(hart.FileError) as caught:
+                hart.Image.open(path)
+            self.assertEqual(caught.exception.status, hart.Status.ERR_PICTURE)
+        self.assertEqual(image._repr_png_()[:8], b"\x89PNG\r\n\x1a\n")
+
+    def test_pixels_outlive_everything(self) -> None:
+        with hart.Model(MODEL) as model:
+            result = model.generate(PROMPT)
+            expected, view = pixels(result[0]), result[0].pixels
+        del model, result
+        gc.collect()
+        junk = [bytearray(len(expected)) for _ in range(100)]
+        self.assertEqual(bytes(view), expected)
+        self.assertTrue(view.readonly and view.format == "B" and view.ndim == 1)
+        del junk
+
+    def test_own_pixels(self) -> None:
+        data = bytes(range(24))
+        for buffer in (data, bytearray(data), memoryview(data), memoryview(bytes(48))[::2]):
+            image = hart.Image(4, 2, buffer)
+            self.assertEqual((image.width, image.height, pixels(image)), (4, 2, bytes(buffer)))
+        self.assertEqual((image.prompt, image.seed, image.settings), (None, None, None))
+        for width, height in ((4, 3), (0, 0), (3, 2), (-4, -2), (2**33, 1)):
+            with self.assertRaises(hart.RequestError):
+                hart.Image(width, height, data)
+        with self.assertRaises(TypeError):
+            hart.Image(4, 2, "x" * 24)  # type: ignore[arg-type]
+
+    def test_grid(self) -> None:
+        small = [hart.Image(1, 1, bytes([i] * 3)) for i in range(3)]
+        grid = hart.Image.grid(iter(small), columns=2)
+        self.assertEqual((grid.width, grid.height, pixels(grid)), (2, 2, bytes([0, 0, 0, 1, 1, 1, 2, 2, 2, 255, 255, 255])))
+        for images, columns in (([], 1), (small, 0), ([*small, grid], 2)):
+            with self.assertRaises(hart.RequestError):
+                hart.Image.grid(images, columns)
+        with self.assertRaises(TypeError):
+            hart.Image.grid([b"x"], 1)  # type: ignore[list-item]
+
+    def test_numpy(self) -> None:
+        try:
+            numpy: Any = importlib.import_module("numpy")
+        except ImportError:
+            self.skipTest("no NumPy here")
+        image = self.model.generate(PROMPT)[0]
+        array, expected, size = image.numpy(), pixels(image), (image.height, image.width, 3)
+        del image
+        gc.collect()
+        self.assertEqual((array.shape, array.dtype, array.flags.writeable), (size, numpy.uint8, False))
+        self.assertEqual(array.tobytes(), expected)
+        self.assertEqual(pixels(hart.Image(array.shape[1], array.shape[0], array)), expected)
+        self.assertEqual(pixels(self.model.generate(PROMPT, seed=numpy.int64(0), guidance=numpy.float32(1))[0]), expected)
+
+    def test_pil(self) -> None:
+        try:
+            pil: Any = importlib.import_module("PIL.Image")
+        except ImportError:
+            self.skipTest("no Pillow here")
+        image = self.model.generate(PROMPT)[0]
+        self.assertEqual((image.pil().size, image.pil().tobytes()), ((image.width, image.height), pixels(image)))
+        read = pil.open(io.BytesIO(image.png()))
+        self.assertEqual((read.tobytes(), read.info["prompt"]), (pixels(image), PROMPT))
+
+    def test_tokens(self) -> None:
+        image = self.model.generate(PROMPT)[0]
+        tokens = self.model.tokenize(image)
+        codes = [list(tokens.codes(scale)) for scale in range(tokens.scales)]
+        self.assertEqual((tokens.scales, len(codes[0])), (self.model.info.scales, 1))
+        self.assertTrue(all(0 <= code < self.model.info.codes for scale in codes for code in scale))
+        both, codes_only = self.model.reconstruct(tokens), self.model.reconstruct(tokens, with_residual=False)
+        self.assertNotEqual(pixels(both), pixels(codes_only))
+        view = tokens.codes(-1)
+        with self.assertRaises(IndexError):
+            tokens.codes(tokens.scales)
+        with hart.Model(MODEL) as other, self.assertRaisesRegex(hart.RequestError, "another model's"):
+            other.reconstruct(tokens)
+        del tokens
+        gc.collect()
+        self.assertEqual(list(view), codes[-1])
+
+    def test_wrong_things_to_tokenize(self) -> None:
+        with self.assertRaisesRegex(hart.RequestError, "1 x 1"):
+            self.model.tokenize(hart.Image(1, 1, b"rgb"))
+        with self.assertRaises(TypeError):
+            self.model.tokenize(b"rgb")  # type: ignore[arg-type]
+        with self.assertRaises(TypeError):
+            self.model.reconstruct(self.model.generate(PROMPT)[0])  # type: ignore[arg-type]
+        with self.assertRaises(TypeError):
+            hart.Tokens()
+
+
+class Refusals(Case):
+    def test_values(self) -> None:
+        wrong: list[dict[str, Any]] = [
+            {"prompt": ""},
+            {"prompt": " \n"},
+            {"prompt": []},
+            {"prompt": ["a parrot", ""]},
+            {"prompt": "a\0parrot"},
+            {"prompt": "a \ud800 parrot"},
+            {"prompt": "x" * (1 << 20) + "x"},
+            {"images_per_prompt": 0},
+            {"images_per_prompt": 1025},
+            {"images_per_prompt": 2**32},
+            {"seed": -1},
+            {"seed": 2**64},
+            {"guidance": float("nan")},
+            {"guidance": 101},
+            {"top_k": 0},
+            {"top_k": -1},
+            {"top_p": 1.5},
+            {"top_p": float("nan")},
+            {"steps": ""},
+            {"steps": "many"},
+            {"steps": "8\0"},
+            {"system_prompt": "\0"},
+        ]
+        for settings in wrong:
+            with self.subTest(settings), self.assertRaises(hart.RequestError) as caught:
+                self.model.generate(**{"prompt": PROMPT, **settings})
+            self.assertIsInstance(caught.exception, ValueError)
+            self.assertTrue(str(caught.exception))
+
+    def test_types(self) -> None:
+        wrong: list[dict[str, Any]] = [
+            {"prompt": None},
+            {"prompt": b"a parrot"},
+            {"prompt": ["a parrot", 3]},
+            {"images_per_prompt": 1.5},
+            {"seed": "7"},
+            {"seed": None},
+            {"guidance": "4"},
+            {"guidance": 1j},
+            {"top_k": 3.0},
+            {"top_p": "0"},
+            {"steps": 8.5},
+            {"system_prompt": 3},
+            {"cancel": 3},
+            {"cancel": self.model},
+            {"on_event": 3},
+        ]
+        for settings in wrong:
+            with self.subTest(settings), self.assertRaises(TypeError):
+                self.model.generate(**{"prompt": PROMPT, **settings})
+
+    def test_models(self) -> None:
+        for path in ("/no/such/folder", HERE, ""):
+            with self.subTest(path), self.assertRaises(hart.CheckpointError):
+                hart.Model(path)
+        with self.assertRaises(ValueError):
+            hart.Model("a\0b")
+        with self.assertRaises(TypeError):
+            hart.Model(3)  # type: ignore[arg-type]
+        options: list[tuple[dict[str, Any], type[Exception]]] = [
+            ({"device": "abacus"}, hart.DeviceError),
+            ({"precision": "f2"}, hart.RequestError),
+            ({"weights": "heavy"}, hart.RequestError),
+            ({"threads": 1025}, hart.RequestError),
+            ({"threads": -1}, hart.RequestError),
+            ({"text_model": "/no/such/folder"}, hart.CheckpointError),
+            ({"max_memory": 1000}, hart.OutOfMemoryError),
+            ({"max_memory": 1000}, MemoryError),
+            ({"max_memory": -1}, hart.RequestError),
+            ({"device": 3}, TypeError),
+        ]
+        for option, kind in options:
+            with self.subTest(option), self.assertRaises(kind):
+                hart.Model(MODEL, **option)
+        # Enough to open it, too little for a run.
+        with hart.Model(MODEL, max_memory=self.model.memory().weights + 1) as model, self.assertRaises(hart.OutOfMemoryError):
+            model.generate(PROMPT)
+
+    def test_after_close(self) -> None:
+        image = self.model.generate(PROMPT)[0]
+        tokens = self.model.tokenize(image)
+        model = hart.Model(MODEL)
+        model.close()
+        model.close()
+        self.assertTrue(model.closed)
+        self.assertEqual(repr(model), "<hart.Model, closed>")
+        uses: list[Callable[[], object]] = [
+            lambda: model.info,
+            model.memory,
+            lambda: model.generate(PROMPT),
+            lambda: model.stream(PROMPT),
+            lambda: model.tokenize(image),
+            lambda: model.reconstruct(tokens),
+        ]
+        for use in uses:
+            with self.assertRaisesRegex(hart.RequestError, "closed") as caught:
+                use()
+            self.assertEqual(caught.exception.status, hart.Status.ERR_STATE)
+
+    def test_closing_during_a_run(self) -> None:
+        model = hart.Model(MODEL)
+        image = model.generate(PROMPT, on_event=lambda event: model.close())[0]
+        self.assertEqual(pixels(image), pixels(self.model.generate(PROMPT)[0]))
+
+    def test_a_defect_of_the_library(self) -> None:
+        with hart.Model(MODEL) as model:
+            for status in (hart.Status.ERR_PANIC, hart.Status.ERR_POISONED):
+                with self.assertRaises(hart.InternalError) as caught:
+                    hart._lib.hart_model_test_panic(model._handle)
+                self.assertEqual(caught.exception.status, status)
+            with self.assertRaises(hart.InternalError):
+                model.generate(PROMPT)
+
+    def test_statuses_of_a_newer_library(self) -> None:
+        kinds = {150: hart.RequestError, 250: hart.FileError, 350: hart.DeviceError, 950: hart.InternalError, 450: hart.Error}
+        for number, kind in kinds.items():
+            error = hart._error(number, "new")
+            self.assertEqual((type(error), error.status, str(error)), (kind, number, "new"))
+
+    def test_handles_are_typed(self) -> None:
+        for wrong in (7, b"x", hart._hart_request()):
+            with self.assertRaises(ctypes.ArgumentError):
+                hart._lib.hart_model_test_panic(wrong)
+
+    def test_open_and_close_often(self) -> None:
+        def resident() -> int:
+            # In pages; 0 where the system doesn't tell so.
+            with contextlib.suppress(OSError):
+                return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+            return 0
+
+        for cycle in range(100):
+            with hart.Model(MODEL) as model:
+                self.assertGreater(model.info.parameters, 0)
+            if cycle == 20:
+                before = resident()
+        grown = (resident() - before) * 4096
+        self.assertLess(grown, 2 * self.model.memory().weights, "80 models would take 80 times their weights")
+
+
+class Loading(unittest.TestCase):
+    def test_it_says_where_it_looked(self) -> None:
+        for named, message in (("/no/such/file", "HART_LIBRARY is /no/such/file"), (str(Path(__file__)), "can't be loaded")):
+            done = python(f"import os; os.environ['HART_LIBRARY'] = {named!r}; import hart")
+            self.assertEqual(done.returncode, 1)
+            self.assertIn("ImportError: hart: ", done.stderr)
+            self.assertIn(message, done.stderr)
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "hart.py").write_text((HERE / "hart.py").read_text(encoding="utf-8"), encoding="utf-8")
+            code = f"import os, sys; os.environ.pop('HART_LIBRARY', 0); sys.path.insert(0, {folder!r}); import hart"
+            done = python(code)
+            if done.returncode:  # the system may have one
+                self.assertIn(f"no library; looked for {folder}", done.stderr)
+
+    @unittest.skipUnless(sys.platform == "linux", "libc is named so on Linux")
+    def test_another_library_and_an_old_one(self) -> None:
+        done = python("import os; os.environ['HART_LIBRARY'] = '/proc/self/exe'; import hart")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("ImportError: hart: ", done.stderr)
+        source = (HERE / "hart.py").read_text(encoding="utf-8")
+        with tempfile.TemporaryDirectory() as folder:
+            newer = Path(folder) / "hart.py"
+            newer.write_text(source.replace("_ABI_VERSION = 1", "_ABI_VERSION = 1001"), encoding="utf-8")
+            code = f"import os, sys; os.environ['HART_LIBRARY'] = {hart._lib._name!r}; sys.path.insert(0, {folder!r}); import hart"
+            done = python(code)
+        self.assertIn("needs 1001 or higher", done.stderr)
+
+
+class Script(unittest.TestCase):
+    def run_script(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(HERE / "generate.py"), "--model", str(MODEL), *arguments]
+        environment = dict(os.environ, PYTHONDONTWRITEBYTECODE="1")
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+    def test_pictures(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "x.png"
+            done = self.run_script("a parrot", "--out", str(out), "--count", "2", "--seed", "3")
+            self.assertEqual((done.returncode, done.stdout), (0, ""), done.stderr)
+            self.assertEqual(sorted(path.name for path in Path(folder).iterdir()), ["x-1.png", "x.png"])
+            with hart.Model(MODEL) as model:
+                self.assertEqual(out.read_bytes(), model.generate("a parrot", seed=3)[0].png())
+
+    def test_errors_are_plain(self) -> None:
+        wrong = [("", "prompt"), ("a parrot", "--seed=-1"), ("a parrot", "--model=/no/such"), ("a parrot", "--out=/no/such/x.png")]
+        for arguments in wrong:
+            done = self.run_script(*arguments)
+            self.assertEqual(done.returncode, 1)
+            self.assertRegex(done.stderr, r"\Aerror: .+\n\Z")
+
+    @unittest.skipUnless(os.name == "posix", "signals are POSIX's")
+    def test_ctrl_c(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "x.png"
+            command = [sys.executable, str(HERE / "generate.py"), "--model", str(MODEL), "a parrot", "-n", "1000", "-o", str(out)]
+            process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+            assert process.stderr is not None
+            process.stderr.readline()  # the first picture is there
+            process.send_signal(signal.SIGINT)
+            _, rest = process.communicate(timeout=SOON)
+            self.assertEqual(process.returncode, 130)
+            self.assertTrue(rest.endswith("cancelled\n"), rest)
+            self.assertNotIn("Traceback", rest)
+            self.assertTrue(out.is_file(), "what was finished stays")
+
+
+if __name__ == "__main__":
+    unittest.main()

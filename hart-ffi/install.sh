@@ -1,0 +1,88 @@
+#!/bin/sh
+# Builds hart's C library and installs it with its headers, pkg-config files and CMake package (Linux and macOS).
+set -eu
+
+usage() {
+  cat <<'TEXT'
+usage: hart-ffi/install.sh --prefix DIR [--no-build]
+
+  --prefix DIR   where lib and include go, such as /usr/local or $HOME/hart
+  --no-build     installs what `cargo build --release` has built before
+
+DESTDIR in the environment is put before the prefix, for packagers.
+TEXT
+}
+
+prefix='' build=yes
+while [ $# -gt 0 ]; do
+  case $1 in
+    --prefix) [ $# -ge 2 ] || { usage >&2; exit 2; }; prefix=$2; shift 2 ;;
+    --prefix=*) prefix=${1#--prefix=}; shift ;;
+    --no-build) build=no; shift ;;
+    -h | --help) usage; exit 0 ;;
+    *) echo "install.sh: unknown argument $1" >&2; usage >&2; exit 2 ;;
+  esac
+done
+[ -n "$prefix" ] || { usage >&2; exit 2; }
+
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(dirname "$here")
+version=$(sed -n 's/^version = "\(.*\)"$/\1/p' "$root/Cargo.toml" | head -n 1)
+major=${version%%.*} minor=${version#*.} minor=${minor%%.*}
+
+if [ "$build" = yes ]; then
+  HART_COMMIT=$(git -C "$root" rev-parse --short HEAD 2>/dev/null || echo unknown)
+  export HART_COMMIT
+  # Together with the examples, whose build the library then shares.
+  (cd "$root" && cargo build --release -p hart-ffi -p hart-examples)
+fi
+built=${CARGO_TARGET_DIR:-$root/target}/release
+
+case $(uname -s) in
+  Linux)
+    shared=libhart.so soname=libhart.so.0 file=libhart.so.$version
+    native='-lgcc_s -lutil -lrt -lpthread -lm -ldl -lc' ;;
+  Darwin)
+    shared=libhart.dylib soname=libhart.0.dylib file=libhart.$version.dylib
+    native='-liconv -lSystem -lc -lm' ;;
+  *) echo "install.sh: knows Linux and macOS only; docs/c-abi.md says what goes where" >&2; exit 1 ;;
+esac
+for made in "$built/$shared" "$built/libhart.a"; do
+  [ -f "$made" ] || { echo "install.sh: no $made: leave out --no-build" >&2; exit 1; }
+done
+
+target=${DESTDIR:-}$prefix
+mkdir -p "$target/lib/pkgconfig" "$target/lib/cmake/hart" "$target/include"
+# Whole files take the place of those that running programs may have open.
+place() { cp "$1" "$2.new" && chmod "$3" "$2.new" && mv -f "$2.new" "$2"; }
+
+place "$built/$shared" "$target/lib/$file" 755
+ln -sf "$file" "$target/lib/$soname"
+ln -sf "$soname" "$target/lib/$shared"
+
+# The static library holds all of Rust's runtime. On Linux its symbols become local, so that only hart_* can meet another library's.
+static=$built/libhart.a
+if [ "$(uname -s)" = Linux ] && command -v objcopy >/dev/null && command -v nm >/dev/null; then
+  work=$(mktemp -d)
+  trap 'rm -rf "$work"' EXIT
+  nm -D --defined-only "$built/$shared" | sed -n 's/.* \(hart_[a-z0-9_]*\)$/\1/p' >"$work/symbols"
+  # shellcheck disable=SC2046 # one argument a symbol
+  ${CC:-cc} -nostdlib -r -Wl,--gc-sections $(sed 's/^/-Wl,-u,/' "$work/symbols") "$static" -o "$work/whole.o"
+  objcopy --strip-debug -R .llvmbc -R .llvmcmd --keep-global-symbols="$work/symbols" "$work/whole.o" "$work/hart.o"
+  ar rcs "$work/libhart.a" "$work/hart.o"
+  static=$work/libhart.a
+fi
+place "$static" "$target/lib/libhart.a" 644
+
+place "$root/include/hart.h" "$target/include/hart.h" 644
+place "$root/include/hart.hpp" "$target/include/hart.hpp" 644
+configure() {
+  sed -e "s|@VERSION@|$version|g" -e "s|@MAJOR@|$major|g" -e "s|@MINOR@|$minor|g" -e "s|@NATIVE_LIBS@|$native|g" \
+    -e "s|@SHARED@|$file|g" -e "s|@SONAME@|$soname|g" "$here/packaging/$1.in" >"$2/$1.new"
+  mv -f "$2/$1.new" "$2/$1"
+}
+configure hart.pc "$target/lib/pkgconfig"
+configure hart-static.pc "$target/lib/pkgconfig"
+configure hartConfig.cmake "$target/lib/cmake/hart"
+configure hartConfigVersion.cmake "$target/lib/cmake/hart"
+echo "installed hart $version in $target"

@@ -1,0 +1,711 @@
+/* Every function of hart.h, used rightly and wrongly: abi MODEL SCRATCH [brief]. `brief` makes fewer pictures, and
+ * takes any model, for valgrind. */
+#include <pthread.h>
+
+#include "check.h"
+
+static int brief;
+
+static void versions_and_statuses(void) {
+    CHECK(hart_version() == HART_VERSION);
+    CHECK(hart_abi_version() == HART_ABI_VERSION);
+    char text[32];
+    snprintf(text, sizeof text, "%d.%d.%d", HART_VERSION_MAJOR, HART_VERSION_MINOR, HART_VERSION_PATCH);
+    CHECK(strcmp(text, hart_version_text()) == 0);
+    CHECK(strstr(hart_build_info(), "\"backends\":[\"cpu\"]") != NULL);
+    CHECK(strcmp(hart_status_text(HART_OK), "done") == 0);
+    CHECK(strcmp(hart_status_text(HART_ERR_OTHER), "another error") == 0);
+    CHECK(strcmp(hart_status_text(-7), "an unknown status") == 0);
+    CHECK(strcmp(hart_last_error(), "") == 0);
+}
+
+static void devices(void) {
+    hart_device_list *list = NULL;
+    OK(hart_device_list_new(&list));
+    CHECK(hart_device_list_count(list) >= 1);
+    hart_device_info info = {.struct_size = sizeof info};
+    OK(hart_device_list_get(list, 0, &info));
+    CHECK(info.struct_size == sizeof info && strcmp(info.name, "cpu") == 0 && strlen(info.description) > 0);
+    FAILS(hart_device_list_get(list, 1000, &info), HART_ERR_ARGUMENT, "1000");
+    HART_FREE(device_list, list);
+    CHECK(list == NULL);
+    HART_FREE(device_list, list);
+}
+
+/* Structs grow: an older caller's is filled as far as it goes, a newer caller's has zeros behind. */
+static void structs_of_other_versions(const hart_model *model) {
+    hart_model_info info;
+    memset(&info, 0xab, sizeof info);
+    FAILS(hart_model_describe(model, &info), HART_ERR_ARGUMENT, "struct_size");
+    info.struct_size = 0;
+    FAILS(hart_model_describe(model, &info), HART_ERR_ARGUMENT, "struct_size");
+    info.struct_size = offsetof(hart_model_info, scales);
+    OK(hart_model_describe(model, &info));
+    CHECK(info.width == info.height && (brief || info.width == 32) && info.scales == 0xabababab);
+    struct {
+        hart_model_info known;
+        uint64_t appended;
+    } newer = {.known = {.struct_size = sizeof newer}, .appended = 7};
+    OK(hart_model_describe(model, &newer.known));
+    CHECK(newer.known.struct_size == sizeof newer && newer.appended == 0);
+    CHECK(newer.known.scales > 1 && newer.known.codes > 1 && newer.known.context_tokens > 1 && newer.known.parameters > 1000);
+    CHECK(strcmp(newer.known.device, "cpu") == 0 && strcmp(newer.known.precision, "f32") == 0);
+}
+
+/* NULL in every pointer place of every function. */
+static void nulls(const hart_model *model, const char *path, const char *scratch) {
+    hart_options *options = NULL;
+    hart_files *files = NULL;
+    hart_cancel *cancel = NULL;
+    hart_request *request = new_request("a house", 0);
+    hart_image *image = picture_of(model, request), *no_image;
+    hart_tokens *tokens = NULL, *no_tokens;
+    hart_result *result = NULL, *no_result;
+    hart_model *no_model;
+    hart_device_list *list = NULL;
+    hart_device_info device = {.struct_size = sizeof device};
+    hart_image_view view = {.struct_size = sizeof view};
+    hart_timings timings = {.struct_size = sizeof timings};
+    const uint32_t *codes;
+    const uint8_t *bytes;
+    size_t count;
+    uint8_t pixel[3] = {1, 2, 3};
+    OK(hart_options_new(&options));
+    OK(hart_files_new(&files));
+    OK(hart_cancel_new(&cancel));
+    OK(hart_generate(model, request, &result));
+    OK(hart_model_tokenize(model, image, &tokens));
+    OK(hart_device_list_new(&list));
+
+#define IS_NULL(call, name) FAILS(call, HART_ERR_NULL, "`" name "` is NULL")
+    CHECK(hart_last_error_copy(NULL, 5, NULL) == HART_ERR_NULL);
+    IS_NULL(hart_device_list_new(NULL), "list");
+    CHECK(hart_device_list_count(NULL) == 0);
+    IS_NULL(hart_device_list_get(NULL, 0, &device), "list");
+    IS_NULL(hart_device_list_get(list, 0, NULL), "info");
+    IS_NULL(hart_options_new(NULL), "options");
+    IS_NULL(hart_options_set_device(NULL, "cpu"), "options");
+    IS_NULL(hart_options_set_device(options, NULL), "device");
+    IS_NULL(hart_options_set_precision(NULL, "f32"), "options");
+    IS_NULL(hart_options_set_precision(options, NULL), "precision");
+    IS_NULL(hart_options_set_text_model(NULL, "text"), "options");
+    IS_NULL(hart_options_set_text_model(options, NULL), "path");
+    IS_NULL(hart_options_set_weights(NULL, "ema"), "options");
+    IS_NULL(hart_options_set_weights(options, NULL), "weights");
+    IS_NULL(hart_options_set_memory_map(NULL, 1), "options");
+    IS_NULL(hart_options_set_strict(NULL, 1), "options");
+    IS_NULL(hart_options_set_threads(NULL, 1), "options");
+    IS_NULL(hart_options_set_max_memory(NULL, 1), "options");
+    IS_NULL(hart_files_new(NULL), "files");
+    IS_NULL(hart_files_add(NULL, "x", pixel, 3), "files");
+    IS_NULL(hart_files_add(files, NULL, pixel, 3), "name");
+    IS_NULL(hart_files_add(files, "x", NULL, 3), "data");
+    IS_NULL(hart_files_add_reader(NULL, "x", 0, NULL, NULL), "files");
+    IS_NULL(hart_files_add_reader(files, NULL, 0, NULL, NULL), "name");
+    IS_NULL(hart_files_add_reader(files, "x", 0, NULL, NULL), "reader");
+    no_model = (hart_model *)pixel;
+    IS_NULL(hart_model_open(NULL, NULL, HART_ABI_VERSION, &no_model), "path");
+    CHECK(no_model == NULL);
+    IS_NULL(hart_model_open(path, NULL, HART_ABI_VERSION, NULL), "model");
+    IS_NULL(hart_model_open_files(NULL, NULL, HART_ABI_VERSION, &no_model), "files");
+    IS_NULL(hart_model_open_files(files, NULL, HART_ABI_VERSION, NULL), "model");
+    IS_NULL(hart_model_share(NULL, &no_model), "model");
+    IS_NULL(hart_model_share(model, NULL), "shared");
+    IS_NULL(hart_model_describe(NULL, NULL), "model");
+    IS_NULL(hart_model_describe(model, NULL), "info");
+    IS_NULL(hart_model_memory(NULL, request, NULL, NULL), "model");
+    OK(hart_model_memory(model, NULL, NULL, NULL));
+    IS_NULL(hart_model_test_panic(NULL), "model");
+    IS_NULL(hart_cancel_new(NULL), "cancel");
+    CHECK(hart_cancel_request(NULL) == HART_ERR_NULL);
+    IS_NULL(hart_cancel_reset(NULL), "cancel");
+    CHECK(hart_cancel_is_requested(NULL) == 0);
+    no_image = (hart_image *)pixel;
+    IS_NULL(hart_event_preview(NULL, 0, &no_image), "event");
+    CHECK(no_image == NULL);
+    IS_NULL(hart_event_preview(NULL, 0, NULL), "image");
+    IS_NULL(hart_request_new(NULL), "request");
+    IS_NULL(hart_request_set_prompt(NULL, "a"), "request");
+    IS_NULL(hart_request_set_prompt(request, NULL), "prompt");
+    IS_NULL(hart_request_add_prompt(NULL, "a"), "request");
+    IS_NULL(hart_request_add_prompt(request, NULL), "prompt");
+    IS_NULL(hart_request_set_images_per_prompt(NULL, 1), "request");
+    IS_NULL(hart_request_set_seed(NULL, 1), "request");
+    IS_NULL(hart_request_set_guidance(NULL, 1), "request");
+    IS_NULL(hart_request_set_soft_sampling(NULL, 1), "request");
+    IS_NULL(hart_request_set_top_k(NULL, 1), "request");
+    IS_NULL(hart_request_set_top_p(NULL, 1), "request");
+    IS_NULL(hart_request_set_steps(NULL, "8"), "request");
+    IS_NULL(hart_request_set_steps(request, NULL), "steps");
+    IS_NULL(hart_request_set_system_prompt(NULL, NULL), "request");
+    IS_NULL(hart_request_set_observer(NULL, NULL, NULL), "request");
+    OK(hart_request_set_observer(request, NULL, NULL));
+    IS_NULL(hart_request_set_cancel(NULL, cancel), "request");
+    OK(hart_request_set_cancel(request, NULL));
+    no_result = (hart_result *)pixel;
+    IS_NULL(hart_generate(NULL, request, &no_result), "model");
+    CHECK(no_result == NULL);
+    IS_NULL(hart_generate(model, NULL, &no_result), "request");
+    IS_NULL(hart_generate(model, request, NULL), "result");
+    CHECK(hart_result_count(NULL) == 0);
+    IS_NULL(hart_result_image(NULL, 0, &no_image), "result");
+    IS_NULL(hart_result_image(result, 0, NULL), "image");
+    IS_NULL(hart_result_timings(NULL, &timings), "result");
+    IS_NULL(hart_result_timings(result, NULL), "timings");
+    CHECK(hart_result_truncation_count(NULL) == 0);
+    IS_NULL(hart_result_truncation(NULL, 0, NULL), "result");
+    IS_NULL(hart_image_new(1, 1, 0, NULL, &no_image), "pixels");
+    IS_NULL(hart_image_new(1, 1, 0, pixel, NULL), "image");
+    IS_NULL(hart_image_open(NULL, &no_image), "path");
+    IS_NULL(hart_image_open(scratch, NULL), "image");
+    IS_NULL(hart_image_describe(NULL, &view), "image");
+    IS_NULL(hart_image_describe(image, NULL), "view");
+    IS_NULL(hart_image_save(NULL, scratch), "image");
+    IS_NULL(hart_image_save(image, NULL), "path");
+    IS_NULL(hart_image_png(NULL, &bytes, &count), "image");
+    IS_NULL(hart_image_png(image, NULL, &count), "data");
+    IS_NULL(hart_image_png(image, &bytes, NULL), "size");
+    IS_NULL(hart_image_grid(NULL, 1, 1, &no_image), "images");
+    IS_NULL(hart_image_grid((const hart_image *const *)&no_image, 1, 1, &no_image), "images[i]");
+    IS_NULL(hart_image_grid((const hart_image *const *)&image, 1, 1, NULL), "grid");
+    IS_NULL(hart_model_tokenize(NULL, image, &no_tokens), "model");
+    IS_NULL(hart_model_tokenize(model, NULL, &no_tokens), "image");
+    IS_NULL(hart_model_tokenize(model, image, NULL), "tokens");
+    CHECK(hart_tokens_scales(NULL) == 0);
+    IS_NULL(hart_tokens_codes(NULL, 0, &codes, &count), "tokens");
+    IS_NULL(hart_tokens_codes(tokens, 0, NULL, &count), "codes");
+    IS_NULL(hart_tokens_codes(tokens, 0, &codes, NULL), "count");
+    IS_NULL(hart_model_reconstruct(NULL, tokens, 1, &no_image), "model");
+    IS_NULL(hart_model_reconstruct(model, NULL, 1, &no_image), "tokens");
+    IS_NULL(hart_model_reconstruct(model, tokens, 1, NULL), "image");
+
+    hart_device_list_free(NULL);
+    hart_options_free(NULL);
+    hart_files_free(NULL);
+    hart_model_free(NULL);
+    hart_cancel_free(NULL);
+    hart_request_free(NULL);
+    hart_result_free(NULL);
+    hart_image_free(NULL);
+    hart_tokens_free(NULL);
+    HART_FREE(tokens, tokens);
+    HART_FREE(image, image);
+    HART_FREE(result, result);
+    HART_FREE(request, request);
+    HART_FREE(cancel, cancel);
+    HART_FREE(files, files);
+    HART_FREE(options, options);
+    HART_FREE(device_list, list);
+}
+
+static void wrong_arguments(const hart_model *model, const char *path) {
+    hart_request *request = NULL;
+    hart_options *options = NULL;
+    hart_cancel *cancel = NULL;
+    hart_model *other = NULL;
+    hart_result *result = NULL;
+    hart_image *image = NULL;
+    OK(hart_request_new(&request));
+    OK(hart_options_new(&options));
+    OK(hart_cancel_new(&cancel));
+
+    /* Wrong order: nothing to draw yet. */
+    FAILS(hart_generate(model, request, &result), HART_ERR_REQUEST, "prompt");
+    CHECK(result == NULL);
+    /* Objects of another kind. */
+    FAILS(hart_generate((const hart_model *)(void *)request, request, &result), HART_ERR_ARGUMENT, "`model` is no hart_model");
+    FAILS(hart_generate(model, (const hart_request *)(const void *)cancel, &result), HART_ERR_ARGUMENT, "`request` is no hart_request");
+    hart_image_free((hart_image *)(void *)request);
+    OK(hart_request_set_prompt(request, "a house"));
+    /* Texts. */
+    FAILS(hart_request_set_prompt(request, "caf\xe9"), HART_ERR_UTF8, "from byte 3 on");
+    FAILS(hart_request_set_prompt(request, " \n"), HART_ERR_REQUEST, "empty");
+    FAILS(hart_request_add_prompt(request, ""), HART_ERR_REQUEST, "empty");
+    FAILS(hart_request_set_steps(request, "many"), HART_ERR_REQUEST, "many");
+    /* Numbers: a setting that won't do leaves the request as it was. */
+    FAILS(hart_request_set_guidance(request, 0.0 / 0.0 * 1.0), HART_ERR_REQUEST, "guidance");
+    FAILS(hart_request_set_guidance(request, 1e300), HART_ERR_REQUEST, "guidance");
+    FAILS(hart_request_set_top_p(request, 1.5), HART_ERR_REQUEST, "top-p");
+    FAILS(hart_request_set_top_k(request, 0), HART_ERR_REQUEST, "top-k");
+    FAILS(hart_request_set_images_per_prompt(request, 0), HART_ERR_REQUEST, "images");
+    FAILS(hart_request_set_images_per_prompt(request, UINT32_MAX), HART_ERR_REQUEST, "images");
+    OK(hart_generate(model, request, &result));
+    CHECK(hart_result_count(result) == 1);
+    FAILS(hart_result_image(result, 1, &image), HART_ERR_ARGUMENT, "1 pictures");
+    CHECK(image == NULL);
+    HART_FREE(result, result);
+    /* Models. */
+    FAILS(hart_model_open("no such folder", NULL, HART_ABI_VERSION, &other), HART_ERR_CHECKPOINT, "no such folder: pass");
+    FAILS(hart_model_open(path, NULL, HART_ABI_VERSION + 1, &other), HART_ERR_ABI, "newer hart");
+    FAILS(hart_options_set_device(options, "abacus"), HART_ERR_DEVICE, "abacus");
+    FAILS(hart_options_set_precision(options, "f7"), HART_ERR_REQUEST, "f7");
+    FAILS(hart_options_set_weights(options, "heavy"), HART_ERR_ARGUMENT, "heavy");
+    FAILS(hart_options_set_threads(options, 100000), HART_ERR_ARGUMENT, "100000");
+    OK(hart_options_set_max_memory(options, 1000));
+    FAILS(hart_model_open(path, options, HART_ABI_VERSION, &other), HART_ERR_MEMORY, "opening this model");
+    CHECK(other == NULL);
+    /* Images. */
+    uint8_t pixel[3] = {0};
+    FAILS(hart_image_new(0, 1, 0, pixel, &image), HART_ERR_ARGUMENT, "at least one pixel");
+    FAILS(hart_image_new(1, 1, 2, pixel, &image), HART_ERR_ARGUMENT, "stride");
+    FAILS(hart_image_new(UINT32_MAX, UINT32_MAX, SIZE_MAX, pixel, &image), HART_ERR_ARGUMENT, "at least one pixel");
+    FAILS(hart_image_new(UINT32_MAX, UINT32_MAX, 0, pixel, &image), HART_ERR_ARGUMENT, "4294967295");
+    FAILS(hart_image_open("no such file.png", &image), HART_ERR_IO, "no such file.png");
+    FAILS(hart_image_grid((const hart_image *const *)&image, 0, 1, &image), HART_ERR_REQUEST, "grid");
+    /* The message can be copied, whole or cut. */
+    char text[200];
+    size_t needed = 0;
+    OK(hart_last_error_copy(NULL, 0, &needed));
+    CHECK(needed == strlen(hart_last_error()) + 1 && needed <= sizeof text);
+    OK(hart_last_error_copy(text, sizeof text, NULL));
+    CHECK(strcmp(text, hart_last_error()) == 0);
+    OK(hart_last_error_copy(text, 5, &needed));
+    CHECK(strlen(text) == 4);
+
+    HART_FREE(cancel, cancel);
+    HART_FREE(options, options);
+    HART_FREE(request, request);
+}
+
+struct heard {
+    const hart_model *model;
+    hart_request *request;
+    hart_image *picture; /* The last preview. */
+    hart_event last;
+    int previews, events, cancel_after;
+};
+
+static int32_t listen(const hart_event *event, void *user_data) {
+    struct heard *heard = user_data;
+    CHECK(event->struct_size == sizeof *event);
+    CHECK(event->fraction >= heard->last.fraction && event->fraction <= 1.0f);
+    CHECK(event->elapsed >= heard->last.elapsed);
+    CHECK(event->stage >= HART_STAGE_TEXT && event->stage <= HART_STAGE_DECODE);
+    CHECK(event->step >= HART_STEP_TEXT_LAYER && event->step <= HART_STEP_IMAGES);
+    CHECK(event->index >= 1 && event->index <= event->count && event->scale <= event->scales);
+    int shown = event->step == HART_STEP_SCALE_DONE || event->step == HART_STEP_IMAGES;
+    CHECK(event->has_preview == shown);
+    hart_image *image = NULL;
+    if (event->has_preview) {
+        heard->previews++;
+        HART_FREE(image, heard->picture);
+        OK(hart_event_preview(event, 16, &image));
+        hart_image_view view = view_of(image);
+        CHECK(view.width <= 16 && view.height == view.width && (brief || view.width == 16));
+        HART_FREE(image, image);
+        OK(hart_event_preview(event, 0, &heard->picture));
+    } else {
+        FAILS(hart_event_preview(event, 0, &image), HART_ERR_STATE, "no preview");
+    }
+    if (heard->events++ == 0) {
+        /* The running request is closed, another one is not. */
+        hart_result *result = NULL;
+        FAILS(hart_request_set_seed(heard->request, 9), HART_ERR_STATE, "running");
+        FAILS(hart_generate(heard->model, heard->request, &result), HART_ERR_STATE, "running");
+        hart_request *inner = new_request("a key", 1);
+        HART_FREE(image, image);
+        image = picture_of(heard->model, inner);
+        HART_FREE(image, image);
+        HART_FREE(request, inner);
+    }
+    heard->last = *event;
+    return heard->cancel_after != 0 && heard->events >= heard->cancel_after;
+}
+
+static void events(const hart_model *model) {
+    hart_request *request = new_request("a red heart", 3);
+    hart_image *alone = picture_of(model, request);
+    struct heard heard = {.model = model, .request = request};
+    OK(hart_request_set_observer(request, listen, &heard));
+    hart_image *watched = picture_of(model, request);
+    hart_model_info info = {.struct_size = sizeof info};
+    OK(hart_model_describe(model, &info));
+    CHECK(heard.previews == (int)info.scales + 1);
+    CHECK(heard.last.step == HART_STEP_IMAGES && heard.last.index == 1 && heard.last.fraction > 0.99f);
+    CHECK(same_pixels(alone, watched));
+    CHECK(same_pixels(alone, heard.picture));
+    CHECK(view_of(alone).seed == 3 && strcmp(view_of(alone).prompt, "a red heart") == 0);
+    CHECK(strstr(view_of(alone).settings, "guidance") != NULL);
+    /* An event that is over. */
+    hart_image *late = NULL;
+    FAILS(hart_event_preview(&heard.last, 0, &late), HART_ERR_STATE, "no callback");
+    HART_FREE(image, heard.picture);
+    /* A callback that says stop, after the first of three pictures: what was finished is there. */
+    int whole = heard.events;
+    heard = (struct heard){.model = model, .request = request, .cancel_after = whole + 5};
+    hart_result *result = NULL;
+    OK(hart_request_set_images_per_prompt(request, 3));
+    FAILS(hart_generate(model, request, &result), HART_CANCELLED, "1 of 3 pictures");
+    CHECK(hart_result_count(result) == 1);
+    hart_image *finished = NULL;
+    OK(hart_result_image(result, 0, &finished));
+    CHECK(same_pixels(alone, finished));
+    HART_FREE(result, result);
+    HART_FREE(image, finished);
+    HART_FREE(image, heard.picture);
+    HART_FREE(image, watched);
+    HART_FREE(image, alone);
+    HART_FREE(request, request);
+}
+
+struct suicide {
+    hart_model *model;
+    hart_request *request;
+    hart_cancel *cancel;
+};
+
+static int32_t free_all(const hart_event *event, void *user_data) {
+    struct suicide *suicide = user_data;
+    (void)event;
+    HART_FREE(model, suicide->model);
+    HART_FREE(request, suicide->request);
+    HART_FREE(cancel, suicide->cancel);
+    return 0;
+}
+
+/* A callback that frees everything under the run that it belongs to. */
+static void free_in_callback(const char *path) {
+    struct suicide suicide = {.model = open_model(path), .request = new_request("a house", 0)};
+    hart_result *result = NULL;
+    OK(hart_cancel_new(&suicide.cancel));
+    OK(hart_request_set_cancel(suicide.request, suicide.cancel));
+    OK(hart_request_set_observer(suicide.request, free_all, &suicide));
+    OK(hart_generate(suicide.model, suicide.request, &result));
+    CHECK(suicide.model == NULL && hart_result_count(result) == 1);
+    HART_FREE(result, result);
+}
+
+static void settings(const hart_model *model) {
+    hart_request *request = new_request("a panda", 0);
+    hart_result *result = NULL;
+    hart_image *image = NULL;
+    OK(hart_request_add_prompt(request, "a crown"));
+    OK(hart_request_set_images_per_prompt(request, 2));
+    OK(hart_request_set_seed(request, UINT64_MAX));
+    OK(hart_request_set_guidance(request, 2.0));
+    OK(hart_request_set_soft_sampling(request, 1));
+    OK(hart_request_set_top_k(request, 20));
+    OK(hart_request_set_top_p(request, 0.9));
+    OK(hart_request_set_steps(request, "4"));
+    OK(hart_request_set_system_prompt(request, "Draw: "));
+    OK(hart_request_set_system_prompt(request, ""));
+    OK(hart_generate(model, request, &result));
+    CHECK(hart_result_count(result) == 4);
+    OK(hart_result_image(result, 3, &image));
+    hart_image_view view = view_of(image);
+    CHECK(view.seed == 0 && strcmp(view.prompt, "a crown") == 0);
+    CHECK(strcmp(view.settings, "guidance 2, soft sampling true, top-k 20, top-p 0.9, steps 4, system prompt none") == 0);
+    hart_timings timings = {.struct_size = sizeof timings};
+    OK(hart_result_timings(result, &timings));
+    double parts = timings.text + timings.transformer + timings.sampling + timings.residual + timings.decode;
+    CHECK(timings.total > 0 && timings.transformer > 0 && parts <= timings.total * 1.000001);
+    CHECK(hart_result_truncation_count(result) == 0);
+    hart_truncation truncation = {.struct_size = sizeof truncation};
+    FAILS(hart_result_truncation(result, 0, &truncation), HART_ERR_ARGUMENT, "0 prompts were cut");
+    HART_FREE(result, result);
+    CHECK(view_of(image).seed == 0); /* The image outlives its result. */
+    HART_FREE(image, image);
+
+    /* A prompt that is far too long. */
+    char *prompt = malloc(20000);
+    CHECK(prompt != NULL);
+    for (int i = 0; i < 19999; i += 7) memcpy(prompt + i, "parrots ", 8);
+    prompt[19999] = '\0';
+    OK(hart_request_set_prompt(request, prompt));
+    OK(hart_request_set_images_per_prompt(request, 1));
+    OK(hart_request_set_system_prompt(request, NULL));
+    OK(hart_generate(model, request, &result));
+    CHECK(hart_result_truncation_count(result) == 1);
+    OK(hart_result_truncation(result, 0, &truncation));
+    CHECK(truncation.prompt == 0 && truncation.tokens > truncation.kept && truncation.kept > 0 && strlen(truncation.cut) > 1000);
+    free(prompt);
+    HART_FREE(result, result);
+    HART_FREE(request, request);
+}
+
+static void memory(const char *path) {
+    hart_model *model = open_model(path);
+    hart_model_info info = {.struct_size = sizeof info};
+    uint64_t weights = 0, peak = 0, more = 0;
+    OK(hart_model_describe(model, &info));
+    OK(hart_model_memory(model, NULL, &weights, &peak));
+    CHECK(weights == 4 * info.parameters && peak > weights);
+    hart_request *request = new_request("a house", 0);
+    OK(hart_request_set_images_per_prompt(request, 100));
+    OK(hart_model_memory(model, request, NULL, &more));
+    CHECK(more == peak + 99 * 3 * info.width * info.height);
+    HART_FREE(model, model);
+
+    hart_options *options = NULL;
+    hart_result *result = NULL;
+    OK(hart_options_new(&options));
+    OK(hart_options_set_max_memory(options, peak));
+    OK(hart_options_set_device(options, "cpu"));
+    OK(hart_options_set_precision(options, "f32"));
+    OK(hart_options_set_weights(options, "plain"));
+    OK(hart_options_set_memory_map(options, 0));
+    OK(hart_options_set_strict(options, 1));
+    OK(hart_options_set_threads(options, 3));
+    OK(hart_model_open(path, options, HART_ABI_VERSION, &model));
+    FAILS(hart_generate(model, request, &result), HART_ERR_MEMORY, "this request");
+    OK(hart_request_set_images_per_prompt(request, 1));
+    struct heard heard = {.model = model, .request = request};
+    OK(hart_request_set_observer(request, listen, &heard));
+    hart_image *image = picture_of(model, request);
+    CHECK(same_pixels(image, heard.picture));
+    HART_FREE(image, heard.picture);
+    HART_FREE(image, image);
+    HART_FREE(model, model);
+    /* No limit, all threads, and a text model elsewhere. */
+    char text[4096];
+    snprintf(text, sizeof text, "%s/text", path);
+    OK(hart_options_set_max_memory(options, 0));
+    OK(hart_options_set_threads(options, 0));
+    OK(hart_options_set_text_model(options, text));
+    OK(hart_model_open(path, options, HART_ABI_VERSION, &model));
+    HART_FREE(model, model);
+    HART_FREE(options, options);
+    HART_FREE(request, request);
+}
+
+static const char *const FILES[] = {
+    "llm/config.json",       "llm/model.safetensors",     "llm/generation_config.json", "tokenizer/config.json", "tokenizer/model.safetensors",
+    "text/config.json",      "text/model.safetensors",    "text/tokenizer.json",        "text/tokenizer_config.json",
+};
+
+static int32_t read_file(void *user_data, uint64_t offset, uint8_t *buffer, size_t size) {
+    FILE *file = user_data;
+    return fseek(file, (long)offset, SEEK_SET) != 0 || fread(buffer, 1, size, file) != size;
+}
+
+static int32_t fail_to_read(void *user_data, uint64_t offset, uint8_t *buffer, size_t size) {
+    (void)user_data, (void)offset, (void)buffer, (void)size;
+    return 5;
+}
+
+/* The same model from its files in memory, half of them through a reader. */
+static void files_in_memory(const char *path) {
+    hart_files *files = NULL;
+    hart_options *options = NULL;
+    hart_model *model = NULL, *copy = NULL;
+    OK(hart_options_new(&options));
+    OK(hart_options_set_weights(options, "plain"));
+    OK(hart_model_open(path, options, HART_ABI_VERSION, &model));
+    OK(hart_files_new(&files));
+    FAILS(hart_model_open_files(files, NULL, HART_ABI_VERSION, &copy), HART_ERR_CHECKPOINT, "llm/config.json: no such file");
+    for (size_t i = 0; i < sizeof FILES / sizeof *FILES; i++) {
+        char name[4096];
+        snprintf(name, sizeof name, "%s/%s", path, FILES[i]);
+        FILE *file = fopen(name, "rb");
+        if (file == NULL && strstr(name, "generation_config") != NULL) continue; /* Not every model has settings of its own. */
+        CHECK(file != NULL && fseek(file, 0, SEEK_END) == 0);
+        size_t size = (size_t)ftell(file);
+        if (i % 2 == 0) {
+            OK(hart_files_add_reader(files, FILES[i], size, read_file, file));
+        } else {
+            uint8_t *data = malloc(size);
+            CHECK(data != NULL && read_file(file, 0, data, size) == 0);
+            OK(hart_files_add(files, FILES[i], data, size));
+            free(data);
+        }
+        fclose(file);
+    }
+    FAILS(hart_files_add(files, "../outside", NULL, 0), HART_ERR_REQUEST, "below the checkpoint's root");
+    FAILS(hart_files_add(files, FILES[0], NULL, 0), HART_ERR_REQUEST, "already");
+    FAILS(hart_files_add_reader(files, "x", 10, fail_to_read, NULL), HART_ERR_IO, "answered 5");
+    FAILS(hart_files_add_reader(files, "x", UINT64_MAX / 4, read_file, NULL), HART_ERR_MEMORY, "no memory");
+    OK(hart_model_open_files(files, options, HART_ABI_VERSION, &copy));
+    HART_FREE(files, files);
+    HART_FREE(options, options);
+    hart_request *request = new_request("a guitar", 5);
+    hart_image *a = picture_of(model, request), *b = picture_of(copy, request);
+    CHECK(same_pixels(a, b));
+    HART_FREE(image, a);
+    HART_FREE(image, b);
+    HART_FREE(request, request);
+    HART_FREE(model, copy);
+    HART_FREE(model, model);
+}
+
+static void images(const hart_model *model, const char *scratch) {
+    /* Rows with a gap between them. */
+    uint8_t padded[2][8] = {{1, 2, 3, 4, 5, 6, 99, 99}, {7, 8, 9, 10, 11, 12, 99, 99}};
+    hart_image *small = NULL, *again = NULL, *grid = NULL;
+    OK(hart_image_new(2, 2, 8, padded[0], &small));
+    hart_image_view view = view_of(small);
+    CHECK(view.width == 2 && view.height == 2 && view.channels == 3 && view.stride == 6 && view.size == 12);
+    CHECK(view.pixels[5] == 6 && view.pixels[6] == 7 && view.prompt == NULL && view.settings == NULL && view.seed == 0);
+    char name[4096];
+    snprintf(name, sizeof name, "%s/caf\xc3\xa9.png", scratch);
+    OK(hart_image_save(small, name));
+    OK(hart_image_open(name, &again));
+    CHECK(same_pixels(small, again));
+    const uint8_t *png = NULL, *same = NULL;
+    size_t size = 0;
+    OK(hart_image_png(small, &png, &size));
+    OK(hart_image_png(small, &same, &size));
+    CHECK(png == same && size > 8 && memcmp(png, "\x89PNG\r\n\x1a\n", 8) == 0);
+    const hart_image *both[3] = {small, again, small};
+    OK(hart_image_grid(both, 3, 2, &grid));
+    CHECK(view_of(grid).width == 4 && view_of(grid).height == 4);
+    FAILS(hart_image_save(small, "no such folder/x.png"), HART_ERR_IO, "no such folder");
+    snprintf(name, sizeof name, "%s/no.png", scratch);
+    FILE *file = fopen(name, "wb");
+    CHECK(file != NULL && fputs("no picture", file) >= 0);
+    fclose(file);
+    HART_FREE(image, again);
+    FAILS(hart_image_open(name, &again), HART_ERR_PICTURE, "no.png");
+
+    /* Pictures to tokens and back. */
+    hart_tokens *tokens = NULL;
+    FAILS(hart_model_tokenize(model, small, &tokens), HART_ERR_REQUEST, "has 2 x 2 pixels, the model reads");
+    hart_request *request = new_request("a house", 2);
+    hart_image *picture = picture_of(model, request), *whole = NULL, *codes_only = NULL;
+    OK(hart_model_tokenize(model, picture, &tokens));
+    hart_model_info info = {.struct_size = sizeof info};
+    OK(hart_model_describe(model, &info));
+    CHECK(hart_tokens_scales(tokens) == info.scales);
+    for (size_t scale = 0; scale < info.scales; scale++) {
+        const uint32_t *codes = NULL;
+        size_t count = 0;
+        OK(hart_tokens_codes(tokens, scale, &codes, &count));
+        CHECK(count >= 1 && (scale != 0 || count == 1));
+        for (size_t i = 0; i < count; i++) CHECK(codes[i] < info.codes);
+    }
+    const uint32_t *codes = NULL;
+    size_t count = 0;
+    FAILS(hart_tokens_codes(tokens, info.scales, &codes, &count), HART_ERR_ARGUMENT, "scales");
+    OK(hart_model_reconstruct(model, tokens, 1, &whole));
+    OK(hart_model_reconstruct(model, tokens, 0, &codes_only));
+    double errors[2] = {0, 0};
+    for (size_t i = 0; i < view_of(picture).size; i++) {
+        errors[0] += abs(view_of(picture).pixels[i] - view_of(whole).pixels[i]);
+        errors[1] += abs(view_of(picture).pixels[i] - view_of(codes_only).pixels[i]);
+    }
+    /* Random weights know no pictures. */
+    CHECK(brief || (errors[0] < errors[1] && errors[0] / (32 * 32 * 3) < 20));
+    HART_FREE(tokens, tokens);
+    HART_FREE(image, whole);
+    HART_FREE(image, codes_only);
+    HART_FREE(image, picture);
+    HART_FREE(image, grid);
+    HART_FREE(image, small);
+    HART_FREE(request, request);
+}
+
+struct worker {
+    pthread_t thread;
+    hart_model *model;
+    const hart_image *expected;
+    int runs, failures;
+};
+
+static void *work(void *argument) {
+    struct worker *worker = argument;
+    char message[64];
+    for (int run = 0; run < worker->runs; run++) {
+        hart_request *request = new_request("a rocket", 11);
+        hart_image *image = picture_of(worker->model, request);
+        worker->failures += !same_pixels(image, worker->expected);
+        /* Each thread has its own last error. */
+        snprintf(message, sizeof message, "no such folder %p", (void *)worker);
+        hart_model *none = NULL;
+        worker->failures += hart_model_open(message, NULL, HART_ABI_VERSION, &none) != HART_ERR_CHECKPOINT;
+        worker->failures += strstr(hart_last_error(), message) == NULL;
+        HART_FREE(image, image);
+        HART_FREE(request, request);
+    }
+    HART_FREE(model, worker->model);
+    return NULL;
+}
+
+static void many_threads(const hart_model *model, int threads, int runs) {
+    hart_request *request = new_request("a rocket", 11);
+    hart_image *expected = picture_of(model, request);
+    struct worker workers[8];
+    for (int i = 0; i < threads; i++) {
+        workers[i] = (struct worker){.expected = expected, .runs = runs};
+        OK(hart_model_share(model, &workers[i].model));
+    }
+    for (int i = 0; i < threads; i++) CHECK(pthread_create(&workers[i].thread, NULL, work, &workers[i]) == 0);
+    for (int i = 0; i < threads; i++) {
+        CHECK(pthread_join(workers[i].thread, NULL) == 0);
+        CHECK(workers[i].failures == 0);
+    }
+    HART_FREE(image, expected);
+    HART_FREE(request, request);
+}
+
+static void panics(const char *path) {
+    hart_model *model = open_model(path), *shared = NULL;
+    hart_request *request = new_request("a house", 0);
+    hart_result *result = NULL;
+    hart_image *image = picture_of(model, request);
+    hart_tokens *tokens = NULL;
+    OK(hart_model_share(model, &shared));
+    FAILS(hart_model_test_panic(model), HART_ERR_PANIC, "a panic that was asked for");
+    FAILS(hart_generate(model, request, &result), HART_ERR_POISONED, "open it again");
+    FAILS(hart_generate(shared, request, &result), HART_ERR_POISONED, "open it again");
+    FAILS(hart_model_tokenize(model, image, &tokens), HART_ERR_POISONED, "open it again");
+    HART_FREE(model, model);
+    HART_FREE(model, shared);
+    /* Life goes on. */
+    model = open_model(path);
+    hart_image *again = picture_of(model, request);
+    CHECK(same_pixels(image, again));
+    HART_FREE(image, again);
+    HART_FREE(image, image);
+    HART_FREE(request, request);
+    HART_FREE(model, model);
+}
+
+static void cancel_tokens(const hart_model *model) {
+    hart_cancel *cancel = NULL;
+    hart_request *request = new_request("a house", 0);
+    hart_result *result = NULL;
+    OK(hart_cancel_new(&cancel));
+    OK(hart_request_set_cancel(request, cancel));
+    CHECK(hart_cancel_is_requested(cancel) == 0);
+    OK(hart_cancel_request(cancel));
+    CHECK(hart_cancel_is_requested(cancel) == 1);
+    FAILS(hart_generate(model, request, &result), HART_CANCELLED, "0 of 1 pictures");
+    CHECK(result != NULL && hart_result_count(result) == 0);
+    HART_FREE(result, result);
+    /* The model and the request are good at once. */
+    OK(hart_cancel_reset(cancel));
+    OK(hart_generate(model, request, &result));
+    HART_FREE(result, result);
+    OK(hart_cancel_request(cancel));
+    OK(hart_request_set_cancel(request, NULL));
+    OK(hart_generate(model, request, &result));
+    HART_FREE(result, result);
+    HART_FREE(cancel, cancel);
+    HART_FREE(request, request);
+}
+
+int main(int argc, char **argv) {
+    brief = argc == 4 && strcmp(argv[3], "brief") == 0;
+    if (argc != 3 && !brief) {
+        fprintf(stderr, "usage: %s MODEL SCRATCH [brief]\n", argv[0]);
+        return 2;
+    }
+    const char *path = argv[1], *scratch = argv[2];
+    versions_and_statuses();
+    devices();
+    hart_model *model = open_model(path);
+    structs_of_other_versions(model);
+    nulls(model, path, scratch);
+    wrong_arguments(model, path);
+    events(model);
+    free_in_callback(path);
+    settings(model);
+    memory(path);
+    files_in_memory(path);
+    images(model, scratch);
+    cancel_tokens(model);
+    many_threads(model, brief ? 2 : 8, brief ? 1 : 3);
+    panics(path);
+    HART_FREE(model, model);
+    puts("every function: fine");
+    return 0;
+}

@@ -1,0 +1,66 @@
+/* What the test programs share. */
+#ifndef CHECK_H
+#define CHECK_H
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "hart.h"
+
+/* Says where and why, and gives up. */
+#define CHECK(fine)                                                                                  \
+    do {                                                                                             \
+        if (!(fine)) {                                                                               \
+            fprintf(stderr, "%s:%d: not so: %s\nlast error: %s\n", __FILE__, __LINE__, #fine, hart_last_error()); \
+            exit(1);                                                                                 \
+        }                                                                                            \
+    } while (0)
+
+/* A call that must succeed. */
+#define OK(call) CHECK((call) == HART_OK)
+
+/* A call that must fail with a status, and say why in words that hold `part`. */
+#define FAILS(call, status, part)                            \
+    do {                                                     \
+        CHECK((call) == (status));                           \
+        CHECK(strstr(hart_last_error(), (part)) != NULL);    \
+    } while (0)
+
+static inline hart_model *open_model(const char *path) {
+    hart_model *model = NULL;
+    OK(hart_model_open(path, NULL, HART_ABI_VERSION, &model));
+    CHECK(model != NULL);
+    return model;
+}
+
+static inline hart_request *new_request(const char *prompt, uint64_t seed) {
+    hart_request *request = NULL;
+    OK(hart_request_new(&request));
+    OK(hart_request_set_prompt(request, prompt));
+    OK(hart_request_set_seed(request, seed));
+    return request;
+}
+
+static inline hart_image_view view_of(const hart_image *image) {
+    hart_image_view view = {.struct_size = sizeof view};
+    OK(hart_image_describe(image, &view));
+    return view;
+}
+
+static inline int same_pixels(const hart_image *a, const hart_image *b) {
+    hart_image_view x = view_of(a), y = view_of(b);
+    return x.width == y.width && x.height == y.height && x.size == y.size && memcmp(x.pixels, y.pixels, x.size) == 0;
+}
+
+/* The first picture of a request. */
+static inline hart_image *picture_of(const hart_model *model, const hart_request *request) {
+    hart_result *result = NULL;
+    hart_image *image = NULL;
+    OK(hart_generate(model, request, &result));
+    OK(hart_result_image(result, 0, &image));
+    hart_result_free(result);
+    return image;
+}
+
+#endif

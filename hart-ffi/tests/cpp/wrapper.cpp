@@ -1,0 +1,718 @@
+/* Everything in hart.hpp, used rightly and wrongly: wrapper MODEL SCRATCH [quick]. Runs under valgrind (quick) and the sanitizers. */
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <future>
+#include <hart.hpp>
+#include <iterator>
+#include <limits>
+#include <map>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+namespace fs = std::filesystem;
+
+/* Says where and why, and gives up. */
+#define CHECK(fine)                                                                                                      \
+    do {                                                                                                                 \
+        if (!(fine)) {                                                                                                   \
+            std::fprintf(stderr, "%s:%d: not so: %s\nlast error: %s\n", __FILE__, __LINE__, #fine, hart_last_error()); \
+            std::exit(1);                                                                                                \
+        }                                                                                                                \
+    } while (0)
+
+/* Something that must throw a hart::Error with a status, and say why in words that hold `part`. */
+#define THROWS(expression, wanted, part)                                                        \
+    do {                                                                                        \
+        const auto error = thrown([&] { static_cast<void>(expression); });                      \
+        CHECK(error.has_value());                                                               \
+        CHECK(error->status() == hart::Status::wanted);                                         \
+        CHECK(std::string_view(error->what()).find(part) != std::string_view::npos);            \
+    } while (0)
+
+namespace {
+
+template <class F>
+std::optional<hart::Error> thrown(F function) {
+    try {
+        function();
+    } catch (const hart::Error &error) {
+        return error;
+    }
+    return std::nullopt;
+}
+
+/* What no hart error is. */
+struct Oops {
+    std::unique_ptr<int> moved_only;
+    int number;
+    Oops(int n) : moved_only(std::make_unique<int>(n)), number(n) {}
+    Oops(const Oops &other) : Oops(other.number) {}
+    Oops &operator=(const Oops &) = delete;
+};
+
+template <class T>
+bool same(hart::span<T> a, hart::span<T> b) {
+    return a.size() == b.size() && std::equal(a.begin(), a.end(), b.begin());
+}
+
+bool same(const hart::Image &a, const hart::Image &b) {
+    return a.width() == b.width() && a.height() == b.height() && same(a.pixels(), b.pixels());
+}
+
+hart::Image picture(const hart::Model &model, const char *prompt, std::uint64_t seed) {
+    return model.generate(hart::Request(prompt).seed(seed)).image(0);
+}
+
+template <class T>
+constexpr bool is_owner = std::is_nothrow_move_constructible_v<T> && std::is_nothrow_move_assignable_v<T>
+                          && std::is_nothrow_destructible_v<T> && !std::is_copy_constructible_v<T> && !std::is_copy_assignable_v<T>;
+
+static_assert(is_owner<hart::Model> && is_owner<hart::Options> && is_owner<hart::Files> && is_owner<hart::Request>);
+static_assert(is_owner<hart::Result> && is_owner<hart::Image> && is_owner<hart::Tokens> && is_owner<hart::Cancel>);
+static_assert(!std::is_copy_constructible_v<hart::Event> && !std::is_move_constructible_v<hart::Event>);
+static_assert(std::is_nothrow_copy_constructible_v<hart::Error> && std::is_nothrow_copy_constructible_v<hart::Cancelled>);
+static_assert(std::is_base_of_v<std::runtime_error, hart::Error> && std::is_base_of_v<hart::Error, hart::Cancelled>);
+static_assert(!std::is_convertible_v<const char *, hart::Request>);
+#if defined(__cpp_lib_span)
+static_assert(std::is_same_v<decltype(std::declval<const hart::Image &>().pixels()), std::span<const std::uint8_t>>);
+#endif
+
+/* A view of a temporary doesn't compile. */
+template <class T, class = void>
+constexpr bool gives_pixels = false;
+template <class T>
+constexpr bool gives_pixels<T, std::void_t<decltype(std::declval<T>().pixels())>> = true;
+static_assert(gives_pixels<hart::Image &> && gives_pixels<const hart::Image &> && !gives_pixels<hart::Image>);
+
+void library() {
+    const std::string version = std::to_string(HART_VERSION_MAJOR) + "." + std::to_string(HART_VERSION_MINOR) + "."
+                                + std::to_string(HART_VERSION_PATCH);
+    CHECK(hart::version() == version);
+    CHECK(hart::build_info().find("\"version\":\"" + version + "\"") != std::string_view::npos);
+    const auto devices = hart::devices();
+    CHECK(!devices.empty());
+    for (const auto &device : devices) CHECK(!device.name.empty() && !device.description.empty());
+    CHECK(std::any_of(devices.begin(), devices.end(), [](const hart::Device &device) { return device.name == "cpu"; }));
+    CHECK(hart::text(hart::Status::ok) == std::string_view("done"));
+    CHECK(hart::text(static_cast<hart::Status>(-7)) == std::string_view("an unknown status"));
+    CHECK(hart::text(hart::Stage::residual) == std::string_view("residual"));
+    CHECK(hart::text(static_cast<hart::Stage>(77)) == std::string_view("another stage"));
+}
+
+void span_of_values() {
+    std::vector<int> values{1, 2, 3};
+    const hart::span<const int> view(values), none;
+    CHECK(view.size() == 3 && view.data() == values.data() && view[2] == 3 && !view.empty());
+    CHECK(none.size() == 0 && none.begin() == none.end() && none.empty());
+    int sum = 0;
+    for (const int value : view) sum += value;
+    CHECK(sum == 6);
+    const hart::span<int> changeable(values.data(), values.size());
+    changeable[0] = 7;
+    CHECK(same(hart::span<const int>(changeable), view) && values[0] == 7);
+}
+
+void texts() {
+    CHECK(hart::Text("a").c_str() == std::string_view("a"));
+    CHECK(hart::Text(std::string("b")).c_str() == std::string_view("b"));
+    CHECK(hart::Text(std::string_view("cd").substr(1)).c_str() == std::string_view("d"));
+    // char8_t from C++20 on.
+    CHECK(hart::Text(u8"\u00e9").c_str() == std::string_view("\xc3\xa9"));
+    CHECK(hart::Path(fs::path("x") / "y").c_str() == (fs::path("x") / "y").string());
+    CHECK(hart::Path("x/y").c_str() == std::string_view("x/y"));
+    CHECK(hart::Path(u8"\u00e9").c_str() == std::string_view("\xc3\xa9"));
+    THROWS(hart::Text(std::string("a\0b", 3)), argument, "byte 1");
+    const char *nothing = nullptr;
+    THROWS(hart::Text(nothing), null, "NULL");
+    THROWS(hart::Request("\xff"), utf8, "`prompt`");
+}
+
+void models(const hart::Model &model) {
+    const auto info = model.info();
+    CHECK(info.width == 32 && info.height == 32 && info.scales > 1 && info.context_tokens > 1 && info.codes > 1);
+    CHECK(info.parameters > 100000 && info.device == "cpu" && info.precision == "f32");
+    const auto one = model.memory(), four = model.memory(hart::Request("a parrot").images_per_prompt(4));
+    CHECK(one.weights > 0 && one.peak > one.weights && four.weights == one.weights && four.peak >= one.peak);
+}
+
+void options(const std::string &path) {
+    hart::Options options;
+    CHECK(&options.device("cpu") == &options);
+    options.precision("f32").weights("auto").memory_map(false).strict(true).threads(1).max_memory(0).text_model(fs::path(path) / "text");
+    const auto model = hart::Model::open(path, options);
+    const auto other = hart::Model::open(fs::path(path), hart::Options().threads(2).device("auto"));
+    CHECK(same(picture(model, "a house", 3), picture(other, "a house", 3)));
+    CHECK(same(picture(model.share(), "a house", 3), picture(other, "a house", 3)));
+
+    THROWS(options.weights("best"), argument, "best");
+    THROWS(options.device("abacus"), device, "abacus");
+    THROWS(options.precision("f33"), request, "f33");
+    THROWS(options.threads(5000), argument, "5000");
+    THROWS(hart::Model::open(path, hart::Options().max_memory(1000)), memory, "memory");
+    THROWS(hart::Model::open(path + "-that-is-not-there"), checkpoint, "that-is-not-there");
+    THROWS(hart::Model::open(path, hart::Options().text_model(fs::path("no") / "where")), checkpoint, "where");
+}
+
+void requests(const hart::Model &model) {
+    hart::Request request;
+    THROWS(model.generate(request), request, "prompt");
+    CHECK(&request.prompt("a house") == &request);
+    request.prompt("a parrot").add_prompt("a guitar").images_per_prompt(2).seed(5);
+    request.guidance(1.5).soft_sampling(false).top_k(100).top_p(0.5).steps("4").system_prompt("");
+    const auto result = model.generate(request);
+    const auto images = result.images();
+    CHECK(result.count() == 4 && images.size() == 4);
+    const std::array<const char *, 4> prompts{"a parrot", "a parrot", "a guitar", "a guitar"};
+    for (std::size_t i = 0; i < 4; ++i) {
+        CHECK(images[i].prompt() == prompts[i] && images[i].seed() == 5 + i % 2 && images[i].settings()->find("1.5") != std::string::npos);
+        CHECK(images[i].width() == 32 && images[i].height() == 32 && images[i].stride() == 96 && images[i].pixels().size() == 3072);
+        CHECK(same(images[i], result.image(i)));
+    }
+    CHECK(!same(images[0], images[1]));
+    const auto t = result.timings();
+    CHECK(t.text > 0 && t.transformer > 0 && t.sampling > 0 && t.residual > 0 && t.decode > 0 && t.total > t.transformer);
+    CHECK(result.truncations().empty());
+    THROWS(result.image(4), argument, "4");
+
+    // The same again with the same request, and with another of the same.
+    CHECK(same(model.generate(request).image(3), images[3]));
+    auto twin = hart::Request("a guitar").seed(6).guidance(1.5).soft_sampling(false).top_k(100).top_p(0.5).steps("4").system_prompt("");
+    CHECK(same(model.generate(twin).image(0), images[3]));
+    CHECK(same(model.generate(std::move(twin).default_system_prompt()).image(0), images[3])); // This model has none.
+
+    THROWS(request.guidance(std::numeric_limits<double>::quiet_NaN()), request, "guidance");
+    THROWS(request.top_p(2.0), request, "top");
+    THROWS(request.top_k(0), request, "top");
+    THROWS(request.steps("many"), request, "many");
+    THROWS(request.images_per_prompt(0), request, "images");
+    CHECK(same(model.generate(request).image(3), images[3])); // What won't do changes nothing.
+
+    std::string longer = "a house";
+    for (int i = 0; i < 40; ++i) longer += " and a house";
+    const auto cut = model.generate(hart::Request("a parrot").add_prompt(longer)).truncations();
+    CHECK(cut.size() == 1 && cut[0].prompt == std::size_t{1} && cut[0].tokens > cut[0].kept && cut[0].kept > 0 && !cut[0].cut.empty());
+    const auto system = model.generate(hart::Request("a parrot").system_prompt(longer)).truncations();
+    CHECK(std::any_of(system.begin(), system.end(), [](const hart::Truncation &t2) { return !t2.prompt; }));
+}
+
+void images(const hart::Model &model, const fs::path &scratch) {
+    std::optional<hart::Image> kept;
+    hart::span<const std::uint8_t> pixels;
+    std::vector<std::uint8_t> before;
+    {
+        const auto own = model.share();
+        const auto result = own.generate(hart::Request("a red heart").seed(9));
+        kept = result.image(0);
+        pixels = kept->pixels();
+        before.assign(pixels.begin(), pixels.end());
+    }
+    // It outlives the result and the handle of the model, and its pixels stay where they are when it moves.
+    const hart::Image image = *std::move(kept);
+    CHECK(image.pixels().data() == pixels.data() && same(pixels, hart::span<const std::uint8_t>(before)));
+
+    const std::array<std::uint8_t, 8> signature{0x89, 'P', 'N', 'G', '\r', '\n', 0x1a, '\n'};
+    const auto png = image.png();
+    CHECK(png.size() > 8 && std::equal(signature.begin(), signature.end(), png.begin()));
+    CHECK(image.png().data() == png.data());
+
+    // A name beyond ASCII.
+    const auto path = scratch / fs::path(u8"h\u00e9art \u5fc3.png");
+    image.save(path);
+    std::ifstream file(path, std::ios::binary);
+    const std::vector<char> saved((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+    CHECK(saved.size() == png.size() && std::equal(png.begin(), png.end(), saved.begin(), [](std::uint8_t a, char b) {
+        return a == static_cast<std::uint8_t>(b);
+    }));
+    CHECK(same(hart::Image::open(path), image));
+    CHECK(same(hart::Image::open(path.u8string()), image));
+    THROWS(image.save(scratch / "no" / "folder.png"), io, "folder.png");
+    THROWS(hart::Image::open(scratch / "nothing.png"), io, "nothing.png");
+    std::ofstream(scratch / "text.png") << "no picture";
+    THROWS(hart::Image::open(scratch / "text.png"), picture, "text.png");
+
+    // Two rows of one pixel, four bytes apart.
+    const std::vector<std::uint8_t> rows{1, 2, 3, 99, 4, 5, 6};
+    const auto small = hart::Image::from_pixels(1, 2, rows, 4);
+    CHECK(small.width() == 1 && small.height() == 2 && small.stride() == 3);
+    CHECK(same(small.pixels(), hart::span<const std::uint8_t>(std::vector<std::uint8_t>{1, 2, 3, 4, 5, 6})));
+    CHECK(!small.prompt() && !small.settings() && !small.seed());
+    const auto wide = hart::Image::from_pixels(2, 1, {rows.data(), 6});
+    CHECK(wide.pixels()[3] == 99 && wide.pixels()[5] == 5);
+    THROWS(hart::Image::from_pixels(1, 2, rows, 5), argument, "7 bytes");
+    THROWS(hart::Image::from_pixels(3, 1, rows), argument, "7 bytes");
+    THROWS(hart::Image::from_pixels(1, 2, rows, std::numeric_limits<std::size_t>::max()), argument, "7 bytes");
+    THROWS(hart::Image::from_pixels(0xffffffff, 0xffffffff, rows), argument, "7 bytes");
+    THROWS(hart::Image::from_pixels(0, 1, rows), argument, "0 x 1");
+    THROWS(hart::Image::from_pixels(1, 0, rows), argument, "1 x 0");
+    THROWS(hart::Image::from_pixels(2, 1, rows, 1), argument, "stride");
+
+    std::vector<hart::Image> tiles;
+    for (const std::uint8_t level : std::array<std::uint8_t, 3>{10, 20, 30}) {
+        const std::vector<std::uint8_t> grey(2 * 1 * 3, level);
+        tiles.push_back(hart::Image::from_pixels(2, 1, grey));
+    }
+    const auto grid = hart::Image::grid(tiles, 2);
+    CHECK(grid.width() == 4 && grid.height() == 2);
+    CHECK(grid.pixels()[0] == 10 && grid.pixels()[6] == 20 && grid.pixels()[12] == 30);
+    THROWS(hart::Image::grid(tiles, 0), request, "column");
+    THROWS(hart::Image::grid({}, 1), request, "");
+    tiles.push_back(hart::Image::from_pixels(1, 2, rows, 4));
+    THROWS(hart::Image::grid(tiles, 2), request, "");
+}
+
+void moves(const hart::Model &model, const std::string &path) {
+    // Moved into, assigned from and to themselves, and used when empty.
+    auto other = model.share();
+    hart::Model moved(std::move(other));
+    THROWS(other.info(), null, "model");              // NOLINT: what is empty says so.
+    THROWS(other.generate(hart::Request("a")), null, "model");
+    THROWS(moved.generate(std::move(*std::make_unique<hart::Request>("\x01"))).image(7), argument, "7");
+    other = std::move(moved);
+    CHECK(other.info().width == 32);
+    auto &itself = other;
+    other = std::move(itself);
+    CHECK(other.info().width == 32);
+    other = hart::Model::open(path);
+
+    hart::Request request("a house");
+    hart::Request next = std::move(request);
+    THROWS(request.seed(1), null, "request");
+    THROWS(request.observer([](const hart::Event &) {}), null, "request");
+    THROWS(other.generate(request), null, "request");
+    THROWS(other.memory(request), null, "request");
+    request = std::move(next);
+    auto result = other.generate(request);
+    auto second = std::move(result);
+    CHECK(result.count() == 0 && result.images().empty() && result.truncations().empty());
+    THROWS(result.image(0), null, "result");
+    THROWS(result.timings(), null, "result");
+    result = std::move(second);
+
+    auto image = result.image(0);
+    auto taken = std::move(image);
+    CHECK(image.width() == 0 && image.height() == 0 && image.stride() == 0 && image.pixels().size() == 0 && !image.prompt());
+    CHECK(!image.settings() && !image.seed());
+    THROWS(image.png(), null, "image");
+    THROWS(image.save("nowhere.png"), null, "image");
+    THROWS(other.tokenize(image), null, "image");
+    std::vector<hart::Image> pair;
+    pair.push_back(result.image(0));
+    pair.push_back(std::move(image));
+    THROWS(hart::Image::grid(pair, 2), null, "images");
+    image = std::move(taken);
+    CHECK(image.width() == 32 && image.pixels().size() == 3072 && taken.width() == 0);
+    auto &image_itself = image;
+    image = std::move(image_itself);
+    CHECK(image.width() == 32 && image.pixels().size() == 3072 && image.prompt() == "a house");
+
+    auto tokens = other.tokenize(image);
+    auto tokens_taken = std::move(tokens);
+    CHECK(tokens.scales() == 0);
+    THROWS(tokens.codes(0), null, "tokens");
+    THROWS(other.reconstruct(tokens), null, "tokens");
+    tokens = std::move(tokens_taken);
+
+    hart::Options options;
+    auto options_taken = std::move(options);
+    THROWS(options.threads(1), null, "options");
+    THROWS(hart::Model::open(path, options), null, "options");
+    options = std::move(options_taken);
+
+    hart::Files files;
+    auto files_taken = std::move(files);
+    THROWS(files.add("a", "b", 1), null, "files");
+    THROWS(hart::Model::from_files(files), null, "files");
+    files = std::move(files_taken);
+
+    hart::Cancel cancel;
+    auto cancel_taken = std::move(cancel);
+    cancel.request();
+    CHECK(!cancel.is_requested());
+    THROWS(cancel.reset(), null, "cancel");
+    THROWS(request.cancel_token(cancel), null, "cancel");
+    cancel = std::move(cancel_taken);
+    cancel.request();
+    CHECK(cancel.is_requested());
+}
+
+/* What an observer hears, and that previews and observers leave the picture as it is. */
+void events(const hart::Model &model) {
+    const auto plain = picture(model, "a penguin", 11);
+    const auto info = model.info();
+    std::map<hart::Step, int> steps;
+    std::map<hart::Stage, int> stages;
+    std::vector<hart::Image> previews;
+    float fraction = 0;
+    double elapsed = 0;
+    const auto thread = std::this_thread::get_id();
+    hart::Request request("a penguin");
+    request.seed(11).observer([&](const hart::Event &event) {
+        ++steps[event.step()];
+        ++stages[event.stage()];
+        CHECK(std::this_thread::get_id() == thread);
+        CHECK(event.index() >= 1 && event.index() <= event.count());
+        CHECK(event.fraction() >= fraction && event.fraction() <= 1 && event.elapsed() >= elapsed);
+        fraction = event.fraction();
+        elapsed = event.elapsed();
+        if (event.step() == hart::Step::text_layer) {
+            CHECK(event.stage() == hart::Stage::text && event.scale() == 0 && event.scales() == 0 && event.side() == 0);
+        } else {
+            CHECK(event.scale() >= 1 && event.scale() <= event.scales() && event.scales() == info.scales && event.side() >= 1);
+        }
+        if (event.has_preview()) {
+            previews.push_back(event.preview(16));
+            CHECK(previews.back().width() <= 16 && previews.back().height() >= 4);
+            previews.push_back(event.preview());
+            CHECK(previews.back().width() == 32);
+        } else {
+            THROWS(event.preview(16), state, "preview");
+        }
+        return hart::Control::go_on;
+    });
+    // The observer stays when the request moves.
+    hart::Request moved = std::move(request);
+    auto last = hart::Request("a parrot");
+    last = std::move(moved);
+    const auto watched = model.generate(last).image(0);
+    CHECK(same(watched, plain) && fraction == 1);
+    CHECK(steps[hart::Step::scale] == static_cast<int>(info.scales) && steps[hart::Step::scale_done] == static_cast<int>(info.scales));
+    CHECK(steps[hart::Step::text_layer] > 0 && steps[hart::Step::block] > 0 && steps[hart::Step::diffusion] > 0);
+    CHECK(steps[hart::Step::decoder] > 0 && steps[hart::Step::images] == 1 && steps[hart::Step::other] == 0);
+    CHECK(stages.size() >= 4);
+    // The last preview is the picture, and previews outlive the run.
+    CHECK(same(previews.back(), plain) && previews.size() == 2 * (info.scales + 1));
+
+    // Every kind of observer: a std::function, a function, one that can't be const, none at all.
+    int heard = 0;
+    const hart::Observer function = [&](const hart::Event &) {
+        ++heard;
+        return hart::Control::go_on;
+    };
+    static_cast<void>(model.generate(last.observer(function)));
+    CHECK(heard > 0);
+    last.observer(+[](const hart::Event &) { return hart::Control::cancel; });
+    THROWS(model.generate(last), cancelled, "0 of 1");
+    last.observer([count = 0](const hart::Event &) mutable { return ++count < 3 ? hart::Control::go_on : hart::Control::cancel; });
+    THROWS(model.generate(last), cancelled, "cancelled");
+    heard = 0;
+    static_cast<void>(model.generate(last.without_observer()));
+    static_cast<void>(model.generate(last.observer(hart::Observer())));
+    CHECK(heard == 0);
+    CHECK(same(model.generate(std::move(last).observer(function).without_observer()).image(0), plain) && heard == 0);
+}
+
+/* What an observer throws comes out of generate, and the request and the model work on. */
+void observers_that_throw(const hart::Model &model) {
+    const auto plain = picture(model, "a house", 2);
+    auto request = hart::Request("a house").seed(2);
+    int calls = 0;
+    request.observer([&](const hart::Event &event) {
+        ++calls;
+        if (event.step() == hart::Step::scale) throw Oops(42);
+    });
+    for (int i = 0; i < 2; ++i) {
+        bool caught = false;
+        const int before = calls;
+        try {
+            static_cast<void>(model.generate(request));
+        } catch (const Oops &oops) {
+            caught = oops.number == 42 && *oops.moved_only == 42;
+        }
+        CHECK(caught && calls > before);
+    }
+    CHECK(same(model.generate(request.without_observer()).image(0), plain));
+
+    // At the very last event too, when the picture is finished.
+    request.observer([](const hart::Event &event) {
+        if (event.step() == hart::Step::images) throw std::runtime_error("at the end");
+    });
+    std::string what;
+    try {
+        static_cast<void>(model.generate(request));
+    } catch (const std::runtime_error &error) {
+        what = error.what();
+    }
+    CHECK(what == "at the end");
+
+    // A hart error keeps its status, and one that is no object of a class comes through.
+    request.observer([&](const hart::Event &) { static_cast<void>(hart::Image::open("no such file.png")); });
+    THROWS(model.generate(request), io, "no such file.png");
+    request.observer([](const hart::Event &) { throw 7; });
+    int number = 0;
+    try {
+        static_cast<void>(model.generate(request));
+    } catch (const int thrown_number) {
+        number = thrown_number;
+    }
+    CHECK(number == 7);
+}
+
+/* An observer that meddles with its own request: hart says no, and what it may do away with stays until the run is over. */
+void observers_that_meddle(const hart::Model &model) {
+    auto request = std::make_unique<hart::Request>("a house");
+    const auto plain = picture(model, "a house", 0);
+    const auto inside = picture(model, "a parrot", 1);
+    bool nested = false, gone = false;
+    auto own = std::make_unique<hart::Model>(model.share());
+    request->observer([&, alive = std::make_shared<int>(5)](const hart::Event &event) {
+        if (event.step() == hart::Step::scale && !nested) {
+            nested = true;
+            THROWS(request->seed(1), state, "running");
+            THROWS(request->without_observer(), state, "running");
+            THROWS(request->observer([](const hart::Event &) {}), state, "running");
+            THROWS(own->generate(*request), state, "running");
+            CHECK(same(picture(*own, "a parrot", 1), inside));
+        }
+        if (event.step() == hart::Step::scale_done && !gone) {
+            gone = true;
+            const hart::Request taken = std::move(*request);
+            own.reset();
+            CHECK(*alive == 5);
+        }
+        CHECK(*alive == 5);
+    });
+    const hart::Model &used = *own;
+    CHECK(same(used.generate(*request).image(0), plain));
+    CHECK(nested && gone && !own);
+}
+
+void cancelling(const hart::Model &model) {
+    hart::Cancel cancel;
+    auto request = hart::Request("a parrot").images_per_prompt(3).seed(20);
+    request.cancel_token(cancel);
+
+    // From another thread, while the run waits for it.
+    bool asked = false;
+    request.observer([&](const hart::Event &event) {
+        if (event.step() != hart::Step::scale || asked) return;
+        asked = true;
+        std::thread([&] { cancel.request(); }).join();
+    });
+    THROWS(model.generate(request), cancelled, "0 of 3");
+    CHECK(asked && cancel.is_requested());
+
+    // From another thread, at some time.
+    cancel.reset();
+    CHECK(!cancel.is_requested());
+    std::promise<void> begun;
+    bool told = false;
+    request.observer([&](const hart::Event &) {
+        if (!std::exchange(told, true)) begun.set_value();
+    });
+    request.images_per_prompt(1000);
+    std::thread other([&] {
+        begun.get_future().wait();
+        cancel.request();
+    });
+    THROWS(model.generate(request), cancelled, "of 1000");
+    other.join();
+    request.images_per_prompt(3).without_observer();
+
+    // The token was used before the run.
+    THROWS(model.generate(request), cancelled, "0 of 3");
+
+    // A preview that is cancelled throws in the observer; the run is cancelled all the same, and says what was finished.
+    cancel.reset();
+    request.observer([&, finished = 0](const hart::Event &event) mutable {
+        if (event.step() == hart::Step::images) ++finished;
+        if (event.step() != hart::Step::scale_done || finished != 1) return;
+        cancel.request();
+        static_cast<void>(event.preview(16));
+    });
+    bool caught = false;
+    try {
+        static_cast<void>(model.generate(request));
+    } catch (const hart::Cancelled &cancelled) {
+        caught = cancelled.images().size() == 1;
+    }
+    CHECK(caught);
+
+    // By the observer, after the second picture: what was finished is in the exception, and outlives it.
+    cancel.reset();
+    request.observer([](const hart::Event &event) {
+        const bool enough = event.step() == hart::Step::images && event.index() == 2;
+        return enough ? hart::Control::cancel : hart::Control::go_on;
+    });
+    std::vector<hart::Image> finished;
+    try {
+        static_cast<void>(model.generate(request));
+        CHECK(false);
+    } catch (const hart::Cancelled &cancelled) {
+        CHECK(cancelled.status() == hart::Status::cancelled);
+        CHECK(std::string_view(cancelled.what()).find("2 of 3") != std::string_view::npos);
+        CHECK(cancelled.result().count() == 2 && cancelled.result().timings().total == 0);
+        const hart::Cancelled copy = cancelled;
+        finished = copy.images();
+    }
+    CHECK(finished.size() == 2 && same(finished[0], picture(model, "a parrot", 20)) && same(finished[1], picture(model, "a parrot", 21)));
+
+    // Without the token, and after the token is gone.
+    cancel.request();
+    request.without_observer().images_per_prompt(1).without_cancel_token();
+    CHECK(same(model.generate(request).image(0), finished[0]));
+    {
+        const hart::Cancel brief;
+        request.cancel_token(brief);
+    }
+    CHECK(same(model.generate(request).image(0), finished[0]));
+    CHECK(same(model.generate(hart::Request("a parrot").seed(20).cancel_token(hart::Cancel()).without_cancel_token()).image(0), finished[0]));
+}
+
+std::vector<char> contents(const fs::path &path) {
+    std::ifstream file(path, std::ios::binary);
+    CHECK(file.is_open());
+    return std::vector<char>((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+}
+
+void files(const hart::Model &model, const fs::path &folder) {
+    hart::Files files;
+    std::optional<hart::Model> opened;
+    bool by_reader = false;
+    for (const auto &entry : fs::recursive_directory_iterator(folder)) {
+        if (!entry.is_regular_file()) continue;
+        const auto name = entry.path().lexically_relative(folder).generic_u8string();
+        // Half of them as bytes, half through a reader.
+        by_reader = !by_reader;
+        if (by_reader) {
+            std::ifstream file(entry.path(), std::ios::binary);
+            files.add_reader(name, entry.file_size(), [&](std::uint64_t offset, hart::span<std::uint8_t> buffer) {
+                file.seekg(static_cast<std::streamoff>(offset));
+                file.read(reinterpret_cast<char *>(buffer.data()), static_cast<std::streamsize>(buffer.size()));
+                return file.good();
+            });
+        } else {
+            const auto bytes = contents(entry.path());
+            files.add(name, bytes.data(), bytes.size());
+        }
+    }
+    files.add("empty", nullptr, 0);
+    THROWS(files.add_reader("a", 4, [](std::uint64_t, hart::span<std::uint8_t>) { return false; }), io, "a: the reader");
+    THROWS(files.add_reader("a", 4, hart::Reader()), null, "reader");
+    bool caught = false;
+    try {
+        files.add_reader("a", 4, [](std::uint64_t offset, hart::span<std::uint8_t> buffer) -> bool {
+            CHECK(offset == 0 && buffer.size() == 4);
+            throw Oops(3);
+        });
+    } catch (const Oops &oops) {
+        caught = oops.number == 3;
+    }
+    CHECK(caught);
+    THROWS(files.add("b", nullptr, 1), null, "data");
+    opened = hart::Model::from_files(files);
+    const auto limited = [&] { return hart::Model::from_files(files, hart::Options().max_memory(1000)); };
+    THROWS(limited(), memory, "memory");
+    { const hart::Files gone = std::move(files); }
+    const auto info = opened->info(), expected = model.info();
+    CHECK(info.width == expected.width && info.parameters == expected.parameters);
+    CHECK(same(picture(*opened, "a sunflower", 4), picture(model, "a sunflower", 4)));
+    THROWS(hart::Model::from_files(hart::Files()), checkpoint, "");
+}
+
+void tokens(const hart::Model &model, const std::string &path) {
+    const auto image = picture(model, "a banana", 1);
+    std::optional<hart::Tokens> tokens;
+    {
+        const auto own = model.share();
+        tokens = own.tokenize(image);
+    }
+    const auto info = model.info();
+    CHECK(tokens->scales() == info.scales && tokens->codes(0).size() == 1);
+    for (std::size_t scale = 0; scale < tokens->scales(); ++scale) {
+        for (const std::uint32_t code : tokens->codes(scale)) CHECK(code < info.codes);
+    }
+    THROWS(tokens->codes(tokens->scales()), argument, "scales");
+    const auto distance = [&](const hart::Image &other) {
+        CHECK(other.pixels().size() == image.pixels().size());
+        long sum = 0;
+        for (std::size_t i = 0; i < image.pixels().size(); ++i) sum += std::abs(int{image.pixels()[i]} - int{other.pixels()[i]});
+        return sum;
+    };
+    CHECK(distance(model.reconstruct(*tokens)) < distance(model.reconstruct(*tokens, false)));
+    CHECK(same(model.reconstruct(*tokens, true), model.reconstruct(*tokens)));
+    const std::vector<std::uint8_t> black(3 * 8 * 8);
+    THROWS(model.tokenize(hart::Image::from_pixels(8, 8, black)), request, "8");
+    THROWS(hart::Model::open(path).reconstruct(*tokens), argument, "another model");
+}
+
+void threads(const hart::Model &model, int count, int rounds) {
+    std::vector<hart::Image> expected;
+    for (int i = 0; i < count; ++i) expected.push_back(picture(model, "a rocket", static_cast<std::uint64_t>(i)));
+    std::vector<std::thread> all;
+    std::vector<int> fine(static_cast<std::size_t>(count), 0);
+    for (int i = 0; i < count; ++i) {
+        all.emplace_back([&, i] {
+            const auto at = static_cast<std::size_t>(i);
+            for (int round = 0; round < rounds; ++round) {
+                const auto made = picture(model, "a rocket", static_cast<std::uint64_t>(i));
+                // What another thread made may be read here; errors are each thread's own.
+                const auto error = thrown([&] { static_cast<void>(hart::Image::open("nothing-" + std::to_string(i))); });
+                const bool named = error && std::string_view(error->what()).find("nothing-" + std::to_string(i)) != std::string_view::npos;
+                fine[at] += same(made, expected[at]) && expected[0].png().size() > 8 && named ? 1 : 0;
+            }
+        });
+    }
+    for (auto &thread : all) thread.join();
+    for (const int rounds_fine : fine) CHECK(rounds_fine == rounds);
+}
+
+/* A defect of hart's throws, the program goes on, and the model says no from then on. */
+void panics(const std::string &path) {
+    auto model = hart::Model::open(path);
+    CHECK(hart_model_test_panic(model.get()) == HART_ERR_PANIC);
+    THROWS(model.generate(hart::Request("a house")), poisoned, "panicked");
+    THROWS(model.share().memory(), poisoned, "panicked");
+    model = hart::Model::open(path);
+    CHECK(model.generate(hart::Request("a house")).count() == 1);
+}
+
+} // namespace
+
+int main(int argc, char **argv) {
+    const bool quick = argc == 4 && std::string_view(argv[3]) == "quick";
+    if (argc != 3 && !quick) {
+        std::fprintf(stderr, "usage: %s MODEL SCRATCH [quick]\n", argv[0]);
+        return 2;
+    }
+    const std::string path = argv[1];
+    const fs::path scratch = argv[2];
+    fs::create_directories(scratch);
+    try {
+        const auto model = hart::Model::open(path);
+        CHECK(same(picture(model, "a parrot", 7), picture(model, "a parrot", 7)));
+        CHECK(!same(picture(model, "a parrot", 7), picture(model, "a parrot", 8)));
+        library();
+        span_of_values();
+        texts();
+        models(model);
+        options(path);
+        requests(model);
+        images(model, scratch);
+        moves(model, path);
+        events(model);
+        observers_that_throw(model);
+        observers_that_meddle(model);
+        cancelling(model);
+        files(model, path);
+        tokens(model, path);
+        threads(model, quick ? 2 : 8, quick ? 1 : 4);
+        panics(path);
+    } catch (const std::exception &error) {
+        std::fprintf(stderr, "not caught: %s\n", error.what());
+        return 1;
+    }
+    std::puts("fine");
+    return 0;
+}
