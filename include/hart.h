@@ -56,7 +56,7 @@
  *           hart_options, hart_files,
  *           hart_request                      may move between threads; one at a time
  *           hart_last_error                   each thread has its own
- *           Freeing counts as a use that nothing else may overlap.
+ *           Freeing counts as a use that nothing else may overlap. In a child after fork(), hart's threads are gone: exec first.
  *
  * Runs at the same time share the processor's cores; each takes longer. hart installs no signal handler, no logger and no panic hook,
  * and prints nothing; the one exception is a defect of hart itself, whose panic message Rust's runtime writes to standard error before
@@ -479,7 +479,7 @@ typedef struct {
 
 /// Hears a run's events. Called on the thread that called `hart_generate`, one call at a time, often: be quick. Return 0 to go on, anything
 /// else to cancel. It may call any hart function, but can't generate with the request that is running, nor change it. It must return: no
-/// C++ exception, no longjmp.
+/// C++ exception, no longjmp, no end of the thread.
 typedef int32_t (*hart_observer)(const hart_event *event, void *user_data);
 
 /// The picture as it stands, decoded now: with sides of at most `max_side` pixels but at least those of one latent position (16 in
@@ -629,8 +629,13 @@ hart_status hart_image_new(uint32_t width,
                            const uint8_t *pixels,
                            hart_image **image);
 
-/// Reads a PNG file of any colour type; transparency is laid over white.
-HART_API hart_status hart_image_open(const char *path, hart_image **image);
+/// Reads a PNG file of any colour type; transparency is laid over white. Prompt, seed and settings are read too, if hart wrote them.
+HART_API
+hart_status hart_image_open(const char *path,
+                            hart_image **image);
+
+/// Reads a PNG file of `size` bytes that is in memory, as `hart_image_open` does.
+HART_API hart_status hart_image_open_memory(const uint8_t *data, size_t size, hart_image **image);
 
 /// Frees the image; NULL is nothing.
 HART_API void hart_image_free(hart_image *image);

@@ -54,6 +54,7 @@ __all__ = [
     "Model",
     "ModelInfo",
     "OutOfMemoryError",
+    "STOP",
     "RequestError",
     "Result",
     "Stage",
@@ -297,6 +298,7 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     # Images
     "hart_image_new": (_hart_status, [c_uint32, c_uint32, c_size_t, _data, POINTER(_hart_image)]),
     "hart_image_open": (_hart_status, [c_char_p, POINTER(_hart_image)]),
+    "hart_image_open_memory": (_hart_status, [_data, c_size_t, POINTER(_hart_image)]),
     "hart_image_free": (None, [_hart_image]),
     "hart_image_describe": (_hart_status, [_hart_image, POINTER(_hart_image_view)]),
     "hart_image_save": (_hart_status, [_hart_image, c_char_p]),
@@ -555,12 +557,20 @@ class Image:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Image:
-        """Reads a PNG file of any colour type; transparency is laid over white.
+        """Reads a PNG file of any colour type; transparency is laid over white. Prompt, seed and settings are read too,
+        if hart wrote them.
 
         Raises `FileError` if it can't be read or isn't a PNG picture.
         """
         handle = _hart_image()
         _lib.hart_image_open(_path("path", path), byref(handle))
+        return cls._of(handle)
+
+    @classmethod
+    def from_png(cls, data: bytes) -> Image:
+        """Reads a PNG file that is in memory, as `open` does."""
+        handle, data = _hart_image(), bytes(data)
+        _lib.hart_image_open_memory(data, len(data), byref(handle))
         return cls._of(handle)
 
     @classmethod
@@ -829,6 +839,10 @@ def _images(handle: _hart_result) -> tuple[Image, ...]:
 # ---- Runs ------------------------------------------------------------------------------------------------------------------------
 
 
+#: What an `on_event` returns to cancel its run.
+STOP: Any = type("STOP", (), {"__repr__": lambda self: "hart.STOP"})()
+
+
 class _Run:
     """One call of hart_generate, with all that must live until it returns."""
 
@@ -894,7 +908,7 @@ class _Run:
             return False
         event = Event._of(pointer)
         try:
-            return self._on_event(event) is False
+            return self._on_event(event) is STOP
         finally:
             event._source.clear()
 
@@ -1188,8 +1202,8 @@ class Model:
         top_p              Keeps the likeliest codes that together have this probability, 0 is off; usually off.
         steps              Steps of the residual diffusion, such as 8, "10,5" or "ddim25"; usually 8.
         system_prompt      Text that goes before the prompts; "" for none.
-        on_event           Called with every `Event`, on this thread, often: be quick. Returning False cancels, returning nothing
-                           or anything else goes on. What it raises cancels too, and is raised here.
+        on_event           Called with every `Event`, on this thread, often: be quick. Returning `STOP` cancels, returning
+                           anything else goes on. What it raises cancels too, and is raised here.
         cancel             Stops the run from another thread.
 
         Ctrl-C cancels: KeyboardInterrupt is raised within a step of the run.

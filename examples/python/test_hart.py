@@ -322,13 +322,13 @@ class Cancelling(Case):
         cancel.reset()
         self.assertEqual(len(self.model.generate(PROMPT, cancel=cancel)), 1)
 
-    def test_false_cancels_and_nothing_else_does(self) -> None:
+    def test_stop_cancels_and_nothing_else_does(self) -> None:
         with self.assertRaises(hart.Cancelled) as caught:
-            self.model.generate(PROMPT, images_per_prompt=3, on_event=lambda event: event.step != "images")
+            self.model.generate(PROMPT, images_per_prompt=3, on_event=lambda event: hart.STOP if event.step == "images" else None)
         (finished,) = caught.exception.completed
         self.assertEqual(caught.exception.status, hart.Status.CANCELLED)
         self.assertEqual(pixels(finished), pixels(self.model.generate(PROMPT)[0]))
-        answers: list[object] = [None, 0, "", True, []]
+        answers: list[object] = [None, False, 0, "", True, []]
         self.model.generate(PROMPT, on_event=lambda event: answers[event.index % len(answers)])
 
     def test_what_on_event_raises_is_raised(self) -> None:
@@ -514,7 +514,9 @@ class Pictures(Case):
             image.save(path)
             self.assertEqual(path.read_bytes(), image.png())
             self.assertEqual(pixels(hart.Image.open(str(path))), pixels(image))
-            self.assertIsNone(hart.Image.open(path).prompt)
+            for again in (hart.Image.open(path), hart.Image.from_png(image.png())):
+                self.assertEqual(pixels(again), pixels(image))
+                self.assertEqual((again.prompt, again.seed, again.settings), (image.prompt, image.seed, image.settings))
             with self.assertRaises(hart.FileError):
                 image.save(Path(folder) / "missing" / "x.png")
             path.write_bytes(b"no picture")

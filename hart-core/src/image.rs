@@ -1,7 +1,7 @@
 //! Pictures: 8-bit RGB, and PNG files that say how they were made.
 
 use std::fs;
-use std::io::{self, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Seek, Write};
 use std::path::Path;
 
 use crate::error::{Error, Result};
@@ -161,17 +161,31 @@ impl Image {
         write_file(path, &bytes).map_err(Error::io(path))
     }
 
-    /// Reads a PNG file of any colour type; transparency is laid over white.
+    /// Reads a PNG file of any colour type; transparency is laid over white. Prompt, seed and settings are read too, if hart wrote
+    /// them.
     ///
     /// # Errors
     ///
     /// [`Error::Io`] if it can't be read, [`Error::Picture`] if it isn't a PNG picture.
     pub fn open_png(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
+        let file = fs::File::open(path).map_err(Error::io(path))?;
+        Self::read_png(BufReader::new(file), path)
+    }
+
+    /// Reads a PNG file that is in memory; `name` is for messages.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Picture`] if it isn't a PNG picture.
+    pub fn from_png(name: impl AsRef<Path>, bytes: &[u8]) -> Result<Self> {
+        Self::read_png(io::Cursor::new(bytes), name.as_ref())
+    }
+
+    fn read_png(source: impl BufRead + Seek, path: &Path) -> Result<Self> {
         let wrong = |problem: String| Error::Picture { path: path.to_path_buf(), problem };
         let damaged = |e: png::DecodingError| wrong(format!("not a PNG picture: {e}"));
-        let file = fs::File::open(path).map_err(Error::io(path))?;
-        let mut decoder = png::Decoder::new(BufReader::new(file));
+        let mut decoder = png::Decoder::new(source);
         decoder.set_transformations(png::Transformations::normalize_to_color8());
         let mut reader = decoder.read_info().map_err(damaged)?;
         let (width, height) = (reader.info().width as usize, reader.info().height as usize);
@@ -189,8 +203,16 @@ impl Image {
             png::ColorType::Rgba => buffer.chunks_exact(4).flat_map(|p| [0, 1, 2].map(|i| over_white(p[i], p[3]))).collect(),
             _ => buffer,
         };
-        Self::from_rgb(width, height, pixels)
+        let provenance = provenance(reader.info());
+        Ok(Self { provenance, ..Self::from_rgb(width, height, pixels)? })
     }
+}
+
+/// What the text chunks of a PNG file say of how it was made.
+fn provenance(info: &png::Info<'_>) -> Option<Provenance> {
+    let text = |key: &str| info.utf8_text.iter().find(|t| t.keyword == key)?.get_text().ok();
+    let seed = info.uncompressed_latin1_text.iter().find(|t| t.keyword == "seed")?.text.parse().ok()?;
+    Some(Provenance { prompt: text("prompt")?, seed, settings: text("settings")? })
 }
 
 /// Writes a file whole or not at all: to a temporary one in the same folder, which then takes its name. A link is followed; what is
@@ -235,7 +257,9 @@ mod tests {
         let mut image = checker();
         image.provenance = Some(Provenance { prompt: "a café 🦜".into(), seed: 7, settings: "guidance 2".into() });
         image.save_png(&path).unwrap();
-        assert_eq!(Image::open_png(&path).unwrap().pixels(), image.pixels());
+        assert_eq!(Image::open_png(&path).unwrap(), image);
+        assert_eq!(Image::from_png("memory", &fs::read(&path).unwrap()).unwrap(), image);
+        assert!(Image::from_png("memory", b"no picture").unwrap_err().to_string().starts_with("memory: not a PNG"));
         let decoder = png::Decoder::new(BufReader::new(fs::File::open(&path).unwrap()));
         let reader = decoder.read_info().unwrap();
         let info = reader.info();

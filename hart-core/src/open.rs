@@ -190,7 +190,7 @@ impl Layout {
         let visual = visual_folder(storage, root, &transformer_config);
         let visual_config = VisualConfig::read_in(storage, &part(storage, &visual, "the visual tokenizer belongs beside llm")?)?;
         let text = text_folder(storage, root, text_model)?;
-        let advice = "name the text model's folder (--text-model, OpenOptions::text_model)";
+        let advice = "name the text model's folder (the option text model)";
         let text_config = TextConfig::read_in(storage, &part(storage, &text, advice)?)?;
         let generation = transformer.join("generation_config.json");
         let generation = match storage.is_file(&generation) {
@@ -229,7 +229,7 @@ fn text_folder(storage: &Storage, root: &Path, text_model: Option<&Path>) -> Res
     let mut folders = places.flat_map(|place| TEXT_FOLDERS.map(|name| place.join(name)));
     folders.find(|folder| storage.is_file(&folder.join("config.json"))).ok_or_else(|| {
         let names = TEXT_FOLDERS.join(" or ");
-        Error::checkpoint(root, format!("no text model: expected a folder {names} there or beside it, or name its folder (--text-model, OpenOptions::text_model)"))
+        Error::checkpoint(root, format!("no text model: expected a folder {names} there or beside it, or name its folder (the option text model)"))
     })
 }
 

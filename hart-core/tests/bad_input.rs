@@ -95,7 +95,7 @@ fn missing_folders_say_what_to_pass() {
     let model = Model::new();
     says(&error(&model.path("llm")), &["llm", "root folder"]);
     fs::remove_dir_all(model.path("text")).unwrap();
-    model.refused(&["no text model", "--text-model"]);
+    model.refused(&["no text model", "option text model"]);
     let model = Model::new();
     fs::remove_dir_all(model.path("tokenizer")).unwrap();
     model.refused(&["tokenizer", "beside llm"]);

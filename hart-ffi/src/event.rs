@@ -70,7 +70,7 @@ pub struct hart_event {
 
 /// Hears a run's events. Called on the thread that called `hart_generate`, one call at a time, often: be quick. Return 0 to go on, anything
 /// else to cancel. It may call any hart function, but can't generate with the request that is running, nor change it. It must return: no
-/// C++ exception, no longjmp.
+/// C++ exception, no longjmp, no end of the thread.
 pub type hart_observer = Option<unsafe extern "C" fn(event: *const hart_event, user_data: *mut c_void) -> i32>;
 
 thread_local! {

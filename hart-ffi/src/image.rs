@@ -97,12 +97,22 @@ pub unsafe extern "C" fn hart_image_new(
     })
 }
 
-/// Reads a PNG file of any colour type; transparency is laid over white.
+/// Reads a PNG file of any colour type; transparency is laid over white. Prompt, seed and settings are read too, if hart wrote them.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_image_open(path: *const c_char, image: *mut *mut hart_image) -> hart_status {
     guard(|| {
         let image = Out::<hart_image>::new(image, "image")?;
         image.give(Picture::new(Image::open_png(Path::new(text::get(path, "path")?))?));
+        Ok(())
+    })
+}
+
+/// Reads a PNG file of `size` bytes that is in memory, as `hart_image_open` does.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hart_image_open_memory(data: *const u8, size: usize, image: *mut *mut hart_image) -> hart_status {
+    guard(|| {
+        let image = Out::<hart_image>::new(image, "image")?;
+        image.give(Picture::new(Image::from_png("the picture in memory", text::bytes(data, size, "data")?)?));
         Ok(())
     })
 }

@@ -52,7 +52,11 @@ pub unsafe extern "C" fn hart_options_set_device(options: *mut hart_options, dev
 /// The numbers that it computes with: "auto" (default) or "f32".
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_options_set_precision(options: *mut hart_options, precision: *const c_char) -> hart_status {
-    set(options, |options| Ok(options.precision(text::get(precision, "precision")?.parse()?)))
+    set(options, |options| {
+        let name = text::get(precision, "precision")?;
+        let precision = name.parse().map_err(|_| Failure::argument(format!("`precision` is \"{name}\", expected auto or f32")))?;
+        Ok(options.precision(precision))
+    })
 }
 
 /// Folder of the text model; default `text` in the model's folder, or `Qwen2-VL-1.5B-Instruct` there or beside it.

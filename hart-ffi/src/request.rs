@@ -126,26 +126,23 @@ unsafe fn set(request: *mut hart_request, set: impl FnOnce(Request) -> Result<Re
 /// One prompt, in place of those that were there.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_request_set_prompt(request: *mut hart_request, prompt: *const c_char) -> hart_status {
-    change(request, |inner| {
-        let prompt = text::get(prompt, "prompt")?;
-        Request::new(prompt).validate()?;
-        inner.prompts = vec![prompt.to_string()];
-        Ok(())
-    })
+    change(request, |inner| set_prompts(inner, vec![text::get(prompt, "prompt")?.to_string()]))
 }
 
 /// One more prompt.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_request_add_prompt(request: *mut hart_request, prompt: *const c_char) -> hart_status {
     change(request, |inner| {
-        let prompt = text::get(prompt, "prompt")?;
-        Request::new(prompt).validate()?;
-        if inner.prompts.len() >= hart_core::MAX_IMAGES {
-            return Err(Failure::argument(format!("`request` has {} prompts, which is the most", inner.prompts.len())));
-        }
-        inner.prompts.push(prompt.to_string());
-        Ok(())
+        let mut prompts = inner.prompts.clone();
+        prompts.push(text::get(prompt, "prompt")?.to_string());
+        set_prompts(inner, prompts)
     })
+}
+
+fn set_prompts(inner: &mut Inner, prompts: Vec<String>) -> Result<(), Failure> {
+    Request::batch(prompts.iter()).validate()?;
+    inner.prompts = prompts;
+    Ok(())
 }
 
 /// Pictures of each prompt; default 1. Picture i of a prompt, from 0, has the seed `seed + i`.

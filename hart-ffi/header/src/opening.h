@@ -56,7 +56,7 @@
  *           hart_options, hart_files,
  *           hart_request                      may move between threads; one at a time
  *           hart_last_error                   each thread has its own
- *           Freeing counts as a use that nothing else may overlap.
+ *           Freeing counts as a use that nothing else may overlap. In a child after fork(), hart's threads are gone: exec first.
  *
  * Runs at the same time share the processor's cores; each takes longer. hart installs no signal handler, no logger and no panic hook,
  * and prints nothing; the one exception is a defect of hart itself, whose panic message Rust's runtime writes to standard error before

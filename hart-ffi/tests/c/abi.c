@@ -158,6 +158,8 @@ static void nulls(const hart_model *model, const char *path, const char *scratch
     IS_NULL(hart_image_new(1, 1, 0, pixel, NULL), "image");
     IS_NULL(hart_image_open(NULL, &no_image), "path");
     IS_NULL(hart_image_open(scratch, NULL), "image");
+    IS_NULL(hart_image_open_memory(NULL, 1, &no_image), "data");
+    IS_NULL(hart_image_open_memory(pixel, 1, NULL), "image");
     IS_NULL(hart_image_describe(NULL, &view), "image");
     IS_NULL(hart_image_describe(image, NULL), "view");
     IS_NULL(hart_image_save(NULL, scratch), "image");
@@ -220,7 +222,7 @@ static void wrong_arguments(const hart_model *model, const char *path) {
     /* Texts. */
     FAILS(hart_request_set_prompt(request, "caf\xe9"), HART_ERR_UTF8, "from byte 3 on");
     FAILS(hart_request_set_prompt(request, " \n"), HART_ERR_REQUEST, "empty");
-    FAILS(hart_request_add_prompt(request, ""), HART_ERR_REQUEST, "empty");
+    FAILS(hart_request_add_prompt(request, ""), HART_ERR_REQUEST, "number 2 is empty");
     FAILS(hart_request_set_steps(request, "many"), HART_ERR_REQUEST, "many");
     /* Numbers: a setting that won't do leaves the request as it was. */
     FAILS(hart_request_set_guidance(request, 0.0 / 0.0 * 1.0), HART_ERR_REQUEST, "guidance");
@@ -238,7 +240,7 @@ static void wrong_arguments(const hart_model *model, const char *path) {
     FAILS(hart_model_open("no such folder", NULL, HART_ABI_VERSION, &other), HART_ERR_CHECKPOINT, "no such folder: pass");
     FAILS(hart_model_open(path, NULL, HART_ABI_VERSION + 1, &other), HART_ERR_ABI, "newer hart");
     FAILS(hart_options_set_device(options, "abacus"), HART_ERR_DEVICE, "abacus");
-    FAILS(hart_options_set_precision(options, "f7"), HART_ERR_REQUEST, "f7");
+    FAILS(hart_options_set_precision(options, "f7"), HART_ERR_ARGUMENT, "f7");
     FAILS(hart_options_set_weights(options, "heavy"), HART_ERR_ARGUMENT, "heavy");
     FAILS(hart_options_set_threads(options, 100000), HART_ERR_ARGUMENT, "100000");
     OK(hart_options_set_max_memory(options, 1000));
@@ -545,6 +547,11 @@ static void images(const hart_model *model, const char *scratch) {
     OK(hart_image_png(small, &png, &size));
     OK(hart_image_png(small, &same, &size));
     CHECK(png == same && size > 8 && memcmp(png, "\x89PNG\r\n\x1a\n", 8) == 0);
+    hart_image *copy = NULL;
+    OK(hart_image_open_memory(png, size, &copy));
+    CHECK(same_pixels(small, copy));
+    HART_FREE(image, copy);
+    FAILS(hart_image_open_memory(png, size / 2, &copy), HART_ERR_PICTURE, "in memory");
     const hart_image *both[3] = {small, again, small};
     OK(hart_image_grid(both, 3, 2, &grid));
     CHECK(view_of(grid).width == 4 && view_of(grid).height == 4);
@@ -562,6 +569,10 @@ static void images(const hart_model *model, const char *scratch) {
     hart_request *request = new_request("a house", 2);
     hart_image *picture = picture_of(model, request), *whole = NULL, *codes_only = NULL;
     OK(hart_model_tokenize(model, picture, &tokens));
+    OK(hart_image_png(picture, &png, &size));
+    OK(hart_image_open_memory(png, size, &copy));
+    CHECK(view_of(copy).seed == 2 && strcmp(view_of(copy).prompt, "a house") == 0 && view_of(copy).settings != NULL);
+    HART_FREE(image, copy);
     hart_model_info info = {.struct_size = sizeof info};
     OK(hart_model_describe(model, &info));
     CHECK(hart_tokens_scales(tokens) == info.scales);
