@@ -20,7 +20,7 @@ use crate::schedule::Respacing;
 use crate::text::{Context, TextEncoder, Tokens, Truncation};
 use crate::threads::Threads;
 use crate::transformer::{Hidden, State, Transformer};
-use crate::visual::{Latent, VisualTokenizer};
+use crate::visual::{Kept, Latent, VisualTokenizer};
 use crate::weights::{Checkpoint, Loader, Report, TRANSFORMER, WeightSet};
 
 /// An opened model: shared, immutable weights. Any number of threads may generate with it at once; what a run changes lives in that
@@ -201,6 +201,9 @@ impl Hart {
     }
 
     fn generate_here(&self, request: &Request, observer: &mut dyn Observer) -> Result<Generation> {
+        if let Some(from) = &request.from_image {
+            from.check(self.visual.resolution(), self.scales.len())?;
+        }
         let system_prompt = self.system_prompt(request);
         let tokens = self.text.tokenizer().tokenize(&request.prompts, system_prompt, self.config.transformer.context_tokens)?;
         let mut progress = Progress::new(observer, request.cancel.as_ref(), self.work(request, tokens.system.len()));
@@ -218,12 +221,14 @@ impl Hart {
     /// Every picture of the request, one by one: made alone, a picture is the same to the last bit whatever else is asked for.
     fn make_all(&self, request: &Request, tokens: &Tokens, images: &mut Vec<Image>, progress: &mut Progress<'_>) -> Result<()> {
         let sampling = self.sampling(request);
+        progress.enter(Stage::Decode);
+        let kept = request.from_image.as_ref().map(|from| self.visual.keep(from)).transpose()?;
         for (prompt, text) in request.prompts.iter().enumerate() {
             progress.enter(Stage::Text);
             let context = self.text.encode(&tokens.row(prompt), progress)?;
             for index in 0..request.images_per_prompt {
                 let seed = request.seed.wrapping_add(index as u64);
-                let latent = self.sample(context.clone(), &sampling, &Seeded::new(vec![seed]), progress)?;
+                let latent = self.sample_from(kept.as_ref(), context.clone(), &sampling, &Seeded::new(vec![seed]), progress)?;
                 progress.enter(Stage::Decode);
                 let provenance = Provenance { prompt: text.clone(), seed, settings: self.settings(request, &sampling) };
                 let made = self.visual.decode_images(&latent, progress)?;
@@ -244,6 +249,26 @@ impl Hart {
     ///
     /// [`Error::Cancelled`], or [`Error::Overflow`] if logits are not finite.
     pub fn sample(&self, context: Context, sampling: &Sampling, draws: &dyn Draws, progress: &mut Progress<'_>) -> Result<Latent> {
+        self.sample_from(None, context, sampling, draws, progress)
+    }
+
+    /// As [`Self::sample`], starting from what is kept of a picture.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::sample`].
+    pub fn sample_from(
+        &self,
+        kept: Option<&Kept>,
+        context: Context,
+        sampling: &Sampling,
+        draws: &dyn Draws,
+        progress: &mut Progress<'_>,
+    ) -> Result<Latent> {
+        let given = |codes: Codes, latent: &Latent, scale: &Scale| match kept {
+            Some(kept) => kept.give(codes, latent, self.visual.codebook(), scale),
+            None => codes,
+        };
         let (batch, channels) = (context.rows(), self.config.visual.z_channels);
         let codebook = self.visual.codebook();
         progress.enter(Stage::Transformer);
@@ -252,6 +277,7 @@ impl Hart {
         let mut latent = Latent::zeros(batch, channels, self.config.transformer.last_side(), &self.device);
         for (scale, next) in self.scales.iter().zip(&self.scales[1..]) {
             let (_, codes) = self.predict(input, scale, &mut state, sampling, draws, progress)?;
+            let codes = given(codes, &latent, scale);
             latent = codebook.accumulate(latent, codes.features, scale);
             self.offer(Step::done(scale), &latent, None, progress)?;
             // Both halves of the guided batch go on from the same latent.
@@ -259,6 +285,7 @@ impl Hart {
         }
         let last = &self.scales[self.scales.len() - 1];
         let (hidden, codes) = self.predict(input, last, &mut state, sampling, draws, progress)?;
+        let codes = given(codes, &latent, last);
         latent = codebook.accumulate(latent, codes.features, last);
         self.offer(Step::done(last), &latent, None, progress)?;
         progress.enter(Stage::Residual);
@@ -267,7 +294,11 @@ impl Hart {
         let noise = Noise { draws, scale: last.index };
         let t = last.guidance(sampling.guidance);
         let residual = self.residual.sample(condition, t, &sampling.steps, &noise, progress)?;
-        Ok(latent.plus_rows(residual.0))
+        let latent = latent.plus_rows(residual.0);
+        Ok(match kept {
+            Some(kept) => kept.finish(latent),
+            None => latent,
+        })
     }
 
     /// Reports a step after which there is a picture to see: the finished one, or what the latent holds so far.
@@ -330,8 +361,9 @@ impl Hart {
             (Some(_), SystemPrompt::Text(_)) => "custom",
             (Some(_), _) => "checkpoint",
         };
+        let start = request.from_image.as_ref().map_or_else(String::new, |from| format!(", {} of a picture", from.name()));
         format!(
-            "guidance {}, soft sampling {}, top-k {top_k}, top-p {}, steps {}, system prompt {system}",
+            "guidance {}, soft sampling {}, top-k {top_k}, top-p {}, steps {}, system prompt {system}{start}",
             sampling.guidance, sampling.soft, sampling.top_p, sampling.steps
         )
     }

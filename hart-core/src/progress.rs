@@ -20,7 +20,7 @@ pub enum Stage {
     Sampling,
     /// The residual diffusion of the last scale.
     Residual,
-    /// Latent to pixels.
+    /// Latent to pixels; also the pixels of a picture to start from to its latent.
     Decode,
 }
 

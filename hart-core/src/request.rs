@@ -1,6 +1,7 @@
 //! What to make: a builder whose values are checked before any work begins.
 
 use crate::error::{Error, Result};
+use crate::from_image::FromImage;
 use crate::progress::CancelToken;
 use crate::schedule::Respacing;
 
@@ -42,6 +43,7 @@ pub struct Request {
     pub(crate) top_p: Option<f64>,
     pub(crate) system_prompt: SystemPrompt,
     pub(crate) steps: Option<Respacing>,
+    pub(crate) from_image: Option<FromImage>,
     pub(crate) cancel: Option<CancelToken>,
 }
 
@@ -64,6 +66,7 @@ impl Request {
             top_p: None,
             system_prompt: SystemPrompt::default(),
             steps: None,
+            from_image: None,
             cancel: None,
         }
     }
@@ -121,6 +124,21 @@ impl Request {
     /// Steps of the residual diffusion; default the checkpoint's, usually 8.
     pub fn steps(mut self, steps: Respacing) -> Self {
         self.steps = Some(steps);
+        self
+    }
+
+    /// A picture to start from: to draw a part of it anew, around it, or a variation; default none. All pictures of the request
+    /// start from it.
+    ///
+    /// ```
+    /// use hart_core::{FromImage, Image, Mask, Request};
+    /// # let photo = Image::from_rgb(32, 32, vec![0; 3 * 32 * 32])?;
+    /// let sky = Mask::rectangle((32, 32), 0, 0, 32, 12);
+    /// let request = Request::new("a house at night").from_image(FromImage::inpaint(photo, sky));
+    /// # Ok::<(), hart_core::Error>(())
+    /// ```
+    pub fn from_image(mut self, from: FromImage) -> Self {
+        self.from_image = Some(from);
         self
     }
 

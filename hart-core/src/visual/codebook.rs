@@ -137,6 +137,16 @@ impl Codebook {
         kernels::conv2d(map.clone(), phi) * self.phi_ratio + map * (1.0 - self.phi_ratio)
     }
 
+    /// The nearest codes by distance.
+    ///
+    /// # Shapes
+    ///
+    /// - tokens: `[B, L, Z]`
+    /// - output: `[B][L]`
+    pub(super) fn nearest_codes(&self, tokens: Tensor<3>) -> Vec<Vec<u32>> {
+        self.nearest(tokens, Metric::Distance)
+    }
+
     /// The nearest row of each token, `[B][L]`.
     fn nearest(&self, tokens: Tensor<3>, metric: Metric) -> Vec<Vec<u32>> {
         let [batch, length, channels] = tokens.dims();

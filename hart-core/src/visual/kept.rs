@@ -1,0 +1,115 @@
+//! What a run keeps of a picture that it starts from: tokens scale by scale, and in the end the features themselves.
+
+use burn::prelude::*;
+
+use super::resample::shrink;
+use super::{Codebook, Latent, VisualTokenizer};
+use crate::error::Result;
+use crate::from_image::FromImage;
+use crate::kernels;
+use crate::sampling::Codes;
+use crate::scales::Scale;
+
+/// Share of a token's area that must be known for the token to be given.
+const KNOWN_SHARE: f32 = 0.5;
+/// Width of the blend between what is kept and what is new, as a part of the latent's side: 4 of 64 positions at 1024 pixels.
+const BLEND_PART: usize = 16;
+
+/// The kept part of a picture.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    /// The encoder's features, `[1, Z, h, w]`.
+    features: Tensor<4>,
+    /// 1 where a position is kept, else 0, `[1, 1, h, w]`; none: nowhere in particular.
+    known: Option<Tensor<4>>,
+    /// Share of what is new in the final latent, `[1, 1, h, w]`: 0 where a position is kept, rising to 1 away from there.
+    share_of_new: Option<Tensor<4>>,
+    /// How many of the coarsest scales are kept everywhere.
+    scales: usize,
+}
+
+impl VisualTokenizer {
+    /// Encodes a picture to start from.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Request`](crate::Error::Request) if it doesn't fit the model.
+    pub fn keep(&self, from: &FromImage) -> Result<Kept> {
+        let side = self.resolution();
+        from.check(side, self.config.sides.len())?;
+        let (canvas, mask) = from.canvas(side)?;
+        let device = self.quant_conv.weight.lazy_device();
+        let features = self.encode(kernels::tensor(canvas.planes(), [1, 3, side, side], &device));
+        let known = mask.map(|mask| mask.kept_patches(self.config.downsample()));
+        let [_, _, height, width] = features.dims();
+        let map = |values: Vec<f32>| kernels::tensor(values, [1, 1, height, width], &device);
+        Ok(Kept {
+            share_of_new: known.as_ref().map(|known| map(shares_of_new(known, width))),
+            known: known.map(|known| map(known.iter().map(|&k| f32::from(u8::from(k))).collect())),
+            features,
+            scales: from.kept_scales(),
+        })
+    }
+}
+
+impl Kept {
+    /// Puts the picture's tokens of one scale in the place of those drawn: where enough of a token is known, the nearest code to what
+    /// the latent so far lacks of the features there.
+    pub fn give(&self, codes: Codes, latent: &Latent, codebook: &Codebook, scale: &Scale) -> Codes {
+        let known = match &self.known {
+            _ if scale.index < self.scales => self.features.ones_like().narrow(1, 0, 1),
+            Some(known) => known.clone(),
+            None => return codes,
+        };
+        let rest = self.features.clone() - latent.0.clone().narrow(0, 0, 1);
+        let share = shrink(known.clone(), scale.side); // [1, tokens, 1]
+        let wanted = shrink(rest * known, scale.side) / share.clone().clamp_min(f32::EPSILON);
+        let nearest = codebook.nearest_codes(wanted).swap_remove(0);
+        let given: Vec<bool> = kernels::values(share.clone()).iter().map(|s| *s >= KNOWN_SHARE).collect();
+        let choose = |drawn: Vec<u32>| drawn.iter().zip(&nearest).zip(&given).map(|((d, n), g)| if *g { *n } else { *d }).collect();
+        let device = self.features.device();
+        let given_mask: Vec<f32> = given.iter().map(|&g| f32::from(u8::from(g))).collect();
+        let given_mask = kernels::tensor(given_mask, [1, given.len(), 1], &device);
+        let rows = codebook.embed(std::slice::from_ref(&nearest));
+        Codes {
+            features: codes.features * (given_mask.clone().neg() + 1.0) + rows * given_mask,
+            indices: codes.indices.into_iter().map(choose).collect(),
+        }
+    }
+
+    /// The final latent: the picture's own features where it is kept, to the last bit, and a blend beyond its edge.
+    pub fn finish(&self, latent: Latent) -> Latent {
+        match &self.share_of_new {
+            None => latent,
+            Some(new) => Latent(latent.0 * new.clone() + self.features.clone() * (new.clone().neg() + 1.0)),
+        }
+    }
+}
+
+/// 0 where a position is kept; elsewhere its distance from there, in positions, over the width of the blend, up to 1.
+fn shares_of_new(known: &[bool], width: usize) -> Vec<f32> {
+    let blend = width / BLEND_PART;
+    let places: Vec<(usize, usize)> = (0..known.len()).map(|i| (i % width, i / width)).collect();
+    let share = |&(x, y): &(usize, usize)| {
+        let distance = |reach: usize| {
+            let near = |a: usize, b: usize| a.abs_diff(b) <= reach;
+            places.iter().zip(known).any(|(p, known)| *known && near(p.0, x) && near(p.1, y))
+        };
+        (0..=blend).find(|&reach| distance(reach)).map_or(1.0, |reach| reach as f32 / (blend + 1) as f32)
+    };
+    places.iter().map(share).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_blend_rises_away_from_what_is_kept() {
+        let known: Vec<bool> = (0..32 * 32).map(|i| i % 32 < 4).collect();
+        let shares = shares_of_new(&known, 32);
+        assert_eq!(shares[..8], [0.0, 0.0, 0.0, 0.0, 1.0 / 3.0, 2.0 / 3.0, 1.0, 1.0]);
+        assert_eq!(shares_of_new(&[true, false, false, false], 2), [0.0, 1.0, 1.0, 1.0]);
+        assert_eq!(shares_of_new(&[false; 4], 2), [1.0; 4]);
+    }
+}

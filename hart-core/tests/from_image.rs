@@ -1,0 +1,120 @@
+//! Starting from a picture: what is kept stays, what is masked is drawn.
+
+use std::path::{Path, PathBuf};
+
+use hart_core::stages::{Progress, Sampling, Seeded};
+use hart_core::{Control, Error, Event, FromImage, Hart, Image, Mask, OpenOptions, Request};
+
+const SIDE: usize = 32;
+
+fn hart() -> Hart {
+    let starter: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/models/starter");
+    Hart::open(starter, OpenOptions::new()).unwrap()
+}
+
+fn made(hart: &Hart, request: Request) -> Image {
+    hart.generate(&request, &mut ()).unwrap().images.remove(0)
+}
+
+/// Mean difference of the pixels where `inside` holds.
+fn difference(a: &Image, b: &Image, inside: impl Fn(usize, usize) -> bool) -> f64 {
+    let places = (0..a.width() * a.height()).filter(|i| inside(i % a.width(), i / a.width()));
+    let differences: Vec<f64> =
+        places.flat_map(|i| (0..3).map(move |c| 3 * i + c)).map(|i| f64::from(a.pixels()[i].abs_diff(b.pixels()[i]))).collect();
+    differences.iter().sum::<f64>() / differences.len() as f64
+}
+
+#[test]
+fn what_is_kept_has_the_pictures_own_latent_to_the_last_bit() {
+    let hart = hart();
+    let picture = made(&hart, Request::new("a red heart on a yellow background").seed(7));
+    let mask = Mask::rectangle((SIDE, SIDE), 0, 0, SIDE / 2, SIDE);
+    let kept = hart.visual().keep(&FromImage::inpaint(picture.clone(), mask)).unwrap();
+    let features = hart.visual().tokenize_images(&[picture]).unwrap().features;
+    let [_, channels, height, width] = features.dims();
+    let mut progress = Progress::silent();
+    let tokens = hart.text().tokenizer().tokenize(&["a panda"], None, hart.config().transformer.context_tokens).unwrap();
+    let context = hart.text().encode(&tokens, &mut progress).unwrap();
+    let steps = hart.config().residual.steps.clone();
+    for soft in [false, true] {
+        let sampling = Sampling { guidance: 2.0, soft, top_k: None, top_p: 0.0, steps: steps.clone() };
+        let latent = hart.sample_from(Some(&kept), context.clone(), &sampling, &Seeded::new(vec![1]), &mut progress).unwrap();
+        let values = |tensor: &hart_core::burn::prelude::Tensor<4>| tensor.clone().into_data().iter::<f32>().collect::<Vec<f32>>();
+        let (made, own) = (values(&latent.0), values(&features));
+        for i in 0..channels * height * width {
+            let is_kept = i % width >= width / 2;
+            assert!(!is_kept || made[i].to_bits() == own[i].to_bits(), "position {i}: {} and not {}", made[i], own[i]);
+        }
+        let changed = (0..channels * height * width).filter(|i| i % width < width / 2 && made[*i] != own[*i]).count();
+        assert_eq!(changed, channels * height * width / 2);
+    }
+}
+
+#[test]
+fn inpainting_draws_under_the_mask_and_nowhere_else() {
+    let hart = hart();
+    let picture = made(&hart, Request::new("a red heart on a yellow background").seed(7));
+    let mask = Mask::rectangle((SIDE, SIDE), 0, 0, SIDE / 2, SIDE);
+    let request = |seed| {
+        let from = FromImage::inpaint(picture.clone(), mask.clone());
+        Request::new("a house").seed(seed).top_p(0.9).from_image(from)
+    };
+    let (first, second) = (made(&hart, request(1)), made(&hart, request(2)));
+    // Decoding mixes neighbours, so pixels near the mask may differ a little.
+    let (far_left, far_right) = (|x: usize, _: usize| x < SIDE / 4, |x: usize, _: usize| x >= SIDE - SIDE / 4);
+    assert!(difference(&first, &picture, far_left) > 3.0 * difference(&first, &picture, far_right));
+    assert!(difference(&first, &second, far_left) > 3.0 * difference(&first, &second, far_right));
+    assert!(difference(&first, &picture, far_right) < 12.0, "{}", difference(&first, &picture, far_right));
+    let settings = &first.provenance.as_ref().unwrap().settings;
+    assert!(settings.ends_with("inpainting of a picture"), "{settings}");
+    assert!(first == made(&hart, request(1)) && first != second);
+}
+
+#[test]
+fn outpainting_keeps_the_smaller_picture_in_its_place() {
+    let hart = hart();
+    let whole = made(&hart, Request::new("a sunflower").seed(3));
+    let rows = (8..24).flat_map(|y| whole.pixels()[3 * (y * SIDE + 8)..3 * (y * SIDE + 24)].to_vec());
+    let middle = Image::from_rgb(16, 16, rows.collect()).unwrap();
+    let drawn = made(&hart, Request::new("a sunflower").seed(9).from_image(FromImage::outpaint(middle, 8, 8)));
+    let inside = |x: usize, y: usize| (10..22).contains(&x) && (10..22).contains(&y);
+    assert!(difference(&drawn, &whole, inside) < 25.0, "{}", difference(&drawn, &whole, inside));
+}
+
+#[test]
+fn a_variation_is_the_nearer_the_more_scales_it_keeps() {
+    let hart = hart();
+    let scales = hart.config().transformer.sides.len();
+    let picture = made(&hart, Request::new("a house").seed(3));
+    let apart = |kept: usize| {
+        let pictures = (0..4u64).map(|seed| {
+            made(&hart, Request::new("a house").seed(100 + seed).top_p(0.95).from_image(FromImage::vary(picture.clone(), kept)))
+        });
+        pictures.map(|p| difference(&p, &picture, |_, _| true)).sum::<f64>() / 4.0
+    };
+    let (few, many) = (apart(1), apart(scales - 1));
+    assert!(many < few / 2.0, "keeping 1 scale: {few:.1} apart, keeping {}: {many:.1}", scales - 1);
+}
+
+#[test]
+fn a_picture_that_does_not_fit_is_refused_before_any_work() {
+    let hart = hart();
+    let small = Image::from_rgb(8, 8, vec![0; 3 * 64]).unwrap();
+    let whole = Image::from_rgb(SIDE, SIDE, vec![0; 3 * SIDE * SIDE]).unwrap();
+    let scales = hart.config().transformer.sides.len();
+    for from in [
+        FromImage::vary(small.clone(), 1),
+        FromImage::vary(whole.clone(), scales),
+        FromImage::outpaint(small.clone(), SIDE - 7, 0),
+        FromImage::inpaint(whole, Mask::from_image(&small)),
+    ] {
+        let mut events = 0;
+        let mut count = |_: &Event<'_>| {
+            events += 1;
+            Control::Continue
+        };
+        let error = hart.generate(&Request::new("a house").from_image(from), &mut count).unwrap_err();
+        assert!(matches!(error, Error::Request { field: "image to start from", .. }), "{error}");
+        assert_eq!(events, 0);
+    }
+}
