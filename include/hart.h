@@ -108,7 +108,8 @@ typedef struct hart_cancel hart_cancel;
 /// The devices that are compiled in and there, the best first.
 typedef struct hart_device_list hart_device_list;
 
-/// A model's files in memory, each under the name that it would have below the model's folder, such as "llm/config.json".
+/// A model's files in memory, each under the name that it would have below the model's folder, such as "llm/config.json". Weights
+/// must be safetensors: torch's .bin files are read from folders only.
 typedef struct hart_files hart_files;
 
 /// A picture of 8-bit RGB. It never changes.
@@ -484,8 +485,11 @@ typedef int32_t (*hart_observer)(const hart_event *event, void *user_data);
 
 /// The picture as it stands, decoded now: with sides of at most `max_side` pixels but at least those of one latent position (16 in
 /// published models), 0 for the full size. A small one costs little. It never changes the final picture. Only in a callback whose
-/// event has a preview, else `HART_ERR_STATE`. Free the image with `hart_image_free`; it may be kept.
-HART_API hart_status hart_event_preview(const hart_event *event, uint32_t max_side, hart_image **image);
+/// event has a preview, else `HART_ERR_STATE`; `HART_CANCELLED` if the run's token is used meanwhile. Free the image with `hart_image_free`; it may be kept.
+HART_API
+hart_status hart_event_preview(const hart_event *event,
+                               uint32_t max_side,
+                               hart_image **image);
 
 /* ---- Requests -------------------------------------------------------------- */
 
@@ -524,6 +528,21 @@ HART_API hart_status hart_request_set_steps(hart_request *request, const char *s
 
 /// Text that goes before the prompts; "" for none, NULL for the model's own, which is the default.
 HART_API hart_status hart_request_set_system_prompt(hart_request *request, const char *prompt);
+
+/// Draws a part of a picture anew: what is white in `mask`. Both have the model's width and height. The latent of the rest stays
+/// exactly as the picture's own. The coarsest `kept_scales` scales are kept everywhere, so that what was there shines through; 0 is none.
+/// The request holds the images; NULL for both starts from nothing again, and so for the two functions below.
+HART_API
+hart_status hart_request_set_inpaint(hart_request *request,
+                                     const hart_image *image,
+                                     const hart_image *mask,
+                                     uint32_t kept_scales);
+
+/// Draws around a picture that is smaller than the model's, with its left top corner at (`left`, `top`) of the canvas.
+HART_API hart_status hart_request_set_outpaint(hart_request *request, const hart_image *image, uint32_t left, uint32_t top);
+
+/// Keeps a picture's coarsest `kept_scales` scales, 1 to all but the last, and draws the finer ones anew.
+HART_API hart_status hart_request_set_variation(hart_request *request, const hart_image *image, uint32_t kept_scales);
 
 /// Who hears the events of its runs, with the pointer that it gets; NULL is nobody.
 HART_API hart_status hart_request_set_observer(hart_request *request, hart_observer observer, void *user_data);

@@ -308,8 +308,13 @@ public:
         return Image(detail::make<hart_image>(hart_image_new, width, height, stride, pixels.data()));
     }
 
-    /// Reads a PNG file of any colour type; transparency is laid over white.
+    /// Reads a PNG file of any colour type; transparency is laid over white. Prompt, seed and settings are read too, if hart wrote them.
     [[nodiscard]] static Image open(const Path &path) { return Image(detail::make<hart_image>(hart_image_open, path.c_str())); }
+
+    /// Reads a PNG file that is in memory, as open() does.
+    [[nodiscard]] static Image from_png(span<const std::uint8_t> file) {
+        return Image(detail::make<hart_image>(hart_image_open_memory, file.data(), file.size()));
+    }
 
     /// Images of one size side by side, in rows of `columns`.
     [[nodiscard]] static Image grid(span<const Image> images, std::size_t columns) {
@@ -607,6 +612,33 @@ public:
     Request &default_system_prompt() & { return set(hart_request_set_system_prompt(get(), nullptr)); }
     [[nodiscard]] Request default_system_prompt() && { return hand_on(this->default_system_prompt()); }
 
+    /// Draws a part of a picture anew, where `mask` is white. Both have the model's width and height. The latent of the rest stays exactly as the
+    /// picture's own. The coarsest `kept_scales` scales are kept everywhere, so that what was there shines through; 0 is none.
+    Request &inpaint(const Image &image, const Image &mask, std::uint32_t kept_scales = 0) & {
+        return set(hart_request_set_inpaint(get(), there(image), mask.get(), kept_scales));
+    }
+    [[nodiscard]] Request inpaint(const Image &image, const Image &mask, std::uint32_t kept_scales = 0) && {
+        return hand_on(this->inpaint(image, mask, kept_scales));
+    }
+
+    /// Draws around a picture that is smaller than the model's, with its left top corner at (left, top) of the canvas.
+    Request &outpaint(const Image &image, std::uint32_t left, std::uint32_t top) & {
+        return set(hart_request_set_outpaint(get(), there(image), left, top));
+    }
+    [[nodiscard]] Request outpaint(const Image &image, std::uint32_t left, std::uint32_t top) && {
+        return hand_on(this->outpaint(image, left, top));
+    }
+
+    /// Keeps a picture's coarsest `kept_scales` scales, 1 to all but the last, and draws the finer ones anew.
+    Request &vary(const Image &image, std::uint32_t kept_scales) & {
+        return set(hart_request_set_variation(get(), there(image), kept_scales));
+    }
+    [[nodiscard]] Request vary(const Image &image, std::uint32_t kept_scales) && { return hand_on(this->vary(image, kept_scales)); }
+
+    /// Starts from no picture again.
+    Request &from_nothing() & { return set(hart_request_set_variation(get(), nullptr, 0)); }
+    [[nodiscard]] Request from_nothing() && { return hand_on(this->from_nothing()); }
+
     /// Who hears the events of its runs: an Observer, or anything else that takes a `const Event &` and returns Control or nothing. What
     /// it throws cancels the run, and generate() throws it. The request keeps the observer.
     template <class F, detail::IsObserver<F> = 0>
@@ -643,6 +675,12 @@ private:
     Request &set(hart_status status) {
         detail::check(status);
         return *this;
+    }
+
+    /// C takes no image as none, but one that was moved from is a mistake.
+    [[nodiscard]] static const hart_image *there(const Image &image) {
+        if (image.get() == nullptr) throw Error(Status::null, "`image` was moved from");
+        return image.get();
     }
 
     [[nodiscard]] static Request hand_on(Request &request) noexcept { return std::move(request); }

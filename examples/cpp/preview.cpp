@@ -1,6 +1,6 @@
 // Shows in the terminal how a picture comes about, scale by scale, and saves it:
 //
-//     preview [--no-preview] [--seed N] [--out FILE] MODEL PROMPT
+//     preview [--no-preview] MODEL PROMPT [OUT.png [SEED]]
 //
 // Ctrl-C stops the run. The terminal must know 24-bit colours, as nearly all do.
 #include <charconv>
@@ -10,16 +10,16 @@
 #include <hart.hpp>
 #include <optional>
 #include <string>
-#include <string_view>
 #include <system_error>
+#include <vector>
 
 namespace {
 
-constexpr std::string_view usage = "usage: preview [--no-preview] [--seed N] [--out FILE] MODEL PROMPT\n"
-                                   "\n"
-                                   "  --no-preview  only the progress, no picture\n"
-                                   "  --seed N      another seed, another picture; default 0\n"
-                                   "  --out FILE    the PNG file; default preview.png\n";
+constexpr const char *usage = "usage: preview [--no-preview] MODEL PROMPT [OUT.png [SEED]]\n"
+                              "\n"
+                              "  --no-preview  only the progress, no picture\n"
+                              "  OUT.png       the file to write; default preview.png\n"
+                              "  SEED          another seed, another picture; default 0\n";
 
 /// Sides of the picture in the terminal: so many columns, and half as many lines.
 constexpr std::uint32_t preview_side = 40;
@@ -32,28 +32,30 @@ struct Arguments {
 
 std::optional<Arguments> parse(int argc, char **argv) {
     Arguments arguments;
-    int places = 0;
+    std::vector<std::string> places;
     for (int i = 1; i < argc; ++i) {
-        const std::string_view argument = argv[i];
-        const bool has_value = i + 1 < argc;
-        if (argument == "--help" || argument == "-h") {
+        const std::string argument = argv[i];
+        if (argument == "--no-preview") {
+            arguments.preview = false;
+        } else if (argument == "--help" || argument == "-h") {
             arguments.help = true;
             return arguments;
-        } else if (argument == "--no-preview") {
-            arguments.preview = false;
-        } else if (argument == "--seed" && has_value) {
-            const std::string_view value = argv[++i];
-            const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), arguments.seed);
-            if (error != std::errc() || end != value.data() + value.size()) return std::nullopt;
-        } else if (argument == "--out" && has_value) {
-            arguments.out = argv[++i];
-        } else if (argument.substr(0, 1) == "-" || places == 2) {
+        } else if (argument.size() > 1 && argument[0] == '-') {
             return std::nullopt;
         } else {
-            (places++ == 0 ? arguments.model : arguments.prompt) = argument;
+            places.push_back(argument);
         }
     }
-    return places == 2 ? std::optional(arguments) : std::nullopt;
+    if (places.size() < 2 || places.size() > 4) return std::nullopt;
+    arguments.model = places[0];
+    arguments.prompt = places[1];
+    if (places.size() > 2) arguments.out = places[2];
+    if (places.size() > 3) {
+        const char *begin = places[3].data(), *end = begin + places[3].size();
+        const auto [rest, error] = std::from_chars(begin, end, arguments.seed);
+        if (error != std::errc() || rest != end) return std::nullopt;
+    }
+    return arguments;
 }
 
 /// Draws over what it has drawn before.
@@ -62,19 +64,21 @@ public:
     explicit Screen(bool preview) : preview_(preview) {}
 
     void show(const hart::Event &event) {
-        std::string text = up_;
+        std::string text = "\r";
         if (preview_ && event.has_preview()) {
             const hart::Image image = event.preview(preview_side);
+            text += up_;
             append(text, image);
-            up_ = "\x1b[" + std::to_string((image.height() + 1) / 2) + "A\r";
-        } else if (!up_.empty()) {
-            text = "\r";
+            up_ = "\x1b[" + std::to_string((image.height() + 1) / 2) + "A";
         }
-        char line[64];
-        std::snprintf(line, sizeof line, "\r%3.0f %%  %-11s  scale %2u of %2u  %6.1f s", 100.0 * event.fraction(),
-                      hart::text(event.stage()), static_cast<unsigned>(event.scale()), static_cast<unsigned>(event.scales()),
+        char scale[32] = "", line[96];
+        if (event.scales() > 0) {
+            std::snprintf(scale, sizeof scale, "scale %u of %u", static_cast<unsigned>(event.scale()), static_cast<unsigned>(event.scales()));
+        }
+        std::snprintf(line, sizeof line, "%3.0f %%  %-11s  %-14s  %6.1f s", 100.0 * event.fraction(), hart::text(event.stage()), scale,
                       event.elapsed());
-        std::fputs((text + line).c_str(), stderr);
+        text += line;
+        std::fputs(text.c_str(), stderr);
     }
 
 private:
@@ -98,7 +102,7 @@ private:
     }
 
     bool preview_;
-    std::string up_; // Moves the cursor back to the picture's first line.
+    std::string up_; // Moves the cursor to the first line of the picture before.
 };
 
 /// What Ctrl-C stops. Set before the handler is.
@@ -114,7 +118,7 @@ void on_interrupt(int signal) {
 int main(int argc, char **argv) {
     const auto arguments = parse(argc, argv);
     if (!arguments || arguments->help) {
-        std::fputs(usage.data(), arguments ? stdout : stderr);
+        std::fputs(usage, arguments ? stdout : stderr);
         return arguments ? 0 : 2;
     }
     try {

@@ -48,6 +48,7 @@ __all__ = [
     "Error",
     "Event",
     "FileError",
+    "FromImage",
     "Image",
     "InternalError",
     "Memory",
@@ -285,6 +286,9 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "hart_request_set_top_p": (_hart_status, [_hart_request, c_double]),
     "hart_request_set_steps": (_hart_status, [_hart_request, c_char_p]),
     "hart_request_set_system_prompt": (_hart_status, [_hart_request, c_char_p]),
+    "hart_request_set_inpaint": (_hart_status, [_hart_request, _hart_image, _hart_image, c_uint32]),
+    "hart_request_set_outpaint": (_hart_status, [_hart_request, _hart_image, c_uint32, c_uint32]),
+    "hart_request_set_variation": (_hart_status, [_hart_request, _hart_image, c_uint32]),
     "hart_request_set_observer": (_hart_status, [_hart_request, _hart_observer, c_void_p]),
     "hart_request_set_cancel": (_hart_status, [_hart_request, _hart_cancel]),
     # Generating
@@ -726,6 +730,33 @@ class Event:
         handle = _hart_image()
         _lib.hart_event_preview(self._source[0], _integer("max_side", max_side, 32), byref(handle))
         return Image._of(handle)
+
+
+class FromImage:
+    """A picture to start from: to draw a part of it anew, around it, or a variation."""
+
+    def __init__(self, set_it: Callable[[_hart_request], object]) -> None:
+        self._set = set_it
+
+    @classmethod
+    def inpaint(cls, image: Image, mask: Image, kept_scales: int = 0) -> FromImage:
+        """Draws anew where `mask` is white; both have the model's width and height. The latent of the rest stays exactly as the
+        picture's own. The coarsest `kept_scales` scales are kept everywhere, so that what was there shines through."""
+        picture, where = _instance("image", image, Image)._handle, _instance("mask", mask, Image)._handle
+        kept = _integer("kept_scales", kept_scales, 32)
+        return cls(lambda request: _lib.hart_request_set_inpaint(request, picture, where, kept))
+
+    @classmethod
+    def outpaint(cls, image: Image, left: int, top: int) -> FromImage:
+        """Draws around a picture that is smaller than the model's, with its left top corner at (left, top) of the canvas."""
+        picture, place = _instance("image", image, Image)._handle, (_integer("left", left, 32), _integer("top", top, 32))
+        return cls(lambda request: _lib.hart_request_set_outpaint(request, picture, *place))
+
+    @classmethod
+    def vary(cls, image: Image, kept_scales: int) -> FromImage:
+        """Keeps a picture's coarsest `kept_scales` scales, 1 to all but the last, and draws the finer ones anew."""
+        picture, kept = _instance("image", image, Image)._handle, _integer("kept_scales", kept_scales, 32)
+        return cls(lambda request: _lib.hart_request_set_variation(request, picture, kept))
 
 
 class Cancel:
@@ -1189,6 +1220,7 @@ class Model:
         top_p: float | None = None,
         steps: str | int | None = None,
         system_prompt: str | None = None,
+        from_image: FromImage | None = None,
         on_event: Callable[[Event], object] | None = None,
         cancel: Cancel | None = None,
     ) -> Result:
@@ -1202,6 +1234,7 @@ class Model:
         top_p              Keeps the likeliest codes that together have this probability, 0 is off; usually off.
         steps              Steps of the residual diffusion, such as 8, "10,5" or "ddim25"; usually 8.
         system_prompt      Text that goes before the prompts; "" for none.
+        from_image         A `FromImage`: a picture to start from.
         on_event           Called with every `Event`, on this thread, often: be quick. Returning `STOP` cancels, returning
                            anything else goes on. What it raises cancels too, and is raised here.
         cancel             Stops the run from another thread.
@@ -1211,7 +1244,7 @@ class Model:
         Raises `Cancelled` with the pictures that were finished, `RequestError` and `OutOfMemoryError` before any work, and
         `DeviceError`.
         """
-        request = _request(prompt, images_per_prompt, seed, guidance, soft_sampling, top_k, top_p, steps, system_prompt, cancel)
+        request = _request(prompt, images_per_prompt, seed, guidance, soft_sampling, top_k, top_p, steps, system_prompt, from_image, cancel)
         return _Run(self._open_handle(), request, on_event).make()
 
     def stream(
@@ -1226,6 +1259,7 @@ class Model:
         top_p: float | None = None,
         steps: str | int | None = None,
         system_prompt: str | None = None,
+        from_image: FromImage | None = None,
         previews: int | None = None,
         cancel: Cancel | None = None,
     ) -> Stream:
@@ -1241,7 +1275,7 @@ class Model:
 
         Raises `RequestError` at once if the request won't do; the loop and `result` raise what the run fails with.
         """
-        request = _request(prompt, images_per_prompt, seed, guidance, soft_sampling, top_k, top_p, steps, system_prompt, cancel)
+        request = _request(prompt, images_per_prompt, seed, guidance, soft_sampling, top_k, top_p, steps, system_prompt, from_image, cancel)
         return Stream(self._open_handle(), request, None if previews is None else _integer("previews", previews, 32))
 
     def tokenize(self, image: Image) -> Tokens:
@@ -1303,6 +1337,7 @@ def _request(
     top_p: float | None = None,
     steps: str | int | None = None,
     system_prompt: str | None = None,
+    from_image: FromImage | None = None,
     cancel: Cancel | None = None,
 ) -> _hart_request:
     request = _hart_request()
@@ -1325,6 +1360,8 @@ def _request(
         _lib.hart_request_set_steps(request, _text("steps", steps if isinstance(steps, str) else str(_integer("steps", steps, 32))))
     if system_prompt is not None:
         _lib.hart_request_set_system_prompt(request, _text("system_prompt", system_prompt))
+    if from_image is not None:
+        _instance("from_image", from_image, FromImage)._set(request)
     if cancel is not None:
         _lib.hart_request_set_cancel(request, _instance("cancel", cancel, Cancel)._handle)
     return request

@@ -506,6 +506,26 @@ class Streams(Case):
         self.assertEqual(sys.getrefcount(handle), 2)
 
 
+class Editing(Case):
+    def test_a_part_is_drawn_anew(self) -> None:
+        image = self.model.generate(PROMPT, seed=7)[0]
+        size, half = image.width * image.height * 3, image.width // 2
+        row = b"\xff" * (3 * half) + b"\0" * (3 * (image.width - half))
+        mask = hart.Image(image.width, image.height, row * image.height)
+        starts = [hart.FromImage.inpaint(image, mask), hart.FromImage.vary(image, 1)]
+        starts.append(hart.FromImage.outpaint(hart.Image(2, 2, bytes(12)), 1, 1))
+        for start, name in zip(starts, ("inpainting", "variation", "outpainting")):
+            edited = self.model.generate("a house", seed=1, from_image=start)[0]
+            self.assertEqual(len(edited.pixels), size)
+            self.assertNotEqual(pixels(edited), pixels(image))
+            self.assertIn(name, edited.settings or "")
+        for wrong in (hart.FromImage.vary(image, 0), hart.FromImage.inpaint(image, hart.Image(2, 2, bytes(12)))):
+            with self.assertRaises(hart.RequestError):
+                self.model.generate("a house", from_image=wrong)
+        with self.assertRaises(TypeError):
+            hart.FromImage.vary("picture.png", 1)  # type: ignore[arg-type]
+
+
 class Pictures(Case):
     def test_files(self) -> None:
         image = self.model.generate(PROMPT)[0]

@@ -142,6 +142,12 @@ impl Request {
         self
     }
 
+    /// No picture to start from, the default.
+    pub fn from_nothing(mut self) -> Self {
+        self.from_image = None;
+        self
+    }
+
     /// A token that can stop the run from any thread.
     pub fn cancel_token(mut self, token: CancelToken) -> Self {
         self.cancel = Some(token);

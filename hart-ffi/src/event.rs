@@ -80,7 +80,7 @@ thread_local! {
 
 /// The picture as it stands, decoded now: with sides of at most `max_side` pixels but at least those of one latent position (16 in
 /// published models), 0 for the full size. A small one costs little. It never changes the final picture. Only in a callback whose
-/// event has a preview, else `HART_ERR_STATE`. Free the image with `hart_image_free`; it may be kept.
+/// event has a preview, else `HART_ERR_STATE`; `HART_CANCELLED` if the run's token is used meanwhile. Free the image with `hart_image_free`; it may be kept.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_event_preview(event: *const hart_event, max_side: u32, image: *mut *mut hart_image) -> hart_status {
     guard(|| {

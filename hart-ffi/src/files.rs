@@ -14,7 +14,8 @@ use crate::text;
 /// Bytes that a reader is asked for at a time.
 const CHUNK: usize = 16 << 20;
 
-/// A model's files in memory, each under the name that it would have below the model's folder, such as "llm/config.json".
+/// A model's files in memory, each under the name that it would have below the model's folder, such as "llm/config.json". Weights
+/// must be safetensors: torch's .bin files are read from folders only.
 pub struct hart_files(());
 
 impl Handle for hart_files {

@@ -4,12 +4,13 @@ use std::ffi::{c_char, c_void};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use hart_core::{Request, SystemPrompt};
+use hart_core::{FromImage, Image, Mask, Request, SystemPrompt};
 
 use crate::cancel::hart_cancel;
 use crate::event::{Callback, hart_observer};
 use crate::guard::{guard, lock};
 use crate::handle::{Handle, free, get, get_optional};
+use crate::image::hart_image;
 use crate::out::Out;
 use crate::status::{Failure, HART_ERR_STATE, hart_status};
 use crate::text;
@@ -198,6 +199,58 @@ pub unsafe extern "C" fn hart_request_set_system_prompt(request: *mut hart_reque
                 text => SystemPrompt::Text(text.to_string()),
             },
         }))
+    })
+}
+
+/// Draws a part of a picture anew: what is white in `mask`. Both have the model's width and height. The latent of the rest stays
+/// exactly as the picture's own. The coarsest `kept_scales` scales are kept everywhere, so that what was there shines through; 0 is none.
+/// The request holds the images; NULL for both starts from nothing again, and so for the two functions below.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hart_request_set_inpaint(
+    request: *mut hart_request,
+    image: *const hart_image,
+    mask: *const hart_image,
+    kept_scales: u32,
+) -> hart_status {
+    start(request, image, |image| {
+        let mask = Mask::from_image(&get(mask, "mask")?.image);
+        Ok(FromImage::inpaint(image, mask).keep_scales(kept_scales as usize))
+    })
+}
+
+/// Draws around a picture that is smaller than the model's, with its left top corner at (`left`, `top`) of the canvas.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hart_request_set_outpaint(
+    request: *mut hart_request,
+    image: *const hart_image,
+    left: u32,
+    top: u32,
+) -> hart_status {
+    start(request, image, |image| Ok(FromImage::outpaint(image, left as usize, top as usize)))
+}
+
+/// Keeps a picture's coarsest `kept_scales` scales, 1 to all but the last, and draws the finer ones anew.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hart_request_set_variation(
+    request: *mut hart_request,
+    image: *const hart_image,
+    kept_scales: u32,
+) -> hart_status {
+    start(request, image, |image| Ok(FromImage::vary(image, kept_scales as usize)))
+}
+
+unsafe fn start(
+    request: *mut hart_request,
+    image: *const hart_image,
+    from: impl FnOnce(Image) -> Result<FromImage, Failure>,
+) -> hart_status {
+    change(request, |inner| {
+        let settings = inner.settings.clone();
+        inner.settings = match get_optional(image, "image")? {
+            Some(picture) => settings.from_image(from(Image::clone(&picture.image))?),
+            None => settings.from_nothing(),
+        };
+        Ok(())
     })
 }
 

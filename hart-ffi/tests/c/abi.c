@@ -138,6 +138,13 @@ static void nulls(const hart_model *model, const char *path, const char *scratch
     IS_NULL(hart_request_set_steps(NULL, "8"), "request");
     IS_NULL(hart_request_set_steps(request, NULL), "steps");
     IS_NULL(hart_request_set_system_prompt(NULL, NULL), "request");
+    IS_NULL(hart_request_set_inpaint(NULL, image, image, 0), "request");
+    IS_NULL(hart_request_set_inpaint(request, image, NULL, 0), "mask");
+    IS_NULL(hart_request_set_outpaint(NULL, image, 0, 0), "request");
+    IS_NULL(hart_request_set_variation(NULL, image, 1), "request");
+    OK(hart_request_set_inpaint(request, NULL, NULL, 0));
+    OK(hart_request_set_outpaint(request, NULL, 0, 0));
+    OK(hart_request_set_variation(request, NULL, 1));
     IS_NULL(hart_request_set_observer(NULL, NULL, NULL), "request");
     OK(hart_request_set_observer(request, NULL, NULL));
     IS_NULL(hart_request_set_cancel(NULL, cancel), "request");
@@ -604,6 +611,48 @@ static void images(const hart_model *model, const char *scratch) {
     HART_FREE(request, request);
 }
 
+/* Pictures that start from a picture. */
+static void editing(const hart_model *model) {
+    hart_request *request = new_request("a red heart", 3);
+    hart_image *picture = picture_of(model, request), *mask = NULL, *edited = NULL, *corner = NULL;
+    hart_image_view view = view_of(picture);
+    hart_result *result = NULL;
+    uint8_t *white = calloc(view.size, 1);
+    CHECK(white != NULL);
+    memset(white, 255, view.stride); /* The first row. */
+    OK(hart_image_new(view.width, view.height, 0, white, &mask));
+    OK(hart_request_set_inpaint(request, picture, mask, 0));
+    OK(hart_request_set_seed(request, 8));
+    edited = picture_of(model, request);
+    CHECK(!same_pixels(picture, edited) && strstr(view_of(edited).settings, "inpainting") != NULL);
+    HART_FREE(image, edited);
+    OK(hart_request_set_variation(request, picture, 1));
+    HART_FREE(image, picture); /* The request holds it. */
+    edited = picture_of(model, request);
+    CHECK(strstr(view_of(edited).settings, "variation") != NULL);
+    HART_FREE(image, edited);
+    OK(hart_image_new(1, 1, 0, white, &corner));
+    OK(hart_request_set_outpaint(request, corner, 0, 0));
+    edited = picture_of(model, request);
+    CHECK(strstr(view_of(edited).settings, "outpainting") != NULL);
+    HART_FREE(image, edited);
+    /* What doesn't fit the model is refused when there is one. */
+    OK(hart_request_set_outpaint(request, corner, view.width, 0));
+    FAILS(hart_generate(model, request, &result), HART_ERR_REQUEST, "reach beyond");
+    OK(hart_request_set_variation(request, corner, 1));
+    FAILS(hart_generate(model, request, &result), HART_ERR_REQUEST, "resize it");
+    OK(hart_request_set_inpaint(request, mask, corner, 0));
+    FAILS(hart_generate(model, request, &result), HART_ERR_REQUEST, "its mask 1 x 1");
+    OK(hart_request_set_inpaint(request, NULL, NULL, 0));
+    edited = picture_of(model, request);
+    CHECK(strstr(view_of(edited).settings, "picture") == NULL);
+    HART_FREE(image, edited);
+    HART_FREE(image, corner);
+    HART_FREE(image, mask);
+    HART_FREE(request, request);
+    free(white);
+}
+
 struct worker {
     pthread_t thread;
     hart_model *model;
@@ -713,6 +762,7 @@ int main(int argc, char **argv) {
     memory(path);
     files_in_memory(path);
     images(model, scratch);
+    editing(model);
     cancel_tokens(model);
     many_threads(model, brief ? 2 : 8, brief ? 1 : 3);
     panics(path);
