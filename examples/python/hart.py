@@ -40,6 +40,7 @@ from typing import Any, Callable, ClassVar, Literal, NamedTuple, SupportsFloat, 
 
 __version__ = "0.1.0"
 __all__ = [
+    "STOP",
     "Cancel",
     "Cancelled",
     "CheckpointError",
@@ -55,7 +56,6 @@ __all__ = [
     "Model",
     "ModelInfo",
     "OutOfMemoryError",
-    "STOP",
     "RequestError",
     "Result",
     "Stage",
@@ -1244,7 +1244,8 @@ class Model:
         Raises `Cancelled` with the pictures that were finished, `RequestError` and `OutOfMemoryError` before any work, and
         `DeviceError`.
         """
-        request = _request(prompt, images_per_prompt, seed, guidance, soft_sampling, top_k, top_p, steps, system_prompt, from_image, cancel)
+        settings = (images_per_prompt, seed, guidance, soft_sampling, top_k, top_p, steps, system_prompt, from_image, cancel)
+        request = _request(prompt, *settings)
         return _Run(self._open_handle(), request, on_event).make()
 
     def stream(
@@ -1275,7 +1276,8 @@ class Model:
 
         Raises `RequestError` at once if the request won't do; the loop and `result` raise what the run fails with.
         """
-        request = _request(prompt, images_per_prompt, seed, guidance, soft_sampling, top_k, top_p, steps, system_prompt, from_image, cancel)
+        settings = (images_per_prompt, seed, guidance, soft_sampling, top_k, top_p, steps, system_prompt, from_image, cancel)
+        request = _request(prompt, *settings)
         return Stream(self._open_handle(), request, None if previews is None else _integer("previews", previews, 32))
 
     def tokenize(self, image: Image) -> Tokens:
