@@ -8,7 +8,7 @@ use hart_core::Files;
 use crate::guard::{guard, lock};
 use crate::handle::{Handle, free, get};
 use crate::out::Out;
-use crate::status::{Failure, HART_ERR_IO, HART_ERR_MEMORY, HART_ERR_STATE, hart_status};
+use crate::status::{Failure, HART_ERR_IO, HART_ERR_MEMORY, hart_status};
 use crate::text;
 
 /// Bytes that a reader is asked for at a time.
@@ -77,8 +77,7 @@ pub unsafe extern "C" fn hart_files_add_reader(
                 return Err(Failure::new(HART_ERR_IO, message));
             }
         }
-        let mut files = files.try_lock().map_err(|_| Failure::new(HART_ERR_STATE, "`files` is in use by another thread"))?;
-        Ok(files.insert(name, contents)?)
+        Ok(lock(files).insert(name, contents)?)
     })
 }
 

@@ -96,3 +96,15 @@ fn declarations(sources: &[PathBuf], items: &[ItemType]) -> Result<String, Box<d
     builder.generate()?.write(&mut text);
     Ok(String::from_utf8(text)?.trim().to_string() + "\n\n")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_committed_header_is_what_the_comments_make() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let committed = fs::read_to_string(root.join("include/hart.h")).unwrap();
+        assert!(committed == header(&root).unwrap(), "include/hart.h has drifted: run `cargo run --release -p hart-header`");
+    }
+}
