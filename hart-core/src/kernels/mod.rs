@@ -1,9 +1,15 @@
 //! The operations that cost time, one function each: modules call these and never a backend.
 //!
 //! Every operation has a body in plain tensor operations, right on any device; faster bodies for one backend stand beside it and
-//! are tested to be equal. This folder is also the only place of the library with `unsafe`: here that is the mapping of a file.
+//! are tested to be equal (`flex.rs` holds those for burn's CPU backend). This folder is also the only place of the library with
+//! `unsafe`: the mapping of a file, and SIMD.
 
 mod attention;
+#[cfg(feature = "cpu")]
+#[allow(unsafe_code)] // SIMD over slices whose lengths are checked first.
+mod dot;
+#[cfg(feature = "cpu")]
+mod flex;
 mod linear;
 mod mapping;
 mod norm;
