@@ -1,8 +1,8 @@
 //! Products of rows with rows: `y[m][n] = x[m] . w[n]`, the form in which a linear layer's weights lie in a checkpoint.
 //!
-//! Both operands are read along their rows, so nothing is rearranged first: weights are used where the file is mapped. An output's
-//! terms are added in an order that depends on nothing but the row's length, so that a row's result is the same to the last bit in any
-//! batch and with any number of threads.
+//! Both operands are read along their rows, so nothing is rearranged first: weights are used where the file is mapped. For few rows
+//! of x, as in the coarse scales, that is all the cost there is; for many, a product that rearranges its operands into panels first
+//! is as fast or faster (docs/performance.md), and [`super::linear`] leaves them to burn's.
 
 use rayon::prelude::*;
 
@@ -12,10 +12,6 @@ const TILE_X: usize = 4;
 const TILE_W: usize = 6;
 /// Rows of w that a task takes.
 const TASK_W: usize = 8 * TILE_W;
-/// Most numbers of a row that a tile takes at a time: its rows of x stay in a core's first cache.
-const STRETCH: usize = 2048;
-/// A stretch is whole vectors, but for the last.
-const STRETCH_STEP: usize = 16;
 /// Numbers of x that a task goes over for each tile of w: they stay in a core's second cache.
 const TASK_X: usize = 160 * 1024;
 
@@ -33,8 +29,7 @@ fn rows_with_rows_by(tile: Tiles, x: &[f32], w: &[f32], bias: Option<&[f32]>, wi
     let (rows, columns) = (x.len() / width, w.len() / width);
     assert!(bias.is_none_or(|b| b.len() == columns), "one bias a column");
     let mut y = Vec::with_capacity(rows * columns);
-    let stretch = width.div_ceil(width.div_ceil(STRETCH)).next_multiple_of(STRETCH_STEP).min(width);
-    let block = (TASK_X / stretch / TILE_X).max(1) * TILE_X;
+    let block = (TASK_X / width / TILE_X).max(1) * TILE_X;
     let (blocks, parts) = (rows.div_ceil(block), columns.div_ceil(TASK_W));
     let out = Out(y.as_mut_ptr());
     (0..blocks * parts).into_par_iter().for_each(|task| {
@@ -44,7 +39,6 @@ fn rows_with_rows_by(tile: Tiles, x: &[f32], w: &[f32], bias: Option<&[f32]>, wi
             w: &w[column * width..(column + TASK_W).min(columns) * width],
             bias: bias.map(|b| &b[column..(column + TASK_W).min(columns)]),
             width,
-            stretch,
             columns,
         };
         // SAFETY: the part's outputs begin at (row, column) of y, whose memory is reserved, and no other task has any of them; and the
@@ -62,8 +56,6 @@ struct Part<'a> {
     w: &'a [f32],
     bias: Option<&'a [f32]>,
     width: usize,
-    /// Numbers of a row that are taken at a time.
-    stretch: usize,
     /// Numbers from one row of y to the next.
     columns: usize,
 }
@@ -80,7 +72,7 @@ type Tiles = unsafe fn(Part<'_>, *mut f32);
 fn best_tiles() -> Tiles {
     #[cfg(target_arch = "x86_64")]
     {
-        if is_x86_feature_detected!("avx512f") {
+        if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl") {
             return x86::avx512;
         }
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
@@ -115,46 +107,42 @@ unsafe fn tiles<L: Lanes>(part: Part<'_>, y: *mut f32) {
     // SAFETY: as this function's; indices stay below the numbers of rows.
     unsafe {
         let (rows, columns) = (part.x.len() / part.width, part.w.len() / part.width);
-        for from in (0..part.width).step_by(part.stretch) {
-            let mut n = 0;
-            while n < columns {
-                let wide = columns - n >= TILE_W;
-                let mut m = 0;
-                while m < rows {
-                    let at = (m, n, from);
-                    match (rows - m, wide) {
-                        (TILE_X.., true) => tile::<L, TILE_X, TILE_W>(&part, at, y),
-                        (3, true) => tile::<L, 3, TILE_W>(&part, at, y),
-                        (2, true) => tile::<L, 2, TILE_W>(&part, at, y),
-                        (_, true) => tile::<L, 1, TILE_W>(&part, at, y),
-                        (TILE_X.., false) => tile::<L, TILE_X, 1>(&part, at, y),
-                        (3, false) => tile::<L, 3, 1>(&part, at, y),
-                        (2, false) => tile::<L, 2, 1>(&part, at, y),
-                        (_, false) => tile::<L, 1, 1>(&part, at, y),
-                    }
-                    m += (rows - m).min(TILE_X);
+        let mut n = 0;
+        while n < columns {
+            let wide = columns - n >= TILE_W;
+            let mut m = 0;
+            while m < rows {
+                match (rows - m, wide) {
+                    (TILE_X.., true) => tile::<L, TILE_X, TILE_W>(&part, m, n, y),
+                    (3, true) => tile::<L, 3, TILE_W>(&part, m, n, y),
+                    (2, true) => tile::<L, 2, TILE_W>(&part, m, n, y),
+                    (_, true) => tile::<L, 1, TILE_W>(&part, m, n, y),
+                    (TILE_X.., false) => tile::<L, TILE_X, 1>(&part, m, n, y),
+                    (3, false) => tile::<L, 3, 1>(&part, m, n, y),
+                    (2, false) => tile::<L, 2, 1>(&part, m, n, y),
+                    (_, false) => tile::<L, 1, 1>(&part, m, n, y),
                 }
-                n += if wide { TILE_W } else { 1 };
+                m += (rows - m).min(TILE_X);
             }
+            n += if wide { TILE_W } else { 1 };
         }
     }
 }
 
-/// `X` rows of x with `W` rows of w, one stretch of them: from row m, row n, number k on.
+/// `X` rows of x from row m on with `W` rows of w from row n on.
 ///
 /// # Safety
 ///
 /// As [`tiles`]; the rows are there.
 #[inline(always)]
-unsafe fn tile<L: Lanes, const X: usize, const W: usize>(part: &Part<'_>, (m, n, from): (usize, usize, usize), y: *mut f32) {
+unsafe fn tile<L: Lanes, const X: usize, const W: usize>(part: &Part<'_>, m: usize, n: usize, y: *mut f32) {
     // SAFETY: reads stay within the rows, writes within the part's outputs.
     unsafe {
         let width = part.width;
         let (x, w) = (part.x.as_ptr().add(m * width), part.w.as_ptr().add(n * width));
         let mut sums = [[L::zero(); W]; X];
-        let mut k = from;
-        let to = width.min(from + part.stretch);
-        while k + L::COUNT <= to {
+        let mut k = 0;
+        while k + L::COUNT <= width {
             let xs: [L; X] = std::array::from_fn(|i| L::load(x.add(i * width + k)));
             for j in 0..W {
                 let wj = L::load(w.add(j * width + k));
@@ -164,8 +152,8 @@ unsafe fn tile<L: Lanes, const X: usize, const W: usize>(part: &Part<'_>, (m, n,
             }
             k += L::COUNT;
         }
-        if k < to {
-            let left = to - k;
+        if k < width {
+            let left = width - k;
             let xs: [L; X] = std::array::from_fn(|i| L::load_first(x.add(i * width + k), left));
             for j in 0..W {
                 let wj = L::load_first(w.add(j * width + k), left);
@@ -178,9 +166,8 @@ unsafe fn tile<L: Lanes, const X: usize, const W: usize>(part: &Part<'_>, (m, n,
         let totals: [[f32; W]; X] = std::array::from_fn(|i| std::array::from_fn(|j| sums[i][j].sum()));
         for (i, row) in totals.iter().enumerate() {
             for (j, total) in row.iter().enumerate() {
-                let place = y.add((m + i) * part.columns + n + j);
-                let before = if from == 0 { part.bias.map_or(0.0, |bias| *bias.get_unchecked(n + j)) } else { place.read() };
-                place.write(before + total);
+                let bias = part.bias.map_or(0.0, |bias| *bias.get_unchecked(n + j));
+                y.add((m + i) * part.columns + n + j).write(total + bias);
             }
         }
     }
@@ -321,7 +308,8 @@ mod x86 {
     /// # Safety
     ///
     /// As [`tiles`]; the processor has AVX-512.
-    #[target_feature(enable = "avx512f")]
+    // VL lets the sums of lanes use all 32 registers too, without which the compiler keeps to 16 throughout.
+    #[target_feature(enable = "avx512f,avx512vl")]
     pub(super) unsafe fn avx512(part: Part<'_>, y: *mut f32) {
         // SAFETY: the caller's.
         unsafe { tiles::<Avx512>(part, y) }
@@ -353,7 +341,7 @@ mod tests {
             if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
                 all.push(("avx2", x86::avx2));
             }
-            if is_x86_feature_detected!("avx512f") {
+            if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl") {
                 all.push(("avx512", x86::avx512));
             }
         }
@@ -363,7 +351,7 @@ mod tests {
     #[test]
     fn every_width_and_count_is_a_sum_of_products() {
         for (name, tile) in all_tiles() {
-            for width in [1, 7, 16, 31, 64, 1000, 2 * STRETCH + 5] {
+            for width in [1, 7, 16, 31, 64, 1000, 4101] {
                 for (rows, columns) in [(1, 1), (2, 5), (3, 6), (4, 13), (9, 50), (1, 6), (0, 3), (3, 0)] {
                     let (x, w, bias) = (waves(rows * width, 0.7), waves(columns * width, 1.3), waves(columns, 0.4));
                     let got = rows_with_rows_by(tile, &x, &w, Some(&bias), width);
@@ -385,7 +373,7 @@ mod tests {
 
     #[test]
     fn a_row_is_the_same_in_any_batch() {
-        let width = STRETCH + 300;
+        let width = 2348;
         let (x, w) = (waves(97 * width, 0.7), waves(61 * width, 1.3));
         let all = rows_with_rows(&x, &w, None, width);
         for count in [1, 2, 3, 5, 64] {

@@ -8,8 +8,16 @@ use burn::tensor::{Bytes, DType, Shape};
 
 use super::dot;
 
-/// `x W + b` with W as it lies in a checkpoint: a row for each output.
+/// Rows from which on rearranging the operands pays (docs/performance.md).
+const MANY_ROWS: usize = 128;
+
+/// `x W + b` for few rows, with W as it lies in a checkpoint: a row for each output.
 pub(super) fn linear(x: &Tensor<3>, layer: &Linear) -> Option<Tensor<3>> {
+    let [batch, length, _] = x.dims();
+    let [inputs, outputs] = layer.weight.shape().dims();
+    if batch * length > MANY_ROWS {
+        return None;
+    }
     let weight = primitive(&layer.weight.val())?;
     let rows = rows_of_outputs(&weight)?;
     let x = primitive(x)?.to_contiguous();
@@ -21,11 +29,8 @@ pub(super) fn linear(x: &Tensor<3>, layer: &Linear) -> Option<Tensor<3>> {
         Some(bias) => Some(bias.as_slice::<f32>()?),
         None => None,
     };
-    let [inputs, outputs] = layer.weight.shape().dims();
     let y = dot::rows_with_rows(x.as_slice()?, rows, bias, inputs);
-    let mut shape = x.layout().shape().to_vec();
-    *shape.last_mut()? = outputs;
-    Some(tensor(y, shape))
+    Some(tensor(y, vec![batch, length, outputs]))
 }
 
 /// The tensor as the CPU backend has it, if it is the CPU backend's and f32.
