@@ -1,6 +1,7 @@
 //! What to make: a builder whose values are checked before any work begins.
 
 use crate::error::{Error, Result};
+use crate::filter::{Filter, PromptFilter};
 use crate::progress::CancelToken;
 use crate::schedule::Respacing;
 
@@ -43,6 +44,7 @@ pub struct Request {
     pub(crate) system_prompt: SystemPrompt,
     pub(crate) steps: Option<Respacing>,
     pub(crate) cancel: Option<CancelToken>,
+    pub(crate) filter: Option<Filter>,
 }
 
 impl Request {
@@ -65,6 +67,7 @@ impl Request {
             system_prompt: SystemPrompt::default(),
             steps: None,
             cancel: None,
+            filter: None,
         }
     }
 
@@ -133,6 +136,12 @@ impl Request {
     /// No token, the default.
     pub fn without_cancel_token(mut self) -> Self {
         self.cancel = None;
+        self
+    }
+
+    /// What decides which prompts are refused; default nothing. Clones of the request share it.
+    pub fn filter(mut self, filter: impl PromptFilter + 'static) -> Self {
+        self.filter = Some(Filter::new(filter));
         self
     }
 

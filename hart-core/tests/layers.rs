@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 /// The stages in the order in which a prompt flows.
 const STAGES: [&str; 5] = ["text", "transformer", "sampling", "residual", "visual"];
 /// What the stages are built on; the error type aside, which names what it carries.
-const BELOW: [&str; 11] =
-    ["config", "request", "rng", "scales", "schedule", "progress", "image", "files", "threads", "embedding", "kernels"];
+const BELOW: [&str; 12] =
+    ["config", "filter", "request", "rng", "scales", "schedule", "progress", "image", "files", "threads", "embedding", "kernels"];
 /// What is built on the stages.
 const ABOVE: [&str; 5] = ["weights", "memory", "open", "pipeline", "stages"];
 
