@@ -37,7 +37,7 @@ struct Layout {
     per_prompt: usize,
 }
 
-fn prompt<'a>(made: Option<&'a Provenance>) -> &'a str {
+fn prompt(made: Option<&Provenance>) -> &str {
     made.map_or("", |made| made.prompt.as_str())
 }
 

@@ -125,10 +125,11 @@ impl Watcher {
     }
 
     fn text(&mut self, text: &str) -> Result<(), Box<dyn Error>> {
-        Ok(match &mut self.canvas {
+        match &mut self.canvas {
             Some(canvas) => canvas.say(text)?,
             None => output::say(text)?,
-        })
+        }
+        Ok(())
     }
 
     fn picture_at(&mut self, picture: Image, text: &str) -> Result<(), Box<dyn Error>> {

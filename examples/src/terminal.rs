@@ -127,7 +127,9 @@ impl Canvas {
     }
 
     fn line(&self, text: &str) -> String {
-        format!("\r\x1b[K{}", console::truncate_str(text, self.columns.saturating_sub(1), "…"))
+        // A prompt may hold line breaks, and codes that a terminal obeys.
+        let text = text.replace(char::is_control, " ");
+        format!("\r\x1b[K{}", console::truncate_str(&text, self.columns.saturating_sub(1), "…"))
     }
 
     /// All that is written for a picture, so that it appears at once.

@@ -54,6 +54,7 @@ fn the_next_picture_goes_over_the_one_before() {
         assert!(first.starts_with(&format!("\r\x1b[K{}\r\x1b[{rows}A\x1b7", "\n".repeat(rows))), "{first:?}");
         assert!(first.ends_with(&format!("\x1b8\x1b[{rows}B\r\x1b[Kone")), "{first:?}");
         canvas.drawn = true;
+        assert!(first.ends_with("one") && canvas.line("a\nb\x1b[2J").ends_with("a b [2J"));
         assert!(canvas.frame(&picture(8), "two").unwrap().starts_with(&format!("\r\x1b[{rows}A\x1b7")));
     }
 }
@@ -74,8 +75,9 @@ fn graphics_protocols_carry_the_picture_whole() {
     let text = iterm(&noise, 6).unwrap();
     assert!(text.starts_with("\x1b]1337;File=inline=1;width=12;height=6;"));
     assert!(decoded(text.trim_end_matches('\x07').split_once(':').unwrap().1.into()) == noise);
-    let text = sixel(&enlarge::rgb(&picture(8))).unwrap();
+    // Sixels are columns of six pixels: a height of whole ones comes back as it was.
+    let text = sixel(&enlarge::rgb(&picture(12))).unwrap();
     let decoded = icy_sixel::SixelImage::decode(text.as_bytes()).unwrap();
-    assert_eq!((decoded.width, decoded.height), (8, 8));
+    assert_eq!((decoded.width, decoded.height), (12, 12));
     assert!(decoded.pixels[0] > 250 && decoded.pixels[1] < 5, "{:?}", &decoded.pixels[..4]);
 }
