@@ -193,6 +193,9 @@ typedef int32_t hart_status;
 /// The caller was compiled for a newer ABI than this library has.
 #define HART_ERR_ABI 105
 
+/// The prompt filter refuses the prompt.
+#define HART_ERR_REFUSED 106
+
 /// A file or folder can't be read or written.
 #define HART_ERR_IO 200
 

@@ -126,6 +126,8 @@ enum class Status : std::int32_t {
     state = HART_ERR_STATE,
     /// The program was compiled for a newer hart than the library is.
     abi = HART_ERR_ABI,
+    /// The prompt filter refuses the prompt.
+    refused = HART_ERR_REFUSED,
     /// A file or folder can't be read or written.
     io = HART_ERR_IO,
     /// A checkpoint's file is missing or is not what its name promises.

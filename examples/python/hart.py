@@ -392,6 +392,7 @@ class Status(enum.IntEnum):
     ERR_REQUEST = 103
     ERR_STATE = 104
     ERR_ABI = 105
+    ERR_REFUSED = 106
     ERR_IO = 200
     ERR_CHECKPOINT = 201
     ERR_CONFIG = 202

@@ -5,75 +5,37 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use clap::{ArgAction, Parser};
-use hart_core::{
-    CancelToken, Control, DeviceKind, Event, Generation, Hart, Image, Observer, OpenOptions, Request, Respacing, SystemPrompt,
-    WeightSet,
-};
+use clap::Parser;
+use hart_core::{CancelToken, Control, Event, Generation, Hart, Image, Observer, Request};
 use hart_examples::bars::Bars;
-use hart_examples::output;
+use hart_examples::settings::Settings;
+use hart_examples::{INTERRUPTED, grid, lines, output, stop_on_ctrl_c};
 use serde_json::json;
-
-/// The model that is shipped with the examples.
-const SHIPPED_MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/starter");
-/// Exit code of a run stopped by Ctrl-C, as shells have it.
-const INTERRUPTED: u8 = 130;
 
 /// Makes pictures from prompts.
 #[derive(Parser, Debug)]
 #[command(name = "generate", version, about = "Makes pictures from prompts with HART", max_term_width = 110)]
 struct Arguments {
     /// What to draw; several prompts make several pictures
-    #[arg(required = true, value_name = "PROMPT")]
+    #[arg(required_unless_present = "prompts_file", value_name = "PROMPT")]
     prompts: Vec<String>,
-    /// Folder of the model, which holds llm and tokenizer
-    #[arg(short, long, value_name = "FOLDER", default_value = SHIPPED_MODEL, hide_default_value = true)]
-    model: PathBuf,
-    /// Folder of the text model, if it isn't in or beside the model's
-    #[arg(long, value_name = "FOLDER")]
-    text_model: Option<PathBuf>,
-    /// Which weights: EMA if there are some, else plain
-    #[arg(long, value_name = "auto|ema|plain", default_value = "auto", value_parser = weight_set)]
-    weights: WeightSet,
+    /// Also draws the prompts of this file, one a line; - is standard input. Blank lines and # comments are skipped
+    #[arg(long = "prompts", id = "prompts_file", value_name = "FILE")]
+    prompts_file: Option<PathBuf>,
     /// PNG file; n in braces stands for the number of a picture
     #[arg(short, long, value_name = "FILE", default_value = "out.png")]
     out: PathBuf,
-    /// Also writes all pictures side by side into this PNG file
+    /// Also writes all pictures side by side into this PNG file, with their prompts and seeds
     #[arg(long, value_name = "FILE")]
     grid: Option<PathBuf>,
+    /// The grid has the pictures alone, at their own size
+    #[arg(long, requires = "grid")]
+    no_labels: bool,
     /// Pictures of each prompt; their seeds count up
     #[arg(short = 'n', long, value_name = "COUNT", default_value_t = 1)]
     count: usize,
-    /// Seed of the first picture
-    #[arg(short, long, default_value_t = 0, allow_negative_numbers = true)]
-    seed: u64,
-    /// Strength of guidance; 0 is none [default: the model's, usually 4.5]
-    #[arg(short, long, allow_negative_numbers = true)]
-    guidance: Option<f64>,
-    /// Mixes codes instead of drawing one [default: the model's, usually true]
-    #[arg(long, value_name = "true|false", action = ArgAction::Set)]
-    soft: Option<bool>,
-    /// Codes kept in drawing a token [default: the model's, usually 600 then 300]
-    #[arg(long)]
-    top_k: Option<usize>,
-    /// Keeps the likeliest codes of this probability together; 0 keeps all [default: the model's, usually 0]
-    #[arg(long, allow_negative_numbers = true)]
-    top_p: Option<f64>,
-    /// Steps of the residual diffusion, such as 8, 10,5 or ddim25 [default: the model's]
-    #[arg(long)]
-    steps: Option<Respacing>,
-    /// System prompt; "" for none [default: the model's llm/system_prompt.txt, if there is one]
-    #[arg(long, value_name = "TEXT")]
-    system_prompt: Option<String>,
-    /// Where to compute
-    #[arg(long, value_name = "auto|cpu", default_value = "auto")]
-    device: DeviceKind,
-    /// Threads of the CPU [default: all]
-    #[arg(long, value_name = "COUNT")]
-    threads: Option<usize>,
-    /// Refuses what is estimated to take more memory than this [default: no limit]
-    #[arg(long, value_name = "GIGABYTES")]
-    max_memory: Option<f64>,
+    #[command(flatten)]
+    settings: Settings,
     /// Prints the time of each stage
     #[arg(long)]
     timings: bool,
@@ -85,52 +47,13 @@ struct Arguments {
     quiet: bool,
 }
 
-fn weight_set(name: &str) -> Result<WeightSet, String> {
-    match name {
-        "auto" => Ok(WeightSet::PreferEma),
-        "ema" => Ok(WeightSet::Ema),
-        "plain" => Ok(WeightSet::Plain),
-        _ => Err("expected auto, ema or plain".into()),
-    }
-}
-
 impl Arguments {
-    fn request(&self, cancel: CancelToken) -> Request {
-        let mut request = Request::batch(self.prompts.clone()).images_per_prompt(self.count).seed(self.seed).cancel_token(cancel);
-        if let Some(guidance) = self.guidance {
-            request = request.guidance(guidance);
+    fn request(&self, seed: u64, cancel: CancelToken) -> Result<Request, String> {
+        let mut prompts = self.prompts.clone();
+        if let Some(file) = &self.prompts_file {
+            prompts.extend(lines::read("--prompts", file)?);
         }
-        if let Some(soft) = self.soft {
-            request = request.soft_sampling(soft);
-        }
-        if let Some(top_p) = self.top_p {
-            request = request.top_p(top_p);
-        }
-        if let Some(top_k) = self.top_k {
-            request = request.top_k(top_k);
-        }
-        if let Some(steps) = &self.steps {
-            request = request.steps(steps.clone());
-        }
-        match self.system_prompt.as_deref() {
-            None => request,
-            Some("") => request.system_prompt(SystemPrompt::Off),
-            Some(text) => request.system_prompt(SystemPrompt::Text(text.into())),
-        }
-    }
-
-    fn options(&self) -> OpenOptions {
-        let mut options = OpenOptions::new().device(self.device).weight_set(self.weights);
-        if let Some(threads) = self.threads {
-            options = options.threads(threads);
-        }
-        if let Some(gigabytes) = self.max_memory {
-            options = options.max_memory((gigabytes * 1e9) as u64);
-        }
-        match &self.text_model {
-            Some(folder) => options.text_model(folder),
-            None => options,
-        }
+        Ok(self.settings.request(prompts, seed, cancel)?.images_per_prompt(self.count))
     }
 }
 
@@ -140,7 +63,8 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let cancel = CancelToken::new();
-    let request = arguments.request(cancel.clone());
+    let seed = arguments.settings.seed.number()?;
+    let request = arguments.request(seed, cancel.clone())?;
     request.validate()?;
     output::check_folder("--out", &arguments.out)?;
     if let Some(grid) = &arguments.grid {
@@ -149,18 +73,17 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
             return Err(format!("--grid {}: that is a picture's own file; name another", grid.display()).into());
         }
     }
-    // The second Ctrl-C ends the program at once.
-    ctrlc::set_handler(move || if cancel.is_cancelled() { std::process::exit(INTERRUPTED.into()) } else { cancel.cancel() })?;
+    stop_on_ctrl_c(cancel)?;
 
     let opening = Instant::now();
-    let hart = Hart::open(&arguments.model, arguments.options())?;
+    let hart = Hart::open(&arguments.settings.model, arguments.settings.options())?;
     let opened = opening.elapsed();
     let mut saver = Saver::new(arguments, request.total_images());
     let made = hart.generate(&request, &mut saver);
     let files = saver.finish()?;
     match made {
         Ok(made) => {
-            report(arguments, &made, &files, opened)?;
+            report(arguments, seed, &made, &files, opened)?;
             Ok(ExitCode::SUCCESS)
         }
         Err(error) if error.is_cancelled() => {
@@ -206,17 +129,13 @@ impl Observer for Saver<'_> {
     }
 }
 
-fn report(arguments: &Arguments, made: &Generation, files: &[PathBuf], opened: Duration) -> Result<(), Box<dyn Error>> {
-    for truncation in &made.truncated {
-        let which = truncation.prompt.map_or_else(|| "the system prompt".into(), |p| format!("prompt {}", p + 1));
-        eprintln!(
-            "warning: {which} has {} tokens, the model reads {}; not read: \"{}\"",
-            truncation.tokens, truncation.kept, truncation.cut
-        );
-    }
+fn report(arguments: &Arguments, seed: u64, made: &Generation, files: &[PathBuf], opened: Duration) -> Result<(), Box<dyn Error>> {
+    output::warn_truncated(&made.truncated);
     if let Some(path) = &arguments.grid {
         let columns = (made.images.len() as f64).sqrt().ceil() as usize;
-        Image::grid(&made.images, columns)?.save_png(path)?;
+        let bare = || Image::grid(&made.images, columns);
+        let grid = if arguments.no_labels { bare()? } else { grid::labelled(&made.images, arguments.count)? };
+        grid.save_png(path)?;
     }
     if !arguments.quiet {
         eprintln!("{:.2} s{}", made.timings.total.as_secs_f64(), list(files));
@@ -228,6 +147,7 @@ fn report(arguments: &Arguments, made: &Generation, files: &[PathBuf], opened: D
         let seeds: Vec<_> = made.images.iter().map(|i| i.provenance.as_ref().map(|p| p.seed)).collect();
         output::say(json!({
             "files": files.iter().map(|f| f.to_string_lossy()).collect::<Vec<_>>(),
+            "seed": seed,
             "seeds": seeds,
             "grid": arguments.grid.as_ref().map(|f| f.to_string_lossy()),
             "open_ms": (opened.as_secs_f64() * 1e5).round() / 100.0,

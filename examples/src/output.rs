@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hart_core::{Stage, Timings};
+use hart_core::{Stage, Timings, Truncation};
 use serde_json::{Map, Value, json};
 
 /// File name of picture `index` of `count`: `{n}` becomes its number, from 0; without one, pictures after the first get `-1`, `-2`
@@ -52,6 +52,41 @@ pub fn check_folder(flag: &str, pattern: &Path) -> Result<(), String> {
     match tempfile::Builder::new().prefix(".hart-").tempfile_in(folder) {
         Ok(_) => Ok(()),
         Err(e) => Err(format!("{flag} {}: can't write into {}: {e}", pattern.display(), folder.display())),
+    }
+}
+
+/// Writes a file whole or not at all: to a temporary one in the same folder, which then takes its name. A link is followed.
+///
+/// # Errors
+///
+/// The system's, with the path.
+pub fn save(path: &Path, bytes: &[u8]) -> Result<(), String> {
+    let target = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+    let folder = match target.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let mut builder = tempfile::Builder::new();
+    // A temporary file is private; a picture has the rights of any new file.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut write = || {
+        let mut file = builder.prefix(".hart-").tempfile_in(folder)?;
+        file.write_all(bytes)?;
+        file.as_file().sync_all()?;
+        file.persist(&target).map_err(|e| e.error)
+    };
+    write().map(drop).map_err(|e| format!("{}: {e}", path.display()))
+}
+
+/// Says on standard error which texts were longer than the checkpoint reads, and what was cut.
+pub fn warn_truncated(truncated: &[Truncation]) {
+    for truncation in truncated {
+        let which = truncation.prompt.map_or_else(|| "the system prompt".into(), |p| format!("prompt {}", p + 1));
+        eprintln!(
+            "warning: {which} has {} tokens, the model reads {}; not read: \"{}\"",
+            truncation.tokens, truncation.kept, truncation.cut
+        );
     }
 }
 

@@ -1,47 +1,16 @@
 //! The programs as a stranger runs them, with right and wrong arguments.
 
 use std::fs;
-use std::path::Path;
-use std::process::{Command, Output};
 
 use hart_core::Image;
 use serde_json::Value;
+use support::{fails, names, run, succeeds};
+
+mod support;
 
 const GENERATE: &str = env!("CARGO_BIN_EXE_generate");
 const RECONSTRUCT: &str = env!("CARGO_BIN_EXE_reconstruct");
 const MAKE_CHECKPOINT: &str = env!("CARGO_BIN_EXE_make_checkpoint");
-
-/// Runs a program in a folder.
-fn run(program: &str, folder: &Path, arguments: &[&str]) -> Output {
-    Command::new(program).args(arguments).current_dir(folder).output().unwrap()
-}
-
-/// Runs it and expects it to succeed; its standard output.
-fn succeeds(program: &str, folder: &Path, arguments: &[&str]) -> String {
-    let output = run(program, folder, arguments);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{arguments:?}: {errors}");
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// Runs it and expects it to fail with a message that names all of `words`, leaving no file behind.
-fn fails(program: &str, arguments: &[&str], words: &[&str]) {
-    let folder = tempfile::tempdir().unwrap();
-    let output = run(program, folder.path(), arguments);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success(), "{arguments:?} succeeded");
-    assert!(!errors.contains("panicked"), "{errors}");
-    for word in words {
-        assert!(errors.contains(word), "{arguments:?}: no {word:?} in: {errors}");
-    }
-    assert_eq!(names(folder.path()), [""; 0], "{arguments:?} left files");
-}
-
-fn names(folder: &Path) -> Vec<String> {
-    let mut names: Vec<String> = fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
-}
 
 fn last_line(output: &str) -> Value {
     serde_json::from_str(output.lines().last().unwrap()).unwrap()
@@ -63,8 +32,22 @@ fn a_prompt_becomes_a_picture() {
 #[test]
 fn many_pictures_a_grid_and_a_line_of_json() {
     let folder = tempfile::tempdir().unwrap();
-    let arguments =
-        ["a parrot", "a sunflower", "-n", "2", "-s", "5", "-o", "p{n}.png", "--grid", "all.png", "--json", "--timings", "-q"];
+    let arguments = [
+        "a parrot",
+        "a sunflower",
+        "-n",
+        "2",
+        "-s",
+        "5",
+        "-o",
+        "p{n}.png",
+        "--grid",
+        "all.png",
+        "--no-labels",
+        "--json",
+        "--timings",
+        "-q",
+    ];
     let output = succeeds(GENERATE, folder.path(), &arguments);
     assert_eq!(names(folder.path()), ["all.png", "p0.png", "p1.png", "p2.png", "p3.png"]);
     let json = last_line(&output);
@@ -114,7 +97,13 @@ fn what_is_not_read_is_said() {
     let output = run(GENERATE, folder.path(), &[&long, "--system-prompt", &format!("{long} finally"), "-q"]);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(errors.contains("the system prompt has") && errors.contains("warning: prompt 1 has"), "{errors}");
+    // The words that were cut are named, and not those that were read.
     assert!(errors.contains("finally\""), "{errors}");
+    let output =
+        run(GENERATE, folder.path(), &["a parrot on a branch and a house by the sea and a guitar made of old cheese", "-q"]);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let cut = errors.split_once("not read: \"").unwrap().1;
+    assert!(errors.contains("the model reads 24") && cut.contains("old cheese\"") && !cut.contains("parrot"), "{errors}");
 }
 
 #[test]
@@ -127,12 +116,15 @@ fn wrong_arguments_are_named() {
     fails(GENERATE, &["x", "--steps", "0"], &["--steps", "number of steps"]);
     fails(GENERATE, &["x", "--count", "0"], &["at least one"]);
     fails(GENERATE, &["x", "--count", "99999"], &["at most 1024"]);
-    fails(GENERATE, &["x", "--seed", "-1"], &["--seed"]);
+    for seed in ["-1", "18446744073709551616", "1.5", "dice"] {
+        fails(GENERATE, &["x", "--seed", seed], &["--seed", seed, "18446744073709551615, or random"]);
+    }
+    fails(GENERATE, &["x", "--no-labels"], &["--grid"]);
     fails(GENERATE, &["x", "--device", "tpu"], &["tpu", "auto, cpu"]);
     fails(GENERATE, &["x", "--weights", "best"], &["auto, ema or plain"]);
     fails(GENERATE, &["x", "--weights", "ema"], &["no EMA weights"]);
     fails(GENERATE, &["x", "--model", "nowhere"], &["nowhere", "root folder"]);
-    fails(GENERATE, &["x", "--text-model", "nowhere"], &["nowhere", "--text-model"]);
+    fails(GENERATE, &["x", "--text-model", "nowhere"], &["nowhere", "option text model"]);
     fails(GENERATE, &["x", "--out", "missing/out.png"], &["missing", "make it first"]);
     fails(GENERATE, &["x", "--out", "."], &["that is a folder"]);
     fails(GENERATE, &["x", "--grid", "missing/out.png"], &["--grid", "missing"]);

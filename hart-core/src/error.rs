@@ -71,6 +71,14 @@ pub enum Error {
         /// What is wrong with it, and what would do.
         problem: String,
     },
+    /// The request's [`PromptFilter`](crate::PromptFilter) refuses a prompt.
+    #[error("prompt \"{}\" is refused: {reason}", shortened(prompt))]
+    Refused {
+        /// The prompt, whole.
+        prompt: String,
+        /// What the filter said.
+        reason: String,
+    },
     /// The device is not compiled in or not there.
     #[error("device `{name}`: {problem}")]
     Device {
@@ -105,6 +113,14 @@ pub enum Error {
 
 /// The library's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A text's first line, and no more of it than a message needs.
+fn shortened(text: &str) -> String {
+    const MOST: usize = 60;
+    let line = text.trim().lines().next().unwrap_or_default();
+    let short: String = line.chars().take(MOST).collect();
+    if short.len() < text.trim().len() { format!("{}...", short.trim_end()) } else { short }
+}
 
 impl Error {
     pub(crate) fn io(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {

@@ -193,9 +193,10 @@ impl Hart {
     ///
     /// # Errors
     ///
-    /// [`Error::Request`] and [`Error::Memory`] before any work; [`Error::Cancelled`] with the pictures that were finished; [`Error::Overflow`].
+    /// [`Error::Request`], [`Error::Refused`] and [`Error::Memory`] before any work; [`Error::Cancelled`] with the pictures that were finished; [`Error::Overflow`].
     pub fn generate(&self, request: &Request, observer: &mut dyn Observer) -> Result<Generation> {
         request.validate()?;
+        request.filter.as_ref().map_or(Ok(()), |filter| filter.check(&request.prompts))?;
         memory::allow("this request", self.memory(request).peak(), self.max_memory)?;
         self.threads.observe(observer, |observer| self.generate_here(request, observer))
     }

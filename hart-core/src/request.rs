@@ -1,6 +1,7 @@
 //! What to make: a builder whose values are checked before any work begins.
 
 use crate::error::{Error, Result};
+use crate::filter::{Filter, PromptFilter};
 use crate::from_image::FromImage;
 use crate::progress::CancelToken;
 use crate::schedule::Respacing;
@@ -45,6 +46,7 @@ pub struct Request {
     pub(crate) steps: Option<Respacing>,
     pub(crate) from_image: Option<FromImage>,
     pub(crate) cancel: Option<CancelToken>,
+    pub(crate) filter: Option<Filter>,
 }
 
 impl Request {
@@ -68,6 +70,7 @@ impl Request {
             steps: None,
             from_image: None,
             cancel: None,
+            filter: None,
         }
     }
 
@@ -157,6 +160,12 @@ impl Request {
     /// No token, the default.
     pub fn without_cancel_token(mut self) -> Self {
         self.cancel = None;
+        self
+    }
+
+    /// What decides which prompts are refused; default nothing. Clones of the request share it.
+    pub fn filter(mut self, filter: impl PromptFilter + 'static) -> Self {
+        self.filter = Some(Filter::new(filter));
         self
     }
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use hart_core::{Control, Error, Event, Files, Hart, Image, Observer, OpenOptions, Request, Step, WeightSet};
+use hart_core::{Control, Error, Event, Files, Hart, Image, Observer, OpenOptions, PromptFilter, Request, Step, WeightSet};
 
 fn starter() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/models/starter")
@@ -164,4 +164,43 @@ fn a_models_own_settings_stand_in_for_what_a_request_leaves_out() {
         );
     let error = Hart::from_files(files, OpenOptions::new()).unwrap_err().to_string();
     assert!(error.contains("generation_config.json") && error.contains("top_k"), "{error}");
+}
+
+#[test]
+fn a_filter_refuses_a_prompt_before_any_work() {
+    struct NoBirds;
+    impl PromptFilter for NoBirds {
+        fn refuse(&self, prompt: &str) -> Option<String> {
+            prompt.contains("parrot").then(|| "birds are not drawn".into())
+        }
+    }
+    let hart = open(OpenOptions::new());
+    let long = format!("a parrot {}", "and a house ".repeat(50));
+    for request in [Request::batch(["a house", &long]).filter(NoBirds), Request::new(&long).filter(|p: &str| NoBirds.refuse(p))] {
+        // A clone keeps the filter.
+        let request = request.clone();
+        let mut unheard = |_: &Event<'_>| panic!("work has begun");
+        let error = hart.generate(&request, &mut unheard).unwrap_err();
+        let message = error.to_string();
+        assert!(message.starts_with("prompt \"a parrot and a house") && message.ends_with("...\" is refused: birds are not drawn"));
+        assert!(message.len() < 120, "{message}");
+        let Error::Refused { prompt, reason } = error else { panic!("{message}") };
+        assert_eq!((prompt, reason.as_str()), (long.clone(), "birds are not drawn"));
+        assert!(format!("{request:?}").contains("Filter"));
+        assert!(hart.generate(&request.prompts(["a house"]), &mut ()).is_ok());
+    }
+}
+
+#[test]
+fn a_filter_hears_every_prompt_once_and_changes_no_picture() {
+    let heard = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let inside = heard.clone();
+    let request = Request::batch(["a house", "a guitar"]).images_per_prompt(2);
+    let filtered = request.clone().filter(move |prompt: &str| {
+        inside.lock().unwrap().push(prompt.to_string());
+        None
+    });
+    let hart = open(OpenOptions::new());
+    assert!(hart.generate(&filtered, &mut ()).unwrap().images == hart.generate(&request, &mut ()).unwrap().images);
+    assert_eq!(*heard.lock().unwrap(), ["a house", "a guitar"]);
 }

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 /// The stages in the order in which a prompt flows.
 const STAGES: [&str; 5] = ["text", "transformer", "sampling", "residual", "visual"];
 /// What the stages are built on; the error type aside, which names what it carries.
-const BELOW: [&str; 12] = [
+const BELOW: [&str; 13] = [
     "config",
+    "filter",
     "request",
     "rng",
     "scales",

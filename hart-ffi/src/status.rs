@@ -30,6 +30,8 @@ pub const HART_ERR_REQUEST: hart_status = 103;
 pub const HART_ERR_STATE: hart_status = 104;
 /// The caller was compiled for a newer ABI than this library has.
 pub const HART_ERR_ABI: hart_status = 105;
+/// The prompt filter refuses the prompt.
+pub const HART_ERR_REFUSED: hart_status = 106;
 
 /// A file or folder can't be read or written.
 pub const HART_ERR_IO: hart_status = 200;
@@ -59,7 +61,7 @@ pub const HART_ERR_POISONED: hart_status = 901;
 pub const HART_ERR_OTHER: hart_status = 902;
 
 /// Name and meaning of every status.
-const STATUSES: [(hart_status, &CStr); 20] = [
+const STATUSES: [(hart_status, &CStr); 21] = [
     (HART_OK, c"done"),
     (HART_CANCELLED, c"cancelled"),
     (HART_ERR_NULL, c"a pointer is NULL"),
@@ -68,6 +70,7 @@ const STATUSES: [(hart_status, &CStr); 20] = [
     (HART_ERR_REQUEST, c"the request can't be carried out"),
     (HART_ERR_STATE, c"not now"),
     (HART_ERR_ABI, c"the caller was compiled for a newer ABI"),
+    (HART_ERR_REFUSED, c"the prompt filter refuses the prompt"),
     (HART_ERR_IO, c"a file can't be read or written"),
     (HART_ERR_CHECKPOINT, c"a checkpoint's file is missing or damaged"),
     (HART_ERR_CONFIG, c"a configuration value won't do"),
@@ -112,6 +115,7 @@ impl From<Error> for Failure {
             Error::Weights(_) => HART_ERR_WEIGHTS,
             Error::NotFinite { .. } => HART_ERR_NOT_FINITE,
             Error::Request { .. } => HART_ERR_REQUEST,
+            Error::Refused { .. } => HART_ERR_REFUSED,
             Error::Device { .. } => HART_ERR_DEVICE,
             Error::Memory { .. } => HART_ERR_MEMORY,
             Error::Cancelled { .. } => HART_CANCELLED,

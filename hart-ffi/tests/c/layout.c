@@ -71,6 +71,7 @@ AT(hart_image_view, settings, 56);
 _Static_assert(HART_OK == 0 && HART_CANCELLED == 1, "status");
 _Static_assert(HART_ERR_NULL == 100 && HART_ERR_UTF8 == 101 && HART_ERR_ARGUMENT == 102, "status");
 _Static_assert(HART_ERR_REQUEST == 103 && HART_ERR_STATE == 104 && HART_ERR_ABI == 105, "status");
+_Static_assert(HART_ERR_REFUSED == 106, "status");
 _Static_assert(HART_ERR_IO == 200 && HART_ERR_CHECKPOINT == 201 && HART_ERR_CONFIG == 202, "status");
 _Static_assert(HART_ERR_WEIGHTS == 203 && HART_ERR_NOT_FINITE == 204 && HART_ERR_PICTURE == 205, "status");
 _Static_assert(HART_ERR_DEVICE == 300 && HART_ERR_MEMORY == 301 && HART_ERR_OVERFLOW == 302, "status");

@@ -1,0 +1,152 @@
+//! The program `preview`: what it draws, writes and refuses.
+
+use std::fs;
+use std::io::Cursor;
+use std::path::Path;
+
+use hart_core::Image;
+use image::codecs::gif::GifDecoder;
+use image::codecs::png::PngDecoder;
+use image::{AnimationDecoder, Frame, RgbImage};
+use support::{fails, names, run, succeeds};
+
+mod support;
+
+const PREVIEW: &str = env!("CARGO_BIN_EXE_preview");
+const GENERATE: &str = env!("CARGO_BIN_EXE_generate");
+/// Scales of the shipped model.
+const SCALES: usize = 6;
+
+fn bytes(folder: &Path, name: &str) -> Vec<u8> {
+    fs::read(folder.join(name)).unwrap()
+}
+
+#[test]
+fn without_a_terminal_there_are_lines_and_the_picture_that_generate_makes() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = ["a parrot", "--seed", "5", "--guidance", "2", "--top-k", "40", "--system-prompt", "small"];
+    let output = succeeds(PREVIEW, folder.path(), &settings);
+    for scale in 1..=SCALES {
+        assert!(output.lines().any(|line| line.starts_with(&format!("scale {scale} of {SCALES}: "))), "{output}");
+    }
+    assert!(!output.contains('\x1b') && output.ends_with("a parrot, seed 5\n"), "{output:?}");
+    succeeds(GENERATE, folder.path(), &[&settings[..], &["-o", "b.png"]].concat());
+    assert_eq!(names(folder.path()), ["b.png", "out.png"]);
+    assert!(bytes(folder.path(), "out.png") == bytes(folder.path(), "b.png"));
+}
+
+/// The frames are the scales and the finished picture, each pixel as 8 x 8, and the last one stays longest.
+fn assert_frames(frames: &[Frame], finished: &Image, most: u8) {
+    assert_eq!(frames.len(), SCALES + 1);
+    assert!(frames.iter().all(|frame| frame.buffer().dimensions() == (256, 256)));
+    let ms: Vec<u32> = frames.iter().map(|frame| frame.delay().numer_denom_ms().0).collect();
+    assert!(ms[..SCALES].iter().all(|ms| *ms == 350) && ms[SCALES] == 2500, "{ms:?}");
+    let last = image::DynamicImage::ImageRgba8(frames[SCALES].buffer().clone()).to_rgb8();
+    let differs = |a: &[u8], b: &[u8]| a.iter().zip(b).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+    let finished = RgbImage::from_raw(32, 32, finished.pixels().to_vec()).unwrap();
+    let worst = last.enumerate_pixels().map(|(x, y, pixel)| differs(&pixel.0, &finished.get_pixel(x / 8, y / 8).0)).max().unwrap();
+    assert!(worst <= most, "{worst}");
+    assert!(frames[0].buffer() != frames[SCALES].buffer());
+}
+
+#[test]
+fn the_scales_become_an_animated_gif() {
+    let folder = tempfile::tempdir().unwrap();
+    succeeds(PREVIEW, folder.path(), &["a red heart", "--animation", "a.gif"]);
+    assert_eq!(names(folder.path()), ["a.gif", "out.png"]);
+    let gif = bytes(folder.path(), "a.gif");
+    assert!(gif.windows(11).any(|w| w == b"NETSCAPE2.0"), "it plays once");
+    let frames = GifDecoder::new(Cursor::new(gif)).unwrap().into_frames().collect_frames().unwrap();
+    // 256 colours a frame.
+    assert_frames(&frames, &Image::open_png(folder.path().join("out.png")).unwrap(), 40);
+}
+
+#[test]
+fn the_scales_become_an_animated_png_which_others_see_finished() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("a.png"), "the old file").unwrap();
+    succeeds(PREVIEW, folder.path(), &["a red heart 🦜", "-a", "a.png"]);
+    let finished = Image::open_png(folder.path().join("out.png")).unwrap();
+    let decoder = PngDecoder::new(Cursor::new(bytes(folder.path(), "a.png"))).unwrap();
+    assert_frames(&decoder.apng().unwrap().into_frames().collect_frames().unwrap(), &finished, 0);
+    let still = Image::open_png(folder.path().join("a.png")).unwrap();
+    assert_eq!((still.width(), &still.provenance), (256, &finished.provenance));
+    assert_eq!(still.pixels()[..3], finished.pixels()[..3]);
+}
+
+/// A disk that is full after the picture: the old animation stays.
+#[cfg(target_os = "linux")]
+#[test]
+fn an_animation_is_not_half_written() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("a.gif"), "the old one").unwrap();
+    // Files may grow to 8 blocks of 512 bytes, and the signal that says so is ignored.
+    let script = format!("trap '' XFSZ; ulimit -f 8; '{PREVIEW}' 'a parrot' -a a.gif >/dev/null");
+    let output = run("sh", folder.path(), &["-c", &script]);
+    assert!(!output.status.success() && String::from_utf8_lossy(&output.stderr).contains("error: a.gif: "), "{output:?}");
+    assert_eq!(names(folder.path()), ["a.gif", "out.png"]);
+    assert_eq!(bytes(folder.path(), "a.gif"), b"the old one");
+}
+
+/// A terminal of 80 x 24 characters without an answer to any question.
+#[cfg(target_os = "linux")]
+#[test]
+fn in_a_terminal_the_scales_are_drawn_in_one_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let draw = |environment: &str, arguments: &str| {
+        let inner = format!("stty rows 24 cols 80; {environment} '{PREVIEW}' 'a red heart' {arguments}");
+        let script = format!("env -u TMUX -u TERM_PROGRAM -u LC_TERMINAL -u NO_COLOR script -qec \"{inner}\" /dev/null </dev/null");
+        String::from_utf8(run("sh", folder.path(), &["-c", &script]).stdout).unwrap()
+    };
+    let text = draw("TERM=xterm COLORTERM=truecolor", "");
+    // 32 pixels are 16 rows; the cursor goes up by as many before each picture.
+    assert_eq!(text.matches("\x1b[16A").count(), SCALES + 1, "{text:?}");
+    assert_eq!(text.matches('▀').count(), (SCALES + 1) * 32 * 16);
+    assert!(text.contains("\x1b[38;2;") && text.contains("scale 6 of 6") && text.contains("a red heart, seed 0"));
+    let text = draw("TERM=xterm COLORTERM=", "");
+    assert!(text.contains("\x1b[38;5;") && !text.contains("38;2;"));
+    assert_eq!(draw("TERM=xterm-kitty", "").matches("\x1b_Ga=T").count(), SCALES + 1);
+    assert_eq!(draw("TERM=xterm", "--draw iterm").matches("\x1b]1337;File=inline=1").count(), SCALES + 1);
+    assert_eq!(draw("TERM=xterm", "--draw sixel").matches("\x1bP").count(), SCALES + 1);
+    for plain in [draw("TERM=dumb", ""), draw("TERM=xterm", "--draw none")] {
+        assert!(!plain.contains('\x1b') && plain.contains("scale 6 of 6"), "{plain:?}");
+    }
+}
+
+/// Ctrl-C stops the run; no file is left.
+#[cfg(unix)]
+#[test]
+fn ctrl_c_cancels_with_the_shells_code() {
+    use std::io::{BufRead, BufReader};
+    use std::process::{Command, Stdio};
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(PREVIEW);
+    command.args(["a parrot", "--steps", "1000", "-a", "a.gif"]).current_dir(folder.path());
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    // The diffusion's thousand steps come next.
+    assert!(lines.any(|line| line.starts_with("scale 6 of 6")));
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{output:?}");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "cancelled\n");
+    assert_eq!(names(folder.path()), [""; 0]);
+}
+
+#[test]
+fn wrong_arguments_are_named() {
+    fails(PREVIEW, &[], &["PROMPT"]);
+    fails(PREVIEW, &[" "], &["prompt", "empty"]);
+    fails(PREVIEW, &["x", "y"], &["'y'"]);
+    fails(PREVIEW, &["x", "--animation", "a.webp"], &["--animation a.webp", ".gif, .png or .apng"]);
+    fails(PREVIEW, &["x", "--animation", "gif"], &["--animation gif", ".gif, .png or .apng"]);
+    fails(PREVIEW, &["x", "--animation", "missing/a.gif"], &["--animation", "make it first"]);
+    fails(PREVIEW, &["x", "--animation", "out.png"], &["--animation out.png", "own file"]);
+    fails(PREVIEW, &["x", "--out", "missing/a.png"], &["--out", "make it first"]);
+    fails(PREVIEW, &["x", "--seed", "18446744073709551616"], &["--seed"]);
+    fails(PREVIEW, &["x", "--guidance", "nan"], &["guidance"]);
+    fails(PREVIEW, &["x", "--draw", "ascii"], &["--draw", "blocks"]);
+    fails(PREVIEW, &["x", "--model", "nowhere"], &["nowhere", "root folder"]);
+    #[cfg(target_os = "linux")]
+    fails(PREVIEW, &["x", "--animation", "/proc/a.gif"], &["--animation", "can't write"]);
+}
