@@ -1,13 +1,13 @@
 //! Prompt to PNG: `cargo run --release -- "a red heart on a yellow background"`.
 
 use std::error::Error;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use hart_core::{CancelToken, Control, Event, Generation, Hart, Image, Observer, Request};
-use hart_examples::bars::Bars;
+use hart_core::{CancelToken, Generation, Hart, Image, Request};
+use hart_examples::saver::{Saver, list};
 use hart_examples::settings::Settings;
 use hart_examples::{INTERRUPTED, grid, lines, output, stop_on_ctrl_c};
 use serde_json::json;
@@ -78,7 +78,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let opening = Instant::now();
     let hart = Hart::open(&arguments.settings.model, arguments.settings.options())?;
     let opened = opening.elapsed();
-    let mut saver = Saver::new(arguments, request.total_images());
+    let mut saver = Saver::new(&arguments.out, request.total_images(), arguments.quiet);
     let made = hart.generate(&request, &mut saver);
     let files = saver.finish()?;
     match made {
@@ -91,41 +91,6 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
             Ok(ExitCode::from(INTERRUPTED))
         }
         Err(error) => Err(error.into()),
-    }
-}
-
-/// Shows progress, and saves every picture as soon as it is finished.
-struct Saver<'a> {
-    out: &'a Path,
-    count: usize,
-    bars: Bars,
-    files: Vec<PathBuf>,
-    error: Option<hart_core::Error>,
-}
-
-impl<'a> Saver<'a> {
-    fn new(arguments: &'a Arguments, count: usize) -> Self {
-        let bars = Bars::new(count, arguments.quiet);
-        Self { out: &arguments.out, count, bars, files: vec![], error: None }
-    }
-
-    /// The files, or what kept one from being written.
-    fn finish(self) -> Result<Vec<PathBuf>, hart_core::Error> {
-        self.error.map_or(Ok(self.files), Err)
-    }
-}
-
-impl Observer for Saver<'_> {
-    fn event(&mut self, event: &Event<'_>) -> Control {
-        if self.error.is_some() { Control::Cancel } else { self.bars.event(event) }
-    }
-
-    fn picture(&mut self, image: &Image) {
-        let path = output::numbered(self.out, self.files.len(), self.count);
-        match image.save_png(&path) {
-            Ok(()) => self.files.push(path),
-            Err(error) => self.error = Some(error),
-        }
     }
 }
 
@@ -155,8 +120,4 @@ fn report(arguments: &Arguments, seed: u64, made: &Generation, files: &[PathBuf]
         }))?;
     }
     Ok(())
-}
-
-fn list(files: &[PathBuf]) -> String {
-    files.iter().map(|f| format!(" -> {}", f.display())).collect()
 }

@@ -7,6 +7,8 @@ pub mod grid;
 pub mod label;
 pub mod lines;
 pub mod output;
+pub mod picture;
+pub mod saver;
 pub mod settings;
 pub mod terminal;
 pub mod word_filter;
@@ -40,3 +42,8 @@ pub fn exit_code(result: Result<ExitCode, Box<dyn Error>>) -> ExitCode {
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 struct FrontPage;
+
+/// The user's guide, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/guide.md")]
+struct Guide;

@@ -7,8 +7,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use hart_core::stages::{Latent, Progress, VisualTokenizer};
 use hart_core::{DeviceKind, Image, OpenOptions};
-use hart_examples::output;
-use image::imageops::FilterType;
+use hart_examples::{output, picture};
 use serde_json::json;
 
 /// Tokenizes a picture and decodes it again: the hybrid picture left, the discrete-only one right
@@ -44,7 +43,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let options = OpenOptions::new().device(arguments.device);
     let device = arguments.device.open()?;
     let (tokenizer, _) = VisualTokenizer::open(&arguments.model.join("tokenizer"), &options, &device)?;
-    let original = open_square(arguments, tokenizer.resolution())?;
+    let original = picture::open_square(&arguments.picture, tokenizer.resolution())?;
     let tokens = tokenizer.tokenize_images(std::slice::from_ref(&original))?;
     let hybrid = decode(&tokenizer, &tokens.hybrid())?;
     let discrete = decode(&tokenizer, &tokenizer.discrete(&tokens))?;
@@ -63,22 +62,6 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
         output::say(json!({ "file": arguments.out.to_string_lossy(), "psnr_db": psnr, "codes": codes }))?;
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// The picture's middle square at the model's size; transparency is laid over white.
-fn open_square(arguments: &Arguments, side: usize) -> Result<Image, Box<dyn Error>> {
-    let named = |e: &dyn std::fmt::Display| format!("{}: {e}", arguments.picture.display());
-    let reader = image::ImageReader::open(&arguments.picture).map_err(|e| named(&e))?;
-    let picture = reader.with_guessed_format().map_err(|e| named(&e))?.decode().map_err(|e| named(&e))?;
-    let mut over_white = image::RgbaImage::from_pixel(picture.width(), picture.height(), image::Rgba([255; 4]));
-    image::imageops::overlay(&mut over_white, &picture.to_rgba8(), 0, 0);
-    let picture = over_white;
-    let square = picture.width().min(picture.height());
-    let (left, top) = ((picture.width() - square) / 2, (picture.height() - square) / 2);
-    let cropped = image::imageops::crop_imm(&picture, left, top, square, square).to_image();
-    let resized = image::imageops::resize(&cropped, side as u32, side as u32, FilterType::Lanczos3);
-    let pixels = resized.pixels().flat_map(|p| [p[0], p[1], p[2]]).collect();
-    Ok(Image::from_rgb(side, side, pixels)?)
 }
 
 fn decode(tokenizer: &VisualTokenizer, latent: &Latent) -> Result<Image, hart_core::Error> {

@@ -1,0 +1,70 @@
+//! The program that starts from a picture, as a stranger runs it.
+
+use std::path::Path;
+
+use hart_core::Image;
+
+use support::{fails, names, succeeds};
+
+mod support;
+
+const EDIT: &str = env!("CARGO_BIN_EXE_edit");
+const GENERATE: &str = env!("CARGO_BIN_EXE_generate");
+
+fn heart(folder: &Path) {
+    succeeds(GENERATE, folder, &["a red heart on a yellow background", "--seed", "7", "--out", "heart.png", "-q"]);
+}
+
+#[test]
+fn a_part_is_drawn_anew_and_the_rest_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    heart(folder.path());
+    let mask = (0..64).flat_map(|i| [if i % 8 < 4 { 255u8 } else { 0 }; 3]).collect();
+    Image::from_rgb(8, 8, mask).unwrap().save_png(folder.path().join("mask.png")).unwrap();
+    succeeds(
+        EDIT,
+        folder.path(),
+        &["heart.png", "a sunflower", "--rectangle", "0,0,50,100", "--seed", "2", "--out", "a.png", "-q"],
+    );
+    succeeds(EDIT, folder.path(), &["heart.png", "a sunflower", "--mask", "mask.png", "--seed", "2", "--out", "b.png", "-q"]);
+    let open = |name: &str| Image::open_png(folder.path().join(name)).unwrap();
+    let (before, after) = (open("heart.png"), open("a.png"));
+    assert!(after == open("b.png"), "a mask of the same half is the same edit");
+    let difference = |columns: std::ops::Range<usize>| -> u32 {
+        let places = (0..32).flat_map(|y| columns.clone().map(move |x| 3 * (32 * y + x)));
+        places.flat_map(|i| (i..i + 3)).map(|i| u32::from(before.pixels()[i].abs_diff(after.pixels()[i]))).sum()
+    };
+    assert!(difference(0..8) > 3 * difference(24..32), "{} and {}", difference(0..8), difference(24..32));
+    let settings = after.provenance.unwrap().settings;
+    assert!(settings.ends_with("inpainting of a picture"), "{settings}");
+}
+
+#[test]
+fn variations_and_surroundings_are_saved_and_shown_together() {
+    let folder = tempfile::tempdir().unwrap();
+    heart(folder.path());
+    let arguments = ["heart.png", "a red heart", "--vary", "2", "-n", "3", "--out", "v{n}.png", "--grid", "all.png"];
+    succeeds(EDIT, folder.path(), &arguments);
+    assert_eq!(names(folder.path()), ["all.png", "heart.png", "v0.png", "v1.png", "v2.png"]);
+    let all = Image::open_png(folder.path().join("all.png")).unwrap();
+    assert_eq!((all.width(), all.height()), (4 * 32, 32));
+    succeeds(EDIT, folder.path(), &["heart.png", "a red heart", "--outpaint", "25,25,50", "--out", "around.png"]);
+    let around = Image::open_png(folder.path().join("around.png")).unwrap();
+    assert!(around.provenance.unwrap().settings.ends_with("outpainting of a picture"));
+}
+
+#[test]
+fn wrong_arguments_are_named() {
+    let picture = concat!(env!("CARGO_MANIFEST_DIR"), "/models/starter/samples.png");
+    fails(EDIT, &[picture, "x"], &["--mask", "--rectangle", "--outpaint", "--vary"]);
+    fails(EDIT, &[picture, "x", "--vary", "2", "--rectangle", "0,0,1,1"], &["cannot be used with"]);
+    fails(EDIT, &[picture, "x", "--rectangle", "0,0,200,1"], &["--rectangle", "expected 4 numbers from 0 to 100"]);
+    fails(EDIT, &[picture, "x", "--outpaint", "0,0"], &["--outpaint", "expected 3 numbers"]);
+    fails(EDIT, &[picture, "x", "--outpaint", "0,0,0"], &["--outpaint", "nothing is left"]);
+    fails(EDIT, &[picture, "x", "--outpaint", "90,0,50"], &["reach beyond the model's 32 x 32"]);
+    fails(EDIT, &[picture, "x", "--vary", "6"], &["expected 1 to 5 of 6"]);
+    fails(EDIT, &[picture, "x", "--rectangle", "0,0,0,0"], &["keeps everything"]);
+    fails(EDIT, &["nowhere.png", "x", "--vary", "2"], &["nowhere.png"]);
+    fails(EDIT, &[picture, "", "--vary", "2"], &["prompt: number 1 is empty"]);
+    fails(EDIT, &[picture, "x", "--vary", "2", "--out", "no/x.png"], &["--out", "make it first"]);
+}
