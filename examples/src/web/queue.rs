@@ -170,3 +170,60 @@ fn end(state: &mut State, job: Arc<Job>) {
         state.ended.pop_front();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::Settings;
+
+    fn job() -> Arc<Job> {
+        let settings = Settings { prompt: "a parrot".into(), ..Settings::default() };
+        Job::new(settings.check(1).unwrap(), true)
+    }
+
+    #[test]
+    fn only_the_newest_pictures_are_kept() {
+        let (queue, first, second) = (Queue::new(1), job(), job());
+        queue.add(&first, 0, Picture { png: vec![0], seed: 0 });
+        for index in 0..KEPT_IMAGES - 1 {
+            queue.add(&second, index, Picture { png: vec![0], seed: 0 });
+        }
+        assert!(first.picture(0).is_some());
+        queue.add(&second, KEPT_IMAGES - 1, Picture { png: vec![0], seed: 0 });
+        assert!(first.picture(0).is_none() && second.picture(0).is_some());
+        let large = vec![0; KEPT_BYTES + 1];
+        queue.add(&second, KEPT_IMAGES, Picture { png: large, seed: 0 });
+        assert_eq!(second.pictures().len(), 1);
+    }
+
+    #[test]
+    fn ended_requests_are_forgotten_in_time() {
+        let (queue, first) = (Queue::new(0), job());
+        for index in 0..=KEPT_JOBS {
+            let job = if index == 0 { first.clone() } else { job() };
+            queue.push(&job).unwrap();
+            assert!(queue.push(&self::job()).is_err(), "one waits and none may");
+            assert_eq!(queue.next().unwrap().id, job.id);
+            assert!(queue.find(&first.id).is_some());
+            job.cancel();
+            queue.finished(job, Duration::ZERO);
+        }
+        assert!(queue.find(&first.id).is_none());
+        queue.close();
+        assert!(queue.next().is_none() && queue.push(&job()).is_err());
+    }
+
+    #[test]
+    fn places_in_the_queue_are_told() {
+        let (queue, jobs) = (Queue::new(3), [job(), job(), job()]);
+        for job in &jobs {
+            queue.push(job).unwrap();
+        }
+        let position = |job: &Job| job.since(0).last().map(|h| (h.name, h.data["position"].as_u64()));
+        assert_eq!(position(&jobs[2]), Some(("queued", Some(2))));
+        queue.next();
+        queue.cancel(&jobs[1]);
+        assert_eq!(position(&jobs[1]), Some(("cancelled", None)));
+        assert_eq!(position(&jobs[2]), Some(("queued", Some(1))));
+    }
+}
