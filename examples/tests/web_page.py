@@ -25,15 +25,17 @@ FLAGS = [
 # So many diffusion steps make the small model slow enough to be watched and cancelled.
 SLOW = "250"
 DRAWN = [
-    ("a penguin on a light blue background", 4, 1),
-    ("a sunflower", 2, 1),
-    ("a guitar on a light blue background", 3, 1),
-    ("an owl on a pink background", 1, 1),
-    ("a hamburger on a light green background", 4, 1),
-    ("a rocket on a black background", 6, 1),
-    ("a parrot", 1, 4),
-    ("a tropical fish on a light blue background", 2, 1),
+    ("an owl on a white background", 0, 1),
+    ("a watermelon on a white background", 0, 1),
+    ("a hamburger on a white background", 1, 4),
+    ("a panda on a yellow background", 1, 1),
+    ("a butterfly on a white background", 1, 1),
     ("a strawberry on a white background", 1, 1),
+    ("a rocket on a white background", 0, 1),
+    ("a parrot", 1, 4),
+    ("a tropical fish on a white background", 2, 1),
+    ("a penguin on a white background", 3, 1),
+    ("a red apple on a light blue background", 1, 1),
     ("a red heart on a yellow background", 7, 1),
 ]
 # Counts the previews that are shown, from the first on.
@@ -142,6 +144,7 @@ def everything(page):
     page.until(lambda: page.tiles())
     page["cancel"].click()
     page.rest()
+    assert page.driver.switch_to.active_element == page["go"]
     assert len(page.thumbnails()) == 2 and 1 <= len(page.tiles()) < 16
 
     # Another page waits its turn, and says so.
@@ -196,7 +199,7 @@ def everything(page):
     page.driver.find_element(By.TAG_NAME, "summary").click()
     page.fill("seed", "18446744073709551615")
     page.draw("long" * 100, seed="18446744073709551615", count=5)
-    for width in (360, 320, 801, 1200):
+    for width in (360, 320, 761, 1001, 1200):
         page.width_fits(width, 740)
     page.driver.find_element(By.TAG_NAME, "summary").click()
 
@@ -218,7 +221,7 @@ def screenshots(page, file):
     page.resize(1200, 800)
     for prompt, seed, count in DRAWN:
         page.draw(prompt, seed=seed, count=count)
-    page.driver.execute_script("document.activeElement.blur()")
+    page.driver.execute_script("document.activeElement.blur(); scrollTo(0, 0)")
     time.sleep(0.3)
     page.driver.save_screenshot(str(file))
     # For the eye: dark, a phone, and one at work.
@@ -229,11 +232,11 @@ def screenshots(page, file):
         page.until(lambda: page.tiles())
         page.until(lambda: len(page.driver.find_elements(By.CSS_SELECTOR, ".tile img")) > 1)
         page.driver.save_screenshot(str(file.with_name("working.png")))
-        page["cancel"].click()
-        page.rest()
         page.media()
         page.resize(360, 1500, 2)
         page.driver.save_screenshot(str(file.with_name("phone.png")))
+        page["cancel"].click()
+        page.rest()
 
 
 def main():

@@ -28,7 +28,7 @@ use crate::queue::{KEPT_IMAGES, Queue};
 /// The model that is shipped with the examples.
 const SHIPPED_MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/starter");
 /// What is still open this long after a signal is dropped.
-const SHUTDOWN: Duration = Duration::from_millis(1500);
+const SHUTDOWN: Duration = Duration::from_millis(1000);
 /// Exit code after the second Ctrl-C, as shells have it.
 const INTERRUPTED: i32 = 130;
 

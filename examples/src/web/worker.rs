@@ -13,8 +13,10 @@ use serde_json::{Value, json};
 use crate::App;
 use crate::job::{Job, Picture};
 
-/// Largest side of a preview; a published model's is a fraction of its picture's, and cheap to decode.
-const PREVIEW_SIDE: usize = 256;
+/// Smallest and largest side of a preview. Twice the side takes four times the time to decode: seconds, on a CPU.
+const PREVIEW_SIDES: [usize; 2] = [64, 256];
+/// Previews grow as long as one takes at most this share of the run's time until then, and shrink if one takes twice as much.
+const PREVIEW_SHARE: f64 = 0.05;
 /// Shortest time between two reports of progress within a scale.
 const PROGRESS_TIME: Duration = Duration::from_millis(100);
 
@@ -22,7 +24,8 @@ const PROGRESS_TIME: Duration = Duration::from_millis(100);
 pub fn work(app: &App) {
     while let Some(job) = app.queue.next() {
         let start = Instant::now();
-        let mut teller = Teller { app, job: &job, finished: 0, scale: (0, 0), told: None, failed: None };
+        let mut teller =
+            Teller { app, job: &job, finished: 0, scale: (0, 0), preview_side: PREVIEW_SIDES[0], told: None, failed: None };
         // A bug in a run must not end the server.
         let made = catch_unwind(AssertUnwindSafe(|| app.hart.generate(&job.request, &mut teller)));
         let failed = teller.failed;
@@ -55,6 +58,7 @@ struct Teller<'a> {
     job: &'a Arc<Job>,
     finished: usize,
     scale: (usize, usize),
+    preview_side: usize,
     told: Option<Instant>,
     failed: Option<String>,
 }
@@ -74,9 +78,17 @@ impl Teller<'_> {
         self.job.tell("progress", data);
     }
 
-    fn preview(&self, event: &Event<'_>) {
+    fn preview(&mut self, event: &Event<'_>) {
+        let start = Instant::now();
         // A preview that can't be made is no reason to stop; the run itself will say what is wrong.
-        let Some(Ok(image)) = event.preview(PREVIEW_SIDE) else { return };
+        let Some(Ok(image)) = event.preview(self.preview_side) else { return };
+        let share = start.elapsed().as_secs_f64() / event.elapsed.as_secs_f64();
+        let [smallest, largest] = PREVIEW_SIDES;
+        if 4.0 * share < PREVIEW_SHARE {
+            self.preview_side = largest.min(2 * self.preview_side);
+        } else if share > 2.0 * PREVIEW_SHARE {
+            self.preview_side = smallest.max(self.preview_side / 2);
+        }
         let Ok(png) = image.to_png() else { return };
         let (scale, scales) = self.scale;
         let data = json!({ "image": self.finished, "scale": scale, "scales": scales, "png": STANDARD.encode(png) });

@@ -75,6 +75,7 @@ async function draw() {
     run.tiles = pictures(begun.count, run);
     about(null);
     mark(null);
+    $("working").scrollIntoView({ block: "nearest" });
     listen(begun.events, (name, data) => hear[name](run, data));
     // Escape may have come before the answer.
     if (run.unwanted) cancel(run.id);
@@ -85,9 +86,8 @@ async function draw() {
 }
 
 function stop() {
-  if (!active) return;
+  if (!active || active.unwanted) return;
   active.unwanted = true;
-  $("cancel").disabled = true;
   if (active.id) cancel(active.id);
 }
 
@@ -101,7 +101,9 @@ const hear = {
   progress(run, { stage, image, scale, scales, fraction, seconds }) {
     const of = run.settings.count > 1 ? `Picture ${Math.min(image + 1, run.settings.count)} of ${run.settings.count}, ` : "";
     const at = scale > 0 ? `scale ${scale}/${scales}, ` : "";
-    const left = seconds > 3 && fraction > 0.03 ? `, about ${duration((seconds * (1 - fraction)) / fraction)} left` : "";
+    const rest = (seconds * (1 - fraction)) / fraction;
+    // Early on an estimate would be a guess.
+    const left = seconds > 3 && fraction > 0.15 && rest >= 1 ? `, about ${duration(rest)} left` : "";
     run.waiting = false;
     progress(fraction, sentence(of + at + STAGES[stage]).slice(0, -1), seconds >= 1 ? duration(seconds) + left : "");
   },
@@ -173,12 +175,16 @@ function restore(run) {
 function busy(is) {
   $("go").disabled = is;
   $("go").textContent = is ? "Drawing…" : "Draw";
-  $("cancel").hidden = !is;
-  $("cancel").disabled = false;
+  // The keyboard's place must not be lost with the button.
+  if (!is && document.activeElement === $("cancel")) $("go").focus();
   $("working").hidden = !is;
   $("stage").setAttribute("aria-busy", is);
-  if (is) progress(0, "Starting", "");
-  else document.title = "hart";
+  if (is) {
+    progress(0, "Starting", "");
+    // On a phone the keyboard would hide what happens.
+    if (matchMedia("(pointer: coarse)").matches) document.activeElement?.blur();
+  }
+  if (!is) document.title = "hart";
 }
 
 function progress(fraction, step, time) {
