@@ -34,7 +34,8 @@ def main():
     models = [model.id for model in client.models.list()]
     assert models and client.models.retrieve(models[0]).id == models[0]
 
-    made = client.images.generate(model=models[0], prompt="a parrot", n=2, size="auto", response_format="b64_json", extra_body={"seed": 5})
+    settings = {"size": "auto", "response_format": "b64_json", "extra_body": {"seed": 5}}
+    made = client.images.generate(model=models[0], prompt="a parrot", n=2, **settings)
     pictures = [base64.b64decode(image.b64_json) for image in made.data]
     assert len(pictures) == 2 and pictures[0] != pictures[1] and made.created > 1_600_000_000
     assert all(picture.startswith(b"\x89PNG") for picture in pictures)

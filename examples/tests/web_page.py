@@ -145,7 +145,8 @@ def everything(page):
     page["cancel"].click()
     page.rest()
     assert page.driver.switch_to.active_element == page["go"]
-    assert len(page.thumbnails()) == 2 and 1 <= len(page.tiles()) < 16
+    kept = (len(page.thumbnails()), len(page.tiles()))
+    assert kept[0] == 2 and 1 <= kept[1] < 16, kept
 
     # Another page waits its turn, and says so.
     page.ask("a guitar", seed=3, count=4, steps=SLOW)

@@ -7,7 +7,13 @@ import { about, empty, pictures, say, select } from "/stage.js";
 const $ = (id) => document.getElementById(id);
 /** Pictures of at most this side are drawn as crisp squares. */
 const SMALL = 128;
-const STAGES = { text: "reading the prompt", transformer: "drawing", sampling: "drawing", residual: "refining", decode: "decoding" };
+const STAGES = {
+  text: "reading the prompt",
+  transformer: "drawing",
+  sampling: "drawing",
+  residual: "refining",
+  decode: "decoding",
+};
 
 let model;
 /** The run that is under way, and the one that is shown when none is. */
