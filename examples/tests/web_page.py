@@ -141,7 +141,7 @@ def everything(page):
 
     # Cancelling one of many keeps those that were finished.
     page.ask("a guitar", seed=3, count=16, steps="60")
-    page.until(lambda: page.tiles())
+    page.until(lambda: "picture 2 of 16" in page["step"].text.lower())
     page["cancel"].click()
     page.rest()
     assert page.driver.switch_to.active_element == page["go"]
@@ -230,7 +230,7 @@ def screenshots(page, file):
         page.media(prefers_color_scheme="dark")
         page.driver.save_screenshot(str(file.with_name("dark.png")))
         page.ask("a parrot", seed=1, count=4, steps=SLOW)
-        page.until(lambda: page.tiles())
+        page.until(lambda: "picture 2 of 4" in page["step"].text.lower())
         page.until(lambda: len(page.driver.find_elements(By.CSS_SELECTOR, ".tile img")) > 1)
         page.driver.save_screenshot(str(file.with_name("working.png")))
         page.media()

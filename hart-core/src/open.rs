@@ -229,10 +229,7 @@ fn text_folder(storage: &Storage, root: &Path, text_model: Option<&Path>) -> Res
     let mut folders = places.flat_map(|place| TEXT_FOLDERS.map(|name| place.join(name)));
     folders.find(|folder| storage.is_file(&folder.join("config.json"))).ok_or_else(|| {
         let names = TEXT_FOLDERS.join(" or ");
-        Error::checkpoint(
-            root,
-            format!("no text model: expected a folder {names} there or beside it, or name its folder (the option text model)"),
-        )
+        Error::checkpoint(root, format!("no text model: expected a folder {names} there or beside it, or name its folder (the option text model)"))
     })
 }
 
