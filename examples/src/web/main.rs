@@ -1,0 +1,175 @@
+//! A page to try hart in a browser, and a server for programs: `cargo run --release -p hart-examples --features web --bin web`.
+
+mod api;
+mod failure;
+mod guard;
+mod job;
+mod json;
+mod openai;
+mod page;
+mod queue;
+mod settings;
+mod worker;
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use clap::Parser;
+use hart_core::{Hart, OpenOptions};
+use hart_examples::output;
+use tokio::net::TcpListener;
+
+use crate::queue::{KEPT_IMAGES, Queue};
+
+/// The model that is shipped with the examples.
+const SHIPPED_MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/starter");
+/// What is still open this long after a signal is dropped.
+const SHUTDOWN: Duration = Duration::from_millis(1000);
+/// Exit code after the second Ctrl-C, as shells have it.
+const INTERRUPTED: i32 = 130;
+
+/// Serves a page that makes pictures, and OpenAI's images API.
+#[derive(Parser, Debug)]
+#[command(name = "web", version, about = "A web page and an API that make pictures with HART", max_term_width = 110)]
+struct Arguments {
+    /// Folder of the model, which holds llm and tokenizer [default: the small one that is shipped]
+    #[arg(short, long, value_name = "FOLDER", default_value = SHIPPED_MODEL, hide_default_value = true)]
+    model: PathBuf,
+    /// Folder of the text model, if it isn't in or beside the model's
+    #[arg(long, value_name = "FOLDER")]
+    text_model: Option<PathBuf>,
+    /// Port; 0 takes a free one
+    #[arg(short, long, default_value_t = 7860)]
+    port: u16,
+    /// Address to listen on; any but this machine's own is open to others, who need no password
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    host: String,
+    /// Threads of the CPU [default: all]
+    #[arg(long, value_name = "COUNT")]
+    threads: Option<usize>,
+    /// Requests that may wait while one is worked on
+    #[arg(long, value_name = "COUNT", default_value_t = 8)]
+    queue: usize,
+    /// Most pictures of one request
+    #[arg(long, value_name = "COUNT", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=KEPT_IMAGES as i64))]
+    max_images: u16,
+}
+
+/// What every handler sees.
+pub struct App {
+    /// The model.
+    pub hart: Hart,
+    /// Its name: that of its folder.
+    pub name: String,
+    /// Work, and what came of it.
+    pub queue: Queue,
+    /// Most pictures of one request.
+    pub max_images: usize,
+    /// Whether only this machine reaches the server.
+    pub loopback: bool,
+}
+
+fn main() -> ExitCode {
+    hart_examples::exit_code(run(&Arguments::parse()))
+}
+
+fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
+    // One thread serves: all it does is hand over text and finished files.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(serve(arguments))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn serve(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
+    // The port before the model, which may take long to open.
+    let listener = TcpListener::bind((arguments.host.as_str(), arguments.port))
+        .await
+        .map_err(|e| format!("can't listen on {}, port {}: {e}; see --host and --port", arguments.host, arguments.port))?;
+    let address = listener.local_addr()?;
+    let app = Arc::new(open(arguments, address.ip().is_loopback())?);
+    let worker = std::thread::Builder::new().name("hart-worker".into()).spawn({
+        let app = app.clone();
+        move || worker::work(&app)
+    })?;
+    let (stopping, stopped) = tokio::sync::oneshot::channel();
+    let signal = signals()?;
+    if !app.loopback {
+        eprintln!("warning: whoever reaches {address} can make pictures: there is no password and no encryption");
+    }
+    let side = app.hart.config().resolution();
+    // If nobody reads this the server is no worse for it.
+    let _ = output::say(format!("http://{address}/ ({}, {side} x {side} pixels; Ctrl-C ends it)", app.name));
+
+    let waits = app.clone();
+    let shutdown = async move {
+        signal.await;
+        eprintln!("stopping");
+        // Ends the event streams too.
+        waits.queue.close();
+        let _ = stopping.send(());
+    };
+    let server = axum::serve(listener, router(app)).with_graceful_shutdown(shutdown);
+    tokio::select! {
+        ended = server => ended?,
+        () = async { let _ = stopped.await; tokio::time::sleep(SHUTDOWN).await } => {}
+    }
+    // A run that was just cancelled ends within a layer; one that doesn't is left to the end of the program.
+    for _ in 0..10 {
+        if worker.is_finished() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
+}
+
+fn open(arguments: &Arguments, loopback: bool) -> Result<App, hart_core::Error> {
+    let mut options = OpenOptions::new();
+    if let Some(threads) = arguments.threads {
+        options = options.threads(threads);
+    }
+    if let Some(folder) = &arguments.text_model {
+        options = options.text_model(folder);
+    }
+    let hart = Hart::open(&arguments.model, options)?;
+    let folder = arguments.model.canonicalize().unwrap_or_else(|_| arguments.model.clone());
+    let name = folder.file_name().map_or_else(|| "hart".into(), |n| n.to_string_lossy().into_owned());
+    Ok(App { hart, name, queue: Queue::new(arguments.queue), max_images: arguments.max_images.into(), loopback })
+}
+
+fn router(app: Arc<App>) -> Router {
+    Router::new()
+        .merge(page::routes())
+        .merge(api::routes())
+        .merge(openai::routes())
+        .fallback(failure::not_found)
+        .method_not_allowed_fallback(failure::not_allowed)
+        .layer(axum::middleware::from_fn_with_state(app.clone(), guard::guard))
+        .with_state(app)
+}
+
+/// Heard from here on; ends with the first Ctrl-C or SIGTERM. The second ends the program at once.
+fn signals() -> std::io::Result<impl Future<Output = ()>> {
+    #[cfg(unix)]
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    let terminated = async move {
+        #[cfg(unix)]
+        terminate.recv().await;
+        #[cfg(not(unix))]
+        std::future::pending::<()>().await;
+    };
+    Ok(async move {
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            () = terminated => {}
+        }
+        tokio::spawn(async {
+            let _ = tokio::signal::ctrl_c().await;
+            std::process::exit(INTERRUPTED);
+        });
+    })
+}

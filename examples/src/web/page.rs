@@ -1,0 +1,30 @@
+//! The page. Its files are in the program.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::header;
+use axum::response::IntoResponse;
+use axum::routing::get;
+
+use crate::App;
+
+/// Path, type and content of each file.
+const FILES: [(&str, &str, &str); 7] = [
+    ("/", "text/html; charset=utf-8", include_str!("page/index.html")),
+    ("/style.css", "text/css; charset=utf-8", include_str!("page/style.css")),
+    ("/page.js", "text/javascript; charset=utf-8", include_str!("page/page.js")),
+    ("/run.js", "text/javascript; charset=utf-8", include_str!("page/run.js")),
+    ("/stage.js", "text/javascript; charset=utf-8", include_str!("page/stage.js")),
+    ("/history.js", "text/javascript; charset=utf-8", include_str!("page/history.js")),
+    ("/icon.svg", "image/svg+xml", include_str!("page/icon.svg")),
+];
+
+/// A route for each.
+pub fn routes() -> Router<Arc<App>> {
+    FILES.into_iter().fold(Router::new(), |router, (path, kind, content)| {
+        // After an update the browser must not mix old files with new ones.
+        let headers = [(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "no-cache")];
+        router.route(path, get(async move || (headers, content).into_response()))
+    })
+}

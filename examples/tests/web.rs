@@ -1,0 +1,280 @@
+//! The web server as its clients see it, over plain HTTP.
+
+#[path = "web/client.rs"]
+mod client;
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use hart_core::{Hart, OpenOptions, Request};
+use serde_json::{Value, json};
+
+use client::{Server, WEB, post};
+
+const STARTER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/starter");
+
+/// Diffusion steps that make the small model slow on any machine.
+const SLOW: &str = "100";
+
+/// What the library makes of the same.
+fn library(prompt: &str, seed: u64, count: usize) -> Vec<Vec<u8>> {
+    let hart = Hart::open(STARTER, OpenOptions::new()).unwrap();
+    let made = hart.generate(&Request::new(prompt).seed(seed).images_per_prompt(count), &mut ()).unwrap();
+    made.images.iter().map(|i| i.to_png().unwrap()).collect()
+}
+
+fn names(events: &[(String, Value)], name: &str) -> usize {
+    events.iter().filter(|e| e.0 == name).count()
+}
+
+#[test]
+fn the_page_and_its_files() {
+    let server = Server::start(&[]);
+    let page = server.get("/");
+    assert_eq!(page.status, 200);
+    let text = String::from_utf8(page.body).unwrap();
+    assert!(page.head.contains("text/html") && text.contains("<title>hart</title>"));
+    for header in ["content-security-policy: default-src 'none'", "x-content-type-options: nosniff", "x-frame-options: deny"] {
+        assert!(page.head.contains(header), "{header} in {}", page.head);
+    }
+    assert!(!page.head.contains("access-control") && !page.head.contains("unsafe-inline"));
+    let mut files = text.clone();
+    for file in ["/page.js", "/run.js", "/stage.js", "/history.js", "/style.css", "/icon.svg"] {
+        let answer = server.get(file);
+        assert_eq!(answer.status, 200, "{file}");
+        files.push_str(&String::from_utf8(answer.body).unwrap());
+    }
+    // Nothing comes from elsewhere.
+    assert!(!files.replace("http://www.w3.org/2000/svg", "").contains("http"));
+    let model = server.get("/api/model").json();
+    assert_eq!((&model["name"], &model["width"], &model["defaults"]["top_p"]), (&json!("starter"), &json!(32), &json!(0.5)));
+}
+
+#[test]
+fn events_lead_to_the_librarys_pictures() {
+    let server = Server::start(&["--threads", "2"]);
+    let id = server.ask(json!({"prompt": "A parrot 🦜", "seed": "18446744073709551615", "count": 2}));
+    let events = server.events(&id);
+    assert_eq!(events[0], ("queued".into(), json!({"position": 0})));
+    assert_eq!(events.last().unwrap().0, "done");
+    assert!(events.last().unwrap().1["milliseconds"]["total"].as_f64().unwrap() > 0.0);
+    assert_eq!((names(&events, "preview"), names(&events, "image")), (12, 2));
+    let fractions: Vec<f64> = events.iter().filter(|e| e.0 == "progress").map(|e| e.1["fraction"].as_f64().unwrap()).collect();
+    assert!(fractions.len() >= 12 && fractions.is_sorted() && fractions.iter().all(|f| (0.0..=1.0).contains(f)));
+    for (_, preview) in events.iter().filter(|e| e.0 == "preview") {
+        let png = base64::engine::general_purpose::STANDARD.decode(preview["png"].as_str().unwrap()).unwrap();
+        assert_eq!(hart_core::Image::from_png("preview", &png).unwrap().width(), 32);
+        assert_eq!(preview["scales"], 6);
+    }
+    let images: Vec<&Value> = events.iter().filter(|e| e.0 == "image").map(|e| &e.1).collect();
+    assert_eq!((&images[0]["seed"], &images[1]["seed"]), (&json!("18446744073709551615"), &json!("0")));
+    let urls = images.iter().map(|i| i["url"].as_str().unwrap());
+    for (url, expected) in urls.zip(library("A parrot 🦜", u64::MAX, 2)) {
+        let answer = server.get(url);
+        assert!(answer.head.contains("content-type: image/png") && !answer.head.contains("content-disposition"));
+        assert!(answer.body == expected, "{url} isn't what the library makes");
+        let answer = server.get(&format!("{url}?download"));
+        assert!(answer.head.contains("filename=\"a-parrot-"), "{}", answer.head);
+    }
+    // Whoever comes back hears only the rest; and the end can be cancelled as little as it can be undone.
+    let rest: Vec<_> = server.listen(&id, &format!("Last-Event-ID: {}\r\n", events.len() - 2)).collect();
+    assert_eq!(rest, events[events.len() - 1..]);
+    assert_eq!(server.post(&format!("/api/generate/{id}/cancel"), "").json(), json!({"cancelled": false}));
+}
+
+#[test]
+fn a_long_prompt_is_noted() {
+    let server = Server::start(&[]);
+    let id = server.ask(json!({"prompt": format!("{} finally", "a parrot and ".repeat(20))}));
+    let (name, done) = server.events(&id).pop().unwrap();
+    assert!(name == "done" && done["notes"][0].as_str().unwrap().contains("finally"), "{done}");
+}
+
+#[test]
+fn the_queue_has_an_end_and_cancelling_frees_it() {
+    let server = Server::start(&["--queue", "1", "--max-images", "200"]);
+    let many = json!({"prompt": "a parrot", "count": 200, "steps": SLOW});
+    let running = server.ask(many.clone());
+    let waiting = server.ask(many.clone());
+    let refused = server.post("/api/generate", &many.to_string());
+    assert_eq!((refused.status, &refused.json()["error"]["code"]), (429, &json!("queue_full")));
+    assert!(refused.head.contains("retry-after: "), "{}", refused.head);
+    let refused = server.post("/v1/images/generations", "{\"prompt\": \"a parrot\"}");
+    assert_eq!((refused.status, &refused.json()["error"]["type"]), (429, &json!("rate_limit_error")));
+    let mut heard = server.listen(&waiting, "");
+    assert_eq!(heard.next().unwrap(), ("queued".into(), json!({"position": 1})));
+    assert_eq!(server.post(&format!("/api/generate/{waiting}/cancel"), "").json(), json!({"cancelled": true}));
+    assert_eq!(heard.last().unwrap(), ("cancelled".into(), json!({"finished": 0})));
+    let mut heard = server.listen(&running, "");
+    heard.find(|e| e.0 == "image").unwrap();
+    server.post(&format!("/api/generate/{running}/cancel"), "");
+    let (name, data) = heard.last().unwrap();
+    assert!(name == "cancelled" && data["finished"].as_u64().unwrap() < 200, "{name} {data}");
+    assert_eq!(server.get(&format!("/api/images/{running}/0.png")).status, 200, "what was finished is there");
+    server.assert_free(Duration::from_secs(10));
+}
+
+#[test]
+fn what_is_wrong_is_said_in_json() {
+    let server = Server::start(&[]);
+    let wrong = |body: &str, status: u16, words: &str| {
+        for path in ["/api/generate", "/v1/images/generations"] {
+            let answer = server.post(path, body);
+            assert!(answer.status == status && answer.message().contains(words), "{path} {body:.50}: {}", answer.json());
+            assert_eq!(answer.json()["error"]["type"], "invalid_request_error");
+        }
+    };
+    for body in ["", "{", "[]", "null", "\"x\"", "{}", "{\"prompt\": 3}", "{\"prompt\": \"\\ud800\"}"] {
+        wrong(body, 400, "the body won't do");
+    }
+    wrong(&"[".repeat(60_000), 400, "the body won't do");
+    wrong(&format!("{{\"prompt\": \"{}\"}}", "x".repeat(70_000)), 413, "65536 bytes");
+    wrong("{\"prompt\": \" \"}", 400, "empty: say what to draw");
+    wrong("{\"prompt\": \"x\", \"guidance\": 101}", 400, "-100 to 100");
+    wrong("{\"prompt\": \"x\", \"guidance\": 1e999}", 400, "the body won't do");
+    wrong("{\"prompt\": \"x\", \"seed\": \"one\"}", 400, "whole number");
+    wrong("{\"prompt\": \"x\", \"seed\": -1}", 400, "the body won't do");
+    for (setting, words) in
+        [("\"count\": 17", "at most 16"), ("\"count\": 0", "at least one"), ("\"steps\": \"0\"", "number of steps")]
+    {
+        assert!(server.post("/api/generate", &format!("{{\"prompt\": \"x\", {setting}}}")).message().contains(words), "{setting}");
+    }
+    assert!(server.post("/api/generate", "{\"prompt\": \"x\", \"promt\": 1}").message().contains("promt"));
+    let text = post("/api/generate", "{\"prompt\": \"x\"}").replace("application/json", "text/plain");
+    assert_eq!(server.raw(text.as_bytes()).status, 415);
+    for path in ["/x", "/api/generate/0/events", "/api/images/0/0.png", "/api/images/0/../../x", "/v1/models/x"] {
+        let answer = server.get(path);
+        assert_eq!(answer.status, 404, "{path}: {}", answer.message());
+    }
+    assert_eq!(server.post("/api/generate/0/cancel", "").status, 404);
+    assert_eq!((server.get("/api/generate").status, server.post("/", "").status), (405, 405));
+    assert!(server.get("/api/images/%ff/0.png").status >= 400);
+    let id = server.ask(json!({"prompt": "x"}));
+    assert_eq!(server.events(&id).last().unwrap().0, "done");
+    for file in ["1.png", "0", "0.jpg", "-1.png", "99999999999999999999999.png", ".png"] {
+        assert_eq!(server.get(&format!("/api/images/{id}/{file}")).json()["error"]["code"], "not_found", "{file}");
+    }
+}
+
+#[test]
+fn only_localhost_is_answered() {
+    let server = Server::start(&[]);
+    let status = |host: &str| server.raw(format!("GET /api/model HTTP/1.0\r\n{host}\r\n").as_bytes()).status;
+    for host in ["Host: localhost:1\r\n", "Host: 127.0.0.1\r\n", "Host: [::1]:7860\r\n"] {
+        assert_eq!(status(host), 200, "{host}");
+    }
+    for host in ["", "Host: example.com\r\n", "Host: localhost.example.com\r\n", "Host: localhost\r\nHost: example.com\r\n"] {
+        assert_eq!(status(host), 403, "{host}");
+    }
+}
+
+#[test]
+fn the_openai_api() {
+    let server = Server::start(&["--max-images", "200"]);
+    let body = json!({"model": "dall-e-3", "prompt": "a parrot", "n": 2, "size": "32x32", "seed": 5, "quality": "hd", "user": "x"});
+    let answer = server.post("/v1/images/generations", &body.to_string()).json();
+    assert!(answer["created"].as_u64().unwrap() > 1_600_000_000);
+    let expected = library("a parrot", 5, 2);
+    assert_eq!(answer["data"].as_array().unwrap().len(), expected.len());
+    for (data, expected) in answer["data"].as_array().unwrap().iter().zip(expected) {
+        let png = base64::engine::general_purpose::STANDARD.decode(data["b64_json"].as_str().unwrap()).unwrap();
+        assert!(png == expected);
+    }
+    let wrong = |key: &str, value: Value| {
+        let mut body = json!({"prompt": "a parrot"});
+        body[key] = value;
+        let answer = server.post("/v1/images/generations", &body.to_string());
+        assert_eq!((answer.status, &answer.json()["error"]["param"]), (400, &json!(key)), "{}", answer.json());
+    };
+    wrong("size", json!("1024x1024"));
+    wrong("response_format", json!("url"));
+    wrong("output_format", json!("webp"));
+    wrong("stream", json!(true));
+    assert_eq!(server.get("/v1/models").json()["data"][0]["id"], "starter");
+    assert_eq!(server.get("/v1/models/starter").json()["id"], "starter");
+    // A client that goes takes its run with it: two hundred pictures would take half a minute.
+    let client = server.connect(post("/v1/images/generations", "{\"prompt\": \"a parrot\", \"n\": 200}").as_bytes());
+    std::thread::sleep(Duration::from_millis(500));
+    drop(client);
+    server.assert_free(Duration::from_secs(10));
+}
+
+#[test]
+fn a_run_that_nobody_watches_any_more_ends() {
+    let server = Server::start(&["--max-images", "200"]);
+    let id = server.ask(json!({"prompt": "a parrot", "count": 200, "steps": SLOW}));
+    let mut heard = server.listen(&id, "");
+    heard.find(|e| e.0 == "preview").unwrap();
+    drop(heard);
+    std::thread::sleep(Duration::from_millis(500));
+    // Coming back in time goes on.
+    let mut heard = server.listen(&id, "");
+    heard.find(|e| e.0 == "image").unwrap();
+    std::thread::sleep(Duration::from_secs(5));
+    assert!(heard.any(|e| e.0 == "image"));
+    drop(heard);
+    std::thread::sleep(Duration::from_secs(6));
+    let (name, data) = server.events(&id).pop().unwrap();
+    assert!(name == "cancelled" && data["finished"].as_u64().unwrap() > 1, "{name} {data}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_signal_ends_everything_in_time() {
+    for signal in ["TERM", "INT"] {
+        let mut server = Server::start(&["--max-images", "200"]);
+        let running = server.ask(json!({"prompt": "a parrot", "count": 200, "steps": SLOW}));
+        let waiting = server.ask(json!({"prompt": "a parrot"}));
+        let client = server.connect(post("/v1/images/generations", "{\"prompt\": \"a parrot\"}").as_bytes());
+        // Never says what it wants.
+        let idle = server.connect(b"GET / HT");
+        let mut heard = server.listen(&running, "");
+        let waits = server.listen(&waiting, "");
+        heard.find(|e| e.0 == "preview").unwrap();
+        let start = Instant::now();
+        assert!(Command::new("kill").args(["-s", signal, &server.child.id().to_string()]).status().unwrap().success());
+        assert_eq!((heard.last().unwrap().0.as_str(), waits.last().unwrap().0.as_str()), ("cancelled", "cancelled"));
+        let mut answer = String::new();
+        let mut client = client;
+        client.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.0 503") && answer.contains("the server is stopping"), "{answer}");
+        let status = server.child.wait().unwrap();
+        assert!(status.success() && start.elapsed() < Duration::from_secs(2), "{signal}: {status}, {:?}", start.elapsed());
+        drop(idle);
+    }
+}
+
+fn fails(arguments: &[&str]) -> String {
+    let Output { status, stderr, stdout } = Command::new(WEB).args(arguments).output().unwrap();
+    let errors = String::from_utf8(stderr).unwrap();
+    assert_eq!((status.code(), stdout.len()), (Some(1), 0), "{errors}");
+    assert!(!errors.contains("panicked"), "{errors}");
+    errors
+}
+
+#[test]
+fn what_keeps_it_from_starting_is_said() {
+    let server = Server::start(&["--host", "localhost"]);
+    let port = server.port.to_string();
+    assert!(fails(&["--port", &port, "--host", "localhost"]).contains("in use"));
+    assert!(fails(&["--port", "0", "--model", "nowhere"]).contains("nowhere"));
+    assert!(fails(&["--port", "0", "--threads", "0"]).contains("threads"));
+    assert!(fails(&["--port", "0", "--host", "256.0.0.1"]).contains("256.0.0.1"));
+}
+
+#[test]
+fn other_addresses_are_warned_of() {
+    let mut child =
+        Command::new(WEB).args(["--port", "0", "--host", "0.0.0.0"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let port = line.split([':', '/']).nth(4).unwrap().parse().unwrap();
+    let mut warning = String::new();
+    BufReader::new(child.stderr.take().unwrap()).read_line(&mut warning).unwrap();
+    let server = Server { child, port };
+    assert!(warning.contains("no password"), "{warning}");
+    // Whoever may reach it may call it by any name.
+    assert_eq!(server.raw(b"GET / HTTP/1.0\r\nHost: example.com\r\n\r\n").status, 200);
+}

@@ -1,0 +1,116 @@
+//! A small HTTP client, and a server for it.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+/// The server's program.
+pub const WEB: &str = env!("CARGO_BIN_EXE_web");
+
+/// A server on a free port; it ends with the test.
+pub struct Server {
+    /// Its process.
+    pub child: Child,
+    /// Where it listens.
+    pub port: u16,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What it answers.
+pub struct Answer {
+    pub status: u16,
+    /// In lower case.
+    pub head: String,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        assert!(self.head.contains("content-type: application/json"), "{}", self.head);
+        serde_json::from_slice(&self.body).unwrap()
+    }
+
+    pub fn message(&self) -> String {
+        self.json()["error"]["message"].as_str().unwrap().to_string()
+    }
+}
+
+impl Server {
+    pub fn start(arguments: &[&str]) -> Self {
+        let mut child = Command::new(WEB).args(["--port", "0"]).args(arguments).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        let port = line.split([':', '/']).nth(4).unwrap_or_else(|| panic!("{line:?}")).parse().unwrap();
+        Self { child, port }
+    }
+
+    pub fn connect(&self, text: &[u8]) -> TcpStream {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        stream.write_all(text).unwrap();
+        stream
+    }
+
+    /// Sends exactly this, and reads to the end.
+    pub fn raw(&self, text: &[u8]) -> Answer {
+        let mut bytes = Vec::new();
+        self.connect(text).read_to_end(&mut bytes).unwrap();
+        let split = bytes.windows(4).position(|w| w == b"\r\n\r\n").unwrap();
+        let head = String::from_utf8(bytes[..split].to_vec()).unwrap().to_lowercase();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        Answer { status, head, body: bytes[split + 4..].to_vec() }
+    }
+
+    pub fn get(&self, path: &str) -> Answer {
+        self.raw(format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").as_bytes())
+    }
+
+    pub fn post(&self, path: &str, body: &str) -> Answer {
+        self.raw(post(path, body).as_bytes())
+    }
+
+    /// Asks for pictures; the request's id.
+    pub fn ask(&self, settings: Value) -> String {
+        let answer = self.post("/api/generate", &settings.to_string());
+        assert_eq!(answer.status, 202, "{}", answer.json());
+        answer.json()["id"].as_str().unwrap().to_string()
+    }
+
+    /// All events of a request, until its stream ends.
+    pub fn events(&self, id: &str) -> Vec<(String, Value)> {
+        self.listen(id, "").collect()
+    }
+
+    /// Events as they come.
+    pub fn listen(&self, id: &str, headers: &str) -> impl Iterator<Item = (String, Value)> + use<> {
+        let request = format!("GET /api/generate/{id}/events HTTP/1.0\r\nHost: localhost\r\n{headers}\r\n");
+        let mut lines = BufReader::new(self.connect(request.as_bytes())).lines().map(Result::unwrap);
+        std::iter::from_fn(move || {
+            let name = lines.by_ref().find_map(|l| l.strip_prefix("event: ").map(str::to_string))?;
+            let data = lines.next()?;
+            Some((name, serde_json::from_str(data.strip_prefix("data: ")?).unwrap()))
+        })
+    }
+
+    /// A quick run: the server is free again.
+    pub fn assert_free(&self, within: Duration) {
+        let start = Instant::now();
+        let id = self.ask(json!({"prompt": "a parrot"}));
+        assert_eq!(self.events(&id).last().unwrap().0, "done");
+        assert!(start.elapsed() < within, "{:?}", start.elapsed());
+    }
+}
+
+pub fn post(path: &str, body: &str) -> String {
+    let length = body.len();
+    format!("POST {path} HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}")
+}
