@@ -100,7 +100,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
 
     let hart = Hart::open(&settings.model, settings.options())?;
     let side = hart.config().resolution();
-    let request = request.from_image(arguments.from_image(side)?);
+    let request = request.from_image(arguments.start(side)?);
     let mut saver = Saver::new(&arguments.out, arguments.count, arguments.quiet);
     let made = hart.generate(&request, &mut saver);
     let files = saver.finish()?;
@@ -125,7 +125,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
 
 impl Arguments {
     /// What of the picture is kept, for a model of `side` pixels.
-    fn from_image(&self, side: usize) -> Result<FromImage, Box<dyn Error>> {
+    fn start(&self, side: usize) -> Result<FromImage, Box<dyn Error>> {
         let open = |side| picture::open_square(&self.picture, side);
         let inpaint =
             |mask| -> Result<FromImage, Box<dyn Error>> { Ok(FromImage::inpaint(open(side)?, mask).keep_scales(self.keep_scales)) };

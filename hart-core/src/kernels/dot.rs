@@ -134,6 +134,7 @@ unsafe fn tiles<L: Lanes>(part: Part<'_>, y: *mut f32) {
 /// # Safety
 ///
 /// As [`tiles`]; the rows are there.
+#[allow(clippy::needless_range_loop)] // The two indices play the same part.
 #[inline(always)]
 unsafe fn tile<L: Lanes, const X: usize, const W: usize>(part: &Part<'_>, m: usize, n: usize, y: *mut f32) {
     // SAFETY: reads stay within the rows, writes within the part's outputs.
