@@ -32,7 +32,7 @@ fn a_part_is_drawn_anew_and_the_rest_stays() {
     assert!(after == open("b.png"), "a mask of the same half is the same edit");
     let difference = |columns: std::ops::Range<usize>| -> u32 {
         let places = (0..32).flat_map(|y| columns.clone().map(move |x| 3 * (32 * y + x)));
-        places.flat_map(|i| (i..i + 3)).map(|i| u32::from(before.pixels()[i].abs_diff(after.pixels()[i]))).sum()
+        places.flat_map(|i| i..i + 3).map(|i| u32::from(before.pixels()[i].abs_diff(after.pixels()[i]))).sum()
     };
     assert!(difference(0..8) > 3 * difference(24..32), "{} and {}", difference(0..8), difference(24..32));
     let settings = after.provenance.unwrap().settings;
