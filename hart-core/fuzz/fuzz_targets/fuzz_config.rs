@@ -6,7 +6,7 @@ use std::alloc::System;
 use std::path::Path;
 
 use cap::Cap;
-use hart_core::config::{TextConfig, TransformerConfig, VisualConfig};
+use hart_core::config::{GenerationConfig, TextConfig, TransformerConfig, VisualConfig};
 use libfuzzer_sys::fuzz_target;
 
 #[global_allocator]
@@ -30,6 +30,12 @@ fuzz_target!(|text: &[u8]| {
             assert!(c.feed_forward_dim > 0 && c.feed_forward_dim <= 64 * MAX_WIDTH);
             assert!(c.sides[0] == 1 && c.sides.is_sorted() && c.last_side() <= 256);
             assert!(residual.width <= MAX_WIDTH && !residual.steps.kept().is_empty());
+        }
+        Err(e) => assert!(!e.to_string().is_empty()),
+    }
+    match GenerationConfig::parse(path, text) {
+        Ok(c) => {
+            assert!(c.guidance.is_none_or(f64::is_finite) && c.top_k != Some(0) && c.top_p.is_none_or(|p| (0.0..=1.0).contains(&p)))
         }
         Err(e) => assert!(!e.to_string().is_empty()),
     }

@@ -22,9 +22,20 @@ pub struct GenerationConfig {
 }
 
 impl GenerationConfig {
-    /// Reads and checks the file.
     pub(crate) fn read_in(storage: &Storage, path: &Path) -> Result<Self> {
-        let fields = Fields::read(storage, path)?;
+        Self::of(&Fields::read(storage, path)?)
+    }
+
+    /// Checks the text of a `generation_config.json`; `path` is for messages.
+    ///
+    /// # Errors
+    ///
+    /// It is no JSON object, or [`Error::Config`](crate::Error::Config) naming the first value that won't do.
+    pub fn parse(path: &Path, text: &[u8]) -> Result<Self> {
+        Self::of(&Fields::parse(path, text)?)
+    }
+
+    fn of(fields: &Fields) -> Result<Self> {
         let given = |name: &str| fields.get(name).is_some();
         Ok(Self {
             guidance: given("guidance_scale")
