@@ -4,7 +4,6 @@
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
 use burn::prelude::*;
-use burn::tensor::activation;
 
 use crate::kernels;
 
@@ -32,7 +31,7 @@ impl StepEmbedding {
         let device = self.hidden.weight.lazy_device();
         let values = numbers.iter().flat_map(|&n| sinusoid(n)).collect();
         let x = kernels::tensor(values, [1, numbers.len(), SINUSOID], &device);
-        kernels::linear(activation::silu(kernels::linear(x, &self.hidden)), &self.output)
+        kernels::linear(kernels::silu(kernels::linear(x, &self.hidden)), &self.output)
     }
 }
 

@@ -9,6 +9,8 @@ mod attention;
 #[allow(unsafe_code)] // SIMD over slices whose lengths are checked first.
 mod dot;
 #[cfg(feature = "cpu")]
+mod elementwise;
+#[cfg(feature = "cpu")]
 mod flex;
 mod linear;
 mod mapping;
@@ -16,7 +18,7 @@ mod norm;
 mod picture;
 
 pub(crate) use attention::{Rotation, attention};
-pub(crate) use linear::{SwiGlu, linear};
+pub(crate) use linear::{SwiGlu, linear, silu};
 pub(crate) use mapping::map_file;
 pub(crate) use norm::{Modulation, group_norm_silu, layer_norm, modulate, rms_norm};
 pub(crate) use picture::{area, bicubic, conv2d, upsample_nearest};

@@ -2,7 +2,6 @@
 
 use burn::nn::{GroupNorm, LayerNorm, RmsNorm};
 use burn::prelude::*;
-use burn::tensor::activation;
 
 /// Scale and shift of a normed tensor, broadcast over its rows.
 #[derive(Clone, Debug)]
@@ -47,5 +46,5 @@ pub(crate) fn layer_norm(x: Tensor<3>, norm: &LayerNorm) -> Tensor<3> {
 ///
 /// - x, output: `[B, C, h, w]`
 pub(crate) fn group_norm_silu(x: Tensor<4>, norm: &GroupNorm) -> Tensor<4> {
-    activation::silu(norm.forward(x))
+    super::silu(norm.forward(x))
 }

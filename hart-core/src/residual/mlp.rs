@@ -3,7 +3,6 @@
 use burn::module::Module;
 use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use burn::prelude::*;
-use burn::tensor::activation;
 
 use crate::config::Config;
 use crate::embedding::StepEmbedding;
@@ -81,12 +80,12 @@ impl ResidualMlp {
     /// - output: `[R, L, Z]` each
     pub fn forward(&self, x: Tensor<3>, steps: &[f32], condition: Tensor<3>) -> (Tensor<3>, Tensor<3>) {
         let channels = x.dims()[2];
-        let signal = activation::silu(condition + self.step_embed.forward(steps));
+        let signal = kernels::silu(condition + self.step_embed.forward(steps));
         let mut x = kernels::linear(x, &self.input);
         for block in &self.blocks {
             let [shift, scale, gate] = split(kernels::linear(signal.clone(), &block.modulator));
             let normed = kernels::layer_norm(x.clone(), &block.norm) * (scale + 1.0) + shift;
-            let y = activation::silu(kernels::linear(normed, &block.hidden));
+            let y = kernels::silu(kernels::linear(normed, &block.hidden));
             x = x + gate * kernels::linear(y, &block.output);
         }
         let [shift, scale] = split(kernels::linear(signal, &self.final_modulator));

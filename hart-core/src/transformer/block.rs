@@ -3,7 +3,6 @@
 use burn::module::{Initializer, Module, Param};
 use burn::nn::{Linear, LinearConfig, RmsNorm, RmsNormConfig};
 use burn::prelude::*;
-use burn::tensor::activation;
 
 use super::attention::Attention;
 use super::state::Extend;
@@ -74,7 +73,7 @@ impl Block {
             Pooling::Average => masked_average(context.clone(), mask),
         };
         let six = match modulator {
-            Modulator::Linear(linear) => kernels::linear(activation::silu(pooled), linear),
+            Modulator::Linear(linear) => kernels::linear(kernels::silu(pooled), linear),
             Modulator::Table(table) => {
                 let [rows, _, width] = pooled.dims();
                 let six = table.rows.val().unsqueeze::<3>() + pooled;

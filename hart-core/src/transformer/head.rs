@@ -3,7 +3,6 @@
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig, RmsNorm, RmsNormConfig};
 use burn::prelude::*;
-use burn::tensor::activation;
 
 use crate::config::TransformerConfig;
 use crate::kernels::{self, Modulation};
@@ -28,7 +27,7 @@ impl Head {
 
     /// Scale and shift from the embedded context `[R, T, C]`: the maximum over all its places, padding included.
     pub(super) fn modulation(&self, context: &Tensor<3>) -> Modulation {
-        let both = kernels::linear(activation::silu(context.clone().max_dim(1)), &self.modulator);
+        let both = kernels::linear(kernels::silu(context.clone().max_dim(1)), &self.modulator);
         let width = both.dims()[2] / 2;
         Modulation { scale: both.clone().narrow(2, 0, width), shift: both.narrow(2, width, width) }
     }
