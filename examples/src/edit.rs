@@ -94,7 +94,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     request.validate()?;
     output::check_folder("--out", &arguments.out)?;
     if let Some(grid) = &arguments.grid {
-        output::check_folder("--grid", grid)?;
+        output::check_grid(grid, &arguments.out, arguments.count)?;
     }
     stop_on_ctrl_c(cancel)?;
 

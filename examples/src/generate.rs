@@ -68,10 +68,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     request.validate()?;
     output::check_folder("--out", &arguments.out)?;
     if let Some(grid) = &arguments.grid {
-        output::check_folder("--grid", grid)?;
-        if (0..request.total_images()).any(|i| output::numbered(&arguments.out, i, request.total_images()) == *grid) {
-            return Err(format!("--grid {}: that is a picture's own file; name another", grid.display()).into());
-        }
+        output::check_grid(grid, &arguments.out, request.total_images())?;
     }
     stop_on_ctrl_c(cancel)?;
 

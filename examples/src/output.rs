@@ -90,6 +90,19 @@ pub fn warn_truncated(truncated: &[Truncation]) {
     }
 }
 
+/// As [`check_folder`] for a grid of `count` pictures that go into files of their own.
+///
+/// # Errors
+///
+/// As [`check_folder`], or it would take the place of a picture.
+pub fn check_grid(grid: &Path, pictures: &Path, count: usize) -> Result<(), String> {
+    check_folder("--grid", grid)?;
+    if (0..count).any(|i| numbered(pictures, i, count) == *grid) {
+        return Err(format!("--grid {}: that is a picture's own file; name another", grid.display()));
+    }
+    Ok(())
+}
+
 /// Writes a line to standard output.
 ///
 /// # Errors

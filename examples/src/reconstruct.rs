@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use hart_core::stages::{Latent, Progress, VisualTokenizer};
 use hart_core::{DeviceKind, Image, OpenOptions};
+use hart_examples::settings::SHIPPED_MODEL;
 use hart_examples::{output, picture};
 use serde_json::json;
 
@@ -18,7 +19,7 @@ struct Arguments {
     #[arg(value_name = "FILE")]
     picture: PathBuf,
     /// Folder of the model, which holds tokenizer
-    #[arg(short, long, value_name = "FOLDER", default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/models/starter"), hide_default_value = true)]
+    #[arg(short, long, value_name = "FOLDER", default_value = SHIPPED_MODEL, hide_default_value = true)]
     model: PathBuf,
     /// PNG file for the two pictures
     #[arg(short, long, value_name = "FILE", default_value = "out.png")]

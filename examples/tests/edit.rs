@@ -66,5 +66,6 @@ fn wrong_arguments_are_named() {
     fails(EDIT, &[picture, "x", "--rectangle", "0,0,0,0"], &["keeps everything"]);
     fails(EDIT, &["nowhere.png", "x", "--vary", "2"], &["nowhere.png"]);
     fails(EDIT, &[picture, "", "--vary", "2"], &["prompt: number 1 is empty"]);
+    fails(EDIT, &[picture, "x", "--vary", "2", "--out", "x.png", "--grid", "x.png"], &["--grid", "own file"]);
     fails(EDIT, &[picture, "x", "--vary", "2", "--out", "no/x.png"], &["--out", "make it first"]);
 }

@@ -29,6 +29,7 @@ pub mod weights;
 
 /// Tensors and devices, as the stages take and give them.
 pub use burn;
+pub use config::MAX_GUIDANCE;
 pub use device::{DeviceInfo, DeviceKind, Precision, devices};
 pub use error::{Error, Result};
 pub use files::Files;
@@ -39,7 +40,7 @@ pub use memory::Memory;
 pub use open::OpenOptions;
 pub use pipeline::{Generation, Hart};
 pub use progress::{CancelToken, Control, Event, Observer, Stage, Step, Timings};
-pub use request::{MAX_GUIDANCE, MAX_IMAGES, MAX_PROMPT_BYTES, Request, SystemPrompt};
+pub use request::{MAX_IMAGES, MAX_PROMPT_BYTES, Request, SystemPrompt};
 pub use schedule::Respacing;
 pub use text::Truncation;
 pub use weights::WeightSet;

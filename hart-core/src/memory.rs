@@ -40,10 +40,10 @@ impl Memory {
     }
 }
 
-/// Refuses what would take more than is allowed.
-pub(crate) fn allow(what: &'static str, needed: u64, limit: Option<u64>) -> Result<()> {
-    match limit {
-        Some(limit) if needed > limit => Err(Error::Memory { what, needed, limit }),
+/// Refuses what would take more than is allowed; without a limit nothing is estimated.
+pub(crate) fn allow(what: &'static str, limit: Option<u64>, needed: impl FnOnce() -> u64) -> Result<()> {
+    match limit.map(|limit| (needed(), limit)) {
+        Some((needed, limit)) if needed > limit => Err(Error::Memory { what, needed, limit }),
         _ => Ok(()),
     }
 }

@@ -23,6 +23,9 @@ use crate::transformer::{Hidden, State, Transformer};
 use crate::visual::{Kept, Latent, VisualTokenizer};
 use crate::weights::{Checkpoint, Loader, Report, TRANSFORMER, WeightSet};
 
+/// Guidance of the published tools.
+const PUBLISHED_GUIDANCE: f64 = 4.5;
+
 /// An opened model: shared, immutable weights. Any number of threads may generate with it at once; what a run changes lives in that
 /// run.
 pub struct Hart {
@@ -110,7 +113,7 @@ impl Hart {
         let threads = Threads::new(options.threads)?;
         let device = options.device.open()?;
         let layout = Layout::find(storage, root, options.text_model.as_deref())?;
-        memory::allow("opening this model", memory::weights(&layout.config, &device), options.max_memory)?;
+        memory::allow("opening this model", options.max_memory, || memory::weights(&layout.config, &device))?;
         threads.install(|| Self::load(storage, layout, options, device)).map(|hart| Self { threads, ..hart })
     }
 
@@ -197,7 +200,7 @@ impl Hart {
     pub fn generate(&self, request: &Request, observer: &mut dyn Observer) -> Result<Generation> {
         request.validate()?;
         request.filter.as_ref().map_or(Ok(()), |filter| filter.check(&request.prompts))?;
-        memory::allow("this request", self.memory(request).peak(), self.max_memory)?;
+        memory::allow("this request", self.max_memory, || self.memory(request).peak())?;
         self.threads.observe(observer, |observer| self.generate_here(request, observer))
     }
 
@@ -280,7 +283,7 @@ impl Hart {
             let (_, codes) = self.predict(input, scale, &mut state, sampling, draws, progress)?;
             let codes = given(codes, &latent, scale);
             latent = codebook.accumulate(latent, codes.features, scale);
-            self.offer(Step::done(scale), &latent, None, progress)?;
+            self.offer(scale_done(scale), &latent, None, progress)?;
             // Both halves of the guided batch go on from the same latent.
             input = self.transformer.next_input(codebook.next_features(&latent, next), next).repeat_dim(0, 2);
         }
@@ -288,7 +291,7 @@ impl Hart {
         let (hidden, codes) = self.predict(input, last, &mut state, sampling, draws, progress)?;
         let codes = given(codes, &latent, last);
         latent = codebook.accumulate(latent, codes.features, last);
-        self.offer(Step::done(last), &latent, None, progress)?;
+        self.offer(scale_done(last), &latent, None, progress)?;
         progress.enter(Stage::Residual);
         let drawn = codebook.embed(&[codes.indices.clone(), codes.indices].concat());
         let condition = self.transformer.residual_condition(&hidden, drawn);
@@ -333,10 +336,10 @@ impl Hart {
     }
 
     /// A request's settings, filled in with the model's own, and those with the published tools'.
-    fn sampling(&self, request: &Request) -> Sampling {
+    pub fn sampling(&self, request: &Request) -> Sampling {
         let own = &self.config.generation;
         Sampling {
-            guidance: request.guidance.or(own.guidance).unwrap_or(4.5),
+            guidance: request.guidance.or(own.guidance).unwrap_or(PUBLISHED_GUIDANCE),
             soft: request.soft.or(own.soft).unwrap_or(true),
             top_k: request.top_k.or(own.top_k),
             top_p: request.top_p.or(own.top_p).unwrap_or(0.0),
@@ -380,6 +383,10 @@ impl Hart {
             + self.visual.decode_work(last);
         request.prompts.len() as f64 * self.text.work(system_prompt + context) + request.total_images() as f64 * image
     }
+}
+
+fn scale_done(scale: &Scale) -> Step {
+    Step::ScaleDone { scale: scale.index + 1, scales: scale.count, side: scale.side }
 }
 
 fn transformer_weights(storage: &Storage, folder: &Path, set: WeightSet) -> Result<Checkpoint> {

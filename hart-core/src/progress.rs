@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use crate::image::Image;
-use crate::scales::Scale;
 
 /// The parts of a run, in the order in which the prompt flows through them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -101,13 +100,6 @@ pub enum Step {
         /// How many were asked for.
         total: usize,
     },
-}
-
-impl Step {
-    /// A scale is done.
-    pub(crate) fn done(scale: &Scale) -> Self {
-        Self::ScaleDone { scale: scale.index + 1, scales: scale.count, side: scale.side }
-    }
 }
 
 /// One report from a run.

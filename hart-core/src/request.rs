@@ -1,5 +1,6 @@
 //! What to make: a builder whose values are checked before any work begins.
 
+use crate::config::MAX_GUIDANCE;
 use crate::error::{Error, Result};
 use crate::filter::{Filter, PromptFilter};
 use crate::from_image::FromImage;
@@ -10,8 +11,6 @@ use crate::schedule::Respacing;
 pub const MAX_IMAGES: usize = 1024;
 /// Most bytes of one prompt, far above what a checkpoint reads.
 pub const MAX_PROMPT_BYTES: usize = 1 << 20;
-/// Guidance lies within plus and minus this; from about 20 on pictures only get harsher.
-pub const MAX_GUIDANCE: f64 = 100.0;
 
 /// Which system prompt goes before the prompts (spec section 1).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

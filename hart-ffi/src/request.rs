@@ -76,10 +76,9 @@ impl Wanted {
         if self.running.swap(true, Ordering::Acquire) {
             return Err(running());
         }
-        // From here on dropping it ends the run.
+        let request = self.settings();
         let inner = lock(&self.inner);
         let callback = Callback { observer: inner.observer, user_data: inner.user_data.0, place: (0, 0, 0) };
-        let request = inner.settings.clone().prompts(inner.prompts.iter());
         Ok(Run { request, callback, running: self.running.clone() })
     }
 

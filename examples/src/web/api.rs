@@ -12,7 +12,7 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use futures_util::{StreamExt, stream};
-use hart_core::MAX_GUIDANCE;
+use hart_core::{MAX_GUIDANCE, Request};
 use serde_json::json;
 
 use crate::App;
@@ -38,7 +38,7 @@ pub fn routes() -> Router<Arc<App>> {
 
 async fn model(State(app): State<Arc<App>>) -> Json {
     let (config, side) = (app.hart.config(), app.hart.config().resolution());
-    let own = &config.generation;
+    let own = app.hart.sampling(&Request::new(""));
     Json(json!({
         "name": app.name,
         "version": env!("CARGO_PKG_VERSION"),
@@ -48,11 +48,11 @@ async fn model(State(app): State<Arc<App>>) -> Json {
         "max_images": app.max_images,
         "max_guidance": MAX_GUIDANCE,
         "defaults": {
-            "guidance": own.guidance.unwrap_or(4.5),
-            "soft": own.soft.unwrap_or(true),
+            "guidance": own.guidance,
+            "soft": own.soft,
             "top_k": own.top_k,
-            "top_p": own.top_p.unwrap_or(0.0),
-            "steps": config.residual.steps.to_string(),
+            "top_p": own.top_p,
+            "steps": own.steps.to_string(),
         },
     }))
 }

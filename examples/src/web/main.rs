@@ -20,17 +20,14 @@ use std::time::Duration;
 use axum::Router;
 use clap::Parser;
 use hart_core::{Hart, OpenOptions};
-use hart_examples::output;
+use hart_examples::settings::SHIPPED_MODEL;
+use hart_examples::{INTERRUPTED, output};
 use tokio::net::TcpListener;
 
 use crate::queue::{KEPT_IMAGES, Queue};
 
-/// The model that is shipped with the examples.
-const SHIPPED_MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/starter");
 /// What is still open this long after a signal is dropped.
 const SHUTDOWN: Duration = Duration::from_millis(1000);
-/// Exit code after the second Ctrl-C, as shells have it.
-const INTERRUPTED: i32 = 130;
 
 /// Serves a page that makes pictures, and OpenAI's images API.
 #[derive(Parser, Debug)]
@@ -169,7 +166,7 @@ fn signals() -> std::io::Result<impl Future<Output = ()>> {
         }
         tokio::spawn(async {
             let _ = tokio::signal::ctrl_c().await;
-            std::process::exit(INTERRUPTED);
+            std::process::exit(INTERRUPTED.into());
         });
     })
 }

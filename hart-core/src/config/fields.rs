@@ -39,6 +39,11 @@ impl Fields {
         self.map.get(name).filter(|v| !v.is_null())
     }
 
+    /// What `read` makes of the value, if there is one.
+    pub(crate) fn given<T>(&self, name: &str, read: impl FnOnce(&str) -> Result<T>) -> Result<Option<T>> {
+        self.get(name).map(|_| read(name)).transpose()
+    }
+
     /// The object below `name`, if there is one.
     pub(crate) fn object(&self, name: &str) -> Option<Self> {
         let map = self.get(name)?.as_object()?.clone();

@@ -5,7 +5,9 @@ use std::path::Path;
 use super::Fields;
 use crate::error::Result;
 use crate::files::Storage;
-use crate::request::MAX_GUIDANCE;
+
+/// Guidance lies within plus and minus this; from about 20 on pictures only get harsher.
+pub const MAX_GUIDANCE: f64 = 100.0;
 
 /// A model's own sampling settings. The file is ours; its names are those of Hugging Face's generation settings and of the published
 /// tools. Published checkpoints have none and are sampled as the published tools do.
@@ -36,14 +38,11 @@ impl GenerationConfig {
     }
 
     fn of(fields: &Fields) -> Result<Self> {
-        let given = |name: &str| fields.get(name).is_some();
         Ok(Self {
-            guidance: given("guidance_scale")
-                .then(|| fields.number_or("guidance_scale", 0.0, -MAX_GUIDANCE..=MAX_GUIDANCE))
-                .transpose()?,
-            soft: given("more_smooth").then(|| fields.flag_or("more_smooth", true)).transpose()?,
-            top_k: given("top_k").then(|| fields.size("top_k", 1..=usize::MAX)).transpose()?,
-            top_p: given("top_p").then(|| fields.number_or("top_p", 0.0, 0.0..=1.0)).transpose()?,
+            guidance: fields.given("guidance_scale", |name| fields.number_or(name, 0.0, -MAX_GUIDANCE..=MAX_GUIDANCE))?,
+            soft: fields.given("more_smooth", |name| fields.flag_or(name, true))?,
+            top_k: fields.given("top_k", |name| fields.size(name, 1..=usize::MAX))?,
+            top_p: fields.given("top_p", |name| fields.number_or(name, 0.0, 0.0..=1.0))?,
         })
     }
 }

@@ -9,7 +9,7 @@ mod text;
 mod transformer;
 mod visual;
 
-pub use generation::GenerationConfig;
+pub use generation::{GenerationConfig, MAX_GUIDANCE};
 pub use text::TextConfig;
 pub use transformer::{LevelEmbeddingKind, ModulationKind, Pooling, ResidualConfig, TransformerConfig};
 pub(crate) use visual::NORM_GROUPS;

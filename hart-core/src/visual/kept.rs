@@ -89,15 +89,25 @@ impl Kept {
 /// 0 where a position is kept; elsewhere its distance from there, in positions, over the width of the blend, up to 1.
 fn shares_of_new(known: &[bool], width: usize) -> Vec<f32> {
     let blend = width / BLEND_PART;
-    let places: Vec<(usize, usize)> = (0..known.len()).map(|i| (i % width, i / width)).collect();
-    let share = |&(x, y): &(usize, usize)| {
-        let distance = |reach: usize| {
-            let near = |a: usize, b: usize| a.abs_diff(b) <= reach;
-            places.iter().zip(known).any(|(p, known)| *known && near(p.0, x) && near(p.1, y))
-        };
-        (0..=blend).find(|&reach| distance(reach)).map_or(1.0, |reach| reach as f32 / (blend + 1) as f32)
-    };
-    places.iter().map(share).collect()
+    let mut reached = known.to_vec();
+    let mut shares: Vec<f32> = known.iter().map(|known| if *known { 0.0 } else { 1.0 }).collect();
+    for distance in 1..=blend {
+        let grown = grow(&reached, width);
+        for (share, _) in shares.iter_mut().zip(grown.iter().zip(&reached)).filter(|(_, (now, before))| **now && !**before) {
+            *share = distance as f32 / (blend + 1) as f32;
+        }
+        reached = grown;
+    }
+    shares
+}
+
+/// Every place that is there or beside one that is, diagonally too.
+fn grow(places: &[bool], width: usize) -> Vec<bool> {
+    let beside = |i: usize| i.saturating_sub(1)..=i + 1;
+    let rows: Vec<&[bool]> = places.chunks(width).collect();
+    let near =
+        |x: usize, y: usize| beside(y).filter_map(|y| rows.get(y)).any(|row| beside(x).filter_map(|x| row.get(x)).any(|p| *p));
+    (0..places.len()).map(|i| near(i % width, i / width)).collect()
 }
 
 #[cfg(test)]
