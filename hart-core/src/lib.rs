@@ -23,6 +23,8 @@ mod schedule;
 pub mod stages;
 mod text;
 mod threads;
+#[cfg(feature = "train")]
+pub mod train;
 mod transformer;
 mod visual;
 pub mod weights;

@@ -95,7 +95,7 @@ impl Draws for Seeded {
 }
 
 /// Uniform in (0, 1), never either end.
-fn uniform(word: u32) -> f64 {
+pub(crate) fn uniform(word: u32) -> f64 {
     (f64::from(word) + 0.5) / 4_294_967_296.0
 }
 
@@ -105,7 +105,7 @@ fn gumbel(word: u32) -> f32 {
 }
 
 /// Box-Muller: two pairs of words to four normal numbers.
-fn normals(words: [u32; 4]) -> [f32; 4] {
+pub(crate) fn normals(words: [u32; 4]) -> [f32; 4] {
     let pair = |a: u32, b: u32| {
         let radius = (-2.0 * uniform(a).ln()).sqrt();
         let (sin, cos) = (std::f64::consts::TAU * uniform(b)).sin_cos();
@@ -116,7 +116,7 @@ fn normals(words: [u32; 4]) -> [f32; 4] {
 }
 
 /// Philox 4x32-10: ten rounds of multiplication and exchange; the constants are the paper's.
-fn philox4x32(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
+pub(crate) fn philox4x32(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
     const KEY_STEPS: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
     for _ in 0..10 {

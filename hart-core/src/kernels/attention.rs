@@ -57,6 +57,11 @@ impl Rotation {
         Self { cos: Tensor::cat(cos, 2), sin: Tensor::cat(sin, 2) }
     }
 
+    /// Some places of the sequence.
+    pub(crate) fn select(self, places: Tensor<1, Int>) -> Self {
+        Self { cos: self.cos.select(2, places.clone()), sin: self.sin.select(2, places) }
+    }
+
     /// `x cos + (-x2, x1) sin`, with x1 and x2 the halves of each head.
     ///
     /// # Shapes

@@ -44,6 +44,18 @@ impl Attention {
         }
     }
 
+    #[cfg(feature = "train")]
+    pub(super) fn for_training(mut self) -> Self {
+        if self.log_scale.is_none() {
+            let longer = 1.0 / SOFTMAX_FACTOR.sqrt();
+            self.qkv.weight = self.qkv.weight.map(|w| {
+                let [width, _] = w.dims();
+                Tensor::cat(vec![w.clone().narrow(1, 0, 2 * width) * longer, w.narrow(1, 2 * width, width)], 1)
+            });
+        }
+        self
+    }
+
     /// # Shapes
     ///
     /// - x: `[R, L, C]`

@@ -65,6 +65,28 @@ impl Block {
         }
     }
 
+    #[cfg(feature = "train")]
+    pub(super) fn for_training(self) -> Self {
+        let modulator = match self.modulator {
+            // Branches begin open: gamma1 and gamma2 are ones, scales and shifts zeros.
+            Some(Modulator::Linear(mut linear)) => {
+                let width = linear.weight.dims()[0];
+                linear.weight = linear.weight.map(|w| w * 0.1);
+                linear.bias = linear.bias.map(|b| {
+                    b.map(|b| {
+                        Tensor::cat(
+                            vec![b.clone().narrow(0, 0, 2 * width).ones_like(), b.narrow(0, 2 * width, 4 * width).zeros_like()],
+                            0,
+                        )
+                    })
+                });
+                Some(Modulator::Linear(linear))
+            }
+            other => other,
+        };
+        Self { attention: self.attention.for_training(), modulator, ..self }
+    }
+
     /// What the embedded context `[R, T, C]` does to this block; the same for all scales of a run.
     pub(super) fn modulation(&self, context: &Tensor<3>, mask: &[Vec<bool>]) -> BlockModulation {
         let modulator = self.modulator.as_ref()?;

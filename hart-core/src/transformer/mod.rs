@@ -68,6 +68,14 @@ impl Transformer {
         }
     }
 
+    /// Weights to begin training with: without a query-key norm, the published softmax scale is a quarter of the usual one, and
+    /// queries and keys twice as long make up for it.
+    #[cfg(feature = "train")]
+    pub(crate) fn for_training(mut self) -> Self {
+        self.blocks = self.blocks.into_iter().map(Block::for_training).collect();
+        self
+    }
+
     /// Cost of one token of one row, in multiply-adds of the linear layers; for progress.
     pub(crate) fn work_per_token(&self) -> f64 {
         self.blocks.iter().map(Module::num_params).sum::<usize>() as f64
@@ -158,18 +166,35 @@ impl Transformer {
     /// - inputs: `[R, sum of side^2 over scales 1.., Z]`, `inputs` of a tokenized picture
     /// - output: `[R, T + that, C]`
     pub fn forward_all(&self, inputs: Tensor<3>, conditioning: &Conditioning) -> Hidden {
+        self.forward_some(inputs, None, conditioning)
+    }
+
+    /// As [`Self::forward_all`], with only some of the last scale's tokens: `kept` of them, by number, at their own positions.
+    /// Training saves most of that scale's work so.
+    pub fn forward_some(&self, inputs: Tensor<3>, kept: Option<&[usize]>, conditioning: &Conditioning) -> Hidden {
         let device = inputs.device();
         let scales = plan(&self.config);
         let mut parts = vec![self.first_input(conditioning)];
         let mut from = 0;
         for scale in &scales[1..] {
-            parts.push(self.next_input(inputs.clone().narrow(1, from, scale.tokens()), scale));
+            let features = inputs.clone().narrow(1, from, scale.tokens());
+            let features = match kept {
+                Some(kept) if scale.is_last() => features.select(1, kernels::indices(kept, &device)),
+                _ => features,
+            };
+            parts.push(self.next_input(features, scale));
             from += scale.tokens();
         }
         let lengths: Vec<usize> = parts.iter().map(|p| p.dims()[1]).collect();
         let bias = block_causal(&lengths, &device);
-        let rotations = scales.iter().map(|s| rope::of_scale(&self.config, s, &conditioning.positions, &device)).collect();
-        let rotation = kernels::Rotation::concat(rotations);
+        let rotations = scales.iter().map(|scale| {
+            let rotation = rope::of_scale(&self.config, scale, &conditioning.positions, &device);
+            match kept {
+                Some(kept) if scale.is_last() => rotation.select(kernels::indices(kept, &device)),
+                _ => rotation,
+            }
+        });
+        let rotation = kernels::Rotation::concat(rotations.collect());
         let mut x = Tensor::cat(parts, 1);
         for (block, modulation) in self.blocks.iter().zip(&conditioning.modulations) {
             x = block.forward(x, &rotation, modulation, state::Extend::nothing(), Some(bias.clone()));

@@ -50,6 +50,26 @@ impl Codebook {
         CodebookRows::new(kernels::values(rows), width)
     }
 
+    /// The table of rows, `[V, Z]`.
+    #[cfg(feature = "train")]
+    pub(crate) fn table(&self) -> &burn::module::Param<Tensor<2>> {
+        &self.embedding.weight
+    }
+
+    /// The same smoothing with another table.
+    #[cfg(feature = "train")]
+    pub(crate) fn with_table(mut self, rows: Tensor<2>) -> Self {
+        self.embedding.weight = burn::module::Param::initialized(self.embedding.weight.id, rows);
+        self
+    }
+
+    #[cfg(feature = "train")]
+    pub(super) fn with_scaled_rows(mut self, factor: f64) -> Self {
+        self.embedding.weight = self.embedding.weight.map(|rows| rows * factor);
+        self.phis = self.phis.into_iter().map(|phi| super::scaled(phi, 1.0, factor)).collect();
+        self
+    }
+
     /// Rows of the given codes.
     ///
     /// # Shapes
@@ -128,7 +148,7 @@ impl Codebook {
     }
 
     /// Enlarged to the latent's side and smoothed: `h (1 - r) + conv(h) r`.
-    fn smooth(&self, rows: Tensor<3>, scale: &Scale) -> Tensor<4> {
+    pub(crate) fn smooth(&self, rows: Tensor<3>, scale: &Scale) -> Tensor<4> {
         let map = enlarge(rows, scale.last_side);
         if self.phis.is_empty() {
             return map;
@@ -143,7 +163,7 @@ impl Codebook {
     ///
     /// - tokens: `[B, L, Z]`
     /// - output: `[B][L]`
-    pub(super) fn nearest_codes(&self, tokens: Tensor<3>) -> Vec<Vec<u32>> {
+    pub(crate) fn nearest_codes(&self, tokens: Tensor<3>) -> Vec<Vec<u32>> {
         self.nearest(tokens, Metric::Distance)
     }
 

@@ -5,7 +5,7 @@ mod codebook;
 mod decoder;
 mod encoder;
 mod kept;
-mod resample;
+pub(crate) mod resample;
 
 pub use codebook::Codebook;
 pub use decoder::Decoder;
@@ -64,6 +64,14 @@ impl ImageTokens {
     }
 }
 
+/// A convolution with its weight and its bias times a factor each.
+#[cfg(feature = "train")]
+fn scaled(mut layer: Conv2d, weight: f64, bias: f64) -> Conv2d {
+    layer.weight = layer.weight.map(|w| w * weight);
+    layer.bias = layer.bias.map(|b| b.map(|b| b * bias));
+    layer
+}
+
 /// The visual tokenizer.
 #[derive(Module, Debug)]
 pub struct VisualTokenizer {
@@ -93,6 +101,28 @@ impl VisualTokenizer {
     /// The codebook.
     pub fn codebook(&self) -> &Codebook {
         &self.codebook
+    }
+
+    /// The same tokenizer with another codebook.
+    #[cfg(feature = "train")]
+    pub(crate) fn with_codebook(self, codebook: Codebook) -> Self {
+        Self { codebook, ..self }
+    }
+
+    /// The same tokenizer with latents times a factor: what makes them is multiplied, what reads them divided, and pictures stay what
+    /// they were. Training ends with it, so that residuals fit the diffusion's range.
+    #[cfg(feature = "train")]
+    pub fn with_scaled_latents(mut self, factor: f64) -> Self {
+        self.quant_conv = scaled(self.quant_conv, factor, factor);
+        self.codebook = self.codebook.with_scaled_rows(factor);
+        self.post_quant_conv = scaled(self.post_quant_conv, 1.0 / factor, 1.0);
+        self
+    }
+
+    /// Sizes and options.
+    #[cfg(feature = "train")]
+    pub(crate) fn config(&self) -> &VisualConfig {
+        &self.config
     }
 
     /// Side in pixels of the pictures that it tokenizes.
@@ -164,7 +194,7 @@ impl VisualTokenizer {
         Ok(self.decode_unclamped(latent, progress)?.clamp(-1.0, 1.0))
     }
 
-    fn decode_unclamped(&self, latent: &Latent, progress: &mut Progress<'_>) -> Result<Tensor<4>> {
+    pub(crate) fn decode_unclamped(&self, latent: &Latent, progress: &mut Progress<'_>) -> Result<Tensor<4>> {
         self.decoder.forward(kernels::conv2d(latent.0.clone(), &self.post_quant_conv), progress)
     }
 

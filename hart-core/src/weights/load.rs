@@ -86,34 +86,34 @@ impl<'a> Loader<'a> {
 }
 
 /// Where a traversal stands in the module tree.
-struct ModulePath {
+pub(super) struct ModulePath {
     names: Vec<String>,
     /// burn's name of the kind of module that holds each.
     kinds: Vec<String>,
 }
 
 impl ModulePath {
-    fn of(root: &str) -> Self {
+    pub(super) fn of(root: &str) -> Self {
         let names: Vec<String> = root.split('.').filter(|s| !s.is_empty()).map(str::to_string).collect();
         Self { kinds: vec![String::new(); names.len()], names }
     }
 
-    fn enter(&mut self, name: &str, kind: &str) {
+    pub(super) fn enter(&mut self, name: &str, kind: &str) {
         self.names.push(name.to_string());
         self.kinds.push(kind.to_string());
     }
 
-    fn exit(&mut self) {
+    pub(super) fn exit(&mut self) {
         self.names.pop();
         self.kinds.pop();
     }
 
-    fn field(&self) -> String {
+    pub(super) fn field(&self) -> String {
         self.names.join(".")
     }
 
     /// burn keeps a linear layer's weight as [in, out], a checkpoint as [out, in].
-    fn is_transposed(&self) -> bool {
+    pub(super) fn is_transposed(&self) -> bool {
         self.names.last().is_some_and(|n| n == "weight") && self.kinds.last().is_some_and(|k| k == "Struct:Linear")
     }
 

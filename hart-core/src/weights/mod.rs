@@ -7,12 +7,16 @@ mod checkpoint;
 mod load;
 mod names;
 mod report;
+mod save;
 mod tensors;
 
 pub use checkpoint::{Checkpoint, TensorInfo};
 pub use load::{Loader, names_and_shapes, parameters};
 pub use names::{TEXT, TRANSFORMER, Table, VISUAL};
 pub use report::{Misplaced, Misshapen, Report};
+#[cfg(feature = "train")]
+pub(crate) use save::parameter_names;
+pub use save::{NamedTensor, StoredAs, named_tensors, save_tensors};
 
 /// Which weights of the transformer are used where a checkpoint has two sets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,0 +1,325 @@
+//! Learning text encoder, transformer and residual diffusion together, from tokens of captioned pictures (spec section 7).
+
+use std::path::Path;
+
+use burn::module::Module;
+use burn::optim::GradientsParams;
+use burn::prelude::*;
+
+use super::loss::{cross_entropy, diffusion_loss};
+use super::optimizer::{Learner, OptimizerOptions};
+use super::random::{Purpose, StepRandom};
+use super::shards::{Shards, number};
+use super::tokenizer::read_step;
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::image::Image;
+use crate::kernels;
+use crate::progress::Progress;
+use crate::residual::{LATENT_SCALE, ResidualDiffusion};
+use crate::schedule::FULL_STEPS;
+use crate::text::{Context, Qwen2, TextTokenizer};
+use crate::transformer::Transformer;
+use crate::visual::{ImageTokens, VisualTokenizer};
+use crate::weights::{Checkpoint, NamedTensor, StoredAs, save_tensors};
+
+/// Everything that is learned in this half.
+#[derive(Module, Debug)]
+pub struct Generator {
+    /// The text encoder.
+    pub text: Qwen2,
+    /// The transformer.
+    pub transformer: Transformer,
+    /// The residual diffusion.
+    pub residual: ResidualDiffusion,
+}
+
+impl Generator {
+    /// Random weights. The residual diffusion begins by predicting nothing, and queries and keys are longer by what the published
+    /// softmax scale takes away.
+    pub fn init(config: &Config, device: &Device) -> Self {
+        Self {
+            text: Qwen2::init(&config.text, device),
+            transformer: Transformer::init(config, device).for_training(),
+            residual: ResidualDiffusion::init(config, device).for_training(),
+        }
+    }
+}
+
+/// How they are trained.
+#[derive(Clone, Debug)]
+pub struct GeneratorOptions {
+    /// AdamW and its learning rate.
+    pub optimizer: OptimizerOptions,
+    /// Probability that a caption is taken away, for guidance.
+    pub context_drop: f64,
+    /// Share of the last scale's tokens that a step works on; the rest saves its cost.
+    pub last_scale_share: f64,
+    /// Weight of each scale's mean cross-entropy, coarse to fine. The first scales carry the text and are few tokens: a plain mean
+    /// over all tokens would leave them unlearned.
+    pub scale_weights: Vec<f64>,
+    /// Weight of the residual diffusion's loss.
+    pub diffusion: f64,
+    /// How often each residual is taken, with another step and noise each time; the published `diffusion_batch_mul`.
+    pub diffusion_repeats: usize,
+    /// Share of the last scale's tokens whose residual is taken from a code that the model draws, instead of the nearest one: when
+    /// it generates, it has no other.
+    pub sampled_codes: f64,
+    /// Parts of a batch that are worked on side by side.
+    pub shards: usize,
+    /// Seed of everything random.
+    pub seed: u64,
+}
+
+/// A picture and what it shows.
+#[derive(Clone, Debug)]
+pub struct Captioned {
+    /// The picture, of the tokenizer's resolution.
+    pub image: Image,
+    /// What it shows.
+    pub caption: String,
+}
+
+/// What a step found.
+#[derive(Clone, Debug, Default)]
+pub struct GeneratorLosses {
+    /// Mean cross-entropy of each scale's codes, in nats.
+    pub scales: Vec<f32>,
+    /// The residual diffusion's, noise and variance together.
+    pub diffusion: f32,
+    /// Norm of all gradients, before clipping; 0 where nothing was learned.
+    pub gradient_norm: f32,
+}
+
+/// A generator under training.
+pub struct GeneratorTrainer {
+    model: Generator,
+    learner: Learner,
+    shards: Shards,
+    options: GeneratorOptions,
+    config: Config,
+    device: Device,
+    tokenizer: TextTokenizer,
+    visual: VisualTokenizer,
+    step: u64,
+}
+
+impl GeneratorTrainer {
+    /// A generator with random weights for a tokenizer of texts and a trained one of pictures.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Request`] if an option won't do.
+    pub fn new(
+        config: &Config,
+        options: GeneratorOptions,
+        tokenizer: TextTokenizer,
+        visual: VisualTokenizer,
+        device: &Device,
+    ) -> Result<Self> {
+        let scales = config.transformer.sides.len();
+        if options.scale_weights.len() != scales {
+            let problem = format!("has {} numbers, expected {scales}, one a scale", options.scale_weights.len());
+            return Err(Error::request("scale_weights", problem));
+        }
+        let device = device.clone().autodiff();
+        device.seed(options.seed);
+        let model = Generator::init(config, &device);
+        let learner = Learner::new(&model, options.optimizer);
+        let shards = Shards::new(options.shards)?;
+        Ok(Self { model, learner, shards, options, config: config.clone(), device, tokenizer, visual, step: 0 })
+    }
+
+    /// Steps that are done.
+    pub fn steps(&self) -> u64 {
+        self.step
+    }
+
+    /// One step on a batch.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Request`] if the batch has too few pictures, one has the wrong size or a caption can't be read; [`Error::Overflow`]
+    /// if a loss is not finite.
+    pub fn step(&mut self, batch: &[Captioned]) -> Result<GeneratorLosses> {
+        let options = &self.options;
+        let parts = self.shards.each(batch, |shard, batch| {
+            let random = StepRandom { seed: options.seed, step: self.step, shard };
+            let (total, losses) = self.loss(batch, random)?;
+            Ok((losses, GradientsParams::from_grads(total.backward(), &self.model)))
+        })?;
+        let (losses, gradients): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
+        let mut losses = mean(losses);
+        if !(losses.scales.iter().sum::<f32>() + losses.diffusion).is_finite() {
+            return Err(Error::Overflow { what: format!("the losses of step {}", self.step) });
+        }
+        let (model, norm) = self.learner.update(self.model.clone(), gradients, self.step);
+        losses.gradient_norm = norm;
+        self.model = model;
+        self.step += 1;
+        Ok(losses)
+    }
+
+    /// The losses of a batch without learning from it. All captions are read and all tokens count; the random numbers are those of
+    /// step `number`, so that batches can be compared.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::step`].
+    pub fn losses(&self, batch: &[Captioned], number: u64) -> Result<GeneratorLosses> {
+        let parts = self.shards.each(batch, |shard, batch| {
+            let random = StepRandom { seed: self.options.seed, step: number, shard };
+            Ok(self.loss(batch, random)?.1)
+        })?;
+        Ok(mean(parts))
+    }
+
+    fn loss(&self, batch: &[Captioned], random: StepRandom) -> Result<(Tensor<1>, GeneratorLosses)> {
+        let (options, model) = (&self.options, &self.model);
+        let captions: Vec<&str> = batch.iter().map(|item| item.caption.as_str()).collect();
+        let tokens = self.tokenizer.tokenize(&captions, None, self.config.transformer.context_tokens)?;
+        let images: Vec<Image> = batch.iter().map(|item| item.image.clone()).collect();
+        let picture = self.visual.tokenize_images(&images)?;
+        let last = picture.codes.len() - 1;
+        let last_tokens = picture.codes[last][0].len();
+
+        let context = model.text.forward(&tokens, &mut Progress::silent())?;
+        let dropped: Vec<bool> =
+            random.uniforms(Purpose::ContextDrop, batch.len()).iter().map(|&u| u < options.context_drop).collect();
+        let conditioning = model.transformer.condition(&without(context, &dropped));
+
+        let wanted = (last_tokens as f64 * options.last_scale_share).ceil() as usize;
+        let kept = random.subset(Purpose::LastScale, last_tokens, wanted.clamp(1, last_tokens));
+        let inputs = self.tracked(picture.inputs.clone());
+        let hidden = model.transformer.forward_some(inputs, Some(&kept), &conditioning);
+        // The last context row predicts the first scale's one token.
+        let predicted = hidden.0.dims()[1] - self.config.transformer.context_tokens + 1;
+        let hidden = hidden.last(predicted);
+        let logits = model.transformer.logits(&hidden, &conditioning);
+
+        let chosen = |codes: &Vec<u32>| kept.iter().map(|&place| codes[place]).collect::<Vec<u32>>();
+        let mut total: Option<Tensor<1>> = None;
+        let mut losses = GeneratorLosses::default();
+        let mut from = 0;
+        for (scale, codes) in picture.codes.iter().enumerate() {
+            let codes = if scale == last { codes.iter().map(chosen).collect() } else { codes.clone() };
+            let length = codes[0].len();
+            let loss = cross_entropy(logits.clone().narrow(1, from, length), &codes).mean();
+            from += length;
+            losses.scales.push(number(loss.clone()));
+            let weighted = loss * options.scale_weights[scale];
+            total = Some(total.map_or(weighted.clone(), |sum| sum + weighted));
+        }
+
+        let (codes, target) = self.residual_target(&picture, &kept, logits.narrow(1, from - kept.len(), kept.len()), random);
+        let condition = model.transformer.residual_condition(&hidden.last(kept.len()), codes);
+        let repeated = |x: Tensor<3>| {
+            let [batch, length, channels] = x.dims();
+            x.reshape([1, batch * length, channels]).repeat_dim(1, options.diffusion_repeats)
+        };
+        let (target, condition) = (repeated(target), repeated(condition));
+        let steps = random.below(Purpose::DiffusionStep, FULL_STEPS, target.dims()[1]);
+        let noise = random.normals(Purpose::DiffusionNoise, target.dims(), &self.device);
+        let diffusion = diffusion_loss(model.residual.mlp(), target, condition, &steps, noise).mean();
+        losses.diffusion = number(diffusion.clone());
+        let total = total.expect("a plan has scales") + diffusion * options.diffusion;
+        Ok((total, losses))
+    }
+
+    /// Codes of the kept tokens of the last scale, nearest or drawn, and the residuals that they leave, divided by
+    /// [`LATENT_SCALE`].
+    fn residual_target(
+        &self,
+        picture: &ImageTokens,
+        kept: &[usize],
+        logits: Tensor<3>,
+        random: StepRandom,
+    ) -> (Tensor<3>, Tensor<3>) {
+        let [batch, length, vocabulary] = logits.dims();
+        let logits = kernels::values(logits.detach());
+        let draws = random.uniforms(Purpose::SampledCode, batch * length);
+        let mix = random.uniforms(Purpose::CodeMix, batch * length);
+        let nearest = picture.codes.last().expect("a plan has scales");
+        let code = |image: usize, index: usize| {
+            let token = image * length + index;
+            if mix[token] < self.options.sampled_codes {
+                draw(&logits[token * vocabulary..][..vocabulary], draws[token])
+            } else {
+                nearest[image][kept[index]]
+            }
+        };
+        let codes: Vec<Vec<u32>> = (0..batch).map(|image| (0..length).map(|index| code(image, index)).collect()).collect();
+        let rows = self.visual.codebook().embed(&codes);
+        let places = kernels::indices(kept, &rows.device());
+        let target = (picture.continuous.clone().select(1, places) - rows.clone()) / LATENT_SCALE;
+        (self.tracked(rows), self.tracked(target))
+    }
+
+    /// A plain tensor on the device that keeps gradients.
+    fn tracked(&self, tensor: Tensor<3>) -> Tensor<3> {
+        Tensor::from_inner(tensor)
+    }
+
+    /// The weights' running average, on the plain device.
+    pub fn averaged(&self) -> Generator {
+        self.learner.averaged(self.model.clone().valid())
+    }
+
+    /// Writes everything that the next step depends on, whole or not at all.
+    ///
+    /// # Errors
+    ///
+    /// The file can't be written.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let mut tensors = self.learner.state();
+        tensors.push(NamedTensor { name: "step".into(), shape: vec![1], values: vec![self.step as f32] });
+        save_tensors(path, &tensors, StoredAs::F32)
+    }
+
+    /// Goes on from a saved state.
+    ///
+    /// # Errors
+    ///
+    /// The file can't be read, or is another recipe's.
+    pub fn restore(&mut self, path: &Path) -> Result<()> {
+        let state = Checkpoint::open_file(path, false)?;
+        self.step = read_step(&state)?;
+        self.model = self.learner.restore(self.model.clone(), &state, self.step)?;
+        Ok(())
+    }
+}
+
+fn mean(parts: Vec<GeneratorLosses>) -> GeneratorLosses {
+    let share = 1.0 / parts.len() as f32;
+    let mut all = GeneratorLosses::default();
+    for part in parts {
+        all.scales.resize(part.scales.len(), 0.0);
+        all.scales.iter_mut().zip(&part.scales).for_each(|(sum, loss)| *sum += loss * share);
+        all.diffusion += part.diffusion * share;
+    }
+    all
+}
+
+/// The context with some rows as guidance's unconditional ones are: zeros at position 0.
+fn without(context: Context, dropped: &[bool]) -> Context {
+    let factors = dropped.iter().map(|&d| if d { 0.0 } else { 1.0 }).collect();
+    let factors = kernels::tensor(factors, [dropped.len(), 1, 1], &context.hidden.device());
+    let (mut mask, mut positions) = (context.mask, context.positions);
+    for (row, _) in dropped.iter().enumerate().filter(|(_, d)| **d) {
+        mask[row].iter_mut().enumerate().for_each(|(place, text)| *text = place == 0);
+        positions[row].fill(0);
+    }
+    Context { hidden: context.hidden * factors, mask, positions }
+}
+
+/// A code drawn from logits by a uniform number.
+fn draw(logits: &[f32], uniform: f64) -> u32 {
+    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let weights = || logits.iter().map(|l| f64::from(l - largest).exp());
+    let mut left = uniform * weights().sum::<f64>();
+    let found = weights().position(|weight| {
+        left -= weight;
+        left < 0.0
+    });
+    found.unwrap_or(logits.len() - 1) as u32
+}

@@ -1,0 +1,208 @@
+//! AdamW with a clipped global norm, warm-up and cosine, and a running average of the weights.
+
+use std::collections::HashMap;
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
+use burn::optim::{AdamW, AdamWConfig, AdamWState, AdaptiveMomentumState, GradientsParams, Optimizer};
+use burn::prelude::*;
+use rayon::prelude::*;
+
+use crate::error::{Error, Result};
+use crate::kernels;
+use crate::weights::{Checkpoint, NamedTensor, parameter_names};
+
+/// How weights are changed.
+#[derive(Clone, Copy, Debug)]
+pub struct OptimizerOptions {
+    /// Largest learning rate.
+    pub learning_rate: f64,
+    /// Steps in which the rate rises to it, linearly.
+    pub warmup: u64,
+    /// Steps after which it has fallen to `final_ratio` of it, by a cosine.
+    pub steps: u64,
+    /// Share of the largest rate that is left in the end.
+    pub final_ratio: f64,
+    /// AdamW's decay.
+    pub weight_decay: f32,
+    /// Decay of the squared gradients' average.
+    pub beta_2: f32,
+    /// Most that all gradients together may measure, as one vector.
+    pub clip: f32,
+    /// Decay of the running average of the weights; early steps average over a tenth of what was.
+    pub average: f64,
+}
+
+/// The learning rate of a step, from 0.
+pub fn learning_rate(options: &OptimizerOptions, step: u64) -> f64 {
+    let (step, warmup, steps) = (step as f64, options.warmup as f64, options.steps as f64);
+    if step < warmup {
+        return options.learning_rate * (step + 1.0) / warmup;
+    }
+    let done = ((step - warmup) / (steps - warmup).max(1.0)).min(1.0);
+    let wave = (1.0 + (std::f64::consts::PI * done).cos()) / 2.0;
+    options.learning_rate * (options.final_ratio + (1.0 - options.final_ratio) * wave)
+}
+
+/// One parameter, as a row of numbers, and what is kept about it.
+struct Slot {
+    name: String,
+    id: ParamId,
+    value: Tensor<1>,
+    average: Tensor<1>,
+    state: Option<AdamWState<1>>,
+}
+
+/// Weights under way. Parameters are kept as rows beside each other, so that all cores update them at once.
+pub(super) struct Learner {
+    slots: Vec<Slot>,
+    adam: AdamW,
+    options: OptimizerOptions,
+}
+
+impl Learner {
+    pub(super) fn new<M: Module>(module: &M, options: OptimizerOptions) -> Self {
+        struct Collect(Vec<(ParamId, Tensor<1>)>);
+        impl ModuleVisitor for Collect {
+            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+                self.0.push((param.id, flat(param.val().inner())));
+            }
+        }
+        let mut found = Collect(Vec::new());
+        module.visit(&mut found);
+        let slot =
+            |(name, (id, value)): (String, (ParamId, Tensor<1>))| Slot { name, id, average: value.clone(), value, state: None };
+        const EPSILON: f32 = 1e-8;
+        let adam = AdamWConfig::new().with_beta_2(options.beta_2).with_epsilon(EPSILON).with_weight_decay(options.weight_decay);
+        Self { slots: parameter_names(module).into_iter().zip(found.0).map(slot).collect(), adam: adam.build(), options }
+    }
+
+    /// One step on the mean of the shards' gradients. Returns the module and the gradients' norm before clipping. A parameter
+    /// without a gradient stays as it is.
+    pub(super) fn update<M: Module>(&mut self, module: M, shards: Vec<GradientsParams>, step: u64) -> (M, f32) {
+        struct Take {
+            shards: Vec<GradientsParams>,
+            taken: Vec<Vec<Tensor<1>>>,
+        }
+        impl ModuleVisitor for Take {
+            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+                let parts = self.shards.iter_mut().filter_map(|shard| shard.remove::<D>(param.id));
+                self.taken.push(parts.map(flat).collect());
+            }
+        }
+        let share = 1.0 / shards.len() as f32;
+        let mut take = Take { shards, taken: Vec::new() };
+        module.visit(&mut take);
+        let mean = |parts: Vec<Tensor<1>>| Some(parts.into_iter().reduce(|sum, part| sum + part)? * share);
+        let gradients: Vec<Option<Tensor<1>>> = take.taken.into_par_iter().map(mean).collect();
+        let square = |gradient: &Option<Tensor<1>>| match gradient {
+            Some(gradient) => f64::from(gradient.clone().square().sum().into_scalar::<f32>()),
+            None => 0.0,
+        };
+        let squares: Vec<f64> = gradients.par_iter().map(square).collect();
+        let norm = squares.iter().sum::<f64>().sqrt() as f32;
+        const SMALLEST_NORM: f32 = 1e-6;
+        let scale = (self.options.clip / (norm + SMALLEST_NORM)).min(1.0);
+        let (adam, rate) = (&self.adam, learning_rate(&self.options, step));
+        // As TensorFlow's moving average does: young averages forget quickly.
+        let decay = self.options.average.min((1.0 + step as f64) / (10.0 + step as f64));
+        self.slots.par_iter_mut().zip(gradients).for_each(|(slot, gradient)| {
+            let Some(gradient) = gradient else {
+                slot.average = slot.value.clone();
+                return;
+            };
+            let value = std::mem::replace(&mut slot.value, Tensor::empty([0], &gradient.device()));
+            let (value, state) = adam.step(rate, value, gradient * scale, slot.state.take());
+            slot.average = slot.average.clone() * decay + value.clone() * (1.0 - decay);
+            (slot.value, slot.state) = (value, state);
+        });
+        (self.current(module), norm)
+    }
+
+    /// The module with the weights as they are, to be trained further.
+    fn current<M: Module>(&self, module: M) -> M {
+        put(module, &self.rows(|slot| &slot.value), true)
+    }
+
+    /// The module with averaged weights, on its own device.
+    pub(super) fn averaged<M: Module>(&self, module: M) -> M {
+        put(module, &self.rows(|slot| &slot.average), false)
+    }
+
+    fn rows<'a>(&'a self, which: impl Fn(&'a Slot) -> &'a Tensor<1>) -> HashMap<ParamId, &'a Tensor<1>> {
+        self.slots.iter().map(|slot| (slot.id, which(slot))).collect()
+    }
+
+    /// Replaces a parameter that has no gradient.
+    pub(super) fn set(&mut self, id: ParamId, value: Tensor<1>) {
+        for slot in self.slots.iter_mut().filter(|slot| slot.id == id) {
+            slot.average = value.clone();
+            slot.value = value.clone();
+        }
+    }
+
+    /// Everything that the next step depends on.
+    pub(super) fn state(&self) -> Vec<NamedTensor> {
+        let mut tensors = Vec::new();
+        for slot in &self.slots {
+            let mut push = |kind: &str, row: &Tensor<1>| {
+                let values = kernels::values(row.clone());
+                tensors.push(NamedTensor { name: format!("{kind}.{}", slot.name), shape: vec![values.len()], values });
+            };
+            push("value", &slot.value);
+            push("average", &slot.average);
+            if let Some(AdamWState { momentum }) = &slot.state {
+                push("moment_1", &momentum.moment_1);
+                push("moment_2", &momentum.moment_2);
+            }
+        }
+        tensors
+    }
+
+    /// Takes up a state; `steps` is how many steps it has seen.
+    pub(super) fn restore<M: Module>(&mut self, module: M, state: &Checkpoint, steps: u64) -> Result<M> {
+        for slot in &mut self.slots {
+            let device = slot.value.device();
+            let length = slot.value.dims()[0];
+            let read = |kind: &str| -> Result<Tensor<1>> {
+                let name = format!("{kind}.{}", slot.name);
+                let values = state.values(&name)?;
+                if values.len() != length {
+                    let problem =
+                        format!("tensor `{name}` has {} numbers, expected {length}: it is another recipe's", values.len());
+                    return Err(Error::checkpoint(state.path(), problem));
+                }
+                Ok(kernels::tensor(values, [length], &device))
+            };
+            slot.value = read("value")?;
+            slot.average = read("average")?;
+            if state.info(&format!("moment_1.{}", slot.name)).is_some() {
+                let momentum = AdaptiveMomentumState::new(steps as usize, read("moment_1")?, read("moment_2")?);
+                slot.state = Some(AdamWState::new(momentum));
+            }
+        }
+        Ok(self.current(module))
+    }
+}
+
+fn flat<const D: usize>(tensor: Tensor<D>) -> Tensor<1> {
+    let count = tensor.shape().num_elements();
+    tensor.reshape([count])
+}
+
+/// The module with the rows in place of its parameters.
+fn put<M: Module>(module: M, rows: &HashMap<ParamId, &Tensor<1>>, trained: bool) -> M {
+    struct Put<'a> {
+        rows: &'a HashMap<ParamId, &'a Tensor<1>>,
+        trained: bool,
+    }
+    impl ModuleMapper for Put<'_> {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let Some(row) = self.rows.get(&param.id) else { return param };
+            let shape = param.lazy_shape();
+            let value = (*row).clone().reshape::<D, _>(shape);
+            let value = if self.trained { Tensor::from_inner(value).require_grad() } else { value };
+            Param::initialized(param.id, value)
+        }
+    }
+    module.map(&mut Put { rows, trained })
+}
