@@ -4,10 +4,18 @@
 #[allow(dead_code, reason = "shared with the golden tests")]
 mod support;
 
-use burn::prelude::*;
-use hart_core::WeightSet;
-use hart_core::stages::LATENT_SCALE;
-use hart_core::train::{cross_entropy, diffusion_loss, quantizer_loss};
+use std::path::Path;
+
+use burn::prelude::{Device, Tensor};
+use hart_core::config::Config;
+use hart_core::stages::{LATENT_SCALE, Progress, TextTokenizer, VisualTokenizer};
+use hart_core::train::{
+    Captioned, GeneratorOptions, GeneratorTrainer, OptimizerOptions, TokenizerOptions, TokenizerTrainer, cross_entropy,
+    diffusion_loss, learning_rate, quantizer_loss, residual_size, train_text_tokenizer,
+};
+use hart_core::weights::{NamedTensor, StoredAs, TEXT, TRANSFORMER, VISUAL, named_tensors, save_tensors};
+use hart_core::{Hart, Image, OpenOptions, Request, WeightSet};
+use serde_json::json;
 use support::{Goldens, check_close, values};
 
 /// Most that a loss may differ from the recorded one, relative to it.
@@ -65,4 +73,238 @@ fn diffusion_loss_is_the_recorded_one() {
         let loss = diffusion_loss(hart.residual().mlp(), target, repeated(condition), &steps, noise).mean();
         check_close("train.diffusion_loss", &values(loss), &goldens.floats("train.diffusion_loss"), LOSS);
     });
+}
+
+/// A model small enough to be trained in a test: 16x16 pictures, four scales.
+fn small(folder: &Path) -> Config {
+    let captions: Vec<String> = batch(8, 0).into_iter().map(|item| item.caption).collect();
+    let write = |part: &str, json: serde_json::Value| {
+        std::fs::create_dir_all(folder.join(part)).unwrap();
+        std::fs::write(folder.join(part).join("config.json"), json.to_string()).unwrap();
+    };
+    write("text", json!({}));
+    let vocabulary = train_text_tokenizer(&captions, 300, &folder.join("text")).unwrap();
+    write(
+        "text",
+        json!({
+            "model_type": "qwen2", "vocab_size": vocabulary, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "hidden_act": "silu",
+        }),
+    );
+    write(
+        "llm",
+        json!({
+            "model_type": "hart_transformer_t2i", "depth": 2, "embed_dim": 32, "num_heads": 2, "context_token": 12, "context_dim": 32,
+            "patch_nums": [1, 2, 3, 4], "attn_type": "llama", "mlp_type": "llama", "disable_aln": false,
+            "sep_aln_pooling_mode": "avg", "use_timestep_embed": true, "use_context_norm": true, "diff_width": 32, "diff_depth": 1,
+        }),
+    );
+    write(
+        "tokenizer",
+        json!({
+            "model_type": "hart_autoencoder_with_disc", "vocab_size": 32, "z_channels": 4, "ch": 32, "ch_mult": [1, 1, 1],
+            "v_patch_nums": [1, 2, 3, 4],
+        }),
+    );
+    Config::open(folder).unwrap()
+}
+
+/// Plain colours with a square of another, and what they are called.
+fn batch(count: usize, first: usize) -> Vec<Captioned> {
+    let colours = [("red", [220, 30, 40]), ("green", [20, 180, 60]), ("blue", [30, 60, 220]), ("white", [240, 240, 240])];
+    let item = |index: usize| {
+        let ((ground, back), (name, front)) = (colours[index % 4], colours[(index / 4 + index + 1) % 4]);
+        let inside = |p: usize| (4..12).contains(&(p / 16)) && (3..9).contains(&(p % 16));
+        let pixels = (0..256).flat_map(|p| if inside(p) { front } else { back }).collect();
+        Captioned { image: Image::from_rgb(16, 16, pixels).unwrap(), caption: format!("a {name} square on {ground}") }
+    };
+    (first..first + count).map(item).collect()
+}
+
+fn images(items: Vec<Captioned>) -> Vec<Image> {
+    items.into_iter().map(|item| item.image).collect()
+}
+
+fn optimizer(steps: u64) -> OptimizerOptions {
+    OptimizerOptions {
+        learning_rate: 3e-3,
+        warmup: 4,
+        steps,
+        final_ratio: 0.1,
+        weight_decay: 0.01,
+        beta_2: 0.98,
+        clip: 1.0,
+        average: 0.9,
+    }
+}
+
+fn tokenizer_trainer(config: &Config, shards: usize) -> TokenizerTrainer {
+    let options = TokenizerOptions {
+        optimizer: optimizer(150),
+        edges: 1.0,
+        quantizer: 1.0,
+        commitment: COMMITMENT,
+        codebook_decay: 0.9,
+        shards,
+        seed: 3,
+    };
+    TokenizerTrainer::new(&config.visual, options, &Device::flex()).unwrap()
+}
+
+fn generator_trainer(config: &Config, folder: &Path, visual: VisualTokenizer) -> GeneratorTrainer {
+    let options = GeneratorOptions {
+        optimizer: optimizer(150),
+        context_drop: 0.1,
+        last_scale_share: 0.5,
+        scale_weights: vec![0.25; 4],
+        diffusion: 0.5,
+        diffusion_repeats: 2,
+        sampled_codes: 0.5,
+        shards: 2,
+        seed: 3,
+    };
+    let tokenizer = TextTokenizer::open(&folder.join("text"), config.text.vocab_size).unwrap();
+    GeneratorTrainer::new(config, options, tokenizer, visual, &Device::flex()).unwrap()
+}
+
+/// All numbers of a saved state.
+fn bytes(save: impl Fn(&Path)) -> Vec<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    save(&folder.path().join("state.safetensors"));
+    std::fs::read(folder.path().join("state.safetensors")).unwrap()
+}
+
+/// Both halves learn: losses fall, captions come to matter, and the trained model opens and draws.
+#[test]
+fn a_small_model_learns() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = small(folder.path());
+    let mut first = tokenizer_trainer(&config, 2);
+    let losses: Vec<_> = (0..150).map(|step| first.step(&images(batch(8, step % 2 * 8))).unwrap()).collect();
+    let (before, after) = (losses[0], losses[149]);
+    assert!(after.hybrid < 0.5 * before.hybrid && after.discrete < 0.6 * before.discrete, "{before:?} {after:?}");
+    assert!(after.used_rows > 0.2, "{after:?}");
+
+    let visual = first.averaged();
+    let mut second = generator_trainer(&config, folder.path(), visual.clone());
+    let losses: Vec<_> = (0..60).map(|step| second.step(&batch(8, step % 2 * 8)).unwrap()).collect();
+    let (before, after) = (&losses[0], &losses[59]);
+    let sum = |l: &hart_core::train::GeneratorLosses| l.scales.iter().sum::<f32>();
+    assert!(sum(after) < 0.5 * sum(before) && after.diffusion < before.diffusion, "{before:?} {after:?}");
+    let shown = batch(16, 0);
+    let shuffled = (0..16).map(|i| Captioned { caption: shown[(i + 5) % 16].caption.clone(), ..shown[i].clone() });
+    let (right, wrong) = (second.losses(&shown, 0).unwrap(), second.losses(&shuffled.collect::<Vec<_>>(), 0).unwrap());
+    assert!(sum(&right) < sum(&wrong), "{right:?} {wrong:?}");
+
+    let usual = |names: Vec<String>| names.into_iter().next();
+    let save = |part: &str, tensors: Vec<NamedTensor>| {
+        save_tensors(&folder.path().join(part).join("model.safetensors"), &tensors, StoredAs::F32).unwrap();
+    };
+    let generator = second.averaged();
+    let mut llm = named_tensors(&generator.transformer, &TRANSFORMER, "transformer", usual);
+    llm.extend(named_tensors(&generator.residual, &TRANSFORMER, "residual", usual));
+    save("llm", llm);
+    save("text", named_tensors(&generator.text, &TEXT, "", usual));
+    save("tokenizer", named_tensors(&visual, &VISUAL, "", usual));
+    let hart = Hart::open(folder.path(), OpenOptions::new()).unwrap();
+    let made = hart.generate(&Request::new("a red square on blue").guidance(1.0), &mut ()).unwrap();
+    assert_eq!((made.images[0].width(), made.images[0].height()), (16, 16));
+    // What was saved is what was trained.
+    let pictures = images(batch(4, 0));
+    let (saved, trained) = (hart.visual().tokenize_images(&pictures).unwrap(), visual.tokenize_images(&pictures).unwrap());
+    assert_eq!(values(saved.features), values(trained.features));
+}
+
+#[test]
+fn a_resumed_run_goes_on_to_the_last_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = small(folder.path());
+    let state = folder.path().join("state.safetensors");
+    let mut whole = tokenizer_trainer(&config, 2);
+    for step in 0..6 {
+        if step == 3 {
+            whole.save(&state).unwrap();
+        }
+        whole.step(&images(batch(8, step))).unwrap();
+    }
+    let mut resumed = tokenizer_trainer(&config, 2);
+    resumed.restore(&state).unwrap();
+    assert_eq!(resumed.steps(), 3);
+    (3..6).for_each(|step| drop(resumed.step(&images(batch(8, step))).unwrap()));
+    assert!(bytes(|path| whole.save(path).unwrap()) == bytes(|path| resumed.save(path).unwrap()), "the tokenizer's states differ");
+
+    let visual = whole.averaged();
+    let mut whole = generator_trainer(&config, folder.path(), visual.clone());
+    for step in 0..6 {
+        if step == 3 {
+            whole.save(&state).unwrap();
+        }
+        whole.step(&batch(8, step)).unwrap();
+    }
+    let mut resumed = generator_trainer(&config, folder.path(), visual);
+    resumed.restore(&state).unwrap();
+    (3..6).for_each(|step| drop(resumed.step(&batch(8, step)).unwrap()));
+    assert!(bytes(|path| whole.save(path).unwrap()) == bytes(|path| resumed.save(path).unwrap()), "the generator's states differ");
+}
+
+#[test]
+fn a_step_is_the_same_on_any_number_of_threads() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = small(folder.path());
+    let run = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            let mut trainer = tokenizer_trainer(&config, 2);
+            trainer.step(&images(batch(8, 0))).unwrap();
+            bytes(|path| trainer.save(path).unwrap())
+        })
+    };
+    assert!(run(1) == run(4));
+}
+
+#[test]
+fn scaled_latents_leave_pictures_as_they_were() {
+    let hart = Goldens::usual().plain();
+    let side = hart.visual().resolution();
+    let pixels = (0..side * side * 3).map(|i| (i * i % 251) as u8).collect();
+    let pictures = [Image::from_rgb(side, side, pixels).unwrap()];
+    let scaled = hart.visual().clone().with_scaled_latents(0.37);
+    let (was, is) = (hart.visual().tokenize_images(&pictures).unwrap(), scaled.tokenize_images(&pictures).unwrap());
+    assert_eq!(was.codes, is.codes);
+    check_close("features", &values(is.features.clone()), &values(was.features.clone() * 0.37), 1e-5);
+    let mut progress = Progress::silent();
+    for (was_latent, is_latent) in [(was.hybrid(), is.hybrid()), (hart.visual().discrete(&was), scaled.discrete(&is))] {
+        let was = hart.visual().decode(&was_latent, &mut progress).unwrap();
+        check_close("pixels", &values(scaled.decode(&is_latent, &mut progress).unwrap()), &values(was), 1e-4);
+    }
+    let ratio = residual_size(&scaled, &pictures, 0.9).unwrap() / residual_size(hart.visual(), &pictures, 0.9).unwrap();
+    assert!((ratio - 0.37).abs() < 1e-4, "{ratio}");
+}
+
+#[test]
+fn the_learning_rate_rises_and_falls() {
+    let options = OptimizerOptions { warmup: 10, ..optimizer(110) };
+    let at = |step| learning_rate(&options, step) / options.learning_rate;
+    assert!((at(0) - 0.1).abs() < 1e-9 && (at(9) - 1.0).abs() < 1e-9 && (at(10) - 1.0).abs() < 1e-9);
+    assert!((at(60) - 0.55).abs() < 1e-9 && (at(110) - 0.1).abs() < 1e-9 && (at(5000) - 0.1).abs() < 1e-9);
+}
+
+#[test]
+fn what_will_not_do_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = small(folder.path());
+    let said = |error: hart_core::Error| error.to_string();
+    let mut trainer = tokenizer_trainer(&config, 2);
+    assert!(said(trainer.step(&[]).unwrap_err()).contains("at least one for each of 2 shards"));
+    let wide = Image::from_rgb(17, 16, vec![0; 17 * 16 * 3]).unwrap();
+    assert!(said(trainer.step(&[wide.clone(), wide]).unwrap_err()).contains("has 17 x 16 pixels, expected 16 x 16"));
+    let state = folder.path().join("state.safetensors");
+    std::fs::write(&state, b"not a state").unwrap();
+    assert!(said(trainer.restore(&state).unwrap_err()).contains("state.safetensors"));
+    let mut other = config.clone();
+    other.visual.vocab_size = 16;
+    tokenizer_trainer(&other, 2).save(&state).unwrap();
+    assert!(said(trainer.restore(&state).unwrap_err()).contains("another recipe's"));
+    // A refused state changes nothing.
+    trainer.step(&images(batch(8, 0))).unwrap();
 }

@@ -6,8 +6,8 @@ use burn::prelude::*;
 use super::random::{Purpose, StepRandom};
 use crate::kernels;
 use crate::scales::plan_of;
-use crate::visual::{Codebook, VisualTokenizer};
 use crate::visual::resample::shrink;
+use crate::visual::{Codebook, VisualTokenizer};
 
 /// What the quantizer makes of features.
 pub(super) struct Quantized {
@@ -87,32 +87,47 @@ impl Usage {
 pub(super) struct RowAverages {
     pub(super) counts: Vec<f32>,
     pub(super) sums: Vec<f32>,
+    /// Steps since a row was last taken.
+    pub(super) idle: Vec<f32>,
     decay: f32,
     width: usize,
 }
 
-/// A row that fewer tokens than this take in a step, on average, is given a new place.
-const DEAD: f32 = 0.02;
+/// A row that no token took for so many steps is given a new place. Features wander while the encoder learns: a row must not be
+/// left behind for long.
+const MOST_IDLE: f32 = 16.0;
+/// Tokens that a new row counts as: its first real ones soon outweigh it.
+const NEW_COUNT: f32 = 0.1;
 
 impl RowAverages {
     pub(super) fn new(rows: usize, width: usize, decay: f32) -> Self {
-        Self { counts: vec![0.0; rows], sums: vec![0.0; rows * width], decay, width }
+        Self { counts: vec![0.0; rows], sums: vec![0.0; rows * width], idle: vec![MOST_IDLE; rows], decay, width }
     }
 
-    /// Moves every row towards the mean of its tokens; a row that is hardly taken any more starts anew at one of the batch's tokens.
+    /// Moves every row towards the mean of its tokens; a row that is not taken any more starts anew at one of the batch's tokens.
     pub(super) fn update(&mut self, usage: &Usage, random: StepRandom) -> Vec<f32> {
         let (width, fresh) = (self.width, 1.0 - self.decay);
-        self.counts.iter_mut().chain(&mut self.sums).for_each(|value| *value *= self.decay);
+        self.idle.iter_mut().for_each(|steps| *steps += 1.0);
+        for &code in &usage.codes {
+            let row = code as usize;
+            if self.idle[row] > 0.0 {
+                // Only rows that are taken fade: one that waits keeps its place.
+                self.idle[row] = 0.0;
+                self.counts[row] *= self.decay;
+                self.sums[row * width..][..width].iter_mut().for_each(|sum| *sum *= self.decay);
+            }
+        }
         for (&code, token) in usage.codes.iter().zip(usage.tokens.chunks_exact(width)) {
             let row = code as usize;
             self.counts[row] += fresh;
             self.sums[row * width..][..width].iter_mut().zip(token).for_each(|(sum, value)| *sum += fresh * value);
         }
-        let dead: Vec<usize> = (0..self.counts.len()).filter(|&row| self.counts[row] < DEAD).collect();
+        let dead: Vec<usize> = (0..self.idle.len()).filter(|&row| self.idle[row] > MOST_IDLE).collect();
         let places = random.below(Purpose::Revival, usage.codes.len(), dead.len());
         for (row, place) in dead.into_iter().zip(places) {
-            self.counts[row] = 1.0;
-            self.sums[row * width..][..width].copy_from_slice(&usage.tokens[place * width..][..width]);
+            (self.idle[row], self.counts[row]) = (0.0, NEW_COUNT);
+            let token = &usage.tokens[place * width..][..width];
+            self.sums[row * width..][..width].iter_mut().zip(token).for_each(|(sum, value)| *sum = NEW_COUNT * value);
         }
         let count = |index: usize| self.counts[index / width];
         self.sums.iter().enumerate().map(|(index, sum)| sum / count(index)).collect()

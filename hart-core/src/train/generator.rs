@@ -47,7 +47,8 @@ impl Generator {
 }
 
 /// How they are trained.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct GeneratorOptions {
     /// AdamW and its learning rate.
     pub optimizer: OptimizerOptions,
@@ -66,8 +67,10 @@ pub struct GeneratorOptions {
     /// it generates, it has no other.
     pub sampled_codes: f64,
     /// Parts of a batch that are worked on side by side.
+    #[serde(skip)]
     pub shards: usize,
     /// Seed of everything random.
+    #[serde(skip)]
     pub seed: u64,
 }
 
@@ -145,8 +148,9 @@ impl GeneratorTrainer {
         let options = &self.options;
         let parts = self.shards.each(batch, |shard, batch| {
             let random = StepRandom { seed: options.seed, step: self.step, shard };
-            let (total, losses) = self.loss(batch, random)?;
-            Ok((losses, GradientsParams::from_grads(total.backward(), &self.model)))
+            let model = self.learner.current(self.model.clone());
+            let (total, losses) = self.loss(&model, batch, options.context_drop, random)?;
+            Ok((losses, GradientsParams::from_grads(total.backward(), &model)))
         })?;
         let (losses, gradients): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
         let mut losses = mean(losses);
@@ -160,8 +164,8 @@ impl GeneratorTrainer {
         Ok(losses)
     }
 
-    /// The losses of a batch without learning from it. All captions are read and all tokens count; the random numbers are those of
-    /// step `number`, so that batches can be compared.
+    /// The losses of a batch without learning from it. All captions are read; the random numbers are those of step `number`, so that
+    /// the same pictures with other captions can be compared.
     ///
     /// # Errors
     ///
@@ -169,13 +173,19 @@ impl GeneratorTrainer {
     pub fn losses(&self, batch: &[Captioned], number: u64) -> Result<GeneratorLosses> {
         let parts = self.shards.each(batch, |shard, batch| {
             let random = StepRandom { seed: self.options.seed, step: number, shard };
-            Ok(self.loss(batch, random)?.1)
+            Ok(self.loss(&self.learner.current(self.model.clone()), batch, 0.0, random)?.1)
         })?;
         Ok(mean(parts))
     }
 
-    fn loss(&self, batch: &[Captioned], random: StepRandom) -> Result<(Tensor<1>, GeneratorLosses)> {
-        let (options, model) = (&self.options, &self.model);
+    fn loss(
+        &self,
+        model: &Generator,
+        batch: &[Captioned],
+        context_drop: f64,
+        random: StepRandom,
+    ) -> Result<(Tensor<1>, GeneratorLosses)> {
+        let options = &self.options;
         let captions: Vec<&str> = batch.iter().map(|item| item.caption.as_str()).collect();
         let tokens = self.tokenizer.tokenize(&captions, None, self.config.transformer.context_tokens)?;
         let images: Vec<Image> = batch.iter().map(|item| item.image.clone()).collect();
@@ -184,8 +194,7 @@ impl GeneratorTrainer {
         let last_tokens = picture.codes[last][0].len();
 
         let context = model.text.forward(&tokens, &mut Progress::silent())?;
-        let dropped: Vec<bool> =
-            random.uniforms(Purpose::ContextDrop, batch.len()).iter().map(|&u| u < options.context_drop).collect();
+        let dropped: Vec<bool> = random.uniforms(Purpose::ContextDrop, batch.len()).iter().map(|&u| u < context_drop).collect();
         let conditioning = model.transformer.condition(&without(context, &dropped));
 
         let wanted = (last_tokens as f64 * options.last_scale_share).ceil() as usize;
@@ -283,8 +292,9 @@ impl GeneratorTrainer {
     /// The file can't be read, or is another recipe's.
     pub fn restore(&mut self, path: &Path) -> Result<()> {
         let state = Checkpoint::open_file(path, false)?;
-        self.step = read_step(&state)?;
-        self.model = self.learner.restore(self.model.clone(), &state, self.step)?;
+        let step = read_step(&state)?;
+        self.model = self.learner.restore(self.model.clone(), &state, step)?;
+        self.step = step;
         Ok(())
     }
 }

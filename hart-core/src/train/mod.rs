@@ -12,9 +12,11 @@ mod optimizer;
 mod random;
 mod shards;
 mod tokenizer;
+mod vocabulary;
 
 pub use codebook::quantizer_loss;
 pub use generator::{Captioned, Generator, GeneratorLosses, GeneratorOptions, GeneratorTrainer};
 pub use loss::{cross_entropy, diffusion_loss, reconstruction_loss};
 pub use optimizer::{OptimizerOptions, learning_rate};
 pub use tokenizer::{TokenizerLosses, TokenizerOptions, TokenizerTrainer, residual_size};
+pub use vocabulary::train_text_tokenizer;

@@ -12,7 +12,8 @@ use crate::kernels;
 use crate::weights::{Checkpoint, NamedTensor, parameter_names};
 
 /// How weights are changed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct OptimizerOptions {
     /// Largest learning rate.
     pub learning_rate: f64,
@@ -118,8 +119,8 @@ impl Learner {
         (self.current(module), norm)
     }
 
-    /// The module with the weights as they are, to be trained further.
-    fn current<M: Module>(&self, module: M) -> M {
+    /// The module with the weights as they are, to be trained further. Every copy keeps its own gradients: shards work side by side.
+    pub(super) fn current<M: Module>(&self, module: M) -> M {
         put(module, &self.rows(|slot| &slot.value), true)
     }
 
@@ -160,7 +161,7 @@ impl Learner {
 
     /// Takes up a state; `steps` is how many steps it has seen.
     pub(super) fn restore<M: Module>(&mut self, module: M, state: &Checkpoint, steps: u64) -> Result<M> {
-        for slot in &mut self.slots {
+        let read_slot = |slot: &Slot| -> Result<Slot> {
             let device = slot.value.device();
             let length = slot.value.dims()[0];
             let read = |kind: &str| -> Result<Tensor<1>> {
@@ -173,13 +174,15 @@ impl Learner {
                 }
                 Ok(kernels::tensor(values, [length], &device))
             };
-            slot.value = read("value")?;
-            slot.average = read("average")?;
-            if state.info(&format!("moment_1.{}", slot.name)).is_some() {
-                let momentum = AdaptiveMomentumState::new(steps as usize, read("moment_1")?, read("moment_2")?);
-                slot.state = Some(AdamWState::new(momentum));
-            }
-        }
+            let momentum = match state.info(&format!("moment_1.{}", slot.name)) {
+                Some(_) => Some(AdaptiveMomentumState::new(steps as usize, read("moment_1")?, read("moment_2")?)),
+                None => None,
+            };
+            let (name, id, state) = (slot.name.clone(), slot.id, momentum.map(AdamWState::new));
+            Ok(Slot { name, id, value: read("value")?, average: read("average")?, state })
+        };
+        // All or nothing: a state that doesn't fit leaves what is there.
+        self.slots = self.slots.iter().map(read_slot).collect::<Result<_>>()?;
         Ok(self.current(module))
     }
 }

@@ -20,7 +20,8 @@ use crate::visual::{Latent, VisualTokenizer};
 use crate::weights::{Checkpoint, NamedTensor, StoredAs, save_tensors};
 
 /// How the visual tokenizer is trained.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct TokenizerOptions {
     /// AdamW and its learning rate.
     pub optimizer: OptimizerOptions,
@@ -33,8 +34,10 @@ pub struct TokenizerOptions {
     /// Decay of the codebook's running averages.
     pub codebook_decay: f32,
     /// Parts of a batch that are worked on side by side.
+    #[serde(skip)]
     pub shards: usize,
     /// Seed of everything random.
+    #[serde(skip)]
     pub seed: u64,
 }
 
@@ -73,7 +76,7 @@ impl TokenizerTrainer {
     pub fn new(config: &VisualConfig, options: TokenizerOptions, device: &Device) -> Result<Self> {
         let device = device.clone().autodiff();
         device.seed(options.seed);
-        let model = VisualTokenizer::init(config, &device);
+        let model = VisualTokenizer::init(config, &device).for_training();
         let learner = Learner::new(&model, options.optimizer);
         let rows = RowAverages::new(config.vocab_size, config.z_channels, options.codebook_decay);
         Ok(Self { model, learner, rows, shards: Shards::new(options.shards)?, options, device, step: 0 })
@@ -130,18 +133,19 @@ impl TokenizerTrainer {
     }
 
     fn shard(&self, pictures: &[Image]) -> Result<Part> {
-        let side = self.model.resolution();
+        let model = self.learner.current(self.model.clone());
+        let side = model.resolution();
         let count = pictures.len();
         let values = pictures.iter().flat_map(Image::planes).collect();
         let pixels = kernels::tensor(values, [count, 3, side, side], &self.device);
-        let features = self.model.encode(pixels.clone());
-        let sides = &self.model.config().sides;
-        let quantized = quantize(self.model.codebook(), features.clone(), sides, self.options.commitment);
+        let features = model.encode(pixels.clone());
+        let sides = &model.config().sides;
+        let quantized = quantize(model.codebook(), features.clone(), sides, self.options.commitment);
         // With one picture, both are decoded from it.
         let (from, continuous) = if count == 1 { (0, 1) } else { (count / 2, count / 2) };
         let latents = vec![features.narrow(0, 0, continuous), quantized.latent.narrow(0, from, count - from)];
         let wanted = vec![pixels.clone().narrow(0, 0, continuous), pixels.narrow(0, from, count - from)];
-        let decoded = self.model.decode_unclamped(&Latent(Tensor::cat(latents, 0)), &mut Progress::silent())?;
+        let decoded = model.decode_unclamped(&Latent(Tensor::cat(latents, 0)), &mut Progress::silent())?;
         let loss = |start: usize, length: usize, want: Tensor<4>| {
             reconstruction_loss(decoded.clone().narrow(0, start, length), want, self.options.edges)
         };
@@ -155,7 +159,7 @@ impl TokenizerTrainer {
             quantizer: number(quantized.loss),
             ..TokenizerLosses::default()
         };
-        let gradients = GradientsParams::from_grads(total.backward(), &self.model);
+        let gradients = GradientsParams::from_grads(total.backward(), &model);
         Ok(Part { losses, gradients, usage: quantized.usage })
     }
 
@@ -176,6 +180,7 @@ impl TokenizerTrainer {
         };
         push("codebook.counts", &self.rows.counts);
         push("codebook.sums", &self.rows.sums);
+        push("codebook.idle", &self.rows.idle);
         push("step", &[self.step as f32]);
         save_tensors(path, &tensors, StoredAs::F32)
     }
@@ -187,16 +192,17 @@ impl TokenizerTrainer {
     /// The file can't be read, or is another recipe's.
     pub fn restore(&mut self, path: &Path) -> Result<()> {
         let state = Checkpoint::open_file(path, false)?;
-        self.step = read_step(&state)?;
-        self.model = self.learner.restore(self.model.clone(), &state, self.step)?;
         let read = |name: &str, length: usize| {
             let values = state.values(name)?;
             let fits = values.len() == length;
             fits.then_some(values).ok_or_else(|| Error::checkpoint(path, format!("tensor `{name}` is another recipe's")))
         };
         let (rows, width) = (self.model.config().vocab_size, self.model.config().z_channels);
-        self.rows.counts = read("codebook.counts", rows)?;
-        self.rows.sums = read("codebook.sums", rows * width)?;
+        let step = read_step(&state)?;
+        let (counts, sums, idle) =
+            (read("codebook.counts", rows)?, read("codebook.sums", rows * width)?, read("codebook.idle", rows)?);
+        self.model = self.learner.restore(self.model.clone(), &state, step)?;
+        (self.step, self.rows.counts, self.rows.sums, self.rows.idle) = (step, counts, sums, idle);
         let table = kernels::values(self.model.codebook().table().val());
         self.model = self.with_table(self.model.clone(), table, [rows, width]);
         Ok(())

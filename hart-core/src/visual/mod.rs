@@ -103,6 +103,28 @@ impl VisualTokenizer {
         &self.codebook
     }
 
+    /// Weights to begin training with: residual branches that add nothing, so that what is first learned is the short way through.
+    #[cfg(feature = "train")]
+    pub(crate) fn for_training(self) -> Self {
+        struct Branches {
+            names: Vec<String>,
+        }
+        impl burn::module::ModuleMapper for Branches {
+            fn enter_module(&mut self, name: &str, _: &str) {
+                self.names.push(name.to_string());
+            }
+            fn exit_module(&mut self, _: &str, _: &str) {
+                self.names.pop();
+            }
+            fn map_float<const D: usize>(&mut self, param: burn::module::Param<Tensor<D>>) -> burn::module::Param<Tensor<D>> {
+                // The last convolution of a residual block, and of an attention block.
+                let is_last = self.names.iter().any(|name| name == "conv2" || name == "proj_out");
+                if is_last { param.map(|tensor| tensor * 0.0) } else { param }
+            }
+        }
+        self.map(&mut Branches { names: Vec::new() })
+    }
+
     /// The same tokenizer with another codebook.
     #[cfg(feature = "train")]
     pub(crate) fn with_codebook(self, codebook: Codebook) -> Self {

@@ -1,0 +1,77 @@
+//! The model under training, in the published layout.
+
+use std::error::Error;
+use std::path::Path;
+
+use hart_core::config::Config;
+use hart_core::stages::VisualTokenizer;
+use hart_core::train::Generator;
+use hart_core::weights::{NamedTensor, StoredAs, TEXT, TRANSFORMER, VISUAL, named_tensors, save_tensors};
+use hart_examples::output;
+use serde_json::{Value, json};
+
+use crate::recipe::Model;
+
+const WEIGHTS: &str = "model.safetensors";
+
+/// Writes the `config.json` files and reads them as a program that opens the model will.
+///
+/// # Errors
+///
+/// What in them is wrong.
+pub fn write_configurations(model: &Model, folder: &Path, vocabulary: usize) -> Result<Config, Box<dyn Error>> {
+    let with = |value: &Value, defaults: Value| {
+        let mut merged = defaults;
+        if let (Some(merged), Some(given)) = (merged.as_object_mut(), value.as_object()) {
+            given.iter().for_each(|(key, value)| drop(merged.insert(key.clone(), value.clone())));
+        }
+        merged
+    };
+    let llm = json!({
+        "model_type": "hart_transformer_t2i", "architectures": ["HARTForT2I"], "attn_type": "llama", "mlp_type": "llama",
+        "use_cross_attn": false, "sampler": "iddpm", "vae_path": null,
+    });
+    let visual = json!({ "model_type": "hart_autoencoder_with_disc", "quantizer_type": "var_hybrid", "hybrid": false });
+    let text = json!({ "model_type": "qwen2", "architectures": ["Qwen2Model"], "hidden_act": "silu", "rope_scaling": null });
+    let mut text = with(&model.text, text);
+    text["vocab_size"] = vocabulary.into();
+    let save = |name: &str, value: &Value| output::save(&folder.join(name), format!("{value:#}\n").as_bytes());
+    save("llm/config.json", &with(&model.llm, llm))?;
+    save("tokenizer/config.json", &with(&model.tokenizer, visual))?;
+    save("text/config.json", &text)?;
+    save("llm/generation_config.json", &model.generation)?;
+    Ok(Config::open(folder)?)
+}
+
+/// Writes the visual tokenizer's weights.
+///
+/// # Errors
+///
+/// A number is not finite, or the file can't be written.
+pub fn write_tokenizer(tokenizer: &VisualTokenizer, model: &Model, folder: &Path, stored_as: StoredAs) -> hart_core::Result<()> {
+    // The phi convolutions have a name for each way of sharing them.
+    let wanted = match model.tokenizer.get("share_quant_resi").and_then(Value::as_u64) {
+        Some(0) => 1,
+        Some(1) => 2,
+        _ => 0,
+    };
+    let choose = |names: Vec<String>| {
+        let mut names: Vec<String> = names.into_iter().filter(|name| name.starts_with("vae.")).collect();
+        (!names.is_empty()).then(|| names.swap_remove(wanted.min(names.len() - 1)))
+    };
+    save_tensors(&folder.join("tokenizer").join(WEIGHTS), &named_tensors(tokenizer, &VISUAL, "", choose), stored_as)
+}
+
+/// Writes the weights of text encoder, transformer and residual diffusion.
+///
+/// # Errors
+///
+/// A number is not finite, or a file can't be written.
+pub fn write_generator(generator: &Generator, folder: &Path, stored_as: StoredAs) -> hart_core::Result<()> {
+    let usual = |names: Vec<String>| names.into_iter().next();
+    let mut llm: Vec<NamedTensor> = named_tensors(&generator.transformer, &TRANSFORMER, "transformer", usual);
+    llm.extend(named_tensors(&generator.residual, &TRANSFORMER, "residual", usual));
+    save_tensors(&folder.join("llm").join(WEIGHTS), &llm, stored_as)?;
+    let without_prefix = |names: Vec<String>| names.into_iter().find(|name| !name.starts_with("model."));
+    save_tensors(&folder.join("text").join(WEIGHTS), &named_tensors(&generator.text, &TEXT, "", without_prefix), stored_as)
+}

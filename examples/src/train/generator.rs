@@ -1,0 +1,130 @@
+//! The second half: text encoder, transformer and residual diffusion together.
+
+use std::error::Error;
+
+use hart_core::burn::prelude::Device;
+use hart_core::config::Config;
+use hart_core::stages::{TextTokenizer, VisualTokenizer};
+use hart_core::train::{Captioned, GeneratorLosses, GeneratorTrainer, learning_rate};
+use hart_core::{Hart, OpenOptions, Request};
+use hart_examples::data::Scenes;
+use hart_examples::grid;
+
+use crate::export::write_generator;
+use crate::folder::Folder;
+use crate::progress::{Bar, Stop};
+use crate::recipe::Recipe;
+use crate::scenes::pictures;
+
+const PHASE: &str = "generator";
+/// Pictures that true captions are compared with shuffled ones on.
+const COMPARED: usize = 128;
+
+/// Trains it to the end, or until it is stopped. Returns whether it came to the end.
+///
+/// # Errors
+///
+/// A loss is not finite, or a file can't be read or written.
+#[allow(clippy::too_many_arguments, reason = "one call, in main")]
+pub fn train(
+    recipe: &Recipe,
+    config: &Config,
+    scenes: &Scenes,
+    folder: &Folder,
+    visual: VisualTokenizer,
+    device: &Device,
+    stop: &Stop,
+    quiet: bool,
+) -> Result<bool, Box<dyn Error>> {
+    let options = &recipe.generator.learning;
+    let tokenizer = TextTokenizer::open(&folder.model().join("text"), config.text.vocab_size)?;
+    let mut trainer = GeneratorTrainer::new(config, options.clone(), tokenizer, visual, device)?;
+    let state = folder.state(PHASE);
+    if state.is_file() {
+        trainer.restore(&state)?;
+    }
+    let scales = config.transformer.sides.len();
+    let each: Vec<String> = (1..=scales).map(|s| format!("scale_{s}")).collect();
+    let columns = format!("step,seconds,images_per_second,learning_rate,diffusion,gradient_norm,{}", each.join(","));
+    let mut table = folder.table(PHASE, &columns, trainer.steps())?;
+    let steps = options.optimizer.steps;
+    let bar = Bar::new(PHASE, trainer.steps(), steps, recipe.generator.batch, quiet);
+    let mut sum = Running::default();
+    while trainer.steps() < steps {
+        let rate = learning_rate(&options.optimizer, trainer.steps());
+        let losses = trainer.step(&pictures(scenes, recipe.seed, trainer.steps(), recipe.generator.batch)?)?;
+        let step = trainer.steps();
+        bar.step(step, &format!("{} diffusion {:.3}", list(&losses.scales), losses.diffusion));
+        sum.add(&losses);
+        let is_last = step == steps || stop.is_set();
+        if step % recipe.generator.every == 0 || is_last {
+            let mean = sum.take();
+            let mut numbers = vec![bar.rate(step) as f32, rate as f32, mean.diffusion, mean.gradient_norm];
+            numbers.extend(&mean.scales);
+            table.push(step, bar.seconds(), &numbers)?;
+            bar.say(&format!(
+                "{PHASE} step {step}: scales {}, diffusion {:.3}, {:.1} images/s",
+                list(&mean.scales),
+                mean.diffusion,
+                bar.rate(step)
+            ));
+            write_generator(&trainer.averaged(), &folder.model(), recipe.stored_as())?;
+            sheet(recipe, folder)?.save_png(folder.sheet(PHASE, step))?;
+            trainer.save(&state)?;
+        }
+        if stop.is_set() {
+            return Ok(false);
+        }
+    }
+    compare_captions(&trainer, scenes, recipe.seed, &bar)?;
+    Ok(true)
+}
+
+/// What the captions are worth: losses on pictures that training didn't see, with their own captions and with each other's.
+fn compare_captions(trainer: &GeneratorTrainer, scenes: &Scenes, seed: u64, bar: &Bar) -> Result<(), Box<dyn Error>> {
+    let batch = pictures(scenes, seed, u64::MAX, COMPARED)?;
+    let next = |index: usize| batch[(index + 1) % batch.len()].caption.clone();
+    let shuffled: Vec<Captioned> =
+        batch.iter().enumerate().map(|(i, item)| Captioned { image: item.image.clone(), caption: next(i) }).collect();
+    for (what, batch) in [("true", &batch), ("shuffled", &shuffled)] {
+        let losses = trainer.losses(batch, u64::MAX)?;
+        bar.say(&format!("loss per scale with {what} captions: {}; diffusion {:.3}", list(&losses.scales), losses.diffusion));
+    }
+    Ok(())
+}
+
+/// Pictures of the recipe's prompts, by the model as a program opens it.
+fn sheet(recipe: &Recipe, folder: &Folder) -> Result<hart_core::Image, Box<dyn Error>> {
+    let hart = Hart::open(folder.model(), OpenOptions::new())?;
+    let made = hart.generate(&Request::batch(recipe.prompts.clone()).seed(recipe.seed), &mut ())?;
+    Ok(grid::labelled(&made.images, recipe.prompts.len().min(8))?)
+}
+
+fn list(losses: &[f32]) -> String {
+    losses.iter().map(|loss| format!("{loss:.2}")).collect::<Vec<_>>().join(" ")
+}
+
+/// Losses since the last line.
+#[derive(Default)]
+struct Running {
+    sum: GeneratorLosses,
+    steps: f32,
+}
+
+impl Running {
+    fn add(&mut self, losses: &GeneratorLosses) {
+        self.sum.scales.resize(losses.scales.len(), 0.0);
+        self.sum.scales.iter_mut().zip(&losses.scales).for_each(|(sum, new)| *sum += new);
+        self.sum.diffusion += losses.diffusion;
+        self.sum.gradient_norm += losses.gradient_norm;
+        self.steps += 1.0;
+    }
+
+    fn take(&mut self) -> GeneratorLosses {
+        let Self { mut sum, steps } = std::mem::take(self);
+        sum.scales.iter_mut().for_each(|s| *s /= steps);
+        sum.diffusion /= steps;
+        sum.gradient_norm /= steps;
+        sum
+    }
+}

@@ -1,0 +1,83 @@
+//! Trains a model from a recipe: `cargo run --release -p hart-examples --features train --bin train -- examples/recipes/emoji.toml
+//! --out target/emoji`.
+
+mod export;
+mod folder;
+mod generator;
+mod progress;
+mod recipe;
+mod scenes;
+mod tokenizer;
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser;
+use hart_core::DeviceKind;
+use hart_core::train::train_text_tokenizer;
+use hart_examples::data::{Scenes, open_or_render};
+use hart_examples::{INTERRUPTED, output};
+use serde_json::Value;
+
+use folder::Folder;
+use progress::Stop;
+use recipe::Recipe;
+
+/// Captions that the text tokenizer is learned from.
+const CAPTIONS: u64 = 50_000;
+
+/// Trains a model from a recipe; run again, it goes on where it stopped
+#[derive(Parser, Debug)]
+#[command(name = "train", version, max_term_width = 110)]
+struct Arguments {
+    /// The recipe, such as examples/recipes/emoji.toml
+    #[arg(value_name = "RECIPE")]
+    recipe: PathBuf,
+    /// Folder of the run: states to go on from, losses, contact sheets, and the model itself in `model`
+    #[arg(short, long, value_name = "FOLDER")]
+    out: PathBuf,
+    /// Pictures made by `dataset`; default: the drawings that come with the repository
+    #[arg(long, value_name = "FOLDER")]
+    data: Option<PathBuf>,
+    /// Where to compute: auto, cpu, cuda or wgpu
+    #[arg(short, long, default_value = "auto")]
+    device: DeviceKind,
+    /// Shows no progress
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+fn main() -> ExitCode {
+    hart_examples::exit_code(run(&Arguments::parse()))
+}
+
+fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
+    let (recipe, text) = Recipe::read(&arguments.recipe)?;
+    let device = arguments.device.open()?;
+    let scenes = Scenes::new(Arc::new(open_or_render(arguments.data.as_deref())?), recipe.scenes.clone())?;
+    let folder = Folder::open(&arguments.out, &text)?;
+    let stop = Stop::on_ctrl_c()?;
+
+    let model = folder.model();
+    let most = recipe.model.text.get("vocab_size").and_then(Value::as_u64).ok_or("model.text.vocab_size: expected a number")?;
+    let vocabulary = train_text_tokenizer(&scenes::captions(&scenes, recipe.seed, CAPTIONS), most as usize, &model.join("text"))?;
+    let config = export::write_configurations(&recipe.model, &model, vocabulary)?;
+    if config.resolution() != scenes.side() {
+        let problem = format!("scenes.side is {}, the model's pictures have {}", scenes.side(), config.resolution());
+        return Err(format!("{}: {problem}", arguments.recipe.display()).into());
+    }
+
+    let tokenizer = tokenizer::train(&recipe, &config, &scenes, &folder, &device, &stop, arguments.quiet)?;
+    let finished = match tokenizer {
+        None => false,
+        Some(visual) => generator::train(&recipe, &config, &scenes, &folder, visual, &device, &stop, arguments.quiet)?,
+    };
+    if !finished {
+        eprintln!("stopped; run the same command again to go on");
+        return Ok(ExitCode::from(INTERRUPTED));
+    }
+    output::say(model.display())?;
+    Ok(ExitCode::SUCCESS)
+}
