@@ -79,8 +79,12 @@ fn primitive<const D: usize>(tensor: &Tensor<D>) -> Option<FlexTensor> {
 
 /// A tensor of values in row-major order.
 fn tensor<const D: usize>(values: Vec<f32>, shape: Vec<usize>) -> Tensor<D> {
-    let layout = Layout::contiguous(Shape::from(shape));
-    Tensor::from_primitive::<Flex>(FlexTensor::new(Bytes::from_elems(values), layout, DType::F32))
+    Tensor::from_primitive::<Flex>(of_values(values, Shape::from(shape)))
+}
+
+/// The same as the CPU backend has it.
+pub(super) fn of_values(values: Vec<f32>, shape: Shape) -> FlexTensor {
+    FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(shape), DType::F32)
 }
 
 /// The numbers of a weight `[in, out]` that is a turned view of whole rows `[out][in]`.
