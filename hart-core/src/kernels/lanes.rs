@@ -33,6 +33,22 @@ pub(super) trait Job {
     unsafe fn run<L: Lanes>(self);
 }
 
+/// Loops over slices that the compiler makes vectors of.
+pub(super) trait Loop {
+    /// Does the work. To be marked `#[inline(always)]`, so that it is compiled for every processor.
+    fn run(self);
+}
+
+/// A loop as a job for which the compiler chooses the vectors.
+struct Vectorised<T>(T);
+
+impl<T: Loop> Job for Vectorised<T> {
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(self) {
+        self.0.run();
+    }
+}
+
 /// The instructions that a job is run with: no value names what the processor lacks.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Level(Kind);
@@ -65,6 +81,12 @@ impl Level {
     /// The widest that the processor has.
     pub(super) fn best() -> Self {
         Self::all().next_back().unwrap_or(Self(Kind::Plain))
+    }
+
+    /// Runs a loop with these instructions.
+    #[inline]
+    pub(super) fn run_loop(self, work: impl Loop) {
+        self.run(Vectorised(work));
     }
 
     /// Runs a job with these instructions.

@@ -1,7 +1,4 @@
-//! Operations with a body and a gradient of our own on burn's CPU backend, through its extension interface: unlike those of
-//! [`super::flex`] they serve training too.
-
-#![allow(clippy::result_large_err)] // What comes back is a tensor, not an error.
+//! 3x3 convolution.
 
 use burn::backend::flex::FlexTensor;
 use burn::backend::tensor::FloatTensor;
@@ -9,10 +6,10 @@ use burn::backend::{Backend, Dispatch, Flex, TensorMetadata, backend_extension};
 use burn::nn::PaddingConfig2d;
 use burn::nn::conv::Conv2d;
 use burn::prelude::*;
-use burn::tensor::DType;
 
-use super::conv::{self, Sizes};
-use super::flex::of_values;
+use super::super::conv::{self, Sizes};
+use super::super::flex::of_values;
+use super::{here, slice};
 
 #[cfg(feature = "train")]
 use burn::backend::Autodiff;
@@ -20,15 +17,15 @@ use burn::backend::Autodiff;
 /// Widths from which on the direct convolution pays (docs/performance.md).
 const WIDE: usize = 8;
 
-/// Operations that [`Dispatch`] finds a backend for.
+/// The operation, for which [`Dispatch`] finds the backend.
 #[backend_extension(Flex, Autodiff: cfg(feature = "train"))]
-pub(super) trait Extension: Backend {
+pub(in super::super) trait Convolution: Backend {
     /// Convolution with a 3x3 kernel, stride 1 and a border of zeros; all tensors are f32.
     fn conv3x3(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
 /// Convolution by a layer; x comes back where this doesn't apply.
-pub(super) fn conv3x3(x: Tensor<4>, layer: &Conv2d) -> Result<Tensor<4>, Tensor<4>> {
+pub(in super::super) fn conv3x3(x: Tensor<4>, layer: &Conv2d) -> Result<Tensor<4>, Tensor<4>> {
     let Some(bias) = &layer.bias else { return Err(x) };
     let [_, channels, _, width] = x.dims();
     let usual = layer.kernel_size == [3, 3] && layer.stride == [1, 1] && layer.dilation == [1, 1] && layer.groups == 1;
@@ -38,19 +35,8 @@ pub(super) fn conv3x3(x: Tensor<4>, layer: &Conv2d) -> Result<Tensor<4>, Tensor<
     if !fits || !here(&x) || !here(&weight) || !here(&bias) {
         return Err(x);
     }
-    let y = <Dispatch as Extension>::conv3x3(x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
+    let y = <Dispatch as Convolution>::conv3x3(x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
     Ok(Tensor::from_dispatch(y))
-}
-
-/// Whether a tensor is the CPU backend's and f32, and tracked only where this crate knows of tracking.
-fn here<const D: usize>(x: &Tensor<D>) -> bool {
-    let device = x.device();
-    x.dtype() == DType::F32 && device == Device::flex() && (cfg!(feature = "train") || !device.is_autodiff())
-}
-
-/// The values of a tensor in row-major order.
-fn slice(x: &FlexTensor) -> &[f32] {
-    x.as_slice().expect("made contiguous, and f32 as its caller has checked")
 }
 
 fn sizes(x: &FlexTensor, weight: &FlexTensor) -> Sizes {
@@ -58,7 +44,7 @@ fn sizes(x: &FlexTensor, weight: &FlexTensor) -> Sizes {
     Sizes { batch: x[0], from: x[1], to: weight[0], height: x[2], width: x[3] }
 }
 
-impl Extension for Flex {
+impl Convolution for Flex {
     fn conv3x3(x: FlexTensor, weight: FlexTensor, bias: FlexTensor) -> FlexTensor {
         let sizes = sizes(&x, &weight);
         let (x, weight, bias) = (x.to_contiguous(), weight.to_contiguous(), bias.to_contiguous());
@@ -102,7 +88,7 @@ mod gradients {
         }
     }
 
-    impl<C: CheckpointStrategy> Extension for Autodiff<Flex, C> {
+    impl<C: CheckpointStrategy> Convolution for Autodiff<Flex, C> {
         fn conv3x3(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
             match Conv3x3.prepare::<C>([x.node(), weight.node(), bias.node()]).compute_bound().stateful() {
                 OpsKind::Tracked(prepared) => {
@@ -122,8 +108,9 @@ mod gradients {
 mod tests {
     use burn::nn::conv::Conv2dConfig;
 
+    use super::super::tests::{assert_close, waves};
     use super::*;
-    use crate::kernels::{tensor, values};
+    use crate::kernels::tensor;
 
     const SHAPES: [[usize; 5]; 7] = [
         [1, 1, 3, 8, 8],
@@ -135,20 +122,8 @@ mod tests {
         [1, 5, 5, 16, 16],
     ];
 
-    fn waves(count: usize, speed: f32) -> Vec<f32> {
-        (0..count).map(|i| (i as f32 * speed).sin()).collect()
-    }
-
     fn layer(from: usize, to: usize, device: &Device) -> Conv2d {
         Conv2dConfig::new([from, to], [3, 3]).with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1)).init(device)
-    }
-
-    fn assert_close(what: &str, got: Tensor<4>, want: Tensor<4>) {
-        assert_eq!(got.dims(), want.dims());
-        let (got, want) = (values(got), values(want));
-        let largest = want.iter().fold(0f32, |largest, w| largest.max(w.abs()));
-        let close = |(g, w): (&f32, &f32)| (g - w).abs() <= 1e-4 * largest || g.is_nan() && w.is_nan() || g == w;
-        assert!(got.iter().zip(&want).all(close), "{what}: {got:?} and not {want:?}");
     }
 
     /// Whole tensors and views of larger ones.
