@@ -6,6 +6,8 @@
 
 use rayon::prelude::*;
 
+use super::lanes::{Job, Lanes, Level};
+
 /// Rows of x in a tile.
 const TILE_X: usize = 4;
 /// Rows of w in a tile.
@@ -21,10 +23,10 @@ const TASK_X: usize = 160 * 1024;
 ///
 /// If the lengths don't fit together.
 pub(super) fn rows_with_rows(x: &[f32], w: &[f32], bias: Option<&[f32]>, width: usize) -> Vec<f32> {
-    rows_with_rows_by(best_tiles(), x, w, bias, width)
+    rows_with_rows_by(Level::best(), x, w, bias, width)
 }
 
-fn rows_with_rows_by(tile: Tiles, x: &[f32], w: &[f32], bias: Option<&[f32]>, width: usize) -> Vec<f32> {
+fn rows_with_rows_by(level: Level, x: &[f32], w: &[f32], bias: Option<&[f32]>, width: usize) -> Vec<f32> {
     assert!(width > 0 && x.len().is_multiple_of(width) && w.len().is_multiple_of(width), "rows must be whole");
     let (rows, columns) = (x.len() / width, w.len() / width);
     assert!(bias.is_none_or(|b| b.len() == columns), "one bias a column");
@@ -41,9 +43,8 @@ fn rows_with_rows_by(tile: Tiles, x: &[f32], w: &[f32], bias: Option<&[f32]>, wi
             width,
             columns,
         };
-        // SAFETY: the part's outputs begin at (row, column) of y, whose memory is reserved, and no other task has any of them; and the
-        // function was chosen for this processor.
-        unsafe { tile(part, { &out }.0.add(row * columns + column)) }
+        // SAFETY: the part's outputs begin at (row, column) of y, whose memory is reserved, and no other task has any of them.
+        level.run(Tiles { part, y: unsafe { { &out }.0.add(row * columns + column) } });
     });
     // SAFETY: every task has written its outputs, and together they are all.
     unsafe { y.set_len(rows * columns) };
@@ -66,35 +67,18 @@ struct Out(*mut f32);
 // SAFETY: tasks write to places of their own.
 unsafe impl Sync for Out {}
 
-type Tiles = unsafe fn(Part<'_>, *mut f32);
-
-/// The widest that the processor has.
-fn best_tiles() -> Tiles {
-    #[cfg(target_arch = "x86_64")]
-    {
-        if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl") {
-            return x86::avx512;
-        }
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            return x86::avx2;
-        }
-    }
-    plain
+/// A part and where its outputs begin: there is room for them.
+struct Tiles<'a> {
+    part: Part<'a>,
+    y: *mut f32,
 }
 
-/// A vector of floats.
-trait Lanes: Copy {
-    const COUNT: usize;
-    /// Zeros.
-    unsafe fn zero() -> Self;
-    /// Reads `COUNT` numbers.
-    unsafe fn load(from: *const f32) -> Self;
-    /// Reads the first `count < COUNT` numbers, zeros behind.
-    unsafe fn load_first(from: *const f32, count: usize) -> Self;
-    /// `a b + self`.
-    unsafe fn add_product(self, a: Self, b: Self) -> Self;
-    /// All lanes together.
-    unsafe fn sum(self) -> f32;
+impl Job for Tiles<'_> {
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(self) {
+        // SAFETY: there is room, and the processor has the lanes.
+        unsafe { tiles::<L>(self.part, self.y) }
+    }
 }
 
 /// All tiles of a part.
@@ -174,158 +158,6 @@ unsafe fn tile<L: Lanes, const X: usize, const W: usize>(part: &Part<'_>, m: usi
     }
 }
 
-/// Eight numbers, for any processor.
-#[derive(Clone, Copy)]
-struct Plain([f32; 8]);
-
-impl Lanes for Plain {
-    const COUNT: usize = 8;
-
-    #[inline(always)]
-    unsafe fn zero() -> Self {
-        Self([0.0; 8])
-    }
-
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> Self {
-        // SAFETY: the caller's.
-        Self(unsafe { from.cast::<[f32; 8]>().read() })
-    }
-
-    #[inline(always)]
-    unsafe fn load_first(from: *const f32, count: usize) -> Self {
-        // SAFETY: the caller's.
-        Self(std::array::from_fn(|i| if i < count { unsafe { from.add(i).read() } } else { 0.0 }))
-    }
-
-    #[inline(always)]
-    unsafe fn add_product(self, a: Self, b: Self) -> Self {
-        Self(std::array::from_fn(|i| self.0[i] + a.0[i] * b.0[i]))
-    }
-
-    #[inline(always)]
-    unsafe fn sum(self) -> f32 {
-        self.0.iter().sum()
-    }
-}
-
-/// # Safety
-///
-/// As [`tiles`].
-unsafe fn plain(part: Part<'_>, y: *mut f32) {
-    // SAFETY: the caller's.
-    unsafe { tiles::<Plain>(part, y) }
-}
-
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use std::arch::x86_64::*;
-
-    use super::{Lanes, Part, tiles};
-
-    #[derive(Clone, Copy)]
-    struct Avx512(__m512);
-
-    // SAFETY of all functions: used in `avx512` only, which is called where the processor has AVX-512.
-    impl Lanes for Avx512 {
-        const COUNT: usize = 16;
-
-        #[inline(always)]
-        unsafe fn zero() -> Self {
-            // SAFETY: see above.
-            Self(unsafe { _mm512_setzero_ps() })
-        }
-
-        #[inline(always)]
-        unsafe fn load(from: *const f32) -> Self {
-            // SAFETY: see above, and the caller's.
-            Self(unsafe { _mm512_loadu_ps(from) })
-        }
-
-        #[inline(always)]
-        unsafe fn load_first(from: *const f32, count: usize) -> Self {
-            // SAFETY: see above, and the caller's; what is masked is not read.
-            Self(unsafe { _mm512_maskz_loadu_ps((1u16 << count) - 1, from) })
-        }
-
-        #[inline(always)]
-        unsafe fn add_product(self, a: Self, b: Self) -> Self {
-            // SAFETY: see above.
-            Self(unsafe { _mm512_fmadd_ps(a.0, b.0, self.0) })
-        }
-
-        #[inline(always)]
-        unsafe fn sum(self) -> f32 {
-            // SAFETY: see above.
-            unsafe { _mm512_reduce_add_ps(self.0) }
-        }
-    }
-
-    #[derive(Clone, Copy)]
-    struct Avx2(__m256);
-
-    // SAFETY of all functions: used in `avx2` only, which is called where the processor has AVX2 and FMA.
-    impl Lanes for Avx2 {
-        const COUNT: usize = 8;
-
-        #[inline(always)]
-        unsafe fn zero() -> Self {
-            // SAFETY: see above.
-            Self(unsafe { _mm256_setzero_ps() })
-        }
-
-        #[inline(always)]
-        unsafe fn load(from: *const f32) -> Self {
-            // SAFETY: see above, and the caller's.
-            Self(unsafe { _mm256_loadu_ps(from) })
-        }
-
-        #[inline(always)]
-        unsafe fn load_first(from: *const f32, count: usize) -> Self {
-            // SAFETY: see above, and the caller's.
-            unsafe {
-                let values: [f32; 8] = std::array::from_fn(|i| if i < count { from.add(i).read() } else { 0.0 });
-                Self(_mm256_loadu_ps(values.as_ptr()))
-            }
-        }
-
-        #[inline(always)]
-        unsafe fn add_product(self, a: Self, b: Self) -> Self {
-            // SAFETY: see above.
-            Self(unsafe { _mm256_fmadd_ps(a.0, b.0, self.0) })
-        }
-
-        #[inline(always)]
-        unsafe fn sum(self) -> f32 {
-            // SAFETY: see above.
-            unsafe {
-                let four = _mm_add_ps(_mm256_castps256_ps128(self.0), _mm256_extractf128_ps::<1>(self.0));
-                let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-                _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
-            }
-        }
-    }
-
-    /// # Safety
-    ///
-    /// As [`tiles`]; the processor has AVX-512.
-    // VL lets the sums of lanes use all 32 registers too, without which the compiler keeps to 16 throughout.
-    #[target_feature(enable = "avx512f,avx512vl")]
-    pub(super) unsafe fn avx512(part: Part<'_>, y: *mut f32) {
-        // SAFETY: the caller's.
-        unsafe { tiles::<Avx512>(part, y) }
-    }
-
-    /// # Safety
-    ///
-    /// As [`tiles`]; the processor has AVX2 and FMA.
-    #[target_feature(enable = "avx2,fma")]
-    pub(super) unsafe fn avx2(part: Part<'_>, y: *mut f32) {
-        // SAFETY: the caller's.
-        unsafe { tiles::<Avx2>(part, y) }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -334,28 +166,13 @@ mod tests {
         (0..count).map(|i| (i as f64 * speed).sin() as f32).collect()
     }
 
-    /// All that this processor has.
-    fn all_tiles() -> Vec<(&'static str, Tiles)> {
-        let mut all: Vec<(&str, Tiles)> = vec![("plain", plain)];
-        #[cfg(target_arch = "x86_64")]
-        {
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                all.push(("avx2", x86::avx2));
-            }
-            if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl") {
-                all.push(("avx512", x86::avx512));
-            }
-        }
-        all
-    }
-
     #[test]
     fn every_width_and_count_is_a_sum_of_products() {
-        for (name, tile) in all_tiles() {
+        for level in Level::all() {
             for width in [1, 7, 16, 31, 64, 1000, 4101] {
                 for (rows, columns) in [(1, 1), (2, 5), (3, 6), (4, 13), (9, 50), (1, 6), (0, 3), (3, 0)] {
                     let (x, w, bias) = (waves(rows * width, 0.7), waves(columns * width, 1.3), waves(columns, 0.4));
-                    let got = rows_with_rows_by(tile, &x, &w, Some(&bias), width);
+                    let got = rows_with_rows_by(level, &x, &w, Some(&bias), width);
                     assert_eq!(got.len(), rows * columns);
                     for (i, got) in got.iter().enumerate() {
                         let (m, n) = (i / columns, i % columns);
@@ -364,7 +181,7 @@ mod tests {
                         let error = (f64::from(*got) - want).abs();
                         assert!(
                             error < 2e-6 * (width as f64).sqrt().max(4.0),
-                            "{name} {rows} x {columns} x {width}: {got} and not {want}"
+                            "{level:?} {rows} x {columns} x {width}: {got} and not {want}"
                         );
                     }
                 }

@@ -2,12 +2,14 @@
 
 use rayon::prelude::*;
 
+use super::lanes::{Level, Loop};
+
 /// Numbers that a task takes.
 const CHUNK: usize = 16 * 1024;
 
 /// `silu(x)` in place.
 pub(super) fn silu(x: &mut [f32]) {
-    x.par_chunks_mut(CHUNK).for_each(|x| x.iter_mut().for_each(|x| *x = silu_of(*x)));
+    each(x, [], |x, []| silu_of(x));
 }
 
 /// `silu(gate) * up`, in `gate`'s place.
@@ -16,15 +18,67 @@ pub(super) fn silu(x: &mut [f32]) {
 ///
 /// If their lengths differ.
 pub(super) fn silu_mul(gate: &mut [f32], up: &[f32]) {
-    assert_eq!(gate.len(), up.len(), "one gate for each number");
-    gate.par_chunks_mut(CHUNK).zip(up.par_chunks(CHUNK)).for_each(|(gate, up)| {
-        gate.iter_mut().zip(up).for_each(|(gate, up)| *gate = silu_of(*gate) * up);
+    each(gate, [up], |gate, [up]| silu_of(gate) * up);
+}
+
+/// The gradient of x from that of `silu(x)`, in the latter's place.
+///
+/// # Panics
+///
+/// If their lengths differ.
+#[cfg(feature = "train")]
+pub(super) fn silu_gradient(dy: &mut [f32], x: &[f32]) {
+    each(dy, [x], |dy, [x]| dy * silu_slope(x));
+}
+
+/// The gradient of the gate from that of `silu(gate) * up`, in the latter's place.
+///
+/// # Panics
+///
+/// If their lengths differ.
+#[cfg(feature = "train")]
+pub(super) fn silu_mul_gradient(dy: &mut [f32], gate: &[f32], up: &[f32]) {
+    each(dy, [gate, up], |dy, [gate, up]| dy * up * silu_slope(gate));
+}
+
+/// Changes every number of `x`, given those at the same place of the others.
+fn each<const N: usize>(x: &mut [f32], others: [&[f32]; N], change: impl Fn(f32, [f32; N]) -> f32 + Copy + Sync) {
+    assert!(others.iter().all(|other| other.len() == x.len()), "one number of each for each");
+    let level = Level::best();
+    x.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, x)| {
+        let others = others.map(|other| &other[chunk * CHUNK..][..x.len()]);
+        level.run_loop(Each { x, others, change });
     });
 }
 
+struct Each<'a, const N: usize, F> {
+    x: &'a mut [f32],
+    others: [&'a [f32]; N],
+    change: F,
+}
+
+impl<const N: usize, F: Fn(f32, [f32; N]) -> f32> Loop for Each<'_, N, F> {
+    #[inline(always)]
+    fn run(self) {
+        let count = self.x.len();
+        let others = self.others.map(|other| &other[..count]);
+        for i in 0..count {
+            self.x[i] = (self.change)(self.x[i], std::array::from_fn(|n| others[n][i]));
+        }
+    }
+}
+
 #[inline(always)]
-fn silu_of(x: f32) -> f32 {
+pub(super) fn silu_of(x: f32) -> f32 {
     x / (1.0 + exp(-x))
+}
+
+/// The derivative of SiLU: `s (1 + x (1 - s))`, s the sigmoid of x.
+#[cfg(feature = "train")]
+#[inline(always)]
+pub(super) fn silu_slope(x: f32) -> f32 {
+    let s = 1.0 / (1.0 + exp(-x));
+    s * (1.0 + x * (1.0 - s))
 }
 
 /// e^x to 2 units in the last place, without a branch: x is `n ln 2 + r`, and e^r a polynomial (Cephes' `expf`). Beyond the range of

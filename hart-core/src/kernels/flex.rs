@@ -1,14 +1,12 @@
 //! Faster bodies for burn's CPU backend. Each answers None where it doesn't apply, and the plain body does the work.
 
-#![allow(clippy::result_large_err)] // What comes back is a tensor, not an error.
-
 use burn::backend::Flex;
 use burn::backend::flex::{FlexTensor, Layout};
 use burn::nn::Linear;
 use burn::prelude::*;
 use burn::tensor::{Bytes, DType, Shape};
 
-use super::{dot, elementwise};
+use super::dot;
 
 /// Rows from which on rearranging the operands pays (docs/performance.md).
 const MANY_ROWS: usize = 128;
@@ -35,43 +33,6 @@ pub(super) fn linear(x: &Tensor<3>, layer: &Linear) -> Option<Tensor<3>> {
     Some(tensor(y, vec![batch, length, outputs]))
 }
 
-/// `silu(x)`; x itself comes back where this doesn't apply.
-pub(super) fn silu<const D: usize>(x: Tensor<D>) -> Result<Tensor<D>, Tensor<D>> {
-    change(x, elementwise::silu)
-}
-
-/// `silu(gate) up`, of one shape; the gate comes back where this doesn't apply.
-pub(super) fn silu_mul(gate: Tensor<3>, up: &Tensor<3>) -> Result<Tensor<3>, Tensor<3>> {
-    let up = if gate.dims() == up.dims() { primitive(up).map(|up| up.to_contiguous()) } else { None };
-    match up.as_ref().and_then(FlexTensor::as_slice) {
-        Some(up) => change(gate, |gate| elementwise::silu_mul(gate, up)),
-        None => Err(gate),
-    }
-}
-
-/// Changes a tensor's values: in place, if nobody else holds them.
-fn change<const D: usize>(x: Tensor<D>, work: impl FnOnce(&mut [f32])) -> Result<Tensor<D>, Tensor<D>> {
-    let Some(values) = primitive(&x) else { return Err(x) };
-    let (shape, count) = (x.dims().to_vec(), values.layout().num_elements());
-    let mut y = {
-        let values = values;
-        drop(x);
-        values.to_contiguous()
-    };
-    match y.try_storage_mut::<f32>() {
-        // Not a part of something larger.
-        Some(values) if values.len() == count => {
-            work(values);
-            Ok(Tensor::from_primitive::<Flex>(y))
-        }
-        _ => {
-            let mut values = y.as_slice::<f32>().map(<[f32]>::to_vec).unwrap_or_default();
-            work(&mut values);
-            Ok(tensor(values, shape))
-        }
-    }
-}
-
 /// The tensor as the CPU backend has it, if it is the CPU backend's and f32.
 fn primitive<const D: usize>(tensor: &Tensor<D>) -> Option<FlexTensor> {
     tensor.clone().try_into_primitive::<Flex>().ok().filter(|tensor| tensor.dtype() == DType::F32)
@@ -79,8 +40,12 @@ fn primitive<const D: usize>(tensor: &Tensor<D>) -> Option<FlexTensor> {
 
 /// A tensor of values in row-major order.
 fn tensor<const D: usize>(values: Vec<f32>, shape: Vec<usize>) -> Tensor<D> {
-    let layout = Layout::contiguous(Shape::from(shape));
-    Tensor::from_primitive::<Flex>(FlexTensor::new(Bytes::from_elems(values), layout, DType::F32))
+    Tensor::from_primitive::<Flex>(of_values(values, Shape::from(shape)))
+}
+
+/// The same as the CPU backend has it.
+pub(super) fn of_values(values: Vec<f32>, shape: Shape) -> FlexTensor {
+    FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(shape), DType::F32)
 }
 
 /// The numbers of a weight `[in, out]` that is a turned view of whole rows `[out][in]`.

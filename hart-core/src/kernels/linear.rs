@@ -22,7 +22,7 @@ pub(crate) fn linear(x: Tensor<3>, layer: &Linear) -> Tensor<3> {
 /// `x / (1 + e^-x)`, element by element.
 pub(crate) fn silu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     #[cfg(feature = "cpu")]
-    let x = match super::flex::silu(x) {
+    let x = match super::extension::silu(x) {
         Ok(y) => return y,
         Err(x) => x,
     };
@@ -32,9 +32,9 @@ pub(crate) fn silu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 /// `silu(gate) up`, element by element.
 fn silu_mul(gate: Tensor<3>, up: Tensor<3>) -> Tensor<3> {
     #[cfg(feature = "cpu")]
-    let gate = match super::flex::silu_mul(gate, &up) {
+    let (gate, up) = match super::extension::silu_mul(gate, up) {
         Ok(y) => return y,
-        Err(gate) => gate,
+        Err(both) => both,
     };
     activation::silu(gate) * up
 }

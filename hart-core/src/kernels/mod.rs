@@ -7,11 +7,19 @@
 mod attention;
 #[cfg(feature = "cpu")]
 #[allow(unsafe_code)] // SIMD over slices whose lengths are checked first.
+mod conv;
+#[cfg(feature = "cpu")]
+#[allow(unsafe_code)] // SIMD over slices whose lengths are checked first.
 mod dot;
 #[cfg(feature = "cpu")]
 mod elementwise;
 #[cfg(feature = "cpu")]
+mod extension;
+#[cfg(feature = "cpu")]
 mod flex;
+#[cfg(feature = "cpu")]
+#[allow(unsafe_code)] // SIMD.
+mod lanes;
 mod linear;
 mod mapping;
 mod norm;

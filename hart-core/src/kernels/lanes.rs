@@ -1,0 +1,288 @@
+//! Vectors of floats, and the choice of the widest that the processor has.
+
+/// A vector of floats.
+///
+/// All functions are unsafe to call where the processor lacks the instructions: they are used inside [`Job::run`] only.
+pub(super) trait Lanes: Copy {
+    const COUNT: usize;
+    /// Whether there are 32 registers and not 16.
+    const MANY: bool;
+    /// Zeros.
+    unsafe fn zero() -> Self;
+    /// One number everywhere.
+    unsafe fn splat(value: f32) -> Self;
+    /// Reads `COUNT` numbers.
+    unsafe fn load(from: *const f32) -> Self;
+    /// Reads the first `count < COUNT` numbers, zeros behind.
+    unsafe fn load_first(from: *const f32, count: usize) -> Self;
+    /// Writes `COUNT` numbers.
+    unsafe fn store(self, to: *mut f32);
+    /// `a b + self`.
+    unsafe fn add_product(self, a: Self, b: Self) -> Self;
+    /// All lanes together.
+    unsafe fn sum(self) -> f32;
+}
+
+/// Work that is written once for vectors of any width.
+pub(super) trait Job {
+    /// Does the work. To be marked `#[inline(always)]`, so that it is compiled for the lanes' processor.
+    ///
+    /// # Safety
+    ///
+    /// The processor has the lanes.
+    unsafe fn run<L: Lanes>(self);
+}
+
+/// Loops over slices that the compiler makes vectors of.
+pub(super) trait Loop {
+    /// Does the work. To be marked `#[inline(always)]`, so that it is compiled for every processor.
+    fn run(self);
+}
+
+/// A loop as a job for which the compiler chooses the vectors.
+struct Vectorised<T>(T);
+
+impl<T: Loop> Job for Vectorised<T> {
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(self) {
+        self.0.run();
+    }
+}
+
+/// The instructions that a job is run with: no value names what the processor lacks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Level(Kind);
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Plain,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+}
+
+impl Level {
+    /// All that the processor has, the widest last.
+    pub(super) fn all() -> impl DoubleEndedIterator<Item = Self> {
+        let mut all = [Some(Self(Kind::Plain)), None, None];
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                all[1] = Some(Self(Kind::Avx2));
+            }
+            if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl") {
+                all[2] = Some(Self(Kind::Avx512));
+            }
+        }
+        all.into_iter().flatten()
+    }
+
+    /// The widest that the processor has.
+    pub(super) fn best() -> Self {
+        Self::all().next_back().unwrap_or(Self(Kind::Plain))
+    }
+
+    /// Runs a loop with these instructions.
+    #[inline]
+    pub(super) fn run_loop(self, work: impl Loop) {
+        self.run(Vectorised(work));
+    }
+
+    /// Runs a job with these instructions.
+    #[inline]
+    pub(super) fn run(self, job: impl Job) {
+        // SAFETY: a level is made in `all` only, after asking the processor.
+        unsafe {
+            match self.0 {
+                Kind::Plain => job.run::<Plain>(),
+                #[cfg(target_arch = "x86_64")]
+                Kind::Avx2 => x86::avx2(job),
+                #[cfg(target_arch = "x86_64")]
+                Kind::Avx512 => x86::avx512(job),
+            }
+        }
+    }
+}
+
+/// Eight numbers, for any processor.
+#[derive(Clone, Copy)]
+struct Plain([f32; 8]);
+
+impl Lanes for Plain {
+    const COUNT: usize = 8;
+    const MANY: bool = false;
+
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        Self([0.0; 8])
+    }
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        Self([value; 8])
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: the caller's.
+        Self(unsafe { from.cast::<[f32; 8]>().read() })
+    }
+
+    #[inline(always)]
+    unsafe fn load_first(from: *const f32, count: usize) -> Self {
+        // SAFETY: the caller's.
+        Self(std::array::from_fn(|i| if i < count { unsafe { from.add(i).read() } } else { 0.0 }))
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: the caller's.
+        unsafe { to.cast::<[f32; 8]>().write(self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn add_product(self, a: Self, b: Self) -> Self {
+        Self(std::array::from_fn(|i| self.0[i] + a.0[i] * b.0[i]))
+    }
+
+    #[inline(always)]
+    unsafe fn sum(self) -> f32 {
+        self.0.iter().sum()
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::{Job, Lanes};
+
+    #[derive(Clone, Copy)]
+    struct Avx512(__m512);
+
+    // SAFETY of all functions: used in `avx512` only, which is called where the processor has AVX-512.
+    impl Lanes for Avx512 {
+        const COUNT: usize = 16;
+        const MANY: bool = true;
+
+        #[inline(always)]
+        unsafe fn zero() -> Self {
+            // SAFETY: see above.
+            Self(unsafe { _mm512_setzero_ps() })
+        }
+
+        #[inline(always)]
+        unsafe fn splat(value: f32) -> Self {
+            // SAFETY: see above.
+            Self(unsafe { _mm512_set1_ps(value) })
+        }
+
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> Self {
+            // SAFETY: see above, and the caller's.
+            Self(unsafe { _mm512_loadu_ps(from) })
+        }
+
+        #[inline(always)]
+        unsafe fn load_first(from: *const f32, count: usize) -> Self {
+            // SAFETY: see above, and the caller's; what is masked is not read.
+            Self(unsafe { _mm512_maskz_loadu_ps((1u16 << count) - 1, from) })
+        }
+
+        #[inline(always)]
+        unsafe fn store(self, to: *mut f32) {
+            // SAFETY: see above, and the caller's.
+            unsafe { _mm512_storeu_ps(to, self.0) }
+        }
+
+        #[inline(always)]
+        unsafe fn add_product(self, a: Self, b: Self) -> Self {
+            // SAFETY: see above.
+            Self(unsafe { _mm512_fmadd_ps(a.0, b.0, self.0) })
+        }
+
+        #[inline(always)]
+        unsafe fn sum(self) -> f32 {
+            // SAFETY: see above.
+            unsafe { _mm512_reduce_add_ps(self.0) }
+        }
+    }
+
+    #[derive(Clone, Copy)]
+    struct Avx2(__m256);
+
+    // SAFETY of all functions: used in `avx2` only, which is called where the processor has AVX2 and FMA.
+    impl Lanes for Avx2 {
+        const COUNT: usize = 8;
+        const MANY: bool = false;
+
+        #[inline(always)]
+        unsafe fn zero() -> Self {
+            // SAFETY: see above.
+            Self(unsafe { _mm256_setzero_ps() })
+        }
+
+        #[inline(always)]
+        unsafe fn splat(value: f32) -> Self {
+            // SAFETY: see above.
+            Self(unsafe { _mm256_set1_ps(value) })
+        }
+
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> Self {
+            // SAFETY: see above, and the caller's.
+            Self(unsafe { _mm256_loadu_ps(from) })
+        }
+
+        #[inline(always)]
+        unsafe fn load_first(from: *const f32, count: usize) -> Self {
+            // SAFETY: see above, and the caller's.
+            unsafe {
+                let values: [f32; 8] = std::array::from_fn(|i| if i < count { from.add(i).read() } else { 0.0 });
+                Self(_mm256_loadu_ps(values.as_ptr()))
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn store(self, to: *mut f32) {
+            // SAFETY: see above, and the caller's.
+            unsafe { _mm256_storeu_ps(to, self.0) }
+        }
+
+        #[inline(always)]
+        unsafe fn add_product(self, a: Self, b: Self) -> Self {
+            // SAFETY: see above.
+            Self(unsafe { _mm256_fmadd_ps(a.0, b.0, self.0) })
+        }
+
+        #[inline(always)]
+        unsafe fn sum(self) -> f32 {
+            // SAFETY: see above.
+            unsafe {
+                let four = _mm_add_ps(_mm256_castps256_ps128(self.0), _mm256_extractf128_ps::<1>(self.0));
+                let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+                _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+            }
+        }
+    }
+
+    /// # Safety
+    ///
+    /// The processor has AVX-512.
+    // VL lets the sums of lanes use all 32 registers too, without which the compiler keeps to 16 throughout.
+    #[target_feature(enable = "avx512f,avx512vl")]
+    pub(super) unsafe fn avx512(job: impl Job) {
+        // SAFETY: the caller's.
+        unsafe { job.run::<Avx512>() }
+    }
+
+    /// # Safety
+    ///
+    /// The processor has AVX2 and FMA.
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) unsafe fn avx2(job: impl Job) {
+        // SAFETY: the caller's.
+        unsafe { job.run::<Avx2>() }
+    }
+}
