@@ -64,8 +64,8 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let most = recipe.model.text.get("vocab_size").and_then(Value::as_u64).ok_or("model.text.vocab_size: expected a number")?;
     let vocabulary = train_text_tokenizer(&scenes::captions(&scenes, recipe.seed, CAPTIONS), most as usize, &model.join("text"))?;
     let config = export::write_configurations(&recipe.model, &model, vocabulary)?;
-    if config.resolution() != scenes.side() {
-        let problem = format!("scenes.side is {}, the model's pictures have {}", scenes.side(), config.resolution());
+    if config.resolution() != scenes.options().side {
+        let problem = format!("scenes.side is {}, the model's pictures have {}", scenes.options().side, config.resolution());
         return Err(format!("{}: {problem}", arguments.recipe.display()).into());
     }
 

@@ -14,7 +14,7 @@ pub fn pictures(scenes: &Scenes, seed: u64, step: u64, batch: usize) -> hart_cor
     let first = if step == u64::MAX { u64::MAX - batch as u64 } else { step * batch as u64 };
     let item = |index: u64| {
         let scene = scenes.scene(seed, first + index);
-        let side = scenes.side();
+        let side = scenes.options().side;
         Ok(Captioned { image: Image::from_rgb(side, side, scene.pixels)?, caption: scene.caption })
     };
     (0..batch as u64).into_par_iter().map(item).collect()
