@@ -60,10 +60,10 @@ struct Each<'a, const N: usize, F> {
 impl<const N: usize, F: Fn(f32, [f32; N]) -> f32> Loop for Each<'_, N, F> {
     #[inline(always)]
     fn run(self) {
-        let count = self.x.len();
-        let others = self.others.map(|other| &other[..count]);
-        for i in 0..count {
-            self.x[i] = (self.change)(self.x[i], std::array::from_fn(|n| others[n][i]));
+        // One length for all, so that the compiler needs to look at none inside the loop.
+        let others = self.others.map(|other| &other[..self.x.len()]);
+        for (i, x) in self.x.iter_mut().enumerate() {
+            *x = (self.change)(*x, others.map(|other| other[i]));
         }
     }
 }

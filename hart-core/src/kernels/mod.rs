@@ -18,6 +18,8 @@ mod extension;
 #[cfg(feature = "cpu")]
 mod flex;
 #[cfg(feature = "cpu")]
+mod group_norm;
+#[cfg(feature = "cpu")]
 #[allow(unsafe_code)] // SIMD.
 mod lanes;
 mod linear;
@@ -28,7 +30,7 @@ mod picture;
 pub(crate) use attention::{Rotation, attention};
 pub(crate) use linear::{SwiGlu, linear, silu};
 pub(crate) use mapping::map_file;
-pub(crate) use norm::{Modulation, group_norm_silu, layer_norm, modulate, rms_norm};
+pub(crate) use norm::{Modulation, group_norm, group_norm_silu, layer_norm, modulate, rms_norm};
 pub(crate) use picture::{area, bicubic, conv2d, upsample_nearest};
 
 use burn::prelude::*;

@@ -40,11 +40,30 @@ pub(crate) fn layer_norm(x: Tensor<3>, norm: &LayerNorm) -> Tensor<3> {
     norm.forward(x)
 }
 
+/// Each group of channels to mean 0 and variance 1, then scaled and shifted channel by channel.
+///
+/// # Shapes
+///
+/// - x, output: `[B, C, h, w]`
+pub(crate) fn group_norm(x: Tensor<4>, norm: &GroupNorm) -> Tensor<4> {
+    #[cfg(feature = "cpu")]
+    let x = match super::extension::group_norm(x, norm, false) {
+        Ok(y) => return y,
+        Err(x) => x,
+    };
+    norm.forward(x)
+}
+
 /// `silu(group_norm(x))`.
 ///
 /// # Shapes
 ///
 /// - x, output: `[B, C, h, w]`
 pub(crate) fn group_norm_silu(x: Tensor<4>, norm: &GroupNorm) -> Tensor<4> {
+    #[cfg(feature = "cpu")]
+    let x = match super::extension::group_norm(x, norm, true) {
+        Ok(y) => return y,
+        Err(x) => x,
+    };
     super::silu(norm.forward(x))
 }

@@ -80,7 +80,7 @@ impl AttentionBlock {
     /// - x, output: `[B, C, h, w]`
     pub(super) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let [batch, channels, height, width] = x.dims();
-        let qkv = kernels::conv2d(self.norm.forward(x.clone()), &self.qkv);
+        let qkv = kernels::conv2d(kernels::group_norm(x.clone(), &self.norm), &self.qkv);
         let part = |index: usize| {
             let part = qkv.clone().narrow(1, index * channels, channels);
             part.reshape([batch, 1, channels, height * width]).swap_dims(2, 3) // [batch, 1, places, channels]

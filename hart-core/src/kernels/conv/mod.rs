@@ -7,11 +7,15 @@
 //! Every output is the sum of the same products in the same order, wherever it lies in a tile and whoever computes it: results don't
 //! depend on the number of threads.
 
+#[cfg(any(test, feature = "train"))]
 mod products;
 mod strips;
 
+#[cfg(any(test, feature = "train"))]
 pub(super) use products::{gradient_bias, gradient_weights};
-pub(super) use strips::{forward, gradient_x};
+pub(super) use strips::forward;
+#[cfg(any(test, feature = "train"))]
+pub(super) use strips::gradient_x;
 
 /// Taps of the kernel.
 const TAPS: usize = 9;

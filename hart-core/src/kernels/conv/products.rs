@@ -131,6 +131,7 @@ impl Products<'_> {
     /// # Safety
     ///
     /// The processor has the lanes; `channel + C <= BLOCK`, `ky < 3`, and the input is there.
+    #[allow(clippy::needless_range_loop)] // Channels and taps play the same part.
     #[inline(always)]
     unsafe fn tile<L: Lanes, const C: usize>(&mut self, channel: usize, input: usize, ky: usize) {
         // SAFETY: `run` has seen that all positions and their taps are there, and a sum for each.

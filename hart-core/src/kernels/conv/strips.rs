@@ -24,10 +24,12 @@ pub(super) fn forward_by(level: Level, x: &[f32], weights: &[f32], bias: &[f32],
 }
 
 /// The gradient of x: `dy` convolved with the kernels turned around and their channels swapped.
+#[cfg(any(test, feature = "train"))]
 pub(in super::super) fn gradient_x(dy: &[f32], weights: &[f32], sizes: Sizes) -> Vec<f32> {
     gradient_x_by(Level::best(), dy, weights, sizes)
 }
 
+#[cfg(any(test, feature = "train"))]
 pub(super) fn gradient_x_by(level: Level, dy: &[f32], weights: &[f32], sizes: Sizes) -> Vec<f32> {
     let (from, to) = (sizes.from, sizes.to);
     assert_eq!(weights.len(), to * from * TAPS, "a 3x3 kernel for each pair of channels");
@@ -152,6 +154,7 @@ impl Strip<'_> {
     /// # Safety
     ///
     /// The processor has the lanes; `channel + C <= BLOCK` and `p + V * L::COUNT <= self.positions`.
+    #[allow(clippy::needless_range_loop)] // Channels and vectors play the same part.
     #[inline(always)]
     unsafe fn tile<L: Lanes, const C: usize, const V: usize>(&mut self, channel: usize, p: usize) {
         // SAFETY: the furthest tap is `2 * stride + 2` behind a position, and `run` has seen that planes are that long, and that there

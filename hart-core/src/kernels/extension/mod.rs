@@ -4,9 +4,11 @@
 #![allow(clippy::result_large_err)] // What comes back is a tensor, not an error.
 
 mod conv3x3;
+mod group_norm;
 mod silu;
 
 pub(super) use conv3x3::conv3x3;
+pub(super) use group_norm::group_norm;
 pub(super) use silu::{silu, silu_mul};
 
 use burn::backend::flex::FlexTensor;
