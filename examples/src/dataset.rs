@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clap::{Parser, ValueEnum};
-use hart_core::{Image, Provenance};
+use hart_core::Image;
 use hart_examples::data::drawings::SIDES;
 use hart_examples::data::iconify::{self, Level};
 use hart_examples::data::vectors::{self, Vector};
-use hart_examples::data::{Drawings, SIDE, SceneOptions, Scenes, files, pictures};
+use hart_examples::data::{Drawings, SIDE, Scene, SceneOptions, Scenes, files, pictures};
 use hart_examples::{grid, output};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
@@ -178,11 +178,8 @@ impl Arguments {
 /// The first scenes of a seed in one picture, each over its caption.
 fn preview(scenes: &Scenes, seed: u64, count: u64) -> Result<Image, hart_core::Error> {
     let side = scenes.options().side;
-    let one = |index| {
-        let scene = scenes.scene(seed, index);
-        let mut image = Image::from_rgb(side, side, scene.pixels)?;
-        image.provenance = Some(Provenance::new(&scene.caption, index, ""));
-        Ok(image)
-    };
-    grid::labelled(&(0..count).map(one).collect::<Result<Vec<_>, hart_core::Error>>()?, 1)
+    let scenes: Vec<Scene> = (0..count).map(|index| scenes.scene(seed, index)).collect();
+    let captions: Vec<String> = scenes.iter().map(|scene| scene.caption.clone()).collect();
+    let image = |scene: Scene| Image::from_rgb(side, side, scene.pixels);
+    grid::captioned(&scenes.into_iter().map(image).collect::<Result<Vec<_>, _>>()?, &captions)
 }

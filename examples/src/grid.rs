@@ -11,6 +11,8 @@ use crate::label::{Font, wrap};
 const LEAST_SIDE: u32 = 128;
 /// Most lines of a prompt under its picture.
 const LINES_UNDER: usize = 3;
+/// The same where nothing but a caption stands there.
+const CAPTION_LINES: usize = 6;
 
 /// Pictures of one size, prompt by prompt, with labels: prompts as rows and seeds as columns, or if there is only one of either, a
 /// square in which every picture has its own text.
@@ -23,8 +25,26 @@ pub fn labelled(images: &[Image], per_prompt: usize) -> Result<Image, hart_core:
     let Some(first) = pictures.first() else { return Image::grid(images, 1) };
     let layout = Layout::new(first.dimensions(), per_prompt);
     let made: Vec<Option<&Provenance>> = images.iter().map(|image| image.provenance.as_ref()).collect();
-    let grid =
-        if per_prompt > 1 && images.len() > per_prompt { layout.table(&pictures, &made) } else { layout.square(&pictures, &made) };
+    let grid = if per_prompt > 1 && images.len() > per_prompt {
+        layout.table(&pictures, &made)
+    } else {
+        layout.square(&pictures, &layout.labels(&made))
+    };
+    let (width, height) = grid.dimensions();
+    Image::from_rgb(width as usize, height as usize, grid.into_raw())
+}
+
+/// Pictures of one size in a square, each over its caption.
+///
+/// # Errors
+///
+/// There is no picture.
+pub fn captioned(images: &[Image], captions: &[String]) -> Result<Image, hart_core::Error> {
+    let pictures: Vec<RgbImage> = images.iter().map(|image| enlarge::at_least(image, LEAST_SIDE)).collect();
+    let Some(first) = pictures.first() else { return Image::grid(images, 1) };
+    let layout = Layout::new(first.dimensions(), 1);
+    let labels: Vec<_> = captions.iter().map(|caption| wrap(caption, layout.columns(layout.width), CAPTION_LINES)).collect();
+    let grid = layout.square(&pictures, &labels);
     let (width, height) = grid.dimensions();
     Image::from_rgb(width as usize, height as usize, grid.into_raw())
 }
@@ -90,15 +110,19 @@ impl Layout {
         grid
     }
 
-    /// A square of pictures, each with its prompt and seed under it.
-    fn square(&self, pictures: &[RgbImage], made: &[Option<&Provenance>]) -> RgbImage {
-        let columns = (pictures.len() as f64).sqrt().ceil() as usize;
+    /// Each picture's prompt and seed.
+    fn labels(&self, made: &[Option<&Provenance>]) -> Vec<Vec<String>> {
         let label = |made: &Option<&Provenance>| {
             let mut lines = wrap(prompt(*made), self.columns(self.width), LINES_UNDER);
             lines.extend(wrap(&seed(*made), self.columns(self.width), 1));
             lines
         };
-        let labels: Vec<Vec<String>> = made.iter().map(label).collect();
+        made.iter().map(label).collect()
+    }
+
+    /// A square of pictures, each with lines of text under it.
+    fn square(&self, pictures: &[RgbImage], labels: &[Vec<String>]) -> RgbImage {
+        let columns = (pictures.len() as f64).sqrt().ceil() as usize;
         let mut grid = self.blank(columns as u32 * (self.width + self.gap) + self.gap, 0);
         let mut rows = Vec::new();
         for (pictures, labels) in pictures.chunks(columns).zip(labels.chunks(columns)) {

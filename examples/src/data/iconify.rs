@@ -173,3 +173,55 @@ impl Package<'_> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn packages() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        let square = r#""body": "<path fill=\"red\" d=\"M0 0h8v8z\"/>""#;
+        let package = format!(
+            r#"{{"prefix": "noto", "width": 8, "icons": {{"cat-face": {{{square}}}, "tall": {{{square}, "height": 16, "top": 2}}}},
+                "aliases": {{"womans-hat": {{"parent": "tall"}}, "loop": {{"parent": "loop"}}}}}}"#
+        );
+        std::fs::create_dir(folder.path().join("noto")).unwrap();
+        std::fs::write(folder.path().join("noto/icons.json"), package).unwrap();
+        folder
+    }
+
+    #[test]
+    fn drawings_are_found_by_name_alias_or_exception() {
+        let folder = packages();
+        let entry = |name: &str, icons: &str| -> Entry {
+            serde_json::from_str(&format!(r#"{{"name": "{name}", "np": "a {name}", "icons": {icons}}}"#)).unwrap()
+        };
+        let concepts = [
+            entry("cat face", "{}"),
+            entry("woman's hat", "{}"),
+            entry("tower", r#"{"noto": "tall"}"#),
+            entry("tall", r#"{"noto": null}"#),
+            entry("loop", "{}"),
+        ];
+        let found = vectors(folder.path(), &concepts, &["noto".into(), "noto".into()]).unwrap();
+        let names: Vec<&str> = found.iter().map(|vector| vector.label.concept.as_str()).collect();
+        assert_eq!(names, ["cat face", "woman's hat", "tower"]);
+        assert_eq!((found[0].top, found[0].width, found[0].height), (0.0, 8.0, 16.0));
+        assert_eq!((found[1].top, found[1].width, found[1].height), (2.0, 8.0, 16.0));
+        let error = vectors(folder.path(), &concepts[3..], &["noto".into()]).unwrap_err();
+        assert!(error.contains("has no drawing"), "{error}");
+        std::fs::write(folder.path().join("noto/icons.json"), "{").unwrap();
+        assert!(vectors(folder.path(), &concepts, &["noto".into()]).unwrap_err().contains("icons.json"));
+    }
+
+    #[test]
+    fn the_table_is_whole_and_its_names_differ() {
+        let concepts = concepts(None).unwrap();
+        let names: HashSet<&str> = concepts.iter().map(|entry| entry.name.as_str()).collect();
+        assert_eq!(names.len(), concepts.len());
+        let chosen = named(concepts.clone(), include_str!("../../data/names.txt")).unwrap();
+        assert_eq!((chosen.len(), chosen[0].name.as_str()), (80, "red heart"));
+        assert!(named(concepts.clone(), "parrot\nparrot").unwrap_err().contains("parrot"));
+        assert!(concepts.iter().filter(|entry| entry.level == Level::Core).count() > 600);
+    }
+}

@@ -141,3 +141,48 @@ pub fn open_or_render(folder: Option<&Path>) -> Result<Drawings, String> {
         None => render(&committed()?, super::SIDE, || ()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vector(body: &str) -> Vector {
+        let label = r#"{"concept": "square", "np": "a square", "style": "plain", "width": 8, "height": 4, "body": ""}"#;
+        Vector { body: body.into(), ..serde_json::from_str(label).unwrap() }
+    }
+
+    #[test]
+    fn a_drawing_is_fitted_in_and_centred() {
+        let pixels =
+            vector(r##"<defs><path id="a" fill="#f00" d="M0 0h8v4H0z"/></defs><use xlink:href="#a"/>"##).render(16).unwrap();
+        for (y, row) in pixels.chunks(16 * 4).enumerate() {
+            let expected = if (4..12).contains(&y) { [255, 0, 0, 255] } else { [0; 4] };
+            assert!(row.chunks(4).all(|pixel| pixel == expected), "row {y}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_drawing_is_named() {
+        let embedded = r#"<image href="/etc/hostname" width="8" height="4"/>"#;
+        for body in ["", "<path", "</svg>", "<g></g>", embedded] {
+            let error = vector(body).render(16).unwrap_err();
+            assert!(error.starts_with("square in the style plain: "), "{error}");
+        }
+        for (width, height) in [(0.0, 4.0), (-1.0, 4.0), (f64::NAN, 4.0), (f64::INFINITY, 4.0)] {
+            let size = Vector { width, height, ..vector(r#"<path d="M0 0h8v4z"/>"#) };
+            assert!(size.render(16).is_err(), "{width} x {height}");
+        }
+        assert!(vector("").render(5000).is_err());
+    }
+
+    #[test]
+    fn packed_drawings_come_back_and_damage_is_named() {
+        let drawings = vec![vector("<g/>"), vector("<path/>")];
+        let packed = pack(&drawings).unwrap();
+        let path = Path::new("some.jsonl.gz");
+        assert_eq!(parse(&packed, path).unwrap(), drawings);
+        for damaged in [&packed[..packed.len() / 2], b"no gzip".as_slice(), b""] {
+            assert!(parse(damaged, path).unwrap_err().contains("some.jsonl.gz"));
+        }
+    }
+}
