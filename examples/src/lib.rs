@@ -3,6 +3,8 @@
 pub mod animation;
 pub mod bars;
 pub mod enlarge;
+#[cfg(feature = "evaluate")]
+pub mod evaluate;
 pub mod grid;
 pub mod label;
 pub mod lines;
