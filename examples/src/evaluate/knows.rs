@@ -9,7 +9,7 @@ use serde::Deserialize;
 /// Name of the file in a model's folder.
 pub const FILE: &str = "knows.json";
 
-/// What a model knows: `knows.json` in its folder. What the file doesn't name, the model knows all of.
+/// What a model knows: `knows.json` in its folder. What the file doesn't name, the model knows all of, as far as the data's own mix has it.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct Knows {
@@ -23,7 +23,7 @@ pub struct Knows {
     pub drawn_in: Option<String>,
     /// Whether it understands how two objects stand.
     pub relations: bool,
-    /// Whether it understands where one object stands.
+    /// Whether it understands where one object stands; no, unless the file says so: the data's own mix has no such captions.
     pub places: bool,
     /// Numbers of objects that it understands.
     pub counts: Option<Vec<usize>>,
@@ -39,7 +39,7 @@ impl Default for Knows {
             backgrounds: None,
             drawn_in: None,
             relations: true,
-            places: true,
+            places: false,
             counts: None,
             held_out: true,
         }

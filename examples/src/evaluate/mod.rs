@@ -23,9 +23,11 @@
 
 pub mod colour;
 pub mod draw;
+pub mod exam;
 pub mod feature;
 pub mod figures;
 pub mod knows;
+pub mod prompts;
 pub mod quality;
 pub mod references;
 pub mod report;

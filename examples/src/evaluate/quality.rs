@@ -42,9 +42,9 @@ pub fn reconstruct(artist: &Artist<'_>, pictures: &[Image]) -> Result<Option<Rec
 
 /// A generated picture, and drawings of what it shows as training has them: each time at another place, in another size.
 #[derive(Clone, Debug)]
-pub struct Trial<'a> {
+pub struct Trial {
     /// The generated picture's pixels.
-    pub picture: &'a [u8],
+    pub picture: Vec<u8>,
     /// What training may have shown.
     pub training: Vec<Vec<u8>>,
     /// One more of the same kind, which a model that learned and didn't copy might have drawn.
@@ -53,10 +53,10 @@ pub struct Trial<'a> {
 
 /// How far generated pictures are from the nearest training picture of the same content, by how far fresh drawings are from it: near
 /// 0 for copies; 1 for pictures as new as fresh drawings; more for pictures that are also less exact. None without a trial.
-pub fn nearest_training_distance(trials: &[Trial<'_>]) -> Option<f64> {
-    let nearest = |picture: &[u8], trial: &Trial<'_>| trial.training.iter().map(|t| distance(picture, t)).fold(f64::MAX, f64::min);
-    let trials: Vec<&Trial<'_>> = trials.iter().filter(|trial| !trial.training.is_empty()).collect();
-    let generated: f64 = trials.iter().map(|trial| nearest(trial.picture, trial)).sum();
+pub fn nearest_training_distance(trials: &[Trial]) -> Option<f64> {
+    let nearest = |picture: &[u8], trial: &Trial| trial.training.iter().map(|t| distance(picture, t)).fold(f64::MAX, f64::min);
+    let trials: Vec<&Trial> = trials.iter().filter(|trial| !trial.training.is_empty()).collect();
+    let generated: f64 = trials.iter().map(|trial| nearest(&trial.picture, trial)).sum();
     let fresh: f64 = trials.iter().map(|trial| nearest(&trial.fresh, trial)).sum();
     (fresh > 0.0).then(|| generated / fresh)
 }
@@ -85,8 +85,8 @@ mod tests {
         let trial = |picture| Trial { picture, training: vec![drawn(1, 100), drawn(4, 100)], fresh: drawn(6, 100) };
         // The same drawing on a lighter shade is a copy still.
         let (copy, new) = (drawn(1, 104), drawn(7, 100));
-        assert!(nearest_training_distance(&[trial(&copy)]).unwrap() < 0.05);
-        let distance = nearest_training_distance(&[trial(&new)]).unwrap();
+        assert!(nearest_training_distance(&[trial(copy)]).unwrap() < 0.05);
+        let distance = nearest_training_distance(&[trial(new)]).unwrap();
         assert!((distance - 1.0).abs() < 0.01, "{distance}");
         assert_eq!(nearest_training_distance(&[]), None);
     }

@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use super::feature::{LENGTH, cover, feature};
 use super::segment::{Picture, Segments};
+use crate::data::colours::{LEAST_CONTRAST, contrast};
 
 /// Concepts of a match: a right one among them counts as found by top-5.
 pub const BEST: usize = 5;
@@ -12,9 +13,6 @@ const SIDE: usize = 64;
 /// Sizes of the references, as large, middling and small objects of scenes are; each on a background of its own, since edges mix with
 /// it.
 const SIZES: [usize; 3] = [52, 40, 28];
-/// Least mean distance of a drawing from its background, in levels: on others it can't be told apart from it.
-const LEAST_CONTRAST: f64 = 40.0;
-
 /// A drawing as pixels.
 #[derive(Clone, Copy, Debug)]
 pub struct Sprite<'a> {
@@ -109,15 +107,10 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
     sums.iter().sum()
 }
 
-/// The backgrounds that a drawing stands out from, those with most contrast first in each third of their order, so that they differ.
+/// Backgrounds that a drawing stands out from: the first, the middle and the last of them, so that they differ.
 fn visible(sprite: &Sprite<'_>, backgrounds: &[[u8; 3]]) -> Vec<[u8; 3]> {
-    let opaque = || sprite.pixels.chunks_exact(4).filter(|pixel| pixel[3] > 200);
-    let area = opaque().count().max(1) as f64;
-    let contrast = |background: &[u8; 3]| {
-        let distance = |pixel: &[u8]| pixel.iter().zip(background).map(|(&v, &b)| f64::from(v.abs_diff(b))).fold(0.0, f64::max);
-        opaque().map(distance).sum::<f64>() / area
-    };
-    let seen: Vec<[u8; 3]> = backgrounds.iter().copied().filter(|b| contrast(b) >= LEAST_CONTRAST).collect();
+    let stands_out = |background: &[u8; 3]| contrast(sprite.pixels, sprite.side, *background) >= LEAST_CONTRAST;
+    let seen: Vec<[u8; 3]> = backgrounds.iter().copied().filter(stands_out).collect();
     let seen = if seen.is_empty() { backgrounds.to_vec() } else { seen };
     (0..SIZES.len()).map(|third| seen[third * (seen.len() - 1) / (SIZES.len() - 1)]).collect()
 }

@@ -2,8 +2,10 @@
 
 use super::colour;
 use super::feature::feature;
-use super::references::{Match, References};
+use super::references::{Match, References, Sprite};
 use super::segment::{Picture, Segments};
+use crate::data::colours::BACKGROUNDS;
+use crate::data::{Drawing, Drawings};
 
 /// How far the middle of an object may be from where it was asked for, as a share of the side: half of the way to the next of nine
 /// places.
@@ -111,6 +113,19 @@ impl Scorer {
     /// A scorer that knows these drawings and these backgrounds' names.
     pub fn new(references: References, backgrounds: Vec<[u8; 3]>) -> Self {
         Self { references, backgrounds }
+    }
+
+    /// A scorer that knows all of these drawings, and the data's backgrounds.
+    pub fn of(drawings: &Drawings) -> Self {
+        let sprite = |(index, drawing): (usize, &Drawing)| Sprite {
+            side: drawings.side,
+            pixels: drawings.image(index),
+            concept: drawing.concept,
+            style: drawing.style,
+        };
+        let sprites: Vec<Sprite<'_>> = drawings.drawings.iter().enumerate().map(sprite).collect();
+        let backgrounds = BACKGROUNDS.map(|(_, level)| level);
+        Self::new(References::new(&sprites, &backgrounds), backgrounds.to_vec())
     }
 
     /// How many concepts it can tell.
