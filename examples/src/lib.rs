@@ -2,6 +2,8 @@
 
 pub mod animation;
 pub mod bars;
+#[cfg(feature = "dataset")]
+pub mod data;
 pub mod enlarge;
 #[cfg(feature = "evaluate")]
 pub mod evaluate;

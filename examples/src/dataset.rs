@@ -1,0 +1,188 @@
+//! Packs drawings with captions for training, shows scenes of them, and packs people's own pictures.
+
+use std::error::Error;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
+
+use clap::{Parser, ValueEnum};
+use hart_core::{Image, Provenance};
+use hart_examples::data::drawings::SIDES;
+use hart_examples::data::iconify::{self, Level};
+use hart_examples::data::vectors::{self, Vector};
+use hart_examples::data::{Drawings, SIDE, SceneOptions, Scenes, files, pictures};
+use hart_examples::{grid, output};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+
+/// Packs captioned drawings or pictures into a folder to train on; those that come with hart, unless others are named
+#[derive(Parser, Debug)]
+#[command(name = "dataset", version, max_term_width = 110)]
+struct Arguments {
+    /// Folder to make; it must not exist
+    #[arg(short, long, value_name = "FOLDER", required_unless_present_any = ["preview", "export"])]
+    out: Option<PathBuf>,
+    /// Drawings of Iconify's packages in this folder, node_modules/@iconify-json
+    #[arg(long, value_name = "FOLDER")]
+    icons: Option<PathBuf>,
+    /// Own pictures in this folder: PNG, JPEG or WebP with a .txt file beside each, or a captions.jsonl of file and caption
+    #[arg(long, value_name = "FOLDER", conflicts_with = "icons")]
+    pictures: Option<PathBuf>,
+    /// Styles of the drawings
+    #[arg(long, value_name = "STYLE,...", value_delimiter = ',', default_value = "noto,flat", conflicts_with = "pictures")]
+    styles: Vec<String>,
+    /// Which concepts of the packages: well-known things with short names, all things, or all
+    #[arg(long, default_value = "core", requires = "icons")]
+    level: Choice,
+    /// Only the concepts with the names in this file, one a line, in its order
+    #[arg(long, value_name = "FILE", requires = "icons", conflicts_with = "level")]
+    names: Option<PathBuf>,
+    /// Table of concepts to join the packages with [default: hart's]
+    #[arg(long, value_name = "FILE", requires = "icons")]
+    concepts: Option<PathBuf>,
+    /// Pixels a side
+    #[arg(long, value_name = "PIXELS", default_value_t = SIDE, value_parser = side)]
+    side: usize,
+    /// Writes scenes with their captions into this PNG file
+    #[arg(long, value_name = "FILE")]
+    preview: Option<PathBuf>,
+    /// How many scenes the preview shows
+    #[arg(long, value_name = "COUNT", default_value_t = 24, requires = "preview", value_parser = clap::value_parser!(u64).range(1..=400))]
+    scenes: u64,
+    /// Seed of the preview's scenes
+    #[arg(short, long, default_value_t = 0)]
+    seed: u64,
+    /// Writes the vector drawings themselves into this file, .jsonl.gz
+    #[arg(long, value_name = "FILE", conflicts_with = "pictures")]
+    export: Option<PathBuf>,
+    /// Writes one line of JSON on standard output instead of text
+    #[arg(long)]
+    json: bool,
+    /// Shows no progress
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Choice {
+    Core,
+    Things,
+    All,
+}
+
+fn side(text: &str) -> Result<usize, String> {
+    let expected = || format!("expected a number from {} to {}", SIDES.start(), SIDES.end());
+    text.parse().ok().filter(|side| SIDES.contains(side)).ok_or_else(expected)
+}
+
+fn main() -> ExitCode {
+    hart_examples::exit_code(run(&Arguments::parse()))
+}
+
+fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
+    let started = Instant::now();
+    if let Some(folder) = &arguments.out {
+        files::check_new(folder)?;
+    }
+    for (flag, file) in [("--preview", &arguments.preview), ("--export", &arguments.export)] {
+        if let Some(file) = file {
+            output::check_folder(flag, file)?;
+        }
+    }
+    let drawings = Arc::new(arguments.drawings()?);
+    if let Some(file) = &arguments.preview {
+        let scenes = Scenes::new(drawings.clone(), SceneOptions::default())?;
+        preview(&scenes, arguments.seed, arguments.scenes)?.save_png(file)?;
+    }
+    if let Some(folder) = &arguments.out {
+        drawings.save(folder)?;
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    let files: Vec<&Path> =
+        [&arguments.out, &arguments.preview, &arguments.export].into_iter().flatten().map(AsRef::as_ref).collect();
+    let (pictures, concepts, side) = (drawings.len(), drawings.concepts.len(), drawings.side);
+    if arguments.json {
+        let styles = &drawings.styles;
+        let line = json!({
+            "pictures": pictures, "concepts": concepts, "styles": styles, "side": side, "seconds": (seconds * 1e3).round() / 1e3,
+            "files": files,
+        });
+        output::say(line)?;
+    } else {
+        let what = if arguments.pictures.is_some() {
+            format!("{pictures} pictures")
+        } else {
+            format!("{pictures} drawings of {concepts} concepts in the styles {}", drawings.styles.join(", "))
+        };
+        let files: String = files.iter().map(|file| format!(" -> {}", file.display())).collect();
+        output::say(format!("{what}, {side} x {side} pixels, {seconds:.2} s{files}"))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Arguments {
+    /// What is asked for, drawn; exports the vector drawings on the way.
+    fn drawings(&self) -> Result<Drawings, Box<dyn Error>> {
+        if let Some(folder) = &self.pictures {
+            let listed = pictures::list(folder)?;
+            let bar = self.bar("reading", listed.len())?;
+            let packed = pictures::pack(listed, self.side, || bar.inc(1));
+            bar.finish_and_clear();
+            return Ok(packed?);
+        }
+        let vectors = self.vectors()?;
+        let bar = self.bar("drawing", vectors.len())?;
+        let drawn = vectors::render(&vectors, self.side, || bar.inc(1));
+        bar.finish_and_clear();
+        let drawn = drawn?;
+        if let Some(file) = &self.export {
+            output::save(file, &vectors::pack(&vectors)?)?;
+        }
+        Ok(drawn)
+    }
+
+    fn vectors(&self) -> Result<Vec<Vector>, Box<dyn Error>> {
+        let Some(folder) = &self.icons else {
+            let mut vectors = vectors::committed()?;
+            if let Some(style) = self.styles.iter().find(|style| vectors.iter().all(|v| v.label.style != **style)) {
+                return Err(format!("the drawings that come with hart have no style {style}; name others with --icons").into());
+            }
+            vectors.retain(|vector| self.styles.contains(&vector.label.style));
+            return Ok(vectors);
+        };
+        let mut concepts = iconify::concepts(self.concepts.as_deref())?;
+        if let Some(file) = &self.names {
+            let names = fs::read_to_string(file).map_err(|e| format!("--names {}: {e}", file.display()))?;
+            concepts = iconify::named(concepts, &names).map_err(|e| format!("--names {}: {e}", file.display()))?;
+        } else {
+            let least = match self.level {
+                Choice::Core => Level::Core,
+                Choice::Things => Level::Thing,
+                Choice::All => Level::All,
+            };
+            concepts.retain(|entry| entry.level >= least);
+        }
+        Ok(iconify::vectors(folder, &concepts, &self.styles)?)
+    }
+
+    fn bar(&self, what: &str, count: usize) -> Result<ProgressBar, Box<dyn Error>> {
+        let bar = if self.quiet { ProgressBar::hidden() } else { ProgressBar::new(count as u64) };
+        bar.set_style(ProgressStyle::with_template("{msg:10} {bar:40} {pos}/{len} {elapsed}")?);
+        bar.set_message(what.to_string());
+        Ok(bar)
+    }
+}
+
+/// The first scenes of a seed in one picture, each over its caption.
+fn preview(scenes: &Scenes, seed: u64, count: u64) -> Result<Image, hart_core::Error> {
+    let side = scenes.options().side;
+    let one = |index| {
+        let scene = scenes.scene(seed, index);
+        let mut image = Image::from_rgb(side, side, scene.pixels)?;
+        image.provenance = Some(Provenance::new(&scene.caption, index, ""));
+        Ok(image)
+    };
+    grid::labelled(&(0..count).map(one).collect::<Result<Vec<_>, hart_core::Error>>()?, 1)
+}

@@ -1,0 +1,1 @@
+//! The program dataset and its scenes.
