@@ -5,6 +5,8 @@ pub mod bars;
 #[cfg(feature = "dataset")]
 pub mod data;
 pub mod enlarge;
+#[cfg(feature = "evaluate")]
+pub mod evaluate;
 pub mod grid;
 pub mod label;
 pub mod lines;

@@ -1,4 +1,4 @@
-//! Picture files of the usual kinds, cut and resized for a model.
+//! Picture files of the usual kinds, cut and resized for a model; and how alike two pictures are.
 
 use std::error::Error;
 use std::path::Path;
@@ -23,4 +23,11 @@ pub fn open_square(path: &Path, side: usize) -> Result<Image, Box<dyn Error>> {
     let resized = image::imageops::resize(&cropped, side as u32, side as u32, FilterType::Lanczos3);
     let pixels = resized.pixels().flat_map(|p| [p[0], p[1], p[2]]).collect();
     Ok(Image::from_rgb(side, side, pixels)?)
+}
+
+/// Peak signal-to-noise ratio of 8-bit pictures of one size, in decibels.
+pub fn psnr(a: &Image, b: &Image) -> f64 {
+    let squares = a.pixels().iter().zip(b.pixels()).map(|(&a, &b)| (f64::from(a) - f64::from(b)).powi(2));
+    let mean = squares.sum::<f64>() / a.pixels().len() as f64;
+    20.0 * 255f64.log10() - 10.0 * mean.log10()
 }

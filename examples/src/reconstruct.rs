@@ -48,7 +48,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let tokens = tokenizer.tokenize_images(std::slice::from_ref(&original))?;
     let hybrid = decode(&tokenizer, &tokens.hybrid())?;
     let discrete = decode(&tokenizer, &tokenizer.discrete(&tokens))?;
-    let (hybrid_psnr, discrete_psnr) = (psnr(&original, &hybrid), psnr(&original, &discrete));
+    let (hybrid_psnr, discrete_psnr) = (picture::psnr(&original, &hybrid), picture::psnr(&original, &discrete));
     output::say(format!("hybrid        {hybrid_psnr:.2} dB\ndiscrete only {discrete_psnr:.2} dB"))?;
     let mut pictures = vec![hybrid, discrete];
     if arguments.original {
@@ -67,11 +67,4 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
 
 fn decode(tokenizer: &VisualTokenizer, latent: &Latent) -> Result<Image, hart_core::Error> {
     Ok(tokenizer.decode_images(latent, &mut Progress::silent())?.remove(0))
-}
-
-/// Peak signal-to-noise ratio of 8-bit pictures, in decibels.
-fn psnr(a: &Image, b: &Image) -> f64 {
-    let squares = a.pixels().iter().zip(b.pixels()).map(|(&a, &b)| (f64::from(a) - f64::from(b)).powi(2));
-    let mean = squares.sum::<f64>() / a.pixels().len() as f64;
-    20.0 * 255f64.log10() - 10.0 * mean.log10()
 }

@@ -173,13 +173,25 @@ impl Scenes {
         if chosen.iter().any(|&drawing| !self.visible[drawing][background]) {
             return None;
         }
-        let jitter = i64::from(self.options.colour_jitter);
-        let colour = BACKGROUNDS[background].1.map(|level| {
-            let change = random.below(2 * jitter as usize + 1) as i64 - jitter;
-            (i64::from(level) + change).clamp(0, 255) as u8
-        });
+        let colour = self.shade(background, random);
         let objects = layout::place(kind, &chosen, &self.options, random);
         Some(Content { background, colour, style, objects, kind })
+    }
+
+    /// Another scene of the same caption: the objects placed anew, on another shade of the background.
+    pub fn again(&self, content: &Content, random: &mut Random) -> Content {
+        let drawings: Vec<usize> = content.objects.iter().map(|object| object.drawing).collect();
+        let colour = self.shade(content.background, random);
+        Content { colour, objects: layout::place(content.kind, &drawings, &self.options, random), ..content.clone() }
+    }
+
+    /// A named colour, a little changed.
+    fn shade(&self, background: usize, random: &mut Random) -> [u8; 3] {
+        let jitter = i64::from(self.options.colour_jitter);
+        BACKGROUNDS[background].1.map(|level| {
+            let change = random.below(2 * jitter as usize + 1) as i64 - jitter;
+            (i64::from(level) + change).clamp(0, 255) as u8
+        })
     }
 
     /// The first single object from this drawing on that may be shown, on the first background that it may be shown on.

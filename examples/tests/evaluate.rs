@@ -1,0 +1,106 @@
+//! The scorer on true renders, and the program as a stranger runs it.
+
+use std::sync::LazyLock;
+
+use hart_core::Image;
+use hart_examples::data::{self, Drawings};
+use hart_examples::evaluate::figures::Figures;
+use hart_examples::evaluate::knows::Knows;
+use hart_examples::evaluate::prompts::{Prompt, Prompts};
+use hart_examples::evaluate::score::{Reading, Scorer};
+use hart_examples::evaluate::segment::Picture;
+use serde_json::Value;
+use support::{fails, names, succeeds};
+
+mod support;
+
+const EVALUATE: &str = env!("CARGO_BIN_EXE_evaluate");
+/// Prompts of each split for the ceilings.
+const PROMPTS: usize = 60;
+/// Side of the pictures that are scored.
+const SIDE: usize = 64;
+
+static DRAWINGS: LazyLock<Drawings> = LazyLock::new(|| data::open_or_render(std::env::var("PACK").ok().map(std::path::PathBuf::from).as_deref()).unwrap());
+
+/// True renders of a few hundred prompts, read by the scorer.
+fn renders() -> Vec<(Prompt, Reading)> {
+    let prompts = Prompts::new(&DRAWINGS, Knows { places: true, ..Knows::default() }, SIDE).unwrap();
+    let scorer = Scorer::of(&DRAWINGS);
+    let read = |prompt: Prompt| {
+        let picture = prompts.render(&prompt, 0).unwrap();
+        let reading = scorer.read(Picture::of(&picture));
+        (prompt, reading)
+    };
+    prompts.splits(PROMPTS).into_iter().flat_map(|(_, prompts)| prompts).map(read).collect()
+}
+
+#[test]
+fn true_renders_reach_the_ceilings_and_other_prompts_answers_chance() {
+    let renders = renders();
+    let pairs: Vec<_> = renders.iter().map(|(prompt, reading)| (reading, &prompt.answer)).collect();
+    let figures = Figures::of(pairs.iter().copied());
+    println!("{}", figures.json());
+    let shuffled = Figures::shuffled(&pairs);
+    println!("{}", shuffled.json());
+    let least = [("object_top1", 0.95), ("background", 1.0), ("style", 0.9), ("relation", 0.95), ("count", 0.95), ("place", 0.95)];
+    for (name, share) in figures.shares() {
+        let Some((_, least)) = least.iter().find(|(least, _)| *least == name) else { continue };
+        assert!(share.of >= 20 && share.fraction().unwrap() >= *least, "{name}: {share:?}");
+    }
+    let shuffled = Figures::shuffled(&pairs);
+    assert!(shuffled.top1.fraction().unwrap() < 0.03 && shuffled.top5.fraction().unwrap() < 0.1, "{shuffled:?}");
+    assert!(shuffled.relation.fraction().unwrap() < 0.02, "{shuffled:?}");
+}
+
+#[test]
+fn the_shipped_model_is_scored_quickly() {
+    let folder = tempfile::tempdir().unwrap();
+    let arguments = ["--quick", "--prompts", "2", "--json", "--sweep", "--out", "report.json", "--sheet", "sheet.png"];
+    let output = succeeds(EVALUATE, folder.path(), &arguments);
+    let json: Value = serde_json::from_str(output.lines().last().unwrap()).unwrap();
+    let shares =
+        ["object_top1", "object_top5", "background", "style", "relation_seen", "relation_unseen", "count_seen", "count_unseen"];
+    for key in shares {
+        assert!(json.get(key).is_some() && json["ceilings"].get(key).is_some(), "{key}: {json}");
+        assert!(json[key].as_f64().is_none_or(|share| (0.0..=1.0).contains(&share)), "{key}: {json}");
+    }
+    for key in ["shuffled_control", "hybrid_psnr_db", "discrete_psnr_db", "nearest_training_distance", "seconds"] {
+        assert!(json[key].is_number(), "{key}: {json}");
+    }
+    // It knows no word for a style, no relations and no counts.
+    assert!(["style", "relation_seen", "count_unseen"].iter().all(|key| json[*key].is_null()), "{json}");
+    assert_eq!((&json["pictures"], &json["seed"], &json["complete"]), (&2.into(), &0.into(), &true.into()));
+    assert!(json["sweep"].as_array().unwrap().iter().any(|row| row["setting"] == "without residual"), "{json}");
+    assert_eq!(names(folder.path()), ["report.json", "sheet.png"]);
+    let written: Value = serde_json::from_str(&std::fs::read_to_string(folder.path().join("report.json")).unwrap()).unwrap();
+    assert_eq!(written, json);
+    assert!(Image::open_png(folder.path().join("sheet.png")).unwrap().width() > 256);
+}
+
+#[test]
+fn pictures_and_figures_do_not_depend_on_threads() {
+    let scored = |threads: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        let arguments = ["--quick", "--prompts", "3", "--threads", threads, "--json", "-q", "--sheet", "sheet.png", "-s", "5"];
+        let output = succeeds(EVALUATE, folder.path(), &arguments);
+        let mut json: Value = serde_json::from_str(output.lines().last().unwrap()).unwrap();
+        json["seconds"] = Value::Null;
+        (json, std::fs::read(folder.path().join("sheet.png")).unwrap())
+    };
+    assert!(scored("1") == scored("3"));
+}
+
+#[test]
+fn wrong_arguments_are_named() {
+    fails(EVALUATE, &["nowhere"], &["nowhere", "root folder"]);
+    fails(EVALUATE, &["nowhere", "--model", "elsewhere"], &["cannot be used with"]);
+    fails(EVALUATE, &["--data", "nowhere"], &["--data", "nowhere"]);
+    fails(EVALUATE, &["--prompts", "0"], &["--prompts 0", "expected 1 to"]);
+    fails(EVALUATE, &["--prompts", "many"], &["--prompts", "many"]);
+    fails(EVALUATE, &["--threads", "0"], &["--threads 0"]);
+    fails(EVALUATE, &["--guidance", "nan"], &["guidance"]);
+    fails(EVALUATE, &["--seed", "dice"], &["--seed", "dice"]);
+    fails(EVALUATE, &["--out", "missing/report.json"], &["--out", "make it first"]);
+    fails(EVALUATE, &["--sheet", "."], &["--sheet", "that is a folder"]);
+    fails(EVALUATE, &["--out", "a", "--sheet", "a"], &["--sheet", "--out"]);
+}
