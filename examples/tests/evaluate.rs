@@ -20,7 +20,7 @@ const PROMPTS: usize = 60;
 /// Side of the pictures that are scored.
 const SIDE: usize = 64;
 
-static DRAWINGS: LazyLock<Drawings> = LazyLock::new(|| data::open_or_render(std::env::var("PACK").ok().map(std::path::PathBuf::from).as_deref()).unwrap());
+static DRAWINGS: LazyLock<Drawings> = LazyLock::new(|| data::open_or_render(None).unwrap());
 
 /// True renders of a few hundred prompts, read by the scorer.
 fn renders() -> Vec<(Prompt, Reading)> {
@@ -39,9 +39,6 @@ fn true_renders_reach_the_ceilings_and_other_prompts_answers_chance() {
     let renders = renders();
     let pairs: Vec<_> = renders.iter().map(|(prompt, reading)| (reading, &prompt.answer)).collect();
     let figures = Figures::of(pairs.iter().copied());
-    println!("{}", figures.json());
-    let shuffled = Figures::shuffled(&pairs);
-    println!("{}", shuffled.json());
     let least = [("object_top1", 0.95), ("background", 1.0), ("style", 0.9), ("relation", 0.95), ("count", 0.95), ("place", 0.95)];
     for (name, share) in figures.shares() {
         let Some((_, least)) = least.iter().find(|(least, _)| *least == name) else { continue };
