@@ -204,6 +204,17 @@ impl Layout {
     }
 }
 
+impl Config {
+    /// Reads and checks the configuration files of a checkpoint's root folder.
+    ///
+    /// # Errors
+    ///
+    /// A file is missing, or [`Error::Config`] names the first value that won't do.
+    pub fn open(folder: &Path) -> Result<Self> {
+        Ok(Layout::find(&Storage::Disk { memory_map: false }, folder, None)?.config)
+    }
+}
+
 /// The part's `config.json`.
 fn part(storage: &Storage, folder: &Path, advice: &str) -> Result<PathBuf> {
     let file = folder.join("config.json");

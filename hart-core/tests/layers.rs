@@ -22,7 +22,7 @@ const BELOW: [&str; 13] = [
     "kernels",
 ];
 /// What is built on the stages.
-const ABOVE: [&str; 5] = ["weights", "memory", "open", "pipeline", "stages"];
+const ABOVE: [&str; 6] = ["weights", "memory", "open", "pipeline", "stages", "train"];
 
 fn sources(module: &str) -> Vec<PathBuf> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
@@ -30,9 +30,15 @@ fn sources(module: &str) -> Vec<PathBuf> {
     if file.is_file() {
         return vec![file];
     }
-    let files = fs::read_dir(source.join(module)).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
+    let files = files(&source.join(module));
     assert!(files.len() > 1, "{module}");
     files
+}
+
+/// All files of a folder, those of its folders too.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
 }
 
 fn assert_unused(module: &str, forbidden: &[&str]) {

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use hart_examples::output;
+use serde_json::{Map, Value};
 
 /// The folder of a run.
 #[derive(Debug)]
@@ -35,6 +36,11 @@ impl Folder {
         Ok(folder)
     }
 
+    /// Whether there is a state to go on from.
+    pub fn is_taken_up(&self) -> bool {
+        ["tokenizer", "generator"].iter().any(|phase| self.state(phase).is_file())
+    }
+
     /// The model's folder, in the published layout.
     pub fn model(&self) -> PathBuf {
         self.0.join("model")
@@ -48,6 +54,19 @@ impl Folder {
     /// A contact sheet.
     pub fn sheet(&self, phase: &str, step: u64) -> PathBuf {
         self.0.join("sheets").join(format!("{phase}-{step:06}.png"))
+    }
+
+    /// Adds a figure to the run's report.
+    ///
+    /// # Errors
+    ///
+    /// The file can't be written.
+    pub fn report(&self, name: &str, figure: Value) -> Result<(), String> {
+        let path = self.0.join("report.json");
+        let before = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Map<String, Value>>(&bytes).ok());
+        let mut report = before.unwrap_or_default();
+        report.insert(name.into(), figure);
+        output::save(&path, format!("{:#}\n", Value::Object(report)).as_bytes())
     }
 
     /// A table of losses that has the steps up to `step`; later lines, of a run that was cut off, are dropped.

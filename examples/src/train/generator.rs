@@ -9,6 +9,7 @@ use hart_core::train::{Captioned, GeneratorLosses, GeneratorTrainer, learning_ra
 use hart_core::{Hart, OpenOptions, Request};
 use hart_examples::data::Scenes;
 use hart_examples::grid;
+use serde_json::{Map, json};
 
 use crate::export::write_generator;
 use crate::folder::Folder;
@@ -76,20 +77,29 @@ pub fn train(
             return Ok(false);
         }
     }
-    compare_captions(&trainer, scenes, recipe.seed, &bar)?;
+    compare_captions(&trainer, scenes, recipe.seed, folder, &bar)?;
     Ok(true)
 }
 
 /// What the captions are worth: losses on pictures that training didn't see, with their own captions and with each other's.
-fn compare_captions(trainer: &GeneratorTrainer, scenes: &Scenes, seed: u64, bar: &Bar) -> Result<(), Box<dyn Error>> {
+fn compare_captions(
+    trainer: &GeneratorTrainer,
+    scenes: &Scenes,
+    seed: u64,
+    folder: &Folder,
+    bar: &Bar,
+) -> Result<(), Box<dyn Error>> {
     let batch = pictures(scenes, seed, u64::MAX, COMPARED)?;
     let next = |index: usize| batch[(index + 1) % batch.len()].caption.clone();
     let shuffled: Vec<Captioned> =
         batch.iter().enumerate().map(|(i, item)| Captioned { image: item.image.clone(), caption: next(i) }).collect();
+    let mut figures = Map::new();
     for (what, batch) in [("true", &batch), ("shuffled", &shuffled)] {
         let losses = trainer.losses(batch, u64::MAX)?;
+        figures.insert(what.into(), json!({ "scales": losses.scales, "diffusion": losses.diffusion }));
         bar.say(&format!("loss per scale with {what} captions: {}; diffusion {:.3}", list(&losses.scales), losses.diffusion));
     }
+    folder.report("losses", figures.into())?;
     Ok(())
 }
 

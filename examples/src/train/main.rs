@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use clap::Parser;
 use hart_core::DeviceKind;
+use hart_core::config::Config;
 use hart_core::train::train_text_tokenizer;
 use hart_examples::data::{Scenes, open_or_render};
 use hart_examples::{INTERRUPTED, output};
@@ -26,7 +27,7 @@ use progress::Stop;
 use recipe::Recipe;
 
 /// Captions that the text tokenizer is learned from.
-const CAPTIONS: u64 = 50_000;
+const CAPTIONS: u64 = 20_000;
 
 /// Trains a model from a recipe; run again, it goes on where it stopped
 #[derive(Parser, Debug)]
@@ -61,9 +62,17 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let stop = Stop::on_ctrl_c()?;
 
     let model = folder.model();
-    let most = recipe.model.text.get("vocab_size").and_then(Value::as_u64).ok_or("model.text.vocab_size: expected a number")?;
-    let vocabulary = train_text_tokenizer(&scenes::captions(&scenes, recipe.seed, CAPTIONS), most as usize, &model.join("text"))?;
-    let config = export::write_configurations(&recipe.model, &model, vocabulary)?;
+    let config = match Config::open(&model) {
+        // Taken up: the vocabulary stays what the first half of the run was told.
+        Ok(config) if folder.is_taken_up() => config,
+        _ => {
+            let limit = recipe.model.text.get("vocab_size").and_then(Value::as_u64);
+            let limit = limit.ok_or_else(|| format!("{}: model.text.vocab_size: expected a number", arguments.recipe.display()))?;
+            let captions = scenes::captions(&scenes, recipe.seed, CAPTIONS);
+            let vocabulary = train_text_tokenizer(&captions, limit as usize, &model.join("text"))?;
+            export::write_configurations(&recipe.model, &model, vocabulary)?
+        }
+    };
     if config.resolution() != scenes.options().side {
         let problem = format!("scenes.side is {}, the model's pictures have {}", scenes.options().side, config.resolution());
         return Err(format!("{}: {problem}", arguments.recipe.display()).into());

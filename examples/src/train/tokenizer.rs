@@ -70,13 +70,19 @@ pub fn train(
             return Ok(None);
         }
     }
-    let tokenizer = fit_residuals(trainer.averaged(), scenes, recipe.seed, &bar)?;
+    let tokenizer = fit_residuals(trainer.averaged(), scenes, recipe.seed, folder, &bar)?;
     write_tokenizer(&tokenizer, &recipe.model, &folder.model(), recipe.stored_as())?;
     Ok(Some(tokenizer))
 }
 
 /// Scales latents so that the residuals fit what the diffusion can reach.
-fn fit_residuals(tokenizer: VisualTokenizer, scenes: &Scenes, seed: u64, bar: &Bar) -> Result<VisualTokenizer, Box<dyn Error>> {
+fn fit_residuals(
+    tokenizer: VisualTokenizer,
+    scenes: &Scenes,
+    seed: u64,
+    folder: &Folder,
+    bar: &Bar,
+) -> Result<VisualTokenizer, Box<dyn Error>> {
     let images: Vec<Image> = pictures(scenes, seed, u64::MAX, MEASURED as usize)?.into_iter().map(|item| item.image).collect();
     let size = residual_size(&tokenizer, &images, REACHED)?;
     let factor = LATENT_SCALE / size.max(f64::MIN_POSITIVE);
@@ -84,6 +90,8 @@ fn fit_residuals(tokenizer: VisualTokenizer, scenes: &Scenes, seed: u64, bar: &B
         "residuals: {:.1} % lie within {size:.4}; latents are scaled by {factor:.4}, so that they lie within {LATENT_SCALE}",
         REACHED * 100.0
     ));
+    folder.report("residual_size", size.into())?;
+    folder.report("latents_scaled_by", factor.into())?;
     Ok(tokenizer.with_scaled_latents(factor))
 }
 

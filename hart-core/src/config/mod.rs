@@ -18,8 +18,6 @@ pub use visual::VisualConfig;
 pub(crate) use fields::Fields;
 
 use crate::error::{Error, Result};
-use crate::files::Storage;
-use crate::open::Layout;
 
 /// Most channels of any layer; the largest published one has 8,960.
 pub(crate) const MAX_WIDTH: usize = 65_536;
@@ -55,15 +53,6 @@ impl Config {
     /// Width and height of the pictures, in pixels.
     pub fn resolution(&self) -> usize {
         self.transformer.last_side() * self.visual.downsample()
-    }
-
-    /// Reads and checks the configuration files of a checkpoint's root folder.
-    ///
-    /// # Errors
-    ///
-    /// A file is missing or [`Error::Config`] names the first value that won't do.
-    pub fn open(folder: &std::path::Path) -> Result<Self> {
-        Ok(Layout::find(&Storage::Disk { memory_map: false }, folder, None)?.config)
     }
 
     /// Checks what the parts must agree on.

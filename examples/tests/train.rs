@@ -1,0 +1,136 @@
+//! The program `train` as a stranger runs it: a model from a recipe, taken up again, and what is said of wrong ones.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use hart_core::{Hart, OpenOptions};
+use support::{fails, names, succeeds};
+
+mod support;
+
+const TRAIN: &str = env!("CARGO_BIN_EXE_train");
+
+/// The repository's recipe, for pictures and layers small enough for a test.
+fn recipe(tokenizer_steps: u64, generator_steps: u64) -> String {
+    let mut text = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/recipes/emoji.toml")).unwrap();
+    let (sides, steps) = ("[1, 2, 3, 4]", [tokenizer_steps.to_string(), generator_steps.to_string()]);
+    set(&mut text, "", "prompts", "[\"a parrot\", \"two pizzas\"]");
+    for (section, key, value) in [
+        ("scenes", "side", "16"),
+        ("model.llm", "patch_nums", sides),
+        ("model.llm", "depth", "1"),
+        ("model.llm", "embed_dim", "32"),
+        ("model.llm", "num_heads", "2"),
+        ("model.llm", "diff_width", "32"),
+        ("model.tokenizer", "v_patch_nums", sides),
+        ("model.tokenizer", "ch", "32"),
+        ("model.tokenizer", "ch_mult", "[1, 1, 1]"),
+        ("model.tokenizer", "vocab_size", "32"),
+        ("generator.learning", "scale_weights", "[0.25, 0.25, 0.25, 0.25]"),
+        ("tokenizer.learning.optimizer", "steps", &steps[0]),
+        ("generator.learning.optimizer", "steps", &steps[1]),
+    ] {
+        set(&mut text, section, key, value);
+    }
+    for half in ["tokenizer", "generator"] {
+        set(&mut text, half, "batch", "4");
+        set(&mut text, half, "every", "2");
+        set(&mut text, &format!("{half}.learning.optimizer"), "warmup", "2");
+    }
+    text
+}
+
+/// Gives a key of a section another value; a list over several lines becomes one line.
+fn set(text: &mut String, section: &str, key: &str, value: &str) {
+    let start = if section.is_empty() { 0 } else { text.find(&format!("\n[{section}]\n")).unwrap() + 1 };
+    let from = start + text[start..].find(&format!("\n{key} = ")).unwrap() + 1;
+    let is_list = text[from..].starts_with(&format!("{key} = ["));
+    let end = if is_list { text[from..].find(']').unwrap() + 1 } else { text[from..].find('\n').unwrap() };
+    text.replace_range(from..from + end, &format!("{key} = {value}"));
+}
+
+fn train(folder: &Path, recipe: &str, run: &str) -> String {
+    fs::write(folder.join("recipe.toml"), recipe).unwrap();
+    succeeds(TRAIN, folder, &["recipe.toml", "--out", run])
+}
+
+/// Files that must be the same.
+fn model(folder: &Path) -> Vec<Vec<u8>> {
+    let files = ["llm/model.safetensors", "text/model.safetensors", "tokenizer/model.safetensors", "text/tokenizer.json"];
+    files.iter().map(|file| fs::read(folder.join("model").join(file)).unwrap()).collect()
+}
+
+#[test]
+fn a_recipe_becomes_a_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole = recipe(5, 5);
+    assert!(train(folder.path(), &whole, "run").trim_end().ends_with("model"));
+    let run = folder.path().join("run");
+    let hart = Hart::open(run.join("model"), OpenOptions::new()).unwrap();
+    assert_eq!(hart.config().resolution(), 16);
+    for (table, columns) in [("tokenizer.csv", 8), ("generator.csv", 10)] {
+        let text = fs::read_to_string(run.join(table)).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 1 + 3, "{text}");
+        assert!(lines.iter().all(|line| line.split(',').count() == columns), "{text}");
+    }
+    assert_eq!(names(&run.join("sheets")).len(), 6);
+    let report: serde_json::Value = serde_json::from_str(&fs::read_to_string(run.join("report.json")).unwrap()).unwrap();
+    assert!(
+        report["residual_size"].as_f64().unwrap() > 0.0 && report["losses"]["shuffled"]["scales"].as_array().unwrap().len() == 4
+    );
+
+    // Nothing is left to do.
+    let before = model(&run);
+    train(folder.path(), &whole, "run");
+    assert!(model(&run) == before && names(&run.join("sheets")).len() == 6);
+}
+
+/// Stopped by Ctrl-C in the middle, a run is taken up and ends with the same model.
+#[cfg(unix)]
+#[test]
+fn an_interrupted_run_ends_with_the_same_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole = recipe(24, 24);
+    train(folder.path(), &whole, "whole");
+    for half in ["tokenizer.csv", "generator.csv"] {
+        let seen = folder.path().join("stopped").join(half);
+        let mut command = Command::new(TRAIN);
+        command.args(["recipe.toml", "--out", "stopped"]).current_dir(folder.path()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        while !seen.exists() {
+            assert!(child.try_wait().unwrap().is_none(), "it ended before it could be stopped");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+        assert_eq!(child.wait().unwrap().code(), Some(130));
+    }
+    train(folder.path(), &whole, "stopped");
+    assert!(model(&folder.path().join("whole")) == model(&folder.path().join("stopped")));
+}
+
+#[test]
+fn wrong_recipes_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("recipe.toml");
+    let path = file.to_str().unwrap();
+    let out = folder.path().join("run");
+    let refused = |text: &str, names: &[&str]| {
+        fs::write(&file, text).unwrap();
+        fails(TRAIN, &[path, "--out", out.to_str().unwrap()], names);
+        assert!(!out.join("tokenizer.csv").exists());
+    };
+    refused("seed = ", &["recipe.toml"]);
+    let right = recipe(1, 1);
+    refused(&right.replace("shards = 2", "shards = 3"), &["tokenizer.batch is 4", "multiple of shards, 3"]);
+    refused(&right.replace("every = 2", "every = 0"), &["every is 0"]);
+    refused(&right.replace("side = 16", "side = 24"), &["scenes.side is 24", "have 16"]);
+    refused(&right.replace("seed = 1", "sed = 1"), &["sed"]);
+    refused(&right.replace("num_heads = 2", "num_heads = 5"), &["num_heads"]);
+    fails(TRAIN, &["nowhere.toml", "--out", out.to_str().unwrap()], &["nowhere.toml"]);
+    fails(TRAIN, &[path], &["--out"]);
+    fs::write(&file, right).unwrap();
+    fails(TRAIN, &[path, "--out", out.to_str().unwrap(), "--data", "nowhere"], &["nowhere"]);
+}
