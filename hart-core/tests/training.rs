@@ -133,6 +133,7 @@ fn optimizer(steps: u64) -> OptimizerOptions {
         final_ratio: 0.1,
         weight_decay: 0.01,
         beta_2: 0.98,
+        muon: true,
         clip: 1.0,
         average: 0.9,
     }

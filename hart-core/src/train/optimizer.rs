@@ -1,9 +1,13 @@
-//! AdamW with a clipped global norm, warm-up and cosine, and a running average of the weights.
+//! AdamW or Muon with a clipped global norm, warm-up and cosine, and a running average of the weights.
 
 use std::collections::HashMap;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
-use burn::optim::{AdamW, AdamWConfig, AdamWState, AdaptiveMomentumState, GradientsParams, Optimizer};
+use burn::optim::decay::WeightDecayConfig;
+use burn::optim::momentum::MomentumConfig;
+use burn::optim::{
+    AdamW, AdamWConfig, AdamWState, AdaptiveMomentumState, AdjustLrFn, GradientsParams, Muon, MuonConfig, Optimizer,
+};
 use burn::prelude::*;
 use rayon::prelude::*;
 
@@ -23,10 +27,13 @@ pub struct OptimizerOptions {
     pub steps: u64,
     /// Share of the largest rate that is left in the end.
     pub final_ratio: f64,
-    /// AdamW's decay.
+    /// Decay of the weights, times the learning rate.
     pub weight_decay: f32,
     /// Decay of the squared gradients' average.
     pub beta_2: f32,
+    /// Whether the matrices between layers are changed by Muon (Jordan and others, 2024; scaled to AdamW's learning rates as by Liu
+    /// and others, arXiv 2502.16982): a step in all directions alike. It needs fewer steps, and more time for each.
+    pub muon: bool,
     /// Most that all gradients together may measure, as one vector.
     pub clip: f32,
     /// Decay of the running average of the weights; early steps average over a tenth of what was.
@@ -45,36 +52,64 @@ pub fn learning_rate(options: &OptimizerOptions, step: u64) -> f64 {
 }
 
 /// One parameter, as a row of numbers, and what is kept about it.
+#[derive(Clone)]
 struct Slot {
     name: String,
     id: ParamId,
+    /// Rows and columns, if it is a matrix that Muon changes.
+    matrix: Option<[usize; 2]>,
     value: Tensor<1>,
     average: Tensor<1>,
-    state: Option<AdamWState<1>>,
+    state: State,
 }
+
+/// What an optimizer keeps about a parameter.
+#[derive(Clone)]
+enum State {
+    New,
+    Moments(AdamWState<1>),
+    Velocity(Tensor<1>),
+}
+
+/// Decay of Muon's velocity.
+const MOMENTUM: f64 = 0.95;
+/// A matrix with fewer rows or columns leads into the model or out of it, and is AdamW's.
+const SMALLEST_MATRIX: usize = 32;
 
 /// Weights under way. Parameters are kept as rows beside each other, so that all cores update them at once.
 pub(super) struct Learner {
     slots: Vec<Slot>,
     adam: AdamW,
+    muon: Muon,
     options: OptimizerOptions,
 }
 
 impl Learner {
     pub(super) fn new<M: Module>(module: &M, options: OptimizerOptions) -> Self {
-        struct Collect(Vec<(ParamId, Tensor<1>)>);
+        struct Collect(Vec<(ParamId, Vec<usize>, Tensor<1>)>);
         impl ModuleVisitor for Collect {
             fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-                self.0.push((param.id, flat(param.val().inner())));
+                let value = param.val();
+                self.0.push((param.id, value.dims().to_vec(), flat(value.inner())));
             }
         }
         let mut found = Collect(Vec::new());
         module.visit(&mut found);
-        let slot =
-            |(name, (id, value)): (String, (ParamId, Tensor<1>))| Slot { name, id, average: value.clone(), value, state: None };
+        let slot = |(name, (id, shape, value)): (String, (ParamId, Vec<usize>, Tensor<1>))| {
+            let is_row = shape.len() < 2 || name.contains("embedding");
+            let matrix = [shape[0], value.dims()[0] / shape[0]];
+            let matrix = (options.muon && !is_row && matrix.iter().all(|&n| n >= SMALLEST_MATRIX)).then_some(matrix);
+            Slot { name, id, matrix, average: value.clone(), value, state: State::New }
+        };
         const EPSILON: f32 = 1e-8;
         let adam = AdamWConfig::new().with_beta_2(options.beta_2).with_epsilon(EPSILON).with_weight_decay(options.weight_decay);
-        Self { slots: parameter_names(module).into_iter().zip(found.0).map(slot).collect(), adam: adam.build(), options }
+        // The velocity is kept here: burn's own can't be saved by name.
+        let muon = MuonConfig::new()
+            .with_momentum(MomentumConfig { momentum: 0.0, dampening: 0.0, nesterov: false })
+            .with_weight_decay(Some(WeightDecayConfig::new(options.weight_decay)))
+            .with_adjust_lr_fn(AdjustLrFn::MatchRmsAdamW);
+        let slots = parameter_names(module).into_iter().zip(found.0).map(slot).collect();
+        Self { slots, adam: adam.build(), muon: muon.build(), options }
     }
 
     /// One step on the mean of the shards' gradients. Returns the module and the gradients' norm before clipping. A parameter
@@ -103,7 +138,7 @@ impl Learner {
         let norm = squares.iter().sum::<f64>().sqrt() as f32;
         const SMALLEST_NORM: f32 = 1e-6;
         let scale = (self.options.clip / (norm + SMALLEST_NORM)).min(1.0);
-        let (adam, rate) = (&self.adam, learning_rate(&self.options, step));
+        let (adam, muon, rate) = (&self.adam, &self.muon, learning_rate(&self.options, step));
         // As TensorFlow's moving average does: young averages forget quickly.
         let decay = self.options.average.min((1.0 + step as f64) / (10.0 + step as f64));
         self.slots.par_iter_mut().zip(gradients).for_each(|(slot, gradient)| {
@@ -112,9 +147,24 @@ impl Learner {
                 return;
             };
             let value = std::mem::replace(&mut slot.value, Tensor::empty([0], &gradient.device()));
-            let (value, state) = adam.step(rate, value, gradient * scale, slot.state.take());
-            slot.average = slot.average.clone() * decay + value.clone() * (1.0 - decay);
-            (slot.value, slot.state) = (value, state);
+            let gradient = gradient * scale;
+            let state = std::mem::replace(&mut slot.state, State::New);
+            (slot.value, slot.state) = match slot.matrix {
+                Some(shape) => {
+                    let velocity = match state {
+                        State::Velocity(velocity) => velocity * MOMENTUM + gradient.clone(),
+                        _ => gradient.clone(),
+                    };
+                    let ahead = (gradient + velocity.clone() * MOMENTUM).reshape(shape);
+                    (flat(muon.step(rate, value.reshape(shape), ahead, None).0), State::Velocity(velocity))
+                }
+                None => {
+                    let moments = if let State::Moments(moments) = state { Some(moments) } else { None };
+                    let (value, moments) = adam.step(rate, value, gradient, moments);
+                    (value, moments.map_or(State::New, State::Moments))
+                }
+            };
+            slot.average = slot.average.clone() * decay + slot.value.clone() * (1.0 - decay);
         });
         (self.current(module), norm)
     }
@@ -151,9 +201,13 @@ impl Learner {
             };
             push("value", &slot.value);
             push("average", &slot.average);
-            if let Some(AdamWState { momentum }) = &slot.state {
-                push("moment_1", &momentum.moment_1);
-                push("moment_2", &momentum.moment_2);
+            match &slot.state {
+                State::New => {}
+                State::Moments(AdamWState { momentum }) => {
+                    push("moment_1", &momentum.moment_1);
+                    push("moment_2", &momentum.moment_2);
+                }
+                State::Velocity(velocity) => push("velocity", velocity),
             }
         }
         tensors
@@ -174,12 +228,16 @@ impl Learner {
                 }
                 Ok(kernels::tensor(values, [length], &device))
             };
-            let momentum = match state.info(&format!("moment_1.{}", slot.name)) {
-                Some(_) => Some(AdaptiveMomentumState::new(steps as usize, read("moment_1")?, read("moment_2")?)),
-                None => None,
+            let has = |kind: &str| state.info(&format!("{kind}.{}", slot.name)).is_some();
+            let kept = if slot.matrix.is_some() && has("velocity") {
+                State::Velocity(read("velocity")?)
+            } else if slot.matrix.is_none() && has("moment_1") {
+                let momentum = AdaptiveMomentumState::new(steps as usize, read("moment_1")?, read("moment_2")?);
+                State::Moments(AdamWState::new(momentum))
+            } else {
+                State::New
             };
-            let (name, id, state) = (slot.name.clone(), slot.id, momentum.map(AdamWState::new));
-            Ok(Slot { name, id, value: read("value")?, average: read("average")?, state })
+            Ok(Slot { value: read("value")?, average: read("average")?, state: kept, ..slot.clone() })
         };
         // All or nothing: a state that doesn't fit leaves what is there.
         self.slots = self.slots.iter().map(read_slot).collect::<Result<_>>()?;
