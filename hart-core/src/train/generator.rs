@@ -10,17 +10,17 @@ use super::loss::{cross_entropy, diffusion_loss};
 use super::optimizer::{Learner, OptimizerOptions};
 use super::random::{Purpose, StepRandom};
 use super::shards::{Shards, number};
+use super::targets;
 use super::tokenizer::read_step;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::image::Image;
-use crate::kernels;
 use crate::progress::Progress;
-use crate::residual::{LATENT_SCALE, ResidualDiffusion};
+use crate::residual::ResidualDiffusion;
 use crate::schedule::FULL_STEPS;
-use crate::text::{Context, Qwen2, TextTokenizer};
+use crate::text::{Qwen2, TextTokenizer};
 use crate::transformer::Transformer;
-use crate::visual::{ImageTokens, VisualTokenizer};
+use crate::visual::VisualTokenizer;
 use crate::weights::{Checkpoint, NamedTensor, StoredAs, save_tensors};
 
 /// Everything that is learned in this half.
@@ -195,11 +195,11 @@ impl GeneratorTrainer {
 
         let context = model.text.forward(&tokens, &mut Progress::silent())?;
         let dropped: Vec<bool> = random.uniforms(Purpose::ContextDrop, batch.len()).iter().map(|&u| u < context_drop).collect();
-        let conditioning = model.transformer.condition(&without(context, &dropped));
+        let conditioning = model.transformer.condition(&targets::without(context, &dropped));
 
         let wanted = (last_tokens as f64 * options.last_scale_share).ceil() as usize;
         let kept = random.subset(Purpose::LastScale, last_tokens, wanted.clamp(1, last_tokens));
-        let inputs = self.tracked(picture.inputs.clone());
+        let inputs = targets::tracked(picture.inputs.clone());
         let hidden = model.transformer.forward_some(inputs, Some(&kept), &conditioning);
         // The last context row predicts the first scale's one token.
         let predicted = hidden.0.dims()[1] - self.config.transformer.context_tokens + 1;
@@ -220,7 +220,9 @@ impl GeneratorTrainer {
             total = Some(total.map_or(weighted.clone(), |sum| sum + weighted));
         }
 
-        let (codes, target) = self.residual_target(&picture, &kept, logits.narrow(1, from - kept.len(), kept.len()), random);
+        let last_logits = logits.narrow(1, from - kept.len(), kept.len());
+        let drawn = targets::codes(&picture, &kept, last_logits, options.sampled_codes, random);
+        let (codes, target) = targets::residuals(&picture, &kept, self.visual.codebook().embed(&drawn));
         let condition = model.transformer.residual_condition(&hidden.last(kept.len()), codes);
         let repeated = |x: Tensor<3>| {
             let [batch, length, channels] = x.dims();
@@ -233,40 +235,6 @@ impl GeneratorTrainer {
         losses.diffusion = number(diffusion.clone());
         let total = total.expect("a plan has scales") + diffusion * options.diffusion;
         Ok((total, losses))
-    }
-
-    /// Codes of the kept tokens of the last scale, nearest or drawn, and the residuals that they leave, divided by
-    /// [`LATENT_SCALE`].
-    fn residual_target(
-        &self,
-        picture: &ImageTokens,
-        kept: &[usize],
-        logits: Tensor<3>,
-        random: StepRandom,
-    ) -> (Tensor<3>, Tensor<3>) {
-        let [batch, length, vocabulary] = logits.dims();
-        let logits = kernels::values(logits.detach());
-        let draws = random.uniforms(Purpose::SampledCode, batch * length);
-        let mix = random.uniforms(Purpose::CodeMix, batch * length);
-        let nearest = picture.codes.last().expect("a plan has scales");
-        let code = |image: usize, index: usize| {
-            let token = image * length + index;
-            if mix[token] < self.options.sampled_codes {
-                draw(&logits[token * vocabulary..][..vocabulary], draws[token])
-            } else {
-                nearest[image][kept[index]]
-            }
-        };
-        let codes: Vec<Vec<u32>> = (0..batch).map(|image| (0..length).map(|index| code(image, index)).collect()).collect();
-        let rows = self.visual.codebook().embed(&codes);
-        let places = kernels::indices(kept, &rows.device());
-        let target = (picture.continuous.clone().select(1, places) - rows.clone()) / LATENT_SCALE;
-        (self.tracked(rows), self.tracked(target))
-    }
-
-    /// A plain tensor on the device that keeps gradients.
-    fn tracked(&self, tensor: Tensor<3>) -> Tensor<3> {
-        Tensor::from_inner(tensor)
     }
 
     /// The weights' running average, on the plain device.
@@ -308,28 +276,4 @@ fn mean(parts: Vec<GeneratorLosses>) -> GeneratorLosses {
         all.diffusion += part.diffusion * share;
     }
     all
-}
-
-/// The context with some rows as guidance's unconditional ones are: zeros at position 0.
-fn without(context: Context, dropped: &[bool]) -> Context {
-    let factors = dropped.iter().map(|&d| if d { 0.0 } else { 1.0 }).collect();
-    let factors = kernels::tensor(factors, [dropped.len(), 1, 1], &context.hidden.device());
-    let (mut mask, mut positions) = (context.mask, context.positions);
-    for (row, _) in dropped.iter().enumerate().filter(|(_, d)| **d) {
-        mask[row].iter_mut().enumerate().for_each(|(place, text)| *text = place == 0);
-        positions[row].fill(0);
-    }
-    Context { hidden: context.hidden * factors, mask, positions }
-}
-
-/// A code drawn from logits by a uniform number.
-fn draw(logits: &[f32], uniform: f64) -> u32 {
-    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let weights = || logits.iter().map(|l| f64::from(l - largest).exp());
-    let mut left = uniform * weights().sum::<f64>();
-    let found = weights().position(|weight| {
-        left -= weight;
-        left < 0.0
-    });
-    found.unwrap_or(logits.len() - 1) as u32
 }

@@ -11,6 +11,7 @@ mod loss;
 mod optimizer;
 mod random;
 mod shards;
+mod targets;
 mod tokenizer;
 mod vocabulary;
 
