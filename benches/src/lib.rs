@@ -8,7 +8,7 @@ use hart_core::{Hart, OpenOptions};
 ///
 /// If it can't be opened; the message says why.
 pub fn model() -> Hart {
-    let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/starter");
+    let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/hart-emoji");
     let folder = std::env::var_os("HART_MODEL").unwrap_or_else(|| shipped.into());
     Hart::open(&folder, OpenOptions::new()).unwrap_or_else(|error| panic!("{error}"))
 }

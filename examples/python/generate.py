@@ -12,7 +12,7 @@ except ImportError as error:
     sys.exit(f"error: {error}")
 
 #: The model that is shipped with the examples.
-SHIPPED_MODEL = Path(__file__).resolve().parent.parent / "models" / "starter"
+SHIPPED_MODEL = Path(__file__).resolve().parent.parent / "models" / "hart-emoji"
 #: Exit code of a run stopped by Ctrl-C, as shells have it.
 INTERRUPTED = 130
 

@@ -2,7 +2,7 @@
 
     import hart
 
-    with hart.Model("models/starter") as model:
+    with hart.Model("models/hart-emoji") as model:
         image = model.generate("a red heart on a yellow background", seed=7)[0]
         image.save("heart.png")
 

@@ -24,7 +24,7 @@ from typing import Any, Callable
 import hart
 
 HERE = Path(__file__).resolve().parent
-MODEL = Path(os.environ.get("HART_MODEL", HERE.parent / "models" / "starter")).resolve()
+MODEL = Path(os.environ.get("HART_MODEL", HERE.parent / "models" / "hart-emoji")).resolve()
 HEADER = HERE.parent.parent / "include" / "hart.h"
 PROMPT = "a red heart on a yellow background"
 #: Seconds in which a cancelled run must have ended; the small model's steps take milliseconds.

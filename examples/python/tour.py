@@ -14,7 +14,7 @@ from pathlib import Path
 import hart
 
 here = Path(__file__).resolve().parent
-model_folder = Path(os.environ.get("HART_MODEL", here.parent / "models" / "starter"))
+model_folder = Path(os.environ.get("HART_MODEL", here.parent / "models" / "hart-emoji"))
 # In a notebook the arguments are its kernel's.
 named = "ipykernel" not in sys.modules and len(sys.argv) > 1
 out = Path(sys.argv[1] if named else tempfile.mkdtemp(prefix="hart-tour-"))

@@ -21,7 +21,7 @@ use safetensors::{Dtype, View};
 use serde_json::{Value, json};
 
 /// Tokenizer files of the shipped model; random weights don't mind which tokens they read.
-const TOKENIZER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/starter/text");
+const TOKENIZER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/hart-emoji/text");
 
 /// Writes a checkpoint of random weights in the published layout
 #[derive(Parser, Debug)]

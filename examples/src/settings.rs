@@ -9,7 +9,7 @@ use hart_core::{CancelToken, DeviceKind, OpenOptions, Request, Respacing, System
 use crate::word_filter::WordFilter;
 
 /// The model that is shipped with the examples.
-pub const SHIPPED_MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/starter");
+pub const SHIPPED_MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/hart-emoji");
 
 /// Which model, and how it samples.
 #[derive(Args, Clone, Debug)]

@@ -24,17 +24,21 @@ fn a_part_is_drawn_anew_and_the_rest_stays() {
     succeeds(
         EDIT,
         folder.path(),
-        &["heart.png", "a sunflower", "--rectangle", "0,0,50,100", "--seed", "2", "--out", "a.png", "-q"],
+        &["heart.png", "a key on a dark blue background", "--rectangle", "0,0,50,100", "--seed", "2", "--out", "a.png", "-q"],
     );
-    succeeds(EDIT, folder.path(), &["heart.png", "a sunflower", "--mask", "mask.png", "--seed", "2", "--out", "b.png", "-q"]);
+    succeeds(
+        EDIT,
+        folder.path(),
+        &["heart.png", "a key on a dark blue background", "--mask", "mask.png", "--seed", "2", "--out", "b.png", "-q"],
+    );
     let open = |name: &str| Image::open_png(folder.path().join(name)).unwrap();
     let (before, after) = (open("heart.png"), open("a.png"));
     assert!(after == open("b.png"), "a mask of the same half is the same edit");
     let difference = |columns: std::ops::Range<usize>| -> u32 {
-        let places = (0..32).flat_map(|y| columns.clone().map(move |x| 3 * (32 * y + x)));
+        let places = (0..48).flat_map(|y| columns.clone().map(move |x| 3 * (48 * y + x)));
         places.flat_map(|i| i..i + 3).map(|i| u32::from(before.pixels()[i].abs_diff(after.pixels()[i]))).sum()
     };
-    assert!(difference(0..8) > 3 * difference(24..32), "{} and {}", difference(0..8), difference(24..32));
+    assert!(difference(0..12) > 2 * difference(36..48), "{} and {}", difference(0..12), difference(36..48));
     let settings = after.provenance.unwrap().settings;
     assert!(settings.ends_with("inpainting of a picture"), "{settings}");
 }
@@ -47,7 +51,7 @@ fn variations_and_surroundings_are_saved_and_shown_together() {
     succeeds(EDIT, folder.path(), &arguments);
     assert_eq!(names(folder.path()), ["all.png", "heart.png", "v0.png", "v1.png", "v2.png"]);
     let all = Image::open_png(folder.path().join("all.png")).unwrap();
-    assert_eq!((all.width(), all.height()), (4 * 32, 32));
+    assert_eq!((all.width(), all.height()), (4 * 48, 48));
     succeeds(EDIT, folder.path(), &["heart.png", "a red heart", "--outpaint", "25,25,50", "--out", "around.png"]);
     let around = Image::open_png(folder.path().join("around.png")).unwrap();
     assert!(around.provenance.unwrap().settings.ends_with("outpainting of a picture"));
@@ -55,14 +59,14 @@ fn variations_and_surroundings_are_saved_and_shown_together() {
 
 #[test]
 fn wrong_arguments_are_named() {
-    let picture = concat!(env!("CARGO_MANIFEST_DIR"), "/models/starter/samples.png");
+    let picture = concat!(env!("CARGO_MANIFEST_DIR"), "/models/hart-emoji/samples.png");
     fails(EDIT, &[picture, "x"], &["--mask", "--rectangle", "--outpaint", "--vary"]);
     fails(EDIT, &[picture, "x", "--vary", "2", "--rectangle", "0,0,1,1"], &["cannot be used with"]);
     fails(EDIT, &[picture, "x", "--rectangle", "0,0,200,1"], &["--rectangle", "expected 4 numbers from 0 to 100"]);
     fails(EDIT, &[picture, "x", "--outpaint", "0,0"], &["--outpaint", "expected 3 numbers"]);
     fails(EDIT, &[picture, "x", "--outpaint", "0,0,0"], &["--outpaint", "nothing is left"]);
-    fails(EDIT, &[picture, "x", "--outpaint", "90,0,50"], &["reach beyond the model's 32 x 32"]);
-    fails(EDIT, &[picture, "x", "--vary", "6"], &["expected 1 to 5 of 6"]);
+    fails(EDIT, &[picture, "x", "--outpaint", "90,0,50"], &["reach beyond the model's 48 x 48"]);
+    fails(EDIT, &[picture, "x", "--vary", "5"], &["expected 1 to 4 of 5"]);
     fails(EDIT, &[picture, "x", "--rectangle", "0,0,0,0"], &["keeps everything"]);
     fails(EDIT, &["nowhere.png", "x", "--vary", "2"], &["nowhere.png"]);
     fails(EDIT, &[picture, "", "--vary", "2"], &["prompt: number 1 is empty"]);

@@ -1,5 +1,7 @@
 //! The scorer on true renders, and the program as a stranger runs it.
 
+use std::fs;
+use std::path::Path;
 use std::sync::LazyLock;
 
 use hart_core::Image;
@@ -7,7 +9,7 @@ use hart_examples::data::{self, Drawings};
 use hart_examples::evaluate::figures::Figures;
 use hart_examples::evaluate::knows::Knows;
 use hart_examples::evaluate::prompts::{Prompt, Prompts};
-use hart_examples::evaluate::score::{Reading, Scorer};
+use hart_examples::evaluate::score::{LOOKS, Reading, Scorer};
 use hart_examples::evaluate::segment::Picture;
 use serde_json::Value;
 use support::{fails, names, succeeds};
@@ -16,7 +18,7 @@ mod support;
 
 const EVALUATE: &str = env!("CARGO_BIN_EXE_evaluate");
 /// Prompts of each split for the ceilings.
-const PROMPTS: usize = 60;
+const PROMPTS: usize = 200;
 /// Side of the pictures that are scored.
 const SIDE: usize = 64;
 
@@ -39,13 +41,14 @@ fn true_renders_reach_the_ceilings_and_other_prompts_answers_chance() {
     let renders = renders();
     let pairs: Vec<_> = renders.iter().map(|(prompt, reading)| (reading, &prompt.answer)).collect();
     let figures = Figures::of(pairs.iter().copied());
-    let least = [("object_top1", 0.95), ("background", 1.0), ("style", 0.9), ("relation", 0.95), ("count", 0.95), ("place", 0.95)];
+    let least = [("object_top1", 0.95), ("background", 1.0), ("style", 0.95), ("relation", 0.95), ("count", 0.95), ("place", 0.95)];
     for (name, share) in figures.shares() {
         let Some((_, least)) = least.iter().find(|(least, _)| *least == name) else { continue };
-        assert!(share.of >= 20 && share.fraction().unwrap() >= *least, "{name}: {share:?}");
+        assert!(share.of >= 10 && share.fraction().unwrap() >= *least, "{name}: {share:?}");
     }
     let shuffled = Figures::shuffled(&pairs);
-    assert!(shuffled.top1.fraction().unwrap() < 0.03 && shuffled.top5.fraction().unwrap() < 0.1, "{shuffled:?}");
+    let chance = |best: usize| (LOOKS * best) as f64 / DRAWINGS.concepts.len() as f64;
+    assert!(shuffled.top1.fraction().unwrap() < chance(1) && shuffled.top5.fraction().unwrap() < chance(5), "{shuffled:?}");
     assert!(shuffled.relation.fraction().unwrap() < 0.02, "{shuffled:?}");
 }
 
@@ -58,15 +61,13 @@ fn the_shipped_model_is_scored_quickly() {
     let shares =
         ["object_top1", "object_top5", "background", "style", "relation_seen", "relation_unseen", "count_seen", "count_unseen"];
     for key in shares {
-        assert!(json.get(key).is_some() && json["ceilings"].get(key).is_some(), "{key}: {json}");
+        assert!(json["ceilings"].get(key).is_some(), "{key}: {json}");
         assert!(json[key].as_f64().is_none_or(|share| (0.0..=1.0).contains(&share)), "{key}: {json}");
     }
     for key in ["shuffled_control", "hybrid_psnr_db", "discrete_psnr_db", "nearest_training_distance", "seconds"] {
         assert!(json[key].is_number(), "{key}: {json}");
     }
-    // It knows no word for a style, no relations and no counts.
-    assert!(["style", "relation_seen", "count_unseen"].iter().all(|key| json[*key].is_null()), "{json}");
-    assert_eq!((&json["pictures"], &json["seed"], &json["complete"]), (&2.into(), &0.into(), &true.into()));
+    assert_eq!((&json["seed"], &json["complete"]), (&0.into(), &true.into()));
     assert!(json["sweep"].as_array().unwrap().iter().any(|row| row["setting"] == "without residual"), "{json}");
     assert_eq!(names(folder.path()), ["report.json", "sheet.png"]);
     let written: Value = serde_json::from_str(&std::fs::read_to_string(folder.path().join("report.json")).unwrap()).unwrap();
@@ -85,6 +86,25 @@ fn pictures_and_figures_do_not_depend_on_threads() {
         (json, std::fs::read(folder.path().join("sheet.png")).unwrap())
     };
     assert!(scored("1") == scored("3"));
+}
+
+/// A model is asked for nothing that its folder says it doesn't know.
+#[test]
+fn what_a_model_does_not_know_is_not_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let shipped = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/models/hart-emoji"));
+    for part in ["llm", "text", "tokenizer"] {
+        fs::create_dir_all(folder.path().join("model").join(part)).unwrap();
+        for entry in fs::read_dir(shipped.join(part)).unwrap().map(|entry| entry.unwrap()) {
+            fs::copy(entry.path(), folder.path().join("model").join(part).join(entry.file_name())).unwrap();
+        }
+    }
+    let knows = r#"{"concepts": ["parrot", "house"], "styles": [], "drawn_in": "noto", "relations": false, "counts": [], "held_out": false}"#;
+    fs::write(folder.path().join("model/knows.json"), knows).unwrap();
+    let output = succeeds(EVALUATE, folder.path(), &["model", "--quick", "--prompts", "2", "--json", "-q"]);
+    let json: Value = serde_json::from_str(output.lines().last().unwrap()).unwrap();
+    assert!(["style", "relation_seen", "count_unseen"].iter().all(|key| json[*key].is_null()), "{json}");
+    assert!(json["object_top1"].is_number() && json["pictures"] == 2, "{json}");
 }
 
 #[test]

@@ -13,14 +13,14 @@ use serde_json::{Value, json};
 
 use client::{Server, WEB, post};
 
-const STARTER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/starter");
+const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/hart-emoji");
 
 /// Diffusion steps that make the small model slow on any machine.
 const SLOW: &str = "100";
 
 /// What the library makes of the same.
 fn library(prompt: &str, seed: u64, count: usize) -> Vec<Vec<u8>> {
-    let hart = Hart::open(STARTER, OpenOptions::new()).unwrap();
+    let hart = Hart::open(SHIPPED, OpenOptions::new()).unwrap();
     let made = hart.generate(&Request::new(prompt).seed(seed).images_per_prompt(count), &mut ()).unwrap();
     made.images.iter().map(|i| i.to_png().unwrap()).collect()
 }
@@ -49,7 +49,7 @@ fn the_page_and_its_files() {
     // Nothing comes from elsewhere.
     assert!(!files.replace("http://www.w3.org/2000/svg", "").contains("http"));
     let model = server.get("/api/model").json();
-    assert_eq!((&model["name"], &model["width"], &model["defaults"]["top_p"]), (&json!("starter"), &json!(32), &json!(0.5)));
+    assert_eq!((&model["name"], &model["width"], &model["defaults"]["top_p"]), (&json!("hart-emoji"), &json!(48), &json!(0.4)));
 }
 
 #[test]
@@ -60,13 +60,13 @@ fn events_lead_to_the_librarys_pictures() {
     assert_eq!(events[0], ("queued".into(), json!({"position": 0})));
     assert_eq!(events.last().unwrap().0, "done");
     assert!(events.last().unwrap().1["milliseconds"]["total"].as_f64().unwrap() > 0.0);
-    assert_eq!((names(&events, "preview"), names(&events, "image")), (12, 2));
+    assert_eq!((names(&events, "preview"), names(&events, "image")), (10, 2));
     let fractions: Vec<f64> = events.iter().filter(|e| e.0 == "progress").map(|e| e.1["fraction"].as_f64().unwrap()).collect();
-    assert!(fractions.len() >= 12 && fractions.is_sorted() && fractions.iter().all(|f| (0.0..=1.0).contains(f)));
+    assert!(fractions.len() >= 10 && fractions.is_sorted() && fractions.iter().all(|f| (0.0..=1.0).contains(f)));
     for (_, preview) in events.iter().filter(|e| e.0 == "preview") {
         let png = base64::engine::general_purpose::STANDARD.decode(preview["png"].as_str().unwrap()).unwrap();
-        assert_eq!(hart_core::Image::from_png("preview", &png).unwrap().width(), 32);
-        assert_eq!(preview["scales"], 6);
+        assert_eq!(hart_core::Image::from_png("preview", &png).unwrap().width(), 48);
+        assert_eq!(preview["scales"], 5);
     }
     let images: Vec<&Value> = events.iter().filter(|e| e.0 == "image").map(|e| &e.1).collect();
     assert_eq!((&images[0]["seed"], &images[1]["seed"]), (&json!("18446744073709551615"), &json!("0")));
@@ -173,7 +173,7 @@ fn only_localhost_is_answered() {
 #[test]
 fn the_openai_api() {
     let server = Server::start(&["--max-images", "200"]);
-    let body = json!({"model": "dall-e-3", "prompt": "a parrot", "n": 2, "size": "32x32", "seed": 5, "quality": "hd", "user": "x"});
+    let body = json!({"model": "dall-e-3", "prompt": "a parrot", "n": 2, "size": "48x48", "seed": 5, "quality": "hd", "user": "x"});
     let answer = server.post("/v1/images/generations", &body.to_string()).json();
     assert!(answer["created"].as_u64().unwrap() > 1_600_000_000);
     let expected = library("a parrot", 5, 2);
@@ -192,8 +192,8 @@ fn the_openai_api() {
     wrong("response_format", json!("url"));
     wrong("output_format", json!("webp"));
     wrong("stream", json!(true));
-    assert_eq!(server.get("/v1/models").json()["data"][0]["id"], "starter");
-    assert_eq!(server.get("/v1/models/starter").json()["id"], "starter");
+    assert_eq!(server.get("/v1/models").json()["data"][0]["id"], "hart-emoji");
+    assert_eq!(server.get("/v1/models/hart-emoji").json()["id"], "hart-emoji");
     // A client that goes takes its run with it: two hundred pictures would take half a minute.
     let client = server.connect(post("/v1/images/generations", "{\"prompt\": \"a parrot\", \"n\": 200}").as_bytes());
     std::thread::sleep(Duration::from_millis(500));

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 
 use hart_core::{Control, Error, Event, Files, Hart, Image, Observer, OpenOptions, PromptFilter, Request, Step, WeightSet};
 
-fn starter() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/models/starter")
+fn shipped() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/models/hart-emoji")
 }
 
 fn open(options: OpenOptions) -> Hart {
-    Hart::open(starter(), options).unwrap()
+    Hart::open(shipped(), options).unwrap()
 }
 
 /// A model's files, as a program would carry them.
@@ -99,7 +99,7 @@ fn own_threads_make_the_same_picture_and_report_on_the_callers() {
         assert!(hart.generate(&request, &mut ()).unwrap().images == shared.images);
     }
     for threads in [0, usize::MAX] {
-        let error = Hart::open(starter(), OpenOptions::new().threads(threads)).unwrap_err();
+        let error = Hart::open(shipped(), OpenOptions::new().threads(threads)).unwrap_err();
         assert!(error.to_string().contains("expected 1 to 1024"), "{error}");
     }
 }
@@ -107,17 +107,17 @@ fn own_threads_make_the_same_picture_and_report_on_the_callers() {
 #[test]
 fn a_model_opens_from_memory() {
     let request = Request::new("a guitar").seed(5);
-    let hart = Hart::from_files(in_memory(&starter()), OpenOptions::new()).unwrap();
+    let hart = Hart::from_files(in_memory(&shipped()), OpenOptions::new()).unwrap();
     let picture = |hart: &Hart| hart.generate(&request, &mut ()).unwrap().images.remove(0);
     assert!(picture(&hart) == picture(&open(OpenOptions::new())));
     let mut files = Files::new();
     let refused = |files: &Files| Hart::from_files(files.clone(), OpenOptions::new()).unwrap_err().to_string();
     assert!(refused(&files).contains("llm/config.json: no such file"), "{}", refused(&files));
     for name in ["llm/config.json", "tokenizer/config.json"] {
-        files.insert(name, fs::read(starter().join(name)).unwrap()).unwrap();
+        files.insert(name, fs::read(shipped().join(name)).unwrap()).unwrap();
     }
     assert!(refused(&files).contains("no text model"), "{}", refused(&files));
-    files.insert("text/config.json", fs::read(starter().join("text/config.json")).unwrap()).unwrap();
+    files.insert("text/config.json", fs::read(shipped().join("text/config.json")).unwrap()).unwrap();
     assert!(refused(&files).contains("text/tokenizer.json: no such file"), "{}", refused(&files));
     let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny-a");
     // It has EMA weights as a torch file.
@@ -133,8 +133,8 @@ fn memory_is_estimated_and_can_be_limited() {
     let parameters: u64 = hart.reports().iter().map(|report| report.parameters).sum();
     assert_eq!(memory.weights, 4 * parameters);
     let many = hart.memory(&Request::new("a house").images_per_prompt(100));
-    assert_eq!(many.working - memory.working, 99 * 3 * 32 * 32);
-    match Hart::open(starter(), OpenOptions::new().max_memory(memory.weights - 1)) {
+    assert_eq!(many.working - memory.working, 99 * 3 * 48 * 48);
+    match Hart::open(shipped(), OpenOptions::new().max_memory(memory.weights - 1)) {
         Err(Error::Memory { needed, limit, .. }) => assert_eq!((needed, limit), (memory.weights, memory.weights - 1)),
         other => panic!("{other:?}"),
     }
@@ -150,14 +150,14 @@ fn a_models_own_settings_stand_in_for_what_a_request_leaves_out() {
     let made = |request: Request| hart.generate(&request, &mut ()).unwrap().images.remove(0);
     let settings = |image: &Image| image.provenance.as_ref().unwrap().settings.clone();
     let own = made(Request::new("a house"));
-    assert!(settings(&own).starts_with("guidance 1, soft sampling false, top-k model, top-p 0.5"), "{}", settings(&own));
-    assert!(own == made(Request::new("a house").guidance(1.0).soft_sampling(false).top_p(0.5)));
-    let asked = made(Request::new("a house").guidance(2.0).soft_sampling(true).top_p(0.0).top_k(50));
-    assert!(settings(&asked).starts_with("guidance 2, soft sampling true, top-k 50, top-p 0,"), "{}", settings(&asked));
+    assert!(settings(&own).starts_with("guidance 2, soft sampling false, top-k model, top-p 0.4"), "{}", settings(&own));
+    assert!(own == made(Request::new("a house").guidance(2.0).soft_sampling(false).top_p(0.4)));
+    let asked = made(Request::new("a house").guidance(3.0).soft_sampling(true).top_p(0.0).top_k(50));
+    assert!(settings(&asked).starts_with("guidance 3, soft sampling true, top-k 50, top-p 0,"), "{}", settings(&asked));
 
     let files =
         in_memory_but(
-            &starter(),
+            &shipped(),
             |name, contents| {
                 if name.ends_with("generation_config.json") { br#"{"top_k": 0}"#.to_vec() } else { contents }
             },

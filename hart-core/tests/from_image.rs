@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use hart_core::stages::{Progress, Sampling, Seeded};
 use hart_core::{Control, Error, Event, FromImage, Hart, Image, Mask, OpenOptions, Request};
 
-const SIDE: usize = 32;
+const SIDE: usize = 48;
 
 fn hart() -> Hart {
-    let starter: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/models/starter");
-    Hart::open(starter, OpenOptions::new()).unwrap()
+    let shipped: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/models/hart-emoji");
+    Hart::open(shipped, OpenOptions::new()).unwrap()
 }
 
 fn made(hart: &Hart, request: Request) -> Image {
@@ -62,8 +62,8 @@ fn inpainting_draws_under_the_mask_and_nowhere_else() {
     let (first, second) = (made(&hart, request(1)), made(&hart, request(2)));
     // Decoding mixes neighbours, so pixels near the mask may differ a little.
     let (far_left, far_right) = (|x: usize, _: usize| x < SIDE / 4, |x: usize, _: usize| x >= SIDE - SIDE / 4);
-    assert!(difference(&first, &picture, far_left) > 3.0 * difference(&first, &picture, far_right));
-    assert!(difference(&first, &second, far_left) > 3.0 * difference(&first, &second, far_right));
+    assert!(difference(&first, &picture, far_left) > 1.5 * difference(&first, &picture, far_right));
+    assert!(difference(&first, &second, far_left) > 2.0 * difference(&first, &second, far_right));
     assert!(difference(&first, &picture, far_right) < 12.0, "{}", difference(&first, &picture, far_right));
     let settings = &first.provenance.as_ref().unwrap().settings;
     assert!(settings.ends_with("inpainting of a picture"), "{settings}");
@@ -74,10 +74,10 @@ fn inpainting_draws_under_the_mask_and_nowhere_else() {
 fn outpainting_keeps_the_smaller_picture_in_its_place() {
     let hart = hart();
     let whole = made(&hart, Request::new("a sunflower").seed(3));
-    let rows = (8..24).flat_map(|y| whole.pixels()[3 * (y * SIDE + 8)..3 * (y * SIDE + 24)].to_vec());
-    let middle = Image::from_rgb(16, 16, rows.collect()).unwrap();
+    let rows = (8..40).flat_map(|y| whole.pixels()[3 * (y * SIDE + 8)..3 * (y * SIDE + 40)].to_vec());
+    let middle = Image::from_rgb(32, 32, rows.collect()).unwrap();
     let drawn = made(&hart, Request::new("a sunflower").seed(9).from_image(FromImage::outpaint(middle, 8, 8)));
-    let inside = |x: usize, y: usize| (10..22).contains(&x) && (10..22).contains(&y);
+    let inside = |x: usize, y: usize| (12..36).contains(&x) && (12..36).contains(&y);
     assert!(difference(&drawn, &whole, inside) < 25.0, "{}", difference(&drawn, &whole, inside));
 }
 
@@ -85,10 +85,14 @@ fn outpainting_keeps_the_smaller_picture_in_its_place() {
 fn a_variation_is_the_nearer_the_more_scales_it_keeps() {
     let hart = hart();
     let scales = hart.config().transformer.sides.len();
-    let picture = made(&hart, Request::new("a house").seed(3));
+    // Of another prompt: what isn't kept becomes something else.
+    let picture = made(&hart, Request::new("a red heart on a yellow background").seed(3));
     let apart = |kept: usize| {
         let pictures = (0..4u64).map(|seed| {
-            made(&hart, Request::new("a house").seed(100 + seed).top_p(0.95).from_image(FromImage::vary(picture.clone(), kept)))
+            made(
+                &hart,
+                Request::new("a key on a dark blue background").seed(100 + seed).from_image(FromImage::vary(picture.clone(), kept)),
+            )
         });
         pictures.map(|p| difference(&p, &picture, |_, _| true)).sum::<f64>() / 4.0
     };

@@ -155,7 +155,7 @@ fn picture_i_has_the_seed_plus_i() {
 /// On the shipped model, whose products are large enough to be shared between threads.
 #[test]
 fn same_picture_on_any_number_of_threads() {
-    let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/starter");
+    let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/hart-emoji");
     let hart = Hart::open(shipped, OpenOptions::new()).unwrap();
     let request = Request::new("a parrot").seed(3);
     let on = |threads: usize| {

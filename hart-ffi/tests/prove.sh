@@ -5,7 +5,7 @@
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 built=${CARGO_TARGET_DIR:-$root/target}/release
-model=$root/examples/models/starter
+model=$root/examples/models/hart-emoji
 tests=$root/hart-ffi/tests
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -1,6 +1,6 @@
 //! Pictures with what they show, and the folder that they are kept in.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
@@ -106,7 +106,7 @@ impl Drawings {
         check(side, labels.len(), images.len())?;
         let mut made = Self { side, images, ..Self::default() };
         let mut seen = HashSet::new();
-        let mut concepts = std::collections::HashMap::new();
+        let mut concepts = HashMap::new();
         for (index, label) in labels.into_iter().enumerate() {
             if [&label.concept, &label.np, &label.style].iter().any(|text| text.trim().is_empty()) {
                 return Err(format!("drawing {}: concept, np and style must not be empty", index + 1));
@@ -141,7 +141,7 @@ impl Drawings {
 
     /// An alias that could mean another concept too is none.
     fn drop_unclear_aliases(&mut self) {
-        let mut uses = std::collections::HashMap::new();
+        let mut uses = HashMap::new();
         for concept in &self.concepts {
             *uses.entry(concept.np.clone()).or_insert(0) += 1;
             if let Some(alias) = &concept.alias {

@@ -18,6 +18,8 @@ use super::files;
 const COMMITTED: &[u8] = include_bytes!("../../data/drawings.jsonl.gz");
 /// Most bytes of a file of vector drawings, unpacked.
 const MOST_BYTES: u64 = 1 << 28;
+/// Longest side of a view box.
+const MOST_UNITS: f64 = 1e6;
 
 /// A vector drawing: one line of a file of them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -51,6 +53,10 @@ impl Vector {
             return Err(format!("drawings have {} to {} pixels a side, not {side}", SIDES.start(), SIDES.end()));
         }
         let Self { left, top, width, height, body, .. } = self;
+        let place = -MOST_UNITS..=MOST_UNITS;
+        if ![left, top, width, height].iter().all(|length| place.contains(*length)) || *width <= 0.0 || *height <= 0.0 {
+            return Err(named(&format!("a view box of {width} x {height} at {left}, {top} has no size")));
+        }
         // Old drawings link with xlink:href without saying what xlink is.
         let svg = format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" xmlns:xlink=\"http://www.w3.org/1999/xlink\" \

@@ -143,6 +143,6 @@ mod tests {
         let json = figures.json();
         assert_eq!((json["object_top1"].as_f64(), json["object_top5"].as_f64()), (Some(0.5), Some(1.0)));
         assert_eq!((&json["style"], &json["n"]["object_top1"], &json["pictures"]), (&Value::Null, &4.into(), &2.into()));
-        assert_eq!(json["all_right"], 1.0);
+        assert_eq!(json["all_right"], 0.0);
     }
 }

@@ -12,9 +12,9 @@
 //!   picture where it belongs; for prompts as in training, and for held-out pairs and orders.
 //! - `count_seen`, `count_unseen`: share of the prompts for several objects with that many pieces.
 //! - `place`: share of the prompts for one object at a place with its middle near it.
-//! - `all_right`: share of the pictures in which all that was asked for is right, objects by top-5.
+//! - `all_right`: share of the pictures in which all that was asked for is right, every object by top-1.
 //! - `shuffled_control`: `object_top1` when each picture is compared with what another prompt asked for. It must be near chance, one
-//!   over the number of concepts; if it isn't, the pictures or the scorer favour something whatever was asked for.
+//!   over the number of concepts, and up to four times that for two objects, which are looked for in four ways; if it isn't, the pictures or the scorer favour something whatever was asked for.
 //! - `ceilings`: the same figures of true renders of the same contents: what the scorer sees of a perfect model.
 //! - `hybrid_psnr_db`, `discrete_psnr_db`: how well held-out pictures survive the model's tokenizer, with the continuous rest and from
 //!   the discrete codes alone.

@@ -84,14 +84,14 @@ impl References {
                 }
             }
         }
-        let matched = |((feature, likeness), (cosine, style)): ((&Option<Vec<f32>>, Vec<f32>), (f32, usize))| {
-            feature.as_ref()?;
+        let mut matches = Vec::with_capacity(features.len());
+        for ((feature, likeness), (cosine, style)) in features.iter().zip(likeness).zip(best) {
             let mut concepts: Vec<usize> = (0..self.concepts).collect();
             concepts.sort_by(|&a, &b| likeness[b].total_cmp(&likeness[a]));
             concepts.truncate(BEST);
-            Some(Match { concepts, style, likeness: cosine })
-        };
-        features.iter().zip(likeness).zip(best).map(matched).collect()
+            matches.push(feature.as_ref().map(|_| Match { concepts, style, likeness: cosine }));
+        }
+        matches
     }
 }
 

@@ -11,6 +11,9 @@ use crate::data::{Drawing, Drawings};
 /// places.
 const PLACE_DISTANCE: f64 = 0.125;
 
+/// Ways in which two objects are looked for: left and right, above and below, in either order.
+pub const LOOKS: usize = 4;
+
 /// How two objects stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrangement {
@@ -95,10 +98,10 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// Whether all that was asked for is right.
+    /// Whether all that was asked for is right, each object more alike what was asked for than anything else.
     pub fn all_right(&self) -> bool {
         let asked = [self.background, self.style, self.relation, self.count, self.place];
-        self.top5 == self.objects && asked.into_iter().flatten().all(|right| right)
+        self.top1 == self.objects && asked.into_iter().flatten().all(|right| right)
     }
 }
 
@@ -174,7 +177,8 @@ impl Reading {
         }
     }
 
-    /// What is taken for each object: of two, the halves that fit best, wherever they were asked for.
+    /// What is taken for each object: of two, the halves that fit best, wherever they were asked for. Four looks are taken at two
+    /// objects, so chance finds them up to [`LOOKS`] times as often as one.
     fn objects(&self, answer: &Answer) -> Vec<Option<&Match>> {
         match answer.objects[..] {
             [first, second] => {

@@ -64,6 +64,7 @@ struct Slot {
 }
 
 /// What an optimizer keeps about a parameter.
+#[allow(clippy::large_enum_variant, reason = "handles; the numbers lie elsewhere")]
 #[derive(Clone)]
 enum State {
     New,
@@ -203,7 +204,8 @@ impl Learner {
             push("average", &slot.average);
             match &slot.state {
                 State::New => {}
-                State::Moments(AdamWState { momentum }) => {
+                State::Moments(moments) => {
+                    let momentum = &moments.momentum;
                     push("moment_1", &momentum.moment_1);
                     push("moment_2", &momentum.moment_2);
                 }
