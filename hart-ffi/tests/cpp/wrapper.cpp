@@ -381,7 +381,7 @@ void events(const hart::Model &model) {
         }
         if (event.has_preview()) {
             previews.push_back(event.preview(4));
-            CHECK(previews.back().width() <= 4 && previews.back().height() >= 1);
+            CHECK(previews.back().width() <= 8 && previews.back().height() >= 1);
             previews.push_back(event.preview());
             CHECK(previews.back().width() == info.width);
         } else {
