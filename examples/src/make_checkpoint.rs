@@ -13,7 +13,7 @@ use half::{bf16, f16};
 use hart_core::DeviceKind;
 use hart_core::config::{Config, GenerationConfig, TextConfig, TransformerConfig, VisualConfig};
 use hart_core::stages::{Qwen2, ResidualDiffusion, Transformer, VisualTokenizer};
-use hart_core::weights::{TEXT, TRANSFORMER, VISUAL, names_and_shapes};
+use hart_core::weights::{TEXT, TRANSFORMER, VISUAL, names_and_shapes, visual_names};
 use hart_examples::output;
 use indicatif::{ProgressBar, ProgressStyle};
 use rayon::prelude::*;
@@ -162,17 +162,7 @@ fn write(arguments: &Arguments, files: &[File], folder: &Path) -> Result<(), Box
     };
     let device = DeviceKind::Cpu.open()?;
     let usual = |names: Vec<String>| names.into_iter().next();
-    // The phi convolutions have a name for each way of sharing them.
-    let shared = files[1].json["share_quant_resi"].as_u64();
-    let by_sharing = |names: Vec<String>| {
-        let wanted = match shared {
-            Some(0) => 1,
-            Some(1) => 2,
-            _ => 0,
-        };
-        let mut names: Vec<String> = names.into_iter().filter(|name| name.starts_with("vae.")).collect();
-        Some(names.swap_remove(wanted.min(names.len() - 1)))
-    };
+    let by_sharing = visual_names(files[1].json["share_quant_resi"].as_u64());
     let mut llm = names_and_shapes(&Transformer::init(&config, &device), &TRANSFORMER, "transformer", usual);
     llm.extend(names_and_shapes(&ResidualDiffusion::init(&config, &device), &TRANSFORMER, "residual", usual));
     let visual = names_and_shapes(&VisualTokenizer::init(&config.visual, &device), &VISUAL, "", by_sharing);

@@ -319,32 +319,3 @@ fn scenes_ask_for_what_they_need() {
     let one = Arc::new(drawings.select(1, &["plain".into()]).unwrap());
     assert!(Scenes::new(one, SceneOptions::default()).map(drop).unwrap_err().contains("two concepts"));
 }
-
-/// `cargo test --release ... --test dataset -- --ignored --nocapture`
-#[test]
-#[ignore = "measures"]
-fn figures() {
-    let clock = std::time::Instant::now();
-    let drawings = Arc::new(open_or_render(None).unwrap());
-    println!("drawn in {:?}", clock.elapsed());
-    let clock = std::time::Instant::now();
-    let scenes = Scenes::new(drawings.clone(), SceneOptions::default()).unwrap();
-    println!("made ready in {:?}", clock.elapsed());
-    let clock = std::time::Instant::now();
-    let pixels: usize = (0..20_000).map(|index| scenes.scene(0, index).pixels.len()).sum();
-    println!("{:.0} scenes/s, {pixels} bytes", 20_000.0 / clock.elapsed().as_secs_f64());
-    let mut captions = HashSet::new();
-    captions.extend((0..20_000).map(|index| scenes.scene(0, index).caption));
-    println!("{} captions differ, the longest has {} bytes", captions.len(), captions.iter().map(String::len).max().unwrap());
-    for split in Split::ALL {
-        let prompts = scenes.test_prompts(split, 5000);
-        println!(
-            "{split}: {} prompts, such as {:?}",
-            prompts.len(),
-            prompts.iter().take(4).map(|p| &p.caption).collect::<Vec<_>>()
-        );
-    }
-    let visible = hart_examples::data::colours::visible(&drawings);
-    let (least, drawing) = (0..drawings.len()).map(|i| (visible[i].iter().filter(|v| **v).count(), i)).min().unwrap();
-    println!("{} is visible on {least} backgrounds", drawings.concept(drawing).name);
-}

@@ -6,7 +6,7 @@ use std::path::Path;
 use hart_core::config::Config;
 use hart_core::stages::VisualTokenizer;
 use hart_core::train::Generator;
-use hart_core::weights::{NamedTensor, StoredAs, TEXT, TRANSFORMER, VISUAL, named_tensors, save_tensors};
+use hart_core::weights::{NamedTensor, StoredAs, TEXT, TRANSFORMER, VISUAL, named_tensors, save_tensors, visual_names};
 use hart_examples::output;
 use serde_json::{Value, json};
 
@@ -49,16 +49,7 @@ pub fn write_configurations(model: &Model, folder: &Path, vocabulary: usize) -> 
 ///
 /// A number is not finite, or the file can't be written.
 pub fn write_tokenizer(tokenizer: &VisualTokenizer, model: &Model, folder: &Path, stored_as: StoredAs) -> hart_core::Result<()> {
-    // The phi convolutions have a name for each way of sharing them.
-    let wanted = match model.tokenizer.get("share_quant_resi").and_then(Value::as_u64) {
-        Some(0) => 1,
-        Some(1) => 2,
-        _ => 0,
-    };
-    let choose = |names: Vec<String>| {
-        let mut names: Vec<String> = names.into_iter().filter(|name| name.starts_with("vae.")).collect();
-        (!names.is_empty()).then(|| names.swap_remove(wanted.min(names.len() - 1)))
-    };
+    let choose = visual_names(model.tokenizer.get("share_quant_resi").and_then(Value::as_u64));
     save_tensors(&folder.join("tokenizer").join(WEIGHTS), &named_tensors(tokenizer, &VISUAL, "", choose), stored_as)
 }
 

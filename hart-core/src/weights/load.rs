@@ -10,6 +10,7 @@ use super::checkpoint::Checkpoint;
 use super::names::Table;
 use super::report::{Misplaced, Misshapen, Report};
 use crate::error::{Error, Result};
+use crate::kernels;
 
 /// Loads modules from one checkpoint and keeps the report.
 ///
@@ -93,17 +94,17 @@ pub(super) struct ModulePath {
 }
 
 impl ModulePath {
-    pub(super) fn of(root: &str) -> Self {
+    fn of(root: &str) -> Self {
         let names: Vec<String> = root.split('.').filter(|s| !s.is_empty()).map(str::to_string).collect();
         Self { kinds: vec![String::new(); names.len()], names }
     }
 
-    pub(super) fn enter(&mut self, name: &str, kind: &str) {
+    fn enter(&mut self, name: &str, kind: &str) {
         self.names.push(name.to_string());
         self.kinds.push(kind.to_string());
     }
 
-    pub(super) fn exit(&mut self) {
+    fn exit(&mut self) {
         self.names.pop();
         self.kinds.pop();
     }
@@ -113,7 +114,7 @@ impl ModulePath {
     }
 
     /// burn keeps a linear layer's weight as [in, out], a checkpoint as [out, in].
-    pub(super) fn is_transposed(&self) -> bool {
+    fn is_transposed(&self) -> bool {
         self.names.last().is_some_and(|n| n == "weight") && self.kinds.last().is_some_and(|k| k == "Struct:Linear")
     }
 
@@ -177,21 +178,14 @@ pub fn parameters<M: Module>(module: &M) -> u64 {
     count.0
 }
 
-/// Names and shapes under which a module's parameters stand in a checkpoint, in the module's order, without making any. `choose`
-/// picks among alternative names, the usual one first.
-pub fn names_and_shapes<M: Module>(
-    module: &M,
-    table: &Table,
-    root: &str,
-    choose: impl Fn(Vec<String>) -> Option<String>,
-) -> Vec<(String, Vec<usize>)> {
-    struct Collect<'a, F> {
-        table: &'a Table,
+/// Goes through a module's parameters in its order: where each stands, its shape in a checkpoint, and its values there, which are read,
+/// or made, only if asked for. `root` is the module's own path, "" for none.
+pub(super) fn walk<M: Module>(module: &M, root: &str, each: impl FnMut(&ModulePath, Vec<usize>, &dyn Fn() -> Vec<f32>)) {
+    struct Walk<F> {
         path: ModulePath,
-        choose: F,
-        found: Vec<(String, Vec<usize>)>,
+        each: F,
     }
-    impl<F: Fn(Vec<String>) -> Option<String>> ModuleVisitor for Collect<'_, F> {
+    impl<F: FnMut(&ModulePath, Vec<usize>, &dyn Fn() -> Vec<f32>)> ModuleVisitor for Walk<F> {
         fn enter_module(&mut self, name: &str, kind: &str) {
             self.path.enter(name, kind);
         }
@@ -200,12 +194,23 @@ pub fn names_and_shapes<M: Module>(
         }
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             let shape = self.path.stored_shape(param.lazy_shape());
-            if let Some(name) = (self.choose)(self.table.candidates(&self.path.field())) {
-                self.found.push((name, shape));
-            }
+            let transposed = self.path.is_transposed();
+            let values = || kernels::values(if transposed { param.val().transpose() } else { param.val() });
+            (self.each)(&self.path, shape, &values);
         }
     }
-    let mut collect = Collect { table, path: ModulePath::of(root), choose, found: Vec::new() };
-    module.visit(&mut collect);
-    collect.found
+    module.visit(&mut Walk { path: ModulePath::of(root), each });
+}
+
+/// Names and shapes under which a module's parameters stand in a checkpoint, in the module's order, without making any. `choose`
+/// picks among alternative names, the usual one first.
+pub fn names_and_shapes<M: Module>(
+    module: &M,
+    table: &Table,
+    root: &str,
+    choose: impl Fn(Vec<String>) -> Option<String>,
+) -> Vec<(String, Vec<usize>)> {
+    let mut found = Vec::new();
+    walk(module, root, |path, shape, _| found.extend(choose(table.candidates(&path.field())).map(|name| (name, shape))));
+    found
 }

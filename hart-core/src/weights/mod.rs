@@ -12,7 +12,7 @@ mod tensors;
 
 pub use checkpoint::{Checkpoint, TensorInfo};
 pub use load::{Loader, names_and_shapes, parameters};
-pub use names::{TEXT, TRANSFORMER, Table, VISUAL};
+pub use names::{TEXT, TRANSFORMER, Table, VISUAL, visual_names};
 pub use report::{Misplaced, Misshapen, Report};
 #[cfg(feature = "train")]
 pub(crate) use save::parameter_names;

@@ -86,6 +86,20 @@ pub static VISUAL: Table = Table {
     ignored: &["disc", "quantize.ema_vocab_hit_SV", "decoder2", "post_quant_conv2"],
 };
 
+/// Picks a visual tokenizer's published names: the phi convolutions have one for each way of sharing them, `share_quant_resi` in its
+/// `config.json` (4 where that doesn't say).
+pub fn visual_names(share_quant_resi: Option<u64>) -> impl Fn(Vec<String>) -> Option<String> {
+    let wanted = match share_quant_resi {
+        Some(0) => 1,
+        Some(1) => 2,
+        _ => 0,
+    };
+    move |names| {
+        let mut names: Vec<String> = names.into_iter().filter(|name| name.starts_with("vae.")).collect();
+        (!names.is_empty()).then(|| names.swap_remove(wanted.min(names.len() - 1)))
+    }
+}
+
 impl Table {
     /// Names under which a field's tensor may stand in a checkpoint, the usual one first.
     pub(super) fn candidates(&self, field: &str) -> Vec<String> {

@@ -3,16 +3,14 @@
 use std::borrow::Cow;
 use std::path::Path;
 
-use burn::module::{Module, ModuleVisitor, Param};
-use burn::prelude::*;
+use burn::module::Module;
 use half::f16;
 use safetensors::{Dtype, View};
 
-use super::load::ModulePath;
+use super::load::walk;
 use super::names::Table;
 use crate::error::{Error, Result};
 use crate::image::write_file;
-use crate::kernels;
 
 /// A tensor for a file.
 #[derive(Clone, Debug)]
@@ -43,51 +41,19 @@ pub fn named_tensors<M: Module>(
     root: &str,
     choose: impl Fn(Vec<String>) -> Option<String>,
 ) -> Vec<NamedTensor> {
-    struct Collect<'a, F> {
-        table: &'a Table,
-        path: ModulePath,
-        choose: F,
-        found: Vec<NamedTensor>,
-    }
-    impl<F: Fn(Vec<String>) -> Option<String>> ModuleVisitor for Collect<'_, F> {
-        fn enter_module(&mut self, name: &str, kind: &str) {
-            self.path.enter(name, kind);
-        }
-        fn exit_module(&mut self, _: &str, _: &str) {
-            self.path.exit();
-        }
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            let Some(name) = (self.choose)(self.table.candidates(&self.path.field())) else { return };
-            let tensor = if self.path.is_transposed() { param.val().transpose() } else { param.val() };
-            self.found.push(NamedTensor { name, shape: tensor.dims().to_vec(), values: kernels::values(tensor) });
-        }
-    }
-    let mut collect = Collect { table, path: ModulePath::of(root), choose, found: Vec::new() };
-    module.visit(&mut collect);
-    collect.found
+    let mut found = Vec::new();
+    walk(module, root, |path, shape, values| {
+        found.extend(choose(table.candidates(&path.field())).map(|name| NamedTensor { name, shape, values: values() }));
+    });
+    found
 }
 
 /// Paths of a module's parameters, in the module's order.
 #[cfg(feature = "train")]
 pub(crate) fn parameter_names<M: Module>(module: &M) -> Vec<String> {
-    struct Collect {
-        path: ModulePath,
-        found: Vec<String>,
-    }
-    impl ModuleVisitor for Collect {
-        fn enter_module(&mut self, name: &str, kind: &str) {
-            self.path.enter(name, kind);
-        }
-        fn exit_module(&mut self, _: &str, _: &str) {
-            self.path.exit();
-        }
-        fn visit_float<const D: usize>(&mut self, _: &Param<Tensor<D>>) {
-            self.found.push(self.path.field());
-        }
-    }
-    let mut collect = Collect { path: ModulePath::of(""), found: Vec::new() };
-    module.visit(&mut collect);
-    collect.found
+    let mut found = Vec::new();
+    walk(module, "", |path, _, _| found.push(path.field()));
+    found
 }
 
 /// Writes a safetensors file, whole or not at all.
