@@ -12,6 +12,7 @@ pub mod label;
 pub mod lines;
 pub mod output;
 pub mod picture;
+pub mod random_checkpoint;
 pub mod saver;
 pub mod settings;
 pub mod terminal;

@@ -1,0 +1,94 @@
+//! Results as a table, as JSON, and as rows of a CSV file.
+
+use serde_json::{Map, Value, json};
+
+use crate::contestant::{Contestant, PEERS, Run};
+use crate::stages::{STAGES, Spread};
+
+/// All runs of each contestant, in the order in which they were compared.
+pub struct Results(pub Vec<(Contestant, Vec<Run>)>);
+
+impl Results {
+    fn runs(&self, contestant: Contestant) -> Option<&[Run]> {
+        self.0.iter().find(|(c, _)| *c == contestant).map(|(_, runs)| runs.as_slice())
+    }
+
+    fn hart(&self) -> impl Iterator<Item = (Contestant, &[Run])> {
+        self.0.iter().filter(|(c, _)| matches!(c, Contestant::Hart(_))).map(|(c, runs)| (*c, runs.as_slice()))
+    }
+
+    /// How often a contestant's time goes into the peer's, stage by stage: the runs made one after the other are compared.
+    fn speedups(peer: &[Run], runs: &[Run]) -> [Spread; STAGES.len()] {
+        std::array::from_fn(|stage| Spread::of(peer.iter().zip(runs).map(|(p, r)| p.times.0[stage] / r.times.0[stage])))
+    }
+
+    /// Seconds of all, and hart's speed-ups over each of the peer's precisions.
+    pub fn table(&self) -> String {
+        let mut lines = vec![row("seconds, median (least to most)", STAGES.iter().map(|s| s.to_string()), "peak GB")];
+        for (contestant, runs) in &self.0 {
+            let spread = |stage: usize| Spread::of(runs.iter().map(|run| run.times.0[stage]));
+            let cells = (0..STAGES.len()).map(|stage| cell(spread(stage)));
+            lines.push(row(&contestant.to_string(), cells, &format!("{:.2}", memory(runs))));
+        }
+        for dtype in PEERS {
+            let Some(peer) = self.runs(Contestant::Torch(dtype)) else { continue };
+            lines.push(String::new());
+            lines.push(row(&format!("times faster than torch_{dtype}"), STAGES.iter().map(|s| s.to_string()), ""));
+            for (contestant, runs) in self.hart() {
+                lines.push(row(&contestant.to_string(), Self::speedups(peer, runs).into_iter().map(cell), ""));
+            }
+        }
+        lines.join("\n")
+    }
+
+    /// `speedup` (over the peer's f32), `speedup_over_bf16` and `seconds` by contestant and stage, and `peak_rss_gb`.
+    pub fn json(&self) -> Value {
+        let mut object = Map::new();
+        for (name, dtype) in [("speedup", "f32"), ("speedup_over_bf16", "bf16")] {
+            let Some(peer) = self.runs(Contestant::Torch(dtype)) else { continue };
+            let of = |runs: &[Run]| by_stage(Self::speedups(peer, runs).map(|spread| spread.median));
+            let all = self.hart().map(|(contestant, runs)| (contestant.to_string(), of(runs)));
+            object.insert(name.into(), Value::Object(all.collect()));
+        }
+        let each =
+            |value: &dyn Fn(&[Run]) -> Value| self.0.iter().map(|(c, runs)| (c.to_string(), value(runs))).collect::<Map<_, _>>();
+        let seconds =
+            |runs: &[Run]| by_stage(std::array::from_fn(|stage| Spread::of(runs.iter().map(|run| run.times.0[stage])).median));
+        object.insert("seconds".into(), Value::Object(each(&seconds)));
+        object.insert("peak_rss_gb".into(), Value::Object(each(&|runs| json!(rounded(memory(runs))))));
+        Value::Object(object)
+    }
+
+    /// One row a run.
+    pub fn csv(&self, resolution: usize, threads: usize) -> String {
+        let mut lines = vec![format!("resolution,threads,contestant,run,{},peak_rss_gb", STAGES.join("_s,") + "_s")];
+        for (contestant, runs) in &self.0 {
+            for (index, run) in runs.iter().enumerate() {
+                let times = run.times.0.map(|time| format!("{time:.4}")).join(",");
+                lines.push(format!("{resolution},{threads},{contestant},{},{times},{:.3}", index + 1, run.peak_rss_gb));
+            }
+        }
+        lines.join("\n") + "\n"
+    }
+}
+
+fn memory(runs: &[Run]) -> f64 {
+    runs.iter().map(|run| run.peak_rss_gb).fold(0.0, f64::max)
+}
+
+fn rounded(number: f64) -> f64 {
+    (number * 1000.0).round() / 1000.0
+}
+
+fn by_stage(numbers: [f64; STAGES.len()]) -> Value {
+    Value::Object(STAGES.iter().zip(numbers).map(|(stage, number)| (stage.to_string(), json!(rounded(number)))).collect())
+}
+
+fn cell(Spread { min, median, max }: Spread) -> String {
+    if min == max { format!("{median:.2}") } else { format!("{median:.2} ({min:.2} to {max:.2})") }
+}
+
+fn row(name: &str, cells: impl Iterator<Item = String>, last: &str) -> String {
+    let cells: String = cells.map(|cell| format!(" {cell:>22}")).collect();
+    format!("{name:32}{cells} {last:>8}").trim_end().to_string()
+}

@@ -1,0 +1,295 @@
+//! Checkpoints of random weights in the published layout, so that speed and memory can be measured at any size.
+//!
+//! Tensors are made and written one after the other: memory holds the largest one only.
+
+use std::borrow::Cow;
+use std::error::Error;
+use std::fs;
+use std::path::Path;
+
+use clap::ValueEnum;
+use half::{bf16, f16};
+use hart_core::DeviceKind;
+use hart_core::config::{Config, GenerationConfig, TextConfig, TransformerConfig, VisualConfig};
+use hart_core::stages::{Qwen2, ResidualDiffusion, Transformer, VisualTokenizer};
+use hart_core::weights::{TEXT, TRANSFORMER, VISUAL, names_and_shapes, visual_names};
+use indicatif::{ProgressBar, ProgressStyle};
+use rayon::prelude::*;
+use safetensors::{Dtype, View};
+use serde_json::{Value, json};
+
+/// Tokenizer files of the shipped model; random weights don't mind which tokens they read.
+const TOKENIZER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/hart-emoji/text");
+
+/// Side of the pictures, in pixels, of the published 0.7B models.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[allow(missing_docs)]
+pub enum Preset {
+    #[value(name = "256")]
+    P256,
+    #[value(name = "512")]
+    P512,
+    #[value(name = "1024")]
+    P1024,
+}
+
+impl Preset {
+    /// Side of the pictures, in pixels.
+    pub fn pixels(self) -> usize {
+        match self {
+            Self::P256 => 256,
+            Self::P512 => 512,
+            Self::P1024 => 1024,
+        }
+    }
+
+    /// Sides of the scales, in tokens.
+    fn sides(self) -> &'static [usize] {
+        match self {
+            Self::P256 => &[1, 2, 3, 4, 5, 6, 8, 10, 13, 16],
+            Self::P512 => &[1, 2, 3, 4, 6, 9, 13, 18, 24, 32],
+            Self::P1024 => &[1, 2, 3, 4, 5, 7, 9, 12, 16, 21, 27, 36, 48, 64],
+        }
+    }
+}
+
+/// Text encoder of such a checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Text {
+    /// One layer of the right width.
+    Small,
+    /// The published 1.5B sizes.
+    Full,
+    /// None.
+    None,
+}
+
+/// Type of the stored numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[allow(missing_docs)]
+pub enum Float {
+    F32,
+    F16,
+    Bf16,
+}
+
+/// What is written.
+#[derive(Clone, Debug)]
+pub struct RandomCheckpoint {
+    /// Sizes of the models.
+    pub preset: Preset,
+    /// The text encoder.
+    pub text: Text,
+    /// Type of the stored numbers.
+    pub dtype: Float,
+    /// Changes of config.json files, such as `llm.depth=4`.
+    pub changes: Vec<String>,
+    /// Seed of the weights.
+    pub seed: u64,
+}
+
+impl RandomCheckpoint {
+    /// Writes it into a new folder, whole or not at all; `say` is told what each part holds.
+    ///
+    /// # Errors
+    ///
+    /// The folder is there already, a change won't do, or it can't be written.
+    pub fn write(&self, folder: &Path, say: &mut dyn FnMut(String) -> Result<(), Box<dyn Error>>) -> Result<(), Box<dyn Error>> {
+        if folder.exists() {
+            return Err(format!("{}: is there already; name a new folder, or remove it first", folder.display()).into());
+        }
+        let mut files = configurations(self);
+        for change in &self.changes {
+            apply(&mut files, change)?;
+        }
+        // Everything is written into a folder beside it, which takes its name when it is whole.
+        let beside = folder.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let named = |e: std::io::Error| format!("{}: {e}", beside.display());
+        let mut builder = tempfile::Builder::new();
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
+        let staging = builder.prefix(".hart-").tempdir_in(beside).map_err(named)?;
+        write(self, &files, staging.path(), say)?;
+        fs::rename(staging.path(), folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+        Ok(())
+    }
+}
+
+/// One `config.json` and the folder that it belongs in.
+struct File {
+    folder: &'static str,
+    json: Value,
+}
+
+fn configurations(checkpoint: &RandomCheckpoint) -> Vec<File> {
+    let sides = checkpoint.preset.sides();
+    let transformer = json!({
+        "model_type": "hart_transformer_t2i", "depth": 24, "embed_dim": 1536, "num_heads": 24, "mlp_ratio": 4.0,
+        "context_token": 300, "context_dim": 1536, "norm_eps": 1e-6, "patch_nums": sides, "attn_type": "llama", "mlp_type": "llama",
+        "attn_l2_norm": false, "disable_aln": true, "shared_aln": false, "sep_aln_pooling_mode": "max", "use_cross_attn": false,
+        "use_timestep_embed": true, "use_context_norm": true, "diff_width": 1024, "diff_depth": 6, "num_sampling_steps": "8",
+        "sampler": "iddpm", "vae_path": null,
+    });
+    let visual = json!({
+        "model_type": "hart_autoencoder_with_disc", "vocab_size": 4096, "z_channels": 32, "ch": 160, "ch_mult": [1, 1, 2, 2, 4],
+        "quant_conv_ks": 3, "quant_resi": 0.5, "share_quant_resi": 4, "default_qresi_counts": 0, "v_patch_nums": sides,
+        "using_znorm": false, "quantizer_type": "var_hybrid",
+    });
+    let text = |vocabulary: usize, layers: usize, intermediate: usize| {
+        json!({
+            "model_type": "qwen2", "vocab_size": vocabulary, "hidden_size": 1536, "intermediate_size": intermediate,
+            "num_hidden_layers": layers, "num_attention_heads": 12, "num_key_value_heads": 2, "rms_norm_eps": 1e-6,
+            "rope_theta": 1e6, "hidden_act": "silu",
+        })
+    };
+    let mut files = vec![File { folder: "llm", json: transformer }, File { folder: "tokenizer", json: visual }];
+    files.push(match checkpoint.text {
+        Text::Full => File { folder: "text", json: text(151_936, 28, 8960) },
+        Text::Small | Text::None => File { folder: "text", json: text(2048, 1, 1536) },
+    });
+    files
+}
+
+/// Carries out one `--set`.
+fn apply(files: &mut [File], change: &str) -> Result<(), String> {
+    let usage = || format!("--set {change}: expected FILE.KEY=JSON, where FILE is llm, tokenizer or text");
+    let (place, value) = change.split_once('=').ok_or_else(usage)?;
+    let (folder, key) = place.split_once('.').ok_or_else(usage)?;
+    let file = files.iter_mut().find(|f| f.folder == folder).ok_or_else(usage)?;
+    file.json[key] = serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.into()));
+    Ok(())
+}
+
+fn write(
+    checkpoint: &RandomCheckpoint,
+    files: &[File],
+    folder: &Path,
+    say: &mut dyn FnMut(String) -> Result<(), Box<dyn Error>>,
+) -> Result<(), Box<dyn Error>> {
+    for file in files {
+        fs::create_dir(folder.join(file.folder))?;
+        fs::write(folder.join(file.folder).join("config.json"), serde_json::to_vec_pretty(&file.json)?)?;
+    }
+    let path = |part: &str| folder.join(part).join("config.json");
+    let (transformer, residual) = TransformerConfig::read(&path("llm"))?;
+    let config = Config {
+        transformer,
+        residual,
+        visual: VisualConfig::read(&path("tokenizer"))?,
+        text: TextConfig::read(&path("text"))?,
+        generation: GenerationConfig::default(),
+    };
+    let device = DeviceKind::Cpu.open()?;
+    let usual = |names: Vec<String>| names.into_iter().next();
+    let by_sharing = visual_names(files[1].json["share_quant_resi"].as_u64());
+    let mut llm = names_and_shapes(&Transformer::init(&config, &device), &TRANSFORMER, "transformer", usual);
+    llm.extend(names_and_shapes(&ResidualDiffusion::init(&config, &device), &TRANSFORMER, "residual", usual));
+    let visual = names_and_shapes(&VisualTokenizer::init(&config.visual, &device), &VISUAL, "", by_sharing);
+    let text = names_and_shapes(&Qwen2::init(&config.text, &device), &TEXT, "", usual);
+    let mut parts = vec![("llm", llm), ("tokenizer", visual)];
+    if checkpoint.text == Text::None {
+        fs::remove_dir_all(folder.join("text"))?;
+    } else {
+        parts.push(("text", text));
+        for name in ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"] {
+            fs::copy(Path::new(TOKENIZER).join(name), folder.join("text").join(name))?;
+        }
+    }
+    for (part, tensors) in parts {
+        let parameters: usize = tensors.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
+        say(format!("{part:10} {:4} tensors, {:.1} M parameters", tensors.len(), parameters as f64 / 1e6))?;
+        write_part(checkpoint, part, tensors, parameters, &folder.join(part).join("model.safetensors"))?;
+    }
+    Ok(())
+}
+
+fn write_part(
+    checkpoint: &RandomCheckpoint,
+    part: &str,
+    tensors: Vec<(String, Vec<usize>)>,
+    parameters: usize,
+    file: &Path,
+) -> Result<(), Box<dyn Error>> {
+    let bar = ProgressBar::new(parameters as u64);
+    bar.set_style(ProgressStyle::with_template("{msg:10} {bar:40} {percent:>3}% {elapsed}")?);
+    bar.set_message(part.to_string());
+    let tensors = tensors.into_iter().enumerate().map(|(index, (name, shape))| {
+        let seed = checkpoint.seed ^ ((index as u64 + 1) << 32) ^ part.len() as u64;
+        let tensor = RandomTensor { spread: spread(&name, &shape), shape, dtype: checkpoint.dtype, seed, bar: bar.clone() };
+        (name, tensor)
+    });
+    safetensors::serialize_to_file(tensors, None, file)?;
+    bar.finish_and_clear();
+    Ok(())
+}
+
+/// Mean and half width of a tensor's uniform values, so that activations keep their size from layer to layer.
+fn spread(name: &str, shape: &[usize]) -> (f32, f32) {
+    let fan_in: usize = shape[1..].iter().product();
+    match shape.len() {
+        // Gains of norms are ones, biases small.
+        1 if name.ends_with("weight") => (1.0, 0.1),
+        1 => (0.0, 0.02),
+        _ if name.contains("embed_tokens") || name.contains("quantize.embedding") => (0.0, 1.0),
+        _ => (0.0, (3.0 / fan_in.max(1) as f32).sqrt()),
+    }
+}
+
+/// A tensor that is made when it is written.
+struct RandomTensor {
+    shape: Vec<usize>,
+    dtype: Float,
+    spread: (f32, f32),
+    seed: u64,
+    bar: ProgressBar,
+}
+
+impl RandomTensor {
+    fn value(&self, index: usize) -> f32 {
+        let word = mix(self.seed.wrapping_add((index as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15)));
+        let unit = (word >> 40) as f32 / (1u64 << 23) as f32 - 1.0; // -1 to 1
+        self.spread.0 + self.spread.1 * unit
+    }
+
+    fn bytes<const N: usize>(&self, store: impl Fn(f32) -> [u8; N] + Sync) -> Vec<u8> {
+        let count: usize = self.shape.iter().product();
+        let mut bytes = vec![0; count * N];
+        bytes.par_chunks_exact_mut(N).enumerate().for_each(|(i, out)| out.copy_from_slice(&store(self.value(i))));
+        self.bar.inc(count as u64);
+        bytes
+    }
+}
+
+/// The finaliser of splitmix64 (Steele, Lea and Flood, 2014).
+fn mix(mut word: u64) -> u64 {
+    word = (word ^ (word >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    word = (word ^ (word >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    word ^ (word >> 31)
+}
+
+impl View for RandomTensor {
+    fn dtype(&self) -> Dtype {
+        match self.dtype {
+            Float::F32 => Dtype::F32,
+            Float::F16 => Dtype::F16,
+            Float::Bf16 => Dtype::BF16,
+        }
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Owned(match self.dtype {
+            Float::F32 => self.bytes(f32::to_le_bytes),
+            Float::F16 => self.bytes(|v| f16::from_f32(v).to_le_bytes()),
+            Float::Bf16 => self.bytes(|v| bf16::from_f32(v).to_le_bytes()),
+        })
+    }
+
+    fn data_len(&self) -> usize {
+        let size = if matches!(self.dtype, Float::F32) { 4 } else { 2 };
+        self.shape.iter().product::<usize>() * size
+    }
+}
