@@ -25,12 +25,14 @@ mod lanes;
 mod linear;
 mod mapping;
 mod norm;
+#[cfg(feature = "cpu")]
+mod norm_rows;
 mod picture;
 
 pub(crate) use attention::{Rotation, attention};
 pub(crate) use linear::{SwiGlu, linear, silu};
 pub(crate) use mapping::map_file;
-pub(crate) use norm::{Modulation, group_norm, group_norm_silu, layer_norm, modulate, rms_norm};
+pub(crate) use norm::{Modulation, add_gated, group_norm, group_norm_silu, layer_norm, rms_norm};
 pub(crate) use picture::{area, bicubic, conv2d, upsample_nearest};
 
 use burn::prelude::*;

@@ -10,34 +10,62 @@ pub(crate) struct Modulation {
     pub(crate) shift: Tensor<3>,
 }
 
-/// `x / sqrt(mean(x^2) + eps) * g`.
-///
-/// # Shapes
-///
-/// - x, output: `[B, L, C]`
-pub(crate) fn rms_norm(x: Tensor<3>, norm: &RmsNorm) -> Tensor<3> {
-    norm.forward(x)
-}
-
-/// `x * (1 + scale) + shift`, or x where there is no modulation.
+/// `x / sqrt(mean(x^2) + eps) * g`, then `* (1 + scale) + shift` where there is a modulation.
 ///
 /// # Shapes
 ///
 /// - x, output: `[B, L, C]`; scale, shift: `[B, 1 or L, C]`
-pub(crate) fn modulate(x: Tensor<3>, modulation: Option<&Modulation>) -> Tensor<3> {
+pub(crate) fn rms_norm(x: Tensor<3>, norm: &RmsNorm, modulation: Option<&Modulation>) -> Tensor<3> {
+    #[cfg(feature = "cpu")]
+    if let Some(y) = super::flex::rms_norm(&x, norm, modulation) {
+        return y;
+    }
+    modulate(norm.forward(x), modulation)
+}
+
+/// Layer norm over the last dimension, without gain and bias where there is no layer, then modulated.
+///
+/// # Shapes
+///
+/// - x, output: `[B, L, C]`; scale, shift: `[B, 1 or L, C]`
+pub(crate) fn layer_norm(x: Tensor<3>, norm: Option<&LayerNorm>, epsilon: f64, modulation: Option<&Modulation>) -> Tensor<3> {
+    #[cfg(feature = "cpu")]
+    if let Some(y) = super::flex::layer_norm(&x, norm, epsilon, modulation) {
+        return y;
+    }
+    let normed = match norm {
+        Some(norm) => norm.forward(x),
+        None => {
+            let centred = x.clone() - x.mean_dim(2);
+            let variance = centred.clone().powf_scalar(2.0).mean_dim(2);
+            centred / (variance + epsilon).sqrt()
+        }
+    };
+    modulate(normed, modulation)
+}
+
+fn modulate(x: Tensor<3>, modulation: Option<&Modulation>) -> Tensor<3> {
     match modulation {
         None => x,
         Some(Modulation { scale, shift }) => x * (scale.clone() + 1.0) + shift.clone(),
     }
 }
 
-/// Layer norm over the last dimension.
+/// `x + gate * y`, or `x + y` where there is no gate.
 ///
 /// # Shapes
 ///
-/// - x, output: `[B, L, C]`
-pub(crate) fn layer_norm(x: Tensor<3>, norm: &LayerNorm) -> Tensor<3> {
-    norm.forward(x)
+/// - x, y, output: `[B, L, C]`; gate: `[B, 1 or L, C]`
+pub(crate) fn add_gated(x: Tensor<3>, y: Tensor<3>, gate: Option<&Tensor<3>>) -> Tensor<3> {
+    #[cfg(feature = "cpu")]
+    let (x, y) = match super::flex::add_gated(x, y, gate) {
+        Ok(sum) => return sum,
+        Err(both) => both,
+    };
+    match gate {
+        None => x + y,
+        Some(gate) => x + y * gate.clone(),
+    }
 }
 
 /// Each group of channels to mean 0 and variance 1, then scaled and shifted channel by channel.
@@ -66,4 +94,51 @@ pub(crate) fn group_norm_silu(x: Tensor<4>, norm: &GroupNorm) -> Tensor<4> {
         Err(x) => x,
     };
     super::silu(norm.forward(x))
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::nn::{LayerNormConfig, RmsNormConfig};
+
+    use super::*;
+    use crate::kernels::{tensor, values};
+
+    fn waves(shape: [usize; 3], speed: f32) -> Tensor<3> {
+        tensor((0..shape.iter().product()).map(|i| (i as f32 * speed).sin() + 0.2).collect(), shape, &Device::flex())
+    }
+
+    fn assert_close(got: Tensor<3>, want: Tensor<3>) {
+        assert_eq!(got.dims(), want.dims());
+        let (got, want) = (values(got), values(want));
+        assert!(got.iter().zip(&want).all(|(g, w)| (g - w).abs() <= 1e-5 * w.abs().max(1.0)), "{got:?} and not {want:?}");
+    }
+
+    /// Modulations of a row and of a token, by themselves and as parts of something larger; x as a part too.
+    #[test]
+    fn faster_bodies_equal_the_plain_ones() {
+        let device = Device::flex();
+        let (rms, layer) = (RmsNormConfig::new(6).init(&device), LayerNormConfig::new(6).init(&device));
+        let wide = waves([2, 5, 18], 0.9);
+        let part = |x: &Tensor<3>, index: usize| x.clone().narrow(2, 6 * index, 6);
+        let modulations = [
+            None,
+            Some(Modulation { scale: part(&wide, 0), shift: part(&wide, 2) }),
+            Some(Modulation { scale: part(&wide, 1).narrow(1, 2, 1), shift: waves([2, 1, 6], 0.4) }),
+            Some(Modulation { scale: waves([1, 1, 6], 0.8), shift: waves([1, 1, 6], 0.4) }),
+        ];
+        for x in [waves([2, 5, 6], 0.7), waves([2, 9, 6], 0.7).narrow(1, 3, 5), waves([2, 6, 5], 0.7).swap_dims(1, 2)] {
+            for modulation in &modulations {
+                let m = modulation.as_ref();
+                assert_close(rms_norm(x.clone(), &rms, m), modulate(rms.forward(x.clone()), m));
+                let plain = layer.forward(x.clone());
+                assert_close(layer_norm(x.clone(), Some(&layer), 1e-5, m), modulate(plain.clone(), m));
+                assert_close(layer_norm(x.clone(), None, 1e-5, m), modulate(plain, m));
+                let gate = modulation.as_ref().map(|m| &m.scale);
+                let (before, y) = (values(x.clone()), waves([2, 5, 6], 0.3));
+                let want = x.clone() + gate.map_or(y.clone(), |gate| y.clone() * gate.clone());
+                assert_close(add_gated(x.clone(), y, gate), want);
+                assert_eq!(values(x.clone()), before);
+            }
+        }
+    }
 }

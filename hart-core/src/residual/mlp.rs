@@ -6,7 +6,7 @@ use burn::prelude::*;
 
 use crate::config::Config;
 use crate::embedding::StepEmbedding;
-use crate::kernels;
+use crate::kernels::{self, Modulation};
 
 /// Epsilon of the layer norms.
 const NORM_EPS: f64 = 1e-6;
@@ -97,12 +97,13 @@ impl ResidualMlp {
         let mut x = kernels::linear(x, &self.input);
         for block in &self.blocks {
             let [shift, scale, gate] = split(kernels::linear(signal.clone(), &block.modulator));
-            let normed = kernels::layer_norm(x.clone(), &block.norm) * (scale + 1.0) + shift;
+            let normed = kernels::layer_norm(x.clone(), Some(&block.norm), NORM_EPS, Some(&Modulation { scale, shift }));
             let y = kernels::silu(kernels::linear(normed, &block.hidden));
-            x = x + gate * kernels::linear(y, &block.output);
+            x = kernels::add_gated(x, kernels::linear(y, &block.output), Some(&gate));
         }
         let [shift, scale] = split(kernels::linear(signal, &self.final_modulator));
-        let out = kernels::linear(plain_norm(x) * (scale + 1.0) + shift, &self.output);
+        let normed = kernels::layer_norm(x, None, NORM_EPS, Some(&Modulation { scale, shift }));
+        let out = kernels::linear(normed, &self.output);
         (out.clone().narrow(2, 0, channels), out.narrow(2, channels, channels))
     }
 }
@@ -111,11 +112,4 @@ impl ResidualMlp {
 fn split<const N: usize>(x: Tensor<3>) -> [Tensor<3>; N] {
     let width = x.dims()[2] / N;
     std::array::from_fn(|i| x.clone().narrow(2, i * width, width))
-}
-
-/// Layer norm without weights.
-fn plain_norm(x: Tensor<3>) -> Tensor<3> {
-    let centred = x.clone() - x.mean_dim(2);
-    let variance = centred.clone().powf_scalar(2.0).mean_dim(2);
-    centred / (variance + NORM_EPS).sqrt()
 }

@@ -128,14 +128,14 @@ impl Qwen2 {
 
         let mut x = self.embedding.forward(ids); // [batch, seq, hidden]
         for (index, layer) in self.layers.iter().enumerate() {
-            let normed = kernels::rms_norm(x.clone(), &layer.attention_norm);
+            let normed = kernels::rms_norm(x.clone(), &layer.attention_norm, None);
             x = x + layer.attention.forward(normed, &rotation, bias.clone());
-            let normed = kernels::rms_norm(x.clone(), &layer.feed_forward_norm);
+            let normed = kernels::rms_norm(x.clone(), &layer.feed_forward_norm, None);
             x = x + layer.feed_forward.forward(normed);
             let step = Step::TextLayer { layer: index + 1, layers: self.layers.len() };
             progress.done(step, self.work(length) * rows as f64 / self.layers.len() as f64)?;
         }
-        let hidden = kernels::rms_norm(x, &self.norm).narrow(1, system, length - system);
+        let hidden = kernels::rms_norm(x, &self.norm, None).narrow(1, system, length - system);
         Ok(Context { hidden, mask: tokens.mask.clone(), positions: tokens.positions.clone() })
     }
 }

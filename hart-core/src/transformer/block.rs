@@ -121,14 +121,12 @@ impl Block {
         bias: Option<Tensor<4>>,
     ) -> Tensor<3> {
         let branch = |i: usize| modulation.as_ref().map(|branches| &branches[i]);
-        let normed = |x: &Tensor<3>, i| kernels::modulate(kernels::rms_norm(x.clone(), &self.norm), branch(i).map(|b| &b.norm));
-        let gated = |y: Tensor<3>, i| match branch(i) {
-            None => y,
-            Some(branch) => y * branch.gate.clone(),
-        };
-        let x = x.clone() + gated(self.attention.forward(normed(&x, 0), rotation, cache, bias), 0);
+        let normed = |x: &Tensor<3>, i| kernels::rms_norm(x.clone(), &self.norm, branch(i).map(|b| &b.norm));
+        let add = |x, y, i| kernels::add_gated(x, y, branch(i).map(|b| &b.gate));
+        let y = self.attention.forward(normed(&x, 0), rotation, cache, bias);
+        let x = add(x, y, 0);
         let y = self.feed_forward.forward(normed(&x, 1));
-        x + gated(y, 1)
+        add(x, y, 1)
     }
 }
 

@@ -37,6 +37,6 @@ impl Head {
     /// - x: `[R, L, C]`
     /// - output: `[R, L, V]`
     pub(super) fn forward(&self, x: Tensor<3>, modulation: &Modulation) -> Tensor<3> {
-        kernels::linear(kernels::modulate(kernels::rms_norm(x, &self.norm), Some(modulation)), &self.logits)
+        kernels::linear(kernels::rms_norm(x, &self.norm, Some(modulation)), &self.logits)
     }
 }

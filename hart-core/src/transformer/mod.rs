@@ -91,7 +91,7 @@ impl Transformer {
     /// [`Context::with_unconditional`] before for guidance.
     pub fn condition(&self, context: &Context) -> Conditioning {
         let hidden = match &self.context_norm {
-            Some(norm) => kernels::rms_norm(context.hidden.clone(), norm),
+            Some(norm) => kernels::rms_norm(context.hidden.clone(), norm, None),
             None => context.hidden.clone(),
         };
         let embedded = kernels::linear(hidden, &self.context_embed); // [rows, context tokens, channels]
@@ -225,7 +225,7 @@ impl Transformer {
     /// - codes: `[R, L, Z]`, embeddings of the drawn codes
     /// - output: `[R, L, C]`
     pub fn residual_condition(&self, hidden: &Hidden, codes: Tensor<3>) -> Tensor<3> {
-        kernels::rms_norm(hidden.0.clone() + kernels::linear(codes, &self.token_embed), &self.residual_norm)
+        kernels::rms_norm(hidden.0.clone() + kernels::linear(codes, &self.token_embed), &self.residual_norm, None)
     }
 }
 

@@ -8,8 +8,8 @@ use burn::nn::conv::Conv2d;
 use burn::prelude::*;
 
 use super::super::conv::{self, Sizes};
-use super::super::flex::of_values;
-use super::{here, slice};
+use super::super::flex::{of_values, slice};
+use super::here;
 
 #[cfg(feature = "train")]
 use burn::backend::Autodiff;

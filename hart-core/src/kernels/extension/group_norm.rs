@@ -6,9 +6,9 @@ use burn::backend::{Backend, Dispatch, Flex, TensorMetadata, backend_extension};
 use burn::nn::GroupNorm;
 use burn::prelude::*;
 
-use super::super::flex::of_values;
+use super::super::flex::{of_values, slice};
 use super::super::group_norm::{Norm, Statistics};
-use super::{here, slice};
+use super::here;
 
 #[cfg(feature = "train")]
 use burn::backend::Autodiff;

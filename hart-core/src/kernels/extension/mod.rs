@@ -11,7 +11,6 @@ pub(super) use conv3x3::conv3x3;
 pub(super) use group_norm::group_norm;
 pub(super) use silu::{silu, silu_mul};
 
-use burn::backend::flex::FlexTensor;
 use burn::prelude::*;
 use burn::tensor::DType;
 
@@ -19,11 +18,6 @@ use burn::tensor::DType;
 fn here<const D: usize>(x: &Tensor<D>) -> bool {
     let device = x.device();
     x.dtype() == DType::F32 && device == Device::flex() && (cfg!(feature = "train") || !device.is_autodiff())
-}
-
-/// The values of a tensor in row-major order.
-fn slice(x: &FlexTensor) -> &[f32] {
-    x.as_slice().expect("made contiguous, and f32 as its caller has checked")
 }
 
 #[cfg(test)]

@@ -2,12 +2,12 @@
 
 use burn::backend::flex::FlexTensor;
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Backend, Dispatch, Flex, TensorMetadata, backend_extension};
+use burn::backend::{Backend, Dispatch, Flex, backend_extension};
 use burn::prelude::*;
 
 use super::super::elementwise;
-use super::super::flex::of_values;
-use super::{here, slice};
+use super::super::flex::{change, slice};
+use super::here;
 
 #[cfg(feature = "train")]
 use burn::backend::Autodiff;
@@ -46,27 +46,6 @@ impl Silu for Flex {
     fn silu_mul(gate: FlexTensor, up: FlexTensor) -> FlexTensor {
         let up = up.to_contiguous();
         change(gate, |gate| elementwise::silu_mul(gate, slice(&up)))
-    }
-}
-
-/// Changes a tensor's values: in place, if nobody else holds them.
-fn change(x: FlexTensor, work: impl FnOnce(&mut [f32])) -> FlexTensor {
-    let shape = x.shape();
-    let mut y = {
-        let x = x;
-        x.to_contiguous()
-    };
-    match y.try_storage_mut::<f32>() {
-        // Not a part of something larger.
-        Some(values) if values.len() == shape.num_elements() => {
-            work(values);
-            y
-        }
-        _ => {
-            let mut values = slice(&y).to_vec();
-            work(&mut values);
-            of_values(values, shape)
-        }
     }
 }
 
