@@ -284,7 +284,8 @@ HART_API void hart_options_free(hart_options *options);
 /// Where the model computes: "auto" (default), "cpu", or another name from `hart_device_list_get`.
 HART_API hart_status hart_options_set_device(hart_options *options, const char *device);
 
-/// The numbers that it computes with: "auto" (default) or "f32".
+/// The numbers that it computes with: "auto" (default: f32, or those that a converted model is stored in), "f32", or faster and a little
+/// less exact "bf16" or "int8".
 HART_API hart_status hart_options_set_precision(hart_options *options, const char *precision);
 
 /// Folder of the text model; default `text` in the model's folder, or `Qwen2-VL-1.5B-Instruct` there or beside it.

@@ -1121,7 +1121,8 @@ class Model:
         """Opens a model's folder, which holds `llm` and `tokenizer`.
 
         device      Where it computes: "auto", "cpu", or another name from `devices()`.
-        precision   The numbers that it computes with: "auto" or "f32".
+        precision   The numbers that it computes with: "auto" (f32, or those that a converted model is stored in), "f32", or faster
+                    and a little less exact "bf16" or "int8".
         text_model  Folder of the text model; None: `text` in the model's folder, or `Qwen2-VL-1.5B-Instruct` there or beside it.
         weights     Which weights: "auto" (EMA weights if there are some, else the plain ones), "ema" or "plain".
         memory_map  Whether safetensors files are mapped or read into memory. Mapped files must not change while the model is open.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{ArgAction, Args};
-use hart_core::{CancelToken, DeviceKind, OpenOptions, Request, Respacing, SystemPrompt, WeightSet};
+use hart_core::{CancelToken, DeviceKind, OpenOptions, Precision, Request, Respacing, SystemPrompt, WeightSet};
 
 use crate::word_filter::WordFilter;
 
@@ -50,6 +50,9 @@ pub struct Settings {
     /// Where to compute
     #[arg(long, value_name = "auto|cpu", default_value = "auto")]
     pub device: DeviceKind,
+    /// Numbers to compute with: int8 and bf16 are faster and a little less exact
+    #[arg(long, value_name = "auto|f32|bf16|int8", default_value = "auto")]
+    pub precision: Precision,
     /// Threads of the CPU [default: all]
     #[arg(long, value_name = "COUNT")]
     pub threads: Option<usize>,
@@ -140,7 +143,7 @@ impl Settings {
 
     /// How the model is opened.
     pub fn options(&self) -> OpenOptions {
-        let mut options = OpenOptions::new().device(self.device).weight_set(self.weights);
+        let mut options = OpenOptions::new().device(self.device).precision(self.precision).weight_set(self.weights);
         if let Some(threads) = self.threads {
             options = options.threads(threads);
         }

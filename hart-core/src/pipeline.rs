@@ -5,6 +5,7 @@ use std::path::Path;
 use burn::prelude::{Device, Tensor};
 
 use crate::config::Config;
+use crate::device::Precision;
 use crate::error::{Error, Result};
 use crate::files::{Files, Storage};
 use crate::image::{Image, Provenance};
@@ -38,6 +39,7 @@ pub struct Hart {
     codebook: CodebookRows,
     scales: Vec<Scale>,
     system_prompt: Option<String>,
+    precision: Precision,
     threads: Threads,
     max_memory: Option<u64>,
     reports: Vec<Report>,
@@ -126,7 +128,10 @@ impl Hart {
         let transformer = loader.load(Transformer::init(&config, &device), "transformer", &device)?;
         let residual = loader.load(ResidualDiffusion::init(&config, &device), "residual", &device)?;
         let reports = vec![text_report, loader.finish(options.strict)?, visual_report];
-        let precision = options.precision;
+        let precision = match options.precision {
+            Precision::Auto => Precision::F32,
+            asked => asked,
+        };
         let (transformer, residual) = (transformer.with_precision(precision), residual.with_precision(precision));
         let visual = visual.with_precision(precision);
         Ok(Self {
@@ -134,6 +139,7 @@ impl Hart {
             scales: scales::plan(&config.transformer),
             system_prompt: layout.system_prompt,
             max_memory: options.max_memory,
+            precision,
             threads: Threads::none(),
             config,
             device,
@@ -178,6 +184,11 @@ impl Hart {
     /// The device that it runs on.
     pub fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// The numbers that it computes with; never [`Precision::Auto`].
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// Estimates the memory that a request takes, before it is made.

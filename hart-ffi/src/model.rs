@@ -106,8 +106,8 @@ unsafe fn open(
         let options = get_optional(options, "options")?.map_or_else(OpenOptions::new, |options| lock(options).clone());
         let hart = open(options)?;
         let text = |text: &str| CString::new(text).unwrap_or_default();
-        // The only ones there are.
-        let (device, precision) = (text("cpu"), text("f32"));
+        // The only device there is.
+        let (device, precision) = (text("cpu"), text(&hart.precision().to_string()));
         model.give(Arc::new(Model { hart, poisoned: AtomicBool::new(false), device, precision }));
         Ok(())
     })

@@ -49,12 +49,14 @@ pub unsafe extern "C" fn hart_options_set_device(options: *mut hart_options, dev
     set(options, |options| Ok(options.device(text::get(device, "device")?.parse()?)))
 }
 
-/// The numbers that it computes with: "auto" (default) or "f32".
+/// The numbers that it computes with: "auto" (default: f32, or those that a converted model is stored in), "f32", or faster and a little
+/// less exact "bf16" or "int8".
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_options_set_precision(options: *mut hart_options, precision: *const c_char) -> hart_status {
     set(options, |options| {
         let name = text::get(precision, "precision")?;
-        let precision = name.parse().map_err(|_| Failure::argument(format!("`precision` is \"{name}\", expected auto or f32")))?;
+        let precision =
+            name.parse().map_err(|_| Failure::argument(format!("`precision` is \"{name}\", expected auto, f32, bf16 or int8")))?;
         Ok(options.precision(precision))
     })
 }
