@@ -39,6 +39,8 @@ impl fmt::Display for Contestant {
 pub struct Run {
     /// Seconds of each stage.
     pub times: Times,
+    /// Seconds in which hart opened its model; the peer makes its weights anew.
+    pub open: Option<f64>,
     /// Most memory that the process had, in gigabytes (1e9 bytes).
     pub peak_rss_gb: f64,
 }
@@ -88,5 +90,5 @@ fn read(json: &Value) -> Option<Run> {
         *time = number(&format!("{stage}_s"))?;
     }
     times.0[0] += number("context_s").unwrap_or(0.0);
-    Some(Run { times, peak_rss_gb: number("peak_rss_gb")? })
+    Some(Run { times, open: number("open_s"), peak_rss_gb: number("peak_rss_gb")? })
 }

@@ -24,11 +24,12 @@ impl Results {
 
     /// Seconds of all, and hart's speed-ups over each of the peer's precisions.
     pub fn table(&self) -> String {
-        let mut lines = vec![row("seconds, median (least to most)", STAGES.iter().map(|s| s.to_string()), "peak GB")];
+        let mut lines = vec![row("seconds, median (least to most)", STAGES.iter().map(|s| s.to_string()), "open  peak GB")];
         for (contestant, runs) in &self.0 {
             let spread = |stage: usize| Spread::of(runs.iter().map(|run| run.times.0[stage]));
             let cells = (0..STAGES.len()).map(|stage| cell(spread(stage)));
-            lines.push(row(&contestant.to_string(), cells, &format!("{:.2}", memory(runs))));
+            let open = open(runs).map_or_else(|| "-".to_string(), |seconds| format!("{seconds:.2}"));
+            lines.push(row(&contestant.to_string(), cells, &format!("{open:>4}  {:7.2}", memory(runs))));
         }
         for dtype in PEERS {
             let Some(peer) = self.runs(Contestant::Torch(dtype)) else { continue };
@@ -41,7 +42,8 @@ impl Results {
         lines.join("\n")
     }
 
-    /// `speedup` (over the peer's f32), `speedup_over_bf16` and `seconds` by contestant and stage, and `peak_rss_gb`.
+    /// `speedup` (over the peer's f32), `speedup_over_bf16` and `seconds` by contestant and stage, `open_seconds` and `peak_rss_gb` by
+    /// contestant.
     pub fn json(&self) -> Value {
         let mut object = Map::new();
         for (name, dtype) in [("speedup", "f32"), ("speedup_over_bf16", "bf16")] {
@@ -55,6 +57,7 @@ impl Results {
         let seconds =
             |runs: &[Run]| by_stage(std::array::from_fn(|stage| Spread::of(runs.iter().map(|run| run.times.0[stage])).median));
         object.insert("seconds".into(), Value::Object(each(&seconds)));
+        object.insert("open_seconds".into(), Value::Object(each(&|runs| json!(open(runs).map(rounded)))));
         object.insert("peak_rss_gb".into(), Value::Object(each(&|runs| json!(rounded(memory(runs))))));
         Value::Object(object)
     }
@@ -76,6 +79,12 @@ fn memory(runs: &[Run]) -> f64 {
     runs.iter().map(|run| run.peak_rss_gb).fold(0.0, f64::max)
 }
 
+/// The middle of the times in which a model was opened.
+fn open(runs: &[Run]) -> Option<f64> {
+    let times: Option<Vec<f64>> = runs.iter().map(|run| run.open).collect();
+    Some(Spread::of(times?.into_iter()).median)
+}
+
 fn rounded(number: f64) -> f64 {
     (number * 1000.0).round() / 1000.0
 }
@@ -90,5 +99,5 @@ fn cell(Spread { min, median, max }: Spread) -> String {
 
 fn row(name: &str, cells: impl Iterator<Item = String>, last: &str) -> String {
     let cells: String = cells.map(|cell| format!(" {cell:>22}")).collect();
-    format!("{name:32}{cells} {last:>8}").trim_end().to_string()
+    format!("{name:32}{cells} {last:>14}").trim_end().to_string()
 }
