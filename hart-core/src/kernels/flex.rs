@@ -6,18 +6,12 @@ use burn::nn::Linear;
 use burn::prelude::*;
 use burn::tensor::{Bytes, DType, Shape};
 
-use super::dot;
+use super::gemm;
 
-/// Rows from which on rearranging the operands pays (docs/performance.md).
-const MANY_ROWS: usize = 128;
-
-/// `x W + b` for few rows, with W as it lies in a checkpoint: a row for each output.
+/// `x W + b`, with W as it lies in a checkpoint: a row for each output.
 pub(super) fn linear(x: &Tensor<3>, layer: &Linear) -> Option<Tensor<3>> {
     let [batch, length, _] = x.dims();
     let [inputs, outputs] = layer.weight.shape().dims();
-    if batch * length > MANY_ROWS {
-        return None;
-    }
     let weight = primitive(&layer.weight.val())?;
     let rows = rows_of_outputs(&weight)?;
     let x = primitive(x)?.to_contiguous();
@@ -29,7 +23,7 @@ pub(super) fn linear(x: &Tensor<3>, layer: &Linear) -> Option<Tensor<3>> {
         Some(bias) => Some(bias.as_slice::<f32>()?),
         None => None,
     };
-    let y = dot::rows_with_rows(x.as_slice()?, rows, bias, inputs);
+    let y = gemm::product(x.as_slice()?, rows, bias, inputs);
     Some(tensor(y, vec![batch, length, outputs]))
 }
 

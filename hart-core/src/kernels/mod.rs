@@ -9,14 +9,14 @@ mod attention;
 #[allow(unsafe_code)] // SIMD over slices whose lengths are checked first.
 mod conv;
 #[cfg(feature = "cpu")]
-#[allow(unsafe_code)] // SIMD over slices whose lengths are checked first.
-mod dot;
-#[cfg(feature = "cpu")]
 mod elementwise;
 #[cfg(feature = "cpu")]
 mod extension;
 #[cfg(feature = "cpu")]
 mod flex;
+#[cfg(feature = "cpu")]
+#[allow(unsafe_code)] // SIMD over slices whose lengths are checked first.
+mod gemm;
 #[cfg(feature = "cpu")]
 mod group_norm;
 #[cfg(feature = "cpu")]
