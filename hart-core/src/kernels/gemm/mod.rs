@@ -3,9 +3,15 @@
 //! Two forms of f32 product, both with weights where the file is mapped: [`rows`] rearranges nothing and serves few rows, [`many`]
 //! rearranges a piece at a time. A row comes out the same whatever other rows there are, within each form.
 
+mod bf16;
+mod instructions;
+mod int8;
 mod many;
 mod rows;
 mod tile;
+
+pub(crate) use bf16::{Bf16Rows, Bf16Weights};
+pub(crate) use int8::{Int8Rows, Int8Weights};
 
 use super::lanes::Level;
 

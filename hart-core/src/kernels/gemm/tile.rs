@@ -5,6 +5,8 @@
 
 use std::ops::Range;
 
+use rayon::prelude::*;
+
 /// Outputs of a panel.
 pub(super) const OUTPUTS: usize = 16;
 /// Rows of a block.
@@ -63,6 +65,22 @@ pub(super) struct Part<'a, F> {
     pub panels: Range<usize>,
     /// Who takes the sums.
     pub finish: &'a F,
+}
+
+/// Panels that a task takes.
+const TASK_PANELS: usize = 6;
+/// Words of x that a task goes over for each tile of weights: they stay in a core's second cache.
+const TASK_WORDS: usize = 128 * 1024;
+
+/// Does all rows and panels of a product, a part at a time, on all threads.
+pub(super) fn parts(rows: usize, outputs: usize, words: usize, each: impl Fn(Range<usize>, Range<usize>) + Sync) {
+    let panels = outputs.div_ceil(OUTPUTS);
+    let task_rows = (TASK_WORDS / words).max(1).next_multiple_of(ROWS);
+    let (row_tasks, panel_tasks) = (rows.div_ceil(task_rows), panels.div_ceil(TASK_PANELS));
+    (0..row_tasks * panel_tasks).into_par_iter().for_each(|task| {
+        let (row, panel) = (task / panel_tasks * task_rows, task % panel_tasks * TASK_PANELS);
+        each(row..(row + task_rows).min(rows), panel..(panel + TASK_PANELS).min(panels));
+    });
 }
 
 /// All tiles of a part.
