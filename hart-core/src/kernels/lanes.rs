@@ -15,6 +15,8 @@ pub(super) trait Lanes: Copy {
     unsafe fn load(from: *const f32) -> Self;
     /// Reads the first `count < COUNT` numbers, zeros behind.
     unsafe fn load_first(from: *const f32, count: usize) -> Self;
+    /// Reads `COUNT` pairs of bf16: the lower ones, and the upper ones.
+    unsafe fn load_pairs(from: *const u32) -> [Self; 2];
     /// Writes `COUNT` numbers.
     unsafe fn store(self, to: *mut f32);
     /// `a b + self`.
@@ -138,6 +140,14 @@ impl Lanes for Plain {
     }
 
     #[inline(always)]
+    unsafe fn load_pairs(from: *const u32) -> [Self; 2] {
+        // SAFETY: the caller's.
+        let pairs = unsafe { from.cast::<[u32; 8]>().read_unaligned() };
+        // A bf16 is the upper half of an f32.
+        [Self(pairs.map(|pair| f32::from_bits(pair << 16))), Self(pairs.map(|pair| f32::from_bits(pair & 0xffff_0000)))]
+    }
+
+    #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
         // SAFETY: the caller's.
         unsafe { to.cast::<[f32; 8]>().write(self.0) }
@@ -203,6 +213,16 @@ mod x86 {
         }
 
         #[inline(always)]
+        unsafe fn load_pairs(from: *const u32) -> [Self; 2] {
+            // SAFETY: see above, and the caller's.
+            unsafe {
+                let pairs = _mm512_loadu_si512(from.cast());
+                let upper = _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff_0000u32 as i32));
+                [Self(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs))), Self(_mm512_castsi512_ps(upper))]
+            }
+        }
+
+        #[inline(always)]
         unsafe fn store(self, to: *mut f32) {
             // SAFETY: see above, and the caller's.
             unsafe { _mm512_storeu_ps(to, self.0) }
@@ -220,6 +240,7 @@ mod x86 {
             unsafe { _mm512_reduce_add_ps(self.0) }
         }
 
+        #[allow(clippy::needless_range_loop)] // Each round fills a column of the array.
         #[inline(always)]
         unsafe fn turn(from: *const f32, stride: usize, to: *mut f32, to_stride: usize) {
             // SAFETY: see above, and the caller's.
@@ -282,6 +303,16 @@ mod x86 {
             unsafe {
                 let values: [f32; 8] = std::array::from_fn(|i| if i < count { from.add(i).read() } else { 0.0 });
                 Self(_mm256_loadu_ps(values.as_ptr()))
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn load_pairs(from: *const u32) -> [Self; 2] {
+            // SAFETY: see above, and the caller's.
+            unsafe {
+                let pairs = _mm256_loadu_si256(from.cast());
+                let upper = _mm256_and_si256(pairs, _mm256_set1_epi32(0xffff_0000u32 as i32));
+                [Self(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs))), Self(_mm256_castsi256_ps(upper))]
             }
         }
 

@@ -25,13 +25,17 @@ mod lanes;
 mod linear;
 mod mapping;
 mod norm;
+#[cfg(feature = "cpu")]
+mod packed;
 mod picture;
+mod swi_glu;
 
 pub(crate) use attention::{Rotation, attention};
-pub(crate) use linear::{SwiGlu, linear, silu};
+pub(crate) use linear::{Linear, LinearConfig, linear};
 pub(crate) use mapping::map_file;
 pub(crate) use norm::{Modulation, group_norm, group_norm_silu, layer_norm, modulate, rms_norm};
 pub(crate) use picture::{area, bicubic, conv2d, upsample_nearest};
+pub(crate) use swi_glu::{SwiGlu, silu};
 
 use burn::prelude::*;
 use burn::tensor::DType;

@@ -51,6 +51,7 @@ impl Bf16Weights {
     }
 
     /// The panels.
+    #[allow(dead_code, reason = "for whoever stores them")]
     pub(crate) fn panels(&self) -> &Bytes {
         &self.panels
     }
@@ -65,29 +66,28 @@ impl Bf16Weights {
         self.outputs
     }
 
-    /// `y[m][n] = x[m] . w[n] + b[n]`.
+    /// Appends `x[m] . w[n] + b[n]` to y.
     ///
     /// # Panics
     ///
     /// If x has other inputs, or there is not one bias for each output.
-    pub(crate) fn product(&self, x: &Bf16Rows, bias: Option<&[f32]>) -> Vec<f32> {
-        self.product_by(instructions::Bf16::best(), x, bias)
+    pub(crate) fn product(&self, x: &Bf16Rows, bias: Option<&[f32]>, y: &mut Vec<f32>) {
+        self.product_by(instructions::Bf16::best(), x, bias, y)
     }
 
-    fn product_by(&self, level: instructions::Bf16, x: &Bf16Rows, bias: Option<&[f32]>) -> Vec<f32> {
+    fn product_by(&self, level: instructions::Bf16, x: &Bf16Rows, bias: Option<&[f32]>, y: &mut Vec<f32>) {
         let (rows, outputs) = (x.rows, self.outputs);
         assert!(x.inputs == self.inputs && bias.is_none_or(|bias| bias.len() == outputs), "the rows and the bias are the layer's");
         let words = self.inputs.div_ceil(WORD);
-        let mut y = Vec::with_capacity(rows * outputs);
-        let finish = Biased { out: Out(y.as_mut_ptr()), outputs, bias };
+        y.reserve(rows * outputs);
+        let finish = Biased { out: Out::behind(y), outputs, bias };
         tile::parts(rows, outputs, words, |rows, panels| {
             let x = &x.blocks[rows.start * words..];
             let w = &self.panels[panels.start * words * OUTPUTS * 4..];
             level.multiply(&Part { x, w, words, rows, panels, finish: &finish });
         });
         // SAFETY: every part has written its outputs, and together they are all.
-        unsafe { y.set_len(rows * outputs) };
-        y
+        unsafe { y.set_len(y.len() + rows * outputs) };
     }
 }
 
@@ -174,6 +174,12 @@ mod tests {
     use super::super::tests::waves;
     use super::*;
 
+    fn product(level: instructions::Bf16, weights: &Bf16Weights, x: &Bf16Rows, bias: Option<&[f32]>) -> Vec<f32> {
+        let mut y = vec![];
+        weights.product_by(level, x, bias, &mut y);
+        y
+    }
+
     /// By all instructions; those of AVX-512 round sums a little differently, and take the smallest numbers for zeros.
     #[test]
     fn every_width_and_count_is_a_sum_of_rounded_products() {
@@ -184,7 +190,7 @@ mod tests {
                     let (x, w, bias) = (waves(rows * inputs, 0.7), waves(outputs * inputs, 1.3), waves(outputs, 0.4));
                     let weights = Bf16Weights::of_rows(&w, inputs).expect("there are weights");
                     assert_eq!((weights.inputs(), weights.outputs()), (inputs, outputs));
-                    let got = weights.product_by(level, &Bf16Rows::of(&x, inputs), Some(&bias));
+                    let got = product(level, &weights, &Bf16Rows::of(&x, inputs), Some(&bias));
                     assert_eq!(got.len(), rows * outputs);
                     for (i, got) in got.iter().enumerate() {
                         let (m, n) = (i / outputs, i % outputs);
@@ -205,9 +211,9 @@ mod tests {
     fn a_row_is_the_same_in_any_batch() {
         let weights = Bf16Weights::of_rows(&waves(61 * 348, 1.3), 348).expect("there are weights");
         let x = waves(97 * 348, 0.7);
-        let all = weights.product(&Bf16Rows::of(&x, 348), None);
+        let all = product(instructions::Bf16::best(), &weights, &Bf16Rows::of(&x, 348), None);
         for count in [1, 2, 3, 5, 64] {
-            let last = weights.product(&Bf16Rows::of(&x[(97 - count) * 348..], 348), None);
+            let last = product(instructions::Bf16::best(), &weights, &Bf16Rows::of(&x[(97 - count) * 348..], 348), None);
             assert_eq!(last, all[(97 - count) * 61..]);
         }
     }

@@ -51,7 +51,8 @@ impl Int8Weights {
                 let (integers, inverse) = scale_of(largest(row));
                 *scale = integers;
                 for (input, weight) in row.iter().enumerate() {
-                    panel[(input / WORD * OUTPUTS + output) * WORD + input % WORD] = (weight * inverse).round_ties_even() as i8 as u8;
+                    panel[(input / WORD * OUTPUTS + output) * WORD + input % WORD] =
+                        (weight * inverse).round_ties_even() as i8 as u8;
                 }
             }
         });
@@ -84,11 +85,13 @@ impl Int8Weights {
     }
 
     /// The panels.
+    #[allow(dead_code, reason = "for whoever stores them")]
     pub(crate) fn panels(&self) -> &Bytes {
         &self.panels
     }
 
     /// A scale for each output.
+    #[allow(dead_code, reason = "for whoever stores them")]
     pub(crate) fn scales(&self) -> &[f32] {
         &self.scales
     }
@@ -103,29 +106,28 @@ impl Int8Weights {
         self.scales.len()
     }
 
-    /// `y[m][n] = x[m] . w[n] + b[n]`.
+    /// Appends `x[m] . w[n] + b[n]` to y.
     ///
     /// # Panics
     ///
     /// If x has other inputs, or there is not one bias for each output.
-    pub(crate) fn product(&self, x: &Int8Rows, bias: Option<&[f32]>) -> Vec<f32> {
-        self.product_by(instructions::Int8::best(), x, bias)
+    pub(crate) fn product(&self, x: &Int8Rows, bias: Option<&[f32]>, y: &mut Vec<f32>) {
+        self.product_by(instructions::Int8::best(), x, bias, y)
     }
 
-    fn product_by(&self, level: instructions::Int8, x: &Int8Rows, bias: Option<&[f32]>) -> Vec<f32> {
+    fn product_by(&self, level: instructions::Int8, x: &Int8Rows, bias: Option<&[f32]>, y: &mut Vec<f32>) {
         let (rows, outputs) = (x.scales.len(), self.outputs());
         assert!(x.inputs == self.inputs && bias.is_none_or(|bias| bias.len() == outputs), "the rows and the bias are the layer's");
         let words = self.inputs.div_ceil(WORD);
-        let mut y = Vec::with_capacity(rows * outputs);
-        let finish = Scale { out: Out(y.as_mut_ptr()), x, weights: self, bias };
+        y.reserve(rows * outputs);
+        let finish = Scale { out: Out::behind(y), x, weights: self, bias };
         tile::parts(rows, outputs, words, |rows, panels| {
             let x = &x.blocks[rows.start * words..];
             let w = &self.panels[panels.start * words * OUTPUTS * WORD..];
             level.multiply(&Part { x, w, words, rows, panels, finish: &finish });
         });
         // SAFETY: every part has written its outputs, and together they are all.
-        unsafe { y.set_len(rows * outputs) };
-        y
+        unsafe { y.set_len(y.len() + rows * outputs) };
     }
 }
 
@@ -233,6 +235,12 @@ mod tests {
     use super::super::tests::waves;
     use super::*;
 
+    fn product(level: instructions::Int8, weights: &Int8Weights, x: &Int8Rows, bias: Option<&[f32]>) -> Vec<f32> {
+        let mut y = vec![];
+        weights.product_by(level, x, bias, &mut y);
+        y
+    }
+
     /// All instructions give the same bits, those of a plain sum of the rounded numbers, and close to what they were rounded from.
     #[test]
     fn every_width_and_count_is_a_sum_of_rounded_products() {
@@ -242,7 +250,7 @@ mod tests {
                 let weights = Int8Weights::of_rows(&w, inputs).expect("there are weights");
                 assert_eq!((weights.inputs(), weights.outputs()), (inputs, outputs));
                 let rounded = Int8Rows::of(&x, inputs);
-                let first = weights.product_by(instructions::Int8::all().next().expect("a plain one"), &rounded, Some(&bias));
+                let first = product(instructions::Int8::all().next().expect("a plain one"), &weights, &rounded, Some(&bias));
                 assert_eq!(first.len(), rows * outputs);
                 for (i, got) in first.iter().enumerate() {
                     let (m, n) = (i / outputs, i % outputs);
@@ -252,8 +260,11 @@ mod tests {
                     assert!(error < 8e-3 * (inputs as f64).sqrt(), "{rows} x {outputs} x {inputs}: {got} and not {want}");
                 }
                 for level in instructions::Int8::all() {
-                    let got = weights.product_by(level, &rounded, Some(&bias));
-                    assert!(got.iter().zip(&first).all(|(a, b)| a.to_bits() == b.to_bits()), "{level:?} {rows} x {outputs} x {inputs}");
+                    let got = product(level, &weights, &rounded, Some(&bias));
+                    assert!(
+                        got.iter().zip(&first).all(|(a, b)| a.to_bits() == b.to_bits()),
+                        "{level:?} {rows} x {outputs} x {inputs}"
+                    );
                 }
             }
         }
@@ -278,7 +289,7 @@ mod tests {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let mut x = waves(2 * 40, 0.7);
             x[47] = bad;
-            let y = weights.product(&Int8Rows::of(&x, 40), None);
+            let y = product(instructions::Int8::best(), &weights, &Int8Rows::of(&x, 40), None);
             assert!(y[..5].iter().all(|y| y.is_finite()) && y[5..].iter().all(|y| !y.is_finite()), "{bad}: {y:?}");
         }
     }

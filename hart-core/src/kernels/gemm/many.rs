@@ -17,15 +17,15 @@ const TASK_ROWS: usize = 1024;
 /// Inputs that are multiplied before the next are rearranged.
 const DEPTH: usize = 1536;
 
-/// `y[m][n] = x[m] . w[n] + b[n]`, rows of `width` numbers.
+/// Appends `x[m] . w[n] + b[n]` to y, rows of `width` numbers.
 ///
 /// # Panics
 ///
 /// If the lengths don't fit together.
-pub(super) fn product(level: Level, x: &[f32], w: &[f32], bias: Option<&[f32]>, width: usize) -> Vec<f32> {
+pub(super) fn product(level: Level, x: &[f32], w: &[f32], bias: Option<&[f32]>, width: usize, y: &mut Vec<f32>) {
     let (rows, columns) = super::sizes(x, w, bias, width);
-    let mut y = Vec::with_capacity(rows * columns);
-    let out = Out(y.as_mut_ptr());
+    y.reserve(rows * columns);
+    let out = Out::behind(y);
     let (row_tasks, panels) = (rows.div_ceil(TASK_ROWS), columns.div_ceil(OUTPUTS));
     let panel_tasks = panels.div_ceil(TASK_PANELS);
     let mut blocks = Vec::new();
@@ -45,8 +45,7 @@ pub(super) fn product(level: Level, x: &[f32], w: &[f32], bias: Option<&[f32]>, 
         });
     }
     // SAFETY: every task has written its outputs, and together they are all.
-    unsafe { y.set_len(rows * columns) };
-    y
+    unsafe { y.set_len(y.len() + rows * columns) };
 }
 
 /// Some inputs of x in blocks of rows, zeros behind the last row.

@@ -15,17 +15,17 @@ const TASK_X: usize = 160 * 1024;
 /// Rows of x that a task takes are a multiple of this, and so of any tile's.
 const BLOCK: usize = 12;
 
-/// `y[m][n] = x[m] . w[n] + b[n]`, rows of `width` numbers.
+/// Appends `x[m] . w[n] + b[n]` to y, rows of `width` numbers.
 ///
 /// # Panics
 ///
 /// If the lengths don't fit together.
-pub(super) fn product(level: Level, x: &[f32], w: &[f32], bias: Option<&[f32]>, width: usize) -> Vec<f32> {
+pub(super) fn product(level: Level, x: &[f32], w: &[f32], bias: Option<&[f32]>, width: usize, y: &mut Vec<f32>) {
     let (rows, columns) = super::sizes(x, w, bias, width);
-    let mut y = Vec::with_capacity(rows * columns);
+    y.reserve(rows * columns);
     let block = (TASK_X / width).max(1).next_multiple_of(BLOCK);
     let (blocks, parts) = (rows.div_ceil(block), columns.div_ceil(TASK_W));
-    let out = Out(y.as_mut_ptr());
+    let out = Out::behind(y);
     (0..blocks * parts).into_par_iter().for_each(|task| {
         let (row, column) = (task / parts * block, task % parts * TASK_W);
         let part = Part {
@@ -39,8 +39,7 @@ pub(super) fn product(level: Level, x: &[f32], w: &[f32], bias: Option<&[f32]>, 
         level.run(Tiles { part, y: unsafe { { &out }.0.add(row * columns + column) } });
     });
     // SAFETY: every task has written its outputs, and together they are all.
-    unsafe { y.set_len(rows * columns) };
-    y
+    unsafe { y.set_len(y.len() + rows * columns) };
 }
 
 /// What a task multiplies.

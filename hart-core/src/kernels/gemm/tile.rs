@@ -137,7 +137,11 @@ unsafe fn tile<A: Arithmetic, F: Finish<A::Number>, const R: usize, const P: usi
         let mut w = part.w.as_ptr().add(panel * words * OUTPUTS * 4);
         let mut sums = [[A::zero(); P]; R];
         for _ in 0..words {
-            let weights: [A::Weights; P] = std::array::from_fn(|p| A::weights(w.add(p * words * OUTPUTS * 4)));
+            // Without closures, in which the compiler doesn't know of the instructions.
+            let mut weights = [A::weights(w); P];
+            for (p, weights) in weights.iter_mut().enumerate().skip(1) {
+                *weights = A::weights(w.add(p * words * OUTPUTS * 4));
+            }
             for (r, sums) in sums.iter_mut().enumerate() {
                 let word = A::broadcast(x.add(r));
                 for (sums, weights) in sums.iter_mut().zip(weights) {
@@ -148,7 +152,12 @@ unsafe fn tile<A: Arithmetic, F: Finish<A::Number>, const R: usize, const P: usi
             w = w.add(OUTPUTS * 4);
         }
         // Before anything branches, so that the sums stay in registers.
-        let numbers: [[[A::Number; OUTPUTS]; P]; R] = sums.map(|sums| sums.map(|sums| A::numbers(sums)));
+        let mut numbers = [[[A::Number::default(); OUTPUTS]; P]; R];
+        for (numbers, sums) in numbers.iter_mut().zip(sums) {
+            for (numbers, sums) in numbers.iter_mut().zip(sums) {
+                *numbers = A::numbers(sums);
+            }
+        }
         for (r, numbers) in numbers.iter().enumerate().take(part.rows.len() - row) {
             for (p, numbers) in numbers.iter().enumerate() {
                 part.finish.finish(part.rows.start + row + r, part.panels.start + panel + p, numbers);
