@@ -2,10 +2,9 @@
 //! (spec sections 2 and 4).
 
 use burn::module::Module;
-use burn::nn::{Linear, LinearConfig};
 use burn::prelude::*;
 
-use crate::kernels;
+use crate::kernels::{self, Linear, LinearConfig};
 
 /// Width of the sinusoid.
 const SINUSOID: usize = 256;

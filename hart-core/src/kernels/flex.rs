@@ -1,38 +1,133 @@
 //! Faster bodies for burn's CPU backend. Each answers None where it doesn't apply, and the plain body does the work.
 
+use std::mem::{Discriminant, discriminant};
+use std::sync::Arc;
+
 use burn::backend::Flex;
 use burn::backend::TensorMetadata;
 use burn::backend::flex::{FlexTensor, Layout};
-use burn::nn::{LayerNorm, Linear, RmsNorm};
+use burn::module::Param;
+use burn::nn::{LayerNorm, RmsNorm};
 use burn::prelude::*;
 use burn::tensor::{Bytes, DType, Shape};
 
+use super::linear::Linear;
 use super::norm_rows::{self, After, Norm, Rows};
-use super::{Modulation, dot};
+use super::packed::{Packed, Rounded};
+use super::{Modulation, elementwise, gemm};
+use crate::device::Precision;
 
-/// Rows from which on rearranging the operands pays (docs/performance.md).
-const MANY_ROWS: usize = 128;
+/// Rows of a gated layer that are done at once: all that lies between its products is small enough for the C library to take the
+/// same memory again, instead of the system's fresh pages, which cost more than a tenth of the products.
+const GATED_ROWS: usize = 1024;
 
-/// `x W + b` for few rows, with W as it lies in a checkpoint: a row for each output.
+/// `x W + b`, with W packed, or as it lies in a checkpoint: a row for each output.
 pub(super) fn linear(x: &Tensor<3>, layer: &Linear) -> Option<Tensor<3>> {
     let [batch, length, _] = x.dims();
-    let [inputs, outputs] = layer.weight.shape().dims();
-    if batch * length > MANY_ROWS {
+    let layer = Layer::of(layer)?;
+    let x = primitive(x)?.to_contiguous();
+    let x = x.as_slice::<f32>()?;
+    let mut y = vec![];
+    layer.product(x, layer.round(x).as_ref(), &mut y);
+    Some(tensor(y, vec![batch, length, layer.outputs]))
+}
+
+/// `down(silu(gate(x)) * up(x))`.
+pub(super) fn swi_glu(x: &Tensor<3>, [gate, up, down]: [&Linear; 3]) -> Option<Tensor<3>> {
+    let [batch, length, width] = x.dims();
+    let [gate, up, down] = [Layer::of(gate)?, Layer::of(up)?, Layer::of(down)?];
+    if gate.weight.kind() != up.weight.kind() {
         return None;
     }
-    let weight = primitive(&layer.weight.val())?;
-    let rows = rows_of_outputs(&weight)?;
     let x = primitive(x)?.to_contiguous();
-    let bias = match &layer.bias {
-        Some(bias) => Some(primitive(&bias.val())?.to_contiguous()),
-        None => None,
-    };
-    let bias = match &bias {
-        Some(bias) => Some(bias.as_slice::<f32>()?),
-        None => None,
-    };
-    let y = dot::rows_with_rows(x.as_slice()?, rows, bias, inputs);
-    Some(tensor(y, vec![batch, length, outputs]))
+    let rows = batch * length;
+    let at_once = rows.div_ceil(rows.div_ceil(GATED_ROWS).max(1)).max(1);
+    let (mut y, mut hidden, mut other) = (Vec::with_capacity(rows * down.outputs), vec![], vec![]);
+    for x in x.as_slice::<f32>()?.chunks(at_once * width) {
+        let rounded = gate.round(x);
+        hidden.clear();
+        gate.product(x, rounded.as_ref(), &mut hidden);
+        other.clear();
+        up.product(x, rounded.as_ref(), &mut other);
+        elementwise::silu_mul(&mut hidden, &other);
+        down.product(&hidden, down.round(&hidden).as_ref(), &mut y);
+    }
+    Some(tensor(y, vec![batch, length, down.outputs]))
+}
+
+/// Packs a weight `[in, out]`; None where the precision is f32, or it can't be packed.
+pub(super) fn pack(weight: &Param<Tensor<2>>, precision: Precision) -> Option<Packed> {
+    if matches!(precision, Precision::Auto | Precision::F32) {
+        return None;
+    }
+    let [inputs, _] = weight.lazy_shape().dims();
+    let rows = primitive(&weight.val())?;
+    let turned = primitive(&weight.val().transpose())?;
+    match rows_of_outputs(&rows) {
+        Some(rows) => Packed::of_rows(precision, rows, inputs),
+        None => Packed::of_rows(precision, turned.to_contiguous().as_slice()?, inputs),
+    }
+}
+
+/// A linear layer as the products take it.
+struct Layer {
+    weight: Weight,
+    bias: Option<FlexTensor>,
+    inputs: usize,
+    outputs: usize,
+}
+
+enum Weight {
+    /// A view of rows, one for each output.
+    Rows(FlexTensor),
+    Packed(Arc<Packed>),
+}
+
+impl Weight {
+    /// What decides whether two layers can share rounded rows.
+    fn kind(&self) -> Option<Discriminant<Packed>> {
+        match self {
+            Self::Rows(_) => None,
+            Self::Packed(packed) => Some(discriminant(packed)),
+        }
+    }
+}
+
+impl Layer {
+    /// None where the weight is neither packed nor lies in rows, or is not this backend's.
+    fn of(layer: &Linear) -> Option<Self> {
+        let [inputs, outputs] = layer.weight.lazy_shape().dims();
+        let weight = match layer.packed() {
+            Some(packed) => Weight::Packed(packed.clone()),
+            None => Weight::Rows(primitive(&layer.weight.val()).filter(|weight| rows_of_outputs(weight).is_some())?),
+        };
+        let bias = match &layer.bias {
+            Some(bias) => Some(primitive(&bias.val())?.to_contiguous()),
+            None => None,
+        };
+        Some(Self { weight, bias, inputs, outputs })
+    }
+
+    /// Rounds rows as a packed weight wants them.
+    fn round(&self, x: &[f32]) -> Option<Rounded> {
+        match &self.weight {
+            Weight::Rows(_) => None,
+            Weight::Packed(packed) => Some(packed.round(x)),
+        }
+    }
+
+    /// Appends `x W + b` to y, given x rounded too where the weight is packed.
+    fn product(&self, x: &[f32], rounded: Option<&Rounded>, y: &mut Vec<f32>) {
+        let bias = self.bias.as_ref().map(|bias| bias.as_slice().expect("made contiguous, and f32"));
+        match (&self.weight, rounded) {
+            (Weight::Packed(packed), Some(rounded)) => packed.product(rounded, bias, y),
+            (Weight::Packed(packed), None) => packed.product(&packed.round(x), bias, y),
+            (Weight::Rows(weight), _) => {
+                let rows = rows_of_outputs(weight).expect("looked at where the layer was made");
+                gemm::product(x, rows, bias, self.inputs, y);
+            }
+        }
+    }
 }
 
 /// Root-mean-square norm and modulation.

@@ -15,12 +15,16 @@ pub(super) trait Lanes: Copy {
     unsafe fn load(from: *const f32) -> Self;
     /// Reads the first `count < COUNT` numbers, zeros behind.
     unsafe fn load_first(from: *const f32, count: usize) -> Self;
+    /// Reads `COUNT` pairs of bf16: the lower ones, and the upper ones.
+    unsafe fn load_pairs(from: *const u32) -> [Self; 2];
     /// Writes `COUNT` numbers.
     unsafe fn store(self, to: *mut f32);
     /// `a b + self`.
     unsafe fn add_product(self, a: Self, b: Self) -> Self;
     /// All lanes together.
     unsafe fn sum(self) -> f32;
+    /// Turns a square: `COUNT` numbers of each of `COUNT` rows, `stride` apart, become the columns of rows `to_stride` apart.
+    unsafe fn turn(from: *const f32, stride: usize, to: *mut f32, to_stride: usize);
 }
 
 /// Work that is written once for vectors of any width.
@@ -136,6 +140,14 @@ impl Lanes for Plain {
     }
 
     #[inline(always)]
+    unsafe fn load_pairs(from: *const u32) -> [Self; 2] {
+        // SAFETY: the caller's.
+        let pairs = unsafe { from.cast::<[u32; 8]>().read_unaligned() };
+        // A bf16 is the upper half of an f32.
+        [Self(pairs.map(|pair| f32::from_bits(pair << 16))), Self(pairs.map(|pair| f32::from_bits(pair & 0xffff_0000)))]
+    }
+
+    #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
         // SAFETY: the caller's.
         unsafe { to.cast::<[f32; 8]>().write(self.0) }
@@ -149,6 +161,16 @@ impl Lanes for Plain {
     #[inline(always)]
     unsafe fn sum(self) -> f32 {
         self.0.iter().sum()
+    }
+
+    #[inline(always)]
+    unsafe fn turn(from: *const f32, stride: usize, to: *mut f32, to_stride: usize) {
+        for i in 0..Self::COUNT {
+            for j in 0..Self::COUNT {
+                // SAFETY: the caller's.
+                unsafe { to.add(j * to_stride + i).write(from.add(i * stride + j).read()) };
+            }
+        }
     }
 }
 
@@ -191,6 +213,16 @@ mod x86 {
         }
 
         #[inline(always)]
+        unsafe fn load_pairs(from: *const u32) -> [Self; 2] {
+            // SAFETY: see above, and the caller's.
+            unsafe {
+                let pairs = _mm512_loadu_si512(from.cast());
+                let upper = _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff_0000u32 as i32));
+                [Self(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs))), Self(_mm512_castsi512_ps(upper))]
+            }
+        }
+
+        #[inline(always)]
         unsafe fn store(self, to: *mut f32) {
             // SAFETY: see above, and the caller's.
             unsafe { _mm512_storeu_ps(to, self.0) }
@@ -206,6 +238,36 @@ mod x86 {
         unsafe fn sum(self) -> f32 {
             // SAFETY: see above.
             unsafe { _mm512_reduce_add_ps(self.0) }
+        }
+
+        #[allow(clippy::needless_range_loop)] // Each round fills a column of the array.
+        #[inline(always)]
+        unsafe fn turn(from: *const f32, stride: usize, to: *mut f32, to_stride: usize) {
+            // SAFETY: see above, and the caller's.
+            unsafe {
+                // Pairs of numbers, then fours, of four rows: a quarter of a vector holds those of one column. Without closures, in
+                // which the compiler doesn't know of AVX-512.
+                let mut fours = [[_mm512_setzero_ps(); 4]; 4];
+                for i in 0..4 {
+                    let row = from.add(4 * i * stride);
+                    let (a, b) = (_mm512_loadu_ps(row), _mm512_loadu_ps(row.add(stride)));
+                    let (c, d) = (_mm512_loadu_ps(row.add(2 * stride)), _mm512_loadu_ps(row.add(3 * stride)));
+                    let (ab, cd) = (_mm512_castps_pd(_mm512_unpacklo_ps(a, b)), _mm512_castps_pd(_mm512_unpacklo_ps(c, d)));
+                    fours[0][i] = _mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd));
+                    fours[1][i] = _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd));
+                    let (ab, cd) = (_mm512_castps_pd(_mm512_unpackhi_ps(a, b)), _mm512_castps_pd(_mm512_unpackhi_ps(c, d)));
+                    fours[2][i] = _mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd));
+                    fours[3][i] = _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd));
+                }
+                for (j, [a, b, c, d]) in fours.into_iter().enumerate() {
+                    let (even, odd) = (_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xdd>(a, b));
+                    let (even_below, odd_below) = (_mm512_shuffle_f32x4::<0x88>(c, d), _mm512_shuffle_f32x4::<0xdd>(c, d));
+                    _mm512_storeu_ps(to.add(j * to_stride), _mm512_shuffle_f32x4::<0x88>(even, even_below));
+                    _mm512_storeu_ps(to.add((j + 4) * to_stride), _mm512_shuffle_f32x4::<0x88>(odd, odd_below));
+                    _mm512_storeu_ps(to.add((j + 8) * to_stride), _mm512_shuffle_f32x4::<0xdd>(even, even_below));
+                    _mm512_storeu_ps(to.add((j + 12) * to_stride), _mm512_shuffle_f32x4::<0xdd>(odd, odd_below));
+                }
+            }
         }
     }
 
@@ -245,6 +307,16 @@ mod x86 {
         }
 
         #[inline(always)]
+        unsafe fn load_pairs(from: *const u32) -> [Self; 2] {
+            // SAFETY: see above, and the caller's.
+            unsafe {
+                let pairs = _mm256_loadu_si256(from.cast());
+                let upper = _mm256_and_si256(pairs, _mm256_set1_epi32(0xffff_0000u32 as i32));
+                [Self(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs))), Self(_mm256_castsi256_ps(upper))]
+            }
+        }
+
+        #[inline(always)]
         unsafe fn store(self, to: *mut f32) {
             // SAFETY: see above, and the caller's.
             unsafe { _mm256_storeu_ps(to, self.0) }
@@ -265,6 +337,37 @@ mod x86 {
                 _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
             }
         }
+
+        #[inline(always)]
+        unsafe fn turn(from: *const f32, stride: usize, to: *mut f32, to_stride: usize) {
+            // SAFETY: see above, and the caller's.
+            unsafe {
+                for half in 0..2 {
+                    // Four rows' numbers in the lower half of a vector, and those of the four rows behind in the upper half.
+                    let row = from.add(4 * half);
+                    let (a, b) = (two(row, row.add(4 * stride)), two(row.add(stride), row.add(5 * stride)));
+                    let (c, d) = (two(row.add(2 * stride), row.add(6 * stride)), two(row.add(3 * stride), row.add(7 * stride)));
+                    let to = to.add(4 * half * to_stride);
+                    let (ab, cd) = (_mm256_unpacklo_ps(a, b), _mm256_unpacklo_ps(c, d));
+                    _mm256_storeu_ps(to, _mm256_shuffle_ps::<0x44>(ab, cd));
+                    _mm256_storeu_ps(to.add(to_stride), _mm256_shuffle_ps::<0xee>(ab, cd));
+                    let (ab, cd) = (_mm256_unpackhi_ps(a, b), _mm256_unpackhi_ps(c, d));
+                    _mm256_storeu_ps(to.add(2 * to_stride), _mm256_shuffle_ps::<0x44>(ab, cd));
+                    _mm256_storeu_ps(to.add(3 * to_stride), _mm256_shuffle_ps::<0xee>(ab, cd));
+                }
+            }
+        }
+    }
+
+    /// Four numbers, and four more behind.
+    ///
+    /// # Safety
+    ///
+    /// The processor has AVX2, and the numbers are there.
+    #[inline(always)]
+    unsafe fn two(lower: *const f32, upper: *const f32) -> __m256 {
+        // SAFETY: the caller's.
+        unsafe { _mm256_insertf128_ps::<1>(_mm256_castps128_ps256(_mm_loadu_ps(lower)), _mm_loadu_ps(upper)) }
     }
 
     /// # Safety

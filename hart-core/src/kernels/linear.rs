@@ -1,9 +1,88 @@
-//! Matrix products.
+//! Linear layers.
 
-use burn::module::Module;
-use burn::nn::{Linear, LinearConfig};
+use std::sync::Arc;
+
+use burn::module::{Module, Param, ParamId};
 use burn::prelude::*;
-use burn::tensor::activation;
+use burn::tensor::module;
+
+#[cfg(feature = "cpu")]
+use super::packed::Packed;
+use crate::device::Precision;
+
+/// Without the CPU backend nothing is packed.
+#[cfg(not(feature = "cpu"))]
+#[derive(Debug)]
+enum Packed {}
+
+/// Sizes of a linear layer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LinearConfig {
+    inputs: usize,
+    outputs: usize,
+    bias: bool,
+}
+
+impl LinearConfig {
+    pub(crate) fn new(inputs: usize, outputs: usize) -> Self {
+        Self { inputs, outputs, bias: true }
+    }
+
+    pub(crate) fn with_bias(self, bias: bool) -> Self {
+        Self { bias, ..self }
+    }
+
+    /// The layer with weights that are yet to be loaded, or drawn as burn draws them.
+    pub(crate) fn init(self, device: &Device) -> Linear {
+        let layer = burn::nn::LinearConfig::new(self.inputs, self.outputs).with_bias(self.bias).init(device);
+        Linear { weight: layer.weight, bias: layer.bias, packed: None }
+    }
+}
+
+/// A linear layer, named and stored as burn's, whose weights may be packed for products in a lower precision.
+#[derive(Module, Debug)]
+pub struct Linear {
+    /// `[in, out]`. Once packed it has no numbers any more: a packed layer can't be trained or saved.
+    pub(crate) weight: Param<Tensor<2>>,
+    /// `[out]`.
+    pub(crate) bias: Option<Param<Tensor<1>>>,
+    #[module(skip)]
+    packed: Option<Arc<Packed>>,
+}
+
+impl Linear {
+    /// Computes its products in another precision from now on, letting go of the f32 weight. A weight that can't be packed, such
+    /// as an empty one, stays as it is.
+    pub(crate) fn pack(&mut self, precision: Precision) {
+        #[cfg(feature = "cpu")]
+        if let Some(packed) = super::flex::pack(&self.weight, precision) {
+            self.set_packed(packed);
+        }
+        #[cfg(not(feature = "cpu"))]
+        let _ = precision;
+    }
+
+    /// Takes weights that were packed before, such as those of a mapped file; whether they are of this layer's sizes, without
+    /// which nothing changes.
+    #[cfg(feature = "cpu")]
+    pub(crate) fn set_packed(&mut self, packed: Packed) -> bool {
+        let (device, shape) = (self.weight.lazy_device(), self.weight.lazy_shape());
+        if packed.sizes() != shape.dims() {
+            return false;
+        }
+        self.packed = Some(Arc::new(packed));
+        // A parameter still, so that it is counted, but one that is never made.
+        let gone = |_: &Device, _: bool| panic!("these weights are packed: open the model in f32 to train or save it");
+        self.weight = Param::uninitialized(ParamId::new(), gone, device, false, shape);
+        true
+    }
+
+    /// The packed weights, if they are packed.
+    #[cfg(feature = "cpu")]
+    pub(super) fn packed(&self) -> Option<&Arc<Packed>> {
+        self.packed.as_ref()
+    }
+}
 
 /// `x W + b`, one product for all rows: a weight is read once.
 ///
@@ -16,51 +95,7 @@ pub(crate) fn linear(x: Tensor<3>, layer: &Linear) -> Tensor<3> {
     if let Some(y) = super::flex::linear(&x, layer) {
         return y;
     }
-    layer.forward(x)
-}
-
-/// `x / (1 + e^-x)`, element by element.
-pub(crate) fn silu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    #[cfg(feature = "cpu")]
-    let x = match super::extension::silu(x) {
-        Ok(y) => return y,
-        Err(x) => x,
-    };
-    activation::silu(x)
-}
-
-/// `silu(gate) up`, element by element.
-fn silu_mul(gate: Tensor<3>, up: Tensor<3>) -> Tensor<3> {
-    #[cfg(feature = "cpu")]
-    let (gate, up) = match super::extension::silu_mul(gate, up) {
-        Ok(y) => return y,
-        Err(both) => both,
-    };
-    activation::silu(gate) * up
-}
-
-/// The gated feed-forward layer of Llama and Qwen2, `down(silu(gate(x)) * up(x))`, without biases.
-#[derive(Module, Debug)]
-pub struct SwiGlu {
-    gate: Linear,
-    up: Linear,
-    down: Linear,
-}
-
-impl SwiGlu {
-    pub(crate) fn init(width: usize, hidden: usize, device: &Device) -> Self {
-        let linear = |from, to| LinearConfig::new(from, to).with_bias(false).init(device);
-        Self { gate: linear(width, hidden), up: linear(width, hidden), down: linear(hidden, width) }
-    }
-
-    /// # Shapes
-    ///
-    /// - x: `[B, L, C]`
-    /// - output: `[B, L, C]`
-    pub(crate) fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let gate = linear(x.clone(), &self.gate);
-        linear(silu_mul(gate, linear(x, &self.up)), &self.down)
-    }
+    module::linear(x, layer.weight.val(), layer.bias.as_ref().map(Param::val))
 }
 
 #[cfg(test)]
@@ -72,26 +107,10 @@ mod tests {
         (0..count).map(|i| (i as f32 * speed).sin() * 3.0).collect()
     }
 
-    fn assert_close(got: Tensor<3>, want: Tensor<3>) {
+    fn assert_close(got: Tensor<3>, want: Tensor<3>, tolerance: f32) {
         assert_eq!(got.dims(), want.dims());
         let (got, want) = (values(got), values(want));
-        assert!(got.iter().zip(&want).all(|(g, w)| (g - w).abs() <= 2e-6 * w.abs().max(1.0)), "{got:?} and not {want:?}");
-    }
-
-    /// Whole tensors, shared ones, and views of larger ones; a shared tensor stays as it was.
-    #[test]
-    fn faster_bodies_equal_the_plain_ones() {
-        let device = Device::flex();
-        let whole = tensor(waves(2 * 5 * 7, 0.7), [2, 5, 7], &device);
-        let views = [whole.clone(), whole.clone().swap_dims(1, 2), whole.clone().narrow(1, 1, 3), whole.clone().narrow(0, 1, 1)];
-        for x in views {
-            let before = values(x.clone());
-            let up = x.clone() * 0.3 + 1.0;
-            assert_close(silu(x.clone()), activation::silu(x.clone()));
-            assert_close(silu_mul(x.clone(), up.clone()), activation::silu(x.clone()) * up);
-            assert_eq!(values(x), before);
-        }
-        assert_close(silu(whole.clone() * 2.0), activation::silu(whole * 2.0));
+        assert!(got.iter().zip(&want).all(|(g, w)| (g - w).abs() <= tolerance * w.abs().max(1.0)), "{got:?} and not {want:?}");
     }
 
     /// Weights as a checkpoint has them and as burn makes them, with and without bias, few rows and many.
@@ -107,13 +126,37 @@ mod tests {
             let mut layer = LinearConfig::new(6, 9).with_bias(with_bias).init(&device);
             if with_bias {
                 want = want + bias.clone();
-                let id = burn::module::ParamId::new();
-                layer.bias = Some(burn::module::Param::initialized(id, bias.clone().reshape([9])));
+                let id = ParamId::new();
+                layer.bias = Some(Param::initialized(id, bias.clone().reshape([9])));
             }
             for weight in [turned.clone(), tensor(values(turned), [6, 9], &device)] {
-                layer.weight = burn::module::Param::initialized(burn::module::ParamId::new(), weight);
-                assert_close(linear(x.clone(), &layer), want.clone());
+                layer.weight = Param::initialized(ParamId::new(), weight);
+                assert_close(linear(x.clone(), &layer), want.clone(), 2e-6);
             }
         }
+    }
+    /// Packed, its products are close, its weight is still counted, and only then it has no numbers any more.
+    #[test]
+    fn a_packed_layer_is_close() {
+        let device = Device::flex();
+        let weight = tensor(waves(9 * 60, 0.9), [1, 9, 60], &device).squeeze_dim::<2>(0); // [out, in]
+        for (precision, tolerance) in [(Precision::F32, 1e-5), (Precision::Bf16, 0.3), (Precision::Int8, 0.6)] {
+            let mut layer = LinearConfig::new(60, 9).init(&device);
+            layer.weight = Param::initialized(ParamId::new(), weight.clone().transpose());
+            let x = tensor(waves(2 * 50 * 60, 0.31), [2, 50, 60], &device);
+            let want = linear(x.clone(), &layer);
+            layer.pack(precision);
+            assert_eq!(layer.packed.is_some(), precision != Precision::F32);
+            assert_eq!(layer.num_params(), 9 * 60 + 9);
+            assert_close(linear(x, &layer), want, tolerance);
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "open the model in f32")]
+    fn a_packed_weight_can_not_be_trained() {
+        let mut layer = LinearConfig::new(6, 9).init(&Device::flex());
+        layer.pack(Precision::Int8);
+        layer.weight.val();
     }
 }

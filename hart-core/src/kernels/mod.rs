@@ -9,14 +9,14 @@ mod attention;
 #[allow(unsafe_code)] // SIMD over slices whose lengths are checked first.
 mod conv;
 #[cfg(feature = "cpu")]
-#[allow(unsafe_code)] // SIMD over slices whose lengths are checked first.
-mod dot;
-#[cfg(feature = "cpu")]
 mod elementwise;
 #[cfg(feature = "cpu")]
 mod extension;
 #[cfg(feature = "cpu")]
 mod flex;
+#[cfg(feature = "cpu")]
+#[allow(unsafe_code)] // SIMD over slices whose lengths are checked first.
+mod gemm;
 #[cfg(feature = "cpu")]
 mod group_norm;
 #[cfg(feature = "cpu")]
@@ -27,13 +27,17 @@ mod mapping;
 mod norm;
 #[cfg(feature = "cpu")]
 mod norm_rows;
+#[cfg(feature = "cpu")]
+mod packed;
 mod picture;
+mod swi_glu;
 
 pub(crate) use attention::{Rotation, attention};
-pub(crate) use linear::{SwiGlu, linear, silu};
+pub(crate) use linear::{Linear, LinearConfig, linear};
 pub(crate) use mapping::map_file;
 pub(crate) use norm::{Modulation, add_gated, group_norm, group_norm_silu, layer_norm, rms_norm};
 pub(crate) use picture::{area, bicubic, conv2d, upsample_nearest};
+pub(crate) use swi_glu::{SwiGlu, silu};
 
 use burn::prelude::*;
 use burn::tensor::DType;

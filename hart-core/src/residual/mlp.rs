@@ -1,12 +1,12 @@
 //! The denoising MLP: noisy residual, step and condition in; noise and variance out (spec section 4).
 
 use burn::module::Module;
-use burn::nn::{LayerNorm, LayerNormConfig, Linear, LinearConfig};
+use burn::nn::{LayerNorm, LayerNormConfig};
 use burn::prelude::*;
 
 use crate::config::Config;
 use crate::embedding::StepEmbedding;
-use crate::kernels::{self, Modulation};
+use crate::kernels::{self, Linear, LinearConfig, Modulation};
 
 /// Epsilon of the layer norms.
 const NORM_EPS: f64 = 1e-6;
@@ -66,6 +66,16 @@ impl ResidualMlp {
         self.final_modulator = zeroed(self.final_modulator);
         self.output = zeroed(self.output);
         self
+    }
+
+    /// The layers whose products may be computed in a lower precision. Those from and to the latent are small, and stay exact.
+    pub(super) fn packable(&mut self) -> impl Iterator<Item = (String, &mut Linear)> {
+        let blocks = self.blocks.iter_mut().enumerate().flat_map(|(i, block)| {
+            let layers = [("modulator", &mut block.modulator), ("hidden", &mut block.hidden), ("output", &mut block.output)];
+            layers.map(|(name, layer)| (format!("blocks.{i}.{name}"), layer))
+        });
+        let around = [("condition_embed", &mut self.condition_embed), ("final_modulator", &mut self.final_modulator)];
+        around.map(|(name, layer)| (name.to_string(), layer)).into_iter().chain(blocks)
     }
 
     /// Channels of the latent, Z.

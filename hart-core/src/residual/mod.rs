@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use crate::config::Config;
 use crate::device::Precision;
 use crate::error::Result;
-use crate::kernels;
+use crate::kernels::{self, Linear};
 use crate::progress::{Progress, Step};
 use crate::rng::{Draws, Place};
 use crate::schedule::{Respacing, schedule};
@@ -45,9 +45,15 @@ impl ResidualDiffusion {
         Self { mlp: self.mlp.for_training() }
     }
 
-    /// The same with the products of its layers computed in another precision.
-    pub(crate) fn with_precision(self, _precision: Precision) -> Self {
+    /// The same with the products of its large layers computed in another precision.
+    pub(crate) fn with_precision(mut self, precision: Precision) -> Self {
+        self.packable().into_iter().for_each(|(_, layer)| layer.pack(precision));
         self
+    }
+
+    /// The layers whose products may be computed in a lower precision, by their paths in this module.
+    pub(crate) fn packable(&mut self) -> Vec<(String, &mut Linear)> {
+        self.mlp.packable().map(|(name, layer)| (format!("mlp.{name}"), layer)).collect()
     }
 
     /// The denoiser.

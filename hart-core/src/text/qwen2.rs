@@ -1,13 +1,13 @@
 //! The Qwen2 decoder, used as a text encoder: hidden states after the final norm, no language-model head (spec section 1).
 
 use burn::module::Module;
-use burn::nn::{Embedding, EmbeddingConfig, Linear, LinearConfig, RmsNorm, RmsNormConfig};
+use burn::nn::{Embedding, EmbeddingConfig, RmsNorm, RmsNormConfig};
 use burn::prelude::*;
 
 use super::{Context, Tokens};
 use crate::config::TextConfig;
 use crate::error::Result;
-use crate::kernels::{self, Rotation};
+use crate::kernels::{self, Linear, LinearConfig, Rotation};
 use crate::progress::{Progress, Step};
 
 /// Grouped-query self-attention.

@@ -1,12 +1,11 @@
 //! Self-attention of a block (spec section 3).
 
 use burn::module::{Initializer, Module, Param};
-use burn::nn::{Linear, LinearConfig};
 use burn::prelude::*;
 
 use super::state::Extend;
 use crate::config::TransformerConfig;
-use crate::kernels::{self, Rotation};
+use crate::kernels::{self, Linear, LinearConfig, Rotation};
 
 /// Softmax scale of the published code, times 1/sqrt(d), where queries and keys are not normalised.
 const SOFTMAX_FACTOR: f64 = 0.25;
@@ -42,6 +41,11 @@ impl Attention {
             output: LinearConfig::new(width, width).init(device),
             num_heads: config.num_heads,
         }
+    }
+
+    /// The layers whose products may be computed in a lower precision.
+    pub(super) fn packable(&mut self) -> [(&'static str, &mut Linear); 2] {
+        [("qkv", &mut self.qkv), ("output", &mut self.output)]
     }
 
     #[cfg(feature = "train")]

@@ -1,13 +1,13 @@
 //! A transformer block (spec section 3).
 
 use burn::module::{Initializer, Module, Param};
-use burn::nn::{Linear, LinearConfig, RmsNorm, RmsNormConfig};
+use burn::nn::{RmsNorm, RmsNormConfig};
 use burn::prelude::*;
 
 use super::attention::Attention;
 use super::state::Extend;
 use crate::config::{ModulationKind, Pooling, TransformerConfig};
-use crate::kernels::{self, Modulation, Rotation, SwiGlu};
+use crate::kernels::{self, Linear, LinearConfig, Modulation, Rotation, SwiGlu};
 
 /// What modulates a block: its six vectors in the checkpoint's order gamma1, gamma2, scale1, scale2, shift1, shift2.
 #[derive(Module, Debug)]
@@ -63,6 +63,12 @@ impl Block {
             modulator,
             pooling,
         }
+    }
+
+    /// The layers whose products may be computed in a lower precision. The modulator has a row a run, and stays exact.
+    pub(super) fn packable(&mut self) -> impl Iterator<Item = (String, &mut Linear)> {
+        let attention = self.attention.packable().into_iter().map(|(name, layer)| (format!("attention.{name}"), layer));
+        attention.chain(self.feed_forward.packable().into_iter().map(|(name, layer)| (format!("feed_forward.{name}"), layer)))
     }
 
     #[cfg(feature = "train")]

@@ -1,11 +1,11 @@
 //! The classifier over codebook rows (spec section 3).
 
 use burn::module::Module;
-use burn::nn::{Linear, LinearConfig, RmsNorm, RmsNormConfig};
+use burn::nn::{RmsNorm, RmsNormConfig};
 use burn::prelude::*;
 
 use crate::config::TransformerConfig;
-use crate::kernels::{self, Modulation};
+use crate::kernels::{self, Linear, LinearConfig, Modulation};
 
 /// A norm modulated by the context, and a linear layer.
 #[derive(Module, Debug)]
@@ -23,6 +23,11 @@ impl Head {
             modulator: LinearConfig::new(width, 2 * width).init(device),
             logits: LinearConfig::new(width, vocab_size).init(device),
         }
+    }
+
+    /// The layer whose product may be computed in a lower precision.
+    pub(super) fn packable(&mut self) -> (&'static str, &mut Linear) {
+        ("logits", &mut self.logits)
     }
 
     /// Scale and shift from the embedded context `[R, T, C]`: the maximum over all its places, padding included.

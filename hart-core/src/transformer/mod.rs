@@ -10,13 +10,13 @@ mod state;
 pub use state::{Conditioning, State};
 
 use burn::module::Module;
-use burn::nn::{Linear, LinearConfig, RmsNorm, RmsNormConfig};
+use burn::nn::{RmsNorm, RmsNormConfig};
 use burn::prelude::*;
 
 use crate::config::{Config, TransformerConfig};
 use crate::device::Precision;
 use crate::error::Result;
-use crate::kernels;
+use crate::kernels::{self, Linear, LinearConfig};
 use crate::progress::{Progress, Step};
 use crate::scales::{Scale, plan};
 use crate::text::Context;
@@ -77,9 +77,18 @@ impl Transformer {
         self
     }
 
-    /// The same with the products of its layers computed in another precision.
-    pub(crate) fn with_precision(self, _precision: Precision) -> Self {
+    /// The same with the products of its large layers computed in another precision.
+    pub(crate) fn with_precision(mut self, precision: Precision) -> Self {
+        self.packable().into_iter().for_each(|(_, layer)| layer.pack(precision));
         self
+    }
+
+    /// The layers whose products may be computed in a lower precision, by their paths in this module.
+    pub(crate) fn packable(&mut self) -> Vec<(String, &mut Linear)> {
+        let blocks = self.blocks.iter_mut().enumerate();
+        let blocks = blocks.flat_map(|(i, block)| block.packable().map(move |(name, layer)| (format!("blocks.{i}.{name}"), layer)));
+        let (name, logits) = self.head.packable();
+        blocks.chain([(format!("head.{name}"), logits)]).collect()
     }
 
     /// Cost of one token of one row, in multiply-adds of the linear layers; for progress.

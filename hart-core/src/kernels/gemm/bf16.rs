@@ -1,0 +1,228 @@
+//! Products in bf16, sums in f32.
+
+use bytes::Bytes;
+use rayon::prelude::*;
+
+use super::super::lanes::{self, Loop};
+use super::tile::{self, Finish, OUTPUTS, Part, ROWS};
+use super::{Out, instructions};
+
+/// Inputs in a word.
+const WORD: usize = 2;
+
+/// Weights of a linear layer.
+#[derive(Clone, Debug)]
+pub(crate) struct Bf16Weights {
+    /// Panels `[ceil(outputs / 16)][ceil(inputs / 2)][16][2]`, zeros where there is no output or input.
+    panels: Bytes,
+    inputs: usize,
+    outputs: usize,
+}
+
+impl Bf16Weights {
+    /// Rounds rows of `inputs` weights, one for each output; None where there are none.
+    pub(crate) fn of_rows(weights: &[f32], inputs: usize) -> Option<Self> {
+        if inputs == 0 || weights.is_empty() || !weights.len().is_multiple_of(inputs) {
+            return None;
+        }
+        let outputs = weights.len() / inputs;
+        let mut panels = vec![0u8; Self::bytes_of(inputs, outputs)];
+        let panel = panels.len() / outputs.div_ceil(OUTPUTS);
+        panels.par_chunks_mut(panel).zip(weights.par_chunks(OUTPUTS * inputs)).for_each(|(panel, weights)| {
+            let numbers = panel.as_chunks_mut::<2>().0;
+            for (output, row) in weights.chunks(inputs).enumerate() {
+                for (input, weight) in row.iter().enumerate() {
+                    numbers[(input / WORD * OUTPUTS + output) * WORD + input % WORD] = rounded(*weight).to_le_bytes();
+                }
+            }
+        });
+        Self::from_parts(panels.into(), inputs, outputs)
+    }
+
+    /// Weights that were rounded before, such as those of a mapped file; None where the sizes don't fit together.
+    pub(crate) fn from_parts(panels: Bytes, inputs: usize, outputs: usize) -> Option<Self> {
+        let fits = inputs > 0 && outputs > 0 && panels.len() == Self::bytes_of(inputs, outputs);
+        fits.then_some(Self { panels, inputs, outputs })
+    }
+
+    /// Bytes of the panels.
+    pub(crate) fn bytes_of(inputs: usize, outputs: usize) -> usize {
+        inputs.div_ceil(WORD) * WORD * 2 * outputs.next_multiple_of(OUTPUTS)
+    }
+
+    /// The panels.
+    #[allow(dead_code, reason = "for whoever stores them")]
+    pub(crate) fn panels(&self) -> &Bytes {
+        &self.panels
+    }
+
+    /// Inputs of the layer.
+    pub(crate) fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    /// Outputs of the layer.
+    pub(crate) fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// Appends `x[m] . w[n] + b[n]` to y.
+    ///
+    /// # Panics
+    ///
+    /// If x has other inputs, or there is not one bias for each output.
+    pub(crate) fn product(&self, x: &Bf16Rows, bias: Option<&[f32]>, y: &mut Vec<f32>) {
+        self.product_by(instructions::Bf16::best(), x, bias, y)
+    }
+
+    fn product_by(&self, level: instructions::Bf16, x: &Bf16Rows, bias: Option<&[f32]>, y: &mut Vec<f32>) {
+        let (rows, outputs) = (x.rows, self.outputs);
+        assert!(x.inputs == self.inputs && bias.is_none_or(|bias| bias.len() == outputs), "the rows and the bias are the layer's");
+        let words = self.inputs.div_ceil(WORD);
+        y.reserve(rows * outputs);
+        let finish = Biased { out: Out::behind(y), outputs, bias };
+        tile::parts(rows, outputs, words, |rows, panels| {
+            let x = &x.blocks[rows.start * words..];
+            let w = &self.panels[panels.start * words * OUTPUTS * 4..];
+            level.multiply(&Part { x, w, words, rows, panels, finish: &finish });
+        });
+        // SAFETY: every part has written its outputs, and together they are all.
+        unsafe { y.set_len(y.len() + rows * outputs) };
+    }
+}
+
+/// Rows of x, rounded.
+#[derive(Debug)]
+pub(crate) struct Bf16Rows {
+    /// Blocks `[ceil(rows / 8)][ceil(inputs / 2)][8]` of words.
+    blocks: Vec<u32>,
+    rows: usize,
+    inputs: usize,
+}
+
+impl Bf16Rows {
+    /// Rounds rows of `inputs` numbers.
+    ///
+    /// # Panics
+    ///
+    /// If the rows are not whole.
+    pub(crate) fn of(x: &[f32], inputs: usize) -> Self {
+        assert!(inputs > 0 && x.len().is_multiple_of(inputs), "rows must be whole");
+        let (level, rows, words) = (lanes::Level::best(), x.len() / inputs, inputs.div_ceil(WORD));
+        let mut blocks = vec![0; rows.next_multiple_of(ROWS) * words];
+        let parts = blocks.par_chunks_mut(ROWS * words).zip(x.par_chunks(ROWS * inputs));
+        parts.for_each_init(Vec::new, |halves, (block, rows)| {
+            halves.resize(words * WORD, 0);
+            for (r, row) in rows.chunks(inputs).enumerate() {
+                level.run_loop(Round { row, halves });
+                for (word, [even, odd]) in block.chunks_mut(ROWS).zip(halves.as_chunks::<WORD>().0) {
+                    word[r] = u32::from(*even) | u32::from(*odd) << 16;
+                }
+            }
+        });
+        Self { blocks, rows, inputs }
+    }
+}
+
+/// Rounds one row.
+struct Round<'a> {
+    row: &'a [f32],
+    halves: &'a mut [u16],
+}
+
+impl Loop for Round<'_> {
+    #[inline(always)]
+    fn run(self) {
+        for (half, x) in self.halves.iter_mut().zip(self.row) {
+            *half = rounded(*x);
+        }
+    }
+}
+
+/// The nearest bf16's bits, the even one of two.
+#[inline(always)]
+fn rounded(x: f32) -> u16 {
+    let bits = x.to_bits();
+    // What is not a number stays so: rounding might carry it over into infinity.
+    let carried = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
+    (if x.is_nan() { bits | 0x40_0000 } else { carried } >> 16) as u16
+}
+
+/// Adds the bias.
+struct Biased<'a> {
+    out: Out,
+    outputs: usize,
+    bias: Option<&'a [f32]>,
+}
+
+impl Finish<f32> for Biased<'_> {
+    #[inline(always)]
+    unsafe fn finish(&self, row: usize, panel: usize, sums: &[f32; OUTPUTS]) {
+        let first = panel * OUTPUTS;
+        let count = OUTPUTS.min(self.outputs - first);
+        let mut y = *sums;
+        if let Some(bias) = self.bias {
+            y.iter_mut().zip(&bias[first..first + count]).for_each(|(y, bias)| *y += bias);
+        }
+        // SAFETY: y has room for all rows, and nobody else takes these outputs.
+        unsafe { std::ptr::copy_nonoverlapping(y.as_ptr(), self.out.0.add(row * self.outputs + first), count) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::waves;
+    use super::*;
+
+    fn product(level: instructions::Bf16, weights: &Bf16Weights, x: &Bf16Rows, bias: Option<&[f32]>) -> Vec<f32> {
+        let mut y = vec![];
+        weights.product_by(level, x, bias, &mut y);
+        y
+    }
+
+    /// By all instructions; those of AVX-512 round sums a little differently, and take the smallest numbers for zeros.
+    #[test]
+    fn every_width_and_count_is_a_sum_of_rounded_products() {
+        let exact = |x: f32| f64::from(half::bf16::from_f32(x).to_f32());
+        for level in instructions::Bf16::all() {
+            for inputs in [1, 3, 31, 64, 1003] {
+                for (rows, outputs) in [(1, 1), (2, 5), (3, 16), (7, 50), (13, 101), (0, 3)] {
+                    let (x, w, bias) = (waves(rows * inputs, 0.7), waves(outputs * inputs, 1.3), waves(outputs, 0.4));
+                    let weights = Bf16Weights::of_rows(&w, inputs).expect("there are weights");
+                    assert_eq!((weights.inputs(), weights.outputs()), (inputs, outputs));
+                    let got = product(level, &weights, &Bf16Rows::of(&x, inputs), Some(&bias));
+                    assert_eq!(got.len(), rows * outputs);
+                    for (i, got) in got.iter().enumerate() {
+                        let (m, n) = (i / outputs, i % outputs);
+                        let products = (0..inputs).map(|k| exact(x[m * inputs + k]) * exact(w[n * inputs + k]));
+                        let want = products.sum::<f64>() + f64::from(bias[n]);
+                        let error = (f64::from(*got) - want).abs();
+                        assert!(
+                            error < 2e-6 * (inputs as f64).sqrt().max(4.0),
+                            "{level:?} {rows} x {outputs} x {inputs}: {got} and not {want}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_is_the_same_in_any_batch() {
+        let weights = Bf16Weights::of_rows(&waves(61 * 348, 1.3), 348).expect("there are weights");
+        let x = waves(97 * 348, 0.7);
+        let all = product(instructions::Bf16::best(), &weights, &Bf16Rows::of(&x, 348), None);
+        for count in [1, 2, 3, 5, 64] {
+            let last = product(instructions::Bf16::best(), &weights, &Bf16Rows::of(&x[(97 - count) * 348..], 348), None);
+            assert_eq!(last, all[(97 - count) * 61..]);
+        }
+    }
+
+    #[test]
+    fn rounding_is_to_the_nearest_and_keeps_what_is_not_a_number() {
+        for bits in (0..u32::MAX).step_by(65_521).chain([0x7f80_0000, 0x7f80_0001, 0x7fff_ffff, 0xffff_ffff, 0x7f7f_ffff, 1]) {
+            let x = f32::from_bits(bits);
+            assert_eq!(rounded(x), half::bf16::from_f32(x).to_bits(), "{x}");
+        }
+    }
+}

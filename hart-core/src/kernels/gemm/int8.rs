@@ -1,0 +1,305 @@
+//! Products in 8-bit integers: weights with a scale for each output, rows of x with a scale each, sums in exact 32-bit integers.
+//!
+//! x is rounded as it comes, `x ~ scale (byte - 128)`: the processor's instructions multiply unsigned bytes by signed ones. What the
+//! 128 add to a sum is known with the weights, and taken off again.
+
+use bytes::Bytes;
+use rayon::prelude::*;
+
+use super::super::lanes::{self, Loop};
+use super::tile::{self, Finish, OUTPUTS, Part, ROWS};
+use super::{Out, instructions};
+
+/// Inputs in a word.
+const WORD: usize = 4;
+/// The largest integer of a weight or of x; the smallest is its negative, so that no sign is favoured.
+const LARGEST: f32 = 127.0;
+/// What is added to the integers of x.
+const OFFSET: i32 = 128;
+/// Rows all of whose numbers are smaller are zeros: the inverse of their scale would overflow.
+const SMALLEST: f32 = 1e-36;
+/// Inputs from which on a sum might overflow.
+const TOO_MANY_INPUTS: usize = (i32::MAX / (255 * 127)) as usize;
+/// Added to a float below 2^22, this leaves its nearest integer in the lowest bits.
+const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23
+
+/// Weights of a linear layer.
+#[derive(Clone, Debug)]
+pub(crate) struct Int8Weights {
+    /// Panels `[ceil(outputs / 16)][ceil(inputs / 4)][16][4]`, zeros where there is no output or input.
+    panels: Bytes,
+    /// What an output's integers are to be multiplied by.
+    scales: Vec<f32>,
+    /// 128 times the sum of an output's integers.
+    offsets: Vec<i32>,
+    inputs: usize,
+}
+
+impl Int8Weights {
+    /// Rounds rows of `inputs` weights, one for each output; None where there are none, or so many that sums might overflow.
+    pub(crate) fn of_rows(weights: &[f32], inputs: usize) -> Option<Self> {
+        if inputs == 0 || inputs >= TOO_MANY_INPUTS || weights.is_empty() || !weights.len().is_multiple_of(inputs) {
+            return None;
+        }
+        let outputs = weights.len() / inputs;
+        let mut panels = vec![0u8; Self::bytes_of(inputs, outputs)];
+        let mut scales = vec![0.0; outputs];
+        let panel = panels.len() / outputs.div_ceil(OUTPUTS);
+        let parts = panels.par_chunks_mut(panel).zip(scales.par_chunks_mut(OUTPUTS)).zip(weights.par_chunks(OUTPUTS * inputs));
+        parts.for_each(|((panel, scales), weights)| {
+            for (output, (row, scale)) in weights.chunks(inputs).zip(scales).enumerate() {
+                let (integers, inverse) = scale_of(largest(row));
+                *scale = integers;
+                for (input, weight) in row.iter().enumerate() {
+                    panel[(input / WORD * OUTPUTS + output) * WORD + input % WORD] =
+                        (weight * inverse).round_ties_even() as i8 as u8;
+                }
+            }
+        });
+        Self::from_parts(panels.into(), scales, inputs)
+    }
+
+    /// Weights that were rounded before, such as those of a mapped file; None where the sizes don't fit together.
+    pub(crate) fn from_parts(panels: Bytes, scales: Vec<f32>, inputs: usize) -> Option<Self> {
+        let outputs = scales.len();
+        let fits = (1..TOO_MANY_INPUTS).contains(&inputs) && outputs > 0 && panels.len() == Self::bytes_of(inputs, outputs);
+        if !fits {
+            return None;
+        }
+        let panel = panels.len() / outputs.div_ceil(OUTPUTS);
+        let offsets = panels.par_chunks(panel).flat_map_iter(|panel| {
+            let mut sums = [0i32; OUTPUTS];
+            for word in panel.chunks(OUTPUTS * WORD) {
+                for (sum, bytes) in sums.iter_mut().zip(word.chunks(WORD)) {
+                    *sum += bytes.iter().map(|&byte| i32::from(byte as i8)).sum::<i32>();
+                }
+            }
+            sums.map(|sum| OFFSET * sum)
+        });
+        Some(Self { offsets: offsets.collect(), panels, scales, inputs })
+    }
+
+    /// Bytes of the panels.
+    pub(crate) fn bytes_of(inputs: usize, outputs: usize) -> usize {
+        inputs.div_ceil(WORD) * WORD * outputs.next_multiple_of(OUTPUTS)
+    }
+
+    /// The panels.
+    #[allow(dead_code, reason = "for whoever stores them")]
+    pub(crate) fn panels(&self) -> &Bytes {
+        &self.panels
+    }
+
+    /// A scale for each output.
+    #[allow(dead_code, reason = "for whoever stores them")]
+    pub(crate) fn scales(&self) -> &[f32] {
+        &self.scales
+    }
+
+    /// Inputs of the layer.
+    pub(crate) fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    /// Outputs of the layer.
+    pub(crate) fn outputs(&self) -> usize {
+        self.scales.len()
+    }
+
+    /// Appends `x[m] . w[n] + b[n]` to y.
+    ///
+    /// # Panics
+    ///
+    /// If x has other inputs, or there is not one bias for each output.
+    pub(crate) fn product(&self, x: &Int8Rows, bias: Option<&[f32]>, y: &mut Vec<f32>) {
+        self.product_by(instructions::Int8::best(), x, bias, y)
+    }
+
+    fn product_by(&self, level: instructions::Int8, x: &Int8Rows, bias: Option<&[f32]>, y: &mut Vec<f32>) {
+        let (rows, outputs) = (x.scales.len(), self.outputs());
+        assert!(x.inputs == self.inputs && bias.is_none_or(|bias| bias.len() == outputs), "the rows and the bias are the layer's");
+        let words = self.inputs.div_ceil(WORD);
+        y.reserve(rows * outputs);
+        let finish = Scale { out: Out::behind(y), x, weights: self, bias };
+        tile::parts(rows, outputs, words, |rows, panels| {
+            let x = &x.blocks[rows.start * words..];
+            let w = &self.panels[panels.start * words * OUTPUTS * WORD..];
+            level.multiply(&Part { x, w, words, rows, panels, finish: &finish });
+        });
+        // SAFETY: every part has written its outputs, and together they are all.
+        unsafe { y.set_len(y.len() + rows * outputs) };
+    }
+}
+
+/// Rows of x, rounded.
+#[derive(Debug)]
+pub(crate) struct Int8Rows {
+    /// Blocks `[ceil(rows / 8)][ceil(inputs / 4)][8]` of words.
+    blocks: Vec<u32>,
+    /// What a row's integers are to be multiplied by; not a number where the row has one that isn't.
+    scales: Vec<f32>,
+    inputs: usize,
+}
+
+impl Int8Rows {
+    /// Rounds rows of `inputs` numbers.
+    ///
+    /// # Panics
+    ///
+    /// If the rows are not whole.
+    pub(crate) fn of(x: &[f32], inputs: usize) -> Self {
+        Self::by(lanes::Level::best(), x, inputs)
+    }
+
+    fn by(level: lanes::Level, x: &[f32], inputs: usize) -> Self {
+        assert!(inputs > 0 && x.len().is_multiple_of(inputs), "rows must be whole");
+        let (rows, words) = (x.len() / inputs, inputs.div_ceil(WORD));
+        let mut blocks = vec![0; rows.next_multiple_of(ROWS) * words];
+        let mut scales = vec![0.0; rows];
+        let parts = blocks.par_chunks_mut(ROWS * words).zip(scales.par_chunks_mut(ROWS)).zip(x.par_chunks(ROWS * inputs));
+        parts.for_each_init(Vec::new, |bytes, ((block, scales), rows)| {
+            bytes.resize(words * WORD, 0);
+            for (r, (row, scale)) in rows.chunks(inputs).zip(scales).enumerate() {
+                level.run_loop(Round { row, bytes, scale });
+                for (word, bytes) in block.chunks_mut(ROWS).zip(bytes.as_chunks::<WORD>().0) {
+                    word[r] = u32::from_le_bytes(*bytes);
+                }
+            }
+        });
+        Self { blocks, scales, inputs }
+    }
+}
+
+/// Rounds one row to bytes.
+struct Round<'a> {
+    row: &'a [f32],
+    bytes: &'a mut [u8],
+    scale: &'a mut f32,
+}
+
+impl Loop for Round<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let (scale, inverse) = scale_of(largest(self.row));
+        *self.scale = scale;
+        for (byte, x) in self.bytes.iter_mut().zip(self.row) {
+            *byte = (x * inverse + (ROUND + OFFSET as f32)).to_bits() as u8;
+        }
+    }
+}
+
+/// The largest absolute value; not a number where one isn't.
+#[inline(always)]
+fn largest(row: &[f32]) -> f32 {
+    // As integers, floats without a sign keep their order, and what is not a number lies above all.
+    f32::from_bits(row.iter().fold(0, |largest: u32, x| largest.max(x.abs().to_bits())))
+}
+
+/// What the integers of a row are to be multiplied by, and what its numbers are to be multiplied by to become integers.
+#[inline(always)]
+fn scale_of(largest: f32) -> (f32, f32) {
+    if largest < SMALLEST { (0.0, 0.0) } else { (largest / LARGEST, LARGEST / largest) }
+}
+
+/// Makes floats of the sums.
+struct Scale<'a> {
+    out: Out,
+    x: &'a Int8Rows,
+    weights: &'a Int8Weights,
+    bias: Option<&'a [f32]>,
+}
+
+impl Finish<i32> for Scale<'_> {
+    #[inline(always)]
+    unsafe fn finish(&self, row: usize, panel: usize, sums: &[i32; OUTPUTS]) {
+        let outputs = self.weights.scales.len();
+        let first = panel * OUTPUTS;
+        let count = OUTPUTS.min(outputs - first);
+        // Sixteen at once where there are as many.
+        let scale = self.x.scales[row];
+        let offsets: &[i32; OUTPUTS] = self.weights.offsets[first..first + OUTPUTS].as_array().expect("made for whole panels");
+        let mut y: [f32; OUTPUTS] = std::array::from_fn(|i| (sums[i] - offsets[i]) as f32 * scale);
+        for (y, scale) in y.iter_mut().zip(&self.weights.scales[first..first + count]) {
+            *y *= scale;
+        }
+        if let Some(bias) = self.bias {
+            y.iter_mut().zip(&bias[first..first + count]).for_each(|(y, bias)| *y += bias);
+        }
+        // SAFETY: y has room for all rows, and nobody else takes these outputs.
+        unsafe { std::ptr::copy_nonoverlapping(y.as_ptr(), self.out.0.add(row * outputs + first), count) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::waves;
+    use super::*;
+
+    fn product(level: instructions::Int8, weights: &Int8Weights, x: &Int8Rows, bias: Option<&[f32]>) -> Vec<f32> {
+        let mut y = vec![];
+        weights.product_by(level, x, bias, &mut y);
+        y
+    }
+
+    /// All instructions give the same bits, those of a plain sum of the rounded numbers, and close to what they were rounded from.
+    #[test]
+    fn every_width_and_count_is_a_sum_of_rounded_products() {
+        for inputs in [1, 3, 4, 31, 64, 1003] {
+            for (rows, outputs) in [(1, 1), (2, 5), (3, 16), (7, 50), (13, 101), (0, 3)] {
+                let (x, w, bias) = (waves(rows * inputs, 0.7), waves(outputs * inputs, 1.3), waves(outputs, 0.4));
+                let weights = Int8Weights::of_rows(&w, inputs).expect("there are weights");
+                assert_eq!((weights.inputs(), weights.outputs()), (inputs, outputs));
+                let rounded = Int8Rows::of(&x, inputs);
+                let first = product(instructions::Int8::all().next().expect("a plain one"), &weights, &rounded, Some(&bias));
+                assert_eq!(first.len(), rows * outputs);
+                for (i, got) in first.iter().enumerate() {
+                    let (m, n) = (i / outputs, i % outputs);
+                    let products = (0..inputs).map(|k| f64::from(x[m * inputs + k]) * f64::from(w[n * inputs + k]));
+                    let want = products.sum::<f64>() + f64::from(bias[n]);
+                    let error = (f64::from(*got) - want).abs();
+                    assert!(error < 8e-3 * (inputs as f64).sqrt(), "{rows} x {outputs} x {inputs}: {got} and not {want}");
+                }
+                for level in instructions::Int8::all() {
+                    let got = product(level, &weights, &rounded, Some(&bias));
+                    assert!(
+                        got.iter().zip(&first).all(|(a, b)| a.to_bits() == b.to_bits()),
+                        "{level:?} {rows} x {outputs} x {inputs}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rounding_is_the_same_by_any_instructions() {
+        let mut x = waves(9 * 1003, 0.7);
+        x[1003..2006].fill(0.0);
+        x[2006..3009].iter_mut().for_each(|x| *x *= 1e-38);
+        let rounded = lanes::Level::all().map(|level| Int8Rows::by(level, &x, 1003)).collect::<Vec<_>>();
+        for other in &rounded {
+            assert_eq!((&other.blocks, &other.scales), (&rounded[0].blocks, &rounded[0].scales));
+        }
+        assert_eq!(rounded[0].scales[1..3], [0.0; 2]);
+    }
+
+    /// Whoever looks for overflow behind a product finds it.
+    #[test]
+    fn a_row_that_is_not_finite_gives_nothing_finite() {
+        let weights = Int8Weights::of_rows(&waves(5 * 40, 1.3), 40).expect("there are weights");
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut x = waves(2 * 40, 0.7);
+            x[47] = bad;
+            let y = product(instructions::Int8::best(), &weights, &Int8Rows::of(&x, 40), None);
+            assert!(y[..5].iter().all(|y| y.is_finite()) && y[5..].iter().all(|y| !y.is_finite()), "{bad}: {y:?}");
+        }
+    }
+
+    #[test]
+    fn sizes_that_do_not_fit_are_refused() {
+        let bytes = |count| Bytes::from(vec![0u8; count]);
+        assert!(Int8Weights::from_parts(bytes(16 * 8), vec![1.0; 3], 5).is_some());
+        assert!(Int8Weights::from_parts(bytes(16 * 8 - 1), vec![1.0; 3], 5).is_none());
+        assert!(Int8Weights::from_parts(bytes(0), vec![], 5).is_none());
+        assert!(Int8Weights::from_parts(bytes(16 * 8), vec![1.0; 3], TOO_MANY_INPUTS).is_none());
+    }
+}

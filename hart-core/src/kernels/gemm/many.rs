@@ -1,0 +1,194 @@
+//! f32 products of many rows with weights as they lie in a checkpoint, a row for each output.
+//!
+//! x is rearranged into blocks first; each task rearranges its own share of the weights, a piece that stays in a core's second cache,
+//! and goes over the rows with it. No copy of all weights is ever made. Unlike [`super::rows`] it doesn't mind rows that lie a power
+//! of two apart, which meet in the same places of the cache.
+
+use rayon::prelude::*;
+
+use super::super::lanes::{self, Lanes, Level};
+use super::Out;
+use super::tile::{Arithmetic, Finish, OUTPUTS, Part, ROWS, multiply};
+
+/// Panels that a task takes: with [`DEPTH`] inputs they fill a good part of a core's second cache.
+const TASK_PANELS: usize = 3;
+/// Rows that a task goes over, at most.
+const TASK_ROWS: usize = 1024;
+/// Inputs that are multiplied before the next are rearranged.
+const DEPTH: usize = 1536;
+
+/// Appends `x[m] . w[n] + b[n]` to y, rows of `width` numbers.
+///
+/// # Panics
+///
+/// If the lengths don't fit together.
+pub(super) fn product(level: Level, x: &[f32], w: &[f32], bias: Option<&[f32]>, width: usize, y: &mut Vec<f32>) {
+    let (rows, columns) = super::sizes(x, w, bias, width);
+    y.reserve(rows * columns);
+    let out = Out::behind(y);
+    let (row_tasks, panels) = (rows.div_ceil(TASK_ROWS), columns.div_ceil(OUTPUTS));
+    let panel_tasks = panels.div_ceil(TASK_PANELS);
+    let mut blocks = Vec::new();
+    for from in (0..width).step_by(DEPTH) {
+        let depth = DEPTH.min(width - from);
+        arrange_rows(x, width, from, depth, &mut blocks);
+        let finish = Sum { out: &out, columns, first: from == 0, bias: bias.filter(|_| from == 0) };
+        (0..row_tasks * panel_tasks).into_par_iter().for_each_init(Vec::new, |scratch, task| {
+            let (row, panel) = (task % row_tasks * TASK_ROWS, task / row_tasks * TASK_PANELS);
+            let (row_end, panel_end) = ((row + TASK_ROWS).min(rows), (panel + TASK_PANELS).min(panels));
+            let weights = &w[panel * OUTPUTS * width..(panel_end * OUTPUTS).min(columns) * width];
+            level.run(Arrange { weights, width, from, depth, into: scratch });
+            // SAFETY: f32 are bytes.
+            let w = unsafe { std::slice::from_raw_parts(scratch.as_ptr().cast(), size_of_val(scratch.as_slice())) };
+            let (rows, panels) = (row..row_end, panel..panel_end);
+            level.run(Multiply(Part { x: &blocks[row * depth..], w, words: depth, rows, panels, finish: &finish }));
+        });
+    }
+    // SAFETY: every task has written its outputs, and together they are all.
+    unsafe { y.set_len(y.len() + rows * columns) };
+}
+
+/// Some inputs of x in blocks of rows, zeros behind the last row.
+fn arrange_rows(x: &[f32], width: usize, from: usize, depth: usize, blocks: &mut Vec<u32>) {
+    blocks.clear();
+    blocks.resize((x.len() / width).next_multiple_of(ROWS) * depth, 0);
+    blocks.par_chunks_mut(ROWS * depth).zip(x.par_chunks(ROWS * width)).for_each(|(block, rows)| {
+        for (r, row) in rows.chunks(width).enumerate() {
+            for (word, number) in block.chunks_mut(ROWS).zip(&row[from..from + depth]) {
+                word[r] = number.to_bits();
+            }
+        }
+    });
+}
+
+/// Rearranges some inputs of a task's weights into panels, zeros where outputs are missing.
+struct Arrange<'a> {
+    weights: &'a [f32],
+    width: usize,
+    from: usize,
+    depth: usize,
+    into: &'a mut Vec<f32>,
+}
+
+impl lanes::Job for Arrange<'_> {
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(self) {
+        let Self { weights, width, from, depth, into } = self;
+        let outputs = weights.len() / width;
+        into.clear();
+        into.resize(outputs.next_multiple_of(OUTPUTS) * depth, 0.0);
+        for (panel, into) in into.chunks_mut(OUTPUTS * depth).enumerate() {
+            let weights = &weights[panel * OUTPUTS * width..];
+            let count = OUTPUTS.min(outputs - panel * OUTPUTS);
+            let mut done = 0;
+            if count == OUTPUTS {
+                while done + L::COUNT <= depth {
+                    for output in (0..OUTPUTS).step_by(L::COUNT) {
+                        // SAFETY: COUNT numbers of COUNT rows are there, and as many places for them.
+                        unsafe {
+                            let square = weights.as_ptr().add(output * width + from + done);
+                            L::turn(square, width, into.as_mut_ptr().add(done * OUTPUTS + output), OUTPUTS);
+                        }
+                    }
+                    done += L::COUNT;
+                }
+            }
+            for (output, row) in weights.chunks(width).take(count).enumerate() {
+                for k in done..depth {
+                    into[k * OUTPUTS + output] = row[from + k];
+                }
+            }
+        }
+    }
+}
+
+struct Multiply<'a>(Part<'a, Sum<'a>>);
+
+impl lanes::Job for Multiply<'_> {
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(self) {
+        // SAFETY: the level has the lanes, and tasks differ in rows or panels.
+        unsafe { multiply::<Floats<L>, _>(&self.0) }
+    }
+}
+
+/// Adds the sums to what is there already.
+struct Sum<'a> {
+    out: &'a Out,
+    /// Numbers from one row of y to the next.
+    columns: usize,
+    /// Whether nothing is there yet.
+    first: bool,
+    bias: Option<&'a [f32]>,
+}
+
+impl Finish<f32> for Sum<'_> {
+    #[inline(always)]
+    unsafe fn finish(&self, row: usize, panel: usize, sums: &[f32; OUTPUTS]) {
+        let column = panel * OUTPUTS;
+        let count = OUTPUTS.min(self.columns - column);
+        // SAFETY: y has room for all rows, and nobody else takes these outputs.
+        unsafe {
+            let y = self.out.0.add(row * self.columns + column);
+            let mut sums = *sums;
+            if let Some(bias) = self.bias {
+                sums.iter_mut().zip(&bias[column..column + count]).for_each(|(sum, bias)| *sum += bias);
+            }
+            for (i, sum) in sums.iter().enumerate().take(count) {
+                let before = if self.first { 0.0 } else { y.add(i).read() };
+                y.add(i).write(before + sum);
+            }
+        }
+    }
+}
+
+/// A word is one f32.
+struct Floats<L>(L);
+
+impl<L: Lanes> Arithmetic for Floats<L> {
+    const TILE_ROWS: usize = if L::MANY { 8 } else { 4 };
+    const TILE_PANELS: usize = if L::MANY { 3 } else { 1 };
+    type Number = f32;
+    /// The second is idle where a vector holds all.
+    type Sums = [L; 2];
+    type Weights = [L; 2];
+    type Word = L;
+
+    #[inline(always)]
+    unsafe fn zero() -> [L; 2] {
+        // SAFETY: the caller's.
+        unsafe { [L::zero(); 2] }
+    }
+
+    #[inline(always)]
+    unsafe fn weights(from: *const u8) -> [L; 2] {
+        // SAFETY: the caller's; the panels are f32.
+        unsafe { [L::load(from.cast()), L::load(from.cast::<f32>().add(OUTPUTS - L::COUNT))] }
+    }
+
+    #[inline(always)]
+    unsafe fn broadcast(from: *const u32) -> L {
+        // SAFETY: the caller's.
+        unsafe { L::splat(from.cast::<f32>().read()) }
+    }
+
+    #[inline(always)]
+    unsafe fn add(sums: [L; 2], word: L, weights: [L; 2]) -> [L; 2] {
+        // SAFETY: the caller's.
+        unsafe {
+            let second = if L::COUNT < OUTPUTS { sums[1].add_product(word, weights[1]) } else { sums[1] };
+            [sums[0].add_product(word, weights[0]), second]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn numbers(sums: [L; 2]) -> [f32; OUTPUTS] {
+        let mut numbers = [0.0f32; OUTPUTS];
+        // SAFETY: the caller's; where one vector holds all, both places are the same, and the first is written last.
+        unsafe {
+            sums[1].store(numbers.as_mut_ptr().add(OUTPUTS - L::COUNT));
+            sums[0].store(numbers.as_mut_ptr());
+        }
+        numbers
+    }
+}

@@ -1,0 +1,114 @@
+//! SiLU, and the gated layer that is made of it.
+
+use burn::module::Module;
+use burn::prelude::*;
+use burn::tensor::activation;
+
+use super::linear::{Linear, LinearConfig, linear};
+
+/// `x / (1 + e^-x)`, element by element.
+pub(crate) fn silu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    #[cfg(feature = "cpu")]
+    let x = match super::extension::silu(x) {
+        Ok(y) => return y,
+        Err(x) => x,
+    };
+    activation::silu(x)
+}
+
+/// `silu(gate) up`, element by element.
+fn silu_mul(gate: Tensor<3>, up: Tensor<3>) -> Tensor<3> {
+    #[cfg(feature = "cpu")]
+    let (gate, up) = match super::extension::silu_mul(gate, up) {
+        Ok(y) => return y,
+        Err(both) => both,
+    };
+    activation::silu(gate) * up
+}
+
+/// The gated feed-forward layer of Llama and Qwen2, `down(silu(gate(x)) * up(x))`, without biases.
+#[derive(Module, Debug)]
+pub struct SwiGlu {
+    gate: Linear,
+    up: Linear,
+    down: Linear,
+}
+
+impl SwiGlu {
+    pub(crate) fn init(width: usize, hidden: usize, device: &Device) -> Self {
+        let linear = |from, to| LinearConfig::new(from, to).with_bias(false).init(device);
+        Self { gate: linear(width, hidden), up: linear(width, hidden), down: linear(hidden, width) }
+    }
+
+    /// # Shapes
+    ///
+    /// - x: `[B, L, C]`
+    /// - output: `[B, L, C]`
+    pub(crate) fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        #[cfg(feature = "cpu")]
+        if let Some(y) = super::flex::swi_glu(&x, [&self.gate, &self.up, &self.down]) {
+            return y;
+        }
+        let gate = linear(x.clone(), &self.gate);
+        linear(silu_mul(gate, linear(x, &self.up)), &self.down)
+    }
+    /// Its layers whose products may be computed in a lower precision.
+    pub(crate) fn packable(&mut self) -> [(&'static str, &mut Linear); 3] {
+        [("gate", &mut self.gate), ("up", &mut self.up), ("down", &mut self.down)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::{tensor, values};
+
+    fn waves(count: usize, speed: f32) -> Vec<f32> {
+        (0..count).map(|i| (i as f32 * speed).sin() * 3.0).collect()
+    }
+
+    fn assert_close(got: Tensor<3>, want: Tensor<3>) {
+        assert_eq!(got.dims(), want.dims());
+        let (got, want) = (values(got), values(want));
+        assert!(got.iter().zip(&want).all(|(g, w)| (g - w).abs() <= 2e-6 * w.abs().max(1.0)), "{got:?} and not {want:?}");
+    }
+
+    /// Whole tensors, shared ones, and views of larger ones; a shared tensor stays as it was.
+    #[test]
+    fn faster_bodies_equal_the_plain_ones() {
+        let device = Device::flex();
+        let whole = tensor(waves(2 * 5 * 7, 0.7), [2, 5, 7], &device);
+        let views = [whole.clone(), whole.clone().swap_dims(1, 2), whole.clone().narrow(1, 1, 3), whole.clone().narrow(0, 1, 1)];
+        for x in views {
+            let before = values(x.clone());
+            let up = x.clone() * 0.3 + 1.0;
+            assert_close(silu(x.clone()), activation::silu(x.clone()));
+            assert_close(silu_mul(x.clone(), up.clone()), activation::silu(x.clone()) * up);
+            assert_eq!(values(x), before);
+        }
+        assert_close(silu(whole.clone() * 2.0), activation::silu(whole * 2.0));
+    }
+
+    /// Few rows and so many that they are done in parts.
+    #[test]
+    fn the_gated_layer_in_one_equals_its_three_products() {
+        let device = Device::flex();
+        let layer = SwiGlu::init(7, 19, &device);
+        for rows in [1, 70, 1500] {
+            let x = tensor(waves(2 * rows * 7, 0.31), [2, rows, 7], &device);
+            let gate = activation::silu(x.clone().matmul(layer.gate.weight.val().unsqueeze()));
+            let want = (gate * x.clone().matmul(layer.up.weight.val().unsqueeze())).matmul(layer.down.weight.val().unsqueeze());
+            assert_close(layer.forward(x.clone()), want.clone());
+            let mut turned = layer.clone();
+            for (_, layer) in turned.packable() {
+                let rows = tensor(
+                    values(layer.weight.val().transpose()),
+                    layer.weight.dims().into_iter().rev().collect::<Vec<_>>().try_into().expect("two"),
+                    &device,
+                );
+                layer.weight = burn::module::Param::initialized(burn::module::ParamId::new(), rows.transpose());
+            }
+            assert_close(turned.forward(x), want);
+        }
+    }
+}
