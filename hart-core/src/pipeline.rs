@@ -381,7 +381,8 @@ impl Hart {
         let context = self.config.transformer.context_tokens;
         let image_tokens: usize = self.scales[1..].iter().map(Scale::tokens).sum();
         let last = self.config.transformer.last_side();
-        let image = 2.0 * (context + image_tokens) as f64 * self.transformer.work_per_token()
+        // One unconditional context token stands for all.
+        let image = (context + 1 + 2 * image_tokens) as f64 * self.transformer.work_per_token()
             + 2.0 * (last * last) as f64 * self.residual.work_per_token(sampling.steps.kept().len())
             + self.visual.decode_work(last);
         request.prompts.len() as f64 * self.text.work(system_prompt + context) + request.total_images() as f64 * image

@@ -27,7 +27,7 @@ mod mapping;
 mod norm;
 mod picture;
 
-pub(crate) use attention::{Rotation, attention};
+pub(crate) use attention::{Cache, Extend, Group, Memory, Rotation, SelfAttention, attention};
 pub(crate) use linear::{SwiGlu, linear, silu};
 pub(crate) use mapping::map_file;
 pub(crate) use norm::{Modulation, group_norm, group_norm_silu, layer_norm, modulate, rms_norm};

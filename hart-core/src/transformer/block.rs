@@ -5,9 +5,8 @@ use burn::nn::{Linear, LinearConfig, RmsNorm, RmsNormConfig};
 use burn::prelude::*;
 
 use super::attention::Attention;
-use super::state::Extend;
 use crate::config::{ModulationKind, Pooling, TransformerConfig};
-use crate::kernels::{self, Modulation, Rotation, SwiGlu};
+use crate::kernels::{self, Extend, Group, Modulation, Rotation, SwiGlu};
 
 /// What modulates a block: its six vectors in the checkpoint's order gamma1, gamma2, scale1, scale2, shift1, shift2.
 #[derive(Module, Debug)]
@@ -28,6 +27,15 @@ struct Table {
 pub(super) struct Branch {
     norm: Modulation,
     gate: Tensor<3>,
+}
+
+impl Branch {
+    /// The same for tokens of the given rows, `[1, N, C]`.
+    pub(super) fn of_tokens(&self, rows: &Tensor<1, Int>) -> Self {
+        let of = |x: &Tensor<3>| x.clone().swap_dims(0, 1).select(1, rows.clone());
+        let Modulation { scale, shift } = &self.norm;
+        Self { norm: Modulation { scale: of(scale), shift: of(shift) }, gate: of(&self.gate) }
+    }
 }
 
 /// Attention's and the feed-forward layer's branch, where the model is modulated.
@@ -110,12 +118,13 @@ impl Block {
 
     /// # Shapes
     ///
-    /// - x, output: `[R, L, C]`
+    /// - x, output: `[R, L, C]`, or `[1, N, C]`: the tokens of all groups
     /// - bias: broadcast to `[R, H, L, keys]`
     pub(super) fn forward(
         &self,
         x: Tensor<3>,
         rotation: &Rotation,
+        groups: &[Group],
         modulation: &BlockModulation,
         cache: Extend<'_>,
         bias: Option<Tensor<4>>,
@@ -126,7 +135,7 @@ impl Block {
             None => y,
             Some(branch) => y * branch.gate.clone(),
         };
-        let x = x.clone() + gated(self.attention.forward(normed(&x, 0), rotation, cache, bias), 0);
+        let x = x.clone() + gated(self.attention.forward(normed(&x, 0), rotation, groups, cache, bias), 0);
         let y = self.feed_forward.forward(normed(&x, 1));
         x + gated(y, 1)
     }

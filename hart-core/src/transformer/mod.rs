@@ -16,13 +16,14 @@ use burn::prelude::*;
 use crate::config::{Config, TransformerConfig};
 use crate::device::Precision;
 use crate::error::Result;
-use crate::kernels;
+use crate::kernels::{self, Extend, Group};
 use crate::progress::{Progress, Step};
 use crate::scales::{Scale, plan};
 use crate::text::Context;
 use block::Block;
 use head::Head;
 use level::LevelEmbedding;
+use state::Batch;
 
 /// Output of the block stack for one scale, `[R, L, C]`: R rows (conditional, then unconditional), L tokens.
 #[derive(Clone, Debug)]
@@ -50,6 +51,8 @@ pub struct Transformer {
     residual_norm: RmsNorm,
     #[module(skip)]
     config: TransformerConfig,
+    #[module(skip)]
+    precision: Precision,
 }
 
 impl Transformer {
@@ -66,6 +69,7 @@ impl Transformer {
             head: Head::init(c, config.visual.vocab_size, device),
             residual_norm: norm(c.embed_dim),
             config: c.clone(),
+            precision: Precision::F32,
         }
     }
 
@@ -78,8 +82,8 @@ impl Transformer {
     }
 
     /// The same with the products of its layers computed in another precision.
-    pub(crate) fn with_precision(self, _precision: Precision) -> Self {
-        self
+    pub(crate) fn with_precision(self, precision: Precision) -> Self {
+        Self { precision, ..self }
     }
 
     /// Cost of one token of one row, in multiply-adds of the linear layers; for progress.
@@ -90,16 +94,20 @@ impl Transformer {
     /// Embeds the context and computes what it decides for the whole run. Rows are taken as they are: call
     /// [`Context::with_unconditional`] before for guidance.
     pub fn condition(&self, context: &Context) -> Conditioning {
+        let first = Batch::of_context(context);
+        let hidden = first.pack(context.hidden.clone());
         let hidden = match &self.context_norm {
-            Some(norm) => kernels::rms_norm(context.hidden.clone(), norm),
-            None => context.hidden.clone(),
+            Some(norm) => kernels::rms_norm(hidden, norm),
+            None => hidden,
         };
-        let embedded = kernels::linear(hidden, &self.context_embed); // [rows, context tokens, channels]
+        let embedded = first.unpack(kernels::linear(hidden, &self.context_embed)); // [rows, context tokens, channels]
         Conditioning {
             modulations: self.blocks.iter().map(|b| b.modulation(&embedded, &context.mask)).collect(),
             head: self.head.modulation(&embedded),
             positions: context.positions.clone(),
             embedded,
+            first,
+            precision: self.precision,
         }
     }
 
@@ -134,9 +142,9 @@ impl Transformer {
     ///
     /// [`Error::Cancelled`](crate::Error::Cancelled).
     pub fn forward(&self, input: Tensor<3>, scale: &Scale, state: &mut State, progress: &mut Progress<'_>) -> Result<Hidden> {
-        let [rows, length, _] = input.dims();
-        let work = (rows * length) as f64 * self.work_per_token() / self.blocks.len() as f64;
-        self.forward_each(input, scale, state, |block, _| {
+        let tokens = batch_of(&input, scale, state).total();
+        let work = tokens as f64 * self.work_per_token() / self.blocks.len() as f64;
+        self.run(input, scale, state, |block, _, _| {
             let step = Step::Block { scale: scale.index + 1, scales: scale.count, block: block + 1, blocks: self.blocks.len() };
             progress.done(step, work)
         })
@@ -154,15 +162,30 @@ impl Transformer {
         state: &mut State,
         mut each: impl FnMut(usize, &Tensor<3>) -> Result<()>,
     ) -> Result<Hidden> {
-        let rotation = rope::of_scale(&self.config, scale, &state.conditioning.positions, &input.device());
-        let mut x = input;
+        self.run(input, scale, state, |index, x, batch| each(index, &batch.unpack(x.clone())))
+    }
+
+    fn run(
+        &self,
+        input: Tensor<3>,
+        scale: &Scale,
+        state: &mut State,
+        mut each: impl FnMut(usize, &Tensor<3>, &Batch) -> Result<()>,
+    ) -> Result<Hidden> {
+        let device = input.device();
+        let batch = batch_of(&input, scale, state);
+        let State { conditioning, caches, memory } = state;
+        let rotation = rope::of_scale(&self.config, scale, &batch.pack_list(&conditioning.positions), &device);
+        let mut x = batch.pack(input);
         for (index, block) in self.blocks.iter().enumerate() {
+            let modulation = batch.modulation(&conditioning.modulations[index], &device);
+            let cache = &mut caches[index];
             // No scale follows the last one, so its keys and values need not be kept.
-            let cache = state.caches[index].extend(!scale.is_last());
-            x = block.forward(x, &rotation, &state.conditioning.modulations[index], cache, None);
-            each(index, &x)?;
+            let cache = if scale.is_last() { cache.finish(memory) } else { cache.extend() };
+            x = block.forward(x, &rotation, &batch.groups, &modulation, cache, None);
+            each(index, &x, &batch)?;
         }
-        Ok(Hidden(x))
+        Ok(Hidden(batch.unpack(x)))
     }
 
     /// All scales in one pass under the block-causal mask, as in training: a token sees its own and earlier scales.
@@ -202,8 +225,10 @@ impl Transformer {
         });
         let rotation = kernels::Rotation::concat(rotations.collect());
         let mut x = Tensor::cat(parts, 1);
+        let [rows, tokens, _] = x.dims();
+        let groups = [Group { rows, tokens, times: 1 }];
         for (block, modulation) in self.blocks.iter().zip(&conditioning.modulations) {
-            x = block.forward(x, &rotation, modulation, state::Extend::nothing(), Some(bias.clone()));
+            x = block.forward(x, &rotation, &groups, modulation, Extend::nothing(), Some(bias.clone()));
         }
         Hidden(x)
     }
@@ -227,6 +252,12 @@ impl Transformer {
     pub fn residual_condition(&self, hidden: &Hidden, codes: Tensor<3>) -> Tensor<3> {
         kernels::rms_norm(hidden.0.clone() + kernels::linear(codes, &self.token_embed), &self.residual_norm)
     }
+}
+
+/// How a scale's tokens lie.
+fn batch_of(input: &Tensor<3>, scale: &Scale, state: &State) -> Batch {
+    let first = &state.conditioning.first;
+    if scale.index == 0 { first.clone() } else { first.of_scale(input.dims()[1]) }
 }
 
 /// Score bias `[1, 1, L, L]` over groups of the given lengths: 0 within a group and towards earlier ones, else minus infinity.
