@@ -187,7 +187,10 @@ impl Hart {
         let system_prompt =
             self.system_prompt(request).and_then(|text| tokenize(text).ok()).map_or(0, |tokens| tokens.system.len());
         let weights = self.reports.iter().map(|report| report.parameters * size_of::<f32>() as u64).sum();
-        Memory { weights, working: memory::working(&self.config, request.total_images(), system_prompt) }
+        Memory {
+            weights,
+            working: memory::working(&self.config, self.transformer.precision(), request.total_images(), system_prompt),
+        }
     }
 
     /// Does work with the stages on the model's own threads, if it has some.

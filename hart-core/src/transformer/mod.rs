@@ -53,6 +53,9 @@ pub struct Transformer {
     config: TransformerConfig,
     #[module(skip)]
     precision: Precision,
+    /// All scales' level embeddings `[1, S, C]`, once the weights are final.
+    #[module(skip)]
+    levels: Option<Tensor<3>>,
 }
 
 impl Transformer {
@@ -70,6 +73,7 @@ impl Transformer {
             residual_norm: norm(c.embed_dim),
             config: c.clone(),
             precision: Precision::F32,
+            levels: None,
         }
     }
 
@@ -81,9 +85,23 @@ impl Transformer {
         self
     }
 
-    /// The same with the products of its layers computed in another precision.
+    /// The same with the products of its layers computed in another precision; its weights don't change from now on.
     pub(crate) fn with_precision(self, precision: Precision) -> Self {
-        Self { precision, ..self }
+        let levels = (0..self.config.sides.len()).map(|scale| self.level_embed.forward(scale)).collect();
+        Self { precision, levels: Some(Tensor::cat(levels, 1)), ..self }
+    }
+
+    /// What the products of its layers are computed in.
+    pub(crate) fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// Embedding of a scale's number, `[1, 1, C]`.
+    fn level(&self, scale: usize) -> Tensor<3> {
+        match &self.levels {
+            Some(levels) => levels.clone().narrow(1, scale, 1),
+            None => self.level_embed.forward(scale),
+        }
     }
 
     /// Cost of one token of one row, in multiply-adds of the linear layers; for progress.
@@ -117,7 +135,7 @@ impl Transformer {
     ///
     /// - output: `[R, T, C]`
     pub fn first_input(&self, conditioning: &Conditioning) -> Tensor<3> {
-        conditioning.embedded.clone() + self.level_embed.forward(0)
+        conditioning.embedded.clone() + self.level(0)
     }
 
     /// A later scale's input: the features that the finished scales predict for it.
@@ -127,7 +145,7 @@ impl Transformer {
     /// - features: `[R, side^2, Z]`
     /// - output: `[R, side^2, C]`
     pub fn next_input(&self, features: Tensor<3>, scale: &Scale) -> Tensor<3> {
-        kernels::linear(features, &self.token_embed) + self.level_embed.forward(scale.index)
+        kernels::linear(features, &self.token_embed) + self.level(scale.index)
     }
 
     /// Runs one scale's tokens through the blocks, appending to the cache. Queries see the whole cache without a mask: the scale is

@@ -4,6 +4,7 @@ use std::f64::consts::LOG2_E;
 
 use burn::backend::flex::FlexTensor;
 use burn::prelude::*;
+use rayon::prelude::*;
 
 use super::super::flex::{primitive, tensor};
 use super::super::values;
@@ -22,7 +23,7 @@ pub(super) fn attention(query: &Tensor<4>, key: &Tensor<4>, value: &Tensor<4>, s
         let (key, value) = (rows_of(&key, row, 1.0)?, rows_of(&value, row, 1.0)?);
         Some(Panels::default().packed(&key, &value, heads.groups, channels, false))
     };
-    let packed = (0..batch).map(packed).collect::<Option<Vec<_>>>()?;
+    let packed = (0..batch).into_par_iter().map(packed).collect::<Option<Vec<_>>>()?;
     // Channel by channel where the queries are, as in a picture's map.
     let channels_first = query.layout().strides()[3] > query.layout().strides()[2];
     let (token, channel) = if channels_first { (1, length) } else { (channels, 1) };
@@ -147,7 +148,7 @@ pub(super) fn self_attention(
         let (keys, values) = (product.rows(Of::Keys, span, keys), product.rows(Of::Values, span, values));
         memory.packed(&keys, &values, heads.groups, heads.channels, heads.pairs).counting(span.group.times)
     };
-    let new: Vec<Panels> = spans.iter().zip(memory).map(packed).collect();
+    let new: Vec<Panels> = spans.par_iter().zip(memory).map(packed).collect();
     let mut kept = match std::mem::take(&mut cache.kept) {
         Kept::Panels(kept) => kept,
         _ => vec![Vec::new(); spans.len()],

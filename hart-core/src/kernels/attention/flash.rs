@@ -16,23 +16,29 @@ use super::super::lanes::{Job, Lanes};
 pub(super) const QUERIES: usize = 48;
 /// Rows of a panel, and of a tile: keys in the first product, channels in the second.
 pub(super) const PANEL: usize = 8;
-/// Keys between two rescalings: their scores and values stay in a core's first cache.
-const KEYS: usize = 128;
+/// Keys between two rescalings, which lie together.
+pub(super) const KEYS: usize = 128;
 /// Vectors of queries in a tile.
 const VECTORS: usize = 3;
 /// Stands for the largest score before there is one: adding to it overflows nothing.
 const NO_SCORE: f32 = -1e30;
 
-/// Keys and values of one head that came together.
+/// Keys and values that came together, and whose head.
+///
+/// They lie in blocks of [`KEYS`] keys, the last one shorter. In a block all heads follow each other.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Part<'a> {
-    /// `[keys / 8][words of a key][8]`, the last key again and again behind it.
+    /// A block: `[heads][keys / 8][words of a key][8]`, the last key again and again behind it.
     pub(super) keys: &'a [f32],
-    /// `[channels / 8][words of a channel][8]`, zeros behind the last channel.
+    /// A block: `[heads][channels / 8][words of a channel][8]`, zeros behind the last channel.
     pub(super) values: &'a [f32],
-    /// How many there are.
+    /// How many keys there are.
     pub(super) count: usize,
-    /// Base-2 logarithm of how often each counts.
+    /// How many heads.
+    pub(super) heads: usize,
+    /// Which one it is.
+    pub(super) head: usize,
+    /// Base-2 logarithm of how often each key counts.
     pub(super) log_weight: f32,
 }
 
@@ -115,7 +121,8 @@ impl<const PAIRS: bool> Job for Block<'_, PAIRS> {
         let (depth, channels) = (self.scratch.query.rows(), self.scratch.mixed.rows());
         for part in self.parts {
             let (keys, values) = (part.count.next_multiple_of(PANEL) * depth, words(part.count, PAIRS) * channels);
-            assert_eq!((part.keys.len(), part.values.len()), (keys, values), "a part has its panels");
+            let lengths = (part.heads * keys, part.heads * values);
+            assert!((part.keys.len(), part.values.len()) == lengths && part.head < part.heads, "a part has its panels");
         }
         self.scratch.mixed.0.fill(Line([0.0; 16]));
         self.scratch.weight.0.fill(Line([0.0; 16]));
@@ -144,8 +151,8 @@ impl<const PAIRS: bool> Job for Block<'_, PAIRS> {
 ///
 /// # Safety
 ///
-/// The processor has the lanes; the part and the scratch are as long as [`Block`] asks, `first` is a multiple of [`PANEL`] and
-/// `first + count <= part.count`, `lane + V * L::COUNT <= QUERIES`.
+/// The processor has the lanes; the part and the scratch are as long as [`Block`] asks, `first` is a multiple of [`KEYS`] and
+/// `count` what is left, at most as many, `lane + V * L::COUNT <= QUERIES`.
 #[inline(always)]
 unsafe fn step<L: Lanes, const V: usize, const PAIRS: bool>(
     scratch: &mut Scratch,
@@ -156,27 +163,32 @@ unsafe fn step<L: Lanes, const V: usize, const PAIRS: bool>(
 ) {
     // SAFETY: as this function's.
     unsafe {
-        let depth = scratch.query.rows();
+        let (depth, channels) = (scratch.query.rows(), scratch.mixed.rows());
         let query = scratch.query.row(0).add(lane).cast_const();
         let scores = scratch.scores.row(0).add(lane);
+        let keys = part.keys.as_ptr().add((part.heads * first + part.head * count.next_multiple_of(PANEL)) * depth);
+        let length = words(count, PAIRS);
+        let values = part.values.as_ptr().add((part.heads * words(first, PAIRS) + part.head * length) * channels);
         let mut tops = [L::splat(NO_SCORE); V];
         for panel in 0..count.div_ceil(PANEL) {
-            let keys = part.keys.as_ptr().add((first / PANEL + panel) * depth * PANEL);
-            let sums = tile::<L, V, PAIRS>([[L::zero(); V]; PANEL], keys, query, depth);
+            let sums = tile::<L, V, PAIRS>([[L::zero(); V]; PANEL], keys.add(panel * depth * PANEL), query, depth);
             store(sums, scores.add(panel * PANEL * QUERIES));
             for v in 0..V {
-                let [a, b, c, d, e, f, g, h] = std::array::from_fn(|row| sums[row][v]);
-                tops[v] = tops[v].max(a.max(b).max(c.max(d)).max(e.max(f).max(g.max(h))));
+                for row in &sums {
+                    tops[v] = tops[v].max(row[v]);
+                }
             }
         }
         let shrink = softmax::<L, V, PAIRS>(scratch, tops, count, part.log_weight, lane);
-        for panel in 0..scratch.mixed.rows() / PANEL {
-            let values = part.values.as_ptr().add((panel * words(part.count, PAIRS) + words(first, PAIRS)) * PANEL);
+        for panel in 0..channels / PANEL {
             let mixed = scratch.mixed.row(panel * PANEL).add(lane);
-            let before = std::array::from_fn(|row| {
-                std::array::from_fn(|v| L::zero().add_product(L::load(mixed.add(row * QUERIES + v * L::COUNT)), shrink[v]))
-            });
-            let sums = tile::<L, V, PAIRS>(before, values, scores.cast_const(), words(count, PAIRS));
+            let mut sums = [[L::zero(); V]; PANEL];
+            for (row, sums) in sums.iter_mut().enumerate() {
+                for v in 0..V {
+                    sums[v] = sums[v].add_product(L::load(mixed.add(row * QUERIES + v * L::COUNT)), shrink[v]);
+                }
+            }
+            let sums = tile::<L, V, PAIRS>(sums, values.add(panel * length * PANEL), scores.cast_const(), length);
             store(sums, mixed);
         }
     }
@@ -243,14 +255,17 @@ unsafe fn softmax<L: Lanes, const V: usize, const PAIRS: bool>(
     unsafe {
         let scores = scratch.scores.row(0).add(lane);
         let (largest, weight) = (scratch.largest.row(0).add(lane), scratch.weight.row(0).add(lane));
-        let before: [L; V] = std::array::from_fn(|v| L::load(largest.add(v * L::COUNT)));
-        let tops: [L; V] = std::array::from_fn(|v| before[v].max(tops[v].add(L::splat(log_weight))));
-        let less: [L; V] = std::array::from_fn(|v| L::splat(log_weight).add_product(L::splat(-1.0), tops[v]));
-        let shrink: [L; V] = std::array::from_fn(|v| exp2(before[v].add_product(L::splat(-1.0), tops[v])));
-        let mut sums: [L; V] = std::array::from_fn(|v| L::zero().add_product(L::load(weight.add(v * L::COUNT)), shrink[v]));
+        // Without closures, in which the compiler doesn't know of the vectors.
+        let (mut tops, mut less, mut shrink, mut sums) = (tops, [L::zero(); V], [L::zero(); V], [L::zero(); V]);
+        for v in 0..V {
+            let before = L::load(largest.add(v * L::COUNT));
+            tops[v] = before.max(tops[v].add(L::splat(log_weight)));
+            less[v] = L::splat(log_weight).add_product(L::splat(-1.0), tops[v]);
+            shrink[v] = exp2(before.add_product(L::splat(-1.0), tops[v]));
+            sums[v] = L::zero().add_product(L::load(weight.add(v * L::COUNT)), shrink[v]);
+        }
         for word in 0..words(count, PAIRS) {
             for v in 0..V {
-                // Without closures, in which the compiler doesn't know of the vectors.
                 let from = scores.add(v * L::COUNT);
                 let to = from.add(word * QUERIES);
                 if !PAIRS {

@@ -3,19 +3,16 @@
 use rayon::prelude::*;
 
 use super::super::lanes::{Level, Loop};
-use super::flash::{PANEL, Part, words};
+use super::flash::{KEYS, PANEL, Part, words};
 use super::rows::{Rows, pair};
 
-/// Keys and values of one row's tokens that came together, all heads.
+/// Keys and values of one row's tokens that came together, all heads, in blocks as [`Part`] tells.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Panels {
-    /// `[heads][tokens / 8][words of a key][8]`.
     keys: Vec<f32>,
-    /// `[heads][channels / 8][words of a channel][8]`.
     values: Vec<f32>,
-    channels: usize,
+    heads: usize,
     tokens: usize,
-    pairs: bool,
     /// Base-2 logarithm of how often each token counts.
     log_weight: f32,
 }
@@ -23,17 +20,27 @@ pub(crate) struct Panels {
 impl Panels {
     /// Packs keys and values, in the memory of earlier ones; `pairs`: two bf16 a word.
     pub(super) fn packed(mut self, keys: &Rows<'_>, values: &Rows<'_>, heads: usize, channels: usize, pairs: bool) -> Self {
-        (self.channels, self.tokens, self.pairs, self.log_weight) = (channels, keys.tokens, pairs, 0.0);
-        let (for_keys, for_values) = self.lengths();
-        self.keys.resize(heads * for_keys, 0.0);
-        self.values.resize(heads * for_values, 0.0);
-        if self.tokens == 0 || channels == 0 {
+        let tokens = keys.tokens;
+        (self.heads, self.tokens, self.log_weight) = (heads, tokens, 0.0);
+        // Words of a token in all heads.
+        let (key, value) = (heads * words(channels, pairs), heads * channels.next_multiple_of(PANEL));
+        let lengths = [tokens.next_multiple_of(PANEL) * key, words(tokens, pairs) * value];
+        for (numbers, length) in [&mut self.keys, &mut self.values].into_iter().zip(lengths) {
+            if numbers.len() < length {
+                // Fresh zeros cost nothing here: a page is made by the thread that first writes to it.
+                *numbers = vec![0.0; length];
+            }
+            numbers.truncate(length);
+        }
+        if key * value == 0 {
             return self;
         }
         let level = Level::best();
-        let packed = self.keys.par_chunks_mut(for_keys).zip(self.values.par_chunks_mut(for_values));
-        packed.enumerate().for_each(|(head, (to_keys, to_values))| {
-            level.run_loop(Pack { keys, values, head, channels, pairs, to_keys, to_values });
+        let blocks = self.keys.par_chunks_mut(KEYS * key).zip(self.values.par_chunks_mut(words(KEYS, pairs) * value));
+        blocks.enumerate().for_each(|(block, (to_keys, to_values))| {
+            let first = block * KEYS;
+            let count = (tokens - first).min(KEYS);
+            level.run_loop(Pack { keys, values, first, count, heads, channels, pairs, to_keys, to_values });
         });
         self
     }
@@ -46,27 +53,17 @@ impl Panels {
 
     /// One head's.
     pub(super) fn part(&self, head: usize) -> Part<'_> {
-        let (for_keys, for_values) = self.lengths();
-        Part {
-            keys: &self.keys[head * for_keys..][..for_keys],
-            values: &self.values[head * for_values..][..for_values],
-            count: self.tokens,
-            log_weight: self.log_weight,
-        }
-    }
-
-    /// Words of a head's keys and values.
-    fn lengths(&self) -> (usize, usize) {
-        let keys = self.tokens.next_multiple_of(PANEL) * words(self.channels, self.pairs);
-        (keys, self.channels.next_multiple_of(PANEL) * words(self.tokens, self.pairs))
+        Part { keys: &self.keys, values: &self.values, count: self.tokens, heads: self.heads, head, log_weight: self.log_weight }
     }
 }
 
-/// One head's tokens into panels.
+/// A block of tokens into panels.
 struct Pack<'a> {
     keys: &'a Rows<'a>,
     values: &'a Rows<'a>,
-    head: usize,
+    first: usize,
+    count: usize,
+    heads: usize,
     channels: usize,
     pairs: bool,
     to_keys: &'a mut [f32],
@@ -74,41 +71,52 @@ struct Pack<'a> {
 }
 
 impl Loop for Pack<'_> {
+    /// Token by token, as they lie.
     #[inline(always)]
     fn run(self) {
-        // One more than there are channels where two are a word, zeros behind the last.
+        // Zeros behind the last channel, at least one where two are a word.
         let width = self.channels.next_multiple_of(PANEL);
-        let (tokens, depth) = (self.keys.tokens, words(self.channels, self.pairs));
-        let length = words(tokens, self.pairs);
+        let (depth, length) = (words(self.channels, self.pairs), words(self.count, self.pairs));
         let mut bare = vec![0.0; self.channels];
         let mut eight = vec![0.0; PANEL * width];
-        for (panel, to) in self.to_keys.chunks_mut(depth * PANEL).enumerate() {
-            for (row, to) in eight.chunks_mut(width).enumerate() {
-                self.keys.prepare((panel * PANEL + row).min(tokens - 1), self.head, &mut bare, to);
+        let to_keys = self.to_keys.len() / self.heads;
+        for (panel, head) in (0..self.count.div_ceil(PANEL)).flat_map(|panel| (0..self.heads).map(move |head| (panel, head))) {
+            for (row, to) in eight.chunks_exact_mut(width).enumerate() {
+                let token = (panel * PANEL + row).min(self.count - 1);
+                self.keys.prepare(self.first + token, head, &mut bare, to);
             }
-            for (word, to) in to.chunks_mut(PANEL).enumerate() {
-                for (row, to) in to.iter_mut().enumerate() {
-                    let from = &eight[row * width..][..width];
-                    *to = if self.pairs { pair(from[2 * word], from[2 * word + 1]) } else { from[word] };
+            let to = &mut self.to_keys[head * to_keys + panel * depth * PANEL..][..depth * PANEL];
+            if self.pairs {
+                for (word, to) in to.chunks_exact_mut(PANEL).enumerate() {
+                    to.iter_mut()
+                        .zip(eight.chunks_exact(width))
+                        .for_each(|(to, from)| *to = pair(from[2 * word], from[2 * word + 1]));
+                }
+            } else {
+                for (word, to) in to.chunks_exact_mut(PANEL).enumerate() {
+                    to.iter_mut().zip(eight.chunks_exact(width)).for_each(|(to, from)| *to = from[word]);
                 }
             }
         }
         eight.fill(0.0);
         let (even, odd) = eight.split_at_mut(width);
-        for word in 0..length {
-            let first = if self.pairs { 2 * word } else { word };
-            self.values.prepare(first, self.head, &mut bare, even);
-            if self.pairs && first + 1 < tokens {
-                self.values.prepare(first + 1, self.head, &mut bare, odd);
-            } else {
-                odd[..width].fill(0.0);
+        let to_values = self.to_values.len() / self.heads;
+        for (word, head) in (0..length).flat_map(|word| (0..self.heads).map(move |head| (word, head))) {
+            let to = &mut self.to_values[head * to_values..][..to_values];
+            let places = to.chunks_exact_mut(length * PANEL).map(|panel| &mut panel[word * PANEL..][..PANEL]);
+            if !self.pairs {
+                self.values.prepare(self.first + word, head, &mut bare, even);
+                places.zip(even.chunks_exact(PANEL)).for_each(|(to, from)| to.copy_from_slice(from));
+                continue;
             }
-            for panel in 0..width / PANEL {
-                let to = &mut self.to_values[(panel * length + word) * PANEL..][..PANEL];
-                let (even, odd) = (&even[panel * PANEL..][..PANEL], &odd[panel * PANEL..][..PANEL]);
-                for (to, (even, odd)) in to.iter_mut().zip(even.iter().zip(odd)) {
-                    *to = if self.pairs { pair(*even, *odd) } else { *even };
-                }
+            self.values.prepare(self.first + 2 * word, head, &mut bare, even);
+            if 2 * word + 1 < self.count {
+                self.values.prepare(self.first + 2 * word + 1, head, &mut bare, odd);
+            } else {
+                odd.fill(0.0);
+            }
+            for (to, (even, odd)) in places.zip(even.chunks_exact(PANEL).zip(odd.chunks_exact(PANEL))) {
+                to.iter_mut().zip(even.iter().zip(odd)).for_each(|(to, (even, odd))| *to = pair(*even, *odd));
             }
         }
     }

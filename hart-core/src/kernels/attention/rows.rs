@@ -59,32 +59,40 @@ impl Rows<'_> {
     #[inline(always)]
     pub(super) fn prepare(&self, token: usize, head: usize, bare: &mut [f32], to: &mut [f32]) {
         let channels = bare.len();
+        let (does, stride) = (&self.preparation, self.strides.channel);
         let from = &self.numbers[self.strides.at(token, head)..];
-        if self.strides.channel == 1 {
-            bare.copy_from_slice(&from[..channels]);
+        let bias = does.bias.map(|bias| &bias[head * channels..][..channels]);
+        let x: &[f32] = if stride == 1 && bias.is_none() {
+            &from[..channels]
         } else {
-            bare.iter_mut().zip(from.iter().step_by(self.strides.channel)).for_each(|(x, from)| *x = *from);
-        }
-        let does = &self.preparation;
-        if let Some(bias) = does.bias {
-            bare.iter_mut().zip(&bias[head * channels..][..channels]).for_each(|(x, bias)| *x += bias);
-        }
+            match bias {
+                Some(bias) if stride == 1 => {
+                    bare.iter_mut().zip(from.iter().zip(bias)).for_each(|(to, (x, bias))| *to = x + bias);
+                }
+                bias => {
+                    bare.iter_mut().zip(from.iter().step_by(stride)).for_each(|(to, x)| *to = *x);
+                    bare.iter_mut().zip(bias.into_iter().flatten()).for_each(|(to, bias)| *to += bias);
+                }
+            }
+            bare
+        };
         let mut factor = does.scale;
         if let Some(norms) = does.norms {
-            let norm = bare.iter().map(|x| x * x).sum::<f32>().sqrt();
+            let norm = x.iter().map(|x| x * x).sum::<f32>().sqrt();
             factor *= norms[head] / norm.max(SMALLEST_NORM);
         }
         let Some((cos, sin)) = does.rotation else {
-            to.iter_mut().zip(&*bare).for_each(|(to, x)| *to = x * factor);
+            to.iter_mut().zip(x).for_each(|(to, x)| *to = x * factor);
             return;
         };
-        let (cos, sin) = (&cos[token * channels..][..channels], &sin[token * channels..][..channels]);
         let half = channels / 2;
-        let (x, y) = bare.split_at(half);
-        let (to_x, to_y) = to[..channels].split_at_mut(half);
+        let (x, y) = (&x[..half], &x[half..][..half]);
+        let (cos, sin) = (&cos[token * channels..][..channels], &sin[token * channels..][..channels]);
+        let ((cos_x, cos_y), (sin_x, sin_y)) = (cos.split_at(half), sin.split_at(half));
+        let (to_x, to_y) = to[..2 * half].split_at_mut(half);
         for i in 0..half {
-            to_x[i] = (x[i] * cos[i] - y[i] * sin[i]) * factor;
-            to_y[i] = (y[i] * cos[half + i] + x[i] * sin[half + i]) * factor;
+            to_x[i] = (x[i] * cos_x[i] - y[i] * sin_x[i]) * factor;
+            to_y[i] = (y[i] * cos_y[i] + x[i] * sin_y[i]) * factor;
         }
     }
 }
