@@ -3,6 +3,7 @@
 use burn::prelude::Device;
 
 use crate::config::Config;
+use crate::device::Precision;
 use crate::error::{Error, Result};
 use crate::residual::ResidualDiffusion;
 use crate::text::Qwen2;
@@ -14,8 +15,10 @@ use crate::weights::parameters;
 const F32: u64 = size_of::<f32>() as u64;
 /// Rows of a picture made with classifier-free guidance: conditional and unconditional.
 const GUIDED_ROWS: u64 = 2;
-/// Copies of a block's input that live while its attention runs: norms, queries, keys, values, their rotated twins, the result.
-const ATTENTION_COPIES: u64 = 12;
+/// Copies of a layer's input that live while its attention runs: norms, queries, keys, values, their rotated twins, the result.
+const TEXT_ATTENTION_COPIES: u64 = 12;
+/// The same of the transformer, whose keys and values are rotated into the cache: input, norm, queries, keys, values, the result.
+const ATTENTION_COPIES: u64 = 7;
 /// Copies of an MLP's hidden layer that live at once.
 const MLP_COPIES: u64 = 3;
 /// Copies of the logits that live at once: the head's, their guided half, the sampler's rows.
@@ -57,31 +60,41 @@ pub(crate) fn weights(config: &Config, device: &Device) -> u64 {
 }
 
 /// What a run of `images` pictures needs besides the weights. The stages follow each other, so that the greediest counts.
-pub(crate) fn working(config: &Config, images: usize, system_prompt_tokens: usize) -> u64 {
+pub(crate) fn working(config: &Config, precision: Precision, images: usize, system_prompt_tokens: usize) -> u64 {
     let side = config.resolution() as u64;
     let finished = 3 * side * side * images as u64;
-    text(config, system_prompt_tokens).max(transformer(config)).max(decoder(config)) + finished
+    text(config, system_prompt_tokens).max(transformer(config, precision)).max(decoder(config)) + finished
 }
 
 fn text(config: &Config, system_prompt_tokens: usize) -> u64 {
     let (c, tokens) = (&config.text, (config.transformer.context_tokens + system_prompt_tokens) as u64);
     let scores = c.num_heads as u64 * tokens * tokens;
-    F32 * (tokens * block(c.hidden_size as u64, c.intermediate_size as u64) + scores)
+    F32 * (tokens * block(TEXT_ATTENTION_COPIES, c.hidden_size as u64, c.intermediate_size as u64) + scores)
 }
 
-fn transformer(config: &Config) -> u64 {
+fn transformer(config: &Config, precision: Precision) -> u64 {
     let c = &config.transformer;
     let (width, last) = (c.embed_dim as u64, (c.last_side() * c.last_side()) as u64);
-    let all = (c.context_tokens + c.sides.iter().map(|side| side * side).sum::<usize>()) as u64;
-    // The last scale's keys and values are never kept, but lie beside the others while a block uses them.
-    let cache = 2 * width * ((all - last) * c.depth as u64 + all);
+    let later = c.sides.iter().skip(1).map(|side| (side * side) as u64).sum::<u64>();
+    // One unconditional context token stands for all. The last scale's keys and values are never kept: one block's lie beside the
+    // others while it uses them.
+    let kept = c.context_tokens as u64 + 1 + GUIDED_ROWS * later.saturating_sub(last);
+    let cache = cached(precision) * 2 * width * (kept * c.depth as u64 + GUIDED_ROWS * last);
     let logits = LOGIT_COPIES * last * config.visual.vocab_size as u64;
-    F32 * GUIDED_ROWS * (cache + (last * block(width, c.feed_forward_dim as u64)).max(logits))
+    cache + F32 * GUIDED_ROWS * (last * block(ATTENTION_COPIES, width, c.feed_forward_dim as u64)).max(logits)
+}
+
+/// Bytes of a number of a key or value.
+fn cached(precision: Precision) -> u64 {
+    match precision {
+        Precision::Auto | Precision::F32 => F32,
+        Precision::Bf16 | Precision::Int8 => F32 / 2,
+    }
 }
 
 /// Numbers that live at once for one token in a block.
-fn block(width: u64, hidden: u64) -> u64 {
-    (ATTENTION_COPIES * width).max(2 * width + MLP_COPIES * hidden)
+fn block(attention_copies: u64, width: u64, hidden: u64) -> u64 {
+    (attention_copies * width).max(2 * width + MLP_COPIES * hidden)
 }
 
 fn decoder(config: &Config) -> u64 {

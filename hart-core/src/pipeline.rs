@@ -198,7 +198,10 @@ impl Hart {
         let system_prompt =
             self.system_prompt(request).and_then(|text| tokenize(text).ok()).map_or(0, |tokens| tokens.system.len());
         let weights = self.reports.iter().map(|report| report.parameters * size_of::<f32>() as u64).sum();
-        Memory { weights, working: memory::working(&self.config, request.total_images(), system_prompt) }
+        Memory {
+            weights,
+            working: memory::working(&self.config, self.transformer.precision(), request.total_images(), system_prompt),
+        }
     }
 
     /// Does work with the stages on the model's own threads, if it has some.
@@ -392,7 +395,8 @@ impl Hart {
         let context = self.config.transformer.context_tokens;
         let image_tokens: usize = self.scales[1..].iter().map(Scale::tokens).sum();
         let last = self.config.transformer.last_side();
-        let image = 2.0 * (context + image_tokens) as f64 * self.transformer.work_per_token()
+        // One unconditional context token stands for all.
+        let image = (context + 1 + 2 * image_tokens) as f64 * self.transformer.work_per_token()
             + 2.0 * (last * last) as f64 * self.residual.work_per_token(sampling.steps.kept().len())
             + self.visual.decode_work(last);
         request.prompts.len() as f64 * self.text.work(system_prompt + context) + request.total_images() as f64 * image

@@ -4,7 +4,7 @@
 mod support;
 
 use burn::prelude::*;
-use hart_core::stages::{Draws, Place, Progress, Sampling, Seeded, State, Tokens, keep_top_k, keep_top_p};
+use hart_core::stages::{Context, Draws, Place, Progress, Sampling, Scale, Seeded, State, Tokens, keep_top_k, keep_top_p};
 use hart_core::{Hart, Image, OpenOptions, Request, SystemPrompt, WeightSet};
 use support::{Goldens, check_close, scales, values};
 
@@ -97,6 +97,44 @@ fn cached_scales_equal_one_masked_pass() {
             check_close(&format!("hidden states of scale {}", scale.index), &values(hidden.0), &want, 1e-4);
         }
         assert_eq!(from_whole, whole.dims()[1]);
+    }
+}
+
+/// One unconditional context token for all of them: the hidden states of every row are those of a batch in which all are computed.
+#[test]
+fn one_unconditional_token_stands_for_all() {
+    for goldens in Goldens::all() {
+        let hart = goldens.plain();
+        let transformer = hart.transformer();
+        let few = goldens.context(hart.device()).with_unconditional();
+        assert_eq!(few.unconditional * 2, few.rows());
+        let all = Context { unconditional: 0, ..few.clone() };
+        let inputs: Tensor<3> = goldens.tensor("vae.var_input", hart.device());
+        let hidden = |context: &Context| {
+            let mut state = State::new(transformer.condition(context));
+            let mut from = 0;
+            let mut next = |scale: &Scale, state: &State| {
+                if scale.index == 0 {
+                    return transformer.first_input(state.conditioning());
+                }
+                let own = inputs.clone().narrow(1, from, scale.tokens()).repeat_dim(0, 2);
+                from += scale.tokens();
+                transformer.next_input(own, scale)
+            };
+            let mut seen = Vec::new();
+            for scale in scales(&hart) {
+                let input = next(&scale, &state);
+                let keep = |_: usize, x: &Tensor<3>| {
+                    seen.push(values(x.clone()));
+                    Ok(())
+                };
+                transformer.forward_each(input, &scale, &mut state, keep).unwrap();
+            }
+            seen
+        };
+        for (block, (few, all)) in hidden(&few).iter().zip(&hidden(&all)).enumerate() {
+            check_close(&format!("pass {block}"), few, all, 1e-5);
+        }
     }
 }
 

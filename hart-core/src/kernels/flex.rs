@@ -233,12 +233,12 @@ impl PerRow {
 }
 
 /// The tensor as the CPU backend has it, if it is the CPU backend's and f32.
-fn primitive<const D: usize>(tensor: &Tensor<D>) -> Option<FlexTensor> {
+pub(super) fn primitive<const D: usize>(tensor: &Tensor<D>) -> Option<FlexTensor> {
     tensor.clone().try_into_primitive::<Flex>().ok().filter(|tensor| tensor.dtype() == DType::F32)
 }
 
 /// A tensor of values in row-major order.
-fn tensor<const D: usize>(values: Vec<f32>, shape: Vec<usize>) -> Tensor<D> {
+pub(super) fn tensor<const D: usize>(values: Vec<f32>, shape: Vec<usize>) -> Tensor<D> {
     Tensor::from_primitive::<Flex>(of_values(values, Shape::from(shape)))
 }
 

@@ -19,8 +19,18 @@ pub(super) trait Lanes: Copy {
     unsafe fn load_pairs(from: *const u32) -> [Self; 2];
     /// Writes `COUNT` numbers.
     unsafe fn store(self, to: *mut f32);
+    /// `self + other`.
+    unsafe fn add(self, other: Self) -> Self;
+    /// The larger, lane by lane; `other` where one is not a number.
+    unsafe fn max(self, other: Self) -> Self;
     /// `a b + self`.
     unsafe fn add_product(self, a: Self, b: Self) -> Self;
+    /// `self + a b` where each lane of a and b holds two bf16, so that two products are added.
+    unsafe fn add_pairs(self, a: Self, b: Self) -> Self;
+    /// The two rounded to bf16, `low` in the lower half of each lane.
+    unsafe fn pair(low: Self, high: Self) -> Self;
+    /// `2^n self`: n is what the lowest bits of `n` hold as a whole number.
+    unsafe fn times_power(self, n: Self) -> Self;
     /// All lanes together.
     unsafe fn sum(self) -> f32;
     /// Turns a square: `COUNT` numbers of each of `COUNT` rows, `stride` apart, become the columns of rows `to_stride` apart.
@@ -64,12 +74,14 @@ enum Kind {
     Avx2,
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16,
 }
 
 impl Level {
     /// All that the processor has, the widest last.
     pub(super) fn all() -> impl DoubleEndedIterator<Item = Self> {
-        let mut all = [Some(Self(Kind::Plain)), None, None];
+        let mut all = [Some(Self(Kind::Plain)), None, None, None];
         #[cfg(target_arch = "x86_64")]
         {
             if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
@@ -77,6 +89,7 @@ impl Level {
             }
             if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl") {
                 all[2] = Some(Self(Kind::Avx512));
+                all[3] = is_x86_feature_detected!("avx512bf16").then_some(Self(Kind::Avx512Bf16));
             }
         }
         all.into_iter().flatten()
@@ -104,10 +117,17 @@ impl Level {
                 Kind::Avx2 => x86::avx2(job),
                 #[cfg(target_arch = "x86_64")]
                 Kind::Avx512 => x86::avx512(job),
+                #[cfg(target_arch = "x86_64")]
+                Kind::Avx512Bf16 => x86::avx512_bf16(job),
             }
         }
     }
 }
+
+/// The upper half of a lane, in which a bf16 is an f32.
+const UPPER: u32 = 0xffff_0000;
+/// Half of a bf16's last place.
+const HALF_PLACE: u32 = 0x8000;
 
 /// Eight numbers, for any processor.
 #[derive(Clone, Copy)]
@@ -154,8 +174,38 @@ impl Lanes for Plain {
     }
 
     #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        Self(std::array::from_fn(|i| self.0[i] + other.0[i]))
+    }
+
+    #[inline(always)]
+    unsafe fn max(self, other: Self) -> Self {
+        Self(std::array::from_fn(|i| if self.0[i] > other.0[i] { self.0[i] } else { other.0[i] }))
+    }
+
+    #[inline(always)]
     unsafe fn add_product(self, a: Self, b: Self) -> Self {
         Self(std::array::from_fn(|i| self.0[i] + a.0[i] * b.0[i]))
+    }
+
+    #[inline(always)]
+    unsafe fn add_pairs(self, a: Self, b: Self) -> Self {
+        let halves = |x: f32| (f32::from_bits(x.to_bits() << 16), f32::from_bits(x.to_bits() & UPPER));
+        Self(std::array::from_fn(|i| {
+            let (a, b) = (halves(a.0[i]), halves(b.0[i]));
+            self.0[i] + a.0 * b.0 + a.1 * b.1
+        }))
+    }
+
+    #[inline(always)]
+    unsafe fn pair(low: Self, high: Self) -> Self {
+        let rounded = |x: f32| x.to_bits().wrapping_add(HALF_PLACE);
+        Self(std::array::from_fn(|i| f32::from_bits(rounded(low.0[i]) >> 16 | rounded(high.0[i]) & UPPER)))
+    }
+
+    #[inline(always)]
+    unsafe fn times_power(self, n: Self) -> Self {
+        Self(std::array::from_fn(|i| f32::from_bits(self.0[i].to_bits().wrapping_add(n.0[i].to_bits() << 23))))
     }
 
     #[inline(always)]
@@ -178,13 +228,15 @@ impl Lanes for Plain {
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{Job, Lanes};
+    use super::{HALF_PLACE, Job, Lanes, UPPER};
 
+    /// With or without the products of bf16.
     #[derive(Clone, Copy)]
-    struct Avx512(__m512);
+    struct Avx512<const BF16: bool>(__m512);
 
-    // SAFETY of all functions: used in `avx512` only, which is called where the processor has AVX-512.
-    impl Lanes for Avx512 {
+    // SAFETY of all functions: used in `avx512` only, which is called where the processor has AVX-512, and in `avx512_bf16`, where it
+    // has its products of bf16 too.
+    impl<const BF16: bool> Lanes for Avx512<BF16> {
         const COUNT: usize = 16;
         const MANY: bool = true;
 
@@ -229,9 +281,59 @@ mod x86 {
         }
 
         #[inline(always)]
+        unsafe fn add(self, other: Self) -> Self {
+            // SAFETY: see above.
+            Self(unsafe { _mm512_add_ps(self.0, other.0) })
+        }
+
+        #[inline(always)]
+        unsafe fn max(self, other: Self) -> Self {
+            // SAFETY: see above.
+            Self(unsafe { _mm512_max_ps(self.0, other.0) })
+        }
+
+        #[inline(always)]
         unsafe fn add_product(self, a: Self, b: Self) -> Self {
             // SAFETY: see above.
             Self(unsafe { _mm512_fmadd_ps(a.0, b.0, self.0) })
+        }
+
+        #[inline(always)]
+        unsafe fn add_pairs(self, a: Self, b: Self) -> Self {
+            // SAFETY: see above; the types are both vectors of 512 bits.
+            unsafe {
+                if BF16 {
+                    let (a, b) = (std::mem::transmute::<__m512, __m512bh>(a.0), std::mem::transmute::<__m512, __m512bh>(b.0));
+                    return Self(_mm512_dpbf16_ps(self.0, a, b));
+                }
+                let upper = _mm512_set1_epi32(UPPER as i32);
+                let (a, b) = (_mm512_castps_si512(a.0), _mm512_castps_si512(b.0));
+                let (a_low, b_low) = (_mm512_slli_epi32::<16>(a), _mm512_slli_epi32::<16>(b));
+                let (a_high, b_high) = (_mm512_and_si512(a, upper), _mm512_and_si512(b, upper));
+                let sum = _mm512_fmadd_ps(_mm512_castsi512_ps(a_low), _mm512_castsi512_ps(b_low), self.0);
+                Self(_mm512_fmadd_ps(_mm512_castsi512_ps(a_high), _mm512_castsi512_ps(b_high), sum))
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn pair(low: Self, high: Self) -> Self {
+            // SAFETY: see above.
+            unsafe {
+                let half = _mm512_set1_epi32(HALF_PLACE as i32);
+                let low = _mm512_srli_epi32::<16>(_mm512_add_epi32(_mm512_castps_si512(low.0), half));
+                let high = _mm512_add_epi32(_mm512_castps_si512(high.0), half);
+                let high = _mm512_and_si512(high, _mm512_set1_epi32(UPPER as i32));
+                Self(_mm512_castsi512_ps(_mm512_or_si512(low, high)))
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn times_power(self, n: Self) -> Self {
+            // SAFETY: see above.
+            unsafe {
+                let exponent = _mm512_slli_epi32::<23>(_mm512_castps_si512(n.0));
+                Self(_mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(self.0), exponent)))
+            }
         }
 
         #[inline(always)]
@@ -323,9 +425,55 @@ mod x86 {
         }
 
         #[inline(always)]
+        unsafe fn add(self, other: Self) -> Self {
+            // SAFETY: see above.
+            Self(unsafe { _mm256_add_ps(self.0, other.0) })
+        }
+
+        #[inline(always)]
+        unsafe fn max(self, other: Self) -> Self {
+            // SAFETY: see above.
+            Self(unsafe { _mm256_max_ps(self.0, other.0) })
+        }
+
+        #[inline(always)]
         unsafe fn add_product(self, a: Self, b: Self) -> Self {
             // SAFETY: see above.
             Self(unsafe { _mm256_fmadd_ps(a.0, b.0, self.0) })
+        }
+
+        #[inline(always)]
+        unsafe fn add_pairs(self, a: Self, b: Self) -> Self {
+            // SAFETY: see above.
+            unsafe {
+                let upper = _mm256_set1_epi32(UPPER as i32);
+                let (a, b) = (_mm256_castps_si256(a.0), _mm256_castps_si256(b.0));
+                let (a_low, b_low) = (_mm256_slli_epi32::<16>(a), _mm256_slli_epi32::<16>(b));
+                let (a_high, b_high) = (_mm256_and_si256(a, upper), _mm256_and_si256(b, upper));
+                let sum = _mm256_fmadd_ps(_mm256_castsi256_ps(a_low), _mm256_castsi256_ps(b_low), self.0);
+                Self(_mm256_fmadd_ps(_mm256_castsi256_ps(a_high), _mm256_castsi256_ps(b_high), sum))
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn pair(low: Self, high: Self) -> Self {
+            // SAFETY: see above.
+            unsafe {
+                let half = _mm256_set1_epi32(HALF_PLACE as i32);
+                let low = _mm256_srli_epi32::<16>(_mm256_add_epi32(_mm256_castps_si256(low.0), half));
+                let high = _mm256_add_epi32(_mm256_castps_si256(high.0), half);
+                let high = _mm256_and_si256(high, _mm256_set1_epi32(UPPER as i32));
+                Self(_mm256_castsi256_ps(_mm256_or_si256(low, high)))
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn times_power(self, n: Self) -> Self {
+            // SAFETY: see above.
+            unsafe {
+                let exponent = _mm256_slli_epi32::<23>(_mm256_castps_si256(n.0));
+                Self(_mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(self.0), exponent)))
+            }
         }
 
         #[inline(always)]
@@ -377,7 +525,16 @@ mod x86 {
     #[target_feature(enable = "avx512f,avx512vl")]
     pub(super) unsafe fn avx512(job: impl Job) {
         // SAFETY: the caller's.
-        unsafe { job.run::<Avx512>() }
+        unsafe { job.run::<Avx512<false>>() }
+    }
+
+    /// # Safety
+    ///
+    /// The processor has AVX-512 with BF16.
+    #[target_feature(enable = "avx512f,avx512vl,avx512bf16")]
+    pub(super) unsafe fn avx512_bf16(job: impl Job) {
+        // SAFETY: the caller's.
+        unsafe { job.run::<Avx512<true>>() }
     }
 
     /// # Safety

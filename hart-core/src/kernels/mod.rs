@@ -32,7 +32,7 @@ mod packed;
 mod picture;
 mod swi_glu;
 
-pub(crate) use attention::{Rotation, attention};
+pub(crate) use attention::{Cache, Extend, Group, Memory, Rotation, SelfAttention, attention};
 pub(crate) use linear::{Linear, LinearConfig, linear};
 pub(crate) use mapping::map_file;
 pub(crate) use norm::{Modulation, add_gated, group_norm, group_norm_silu, layer_norm, rms_norm};

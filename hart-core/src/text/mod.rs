@@ -22,6 +22,9 @@ pub struct Context {
     pub mask: Vec<Vec<bool>>,
     /// Position of each place, `[R][T]`.
     pub positions: Vec<Vec<i64>>,
+    /// How many of the last rows are guidance's unconditional ones, made by [`Self::with_unconditional`]: all tokens of such a row
+    /// are alike, and one of them is computed for all.
+    pub unconditional: usize,
 }
 
 impl Context {
@@ -43,6 +46,7 @@ impl Context {
             hidden: Tensor::cat(vec![self.hidden, zeros], 0),
             mask: [self.mask, vec![only_first; rows]].concat(),
             positions: [self.positions, vec![vec![0; length]; rows]].concat(),
+            unconditional: rows,
         }
     }
 }

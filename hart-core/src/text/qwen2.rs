@@ -136,7 +136,7 @@ impl Qwen2 {
             progress.done(step, self.work(length) * rows as f64 / self.layers.len() as f64)?;
         }
         let hidden = kernels::rms_norm(x, &self.norm, None).narrow(1, system, length - system);
-        Ok(Context { hidden, mask: tokens.mask.clone(), positions: tokens.positions.clone() })
+        Ok(Context { hidden, mask: tokens.mask.clone(), positions: tokens.positions.clone(), unconditional: 0 })
     }
 }
 

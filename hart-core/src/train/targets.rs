@@ -22,7 +22,7 @@ pub(super) fn without(context: Context, dropped: &[bool]) -> Context {
         mask[row].iter_mut().enumerate().for_each(|(place, text)| *text = place == 0);
         positions[row].fill(0);
     }
-    Context { hidden: context.hidden * factors, mask, positions }
+    Context { hidden: context.hidden * factors, mask, positions, unconditional: 0 }
 }
 
 /// A code drawn from logits by a uniform number.

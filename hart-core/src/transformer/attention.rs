@@ -3,16 +3,13 @@
 use burn::module::{Initializer, Module, Param};
 use burn::prelude::*;
 
-use super::state::Extend;
 use crate::config::TransformerConfig;
-use crate::kernels::{self, Linear, LinearConfig, Rotation};
+use crate::kernels::{self, Extend, Group, Linear, LinearConfig, Rotation, SelfAttention};
 
 /// Softmax scale of the published code, times 1/sqrt(d), where queries and keys are not normalised.
 const SOFTMAX_FACTOR: f64 = 0.25;
 /// Most that a head's learned scale may multiply by.
 const MAX_SCALE: f32 = 100.0;
-/// Smallest norm that L2 normalisation divides by, PyTorch's default.
-const SMALLEST_NORM: f32 = 1e-12;
 
 /// Queries, keys and values from one product; queries and values have a bias, keys have none.
 #[derive(Module, Debug)]
@@ -62,34 +59,27 @@ impl Attention {
 
     /// # Shapes
     ///
-    /// - x: `[R, L, C]`
+    /// - x: `[R, L, C]`, or `[1, N, C]`: the tokens of all groups
     /// - bias: broadcast to `[R, H, L, keys]`
-    /// - output: `[R, L, C]`
-    pub(super) fn forward(&self, x: Tensor<3>, rotation: &Rotation, cache: Extend<'_>, bias: Option<Tensor<4>>) -> Tensor<3> {
-        let [rows, length, width] = x.dims();
-        let head_dim = width / self.num_heads;
-        let key_bias = self.query_bias.val().zeros_like();
-        let biases = Tensor::cat(vec![self.query_bias.val(), key_bias, self.value_bias.val()], 0);
-        let qkv = kernels::linear(x, &self.qkv) + biases.unsqueeze();
-        let part = |index: usize| {
-            let part = qkv.clone().narrow(2, index * width, width);
-            part.reshape([rows, length, self.num_heads, head_dim]).swap_dims(1, 2) // [rows, heads, seq, dim]
+    /// - output: as x
+    pub(super) fn forward(
+        &self,
+        x: Tensor<3>,
+        rotation: &Rotation,
+        groups: &[Group],
+        cache: Extend<'_>,
+        bias: Option<Tensor<4>>,
+    ) -> Tensor<3> {
+        let head_dim = x.dims()[2] / self.num_heads;
+        let norms = self.log_scale.as_ref().map(|log_scale| log_scale.val().clamp_max(MAX_SCALE.ln()).exp());
+        let between = SelfAttention {
+            heads: self.num_heads,
+            query_bias: self.query_bias.val(),
+            value_bias: self.value_bias.val(),
+            scale: if norms.is_some() { 1.0 } else { SOFTMAX_FACTOR / (head_dim as f64).sqrt() },
+            norms,
         };
-        let (mut query, mut key, value) = (part(0), part(1), part(2));
-        let mut scale = SOFTMAX_FACTOR / (head_dim as f64).sqrt();
-        if let Some(log_scale) = &self.log_scale {
-            query = l2_norm(query) * log_scale.val().clamp_max(MAX_SCALE.ln()).exp();
-            key = l2_norm(key);
-            scale = 1.0;
-        }
-        let (query, key) = (rotation.apply(query), rotation.apply(key));
-        let (key, value) = cache.with(key, value);
-        let mixed = kernels::attention(query, key, value, bias, scale);
-        kernels::linear(mixed.swap_dims(1, 2).reshape([rows, length, width]), &self.output) // [rows, seq, channels]
+        let mixed = between.forward(kernels::linear(x, &self.qkv), rotation, groups, cache, bias);
+        kernels::linear(mixed, &self.output)
     }
-}
-
-fn l2_norm(x: Tensor<4>) -> Tensor<4> {
-    let norm = x.clone().powf_scalar(2.0).sum_dim(3).sqrt().clamp_min(SMALLEST_NORM);
-    x / norm
 }

@@ -5,9 +5,8 @@ use burn::nn::{RmsNorm, RmsNormConfig};
 use burn::prelude::*;
 
 use super::attention::Attention;
-use super::state::Extend;
 use crate::config::{ModulationKind, Pooling, TransformerConfig};
-use crate::kernels::{self, Linear, LinearConfig, Modulation, Rotation, SwiGlu};
+use crate::kernels::{self, Extend, Group, Linear, LinearConfig, Modulation, Rotation, SwiGlu};
 
 /// What modulates a block: its six vectors in the checkpoint's order gamma1, gamma2, scale1, scale2, shift1, shift2.
 #[derive(Module, Debug)]
@@ -28,6 +27,15 @@ struct Table {
 pub(super) struct Branch {
     norm: Modulation,
     gate: Tensor<3>,
+}
+
+impl Branch {
+    /// The same for tokens of the given rows, `[1, N, C]`.
+    pub(super) fn of_tokens(&self, rows: &Tensor<1, Int>) -> Self {
+        let of = |x: &Tensor<3>| x.clone().swap_dims(0, 1).select(1, rows.clone());
+        let Modulation { scale, shift } = &self.norm;
+        Self { norm: Modulation { scale: of(scale), shift: of(shift) }, gate: of(&self.gate) }
+    }
 }
 
 /// Attention's and the feed-forward layer's branch, where the model is modulated.
@@ -116,12 +124,13 @@ impl Block {
 
     /// # Shapes
     ///
-    /// - x, output: `[R, L, C]`
+    /// - x, output: `[R, L, C]`, or `[1, N, C]`: the tokens of all groups
     /// - bias: broadcast to `[R, H, L, keys]`
     pub(super) fn forward(
         &self,
         x: Tensor<3>,
         rotation: &Rotation,
+        groups: &[Group],
         modulation: &BlockModulation,
         cache: Extend<'_>,
         bias: Option<Tensor<4>>,
@@ -129,7 +138,7 @@ impl Block {
         let branch = |i: usize| modulation.as_ref().map(|branches| &branches[i]);
         let normed = |x: &Tensor<3>, i| kernels::rms_norm(x.clone(), &self.norm, branch(i).map(|b| &b.norm));
         let add = |x, y, i| kernels::add_gated(x, y, branch(i).map(|b| &b.gate));
-        let y = self.attention.forward(normed(&x, 0), rotation, cache, bias);
+        let y = self.attention.forward(normed(&x, 0), rotation, groups, cache, bias);
         let x = add(x, y, 0);
         let y = self.feed_forward.forward(normed(&x, 1));
         add(x, y, 1)

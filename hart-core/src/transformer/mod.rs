@@ -16,13 +16,14 @@ use burn::prelude::*;
 use crate::config::{Config, TransformerConfig};
 use crate::device::Precision;
 use crate::error::Result;
-use crate::kernels::{self, Linear, LinearConfig};
+use crate::kernels::{self, Extend, Group, Linear, LinearConfig};
 use crate::progress::{Progress, Step};
 use crate::scales::{Scale, plan};
 use crate::text::Context;
 use block::Block;
 use head::Head;
 use level::LevelEmbedding;
+use state::Batch;
 
 /// Output of the block stack for one scale, `[R, L, C]`: R rows (conditional, then unconditional), L tokens.
 #[derive(Clone, Debug)]
@@ -50,6 +51,11 @@ pub struct Transformer {
     residual_norm: RmsNorm,
     #[module(skip)]
     config: TransformerConfig,
+    #[module(skip)]
+    precision: Precision,
+    /// All scales' level embeddings `[1, S, C]`, once the weights are final.
+    #[module(skip)]
+    levels: Option<Tensor<3>>,
 }
 
 impl Transformer {
@@ -66,6 +72,8 @@ impl Transformer {
             head: Head::init(c, config.visual.vocab_size, device),
             residual_norm: norm(c.embed_dim),
             config: c.clone(),
+            precision: Precision::F32,
+            levels: None,
         }
     }
 
@@ -77,10 +85,24 @@ impl Transformer {
         self
     }
 
-    /// The same with the products of its large layers computed in another precision.
+    /// The same with the products of its layers computed in another precision; its weights don't change from now on.
     pub(crate) fn with_precision(mut self, precision: Precision) -> Self {
         self.packable().into_iter().for_each(|(_, layer)| layer.pack(precision));
-        self
+        let levels = (0..self.config.sides.len()).map(|scale| self.level_embed.forward(scale)).collect();
+        Self { precision, levels: Some(Tensor::cat(levels, 1)), ..self }
+    }
+
+    /// What the products of its layers are computed in.
+    pub(crate) fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// Embedding of a scale's number, `[1, 1, C]`.
+    fn level(&self, scale: usize) -> Tensor<3> {
+        match &self.levels {
+            Some(levels) => levels.clone().narrow(1, scale, 1),
+            None => self.level_embed.forward(scale),
+        }
     }
 
     /// The layers whose products may be computed in a lower precision, by their paths in this module.
@@ -99,16 +121,20 @@ impl Transformer {
     /// Embeds the context and computes what it decides for the whole run. Rows are taken as they are: call
     /// [`Context::with_unconditional`] before for guidance.
     pub fn condition(&self, context: &Context) -> Conditioning {
+        let first = Batch::of_context(context);
+        let hidden = first.pack(context.hidden.clone());
         let hidden = match &self.context_norm {
-            Some(norm) => kernels::rms_norm(context.hidden.clone(), norm, None),
-            None => context.hidden.clone(),
+            Some(norm) => kernels::rms_norm(hidden, norm, None),
+            None => hidden,
         };
-        let embedded = kernels::linear(hidden, &self.context_embed); // [rows, context tokens, channels]
+        let embedded = first.unpack(kernels::linear(hidden, &self.context_embed)); // [rows, context tokens, channels]
         Conditioning {
             modulations: self.blocks.iter().map(|b| b.modulation(&embedded, &context.mask)).collect(),
             head: self.head.modulation(&embedded),
             positions: context.positions.clone(),
             embedded,
+            first,
+            precision: self.precision,
         }
     }
 
@@ -118,7 +144,7 @@ impl Transformer {
     ///
     /// - output: `[R, T, C]`
     pub fn first_input(&self, conditioning: &Conditioning) -> Tensor<3> {
-        conditioning.embedded.clone() + self.level_embed.forward(0)
+        conditioning.embedded.clone() + self.level(0)
     }
 
     /// A later scale's input: the features that the finished scales predict for it.
@@ -128,7 +154,7 @@ impl Transformer {
     /// - features: `[R, side^2, Z]`
     /// - output: `[R, side^2, C]`
     pub fn next_input(&self, features: Tensor<3>, scale: &Scale) -> Tensor<3> {
-        kernels::linear(features, &self.token_embed) + self.level_embed.forward(scale.index)
+        kernels::linear(features, &self.token_embed) + self.level(scale.index)
     }
 
     /// Runs one scale's tokens through the blocks, appending to the cache. Queries see the whole cache without a mask: the scale is
@@ -143,9 +169,9 @@ impl Transformer {
     ///
     /// [`Error::Cancelled`](crate::Error::Cancelled).
     pub fn forward(&self, input: Tensor<3>, scale: &Scale, state: &mut State, progress: &mut Progress<'_>) -> Result<Hidden> {
-        let [rows, length, _] = input.dims();
-        let work = (rows * length) as f64 * self.work_per_token() / self.blocks.len() as f64;
-        self.forward_each(input, scale, state, |block, _| {
+        let tokens = batch_of(&input, scale, state).total();
+        let work = tokens as f64 * self.work_per_token() / self.blocks.len() as f64;
+        self.run(input, scale, state, |block, _, _| {
             let step = Step::Block { scale: scale.index + 1, scales: scale.count, block: block + 1, blocks: self.blocks.len() };
             progress.done(step, work)
         })
@@ -163,15 +189,30 @@ impl Transformer {
         state: &mut State,
         mut each: impl FnMut(usize, &Tensor<3>) -> Result<()>,
     ) -> Result<Hidden> {
-        let rotation = rope::of_scale(&self.config, scale, &state.conditioning.positions, &input.device());
-        let mut x = input;
+        self.run(input, scale, state, |index, x, batch| each(index, &batch.unpack(x.clone())))
+    }
+
+    fn run(
+        &self,
+        input: Tensor<3>,
+        scale: &Scale,
+        state: &mut State,
+        mut each: impl FnMut(usize, &Tensor<3>, &Batch) -> Result<()>,
+    ) -> Result<Hidden> {
+        let device = input.device();
+        let batch = batch_of(&input, scale, state);
+        let State { conditioning, caches, memory } = state;
+        let rotation = rope::of_scale(&self.config, scale, &batch.pack_list(&conditioning.positions), &device);
+        let mut x = batch.pack(input);
         for (index, block) in self.blocks.iter().enumerate() {
+            let modulation = batch.modulation(&conditioning.modulations[index], &device);
+            let cache = &mut caches[index];
             // No scale follows the last one, so its keys and values need not be kept.
-            let cache = state.caches[index].extend(!scale.is_last());
-            x = block.forward(x, &rotation, &state.conditioning.modulations[index], cache, None);
-            each(index, &x)?;
+            let cache = if scale.is_last() { cache.finish(memory) } else { cache.extend() };
+            x = block.forward(x, &rotation, &batch.groups, &modulation, cache, None);
+            each(index, &x, &batch)?;
         }
-        Ok(Hidden(x))
+        Ok(Hidden(batch.unpack(x)))
     }
 
     /// All scales in one pass under the block-causal mask, as in training: a token sees its own and earlier scales.
@@ -211,8 +252,10 @@ impl Transformer {
         });
         let rotation = kernels::Rotation::concat(rotations.collect());
         let mut x = Tensor::cat(parts, 1);
+        let [rows, tokens, _] = x.dims();
+        let groups = [Group { rows, tokens, times: 1 }];
         for (block, modulation) in self.blocks.iter().zip(&conditioning.modulations) {
-            x = block.forward(x, &rotation, modulation, state::Extend::nothing(), Some(bias.clone()));
+            x = block.forward(x, &rotation, &groups, modulation, Extend::nothing(), Some(bias.clone()));
         }
         Hidden(x)
     }
@@ -236,6 +279,12 @@ impl Transformer {
     pub fn residual_condition(&self, hidden: &Hidden, codes: Tensor<3>) -> Tensor<3> {
         kernels::rms_norm(hidden.0.clone() + kernels::linear(codes, &self.token_embed), &self.residual_norm, None)
     }
+}
+
+/// How a scale's tokens lie.
+fn batch_of(input: &Tensor<3>, scale: &Scale, state: &State) -> Batch {
+    let first = &state.conditioning.first;
+    if scale.index == 0 { first.clone() } else { first.of_scale(input.dims()[1]) }
 }
 
 /// Score bias `[1, 1, L, L]` over groups of the given lengths: 0 within a group and towards earlier ones, else minus infinity.

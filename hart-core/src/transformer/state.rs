@@ -1,9 +1,11 @@
-//! What one run knows and changes: the conditioning and the cache of keys and values.
+//! What one run knows and changes: the conditioning, the cache of keys and values, and how a scale's tokens lie.
 
 use burn::prelude::*;
 
 use super::block::BlockModulation;
-use crate::kernels::Modulation;
+use crate::device::Precision;
+use crate::kernels::{self, Cache, Group, Memory, Modulation};
+use crate::text::Context;
 
 /// What the context decides for a whole run.
 #[derive(Clone, Debug)]
@@ -16,6 +18,10 @@ pub struct Conditioning {
     pub(super) head: Modulation,
     /// Position of each context token, `[R][T]`.
     pub(super) positions: Vec<Vec<i64>>,
+    /// How the context tokens lie when they run through the blocks.
+    pub(super) first: Batch,
+    /// The model's.
+    pub(super) precision: Precision,
 }
 
 /// One run's state.
@@ -23,13 +29,15 @@ pub struct Conditioning {
 pub struct State {
     pub(super) conditioning: Conditioning,
     pub(super) caches: Vec<Cache>,
+    /// Where the last scale's keys and values lie, block after block.
+    pub(super) memory: Memory,
 }
 
 impl State {
     /// The state before the first scale.
     pub fn new(conditioning: Conditioning) -> Self {
-        let caches = vec![Cache::default(); conditioning.modulations.len()];
-        Self { conditioning, caches }
+        let caches = vec![Cache::new(conditioning.precision); conditioning.modulations.len()];
+        Self { conditioning, caches, memory: Memory::default() }
     }
 
     /// What the context decides.
@@ -38,37 +46,89 @@ impl State {
     }
 }
 
-/// Keys and values of one block, `[R, H, tokens so far, d]`.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Cache(Option<(Tensor<4>, Tensor<4>)>);
-
-impl Cache {
-    /// The cache, to be extended; `keep` says whether a later scale will need the new entries.
-    pub(super) fn extend(&mut self, keep: bool) -> Extend<'_> {
-        Extend { cache: Some(self), keep }
-    }
+/// How a scale's tokens lie in a batch.
+///
+/// The tokens of an unconditional row's context are all alike: the same zeros at the same position, seeing the same keys. So one of
+/// them runs through the blocks for all T, and as a key it counts T times: `ln T` is added to its scores.
+#[derive(Clone, Debug)]
+pub(super) struct Batch {
+    /// Rows, those before the unconditional ones first.
+    pub(super) groups: Vec<Group>,
+    /// Tokens of each row outside of the blocks.
+    tokens: usize,
 }
 
-/// A cache that is about to be extended by one scale.
-pub(super) struct Extend<'a> {
-    cache: Option<&'a mut Cache>,
-    keep: bool,
-}
-
-impl Extend<'_> {
-    /// Nothing came before and nothing is kept.
-    pub(super) fn nothing() -> Self {
-        Self { cache: None, keep: false }
+impl Batch {
+    /// A context's tokens.
+    pub(super) fn of_context(context: &Context) -> Self {
+        let (rows, tokens) = (context.rows(), context.mask.first().map_or(0, Vec::len));
+        let alike = if tokens == 0 { 0 } else { context.unconditional.min(rows) };
+        let groups = [Group { rows: rows - alike, tokens, times: 1 }, Group { rows: alike, tokens: 1, times: tokens }];
+        Self { groups: groups.into_iter().filter(|group| group.rows > 0).collect(), tokens }
     }
 
-    /// All keys and values that the new tokens may see.
-    pub(super) fn with(self, key: Tensor<4>, value: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
-        let Some(cache) = self.cache else { return (key, value) };
-        let all = match cache.0.take() {
-            None => (key, value),
-            Some((k, v)) => (Tensor::cat(vec![k, key], 2), Tensor::cat(vec![v, value], 2)),
+    /// As many tokens in every row, of the same rows.
+    pub(super) fn of_scale(&self, tokens: usize) -> Self {
+        let groups = self.groups.iter().map(|group| Group { tokens, times: 1, ..*group }).collect();
+        Self { groups, tokens }
+    }
+
+    /// Tokens that run through the blocks.
+    pub(super) fn total(&self) -> usize {
+        self.groups.iter().map(Group::total).sum()
+    }
+
+    /// Whether some tokens stand for others.
+    pub(super) fn is_packed(&self) -> bool {
+        self.groups.iter().any(|group| group.tokens != self.tokens)
+    }
+
+    /// `[R, L, C]` to the tokens that run through the blocks, `[1, N, C]`, if some stand for others.
+    pub(super) fn pack(&self, x: Tensor<3>) -> Tensor<3> {
+        if !self.is_packed() {
+            return x;
+        }
+        let mut first = 0;
+        let of = |group: &Group| {
+            let part = x.clone().narrow(0, first, group.rows).narrow(1, 0, group.tokens);
+            first += group.rows;
+            part.reshape([1, group.total(), x.dims()[2]])
         };
-        cache.0 = self.keep.then(|| all.clone());
-        all
+        Tensor::cat(self.groups.iter().map(of).collect(), 1)
+    }
+
+    /// The way back.
+    pub(super) fn unpack(&self, x: Tensor<3>) -> Tensor<3> {
+        if !self.is_packed() {
+            return x;
+        }
+        let mut first = 0;
+        let of = |group: &Group| {
+            let part = x.clone().narrow(1, first, group.total()).reshape([group.rows, group.tokens, x.dims()[2]]);
+            first += group.total();
+            part.repeat_dim(1, self.tokens / group.tokens)
+        };
+        Tensor::cat(self.groups.iter().map(of).collect(), 0)
+    }
+
+    /// Something of each token, `[R][L]`, as [`Self::pack`] does it.
+    pub(super) fn pack_list<T: Copy>(&self, rows: &[Vec<T>]) -> Vec<Vec<T>> {
+        if !self.is_packed() {
+            return rows.to_vec();
+        }
+        let tokens = self.groups.iter().flat_map(|group| vec![group.tokens; group.rows]);
+        vec![rows.iter().zip(tokens).flat_map(|(row, tokens)| row[..tokens].iter().copied()).collect()]
+    }
+
+    /// What modulates a block, for the tokens as they lie.
+    pub(super) fn modulation(&self, modulation: &BlockModulation, device: &Device) -> BlockModulation {
+        let branches = modulation.as_ref()?;
+        if !self.is_packed() {
+            return Some(branches.clone());
+        }
+        let tokens = self.groups.iter().flat_map(|group| vec![group.tokens; group.rows]);
+        let rows: Vec<usize> = tokens.enumerate().flat_map(|(row, tokens)| vec![row; tokens]).collect();
+        let rows = kernels::indices(&rows, device);
+        Some([branches[0].of_tokens(&rows), branches[1].of_tokens(&rows)])
     }
 }

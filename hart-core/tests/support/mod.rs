@@ -133,6 +133,7 @@ impl Goldens {
             hidden: self.tensor("text.system.context_tensor", device),
             mask: rows("text.mask").into_iter().map(|row| row.into_iter().map(|m| m != 0).collect()).collect(),
             positions: rows("text.position_ids"),
+            unconditional: 0,
         }
     }
 

@@ -1,0 +1,317 @@
+//! Attention of a block of queries over all keys, without ever holding all scores: keys are taken a few at a time, and what has been
+//! summed so far is scaled down where a larger score comes (Dao et al., "FlashAttention", 2022; Milakov and Gimelshein, "Online
+//! normalizer calculation for softmax", 2018).
+//!
+//! Queries lie along the lanes of a vector, so that a softmax needs no sums across lanes, and keys and values are read number by
+//! number. Both products are one tile: eight rows, of keys or of channels, times up to three vectors of queries.
+//!
+//! A word is 32 bits along the sum of a product: one f32 or two bf16 (`PAIRS`), that is two channels of a query and a key, or two keys
+//! of a weight and a value. Sums and the softmax are f32 with either.
+//!
+//! A query's result is the same sums in the same order, wherever it lies in a block and whoever computes it.
+
+use super::super::lanes::{Job, Lanes};
+
+/// Queries that are computed together: three of the widest vectors.
+pub(super) const QUERIES: usize = 48;
+/// Rows of a panel, and of a tile: keys in the first product, channels in the second.
+pub(super) const PANEL: usize = 8;
+/// Keys between two rescalings, which lie together.
+pub(super) const KEYS: usize = 128;
+/// Vectors of queries in a tile.
+const VECTORS: usize = 3;
+/// Stands for the largest score before there is one: adding to it overflows nothing.
+const NO_SCORE: f32 = -1e30;
+
+/// Keys and values that came together, and whose head.
+///
+/// They lie in blocks of [`KEYS`] keys, the last one shorter. In a block all heads follow each other.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Part<'a> {
+    /// A block: `[heads][keys / 8][words of a key][8]`, the last key again and again behind it.
+    pub(super) keys: &'a [f32],
+    /// A block: `[heads][channels / 8][words of a channel][8]`, zeros behind the last channel.
+    pub(super) values: &'a [f32],
+    /// How many keys there are.
+    pub(super) count: usize,
+    /// How many heads.
+    pub(super) heads: usize,
+    /// Which one it is.
+    pub(super) head: usize,
+    /// Base-2 logarithm of how often each key counts.
+    pub(super) log_weight: f32,
+}
+
+/// A cache line, so that no vector of queries lies across two.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Line([f32; 16]);
+
+/// `[rows][QUERIES]`.
+#[derive(Default)]
+pub(super) struct Columns(Vec<Line>);
+
+impl Columns {
+    const LINES: usize = QUERIES / 16;
+
+    fn new(rows: usize) -> Self {
+        Self(vec![Line([0.0; 16]); rows * Self::LINES])
+    }
+
+    fn rows(&self) -> usize {
+        self.0.len() / Self::LINES
+    }
+
+    /// The number of a query.
+    pub(super) fn at(&self, row: usize, query: usize) -> f32 {
+        self.0[row * Self::LINES + query / 16].0[query % 16]
+    }
+
+    /// Sets the number of a query.
+    pub(super) fn set(&mut self, row: usize, query: usize, number: f32) {
+        self.0[row * Self::LINES + query / 16].0[query % 16] = number;
+    }
+
+    fn row(&mut self, row: usize) -> *mut f32 {
+        self.0[row * Self::LINES..].as_mut_ptr().cast()
+    }
+}
+
+/// What a task works in: its queries before, their mixes of values after.
+pub(super) struct Scratch {
+    /// `[words of a query][QUERIES]`, times the scale and log2(e): a softmax over powers of two.
+    pub(super) query: Columns,
+    /// `[channels, whole panels][QUERIES]`: sums of weighted values.
+    pub(super) mixed: Columns,
+    /// `[1][QUERIES]`: sums of weights.
+    pub(super) weight: Columns,
+    largest: Columns,
+    scores: Columns,
+}
+
+impl Scratch {
+    pub(super) fn new(channels: usize, pairs: bool) -> Self {
+        Self {
+            query: Columns::new(words(channels, pairs)),
+            mixed: Columns::new(channels.next_multiple_of(PANEL)),
+            weight: Columns::new(1),
+            largest: Columns::new(1),
+            scores: Columns::new(KEYS),
+        }
+    }
+}
+
+/// Words of so many numbers.
+pub(super) fn words(numbers: usize, pairs: bool) -> usize {
+    if pairs { numbers.div_ceil(2) } else { numbers }
+}
+
+/// A block of queries over all parts of one head.
+pub(super) struct Block<'a, const PAIRS: bool> {
+    /// How many queries there are, at most [`QUERIES`].
+    pub(super) queries: usize,
+    pub(super) parts: &'a [Part<'a>],
+    pub(super) scratch: &'a mut Scratch,
+}
+
+impl<const PAIRS: bool> Job for Block<'_, PAIRS> {
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(self) {
+        assert!(self.queries <= QUERIES);
+        let (depth, channels) = (self.scratch.query.rows(), self.scratch.mixed.rows());
+        for part in self.parts {
+            let (keys, values) = (part.count.next_multiple_of(PANEL) * depth, words(part.count, PAIRS) * channels);
+            let lengths = (part.heads * keys, part.heads * values);
+            assert!((part.keys.len(), part.values.len()) == lengths && part.head < part.heads, "a part has its panels");
+        }
+        self.scratch.mixed.0.fill(Line([0.0; 16]));
+        self.scratch.weight.0.fill(Line([0.0; 16]));
+        self.scratch.largest.0.fill(Line([NO_SCORE; 16]));
+        for part in self.parts {
+            for first in (0..part.count).step_by(KEYS) {
+                let count = (part.count - first).min(KEYS);
+                let mut lane = 0;
+                while lane < self.queries {
+                    // SAFETY: the processor has the lanes; the lengths were seen above, and lane is a multiple of the vectors' width.
+                    unsafe {
+                        match (self.queries - lane).div_ceil(L::COUNT) {
+                            1 => step::<L, 1, PAIRS>(self.scratch, part, first, count, lane),
+                            2 => step::<L, 2, PAIRS>(self.scratch, part, first, count, lane),
+                            _ => step::<L, VECTORS, PAIRS>(self.scratch, part, first, count, lane),
+                        }
+                    }
+                    lane += VECTORS * L::COUNT;
+                }
+            }
+        }
+    }
+}
+
+/// Some keys of a part, for `V` vectors of queries from `lane` on.
+///
+/// # Safety
+///
+/// The processor has the lanes; the part and the scratch are as long as [`Block`] asks, `first` is a multiple of [`KEYS`] and
+/// `count` what is left, at most as many, `lane + V * L::COUNT <= QUERIES`.
+#[inline(always)]
+unsafe fn step<L: Lanes, const V: usize, const PAIRS: bool>(
+    scratch: &mut Scratch,
+    part: &Part<'_>,
+    first: usize,
+    count: usize,
+    lane: usize,
+) {
+    // SAFETY: as this function's.
+    unsafe {
+        let (depth, channels) = (scratch.query.rows(), scratch.mixed.rows());
+        let query = scratch.query.row(0).add(lane).cast_const();
+        let scores = scratch.scores.row(0).add(lane);
+        let keys = part.keys.as_ptr().add((part.heads * first + part.head * count.next_multiple_of(PANEL)) * depth);
+        let length = words(count, PAIRS);
+        let values = part.values.as_ptr().add((part.heads * words(first, PAIRS) + part.head * length) * channels);
+        let mut tops = [L::splat(NO_SCORE); V];
+        for panel in 0..count.div_ceil(PANEL) {
+            let sums = tile::<L, V, PAIRS>([[L::zero(); V]; PANEL], keys.add(panel * depth * PANEL), query, depth);
+            store(sums, scores.add(panel * PANEL * QUERIES));
+            for v in 0..V {
+                for row in &sums {
+                    tops[v] = tops[v].max(row[v]);
+                }
+            }
+        }
+        let shrink = softmax::<L, V, PAIRS>(scratch, tops, count, part.log_weight, lane);
+        for panel in 0..channels / PANEL {
+            let mixed = scratch.mixed.row(panel * PANEL).add(lane);
+            let mut sums = [[L::zero(); V]; PANEL];
+            for (row, sums) in sums.iter_mut().enumerate() {
+                for v in 0..V {
+                    sums[v] = sums[v].add_product(L::load(mixed.add(row * QUERIES + v * L::COUNT)), shrink[v]);
+                }
+            }
+            let sums = tile::<L, V, PAIRS>(sums, values.add(panel * length * PANEL), scores.cast_const(), length);
+            store(sums, mixed);
+        }
+    }
+}
+
+/// The sums and the products of a panel's rows with columns: `sums[r][q] + panel[0..steps][r] . columns[0..steps][q]`.
+///
+/// # Safety
+///
+/// The processor has the lanes, the panel has so many steps and so have the columns.
+#[inline(always)]
+unsafe fn tile<L: Lanes, const V: usize, const PAIRS: bool>(
+    mut sums: [[L; V]; PANEL],
+    mut panel: *const f32,
+    mut columns: *const f32,
+    steps: usize,
+) -> [[L; V]; PANEL] {
+    // SAFETY: as this function's.
+    unsafe {
+        for _ in 0..steps {
+            let column: [L; V] = std::array::from_fn(|v| L::load(columns.add(v * L::COUNT)));
+            for (row, sums) in sums.iter_mut().enumerate() {
+                let number = L::splat(*panel.add(row));
+                for v in 0..V {
+                    sums[v] = if PAIRS { sums[v].add_pairs(number, column[v]) } else { sums[v].add_product(number, column[v]) };
+                }
+            }
+            panel = panel.add(PANEL);
+            columns = columns.add(QUERIES);
+        }
+        sums
+    }
+}
+
+/// Writes a tile.
+///
+/// # Safety
+///
+/// The processor has the lanes, and there is room for [`PANEL`] rows.
+#[inline(always)]
+unsafe fn store<L: Lanes, const V: usize>(sums: [[L; V]; PANEL], to: *mut f32) {
+    for (row, sums) in sums.iter().enumerate() {
+        for (v, sum) in sums.iter().enumerate() {
+            // SAFETY: as this function's.
+            unsafe { sum.store(to.add(row * QUERIES + v * L::COUNT)) };
+        }
+    }
+}
+
+/// Scores to weights, in their place; what the sums so far must be multiplied by comes back.
+///
+/// # Safety
+///
+/// The processor has the lanes; `count <= KEYS`, `lane + V * L::COUNT <= QUERIES`.
+#[inline(always)]
+unsafe fn softmax<L: Lanes, const V: usize, const PAIRS: bool>(
+    scratch: &mut Scratch,
+    tops: [L; V],
+    count: usize,
+    log_weight: f32,
+    lane: usize,
+) -> [L; V] {
+    // SAFETY: as this function's.
+    unsafe {
+        let scores = scratch.scores.row(0).add(lane);
+        let (largest, weight) = (scratch.largest.row(0).add(lane), scratch.weight.row(0).add(lane));
+        // Without closures, in which the compiler doesn't know of the vectors.
+        let (mut tops, mut less, mut shrink, mut sums) = (tops, [L::zero(); V], [L::zero(); V], [L::zero(); V]);
+        for v in 0..V {
+            let before = L::load(largest.add(v * L::COUNT));
+            tops[v] = before.max(tops[v].add(L::splat(log_weight)));
+            less[v] = L::splat(log_weight).add_product(L::splat(-1.0), tops[v]);
+            shrink[v] = exp2(before.add_product(L::splat(-1.0), tops[v]));
+            sums[v] = L::zero().add_product(L::load(weight.add(v * L::COUNT)), shrink[v]);
+        }
+        for word in 0..words(count, PAIRS) {
+            for v in 0..V {
+                let from = scores.add(v * L::COUNT);
+                let to = from.add(word * QUERIES);
+                if !PAIRS {
+                    let power = exp2(L::load(to).add(less[v]));
+                    sums[v] = sums[v].add(power);
+                    power.store(to);
+                    continue;
+                }
+                let low = exp2(L::load(from.add(2 * word * QUERIES)).add(less[v]));
+                let mut high = L::zero();
+                if 2 * word + 1 < count {
+                    high = exp2(L::load(from.add((2 * word + 1) * QUERIES)).add(less[v]));
+                }
+                sums[v] = sums[v].add(low.add(high));
+                L::pair(low, high).store(to);
+            }
+        }
+        for v in 0..V {
+            tops[v].store(largest.add(v * L::COUNT));
+            sums[v].store(weight.add(v * L::COUNT));
+        }
+        shrink
+    }
+}
+
+/// `2^x` to 2 units in the last place for x of at most 0: x is a whole number and a rest of at most 1/2, whose power is a polynomial
+/// (Cephes' `exp2f`). Below the range of f32 it stays at the end; NaN stays NaN.
+///
+/// # Safety
+///
+/// The processor has the lanes.
+#[inline(always)]
+unsafe fn exp2<L: Lanes>(x: L) -> L {
+    const LEAST: f32 = -126.0;
+    // Added, it rounds to whole numbers and leaves them in the lowest bits; taken away again, it leaves the whole number.
+    const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23
+    const POLYNOMIAL: [f32; 6] = [1.339_887_4e-3, 9.618_437e-3, 5.550_332_5e-2, 2.402_264_8e-1, 6.931_472e-1, 1.0];
+    // SAFETY: as this function's.
+    unsafe {
+        let x = L::splat(LEAST).max(x);
+        let whole = x.add(L::splat(ROUND));
+        let rest = x.add_product(L::splat(-1.0), whole.add(L::splat(-ROUND)));
+        let mut power = L::splat(1.535_336_2e-4);
+        for coefficient in POLYNOMIAL {
+            power = L::splat(coefficient).add_product(power, rest);
+        }
+        power.times_power(whole)
+    }
+}

@@ -1,0 +1,271 @@
+//! Attention of all rows, heads and blocks of queries, on all cores.
+
+use rayon::prelude::*;
+
+use super::super::lanes::{Level, Loop};
+use super::flash::{Block, Part, QUERIES, Scratch, words};
+use super::panels::Panels;
+use super::rows::{Rows, Strides, pair};
+
+/// One row of a batch: what asks, what is asked, and where the answer goes.
+pub(super) struct Question<'a> {
+    /// Their scale holds log2(e) besides.
+    pub(super) queries: Rows<'a>,
+    /// All that they may look at.
+    pub(super) panels: Vec<&'a Panels>,
+    pub(super) to: Strides,
+}
+
+/// Sizes that all rows share.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Heads {
+    /// Heads of the queries.
+    pub(super) count: usize,
+    /// Heads of the keys and values, of which each serves as many queries' heads.
+    pub(super) groups: usize,
+    /// Channels of a head.
+    pub(super) channels: usize,
+    /// Whether a word holds two bf16.
+    pub(super) pairs: bool,
+}
+
+/// Weighted means of values, into `out`.
+///
+/// # Panics
+///
+/// If an answer has no room.
+pub(super) fn mix(questions: &[Question<'_>], heads: Heads, out: &mut [f32]) {
+    mix_by(Level::best(), questions, heads, out);
+}
+
+pub(super) fn mix_by(level: Level, questions: &[Question<'_>], heads: Heads, out: &mut [f32]) {
+    let mut tasks = Vec::new();
+    for question in questions {
+        assert!(question.to.end(question.queries.tokens, heads.count, heads.channels) <= out.len(), "an answer has room");
+        for head in 0..heads.count {
+            tasks.extend((0..question.queries.tokens).step_by(QUERIES).map(|first| (question, head, first)));
+        }
+    }
+    let out = Out(out.as_mut_ptr());
+    tasks.into_par_iter().for_each_init(
+        || Scratch::new(heads.channels, heads.pairs),
+        |scratch, (question, head, first)| {
+            let queries = (question.queries.tokens - first).min(QUERIES);
+            let parts: Vec<Part<'_>> =
+                question.panels.iter().map(|panels| panels.part(head * heads.groups / heads.count)).collect();
+            level.run_loop(Ask { rows: &question.queries, head, first, queries, heads, scratch });
+            if heads.pairs {
+                level.run(Block::<true> { queries, parts: &parts, scratch });
+            } else {
+                level.run(Block::<false> { queries, parts: &parts, scratch });
+            }
+            // SAFETY: there is room from here on for these queries, as checked above, and no other task has any of it.
+            let to = unsafe { { &out }.0.add(question.to.at(first, head)) };
+            level.run_loop(Answer { queries, channels: heads.channels, strides: question.to, scratch, to });
+        },
+    );
+}
+
+/// Where all tasks write, each in its own place.
+struct Out(*mut f32);
+
+// SAFETY: tasks write to places of their own.
+unsafe impl Sync for Out {}
+
+/// Queries into columns.
+struct Ask<'a> {
+    rows: &'a Rows<'a>,
+    head: usize,
+    first: usize,
+    queries: usize,
+    heads: Heads,
+    scratch: &'a mut Scratch,
+}
+
+impl Loop for Ask<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let Heads { channels, pairs, .. } = self.heads;
+        let mut bare = vec![0.0; channels];
+        // One more, zero, where two are a word.
+        let mut row = vec![0.0; channels + 1];
+        for query in 0..self.queries {
+            self.rows.prepare(self.first + query, self.head, &mut bare, &mut row);
+            for word in 0..words(channels, pairs) {
+                let number = if pairs { pair(row[2 * word], row[2 * word + 1]) } else { row[word] };
+                self.scratch.query.set(word, query, number);
+            }
+        }
+    }
+}
+
+/// Columns of sums into places, divided by the sums of weights.
+struct Answer<'a> {
+    queries: usize,
+    channels: usize,
+    strides: Strides,
+    scratch: &'a Scratch,
+    to: *mut f32,
+}
+
+impl Loop for Answer<'_> {
+    #[inline(always)]
+    fn run(self) {
+        for query in 0..self.queries {
+            let share = 1.0 / self.scratch.weight.at(0, query);
+            for channel in 0..self.channels {
+                // SAFETY: whoever made this has seen that there is room.
+                unsafe {
+                    let to = self.to.add(query * self.strides.token + channel * self.strides.channel);
+                    to.write(self.scratch.mixed.at(channel, query) * share);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::rows::Preparation;
+    use super::*;
+
+    fn waves(count: usize, speed: f64) -> Vec<f32> {
+        (0..count).map(|i| (i as f64 * speed).sin() as f32).collect()
+    }
+
+    /// Keys that come in several parts, the first of which count several times.
+    struct Case {
+        heads: Heads,
+        queries: usize,
+        keys: Vec<usize>,
+        times: usize,
+    }
+
+    const SCALE: f64 = 0.7;
+
+    impl Case {
+        fn rows<'a>(&self, numbers: &'a [f32], heads: usize, first: usize, tokens: usize, scale: f64) -> Rows<'a> {
+            let channels = self.heads.channels;
+            let strides = Strides { start: first * heads * channels, token: heads * channels, head: channels, channel: 1 };
+            Rows { numbers, strides, tokens, preparation: Preparation { scale: scale as f32, ..Preparation::NONE } }
+        }
+
+        /// Queries, keys, values.
+        fn numbers(&self) -> [Vec<f32>; 3] {
+            let Heads { count, groups, channels, .. } = self.heads;
+            let keys: usize = self.keys.iter().sum();
+            let lengths = [self.queries * count * channels, keys * groups * channels, keys * groups * channels];
+            [(lengths[0], 0.7), (lengths[1], 0.31), (lengths[2], 1.3)].map(|(length, speed)| waves(length, speed))
+        }
+
+        fn answer(&self, level: Level) -> Vec<f32> {
+            let Heads { count, groups, channels, pairs } = self.heads;
+            let [q, k, v] = self.numbers();
+            let mut first = 0;
+            let panels: Vec<Panels> = self
+                .keys
+                .iter()
+                .map(|&keys| {
+                    let (key, value) = (self.rows(&k, groups, first, keys, 1.0), self.rows(&v, groups, first, keys, 1.0));
+                    let panels = Panels::default().packed(&key, &value, groups, channels, pairs);
+                    let panels = if first == 0 { panels.counting(self.times) } else { panels };
+                    first += keys;
+                    panels
+                })
+                .collect();
+            let queries = self.rows(&q, count, 0, self.queries, SCALE * std::f64::consts::LOG2_E);
+            let question = Question { queries, panels: panels.iter().collect(), to: queries.strides };
+            let mut out = vec![0.0; q.len()];
+            mix_by(level, &[question], self.heads, &mut out);
+            out
+        }
+
+        /// A plain softmax in f64.
+        fn expected(&self) -> Vec<f64> {
+            let Heads { count, groups, channels, .. } = self.heads;
+            let [q, k, v] = self.numbers();
+            let keys: usize = self.keys.iter().sum();
+            let row =
+                |numbers: &[f32], at: usize| numbers[at * channels..][..channels].iter().map(|&x| f64::from(x)).collect::<Vec<_>>();
+            let mut all = Vec::new();
+            for (query, head) in (0..self.queries).flat_map(|query| (0..count).map(move |head| (query, head))) {
+                let asked = row(&q, query * count + head);
+                let group = head * groups / count;
+                let weights: Vec<f64> = (0..keys)
+                    .map(|key| {
+                        let dot: f64 = row(&k, key * groups + group).iter().zip(&asked).map(|(a, b)| a * b).sum();
+                        (dot * SCALE).exp() * if key < self.keys[0] { self.times as f64 } else { 1.0 }
+                    })
+                    .collect();
+                let sum: f64 = weights.iter().sum();
+                for channel in 0..channels {
+                    let value = |key: usize| f64::from(v[(key * groups + group) * channels + channel]);
+                    all.push(weights.iter().enumerate().map(|(key, weight)| weight * value(key)).sum::<f64>() / sum);
+                }
+            }
+            all
+        }
+    }
+
+    fn cases(pairs: bool) -> Vec<Case> {
+        let case = |(count, groups, channels, queries, times), keys: &[usize]| Case {
+            heads: Heads { count, groups, channels, pairs },
+            queries,
+            keys: keys.to_vec(),
+            times,
+        };
+        vec![
+            case((1, 1, 8, 1, 1), &[1]),
+            case((4, 2, 16, 5, 300), &[1, 4, 9]),
+            case((3, 3, 24, 49, 7), &[3, 129, 257, 8]),
+            case((2, 1, 64, 97, 1), &[300, 1, 64]),
+            case((1, 1, 640, 33, 2), &[70]),
+            case((2, 2, 7, 20, 5), &[11, 130]),
+        ]
+    }
+
+    /// bf16 keeps 8 bits of queries, keys, weights and values.
+    #[test]
+    fn every_level_gives_the_softmax() {
+        for (pairs, tolerance) in [(false, 5e-6), (true, 2e-2)] {
+            for case in cases(pairs) {
+                let want = case.expected();
+                for level in Level::all() {
+                    let got = case.answer(level);
+                    let error = got.iter().zip(&want).map(|(got, want)| (f64::from(*got) - want).abs()).fold(0.0, f64::max);
+                    assert!(error < tolerance, "{level:?}, {:?}, keys {:?}: off by {error}", case.heads, case.keys);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn same_bits_with_any_number_of_threads() {
+        for case in cases(false).iter().chain(&cases(true)) {
+            let with = |threads| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                pool.install(|| case.answer(Level::best())).into_iter().map(f32::to_bits).collect::<Vec<_>>()
+            };
+            assert!(with(1) == with(2) && with(1) == with(5));
+        }
+    }
+
+    /// Far below zero everywhere, as long as no score is larger; and what isn't a number stays none.
+    #[test]
+    fn scores_of_any_size() {
+        let heads = Heads { count: 1, groups: 1, channels: 2, pairs: false };
+        let case = Case { heads, queries: 2, keys: vec![3], times: 1 };
+        let answer = |q: [f32; 4], k: [f32; 6]| {
+            let v = [1.0, 2.0, 3.0, 4.0, 5.0, 9.0];
+            let panels = Panels::default().packed(&case.rows(&k, 1, 0, 3, 1.0), &case.rows(&v, 1, 0, 3, 1.0), 1, 2, false);
+            let queries = case.rows(&q, 1, 0, 2, 1.0);
+            let mut out = vec![0.0; 4];
+            mix(&[Question { queries, panels: vec![&panels], to: queries.strides }], heads, &mut out);
+            out
+        };
+        let far = answer([-1e4, 0.0, 0.0, 0.0], [1.0, 0.0, 1.0, 0.0, 1.0, 0.0]);
+        assert_eq!(far, [3.0, 5.0, 3.0, 5.0]);
+        let none = answer([f32::NAN, 0.0, 0.0, 1.0], [0.0; 6]);
+        assert!(none[..2].iter().all(|x| x.is_nan()) && none[2..] == [3.0, 5.0]);
+    }
+}
