@@ -1,0 +1,145 @@
+//! What the lower precisions change, stage by stage: against recorded numbers, and on the shipped model against f32.
+
+#[allow(dead_code, reason = "shared with the golden tests")]
+mod support;
+
+use burn::prelude::*;
+use hart_core::stages::{Context, Progress, Scale};
+use hart_core::{Hart, Image, OpenOptions, Precision, Request};
+use support::{Goldens, scales, values};
+
+const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/hart-emoji");
+const PROMPTS: [&str; 4] = ["a parrot", "a red heart", "a slice of pizza", "the flag of Japan"];
+
+/// What a precision may change.
+struct Bounds {
+    precision: Precision,
+    /// Largest difference from recorded logits, in standard deviations.
+    recorded: f64,
+    /// Least cosine between the logits of a scale and those of f32.
+    cosine: f64,
+    /// Largest root mean square of the predicted noise's error, as a share of the noise's.
+    noise: f64,
+    /// Least median, over some pictures of the same prompt and seed, of the peak signal-to-noise ratio in decibels.
+    picture: f64,
+}
+
+const BOUNDS: [Bounds; 2] = [
+    Bounds { precision: Precision::Bf16, recorded: 0.04, cosine: 0.9999, noise: 0.003, picture: 35.0 },
+    Bounds { precision: Precision::Int8, recorded: 0.15, cosine: 0.9995, noise: 0.01, picture: 25.0 },
+];
+
+fn shipped(precision: Precision) -> Hart {
+    Hart::open(SHIPPED, OpenOptions::new().precision(precision)).unwrap()
+}
+
+#[test]
+fn recorded_logits() {
+    let goldens = Goldens::usual();
+    for bounds in BOUNDS {
+        let options = OpenOptions::new().weight_set(hart_core::WeightSet::Plain).precision(bounds.precision);
+        let hart = Hart::open(&goldens.folder, options).unwrap();
+        let conditioning = hart.transformer().condition(&goldens.context(hart.device()));
+        let hidden = hart.transformer().forward_all(goldens.tensor("vae.var_input", hart.device()), &conditioning);
+        let logits = hart.transformer().logits(&hidden.last(goldens.shape("train.logits")[1]), &conditioning);
+        goldens.check_tensor("train.logits", logits, bounds.recorded);
+    }
+}
+
+/// The logits that the shipped model predicts for its own pictures' tokens.
+fn logits(hart: &Hart, context: &Context, pictures: &[Image]) -> Vec<Vec<f32>> {
+    let tokens = hart.visual().tokenize_images(pictures).unwrap();
+    let conditioning = hart.transformer().condition(context);
+    let plan = scales(hart);
+    let count = plan.iter().map(Scale::tokens).sum();
+    let hidden = hart.transformer().forward_all(tokens.inputs, &conditioning).last(count);
+    let all = hart.transformer().logits(&hidden, &conditioning);
+    let starts = plan.iter().scan(0, |from, scale| Some(std::mem::replace(from, *from + scale.tokens())));
+    starts.zip(&plan).map(|(from, scale)| values(all.clone().narrow(1, from, scale.tokens()))).collect()
+}
+
+fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+}
+
+#[test]
+fn logits_of_every_scale_point_where_those_of_f32_do() {
+    let exact = shipped(Precision::F32);
+    let pictures = pictures(&exact);
+    let context = context(&exact);
+    let want = logits(&exact, &context, &pictures);
+    for bounds in BOUNDS {
+        let got = logits(&shipped(bounds.precision), &context, &pictures);
+        for (scale, (got, want)) in got.iter().zip(&want).enumerate() {
+            let cosine = cosine(got, want);
+            println!("{} scale {scale}: 1 - {:.1e}", bounds.precision, 1.0 - cosine);
+            assert!(cosine >= bounds.cosine, "{} scale {scale}: cosine {cosine}", bounds.precision);
+        }
+    }
+}
+
+#[test]
+fn predicted_noise() {
+    let exact = shipped(Precision::F32);
+    let wave = |shape: [usize; 3], speed: f32| {
+        let numbers = (0..shape.iter().product::<usize>()).map(|i| 1.4 * (i as f32 * speed).sin()).collect::<Vec<_>>();
+        Tensor::<3>::from_data(TensorData::new(numbers, shape), exact.device())
+    };
+    let mlp = exact.residual().mlp();
+    let (x, condition) = (wave([2, 100, mlp.channels()], 0.7), wave([2, 100, exact.config().transformer.embed_dim], 1.3));
+    let predict = |hart: &Hart| {
+        let mlp = hart.residual().mlp();
+        [10.0, 400.0, 990.0].map(|step| values(mlp.forward(x.clone(), &[step], mlp.embed_condition(condition.clone())).0))
+    };
+    let want = predict(&exact);
+    for bounds in BOUNDS {
+        for (got, want) in predict(&shipped(bounds.precision)).iter().zip(&want) {
+            let squares = |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v).powi(2)).sum::<f64>();
+            let error = squares(&mut got.iter().zip(want).map(|(g, w)| g - w)) / squares(&mut want.iter().copied());
+            println!("{}: noise {:.1e}", bounds.precision, error.sqrt());
+            assert!(error.sqrt() <= bounds.noise, "{}: {}", bounds.precision, error.sqrt());
+        }
+    }
+}
+
+fn context(hart: &Hart) -> Context {
+    let tokens = hart.text().tokenizer().tokenize(&PROMPTS, None, hart.config().transformer.context_tokens).unwrap();
+    hart.text().encode(&tokens, &mut Progress::silent()).unwrap()
+}
+
+fn pictures(hart: &Hart) -> Vec<Image> {
+    let made = PROMPTS.iter().map(|prompt| hart.generate(&Request::new(*prompt).seed(3), &mut ()).unwrap());
+    made.flat_map(|generation| generation.images).collect()
+}
+
+/// A code that is drawn differently changes more than any rounding: the median picture has few of them.
+#[test]
+fn pictures_of_the_same_seed_are_alike() {
+    let want = pictures(&shipped(Precision::F32));
+    for bounds in BOUNDS {
+        let got = pictures(&shipped(bounds.precision));
+        let ratio = |(a, b): (&Image, &Image)| {
+            let squares: f64 = a.pixels().iter().zip(b.pixels()).map(|(a, b)| f64::from(a.abs_diff(*b)).powi(2)).sum();
+            10.0 * (255f64.powi(2) * a.pixels().len() as f64 / squares.max(1.0)).log10()
+        };
+        let mut ratios: Vec<f64> = got.iter().zip(&want).map(ratio).collect();
+        ratios.sort_by(f64::total_cmp);
+        println!("{}: {ratios:.1?} dB", bounds.precision);
+        assert!(ratios[ratios.len() / 2] >= bounds.picture, "{}: {ratios:?}", bounds.precision);
+    }
+}
+
+#[test]
+fn same_picture_on_any_number_of_threads() {
+    for bounds in BOUNDS {
+        let hart = shipped(bounds.precision);
+        let request = Request::new("a parrot").seed(3);
+        let on = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| hart.generate(&request, &mut ()).unwrap().images)
+        };
+        let one = on(1);
+        assert!(one == on(2) && one == on(3), "{}", bounds.precision);
+    }
+}
