@@ -56,6 +56,7 @@ fn random_context(hart: &Hart, device: &Device) -> Context {
         hidden: Tensor::from_data(TensorData::new(values, [1, tokens, width]), device),
         mask: vec![(0..tokens).map(|i| i < TEXT_TOKENS).collect()],
         positions: vec![(0..tokens).map(|i| i.min(TEXT_TOKENS - 1) as i64).collect()],
+        unconditional: 0,
     }
 }
 
