@@ -24,6 +24,9 @@ mod group_norm;
 mod lanes;
 mod linear;
 mod mapping;
+#[cfg(feature = "cpu")]
+#[allow(unsafe_code)] // SIMD over slices whose lengths are checked first.
+mod maps;
 mod norm;
 mod picture;
 
@@ -31,7 +34,7 @@ pub(crate) use attention::{Rotation, attention};
 pub(crate) use linear::{SwiGlu, linear, silu};
 pub(crate) use mapping::map_file;
 pub(crate) use norm::{Modulation, group_norm, group_norm_silu, layer_norm, modulate, rms_norm};
-pub(crate) use picture::{area, bicubic, conv2d, upsample_nearest};
+pub(crate) use picture::{area, bicubic, conv2d, norm_silu_conv2d, upsample_conv2d};
 
 use burn::prelude::*;
 use burn::tensor::DType;

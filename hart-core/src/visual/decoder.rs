@@ -94,10 +94,10 @@ impl Decoder {
                 report(progress)?;
             }
             if let Some(upsample) = &level.upsample {
-                x = kernels::conv2d(kernels::upsample_nearest(x), &upsample.conv);
+                x = kernels::upsample_conv2d(x, &upsample.conv);
             }
         }
-        Ok(kernels::conv2d(kernels::group_norm_silu(x, &self.norm_out), &self.conv_out))
+        Ok(kernels::norm_silu_conv2d(x, &self.norm_out, &self.conv_out, None))
     }
 
     /// Cost of decoding one latent, in multiply-adds; for progress.
