@@ -34,7 +34,7 @@ pub(crate) use attention::{Rotation, attention};
 pub(crate) use linear::{SwiGlu, linear, silu};
 pub(crate) use mapping::map_file;
 pub(crate) use norm::{Modulation, group_norm, group_norm_silu, layer_norm, modulate, rms_norm};
-pub(crate) use picture::{area, bicubic, conv2d, norm_silu_conv2d, upsample_conv2d};
+pub(crate) use picture::{area, bicubic, conv2d, convolutions_in_bf16, norm_silu_conv2d, upsample_conv2d};
 
 use burn::prelude::*;
 use burn::tensor::DType;

@@ -1,10 +1,11 @@
 //! Operations on feature maps.
 
+use burn::module::{Module, ModuleMapper, Param};
 use burn::nn::GroupNorm;
 use burn::nn::conv::Conv2d;
 use burn::prelude::*;
-use burn::tensor::module;
 use burn::tensor::ops::{InterpolateMode, InterpolateOptions};
+use burn::tensor::{DType, module};
 
 #[cfg(feature = "cpu")]
 use super::maps::{self, Before};
@@ -21,12 +22,30 @@ pub(crate) fn conv2d(x: Tensor<4>, layer: &Conv2d) -> Tensor<4> {
         Ok(y) => return y,
         Err((x, _)) => x,
     };
+    if layer.weight.val().dtype() != DType::F32 {
+        let mut layer = layer.clone();
+        layer.weight = layer.weight.map(|weight| weight.cast(DType::F32));
+        return conv2d(x, &layer);
+    }
     #[cfg(feature = "cpu")]
     let x = match super::extension::conv3x3(x, layer) {
         Ok(y) => return y,
         Err(x) => x,
     };
     layer.forward(x)
+}
+
+/// All 3x3 convolutions of a module with their weights in bfloat16: what reads them rounds its operands to that too where that is
+/// faster, and sums in f32.
+pub(crate) fn convolutions_in_bf16<M: Module>(module: M) -> M {
+    struct Rounded;
+    impl ModuleMapper for Rounded {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let is_kernel = matches!(param.shape().as_slice(), [_, _, 3, 3]);
+            if is_kernel { param.map(|weight| weight.cast(DType::BF16)) } else { param }
+        }
+    }
+    module.map(&mut Rounded)
 }
 
 /// `plus + conv2d(silu(group_norm(x)))`, by a layer that keeps the map's sides.

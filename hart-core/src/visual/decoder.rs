@@ -71,6 +71,13 @@ impl Decoder {
         }
     }
 
+    /// The same with the 3x3 convolutions of all blocks in bfloat16; the first and the last one cost little, and stay.
+    pub(super) fn in_bf16(mut self) -> Self {
+        self.mid = kernels::convolutions_in_bf16(self.mid);
+        self.up = kernels::convolutions_in_bf16(self.up);
+        self
+    }
+
     /// # Shapes
     ///
     /// - features: `[B, Z, h, w]`

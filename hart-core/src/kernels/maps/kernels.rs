@@ -1,18 +1,48 @@
 //! Kernels, and their transforms.
 
+use std::borrow::Cow;
+use std::ops::Range;
+
+use half::bf16;
 use rayon::prelude::*;
 
 use super::super::lanes::{Job, Lanes, Level};
+use super::numbers::Number;
 use super::{CHUNK, PATCH, POINTS, STEP, transforms};
 
 /// Taps of a kernel.
 const TAPS: usize = 9;
 
+/// Weights of a layer, `[to][from][taps]`.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Weights<'a> {
+    F32(&'a [f32]),
+    /// Products of these are taken in bfloat16 too, if the processor has instructions for that.
+    Bf16(&'a [bf16]),
+}
+
+impl<'a> Weights<'a> {
+    fn len(&self) -> usize {
+        match self {
+            Self::F32(weights) => weights.len(),
+            Self::Bf16(weights) => weights.len(),
+        }
+    }
+
+    /// Those of some output channels, of `size` weights each.
+    fn of(self, channels: Range<usize>, size: usize) -> Cow<'a, [f32]> {
+        let range = channels.start * size..channels.end * size;
+        match self {
+            Self::F32(weights) => Cow::Borrowed(&weights[range]),
+            Self::Bf16(weights) => Cow::Owned(weights[range].iter().map(|weight| weight.to_f32()).collect()),
+        }
+    }
+}
+
 /// 3x3 kernels for each pair of channels.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Kernels<'a> {
-    /// `[to][from][3][3]`
-    pub(super) weights: &'a [f32],
+    pub(super) weights: Weights<'a>,
     /// One for each output channel.
     pub(super) bias: &'a [f32],
     /// Input channels.
@@ -22,19 +52,19 @@ pub(super) struct Kernels<'a> {
 }
 
 /// Kernels at all points, in chunks of output channels: `[chunk][points][from][columns]`.
-pub(super) struct Transformed {
-    chunks: Vec<Vec<f32>>,
+pub(super) struct Transformed<N> {
+    chunks: Vec<Vec<N>>,
     biases: Vec<Vec<f32>>,
 }
 
-impl Transformed {
+impl<N> Transformed<N> {
     /// Number of chunks.
     pub(super) fn chunks(&self) -> usize {
         self.chunks.len()
     }
 
     /// A chunk's kernels, `[points][from][columns]`.
-    pub(super) fn chunk(&self, chunk: usize) -> &[f32] {
+    pub(super) fn chunk(&self, chunk: usize) -> &[N] {
         &self.chunks[chunk]
     }
 
@@ -45,22 +75,23 @@ impl Transformed {
 }
 
 impl Kernels<'_> {
-    pub(super) fn transformed(&self, level: Level) -> Transformed {
+    pub(super) fn transformed<N: Number>(&self, level: Level) -> Transformed<N> {
         assert_eq!(self.weights.len(), self.to * self.from * TAPS, "a 3x3 kernel for each pair of channels");
         assert_eq!(self.bias.len(), self.to, "one bias for each output channel");
-        let kernels = self.weights.par_chunks(CHUNK * self.from.max(1) * TAPS).map(|kernels| {
-            let there = kernels.len() / (self.from * TAPS);
-            let columns = there.next_multiple_of(STEP);
+        let first: Vec<usize> = (0..self.to).step_by(CHUNK).collect();
+        let chunks = first.into_par_iter().map(|first| {
+            let last = self.to.min(first + CHUNK);
+            let (kernels, columns) = (self.weights.of(first..last, self.from * TAPS), (last - first).next_multiple_of(STEP));
             let mut points = vec![0.0; POINTS * self.from * columns];
-            level.run(Transform { kernels, from: self.from, columns, points: &mut points });
-            points
+            level.run(Transform { kernels: &kernels, from: self.from, columns, points: &mut points });
+            points.chunks(self.from * columns).flat_map(|weights| N::panel(weights, columns)).collect()
         });
         let biases = self.bias.chunks(CHUNK).map(|bias| {
             let mut bias = bias.to_vec();
             bias.resize(bias.len().next_multiple_of(STEP), 0.0);
             bias
         });
-        Transformed { chunks: kernels.collect(), biases: biases.collect() }
+        Transformed { chunks: chunks.collect(), biases: biases.collect() }
     }
 }
 

@@ -6,6 +6,8 @@
 
 mod kernels;
 mod layout;
+mod numbers;
+mod pairs;
 mod pointwise;
 mod product;
 mod statistics;
@@ -20,11 +22,13 @@ use burn::nn::conv::Conv2d;
 use burn::nn::{GroupNorm, PaddingConfig2d};
 use burn::prelude::*;
 use burn::tensor::DType;
+use half::bf16;
 
 use super::flex::of_values;
 use super::lanes::Level;
-use kernels::Kernels;
+use kernels::{Kernels, Weights};
 use layout::{Input, Source};
+use numbers::Pair;
 use statistics::{Norm, Normed};
 
 /// Side of a tile: places that are computed together.
@@ -39,10 +43,10 @@ const STEP: usize = 16;
 const CHUNK: usize = 5 * STEP;
 
 /// Where tasks write, each in its own places.
-struct Out(*mut f32);
+struct Out<N>(*mut N);
 
 // SAFETY: tasks write to places of their own.
-unsafe impl Sync for Out {}
+unsafe impl<N: Send> Sync for Out<N> {}
 
 /// What stands between a map and the convolution that reads it.
 #[derive(Clone, Copy, Debug)]
@@ -68,12 +72,16 @@ pub(super) fn conv2d(x: Tensor<4>, before: Before<'_>, layer: &Conv2d, plus: Opt
     let [batch, from, height, width] = x.dims();
     let (weights, bias) = (parameter(&layer.weight), layer.bias.as_ref().map(parameter));
     let to = weights.shape()[0];
-    let (weights, bias) = (slice(&weights), bias.as_ref().map_or(&[][..], slice));
+    let bias = bias.as_ref().map_or(&[][..], slice);
     let (level, image) = (Level::best(), height * width * from);
     let x = channels_last(x);
     if layer.kernel_size == [1, 1] {
-        return Ok(channels_second(pointwise::convolve(level, slice(&x), weights, bias), [batch, height, width, to]));
+        return Ok(channels_second(pointwise::convolve(level, slice(&x), slice(&weights), bias), [batch, height, width, to]));
     }
+    let weights = match weights.as_slice::<bf16>() {
+        Some(weights) => Weights::Bf16(weights),
+        None => Weights::F32(slice(&weights)),
+    };
     let factor = if matches!(before, Before::Doubling) { 2 } else { 1 };
     let shape = [batch, height * factor, width * factor, to];
     let add = plus.is_some();
@@ -81,8 +89,13 @@ pub(super) fn conv2d(x: Tensor<4>, before: Before<'_>, layer: &Conv2d, plus: Opt
     let kernels = Kernels { weights, bias, from, to };
     let values = y.try_storage_mut::<f32>().expect("made here, or `own`ed");
     for (map, y) in slice(&x).chunks(image).zip(values.chunks_mut(image / from * factor * factor * to)) {
-        let mut convolve =
-            |source| winograd::convolve(level, &Input { map, height, width, channels: from, source }, &kernels, y, add);
+        let mut convolve = |source| {
+            let x = Input { map, height, width, channels: from, source };
+            match weights {
+                Weights::Bf16(_) if pairs::available() => winograd::convolve::<Pair>(level, &x, &kernels, y, add),
+                _ => winograd::convolve::<f32>(level, &x, &kernels, y, add),
+            }
+        };
         match before {
             Before::Nothing => convolve(Source::Itself),
             Before::Doubling => convolve(Source::Doubled),
@@ -113,14 +126,20 @@ fn applies(x: &Tensor<4>, before: Before<'_>, layer: &Conv2d, plus: Option<&Tens
     };
     let sum =
         plus.is_none_or(|plus| plus.dims() == [batch, to, height, width] && !matches!(before, Before::Doubling) && here(plus));
+    let weight = layer.weight.val();
+    let weights = here(&weight) || layer.kernel_size == [3, 3] && weight.dtype() == DType::BF16 && on_cpu(&weight);
     let all = usual && kernel && norm && sum && x.shape().num_elements() > 0 && to > 0;
-    all && here(x) && here(&layer.weight.val()) && here(&bias.val())
+    all && weights && here(x) && here(&bias.val())
 }
 
 /// Whether a tensor is the CPU backend's, f32 and without gradients.
 fn here<const D: usize>(x: &Tensor<D>) -> bool {
+    x.dtype() == DType::F32 && on_cpu(x)
+}
+
+fn on_cpu<const D: usize>(x: &Tensor<D>) -> bool {
     let device = x.device();
-    x.dtype() == DType::F32 && device == Device::flex() && !device.is_autodiff()
+    device == Device::flex() && !device.is_autodiff()
 }
 
 fn primitive<const D: usize>(x: Tensor<D>) -> FlexTensor {
@@ -167,3 +186,6 @@ fn normed(layer: &GroupNorm, level: Level, map: &[f32]) -> Normed {
     let (scale, shift) = (slice(&scale), slice(&shift));
     Norm { scale, shift, groups: layer.num_groups, epsilon: layer.epsilon }.of(level, map)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,30 +1,38 @@
 //! Rows times a panel of weights, the innermost loop: `y[m][n] = sum over k of x[m][k] * w[k][n]`.
 
 use super::super::lanes::{Job, Lanes};
-use super::CHUNK;
+use super::{CHUNK, STEP};
 
 /// Rows times a panel.
-pub(super) struct Product<'a> {
+pub(super) struct Product<'a, N> {
     /// Rows of x, `stride` apart.
-    pub(super) x: &'a [f32],
+    pub(super) x: &'a [N],
     pub(super) stride: usize,
     pub(super) rows: usize,
     /// `[depth][columns]`.
-    pub(super) panel: &'a [f32],
+    pub(super) panel: &'a [N],
     /// Numbers of a row that are multiplied.
     pub(super) depth: usize,
-    /// A multiple of 16, at most [`CHUNK`].
+    /// A multiple of [`STEP`], at most [`CHUNK`].
     pub(super) columns: usize,
     /// `[rows][columns]`.
     pub(super) y: &'a mut [f32],
 }
 
-impl Job for Product<'_> {
+impl<N> Product<'_, N> {
+    /// Looks whether all lengths fit together.
     #[inline(always)]
-    unsafe fn run<L: Lanes>(mut self) {
+    pub(super) fn check(&self) {
         assert!(self.rows == 0 || self.x.len() >= (self.rows - 1) * self.stride + self.depth, "rows are there");
         assert!(self.panel.len() >= self.depth * self.columns && self.y.len() >= self.rows * self.columns, "room for all");
-        assert!(self.columns.is_multiple_of(16) && self.columns <= CHUNK, "whole vectors");
+        assert!(self.columns.is_multiple_of(STEP) && self.columns <= CHUNK, "whole vectors");
+    }
+}
+
+impl Job for Product<'_, f32> {
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(mut self) {
+        self.check();
         let vectors = self.columns / L::COUNT;
         // SAFETY: the processor has the lanes; rows and columns are there.
         unsafe {
@@ -41,7 +49,7 @@ impl Job for Product<'_> {
     }
 }
 
-impl Product<'_> {
+impl Product<'_, f32> {
     /// All rows, `R` at a time, with all columns, `V` vectors at a time.
     ///
     /// # Safety

@@ -15,6 +15,7 @@ use rayon::prelude::*;
 use super::super::lanes::{Job, Lanes, Level};
 use super::kernels::{Kernels, Transformed};
 use super::layout::{Band, Input};
+use super::numbers::Number;
 use super::product::Product;
 use super::{CHUNK, Out, PATCH, POINTS, STEP, TILE, transforms};
 
@@ -28,7 +29,7 @@ const BAND: usize = 1 << 21;
 /// # Panics
 ///
 /// If lengths don't fit together.
-pub(super) fn convolve(level: Level, x: &Input<'_>, kernels: &Kernels<'_>, y: &mut [f32], add: bool) {
+pub(super) fn convolve<N: Number>(level: Level, x: &Input<'_>, kernels: &Kernels<'_>, y: &mut [f32], add: bool) {
     let [height, width] = x.output();
     assert_eq!(x.channels, kernels.from, "kernels for all channels");
     assert_eq!(y.len(), height * width * kernels.to, "one output for each place");
@@ -38,9 +39,9 @@ pub(super) fn convolve(level: Level, x: &Input<'_>, kernels: &Kernels<'_>, y: &m
     let (across, down) = (width.div_ceil(TILE), height.div_ceil(TILE));
     let padded = x.channels.next_multiple_of(STEP);
     let rows = (BAND / (POINTS * across * padded)).clamp(1, down);
-    let transformed = kernels.transformed(level);
+    let transformed = kernels.transformed::<N>(level);
     let mut band = x.band(rows, across);
-    let mut points = Points::new(rows * across, padded);
+    let mut points = Points::<N>::new(rows * across, padded);
     // One for each thread that takes tasks.
     let mut products = vec![vec![0.0; POINTS * RUN * CHUNK]; rayon::current_num_threads()];
     for first in (0..down).step_by(rows) {
@@ -82,53 +83,49 @@ pub(super) fn convolve(level: Level, x: &Input<'_>, kernels: &Kernels<'_>, y: &m
 }
 
 /// A band's patches at all points, `[points][tiles][channels as laid out]`.
-struct Points {
-    numbers: Vec<f32>,
+struct Points<N> {
+    numbers: Vec<N>,
     /// From one point to the next: a little more than the tiles take, since distances of whole pages meet in the same places of the
     /// cache.
     stride: usize,
-    padded: usize,
+    /// Numbers of a tile.
+    row: usize,
 }
 
-impl Points {
+impl<N: Number> Points<N> {
     fn new(tiles: usize, padded: usize) -> Self {
-        let stride = tiles * padded + STEP;
-        Self { numbers: vec![0.0; POINTS * stride], stride, padded }
+        let row = padded / N::CHANNELS;
+        let stride = tiles * row + STEP;
+        Self { numbers: vec![N::default(); POINTS * stride], stride, row }
     }
 
     /// Transforms the patches of the first `tiles` of a band with rows of `across`.
     fn fill(&mut self, level: Level, band: &Band, tiles: usize, across: usize) {
-        assert!(tiles * self.padded <= self.stride, "room for all tiles");
+        assert!(tiles * self.row <= self.stride, "room for all tiles");
         let out = Out(self.numbers.as_mut_ptr());
-        let (padded, stride) = (self.padded, self.stride);
+        let (row, stride) = (self.row, self.stride);
         (0..tiles).into_par_iter().for_each(|tile| {
             let patch = band.patch(tile / across, tile % across);
-            // SAFETY: this task alone writes the tile's numbers, of which there are `padded` for each point.
-            let to = unsafe { { &out }.0.add(tile * padded) };
-            level.run(Patch { patch, padded, row: band.row(), to, stride });
+            // SAFETY: this task alone writes the tile's numbers, of which there are `row` for each point.
+            let to = unsafe { { &out }.0.add(tile * row) };
+            level.run(Patch { patch, padded: row * N::CHANNELS, row: band.row(), to, stride });
         });
     }
 
     /// Tiles from `start` on times a chunk of kernels: `[points][RUN][columns]`.
-    fn multiply(&self, level: Level, start: usize, count: usize, kernels: &Transformed, chunk: usize, products: &mut [f32]) {
+    fn multiply(&self, level: Level, start: usize, count: usize, kernels: &Transformed<N>, chunk: usize, products: &mut [f32]) {
         let (panels, columns) = (kernels.chunk(chunk), kernels.bias(chunk).len());
         let depth = panels.len() / POINTS / columns;
         for (point, panel) in panels.chunks(depth * columns).enumerate() {
-            level.run(Product {
-                x: &self.numbers[point * self.stride + start * self.padded..][..count * self.padded],
-                stride: self.padded,
-                rows: count,
-                panel,
-                depth,
-                columns,
-                y: &mut products[point * RUN * columns..][..count * columns],
-            });
+            let x = &self.numbers[point * self.stride + start * self.row..][..count * self.row];
+            let y = &mut products[point * RUN * columns..][..count * columns];
+            N::multiply(level, Product { x, stride: self.row, rows: count, panel, depth, columns, y });
         }
     }
 }
 
 /// A patch to its points.
-struct Patch<'a> {
+struct Patch<'a, N> {
     /// From the patch's first number on.
     patch: &'a [f32],
     /// Channels as laid out.
@@ -136,12 +133,12 @@ struct Patch<'a> {
     /// From one row to the next.
     row: usize,
     /// Where the first point's numbers go; there is room for all.
-    to: *mut f32,
+    to: *mut N,
     /// From one point to the next.
     stride: usize,
 }
 
-impl Job for Patch<'_> {
+impl<N: Number> Job for Patch<'_, N> {
     #[allow(clippy::needless_range_loop)] // Rows and columns play the same part.
     #[inline(always)]
     unsafe fn run<L: Lanes>(self) {
@@ -159,7 +156,7 @@ impl Job for Patch<'_> {
                 let points = transforms::patch(d);
                 for i in 0..PATCH {
                     for j in 0..PATCH {
-                        points[i][j].store(self.to.add((i * PATCH + j) * self.stride + channel));
+                        N::write(points[i][j], self.to.add((i * PATCH + j) * self.stride + channel / N::CHANNELS));
                     }
                 }
                 channel += L::COUNT;
