@@ -51,92 +51,106 @@ pub(super) struct Kernels<'a> {
     pub(super) to: usize,
 }
 
-/// Kernels at all points, in chunks of output channels: `[chunk][points][from][columns]`.
-pub(super) struct Transformed<N> {
-    chunks: Vec<Vec<N>>,
-    biases: Vec<Vec<f32>>,
-}
-
-impl<N> Transformed<N> {
-    /// Number of chunks.
-    pub(super) fn chunks(&self) -> usize {
-        self.chunks.len()
-    }
-
-    /// A chunk's kernels, `[points][from][columns]`.
-    pub(super) fn chunk(&self, chunk: usize) -> &[N] {
-        &self.chunks[chunk]
-    }
-
-    /// The biases of its columns, zeros for channels that aren't there.
-    pub(super) fn bias(&self, chunk: usize) -> &[f32] {
-        &self.biases[chunk]
-    }
-}
-
 impl Kernels<'_> {
-    pub(super) fn transformed<N: Number>(&self, level: Level) -> Transformed<N> {
+    fn check(&self) {
         assert_eq!(self.weights.len(), self.to * self.from * TAPS, "a 3x3 kernel for each pair of channels");
         assert_eq!(self.bias.len(), self.to, "one bias for each output channel");
-        let first: Vec<usize> = (0..self.to).step_by(CHUNK).collect();
-        let chunks = first.into_par_iter().map(|first| {
-            let last = self.to.min(first + CHUNK);
-            let (kernels, columns) = (self.weights.of(first..last, self.from * TAPS), (last - first).next_multiple_of(STEP));
-            let mut points = vec![0.0; POINTS * self.from * columns];
-            level.run(Transform { kernels: &kernels, from: self.from, columns, points: &mut points });
-            points.chunks(self.from * columns).flat_map(|weights| N::panel(weights, columns)).collect()
-        });
-        let biases = self.bias.chunks(CHUNK).map(|bias| {
-            let mut bias = bias.to_vec();
-            bias.resize(bias.len().next_multiple_of(STEP), 0.0);
-            bias
-        });
-        Transformed { chunks: chunks.collect(), biases: biases.collect() }
+    }
+
+    /// Chunks of output channels.
+    pub(super) fn chunks(&self) -> usize {
+        self.to.div_ceil(CHUNK)
+    }
+
+    /// A chunk's output channels.
+    pub(super) fn channels(&self, chunk: usize) -> Range<usize> {
+        chunk * CHUNK..self.to.min((chunk + 1) * CHUNK)
+    }
+
+    /// A chunk's biases, and zeros to whole vectors: that many columns its kernels have at all points.
+    pub(super) fn bias(&self, chunk: usize) -> Vec<f32> {
+        let mut bias = self.bias[self.channels(chunk)].to_vec();
+        bias.resize(bias.len().next_multiple_of(STEP), 0.0);
+        bias
+    }
+
+    /// A chunk's kernels at all points, `[points][from / N::CHANNELS, rounded up][columns]`.
+    pub(super) fn transform<N: Number>(&self, level: Level, chunk: usize, transformed: &mut Vec<N>) {
+        self.check();
+        let (channels, columns) = (self.channels(chunk), self.channels(chunk).len().next_multiple_of(STEP));
+        let kernels = self.weights.of(channels, self.from * TAPS);
+        transformed.resize(POINTS * self.from.div_ceil(N::CHANNELS) * columns, N::default());
+        level.run(Transform { kernels: &kernels, from: self.from, columns, transformed });
+    }
+
+    /// All chunks' kernels.
+    pub(super) fn transform_all<N: Number>(&self, level: Level) -> Vec<Vec<N>> {
+        let transform = |chunk| {
+            let mut transformed = Vec::new();
+            self.transform(level, chunk, &mut transformed);
+            transformed
+        };
+        (0..self.chunks()).into_par_iter().map(transform).collect()
     }
 }
 
 /// The kernels of a chunk.
-struct Transform<'a> {
+struct Transform<'a, N> {
     /// `[to][from][taps]`
     kernels: &'a [f32],
     from: usize,
     /// Output channels, those that are not there too.
     columns: usize,
-    /// `[points][from][columns]`
-    points: &'a mut [f32],
+    /// `[points][from / N::CHANNELS, rounded up][columns]`
+    transformed: &'a mut [N],
 }
 
-impl Job for Transform<'_> {
-    #[allow(clippy::needless_range_loop)] // Rows and columns play the same part.
+impl<N: Number> Job for Transform<'_, N> {
     #[inline(always)]
     unsafe fn run<L: Lanes>(self) {
-        let there = self.kernels.len() / (self.from * TAPS);
-        assert!(
-            there <= self.columns && self.columns.is_multiple_of(STEP) && self.points.len() == POINTS * self.from * self.columns
-        );
-        let mut lanes = [[0.0f32; STEP]; TAPS];
+        let rows = self.from.div_ceil(N::CHANNELS);
+        assert!(self.columns.is_multiple_of(STEP) && self.transformed.len() == POINTS * rows * self.columns);
         for column in (0..self.columns).step_by(L::COUNT) {
-            for i in 0..self.from {
-                for lane in 0..L::COUNT {
-                    let kernel = self.kernels.get(((column + lane) * self.from + i) * TAPS..);
-                    match kernel.and_then(|kernel| kernel.first_chunk::<TAPS>()) {
-                        Some(kernel) => (0..TAPS).for_each(|tap| lanes[tap][lane] = kernel[tap]),
-                        None => (0..TAPS).for_each(|tap| lanes[tap][lane] = 0.0),
-                    }
-                }
-                // SAFETY: the processor has the lanes; there is room for each point, input and column.
+            for row in 0..rows {
+                // SAFETY: the processor has the lanes; there is room for each point, row and column.
                 unsafe {
-                    let mut g = [[L::zero(); 3]; 3];
-                    for tap in 0..TAPS {
-                        g[tap / 3][tap % 3] = L::load(lanes[tap].as_ptr());
-                    }
-                    let points = transforms::kernel(g);
+                    let first = self.at_points::<L>(column, row * N::CHANNELS);
+                    let second = if N::CHANNELS == 2 { self.at_points::<L>(column, row * 2 + 1) } else { first };
                     for point in 0..POINTS {
-                        let to = self.points.as_mut_ptr().add((point * self.from + i) * self.columns + column);
-                        points[point / PATCH][point % PATCH].store(to);
+                        let to = self.transformed.as_mut_ptr().add((point * rows + row) * self.columns + column);
+                        let (y, x) = (point / PATCH, point % PATCH);
+                        N::write_weights(first[y][x], second[y][x], to);
                     }
                 }
             }
+        }
+    }
+}
+
+impl<N> Transform<'_, N> {
+    /// A vector's kernels for input channel i; zeros where there is no output or input channel.
+    ///
+    /// # Safety
+    ///
+    /// The processor has the lanes.
+    #[inline(always)]
+    unsafe fn at_points<L: Lanes>(&self, column: usize, i: usize) -> [[L; PATCH]; PATCH] {
+        let mut lanes = [[0.0f32; STEP]; TAPS];
+        for lane in 0..L::COUNT {
+            let at = ((column + lane) * self.from + i) * TAPS;
+            if let Some(kernel) = self.kernels.get(at..at + TAPS).filter(|_| i < self.from) {
+                for (lanes, weight) in lanes.iter_mut().zip(kernel) {
+                    lanes[lane] = *weight;
+                }
+            }
+        }
+        // SAFETY: the caller's; no vector is longer than `STEP`.
+        unsafe {
+            let mut g = [[L::zero(); 3]; 3];
+            for (tap, lanes) in lanes.iter().enumerate() {
+                g[tap / 3][tap % 3] = L::load(lanes.as_ptr());
+            }
+            transforms::kernel(g)
         }
     }
 }

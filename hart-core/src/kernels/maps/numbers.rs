@@ -17,8 +17,12 @@ pub(super) trait Number: Copy + Default + Send + Sync {
     /// The processor has the lanes, and there is room.
     unsafe fn write<L: Lanes>(channels: L, to: *mut Self);
 
-    /// Weights `[from][columns]` as a panel of these, `[from / CHANNELS, rounded up][columns]`.
-    fn panel(weights: &[f32], columns: usize) -> impl Iterator<Item = Self>;
+    /// Writes `L::COUNT` of these, each of a weight for one input channel and, in pairs, one for the next.
+    ///
+    /// # Safety
+    ///
+    /// The processor has the lanes, and there is room.
+    unsafe fn write_weights<L: Lanes>(first: L, second: L, to: *mut Self);
 
     /// Multiplies.
     fn multiply(level: Level, product: Product<'_, Self>);
@@ -33,8 +37,10 @@ impl Number for f32 {
         unsafe { channels.store(to) }
     }
 
-    fn panel(weights: &[f32], _: usize) -> impl Iterator<Item = Self> {
-        weights.iter().copied()
+    #[inline(always)]
+    unsafe fn write_weights<L: Lanes>(first: L, _: L, to: *mut Self) {
+        // SAFETY: the caller's.
+        unsafe { first.store(to) }
     }
 
     #[inline(always)]
@@ -50,7 +56,7 @@ pub(super) struct Pair(pub(super) u32);
 
 impl Pair {
     #[inline(always)]
-    fn of(first: f32, second: f32) -> Self {
+    pub(super) fn of(first: f32, second: f32) -> Self {
         Self(u32::from(rounded(first)) | u32::from(rounded(second)) << 16)
     }
 }
@@ -80,11 +86,17 @@ impl Number for Pair {
         }
     }
 
-    fn panel(weights: &[f32], columns: usize) -> impl Iterator<Item = Self> {
-        weights.chunks(2 * columns).flat_map(move |rows| {
-            let (first, second) = rows.split_at(columns);
-            first.iter().enumerate().map(|(column, number)| Self::of(*number, second.get(column).copied().unwrap_or(0.0)))
-        })
+    #[inline(always)]
+    unsafe fn write_weights<L: Lanes>(first: L, second: L, to: *mut Self) {
+        let (mut firsts, mut seconds) = ([0.0; STEP], [0.0; STEP]);
+        // SAFETY: the caller's, and no vector is longer than `STEP`.
+        unsafe {
+            first.store(firsts.as_mut_ptr());
+            second.store(seconds.as_mut_ptr());
+            for lane in 0..L::COUNT {
+                to.add(lane).write(Self::of(firsts[lane], seconds[lane]));
+            }
+        }
     }
 
     #[inline(always)]

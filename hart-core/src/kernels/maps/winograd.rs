@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rayon::prelude::*;
 
 use super::super::lanes::{Job, Lanes, Level};
-use super::kernels::{Kernels, Transformed};
+use super::kernels::Kernels;
 use super::layout::{Band, Input};
 use super::numbers::Number;
 use super::product::Product;
@@ -38,44 +38,60 @@ pub(super) fn convolve<N: Number>(level: Level, x: &Input<'_>, kernels: &Kernels
     }
     let (across, down) = (width.div_ceil(TILE), height.div_ceil(TILE));
     let padded = x.channels.next_multiple_of(STEP);
-    let rows = (BAND / (POINTS * across * padded)).clamp(1, down);
-    let transformed = kernels.transformed::<N>(level);
+    let rows = (BAND * N::CHANNELS / (POINTS * across * padded)).clamp(1, down);
+    // Kernels that are used for one band only are transformed where they are used, and stay in the cache.
+    let once = rows == down;
+    let transformed: Vec<Vec<N>> = if once { Vec::new() } else { kernels.transform_all(level) };
+    let biases: Vec<Vec<f32>> = (0..kernels.chunks()).map(|chunk| kernels.bias(chunk)).collect();
     let mut band = x.band(rows, across);
     let mut points = Points::<N>::new(rows * across, padded);
     // One for each thread that takes tasks.
-    let mut products = vec![vec![0.0; POINTS * RUN * CHUNK]; rayon::current_num_threads()];
+    let room = || (vec![0.0; POINTS * RUN * CHUNK], Vec::new());
+    let mut rooms: Vec<_> = (0..rayon::current_num_threads()).map(|_| room()).collect();
     for first in (0..down).step_by(rows) {
         let tiles = rows.min(down - first) * across;
         band.fill(level, x, first);
         points.fill(level, &band, tiles, across);
         let (out, next) = (Out(y.as_mut_ptr()), AtomicUsize::new(0));
-        let runs = tiles.div_ceil(RUN);
-        products.par_iter_mut().for_each(|products| {
+        // Tiles that a task multiplies with a chunk of kernels.
+        let part = if once { tiles } else { RUN };
+        let parts = tiles.div_ceil(part);
+        rooms.par_iter_mut().for_each(|(products, scratch)| {
             loop {
                 let task = next.fetch_add(1, Ordering::Relaxed);
-                let (chunk, start) = (task / runs, task % runs * RUN);
-                if chunk >= transformed.chunks() {
+                let (chunk, start) = (task / parts, task % parts * part);
+                if chunk >= kernels.chunks() {
                     break;
                 }
-                let count = RUN.min(tiles - start);
-                points.multiply(level, start, count, &transformed, chunk, products);
-                for tile in 0..count {
-                    let (row, column) = ((start + tile) / across + first, (start + tile) % across);
-                    let (row, column) = (row * TILE, column * TILE);
-                    // SAFETY: this task alone writes these channels of the tile's places.
-                    let to = unsafe { { &out }.0.add((row * width + column) * kernels.to + chunk * CHUNK) };
-                    level.run(Tile {
-                        products: &products[tile * transformed.bias(chunk).len()..],
-                        stride: RUN * transformed.bias(chunk).len(),
-                        bias: transformed.bias(chunk),
-                        channels: CHUNK.min(kernels.to - chunk * CHUNK),
-                        height: TILE.min(height - row),
-                        width: TILE.min(width - column),
-                        to,
-                        place: kernels.to,
-                        row: width * kernels.to,
-                        add,
-                    });
+                let panels = match transformed.get(chunk) {
+                    Some(panels) => panels,
+                    None => {
+                        kernels.transform(level, chunk, scratch);
+                        &*scratch
+                    }
+                };
+                let (bias, channels) = (&biases[chunk], kernels.channels(chunk));
+                for start in (start..tiles.min(start + part)).step_by(RUN) {
+                    let count = RUN.min(tiles - start);
+                    points.multiply(level, start, count, panels, bias.len(), products);
+                    for tile in 0..count {
+                        let (row, column) = ((start + tile) / across + first, (start + tile) % across);
+                        let (row, column) = (row * TILE, column * TILE);
+                        // SAFETY: this task alone writes these channels of the tile's places.
+                        let to = unsafe { { &out }.0.add((row * width + column) * kernels.to + channels.start) };
+                        level.run(Tile {
+                            products: &products[tile * bias.len()..],
+                            stride: RUN * bias.len(),
+                            bias,
+                            channels: channels.len(),
+                            height: TILE.min(height - row),
+                            width: TILE.min(width - column),
+                            to,
+                            place: kernels.to,
+                            row: width * kernels.to,
+                            add,
+                        });
+                    }
                 }
             }
         });
@@ -112,9 +128,8 @@ impl<N: Number> Points<N> {
         });
     }
 
-    /// Tiles from `start` on times a chunk of kernels: `[points][RUN][columns]`.
-    fn multiply(&self, level: Level, start: usize, count: usize, kernels: &Transformed<N>, chunk: usize, products: &mut [f32]) {
-        let (panels, columns) = (kernels.chunk(chunk), kernels.bias(chunk).len());
+    /// Tiles from `start` on times a chunk of kernels, `[points][from][columns]`: `[points][RUN][columns]`.
+    fn multiply(&self, level: Level, start: usize, count: usize, panels: &[N], columns: usize, products: &mut [f32]) {
         let depth = panels.len() / POINTS / columns;
         for (point, panel) in panels.chunks(depth * columns).enumerate() {
             let x = &self.numbers[point * self.stride + start * self.row..][..count * self.row];
