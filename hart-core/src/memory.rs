@@ -23,8 +23,13 @@ const ATTENTION_COPIES: u64 = 7;
 const MLP_COPIES: u64 = 3;
 /// Copies of the logits that live at once: the head's, their guided half, the sampler's rows.
 const LOGIT_COPIES: u64 = 3;
-/// Maps of the decoder's widest resolution that live at once, as measured.
-const DECODER_MAPS: u64 = 5;
+/// Maps of the decoder's widest resolution that live at once: a residual block's input, in whose place its output is written, and
+/// what is between its two convolutions.
+const DECODER_MAPS: u64 = 2;
+/// Numbers for a pair of channels while a 3x3 kernel is used: its values at Winograd's points.
+const KERNEL_POINTS: u64 = 36;
+/// Numbers of the band of a map that a convolution is computed for, laid out and transformed.
+const DECODER_BAND: u64 = 4 << 20;
 
 /// An estimate of memory, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,5 +110,7 @@ fn decoder(config: &Config) -> u64 {
         let side = side >> level.saturating_sub(1);
         side * side * (c.channels * multiplier) as u64
     };
-    F32 * DECODER_MAPS * c.multipliers.iter().enumerate().map(level).max().unwrap_or(0)
+    let maps = DECODER_MAPS * c.multipliers.iter().enumerate().map(level).max().unwrap_or(0);
+    let widest = c.multipliers.iter().map(|multiplier| (c.channels * multiplier) as u64).max().unwrap_or(0);
+    F32 * (maps + KERNEL_POINTS * widest * widest + DECODER_BAND)
 }

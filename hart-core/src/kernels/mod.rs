@@ -24,6 +24,9 @@ mod group_norm;
 mod lanes;
 mod linear;
 mod mapping;
+#[cfg(feature = "cpu")]
+#[allow(unsafe_code)] // SIMD over slices whose lengths are checked first.
+mod maps;
 mod norm;
 #[cfg(feature = "cpu")]
 mod norm_rows;
@@ -36,7 +39,7 @@ pub(crate) use attention::{Cache, Extend, Group, Memory, Rotation, SelfAttention
 pub(crate) use linear::{Linear, LinearConfig, linear};
 pub(crate) use mapping::map_file;
 pub(crate) use norm::{Modulation, add_gated, group_norm, group_norm_silu, layer_norm, rms_norm};
-pub(crate) use picture::{area, bicubic, conv2d, upsample_nearest};
+pub(crate) use picture::{area, bicubic, conv2d, convolutions_in_bf16, norm_silu_conv2d, upsample_conv2d};
 pub(crate) use swi_glu::{SwiGlu, silu};
 
 use burn::prelude::*;

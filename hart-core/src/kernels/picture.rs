@@ -1,9 +1,14 @@
 //! Operations on feature maps.
 
+use burn::module::{Module, ModuleMapper, Param};
+use burn::nn::GroupNorm;
 use burn::nn::conv::Conv2d;
 use burn::prelude::*;
-use burn::tensor::module;
 use burn::tensor::ops::{InterpolateMode, InterpolateOptions};
+use burn::tensor::{DType, module};
+
+#[cfg(feature = "cpu")]
+use super::maps::{self, Before};
 
 /// 2-D convolution.
 ///
@@ -13,6 +18,16 @@ use burn::tensor::ops::{InterpolateMode, InterpolateOptions};
 /// - output: `[B, out, h', w']`
 pub(crate) fn conv2d(x: Tensor<4>, layer: &Conv2d) -> Tensor<4> {
     #[cfg(feature = "cpu")]
+    let x = match maps::conv2d(x, Before::Nothing, layer, None) {
+        Ok(y) => return y,
+        Err((x, _)) => x,
+    };
+    if layer.weight.val().dtype() != DType::F32 {
+        let mut layer = layer.clone();
+        layer.weight = layer.weight.map(|weight| weight.cast(DType::F32));
+        return conv2d(x, &layer);
+    }
+    #[cfg(feature = "cpu")]
     let x = match super::extension::conv3x3(x, layer) {
         Ok(y) => return y,
         Err(x) => x,
@@ -20,8 +35,55 @@ pub(crate) fn conv2d(x: Tensor<4>, layer: &Conv2d) -> Tensor<4> {
     layer.forward(x)
 }
 
+/// All 3x3 convolutions of a module with their weights in bfloat16: what reads them rounds its operands to that too where that is
+/// faster, and sums in f32.
+pub(crate) fn convolutions_in_bf16<M: Module>(module: M) -> M {
+    struct Rounded;
+    impl ModuleMapper for Rounded {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let is_kernel = matches!(param.shape().as_slice(), [_, _, 3, 3]);
+            if is_kernel { param.map(|weight| weight.cast(DType::BF16)) } else { param }
+        }
+    }
+    module.map(&mut Rounded)
+}
+
+/// `plus + conv2d(silu(group_norm(x)))`, by a layer that keeps the map's sides.
+///
+/// # Shapes
+///
+/// - x: `[B, in, h, w]`
+/// - plus, output: `[B, out, h, w]`
+pub(crate) fn norm_silu_conv2d(x: Tensor<4>, norm: &GroupNorm, layer: &Conv2d, plus: Option<Tensor<4>>) -> Tensor<4> {
+    #[cfg(feature = "cpu")]
+    let (x, plus) = match maps::conv2d(x, Before::Norm(norm), layer, plus) {
+        Ok(y) => return y,
+        Err(back) => back,
+    };
+    let y = conv2d(super::group_norm_silu(x, norm), layer);
+    match plus {
+        Some(plus) => plus + y,
+        None => y,
+    }
+}
+
+/// Doubles a map's sides, by nearest neighbour and then a convolution.
+///
+/// # Shapes
+///
+/// - x: `[B, in, h, w]`
+/// - output: `[B, out, 2h, 2w]`
+pub(crate) fn upsample_conv2d(x: Tensor<4>, layer: &Conv2d) -> Tensor<4> {
+    #[cfg(feature = "cpu")]
+    let x = match maps::conv2d(x, Before::Doubling, layer, None) {
+        Ok(y) => return y,
+        Err((x, _)) => x,
+    };
+    conv2d(upsample_nearest(x), layer)
+}
+
 /// Every pixel four times: `[B, C, h, w]` to `[B, C, 2h, 2w]`.
-pub(crate) fn upsample_nearest(x: Tensor<4>) -> Tensor<4> {
+fn upsample_nearest(x: Tensor<4>) -> Tensor<4> {
     let [batch, channels, height, width] = x.dims();
     let x = x.reshape([batch * channels, height, 1, width, 1]).repeat_dim(4, 2).repeat_dim(2, 2);
     x.reshape([batch, channels, 2 * height, 2 * width])

@@ -48,13 +48,12 @@ impl ResBlock {
     /// - x: `[B, from, h, w]`
     /// - output: `[B, to, h, w]`
     pub(super) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let h = kernels::conv2d(kernels::group_norm_silu(x.clone(), &self.norm1), &self.conv1);
-        let h = kernels::conv2d(kernels::group_norm_silu(h, &self.norm2), &self.conv2);
+        let h = kernels::norm_silu_conv2d(x.clone(), &self.norm1, &self.conv1, None);
         let x = match &self.nin_shortcut {
             Some(shortcut) => kernels::conv2d(x, shortcut),
             None => x,
         };
-        x + h
+        kernels::norm_silu_conv2d(h, &self.norm2, &self.conv2, Some(x))
     }
 }
 

@@ -71,6 +71,13 @@ impl Decoder {
         }
     }
 
+    /// The same with the 3x3 convolutions of all blocks in bfloat16; the first and the last one cost little, and stay.
+    pub(super) fn in_bf16(mut self) -> Self {
+        self.mid = kernels::convolutions_in_bf16(self.mid);
+        self.up = kernels::convolutions_in_bf16(self.up);
+        self
+    }
+
     /// # Shapes
     ///
     /// - features: `[B, Z, h, w]`
@@ -94,10 +101,10 @@ impl Decoder {
                 report(progress)?;
             }
             if let Some(upsample) = &level.upsample {
-                x = kernels::conv2d(kernels::upsample_nearest(x), &upsample.conv);
+                x = kernels::upsample_conv2d(x, &upsample.conv);
             }
         }
-        Ok(kernels::conv2d(kernels::group_norm_silu(x, &self.norm_out), &self.conv_out))
+        Ok(kernels::norm_silu_conv2d(x, &self.norm_out, &self.conv_out, None))
     }
 
     /// Cost of decoding one latent, in multiply-adds; for progress.

@@ -83,6 +83,6 @@ impl Encoder {
             }
         }
         let x = self.mid.forward(x);
-        kernels::conv2d(kernels::group_norm_silu(x, &self.norm_out), &self.conv_out)
+        kernels::norm_silu_conv2d(x, &self.norm_out, &self.conv_out, None)
     }
 }

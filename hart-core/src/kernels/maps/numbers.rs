@@ -1,0 +1,106 @@
+//! What products are taken of: numbers, or pairs of bfloat16.
+
+use super::super::lanes::{Lanes, Level};
+use super::STEP;
+use super::pairs;
+use super::product::Product;
+
+/// What a product's operands are made of.
+pub(super) trait Number: Copy + Default + Send + Sync {
+    /// Channels that one holds.
+    const CHANNELS: usize;
+
+    /// Writes `L::COUNT` channels.
+    ///
+    /// # Safety
+    ///
+    /// The processor has the lanes, and there is room.
+    unsafe fn write<L: Lanes>(channels: L, to: *mut Self);
+
+    /// Writes `L::COUNT` of these, each of a weight for one input channel and, in pairs, one for the next.
+    ///
+    /// # Safety
+    ///
+    /// The processor has the lanes, and there is room.
+    unsafe fn write_weights<L: Lanes>(first: L, second: L, to: *mut Self);
+
+    /// Multiplies.
+    fn multiply(level: Level, product: Product<'_, Self>);
+}
+
+impl Number for f32 {
+    const CHANNELS: usize = 1;
+
+    #[inline(always)]
+    unsafe fn write<L: Lanes>(channels: L, to: *mut Self) {
+        // SAFETY: the caller's.
+        unsafe { channels.store(to) }
+    }
+
+    #[inline(always)]
+    unsafe fn write_weights<L: Lanes>(first: L, _: L, to: *mut Self) {
+        // SAFETY: the caller's.
+        unsafe { first.store(to) }
+    }
+
+    #[inline(always)]
+    fn multiply(level: Level, product: Product<'_, Self>) {
+        level.run(product);
+    }
+}
+
+/// Two channels in bfloat16, the first in the lower half.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(transparent)]
+pub(super) struct Pair(pub(super) u32);
+
+impl Pair {
+    #[inline(always)]
+    pub(super) fn of(first: f32, second: f32) -> Self {
+        Self(u32::from(rounded(first)) | u32::from(rounded(second)) << 16)
+    }
+}
+
+/// To the nearest bfloat16, of two equally near ones the even one: the upper half of an f32.
+#[inline(always)]
+fn rounded(number: f32) -> u16 {
+    let bits = number.to_bits();
+    // Written so that the compiler makes vectors of it. What is not a number stays so: those that arithmetic makes have a mantissa
+    // whose upper half doesn't overflow.
+    ((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16
+}
+
+impl Number for Pair {
+    const CHANNELS: usize = 2;
+
+    #[inline(always)]
+    unsafe fn write<L: Lanes>(channels: L, to: *mut Self) {
+        let mut numbers = [0.0; STEP];
+        // SAFETY: the caller's, and no vector is longer than `STEP`.
+        unsafe {
+            channels.store(numbers.as_mut_ptr());
+            let to = to.cast::<u16>();
+            for (lane, number) in numbers.iter().enumerate().take(L::COUNT) {
+                to.add(lane).write(rounded(*number));
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn write_weights<L: Lanes>(first: L, second: L, to: *mut Self) {
+        let (mut firsts, mut seconds) = ([0.0; STEP], [0.0; STEP]);
+        // SAFETY: the caller's, and no vector is longer than `STEP`.
+        unsafe {
+            first.store(firsts.as_mut_ptr());
+            second.store(seconds.as_mut_ptr());
+            for lane in 0..L::COUNT {
+                to.add(lane).write(Self::of(firsts[lane], seconds[lane]));
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn multiply(_: Level, product: Product<'_, Self>) {
+        pairs::multiply(product);
+    }
+}
