@@ -41,7 +41,9 @@ impl Bf16Weights {
 
     /// Weights that were rounded before, such as those of a mapped file; None where the sizes don't fit together.
     pub(crate) fn from_parts(panels: Bytes, inputs: usize, outputs: usize) -> Option<Self> {
-        let fits = inputs > 0 && outputs > 0 && panels.len() == Self::bytes_of(inputs, outputs);
+        // Sizes may be a file's, and anything.
+        let some = (1..=panels.len()).contains(&inputs) && (1..=panels.len()).contains(&outputs);
+        let fits = some && panels.len() == Self::bytes_of(inputs, outputs);
         fits.then_some(Self { panels, inputs, outputs })
     }
 
@@ -224,5 +226,13 @@ mod tests {
             let x = f32::from_bits(bits);
             assert_eq!(rounded(x), half::bf16::from_f32(x).to_bits(), "{x}");
         }
+    }
+    #[test]
+    fn sizes_that_do_not_fit_are_refused() {
+        let bytes = |count| Bytes::from(vec![0u8; count]);
+        assert!(Bf16Weights::from_parts(bytes(16 * 12), 5, 3).is_some());
+        assert!(Bf16Weights::from_parts(bytes(16 * 12 - 1), 5, 3).is_none());
+        assert!(Bf16Weights::from_parts(bytes(0), 5, 0).is_none());
+        assert!(Bf16Weights::from_parts(bytes(16), usize::MAX, usize::MAX).is_none());
     }
 }
