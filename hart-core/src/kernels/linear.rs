@@ -137,6 +137,7 @@ mod tests {
             }
         }
     }
+
     /// Packed, its products are close, its weight is still counted, and only then it has no numbers any more.
     #[test]
     fn a_packed_layer_is_close() {

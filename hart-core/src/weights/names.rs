@@ -185,6 +185,7 @@ mod tests {
         assert!(VISUAL.ignores("disc.layer.weight") && !VISUAL.ignores("vae.decoder.conv_in.bias"));
         assert!(TEXT.ignores("lm_head.weight") && TEXT.ignores("visual.blocks.0.weight") && TEXT.ignores("model.visual.x"));
     }
+
     /// So that a checkpoint can hold them packed, under names of their own.
     #[test]
     fn every_packable_layer_has_a_tensor_of_its_sizes() {

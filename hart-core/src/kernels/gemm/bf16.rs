@@ -4,7 +4,7 @@ use bytes::Bytes;
 use rayon::prelude::*;
 
 use super::super::lanes::{self, Loop};
-use super::tile::{self, Finish, OUTPUTS, Part, ROWS};
+use super::tile::{self, Finish, OUTPUTS, Part, ROWS, of_panel, write};
 use super::{Out, instructions};
 
 /// Inputs in a word.
@@ -160,14 +160,13 @@ struct Biased<'a> {
 impl Finish<f32> for Biased<'_> {
     #[inline(always)]
     unsafe fn finish(&self, row: usize, panel: usize, sums: &[f32; OUTPUTS]) {
-        let first = panel * OUTPUTS;
-        let count = OUTPUTS.min(self.outputs - first);
+        let bias = self.bias.map_or([0.0; OUTPUTS], |bias| of_panel(bias, panel));
         let mut y = *sums;
-        if let Some(bias) = self.bias {
-            y.iter_mut().zip(&bias[first..first + count]).for_each(|(y, bias)| *y += bias);
+        for (y, bias) in y.iter_mut().zip(bias) {
+            *y += bias;
         }
-        // SAFETY: y has room for all rows, and nobody else takes these outputs.
-        unsafe { std::ptr::copy_nonoverlapping(y.as_ptr(), self.out.0.add(row * self.outputs + first), count) };
+        // SAFETY: y has room for all rows, and the caller's.
+        unsafe { write(self.out.0, self.outputs, row, panel, y) };
     }
 }
 
@@ -227,6 +226,7 @@ mod tests {
             assert_eq!(rounded(x), half::bf16::from_f32(x).to_bits(), "{x}");
         }
     }
+
     #[test]
     fn sizes_that_do_not_fit_are_refused() {
         let bytes = |count| Bytes::from(vec![0u8; count]);

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use rayon::prelude::*;
 
 use super::super::lanes::{self, Loop};
-use super::tile::{self, Finish, OUTPUTS, Part, ROWS};
+use super::tile::{self, Finish, OUTPUTS, Part, ROWS, of_panel, write};
 use super::{Out, instructions};
 
 /// Inputs in a word.
@@ -223,21 +223,15 @@ struct Scale<'a> {
 impl Finish<i32> for Scale<'_> {
     #[inline(always)]
     unsafe fn finish(&self, row: usize, panel: usize, sums: &[i32; OUTPUTS]) {
-        let outputs = self.weights.scales.len();
-        let first = panel * OUTPUTS;
-        let count = OUTPUTS.min(outputs - first);
-        // Sixteen at once where there are as many.
-        let scale = self.x.scales[row];
-        let offsets: &[i32; OUTPUTS] = self.offsets[first..first + OUTPUTS].as_array().expect("made for whole panels");
-        let mut y: [f32; OUTPUTS] = std::array::from_fn(|i| (sums[i] - offsets[i]) as f32 * scale);
-        for (y, scale) in y.iter_mut().zip(&self.weights.scales[first..first + count]) {
-            *y *= scale;
+        let offsets: &[i32; OUTPUTS] = self.offsets[panel * OUTPUTS..].first_chunk().expect("made for whole panels");
+        let (of_row, of_outputs) = (self.x.scales[row], of_panel(&self.weights.scales, panel));
+        let bias = self.bias.map_or([0.0; OUTPUTS], |bias| of_panel(bias, panel));
+        let mut y = [0.0; OUTPUTS];
+        for i in 0..OUTPUTS {
+            y[i] = (sums[i] - offsets[i]) as f32 * of_row * of_outputs[i] + bias[i];
         }
-        if let Some(bias) = self.bias {
-            y.iter_mut().zip(&bias[first..first + count]).for_each(|(y, bias)| *y += bias);
-        }
-        // SAFETY: y has room for all rows, and nobody else takes these outputs.
-        unsafe { std::ptr::copy_nonoverlapping(y.as_ptr(), self.out.0.add(row * outputs + first), count) };
+        // SAFETY: y has room for all rows, and the caller's.
+        unsafe { write(self.out.0, self.weights.outputs(), row, panel, y) };
     }
 }
 
