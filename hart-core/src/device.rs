@@ -42,7 +42,8 @@ pub enum Precision {
     Auto,
     /// 32-bit floats: the reference.
     F32,
-    /// Weights and operands of products in bfloat16, sums and everything else in f32.
+    /// Weights and operands of the large layers' products in bfloat16, sums and everything else in f32. A model opened so makes
+    /// pictures; it can't be trained or saved.
     Bf16,
     /// Weights of products in 8-bit integers with a scale for each output, operands too with a scale for each row; everything else
     /// as with [`Self::Bf16`].

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use burn::module::{Module, Param, ParamId};
+use burn::module::{Module, Param};
 use burn::prelude::*;
 use burn::tensor::module;
 
@@ -73,7 +73,7 @@ impl Linear {
         self.packed = Some(Arc::new(packed));
         // A parameter still, so that it is counted, but one that is never made.
         let gone = |_: &Device, _: bool| panic!("these weights are packed: open the model in f32 to train or save it");
-        self.weight = Param::uninitialized(ParamId::new(), gone, device, false, shape);
+        self.weight = Param::uninitialized(burn::module::ParamId::new(), gone, device, false, shape);
         true
     }
 
@@ -100,6 +100,8 @@ pub(crate) fn linear(x: Tensor<3>, layer: &Linear) -> Tensor<3> {
 
 #[cfg(test)]
 mod tests {
+    use burn::module::ParamId;
+
     use super::*;
     use crate::kernels::{tensor, values};
 
@@ -135,6 +137,7 @@ mod tests {
             }
         }
     }
+
     /// Packed, its products are close, its weight is still counted, and only then it has no numbers any more.
     #[test]
     fn a_packed_layer_is_close() {

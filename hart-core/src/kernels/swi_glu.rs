@@ -52,6 +52,7 @@ impl SwiGlu {
         let gate = linear(x.clone(), &self.gate);
         linear(silu_mul(gate, linear(x, &self.up)), &self.down)
     }
+
     /// Its layers whose products may be computed in a lower precision.
     pub(crate) fn packable(&mut self) -> [(&'static str, &mut Linear); 3] {
         [("gate", &mut self.gate), ("up", &mut self.up), ("down", &mut self.down)]

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use rayon::prelude::*;
 
 use super::super::lanes::{self, Loop};
-use super::tile::{self, Finish, OUTPUTS, Part, ROWS};
+use super::tile::{self, Finish, OUTPUTS, Part, ROWS, of_panel, write};
 use super::{Out, instructions};
 
 /// Inputs in a word.
@@ -41,7 +41,9 @@ impl Bf16Weights {
 
     /// Weights that were rounded before, such as those of a mapped file; None where the sizes don't fit together.
     pub(crate) fn from_parts(panels: Bytes, inputs: usize, outputs: usize) -> Option<Self> {
-        let fits = inputs > 0 && outputs > 0 && panels.len() == Self::bytes_of(inputs, outputs);
+        // Sizes may be a file's, and anything.
+        let some = (1..=panels.len()).contains(&inputs) && (1..=panels.len()).contains(&outputs);
+        let fits = some && panels.len() == Self::bytes_of(inputs, outputs);
         fits.then_some(Self { panels, inputs, outputs })
     }
 
@@ -158,14 +160,13 @@ struct Biased<'a> {
 impl Finish<f32> for Biased<'_> {
     #[inline(always)]
     unsafe fn finish(&self, row: usize, panel: usize, sums: &[f32; OUTPUTS]) {
-        let first = panel * OUTPUTS;
-        let count = OUTPUTS.min(self.outputs - first);
+        let bias = self.bias.map_or([0.0; OUTPUTS], |bias| of_panel(bias, panel));
         let mut y = *sums;
-        if let Some(bias) = self.bias {
-            y.iter_mut().zip(&bias[first..first + count]).for_each(|(y, bias)| *y += bias);
+        for (y, bias) in y.iter_mut().zip(bias) {
+            *y += bias;
         }
-        // SAFETY: y has room for all rows, and nobody else takes these outputs.
-        unsafe { std::ptr::copy_nonoverlapping(y.as_ptr(), self.out.0.add(row * self.outputs + first), count) };
+        // SAFETY: y has room for all rows, and the caller's.
+        unsafe { write(self.out.0, self.outputs, row, panel, y) };
     }
 }
 
@@ -224,5 +225,14 @@ mod tests {
             let x = f32::from_bits(bits);
             assert_eq!(rounded(x), half::bf16::from_f32(x).to_bits(), "{x}");
         }
+    }
+
+    #[test]
+    fn sizes_that_do_not_fit_are_refused() {
+        let bytes = |count| Bytes::from(vec![0u8; count]);
+        assert!(Bf16Weights::from_parts(bytes(16 * 12), 5, 3).is_some());
+        assert!(Bf16Weights::from_parts(bytes(16 * 12 - 1), 5, 3).is_none());
+        assert!(Bf16Weights::from_parts(bytes(0), 5, 0).is_none());
+        assert!(Bf16Weights::from_parts(bytes(16), usize::MAX, usize::MAX).is_none());
     }
 }

@@ -3,11 +3,13 @@
 //! x is rounded as it comes, `x ~ scale (byte - 128)`: the processor's instructions multiply unsigned bytes by signed ones. What the
 //! 128 add to a sum is known with the weights, and taken off again.
 
+use std::sync::OnceLock;
+
 use bytes::Bytes;
 use rayon::prelude::*;
 
 use super::super::lanes::{self, Loop};
-use super::tile::{self, Finish, OUTPUTS, Part, ROWS};
+use super::tile::{self, Finish, OUTPUTS, Part, ROWS, of_panel, write};
 use super::{Out, instructions};
 
 /// Inputs in a word.
@@ -19,7 +21,7 @@ const OFFSET: i32 = 128;
 /// Rows all of whose numbers are smaller are zeros: the inverse of their scale would overflow.
 const SMALLEST: f32 = 1e-36;
 /// Inputs from which on a sum might overflow.
-const TOO_MANY_INPUTS: usize = (i32::MAX / (255 * 127)) as usize;
+const TOO_MANY_INPUTS: usize = (i32::MAX / (255 * 128)) as usize;
 /// Added to a float below 2^22, this leaves its nearest integer in the lowest bits.
 const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23
 
@@ -30,8 +32,8 @@ pub(crate) struct Int8Weights {
     panels: Bytes,
     /// What an output's integers are to be multiplied by.
     scales: Vec<f32>,
-    /// 128 times the sum of an output's integers.
-    offsets: Vec<i32>,
+    /// 128 times the sum of an output's integers, from the first product on: a mapped file is not read before.
+    offsets: OnceLock<Vec<i32>>,
     inputs: usize,
 }
 
@@ -46,13 +48,14 @@ impl Int8Weights {
         let mut scales = vec![0.0; outputs];
         let panel = panels.len() / outputs.div_ceil(OUTPUTS);
         let parts = panels.par_chunks_mut(panel).zip(scales.par_chunks_mut(OUTPUTS)).zip(weights.par_chunks(OUTPUTS * inputs));
-        parts.for_each(|((panel, scales), weights)| {
+        let (level, words) = (lanes::Level::best(), inputs.div_ceil(WORD));
+        parts.for_each_init(Vec::new, |bytes, ((panel, scales), weights)| {
+            bytes.resize(words * WORD, OFFSET as u8);
             for (output, (row, scale)) in weights.chunks(inputs).zip(scales).enumerate() {
-                let (integers, inverse) = scale_of(largest(row));
-                *scale = integers;
-                for (input, weight) in row.iter().enumerate() {
-                    panel[(input / WORD * OUTPUTS + output) * WORD + input % WORD] =
-                        (weight * inverse).round_ties_even() as i8 as u8;
+                level.run_loop(Round { row, bytes, scale });
+                let words = panel.as_chunks_mut::<WORD>().0.chunks_mut(OUTPUTS);
+                for (word, bytes) in words.zip(bytes.as_chunks::<WORD>().0) {
+                    word[output] = bytes.map(|byte| byte.wrapping_sub(OFFSET as u8));
                 }
             }
         });
@@ -63,11 +66,16 @@ impl Int8Weights {
     pub(crate) fn from_parts(panels: Bytes, scales: Vec<f32>, inputs: usize) -> Option<Self> {
         let outputs = scales.len();
         let fits = (1..TOO_MANY_INPUTS).contains(&inputs) && outputs > 0 && panels.len() == Self::bytes_of(inputs, outputs);
-        if !fits {
-            return None;
+        fits.then_some(Self { offsets: OnceLock::new(), panels, scales, inputs })
+    }
+
+    /// What the 128 in every byte of x add to a sum.
+    fn offsets(&self) -> &[i32] {
+        if let Some(offsets) = self.offsets.get() {
+            return offsets;
         }
-        let panel = panels.len() / outputs.div_ceil(OUTPUTS);
-        let offsets = panels.par_chunks(panel).flat_map_iter(|panel| {
+        let panel = self.panels.len() / self.outputs().div_ceil(OUTPUTS);
+        let offsets = self.panels.par_chunks(panel).flat_map_iter(|panel| {
             let mut sums = [0i32; OUTPUTS];
             for word in panel.chunks(OUTPUTS * WORD) {
                 for (sum, bytes) in sums.iter_mut().zip(word.chunks(WORD)) {
@@ -76,7 +84,9 @@ impl Int8Weights {
             }
             sums.map(|sum| OFFSET * sum)
         });
-        Some(Self { offsets: offsets.collect(), panels, scales, inputs })
+        // Made before the lock is taken: a thread that holds it must not wait for others, who may want it too.
+        let offsets = offsets.collect();
+        self.offsets.get_or_init(|| offsets)
     }
 
     /// Bytes of the panels.
@@ -120,7 +130,7 @@ impl Int8Weights {
         assert!(x.inputs == self.inputs && bias.is_none_or(|bias| bias.len() == outputs), "the rows and the bias are the layer's");
         let words = self.inputs.div_ceil(WORD);
         y.reserve(rows * outputs);
-        let finish = Scale { out: Out::behind(y), x, weights: self, bias };
+        let finish = Scale { out: Out::behind(y), x, weights: self, offsets: self.offsets(), bias };
         tile::parts(rows, outputs, words, |rows, panels| {
             let x = &x.blocks[rows.start * words..];
             let w = &self.panels[panels.start * words * OUTPUTS * WORD..];
@@ -170,7 +180,7 @@ impl Int8Rows {
     }
 }
 
-/// Rounds one row to bytes.
+/// Rounds one row to bytes, 128 larger than its integers.
 struct Round<'a> {
     row: &'a [f32],
     bytes: &'a mut [u8],
@@ -206,27 +216,22 @@ struct Scale<'a> {
     out: Out,
     x: &'a Int8Rows,
     weights: &'a Int8Weights,
+    offsets: &'a [i32],
     bias: Option<&'a [f32]>,
 }
 
 impl Finish<i32> for Scale<'_> {
     #[inline(always)]
     unsafe fn finish(&self, row: usize, panel: usize, sums: &[i32; OUTPUTS]) {
-        let outputs = self.weights.scales.len();
-        let first = panel * OUTPUTS;
-        let count = OUTPUTS.min(outputs - first);
-        // Sixteen at once where there are as many.
-        let scale = self.x.scales[row];
-        let offsets: &[i32; OUTPUTS] = self.weights.offsets[first..first + OUTPUTS].as_array().expect("made for whole panels");
-        let mut y: [f32; OUTPUTS] = std::array::from_fn(|i| (sums[i] - offsets[i]) as f32 * scale);
-        for (y, scale) in y.iter_mut().zip(&self.weights.scales[first..first + count]) {
-            *y *= scale;
+        let offsets: &[i32; OUTPUTS] = self.offsets[panel * OUTPUTS..].first_chunk().expect("made for whole panels");
+        let (of_row, of_outputs) = (self.x.scales[row], of_panel(&self.weights.scales, panel));
+        let bias = self.bias.map_or([0.0; OUTPUTS], |bias| of_panel(bias, panel));
+        let mut y = [0.0; OUTPUTS];
+        for i in 0..OUTPUTS {
+            y[i] = (sums[i] - offsets[i]) as f32 * of_row * of_outputs[i] + bias[i];
         }
-        if let Some(bias) = self.bias {
-            y.iter_mut().zip(&bias[first..first + count]).for_each(|(y, bias)| *y += bias);
-        }
-        // SAFETY: y has room for all rows, and nobody else takes these outputs.
-        unsafe { std::ptr::copy_nonoverlapping(y.as_ptr(), self.out.0.add(row * outputs + first), count) };
+        // SAFETY: y has room for all rows, and the caller's.
+        unsafe { write(self.out.0, self.weights.outputs(), row, panel, y) };
     }
 }
 

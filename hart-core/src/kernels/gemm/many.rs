@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::super::lanes::{self, Lanes, Level};
 use super::Out;
-use super::tile::{Arithmetic, Finish, OUTPUTS, Part, ROWS, multiply};
+use super::tile::{Arithmetic, Finish, OUTPUTS, Part, ROWS, multiply, of_panel, write};
 
 /// Panels that a task takes: with [`DEPTH`] inputs they fill a good part of a core's second cache.
 const TASK_PANELS: usize = 3;
@@ -32,7 +32,7 @@ pub(super) fn product(level: Level, x: &[f32], w: &[f32], bias: Option<&[f32]>, 
     for from in (0..width).step_by(DEPTH) {
         let depth = DEPTH.min(width - from);
         arrange_rows(x, width, from, depth, &mut blocks);
-        let finish = Sum { out: &out, columns, first: from == 0, bias: bias.filter(|_| from == 0) };
+        let finish = Sum { out: &out, columns, first: from == 0, bias };
         (0..row_tasks * panel_tasks).into_par_iter().for_each_init(Vec::new, |scratch, task| {
             let (row, panel) = (task % row_tasks * TASK_ROWS, task / row_tasks * TASK_PANELS);
             let (row_end, panel_end) = ((row + TASK_ROWS).min(rows), (panel + TASK_PANELS).min(panels));
@@ -112,7 +112,7 @@ impl lanes::Job for Multiply<'_> {
     }
 }
 
-/// Adds the sums to what is there already.
+/// Adds the sums to what is there already, or to the bias.
 struct Sum<'a> {
     out: &'a Out,
     /// Numbers from one row of y to the next.
@@ -126,18 +126,18 @@ impl Finish<f32> for Sum<'_> {
     #[inline(always)]
     unsafe fn finish(&self, row: usize, panel: usize, sums: &[f32; OUTPUTS]) {
         let column = panel * OUTPUTS;
-        let count = OUTPUTS.min(self.columns - column);
-        // SAFETY: y has room for all rows, and nobody else takes these outputs.
+        let mut y = *sums;
+        let mut before = self.bias.map_or([0.0; OUTPUTS], |bias| of_panel(bias, panel));
+        // SAFETY: y has room for all rows, the pieces before have written these outputs, and the caller's.
         unsafe {
-            let y = self.out.0.add(row * self.columns + column);
-            let mut sums = *sums;
-            if let Some(bias) = self.bias {
-                sums.iter_mut().zip(&bias[column..column + count]).for_each(|(sum, bias)| *sum += bias);
+            if !self.first {
+                let count = OUTPUTS.min(self.columns - column);
+                std::ptr::copy_nonoverlapping(self.out.0.add(row * self.columns + column), before.as_mut_ptr(), count);
             }
-            for (i, sum) in sums.iter().enumerate().take(count) {
-                let before = if self.first { 0.0 } else { y.add(i).read() };
-                y.add(i).write(before + sum);
+            for (y, before) in y.iter_mut().zip(before) {
+                *y += before;
             }
+            write(self.out.0, self.columns, row, panel, y);
         }
     }
 }

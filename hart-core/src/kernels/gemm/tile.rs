@@ -51,6 +51,35 @@ pub(super) trait Finish<Number>: Sync {
     unsafe fn finish(&self, row: usize, panel: usize, sums: &[Number; OUTPUTS]);
 }
 
+/// A panel's share of what there is one of for each output, zeros behind the last. Always sixteen, so that vectors are made of it.
+#[inline(always)]
+pub(super) fn of_panel(all: &[f32], panel: usize) -> [f32; OUTPUTS] {
+    let own = &all[panel * OUTPUTS..];
+    match own.first_chunk() {
+        Some(own) => *own,
+        None => std::array::from_fn(|i| own.get(i).copied().unwrap_or(0.0)),
+    }
+}
+
+/// Writes a row's outputs of one panel, as many as there are.
+///
+/// # Safety
+///
+/// `y` begins a matrix of `outputs` columns that has this row and panel, and nobody else takes them at the same time.
+#[inline(always)]
+pub(super) unsafe fn write(y: *mut f32, outputs: usize, row: usize, panel: usize, values: [f32; OUTPUTS]) {
+    let first = panel * OUTPUTS;
+    // SAFETY: the caller's.
+    unsafe {
+        let y = y.add(row * outputs + first);
+        if first + OUTPUTS <= outputs {
+            y.cast::<[f32; OUTPUTS]>().write(values);
+        } else {
+            std::ptr::copy_nonoverlapping(values.as_ptr(), y, outputs - first);
+        }
+    }
+}
+
 /// Rows and panels to multiply.
 pub(super) struct Part<'a, F> {
     /// Blocks of rows, from the part's first row on; a block's last rows may be of no use.
