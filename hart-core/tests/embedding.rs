@@ -3,7 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use hart_core::{Control, Error, Event, Files, Hart, Image, Observer, OpenOptions, PromptFilter, Request, Step, WeightSet};
+use hart_core::stages::Progress;
+use hart_core::{
+    Control, Error, Event, Files, Hart, Image, Observer, OpenOptions, Precision, PromptFilter, Request, Step, WeightSet,
+};
 
 fn shipped() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/models/hart-emoji")
@@ -142,6 +145,25 @@ fn memory_is_estimated_and_can_be_limited() {
     assert!(tight.generate(&Request::new("a house"), &mut ()).is_ok());
     let error = tight.generate(&Request::new("a house").images_per_prompt(2), &mut ()).unwrap_err();
     assert!(matches!(error, Error::Memory { .. }), "{error}");
+}
+
+#[test]
+fn a_decoder_in_bf16_makes_the_same_picture_to_the_eye() {
+    let exact = open(OpenOptions::new().precision(Precision::F32));
+    let picture = exact.generate(&Request::new("a house"), &mut ()).unwrap().images.remove(0);
+    let latent = exact.visual().tokenize_images(&[picture]).unwrap().hybrid();
+    let levels = |hart: &Hart| -> Vec<u8> {
+        let picture = hart.visual().decode_images(&latent, &mut Progress::silent()).unwrap().remove(0);
+        picture.pixels().to_vec()
+    };
+    let want = levels(&exact);
+    for precision in [Precision::Bf16, Precision::Int8] {
+        let got = levels(&open(OpenOptions::new().precision(precision)));
+        let squares = got.iter().zip(&want).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2));
+        let mean = squares.sum::<f64>() / want.len() as f64;
+        // 45 dB.
+        assert!(mean < 255.0 * 255.0 * 10f64.powf(-4.5), "{precision}: a mean square of {mean} levels");
+    }
 }
 
 #[test]

@@ -37,7 +37,7 @@ pub(super) fn multiply(product: Product<'_, Pair>) {
 }
 
 /// The same for any processor, so that the code is right everywhere; none that lacks the instruction is asked for it.
-fn plain(product: Product<'_, Pair>) {
+pub(super) fn plain(product: Product<'_, Pair>) {
     let Product { x, stride, panel, depth, columns, y, rows } = product;
     let halves = |pair: Pair| [f32::from_bits(pair.0 << 16), f32::from_bits(pair.0 & 0xffff_0000)];
     let panel: Vec<[f32; 2]> = panel[..depth * columns].iter().map(|pair| halves(*pair)).collect();

@@ -1,7 +1,6 @@
 use burn::nn::GroupNormConfig;
 use burn::nn::conv::Conv2dConfig;
 
-use super::numbers::Number;
 use super::product::Product;
 use super::*;
 use crate::kernels::{self, tensor, values};
@@ -67,16 +66,18 @@ fn products_of_pairs_are_those_of_their_numbers() {
             waves(count, speed).into_iter().map(|number| bf16::from_f32(number).to_f32()).collect()
         };
         let (x, weights) = (numbers(rows * 2 * depth, 0.7), numbers(2 * depth * columns, 1.3));
-        let pairs: Vec<Pair> = x.chunks(2).map(|x| Pair::of(x[0], x[1])).collect();
+        let of_x: Vec<Pair> = x.chunks(2).map(|x| Pair::of(x[0], x[1])).collect();
         let row = |k: usize| &weights[k * columns..][..columns];
         let panel: Vec<Pair> =
             (0..depth).flat_map(|k| row(2 * k).iter().zip(row(2 * k + 1)).map(|(a, b)| Pair::of(*a, *b))).collect();
-        let mut y = vec![0.0; rows * columns];
-        Pair::multiply(Level::best(), Product { x: &pairs, stride: depth, rows, panel: &panel, depth, columns, y: &mut y });
-        for (i, y) in y.iter().enumerate() {
-            let (row, column) = (i / columns, i % columns);
-            let want: f32 = (0..2 * depth).map(|k| x[row * 2 * depth + k] * weights[k * columns + column]).sum();
-            assert!((y - want).abs() < 1e-5, "{rows} x {depth} x {columns}: {y} and not {want}");
+        for multiply in [pairs::multiply, pairs::plain] {
+            let mut y = vec![0.0; rows * columns];
+            multiply(Product { x: &of_x, stride: depth, rows, panel: &panel, depth, columns, y: &mut y });
+            for (i, y) in y.iter().enumerate() {
+                let (row, column) = (i / columns, i % columns);
+                let want: f32 = (0..2 * depth).map(|k| x[row * 2 * depth + k] * weights[k * columns + column]).sum();
+                assert!((y - want).abs() < 1e-5, "{rows} x {depth} x {columns}: {y} and not {want}");
+            }
         }
     }
 }
