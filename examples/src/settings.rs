@@ -99,7 +99,12 @@ impl Seed {
     }
 }
 
-fn weight_set(name: &str) -> Result<WeightSet, String> {
+/// Which weights, by name.
+///
+/// # Errors
+///
+/// There is no such name.
+pub fn weight_set(name: &str) -> Result<WeightSet, String> {
     match name {
         "auto" => Ok(WeightSet::PreferEma),
         "ema" => Ok(WeightSet::Ema),

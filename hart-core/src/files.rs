@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use bytes::Bytes;
 
 use crate::error::{Error, Result};
-use crate::kernels;
+use crate::kernels::{self, Mapped};
 
 /// A checkpoint's files in memory, for programs that carry a model inside or fetch it themselves.
 ///
@@ -89,16 +89,17 @@ impl Storage {
         }
     }
 
-    /// A file of any size, not copied where it can be mapped or is in memory.
-    pub(crate) fn contents(&self, path: &Path) -> Result<Bytes> {
+    /// A file of any size, not copied where it can be mapped or is in memory; the mapping too, if it is mapped.
+    pub(crate) fn contents(&self, path: &Path) -> Result<(Bytes, Option<Mapped>)> {
         match self {
-            Self::Memory(files) => files.find(path).cloned(),
+            Self::Memory(files) => Ok((files.find(path)?.clone(), None)),
             Self::Disk { memory_map } => {
                 require_plain_file(path)?;
                 if *memory_map {
-                    kernels::map_file(path).map(Bytes::from_owner).map_err(Error::io(path))
+                    let mapped = kernels::map_file(path).map_err(Error::io(path))?;
+                    Ok((Bytes::from_owner(mapped.clone()), Some(mapped)))
                 } else {
-                    std::fs::read(path).map(Bytes::from).map_err(Error::io(path))
+                    std::fs::read(path).map(|bytes| (bytes.into(), None)).map_err(Error::io(path))
                 }
             }
         }

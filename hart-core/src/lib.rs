@@ -2,6 +2,8 @@
 // Unsafe code is denied workspace-wide; `kernels` allows it item by item.
 
 pub mod config;
+#[cfg(feature = "cpu")]
+mod convert;
 mod device;
 mod embedding;
 mod error;
@@ -32,6 +34,8 @@ pub mod weights;
 /// Tensors and devices, as the stages take and give them.
 pub use burn;
 pub use config::MAX_GUIDANCE;
+#[cfg(feature = "cpu")]
+pub use convert::convert;
 pub use device::{DeviceInfo, DeviceKind, Precision, devices};
 pub use error::{Error, Result};
 pub use files::Files;

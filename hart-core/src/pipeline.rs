@@ -40,6 +40,8 @@ pub struct Hart {
     scales: Vec<Scale>,
     system_prompt: Option<String>,
     precision: Precision,
+    /// Bytes that packed weights take less than in f32.
+    saved_bytes: u64,
     threads: Threads,
     max_memory: Option<u64>,
     reports: Vec<Report>,
@@ -125,21 +127,22 @@ impl Hart {
         let (visual, visual_report) = VisualTokenizer::open_in(storage, &layout.visual, &config.visual, options, &device)?;
         let checkpoint = transformer_weights(storage, &layout.transformer, options.weight_set)?;
         let mut loader = Loader::new(&checkpoint, &TRANSFORMER);
-        let transformer = loader.load(Transformer::init(&config, &device), "transformer", &device)?;
-        let residual = loader.load(ResidualDiffusion::init(&config, &device), "residual", &device)?;
+        let mut transformer = loader.load(Transformer::init(&config, &device), "transformer", &device)?;
+        let mut residual = loader.load(ResidualDiffusion::init(&config, &device), "residual", &device)?;
+        let stored = [loader.unpack("transformer", transformer.packable())?, loader.unpack("residual", residual.packable())?];
         let reports = vec![text_report, loader.finish(options.strict)?, visual_report];
-        let precision = match options.precision {
-            Precision::Auto => Precision::F32,
-            asked => asked,
-        };
-        let (transformer, residual) = (transformer.with_precision(precision), residual.with_precision(precision));
+        let precision = choose(options.precision, stored, &layout.transformer)?;
+        let (mut transformer, mut residual) = (transformer.with_precision(precision), residual.with_precision(precision));
         let visual = visual.with_precision(precision);
+        let layers = transformer.packable().into_iter().chain(residual.packable());
+        let saved_bytes = layers.map(|(_, layer)| layer.saved_bytes()).sum();
         Ok(Self {
             codebook: visual.codebook().rows(),
             scales: scales::plan(&config.transformer),
             system_prompt: layout.system_prompt,
             max_memory: options.max_memory,
             precision,
+            saved_bytes,
             threads: Threads::none(),
             config,
             device,
@@ -197,7 +200,8 @@ impl Hart {
             |system_prompt| self.text.tokenizer().tokenize(&[""], Some(system_prompt), self.config.transformer.context_tokens);
         let system_prompt =
             self.system_prompt(request).and_then(|text| tokenize(text).ok()).map_or(0, |tokens| tokens.system.len());
-        let weights = self.reports.iter().map(|report| report.parameters * size_of::<f32>() as u64).sum();
+        let floats: u64 = self.reports.iter().map(|report| report.parameters * size_of::<f32>() as u64).sum();
+        let weights = floats.saturating_sub(self.saved_bytes);
         Memory {
             weights,
             working: memory::working(&self.config, self.transformer.precision(), request.total_images(), system_prompt),
@@ -407,7 +411,20 @@ fn scale_done(scale: &Scale) -> Step {
     Step::ScaleDone { scale: scale.index + 1, scales: scale.count, side: scale.side }
 }
 
-fn transformer_weights(storage: &Storage, folder: &Path, set: WeightSet) -> Result<Checkpoint> {
+/// The precision that is asked for, or that of stored packed weights, which can be computed with in no other.
+fn choose(asked: Precision, stored: [Option<Precision>; 2], folder: &Path) -> Result<Precision> {
+    let stored = stored.into_iter().flatten().next();
+    match (asked, stored) {
+        (Precision::Auto, stored) => Ok(stored.unwrap_or(Precision::F32)),
+        (asked, Some(stored)) if asked != stored => Err(Error::checkpoint(
+            folder,
+            format!("holds {stored} weights: open it with the precision {stored} or auto, not {asked}"),
+        )),
+        (asked, _) => Ok(asked),
+    }
+}
+
+pub(crate) fn transformer_weights(storage: &Storage, folder: &Path, set: WeightSet) -> Result<Checkpoint> {
     let plain = || Checkpoint::open_in(storage, folder);
     let ema = || Checkpoint::open_ema_in(storage, folder);
     match set {

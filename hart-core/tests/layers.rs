@@ -22,7 +22,7 @@ const BELOW: [&str; 13] = [
     "kernels",
 ];
 /// What is built on the stages.
-const ABOVE: [&str; 6] = ["weights", "memory", "open", "pipeline", "stages", "train"];
+const ABOVE: [&str; 7] = ["weights", "memory", "open", "pipeline", "convert", "stages", "train"];
 
 fn sources(module: &str) -> Vec<PathBuf> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");

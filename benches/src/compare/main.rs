@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use contestant::{Contestant, PEERS};
-use hart_core::Precision;
+use hart_core::{Precision, WeightSet};
 use hart_examples::random_checkpoint::{Float, Preset, RandomCheckpoint, Text};
 use table::Results;
 
@@ -96,15 +96,23 @@ fn models() -> Result<PathBuf, Box<dyn Error>> {
     Ok(folder)
 }
 
-/// The model of a size, made if it isn't there.
-fn model(models: &Path, preset: Preset, _precision: Precision) -> Result<PathBuf, Box<dyn Error>> {
+/// The model of a size in a precision, made if it isn't there.
+fn model(models: &Path, preset: Preset, precision: Precision) -> Result<PathBuf, Box<dyn Error>> {
     let whole = models.join(format!("{}-f32", preset.pixels()));
     if !whole.is_dir() {
         eprintln!("making a model of random weights in {} (3 GB, once)", whole.display());
         let checkpoint = RandomCheckpoint { preset, text: Text::Small, dtype: Float::F32, changes: Vec::new(), seed: 0 };
         checkpoint.write(&whole, &mut |_| Ok(()))?;
     }
-    Ok(whole)
+    if matches!(precision, Precision::Auto | Precision::F32) {
+        return Ok(whole);
+    }
+    let converted = models.join(format!("{}-{precision}", preset.pixels()));
+    if !converted.is_dir() {
+        eprintln!("converting it into {}", converted.display());
+        hart_core::convert(&whole, &converted, precision, WeightSet::PreferEma, None)?;
+    }
+    Ok(converted)
 }
 
 /// Writes a file whole or not at all.

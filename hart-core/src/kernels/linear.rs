@@ -55,7 +55,9 @@ impl Linear {
     /// as an empty one, stays as it is.
     pub(crate) fn pack(&mut self, precision: Precision) {
         #[cfg(feature = "cpu")]
-        if let Some(packed) = super::flex::pack(&self.weight, precision) {
+        if self.packed.is_none()
+            && let Some(packed) = super::flex::pack(&self.weight, precision)
+        {
             self.set_packed(packed);
         }
         #[cfg(not(feature = "cpu"))]
@@ -75,6 +77,16 @@ impl Linear {
         let gone = |_: &Device, _: bool| panic!("these weights are packed: open the model in f32 to train or save it");
         self.weight = Param::uninitialized(burn::module::ParamId::new(), gone, device, false, shape);
         true
+    }
+
+    /// Bytes that the weight takes less than in f32.
+    pub(crate) fn saved_bytes(&self) -> u64 {
+        #[cfg(feature = "cpu")]
+        if let Some(packed) = &self.packed {
+            let [inputs, outputs] = packed.sizes();
+            return ((inputs * outputs * size_of::<f32>()) as u64).saturating_sub(packed.bytes());
+        }
+        0
     }
 
     /// The packed weights, if they are packed.

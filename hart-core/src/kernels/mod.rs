@@ -37,8 +37,10 @@ mod swi_glu;
 
 pub(crate) use attention::{Cache, Extend, Group, Memory, Rotation, SelfAttention, attention};
 pub(crate) use linear::{Linear, LinearConfig, linear};
-pub(crate) use mapping::map_file;
+pub(crate) use mapping::{Mapped, map_file};
 pub(crate) use norm::{Modulation, add_gated, group_norm, group_norm_silu, layer_norm, rms_norm};
+#[cfg(feature = "cpu")]
+pub(crate) use packed::Packed;
 pub(crate) use picture::{area, bicubic, conv2d, convolutions_in_bf16, norm_silu_conv2d, upsample_conv2d};
 pub(crate) use swi_glu::{SwiGlu, silu};
 

@@ -1,6 +1,8 @@
 //! Weights rounded to a lower precision and rearranged for its instructions.
 
-use super::gemm::{Bf16Rows, Bf16Weights, Int8Rows, Int8Weights};
+use bytes::Bytes;
+
+use super::gemm::{Bf16Rows, Bf16Weights, Int8Rows, Int8Weights, OUTPUTS};
 use crate::device::Precision;
 
 /// A linear layer's weights in a lower precision.
@@ -18,9 +20,60 @@ pub(super) enum Rounded {
     Int8(Int8Rows),
 }
 
+/// Packed weights as a checkpoint file holds them.
+pub(crate) struct StoredPacked<'a> {
+    /// `[ceil(out / 16), ceil(in / n), 16, n]`, with n inputs in 4 bytes; zeros where there is no output or input. bfloat16 or 8-bit
+    /// integers.
+    pub(crate) panels: &'a Bytes,
+    /// What an output's integers are to be multiplied by, `[out]`; none for bfloat16.
+    pub(crate) scales: Option<&'a [f32]>,
+}
+
 impl Packed {
+    /// The shape in which weights of these sizes are stored; None where the precision is f32.
+    pub(crate) fn stored_shape(precision: Precision, [inputs, outputs]: [usize; 2]) -> Option<[usize; 4]> {
+        let word = match precision {
+            Precision::Auto | Precision::F32 => return None,
+            Precision::Bf16 => 2,
+            Precision::Int8 => 4,
+        };
+        Some([outputs.div_ceil(OUTPUTS), inputs.div_ceil(word), OUTPUTS, word])
+    }
+
+    /// Weights `[in, out]` from what a file holds; None where the sizes don't fit together.
+    pub(crate) fn of_stored(sizes: [usize; 2], panels: Bytes, scales: Option<Vec<f32>>) -> Option<Self> {
+        let [inputs, outputs] = sizes;
+        match scales {
+            None => Bf16Weights::from_parts(panels, inputs, outputs).map(Self::Bf16),
+            Some(scales) if scales.len() == outputs => Int8Weights::from_parts(panels, scales, inputs).map(Self::Int8),
+            Some(_) => None,
+        }
+    }
+
+    /// As a file holds it.
+    pub(crate) fn stored(&self) -> StoredPacked<'_> {
+        match self {
+            Self::Bf16(weights) => StoredPacked { panels: weights.panels(), scales: None },
+            Self::Int8(weights) => StoredPacked { panels: weights.panels(), scales: Some(weights.scales()) },
+        }
+    }
+
+    /// What it was packed for.
+    pub(crate) fn precision(&self) -> Precision {
+        match self {
+            Self::Bf16(_) => Precision::Bf16,
+            Self::Int8(_) => Precision::Int8,
+        }
+    }
+
+    /// Bytes that it takes.
+    pub(crate) fn bytes(&self) -> u64 {
+        let stored = self.stored();
+        (stored.panels.len() + stored.scales.map_or(0, size_of_val)) as u64
+    }
+
     /// Packs rows of `inputs` weights, one for each output; None where the precision is f32, or they can't be packed.
-    pub(super) fn of_rows(precision: Precision, weights: &[f32], inputs: usize) -> Option<Self> {
+    pub(crate) fn of_rows(precision: Precision, weights: &[f32], inputs: usize) -> Option<Self> {
         match precision {
             Precision::Auto | Precision::F32 => None,
             Precision::Bf16 => Bf16Weights::of_rows(weights, inputs).map(Self::Bf16),
@@ -29,7 +82,7 @@ impl Packed {
     }
 
     /// Inputs and outputs of the layer.
-    pub(super) fn sizes(&self) -> [usize; 2] {
+    pub(crate) fn sizes(&self) -> [usize; 2] {
         match self {
             Self::Bf16(weights) => [weights.inputs(), weights.outputs()],
             Self::Int8(weights) => [weights.inputs(), weights.outputs()],

@@ -11,6 +11,7 @@ use super::tensors::{Element, Stored};
 use crate::config::Fields;
 use crate::error::{Error, Result};
 use crate::files::{Storage, require_plain_file};
+use crate::kernels::Mapped;
 
 /// File names of a set of weights, in the order in which they are looked for; the index files name shards.
 const PLAIN_FILES: [&str; 4] =
@@ -34,6 +35,8 @@ pub struct Checkpoint {
     /// Where it was opened: a folder or a file.
     path: PathBuf,
     tensors: BTreeMap<String, Entry>,
+    /// Files that are mapped.
+    mapped: Vec<Mapped>,
 }
 
 pub(super) struct Entry {
@@ -88,7 +91,7 @@ impl Checkpoint {
     }
 
     fn open_file_in(storage: &Storage, path: &Path) -> Result<Self> {
-        let mut checkpoint = Self { path: path.to_path_buf(), tensors: BTreeMap::new() };
+        let mut checkpoint = Self { path: path.to_path_buf(), tensors: BTreeMap::new(), mapped: Vec::new() };
         if path.extension().is_some_and(|e| e == "json") {
             for shard in shards(storage, path)? {
                 checkpoint.add_file(storage, &shard)?;
@@ -105,7 +108,7 @@ impl Checkpoint {
     ///
     /// It is damaged.
     pub fn from_safetensors(name: &Path, bytes: Vec<u8>) -> Result<Self> {
-        let mut checkpoint = Self { path: name.to_path_buf(), tensors: BTreeMap::new() };
+        let mut checkpoint = Self { path: name.to_path_buf(), tensors: BTreeMap::new(), mapped: Vec::new() };
         checkpoint.add_safetensors(name, bytes::Bytes::from(bytes))?;
         Ok(checkpoint)
     }
@@ -138,13 +141,20 @@ impl Checkpoint {
         data.try_to_vec().map_err(|e| Error::checkpoint(&self.path, format!("tensor `{name}`: {e:?}")))
     }
 
+    /// Gives back the memory of mapped pages that were read so far.
+    pub(super) fn let_go(&self) {
+        self.mapped.iter().for_each(Mapped::let_go);
+    }
+
     pub(super) fn entry(&self, name: &str) -> Option<&Entry> {
         self.tensors.get(name)
     }
 
     fn add_file(&mut self, storage: &Storage, path: &Path) -> Result<()> {
         if path.extension().is_some_and(|e| e == "safetensors") {
-            return self.add_safetensors(path, storage.contents(path)?);
+            let (bytes, mapped) = storage.contents(path)?;
+            self.mapped.extend(mapped);
+            return self.add_safetensors(path, bytes);
         }
         match storage {
             Storage::Disk { .. } => self.add_torch(path),

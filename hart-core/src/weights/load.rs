@@ -1,6 +1,10 @@
 //! Laying a checkpoint's tensors into modules.
 
+#[cfg(feature = "cpu")]
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+#[cfg(feature = "cpu")]
+use std::path::Path;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::prelude::*;
@@ -8,9 +12,13 @@ use burn::tensor::{DType, Shape};
 
 use super::checkpoint::Checkpoint;
 use super::names::Table;
+#[cfg(feature = "cpu")]
+use super::packed;
 use super::report::{Misplaced, Misshapen, Report};
 use crate::error::{Error, Result};
 use crate::kernels;
+#[cfg(feature = "cpu")]
+use crate::kernels::Packed;
 
 /// Loads modules from one checkpoint and keeps the report.
 ///
@@ -20,13 +28,29 @@ pub struct Loader<'a> {
     table: &'a Table,
     used: BTreeSet<String>,
     report: Report,
+    /// Packed weights that were met, by their field.
+    #[cfg(feature = "cpu")]
+    pub(super) packed: BTreeMap<String, Packed>,
 }
 
 impl<'a> Loader<'a> {
     /// A loader for one checkpoint and the table that fits it.
     pub fn new(checkpoint: &'a Checkpoint, table: &'a Table) -> Self {
         let report = Report { path: checkpoint.path().to_path_buf(), ..Report::default() };
-        Self { checkpoint, table, used: BTreeSet::new(), report }
+        Self {
+            checkpoint,
+            table,
+            used: BTreeSet::new(),
+            report,
+            #[cfg(feature = "cpu")]
+            packed: BTreeMap::new(),
+        }
+    }
+
+    /// Where the checkpoint was opened.
+    #[cfg(feature = "cpu")]
+    pub(super) fn path(&self) -> &Path {
+        self.checkpoint.path()
     }
 
     /// Fills a module; `root` is its path in the table, "" for none. Tensors that are missing or misshapen are only noted, and their
@@ -58,6 +82,7 @@ impl<'a> Loader<'a> {
                 self.report.unused.push(unused);
             }
         }
+        self.checkpoint.let_go();
         let report = self.report;
         let fits = report.missing.is_empty() && report.misshapen.is_empty() && (report.unused.is_empty() || !strict);
         if fits { Ok(report) } else { Err(Error::Weights(Box::new(report))) }
@@ -73,6 +98,15 @@ impl<'a> Loader<'a> {
         };
         self.used.insert(name.clone());
         let file = entry.info.file.clone();
+        #[cfg(feature = "cpu")]
+        if let Some(packed) = packed::read(self.checkpoint, name, &shape)? {
+            self.used.extend(packed::names(name));
+            self.report.files.insert(file);
+            self.report.loaded += 1;
+            self.report.parameters += shape.iter().product::<usize>() as u64;
+            self.packed.insert(field.to_string(), packed);
+            return Ok(None);
+        }
         if entry.info.shape != shape {
             let found = entry.info.shape.clone();
             self.report.misshapen.push(Misshapen { name: name.clone(), file, expected: shape, found });

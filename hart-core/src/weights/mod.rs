@@ -6,6 +6,8 @@
 mod checkpoint;
 mod load;
 mod names;
+#[cfg(feature = "cpu")]
+mod packed;
 mod report;
 mod save;
 mod tensors;
@@ -13,6 +15,8 @@ mod tensors;
 pub use checkpoint::{Checkpoint, TensorInfo};
 pub use load::{Loader, names_and_shapes, parameters};
 pub use names::{TEXT, TRANSFORMER, Table, VISUAL, visual_names};
+#[cfg(feature = "cpu")]
+pub(crate) use packed::convert_tensors;
 pub use report::{Misplaced, Misshapen, Report};
 #[cfg(feature = "train")]
 pub(crate) use save::parameter_names;

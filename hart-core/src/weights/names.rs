@@ -102,7 +102,7 @@ pub fn visual_names(share_quant_resi: Option<u64>) -> impl Fn(Vec<String>) -> Op
 
 impl Table {
     /// Names under which a field's tensor may stand in a checkpoint, the usual one first.
-    pub(super) fn candidates(&self, field: &str) -> Vec<String> {
+    pub(crate) fn candidates(&self, field: &str) -> Vec<String> {
         let segments: Vec<&str> = if field.is_empty() { vec![] } else { field.split('.').collect() };
         let mut names = Vec::new();
         let mut matched = None;

@@ -20,6 +20,8 @@ pub(super) enum Element {
     F16,
     Bf16,
     F64,
+    /// Packed weights only (see [`super::packed`]).
+    I8,
     Other(&'static str),
 }
 
@@ -31,7 +33,8 @@ impl From<safetensors::Dtype> for Element {
             Dtype::F16 => Self::F16,
             Dtype::BF16 => Self::Bf16,
             Dtype::F64 => Self::F64,
-            Dtype::I64 | Dtype::I32 | Dtype::I16 | Dtype::I8 => Self::Other("signed integers"),
+            Dtype::I8 => Self::I8,
+            Dtype::I64 | Dtype::I32 | Dtype::I16 => Self::Other("signed integers"),
             Dtype::U64 | Dtype::U32 | Dtype::U16 | Dtype::U8 => Self::Other("unsigned integers"),
             Dtype::BOOL => Self::Other("booleans"),
             _ => Self::Other("an exotic float type"),
@@ -58,6 +61,7 @@ impl Element {
         match self {
             Self::F16 | Self::Bf16 => 2,
             Self::F64 => 8,
+            Self::I8 => 1,
             Self::F32 | Self::Other(_) => 4,
         }
     }
@@ -84,7 +88,12 @@ impl Entry {
             Stored::Torch(tensor) => bytes::Bytes::from(tensor.read().map_err(Error::io(file))?),
         };
         let count: usize = self.info.shape.iter().product();
-        if let Element::Other(what) = self.element {
+        let no_floats = match self.element {
+            Element::I8 => Some("8-bit integers"),
+            Element::Other(what) => Some(what),
+            _ => None,
+        };
+        if let Some(what) = no_floats {
             return Err(Error::checkpoint(file, format!("tensor `{name}` holds {what}, expected f32, f16, bf16 or f64")));
         }
         if bytes.len() != count * self.element.size() {
@@ -116,7 +125,7 @@ fn convert(bytes: &[u8], element: Element, count: usize) -> Vec<f32> {
                 *value = f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]) as f32;
             }
         }
-        Element::F32 | Element::Other(_) => {
+        Element::F32 | Element::I8 | Element::Other(_) => {
             for (value, b) in out.iter_mut().zip(bytes.chunks_exact(4)) {
                 *value = f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
             }

@@ -15,6 +15,7 @@ mod x86;
 
 pub(crate) use bf16::{Bf16Rows, Bf16Weights};
 pub(crate) use int8::{Int8Rows, Int8Weights};
+pub(crate) use tile::OUTPUTS;
 
 use super::lanes::Level;
 

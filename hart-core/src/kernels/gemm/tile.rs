@@ -8,7 +8,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 /// Outputs of a panel.
-pub(super) const OUTPUTS: usize = 16;
+pub(crate) const OUTPUTS: usize = 16;
 /// Rows of a block.
 pub(super) const ROWS: usize = 8;
 

@@ -1,0 +1,85 @@
+//! A checkpoint in another precision, written once, so that opening it converts nothing and memory never holds the f32 weights.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use crate::device::{DeviceKind, Precision};
+use crate::error::{Error, Result};
+use crate::files::Storage;
+use crate::kernels::Linear;
+use crate::open::Layout;
+use crate::pipeline::transformer_weights;
+use crate::residual::ResidualDiffusion;
+use crate::transformer::Transformer;
+use crate::weights::{Checkpoint, TRANSFORMER, WeightSet, convert_tensors};
+
+/// Parts of the visual tokenizer whose 3x3 convolutions are computed in bfloat16.
+const HALVED: [&str; 2] = ["vae.decoder.mid.", "vae.decoder.up."];
+
+/// Writes a checkpoint, its text model included, into a new folder with the large layers' weights in `precision`: whole or not at all.
+/// [`Precision::Auto`](crate::Precision) then opens it in that precision, and only in that. The text model's files are copied.
+///
+/// # Errors
+///
+/// [`Error::Request`] if there is nothing to convert to, or the folder is there already; [`Error::Checkpoint`] and others as
+/// [`Hart::open`](crate::Hart::open); [`Error::Io`] if the folder can't be written.
+pub fn convert(from: &Path, to: &Path, precision: Precision, weight_set: WeightSet, text_model: Option<&Path>) -> Result<()> {
+    if matches!(precision, Precision::Auto | Precision::F32) {
+        return Err(Error::request("precision", format!("`{precision}` is no precision to convert to; there are bf16, int8")));
+    }
+    if to.exists() {
+        return Err(Error::request("folder", format!("{} is there already; name a new one", to.display())));
+    }
+    let beside = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
+    let staging = builder.prefix(".hart-").tempdir_in(beside).map_err(Error::io(beside))?;
+    write(from, staging.path(), precision, weight_set, text_model)?;
+    fs::rename(staging.path(), to).map_err(Error::io(to))
+}
+
+fn write(from: &Path, to: &Path, precision: Precision, weight_set: WeightSet, text_model: Option<&Path>) -> Result<()> {
+    let storage = Storage::Disk { memory_map: true };
+    let layout = Layout::find(&storage, from, text_model)?;
+    let device = DeviceKind::Cpu.open()?;
+    let [llm, tokenizer, text] = ["llm", "tokenizer", "text"].map(|part| to.join(part));
+    for folder in [&llm, &tokenizer, &text] {
+        fs::create_dir(folder).map_err(Error::io(folder))?;
+    }
+    let weights = transformer_weights(&storage, &layout.transformer, weight_set)?;
+    let (mut transformer, mut residual) =
+        (Transformer::init(&layout.config, &device), ResidualDiffusion::init(&layout.config, &device));
+    let mut packed = names(&weights, "transformer", transformer.packable());
+    packed.extend(names(&weights, "residual", residual.packable()));
+    convert_tensors(&weights, precision, &packed, |_, _| false, &llm.join("model.safetensors"))?;
+    let visual = Checkpoint::open_in(&storage, &layout.visual)?;
+    let halved = |name: &str, shape: &[usize]| HALVED.iter().any(|part| name.starts_with(part)) && matches!(shape, [_, _, 3, 3]);
+    convert_tensors(&visual, precision, &BTreeMap::new(), halved, &tokenizer.join("model.safetensors"))?;
+    let settings = |name: &str| name == "config.json" || name == "generation_config.json" || name == "system_prompt.txt";
+    copy(&layout.transformer, &llm, settings)?;
+    copy(&layout.visual, &tokenizer, settings)?;
+    copy(&layout.text, &text, |_| true)
+}
+
+/// Names under which layers stand in the checkpoint, with their sizes `[in, out]`.
+fn names(checkpoint: &Checkpoint, root: &str, layers: Vec<(String, &mut Linear)>) -> BTreeMap<String, [usize; 2]> {
+    let name = |path: String| {
+        let candidates = TRANSFORMER.candidates(&format!("{root}.{path}.weight"));
+        candidates.into_iter().find(|name| checkpoint.info(name).is_some())
+    };
+    layers.into_iter().filter_map(|(path, layer)| Some((name(path)?, layer.weight.lazy_shape().dims()))).collect()
+}
+
+/// Copies the plain files of a folder that have a wanted name.
+fn copy(from: &Path, to: &Path, wanted: impl Fn(&str) -> bool) -> Result<()> {
+    for entry in fs::read_dir(from).map_err(Error::io(from))? {
+        let path = entry.map_err(Error::io(from))?.path();
+        let Some(name) = path.file_name().and_then(|name| name.to_str()).filter(|name| wanted(name)) else { continue };
+        if path.is_file() {
+            fs::copy(&path, to.join(name)).map_err(Error::io(&path))?;
+        }
+    }
+    Ok(())
+}

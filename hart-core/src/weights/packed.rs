@@ -1,0 +1,181 @@
+//! Packed weights in checkpoint files: a linear layer's matrix under its usual name, bfloat16 or 8-bit integers in panels
+//! `[ceil(out / 16), ceil(in / n), 16, n]` with n inputs in 4 bytes, and the integers' scales `[out]` under the name with `_scale`
+//! behind. Nothing is converted when such a file is opened: products read it where it is mapped.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::Path;
+
+use half::bf16;
+use safetensors::{Dtype, View};
+
+use super::checkpoint::Checkpoint;
+use super::load::Loader;
+use super::tensors::{Element, Stored};
+use crate::device::Precision;
+use crate::error::{Error, Result};
+use crate::kernels::{Linear, Packed};
+
+/// What stands behind a weight's name in that of its scales.
+const SCALE: &str = "_scale";
+
+/// Names that a packed weight may take in a file.
+pub(super) fn names(weight: &str) -> [String; 2] {
+    [weight.to_string(), format!("{weight}{SCALE}")]
+}
+
+/// A packed weight for a field of shape `[out, in]`; None if what has the name is not packed.
+///
+/// # Errors
+///
+/// Its scales are missing, not of its size, or not finite.
+pub(super) fn read(checkpoint: &Checkpoint, name: &str, shape: &[usize]) -> Result<Option<Packed>> {
+    let (Some(entry), &[outputs, inputs]) = (checkpoint.entry(name), shape) else { return Ok(None) };
+    let sizes = [inputs, outputs];
+    let precision = match entry.element {
+        Element::Bf16 => Precision::Bf16,
+        Element::I8 => Precision::Int8,
+        _ => return Ok(None),
+    };
+    let (Some(stored), Stored::Bytes(panels)) = (Packed::stored_shape(precision, sizes), &entry.stored) else { return Ok(None) };
+    if entry.info.shape != stored {
+        return Ok(None);
+    }
+    let scales = match precision {
+        Precision::Int8 => Some(checkpoint.values(&names(name)[1])?),
+        _ => None,
+    };
+    let problem =
+        || Error::checkpoint(&entry.info.file, format!("packed tensor `{name}`: expected {outputs} scales: convert it again"));
+    Packed::of_stored(sizes, panels.clone(), scales).map(Some).ok_or_else(problem)
+}
+
+impl Loader<'_> {
+    /// Gives the packed weights that were met to their layers, which are named by their paths in the module below `root`, and says
+    /// what they are packed for.
+    ///
+    /// # Errors
+    ///
+    /// Weights are packed that no layer takes so, or not all for the same precision.
+    pub(crate) fn unpack(&mut self, root: &str, layers: Vec<(String, &mut Linear)>) -> Result<Option<Precision>> {
+        let mut found = None;
+        for (path, layer) in layers {
+            let Some(packed) = self.packed.remove(&format!("{root}.{path}.weight")) else { continue };
+            let precision = packed.precision();
+            if *found.get_or_insert(precision) != precision || !layer.set_packed(packed) {
+                return Err(self.mixed(&path));
+            }
+        }
+        match self.packed.keys().find(|field| field.starts_with(root)) {
+            Some(field) => Err(self.mixed(field)),
+            None => Ok(found),
+        }
+    }
+
+    fn mixed(&self, field: &str) -> Error {
+        Error::checkpoint(
+            self.path(),
+            format!("the weights of `{field}` are packed otherwise than this version does: convert it again"),
+        )
+    }
+}
+
+/// Writes a safetensors file with the tensors of a checkpoint: those named in `packed`, of sizes `[in, out]`, packed, those of which
+/// `halved` says so in bfloat16, all others in f32. One tensor at a time is in memory.
+///
+/// # Errors
+///
+/// A tensor can't be read or packed, or the file can't be written.
+pub(crate) fn convert_tensors(
+    checkpoint: &Checkpoint,
+    precision: Precision,
+    packed: &BTreeMap<String, [usize; 2]>,
+    halved: impl Fn(&str, &[usize]) -> bool,
+    path: &Path,
+) -> Result<()> {
+    let mut tensors = Vec::new();
+    for name in checkpoint.names() {
+        let shape = checkpoint.info(name).map(|info| info.shape.clone()).unwrap_or_default();
+        let tensor = |form: Form, shape: Vec<usize>| Converted { checkpoint, name: name.to_string(), form, shape };
+        match packed.get(name).and_then(|&sizes| Some((sizes, Packed::stored_shape(precision, sizes)?))) {
+            Some((sizes, stored)) if shape == [sizes[1], sizes[0]] => {
+                tensors.push((name.to_string(), tensor(Form::Panels(precision, sizes[0]), stored.to_vec())));
+                if precision == Precision::Int8 {
+                    tensors.push((names(name)[1].clone(), tensor(Form::Scales(sizes[0]), vec![sizes[1]])));
+                }
+            }
+            Some(_) => {
+                return Err(Error::checkpoint(
+                    checkpoint.path(),
+                    format!("tensor `{name}` is packed already, or of another shape"),
+                ));
+            }
+            None if halved(name, &shape) => tensors.push((name.to_string(), tensor(Form::Bf16, shape))),
+            None => tensors.push((name.to_string(), tensor(Form::F32, shape))),
+        }
+    }
+    // A view can't fail: whatever could is read once before.
+    for (_, tensor) in &tensors {
+        tensor.checkpoint.values(&tensor.name)?;
+    }
+    // safetensors makes a private file; this one has the rights of any new one.
+    let rights = File::create(path).and_then(|file| file.metadata()).map_err(Error::io(path))?.permissions();
+    safetensors::serialize_to_file(tensors, None, path).map_err(|e| Error::checkpoint(path, format!("can't be written: {e}")))?;
+    fs::set_permissions(path, rights).map_err(Error::io(path))
+}
+
+/// How a tensor is written.
+#[derive(Clone, Copy)]
+enum Form {
+    F32,
+    Bf16,
+    /// Packed for a precision, from rows of so many inputs.
+    Panels(Precision, usize),
+    /// The scales of such ones in 8-bit integers.
+    Scales(usize),
+}
+
+/// A tensor that is converted when it is written.
+struct Converted<'a> {
+    checkpoint: &'a Checkpoint,
+    name: String,
+    form: Form,
+    shape: Vec<usize>,
+}
+
+impl View for Converted<'_> {
+    fn dtype(&self) -> Dtype {
+        match self.form {
+            Form::F32 | Form::Scales(_) => Dtype::F32,
+            Form::Bf16 | Form::Panels(Precision::Bf16, _) => Dtype::BF16,
+            Form::Panels(..) => Dtype::I8,
+        }
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        let values = self.checkpoint.values(&self.name).unwrap_or_default();
+        let floats = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let pack = |precision, inputs| Packed::of_rows(precision, &values, inputs);
+        let bytes = match self.form {
+            Form::F32 => floats(&values),
+            Form::Bf16 => values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(),
+            Form::Panels(precision, inputs) => pack(precision, inputs).map(|p| p.stored().panels.to_vec()).unwrap_or_default(),
+            Form::Scales(inputs) => pack(Precision::Int8, inputs).and_then(|p| p.stored().scales.map(floats)).unwrap_or_default(),
+        };
+        Cow::Owned(bytes)
+    }
+
+    fn data_len(&self) -> usize {
+        let size = match self.dtype() {
+            Dtype::F32 => 4,
+            Dtype::BF16 => 2,
+            _ => 1,
+        };
+        self.shape.iter().product::<usize>() * size
+    }
+}

@@ -1,0 +1,93 @@
+//! A converted checkpoint is the same model as one that is packed when it is opened.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use hart_core::weights::{Checkpoint, NamedTensor, StoredAs, save_tensors};
+use hart_core::{Hart, OpenOptions, Precision, Request, WeightSet, convert};
+
+const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/hart-emoji");
+
+fn converted(folder: &Path, precision: Precision) -> PathBuf {
+    let to = folder.join(precision.to_string());
+    convert(Path::new(SHIPPED), &to, precision, WeightSet::PreferEma, None).unwrap();
+    to
+}
+
+fn open(folder: &Path, precision: Precision) -> hart_core::Result<Hart> {
+    Hart::open(folder, OpenOptions::new().precision(precision))
+}
+
+#[test]
+fn a_converted_model_makes_the_same_picture_and_is_smaller() {
+    let folder = tempfile::tempdir().unwrap();
+    let request = Request::new("a red heart on a yellow background").seed(3);
+    let picture = |hart: &Hart| hart.generate(&request, &mut ()).unwrap().images.remove(0).pixels().to_vec();
+    for precision in [Precision::Int8, Precision::Bf16] {
+        let to = converted(folder.path(), precision);
+        let (stored, packed) = (open(&to, Precision::Auto).unwrap(), open(Path::new(SHIPPED), precision).unwrap());
+        assert_eq!((stored.precision(), packed.precision()), (precision, precision));
+        assert!(picture(&stored) == picture(&packed), "{precision}");
+        assert_eq!(stored.reports()[1].parameters, packed.reports()[1].parameters);
+        let whole = open(Path::new(SHIPPED), Precision::F32).unwrap();
+        let weights = |hart: &Hart| hart.memory(&request).weights;
+        assert!(weights(&stored) == weights(&packed) && weights(&packed) < weights(&whole) * 3 / 4, "{precision}");
+    }
+}
+
+#[test]
+fn a_converted_model_opens_in_its_own_precision_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let to = converted(folder.path(), Precision::Int8);
+    for other in [Precision::F32, Precision::Bf16] {
+        let message = open(&to, other).unwrap_err().to_string();
+        assert!(message.contains("holds int8 weights") && message.contains("auto"), "{message}");
+    }
+    let again = convert(&to, &folder.path().join("again"), Precision::Int8, WeightSet::PreferEma, None).unwrap_err().to_string();
+    assert!(again.contains("packed already"), "{again}");
+    assert!(!folder.path().join("again").exists());
+}
+
+#[test]
+fn what_cannot_be_converted_is_refused_before_anything_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let refused = |from: &str, to: &Path, precision| {
+        convert(Path::new(from), to, precision, WeightSet::PreferEma, None).unwrap_err().to_string()
+    };
+    let new = folder.path().join("new");
+    assert!(refused(SHIPPED, &new, Precision::F32).contains("bf16, int8"));
+    assert!(refused(SHIPPED, folder.path(), Precision::Int8).contains("is there already"));
+    assert!(refused("/nowhere", &new, Precision::Int8).contains("no such folder"));
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+/// A scale that is missing, or not a number, is named.
+#[test]
+fn damaged_scales_are_found_when_the_model_is_opened() {
+    let folder = tempfile::tempdir().unwrap();
+    let to = converted(folder.path(), Precision::Int8);
+    let file = to.join("llm/model.safetensors");
+    let bytes = fs::read(&file).unwrap();
+    let name = "blocks.0.attn.qkv_proj.weight_scale";
+    let at = bytes.windows(name.len()).position(|window| window == name.as_bytes()).unwrap();
+    let mut damaged = bytes.clone();
+    damaged[at] = b'x';
+    fs::write(&file, damaged).unwrap();
+    let message = open(&to, Precision::Auto).unwrap_err().to_string();
+    assert!(message.contains(name), "{message}");
+    fs::write(&file, bytes).unwrap();
+    open(&to, Precision::Auto).unwrap();
+    // Floats where integers were: an ordinary weight of another shape.
+    let checkpoint = Checkpoint::open(&to.join("llm"), false).unwrap();
+    let names = checkpoint.names().filter(|n| n.ends_with("_scale") || checkpoint.values(n).is_ok());
+    let tensors: Vec<NamedTensor> = names
+        .map(|n| NamedTensor {
+            name: n.to_string(),
+            shape: checkpoint.info(n).unwrap().shape.clone(),
+            values: checkpoint.values(n).unwrap(),
+        })
+        .collect();
+    save_tensors(&file, &tensors, StoredAs::F32).unwrap();
+    let message = open(&to, Precision::Auto).unwrap_err().to_string();
+    assert!(message.contains("qkv_proj.weight"), "{message}");
+}
