@@ -286,7 +286,9 @@ HART_API hart_status hart_options_set_device(hart_options *options, const char *
 
 /// The numbers that it computes with: "auto" (default: f32, or those that a converted model is stored in), "f32", or faster and a little
 /// less exact "bf16" or "int8".
-HART_API hart_status hart_options_set_precision(hart_options *options, const char *precision);
+HART_API
+hart_status hart_options_set_precision(hart_options *options,
+                                       const char *precision);
 
 /// Folder of the text model; default `text` in the model's folder, or `Qwen2-VL-1.5B-Instruct` there or beside it.
 HART_API hart_status hart_options_set_text_model(hart_options *options, const char *path);
