@@ -10,6 +10,7 @@ mod support;
 
 const GENERATE: &str = env!("CARGO_BIN_EXE_generate");
 const RECONSTRUCT: &str = env!("CARGO_BIN_EXE_reconstruct");
+const CONVERT: &str = env!("CARGO_BIN_EXE_convert");
 const MAKE_CHECKPOINT: &str = env!("CARGO_BIN_EXE_make_checkpoint");
 
 fn last_line(output: &str) -> Value {
@@ -214,4 +215,21 @@ fn checkpoints_of_every_kind_are_made_and_drawn() {
         assert_eq!(picture.width(), 10, "{kind:?}");
         succeeds(RECONSTRUCT, folder.path(), &["out.png", "-m", "model"]);
     }
+}
+
+/// In another precision a picture differs a little, and a converted model draws what the whole one draws in its precision.
+#[test]
+fn a_converted_model_draws_as_the_whole_one_does_in_its_precision() {
+    let folder = tempfile::tempdir().unwrap();
+    let prompt = "a red heart on a yellow background";
+    succeeds(GENERATE, folder.path(), &[prompt, "--out", "f32.png"]);
+    succeeds(GENERATE, folder.path(), &[prompt, "--precision", "int8", "--out", "int8.png"]);
+    succeeds(CONVERT, folder.path(), &[hart_examples::settings::SHIPPED_MODEL, "small"]);
+    succeeds(GENERATE, folder.path(), &[prompt, "--model", "small", "--out", "small.png"]);
+    let open = |name: &str| Image::open_png(folder.path().join(name)).unwrap();
+    assert!(open("int8.png").pixels() == open("small.png").pixels() && open("int8.png").pixels() != open("f32.png").pixels());
+    fails(GENERATE, &[prompt, "--precision", "int4"], &["int4", "f32, bf16, int8"]);
+    fails(CONVERT, &[hart_examples::settings::SHIPPED_MODEL, "x", "--precision", "f32"], &["f32", "bf16, int8"]);
+    fails(CONVERT, &["missing", "x"], &["missing", "no such folder"]);
+    fails(CONVERT, &[hart_examples::settings::SHIPPED_MODEL, "."], &["is there already"]);
 }

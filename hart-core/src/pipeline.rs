@@ -117,7 +117,10 @@ impl Hart {
         let threads = Threads::new(options.threads)?;
         let device = options.device.open()?;
         let layout = Layout::find(storage, root, options.text_model.as_deref())?;
-        memory::allow("opening this model", options.max_memory, || memory::weights(&layout.config, &device))?;
+        memory::allow("opening this model", options.max_memory, || {
+            let stored = transformer_weights(storage, &layout.transformer, options.weight_set);
+            memory::weights(&layout.config, &device).saturating_sub(stored.map_or(0, |stored| stored.saved_bytes()))
+        })?;
         threads.install(|| Self::load(storage, layout, options, device)).map(|hart| Self { threads, ..hart })
     }
 

@@ -32,6 +32,10 @@ fn a_converted_model_makes_the_same_picture_and_is_smaller() {
         let whole = open(Path::new(SHIPPED), Precision::F32).unwrap();
         let weights = |hart: &Hart| hart.memory(&request).weights;
         assert!(weights(&stored) == weights(&packed) && weights(&packed) < weights(&whole) * 3 / 4, "{precision}");
+        // So it opens where the whole one is too large.
+        let limit = weights(&stored) * 11 / 10;
+        let limited = |folder: &Path| Hart::open(folder, OpenOptions::new().max_memory(limit)).map(|_| ());
+        assert!(limited(&to).is_ok() && limited(Path::new(SHIPPED)).is_err(), "{precision}");
     }
 }
 

@@ -141,6 +141,19 @@ impl Checkpoint {
         data.try_to_vec().map_err(|e| Error::checkpoint(&self.path, format!("tensor `{name}`: {e:?}")))
     }
 
+    /// Bytes that its packed weights take less than in f32.
+    pub(crate) fn saved_bytes(&self) -> u64 {
+        let saved = |entry: &Entry| {
+            let count: usize = entry.info.shape.iter().product();
+            match (entry.element, entry.info.shape.as_slice()) {
+                (Element::I8, _) => 3 * count as u64,
+                (Element::Bf16, [_, _, 16, 2]) => 2 * count as u64,
+                _ => 0,
+            }
+        };
+        self.tensors.values().map(saved).sum()
+    }
+
     /// Gives back the memory of mapped pages that were read so far.
     pub(super) fn let_go(&self) {
         self.mapped.iter().for_each(Mapped::let_go);
