@@ -281,14 +281,13 @@ HART_API hart_status hart_options_new(hart_options **options);
 /// Frees the options; NULL is nothing.
 HART_API void hart_options_free(hart_options *options);
 
-/// Where the model computes: "auto" (default), "cpu", or another name from `hart_device_list_get`.
+/// Where the model computes: "auto" (default, the best that there is), "cpu", "cuda:0", "wgpu:0" or another name from
+/// `hart_device_list_get`. GPUs are there if the library was built with them.
 HART_API hart_status hart_options_set_device(hart_options *options, const char *device);
 
-/// The numbers that it computes with: "auto" (default: f32, or those that a converted model is stored in), "f32", or faster and a little
-/// less exact "bf16" or "int8".
-HART_API
-hart_status hart_options_set_precision(hart_options *options,
-                                       const char *precision);
+/// The numbers that it computes with: "auto" (default: f32 on the CPU, f16 on a GPU, or those that a converted model is stored in),
+/// "f32", or faster and a little less exact "bf16" or "int8" on the CPU, "f16" on a GPU.
+HART_API hart_status hart_options_set_precision(hart_options *options, const char *precision);
 
 /// Folder of the text model; default `text` in the model's folder, or `Qwen2-VL-1.5B-Instruct` there or beside it.
 HART_API hart_status hart_options_set_text_model(hart_options *options, const char *path);
@@ -352,7 +351,7 @@ typedef struct {
   uint32_t codes;
   /// Parameters, text encoder and visual tokenizer included.
   uint64_t parameters;
-  /// Where it computes, such as "cpu"; valid until the model is freed.
+  /// Where it computes, such as "cpu" or "cuda:0"; valid until the model is freed.
   const char *device;
   /// The numbers that it computes with, such as "f32"; valid until the model is freed.
   const char *precision;
@@ -383,6 +382,11 @@ HART_API void hart_model_free(hart_model *model);
 
 /// Describes the model.
 HART_API hart_status hart_model_describe(const hart_model *model, hart_model_info *info);
+
+/// Makes a picture that nobody sees, so that the first one that counts doesn't wait: on a GPU kernels are compiled when they are first
+/// needed, and kept on disk for the next program. On the CPU there is nothing to do.
+HART_API
+hart_status hart_model_warm_up(const hart_model *model);
 
 /// Estimates memory in bytes before anything is made: `weights` is what the model holds, `peak` is that and what a run of the request
 /// needs at its height. Every further run at the same time adds `peak - weights`. `request` may be NULL for one picture; `weights` and

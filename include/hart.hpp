@@ -807,7 +807,7 @@ public:
     Options &device(const Text &device) & { return set(hart_options_set_device(get(), device.c_str())); }
     [[nodiscard]] Options device(const Text &device) && { return hand_on(this->device(device)); }
 
-    /// The numbers that it computes with: "auto" (default) or "f32".
+    /// The numbers that it computes with: "auto" (default), "f32", "bf16" or "int8" on the CPU, "f16" on a GPU.
     Options &precision(const Text &precision) & { return set(hart_options_set_precision(get(), precision.c_str())); }
     [[nodiscard]] Options precision(const Text &precision) && { return hand_on(this->precision(precision)); }
 
@@ -980,6 +980,9 @@ public:
     [[nodiscard]] Memory memory() const { return memory(nullptr); }
     /// Estimates the memory that a run of the request needs, before anything is made.
     [[nodiscard]] Memory memory(const Request &request) const { return memory(request_of(request)); }
+
+    /// Makes a picture that nobody sees, so that the first one that counts doesn't wait for a GPU's kernels to be compiled.
+    void warm_up() const { detail::check(hart_model_warm_up(get())); }
 
     /// Makes the request's pictures and returns when they are finished. Throws Cancelled if the run was cancelled, and what the observer
     /// has thrown.

@@ -263,6 +263,7 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "hart_model_share": (_hart_status, [_hart_model, POINTER(_hart_model)]),
     "hart_model_free": (None, [_hart_model]),
     "hart_model_describe": (_hart_status, [_hart_model, POINTER(_hart_model_info)]),
+    "hart_model_warm_up": (_hart_status, [_hart_model]),
     "hart_model_memory": (_hart_status, [_hart_model, _hart_request, POINTER(c_uint64), POINTER(c_uint64)]),
     "hart_model_test_panic": (_hart_status, [_hart_model]),
     # Cancelling
@@ -1121,8 +1122,8 @@ class Model:
         """Opens a model's folder, which holds `llm` and `tokenizer`.
 
         device      Where it computes: "auto", "cpu", or another name from `devices()`.
-        precision   The numbers that it computes with: "auto" (f32, or those that a converted model is stored in), "f32", or faster
-                    and a little less exact "bf16" or "int8".
+        precision   The numbers that it computes with: "auto" (f32 on the CPU, f16 on a GPU, or those that a converted model is
+                    stored in), "f32", or faster and a little less exact "bf16" or "int8" on the CPU, "f16" on a GPU.
         text_model  Folder of the text model; None: `text` in the model's folder, or `Qwen2-VL-1.5B-Instruct` there or beside it.
         weights     Which weights: "auto" (EMA weights if there are some, else the plain ones), "ema" or "plain".
         memory_map  Whether safetensors files are mapped or read into memory. Mapped files must not change while the model is open.
@@ -1209,6 +1210,10 @@ class Model:
         weights, peak = c_uint64(), c_uint64()
         _lib.hart_model_memory(handle, request, byref(weights), byref(peak))
         return Memory(weights.value, peak.value)
+
+    def warm_up(self) -> None:
+        """Makes a picture that nobody sees, so that the first one that counts doesn't wait for a GPU's kernels to be compiled."""
+        _lib.hart_model_warm_up(self._open_handle())
 
     def generate(
         self,

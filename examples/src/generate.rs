@@ -17,7 +17,7 @@ use serde_json::json;
 #[command(name = "generate", version, about = "Makes pictures from prompts with HART", max_term_width = 110)]
 struct Arguments {
     /// What to draw; several prompts make several pictures
-    #[arg(required_unless_present = "prompts_file", value_name = "PROMPT")]
+    #[arg(required_unless_present_any = ["prompts_file", "list_devices"], value_name = "PROMPT")]
     prompts: Vec<String>,
     /// Also draws the prompts of this file, one a line; - is standard input. Blank lines and # comments are skipped
     #[arg(long = "prompts", id = "prompts_file", value_name = "FILE")]
@@ -36,6 +36,9 @@ struct Arguments {
     count: usize,
     #[command(flatten)]
     settings: Settings,
+    /// Lists the devices that are there and usable, the best first, and draws nothing
+    #[arg(long)]
+    list_devices: bool,
     /// Prints the time of each stage
     #[arg(long)]
     timings: bool,
@@ -62,6 +65,12 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
+    if arguments.list_devices {
+        for device in hart_core::devices() {
+            output::say(format!("{:8} {}", device.name, device.description))?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
     let cancel = CancelToken::new();
     let seed = arguments.settings.seed.number()?;
     let request = arguments.request(seed, cancel.clone())?;

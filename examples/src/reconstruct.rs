@@ -28,7 +28,7 @@ struct Arguments {
     #[arg(long)]
     original: bool,
     /// Where to compute
-    #[arg(long, value_name = "auto|cpu", default_value = "auto")]
+    #[arg(long, value_name = "auto|cpu|cuda[:n]|wgpu[:n]", default_value = "auto")]
     device: DeviceKind,
     /// Prints one JSON object as the last line: file, decibels, codes of every scale
     #[arg(long)]

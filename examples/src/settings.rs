@@ -47,11 +47,11 @@ pub struct Settings {
     /// Refuses prompts with a word or phrase of this list, one a line
     #[arg(long, value_name = "FILE")]
     pub filter: Option<PathBuf>,
-    /// Where to compute
-    #[arg(long, value_name = "auto|cpu", default_value = "auto")]
+    /// Where to compute; `generate --list-devices` says what there is
+    #[arg(long, value_name = "auto|cpu|cuda[:n]|wgpu[:n]", default_value = "auto")]
     pub device: DeviceKind,
-    /// Numbers to compute with: int8 and bf16 are faster and a little less exact
-    #[arg(long, value_name = "auto|f32|bf16|int8", default_value = "auto")]
+    /// Numbers to compute with: int8 and bf16, or f16 on a GPU, are faster and a little less exact
+    #[arg(long, value_name = "auto|f32|f16|bf16|int8", default_value = "auto")]
     pub precision: Precision,
     /// Threads of the CPU [default: all]
     #[arg(long, value_name = "COUNT")]

@@ -121,7 +121,7 @@ fn wrong_arguments_are_named() {
         fails(GENERATE, &["x", "--seed", seed], &["--seed", seed, "18446744073709551615, or random"]);
     }
     fails(GENERATE, &["x", "--no-labels"], &["--grid"]);
-    fails(GENERATE, &["x", "--device", "tpu"], &["tpu", "auto, cpu"]);
+    fails(GENERATE, &["x", "--device", "tpu"], &["tpu", "auto", "cpu"]);
     fails(GENERATE, &["x", "--weights", "best"], &["auto, ema or plain"]);
     fails(GENERATE, &["x", "--weights", "ema"], &["no EMA weights"]);
     fails(GENERATE, &["x", "--model", "nowhere"], &["nowhere", "root folder"]);
@@ -228,7 +228,7 @@ fn a_converted_model_draws_as_the_whole_one_does_in_its_precision() {
     succeeds(GENERATE, folder.path(), &[prompt, "--model", "small", "--out", "small.png"]);
     let open = |name: &str| Image::open_png(folder.path().join(name)).unwrap();
     assert!(open("int8.png").pixels() == open("small.png").pixels() && open("int8.png").pixels() != open("f32.png").pixels());
-    fails(GENERATE, &[prompt, "--precision", "int4"], &["int4", "f32, bf16, int8"]);
+    fails(GENERATE, &[prompt, "--precision", "int4"], &["int4", "f32, f16, bf16, int8"]);
     fails(CONVERT, &[hart_examples::settings::SHIPPED_MODEL, "x", "--precision", "f32"], &["f32", "bf16, int8"]);
     fails(CONVERT, &["missing", "x"], &["missing", "no such folder"]);
     fails(CONVERT, &[hart_examples::settings::SHIPPED_MODEL, "."], &["is there already"]);

@@ -25,7 +25,7 @@ const HALVED: [&str; 2] = ["vae.decoder.mid.", "vae.decoder.up."];
 /// [`Error::Request`] if there is nothing to convert to, or the folder is there already; [`Error::Checkpoint`] and others as
 /// [`Hart::open`](crate::Hart::open); [`Error::Io`] if the folder can't be written.
 pub fn convert(from: &Path, to: &Path, precision: Precision, weight_set: WeightSet, text_model: Option<&Path>) -> Result<()> {
-    if matches!(precision, Precision::Auto | Precision::F32) {
+    if matches!(precision, Precision::Auto | Precision::F32 | Precision::F16) {
         return Err(Error::request("precision", format!("`{precision}` is no precision to convert to; there are bf16, int8")));
     }
     if to.exists() {

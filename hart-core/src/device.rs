@@ -1,7 +1,11 @@
 //! Devices by name.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::str::FromStr;
+
+use burn::prelude::Device;
+use burn::tensor::DType;
 
 use crate::error::{Error, Result};
 
@@ -9,44 +13,65 @@ use crate::error::{Error, Result};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DeviceKind {
-    /// The best that is compiled in; without a GPU feature that is the CPU.
+    /// The best that is compiled in and there: an NVIDIA GPU, else another GPU, else the CPU.
     #[default]
     Auto,
     /// The CPU, all cores of the current rayon pool.
     Cpu,
+    /// An NVIDIA GPU by its number, from 0, through CUDA.
+    Cuda(usize),
+    /// A GPU by its number, from 0, through Vulkan, Metal or DX12. What only imitates one on the CPU is counted last.
+    Wgpu(usize),
 }
 
 /// A device that a model can be opened on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DeviceInfo {
-    /// Its name for [`DeviceKind::from_str`], such as `cpu`.
+    /// Its name for [`DeviceKind::from_str`], such as `cpu` or `cuda:0`.
     pub name: String,
     /// What it is, for people.
     pub description: String,
 }
 
-/// The devices that are compiled in and there, the best first.
+/// The devices that are compiled in, there and usable, the best first. GPUs are started to find out, which takes a moment the first
+/// time.
 pub fn devices() -> Vec<DeviceInfo> {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let cpu = || DeviceInfo { name: "cpu".into(), description: format!("{} CPU, {cores} cores", std::env::consts::ARCH) };
-    cfg!(feature = "cpu").then(cpu).into_iter().collect()
+    let mut found: Vec<DeviceInfo> = Vec::new();
+    #[cfg(feature = "cuda")]
+    found.extend(gpu::usable(DeviceKind::Cuda));
+    #[cfg(feature = "wgpu")]
+    found.extend(gpu::usable(DeviceKind::Wgpu));
+    if cfg!(feature = "cpu") {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let cpu = DeviceInfo { name: "cpu".into(), description: format!("{} CPU, {cores} cores", std::env::consts::ARCH) };
+        // A GPU that only imitates one is slower than the CPU itself.
+        let place = found.iter().position(|gpu| gpu.description.contains(SOFTWARE)).unwrap_or(found.len());
+        found.insert(place, cpu);
+    }
+    found
 }
+
+/// How a device that imitates a GPU is described.
+const SOFTWARE: &str = "in software";
 
 /// The numbers that a model computes with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Precision {
-    /// The best of the device; on the CPU that is f32.
+    /// The best of the device: f32 on the CPU, f16 on a GPU that has it.
     #[default]
     Auto,
     /// 32-bit floats: the reference.
     F32,
+    /// Weights and operands of the large layers' products in half precision, sums, norms, softmax and logits in f32. GPUs only. A
+    /// model opened so makes pictures; it can't be trained or saved.
+    F16,
     /// Weights and operands of the large layers' products in bfloat16, sums and everything else in f32. A model opened so makes
     /// pictures; it can't be trained or saved.
     Bf16,
     /// Weights of products in 8-bit integers with a scale for each output, operands too with a scale for each row; everything else
-    /// as with [`Self::Bf16`].
+    /// as with [`Self::Bf16`]. The CPU only.
     Int8,
 }
 
@@ -55,6 +80,7 @@ impl fmt::Display for Precision {
         f.write_str(match self {
             Self::Auto => "auto",
             Self::F32 => "f32",
+            Self::F16 => "f16",
             Self::Bf16 => "bf16",
             Self::Int8 => "int8",
         })
@@ -68,9 +94,10 @@ impl FromStr for Precision {
         match name {
             "auto" => Ok(Self::Auto),
             "f32" => Ok(Self::F32),
+            "f16" => Ok(Self::F16),
             "bf16" => Ok(Self::Bf16),
             "int8" => Ok(Self::Int8),
-            _ => Err(Error::request("precision", format!("`{name}` is unknown; there are auto, f32, bf16, int8"))),
+            _ => Err(Error::request("precision", format!("`{name}` is unknown; there are auto, f32, f16, bf16, int8"))),
         }
     }
 }
@@ -80,36 +107,245 @@ impl DeviceKind {
     ///
     /// # Errors
     ///
-    /// [`Error::Device`] if it isn't compiled in or not there.
-    pub fn open(self) -> Result<burn::prelude::Device> {
+    /// [`Error::Device`] if it isn't compiled in, not there, or doesn't work.
+    pub fn open(self) -> Result<Device> {
+        self.find().map(|(_, device)| device)
+    }
+
+    /// The same, and which one it is, never [`Self::Auto`].
+    pub(crate) fn find(self) -> Result<(Self, Device)> {
         match self {
+            Self::Auto => Self::best(),
             #[cfg(feature = "cpu")]
-            Self::Auto | Self::Cpu => Ok(burn::prelude::Device::flex()),
-            #[cfg(not(feature = "cpu"))]
-            Self::Auto | Self::Cpu => {
-                Err(Error::Device { name: self.to_string(), problem: "not compiled in: build with the feature `cpu`".into() })
+            Self::Cpu => Ok((self, Device::flex())),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(number) => gpu::open(self, number).map(|device| (self, device)),
+            #[cfg(feature = "wgpu")]
+            Self::Wgpu(number) => gpu::open(self, number).map(|device| (self, device)),
+            #[allow(unreachable_patterns, reason = "with all features there is no other")]
+            other => {
+                let feature = other.to_string();
+                let feature = feature.split(':').next().unwrap_or_default();
+                Err(other.problem(format!("not compiled in: build with the feature `{feature}`, or choose {}", Self::NAMES)))
             }
         }
+    }
+
+    fn best() -> Result<(Self, Device)> {
+        #[cfg(feature = "cuda")]
+        if let Ok(found) = Self::Cuda(0).find() {
+            return Ok(found);
+        }
+        #[cfg(feature = "wgpu")]
+        if gpu::is_hardware(0)
+            && let Ok(found) = Self::Wgpu(0).find()
+        {
+            return Ok(found);
+        }
+        Self::Cpu.find()
+    }
+
+    /// What can be chosen in this build.
+    const NAMES: &str = match (cfg!(feature = "cuda"), cfg!(feature = "wgpu")) {
+        (false, false) => "auto or cpu",
+        (true, false) => "auto, cpu or cuda[:n]",
+        (false, true) => "auto, cpu or wgpu[:n]",
+        (true, true) => "auto, cpu, cuda[:n] or wgpu[:n]",
+    };
+
+    fn problem(self, problem: String) -> Error {
+        Error::Device { name: self.to_string(), problem }
     }
 }
 
 impl fmt::Display for DeviceKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Auto => "auto",
-            Self::Cpu => "cpu",
-        })
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(number) => write!(f, "cuda:{number}"),
+            Self::Wgpu(number) => write!(f, "wgpu:{number}"),
+        }
     }
 }
 
 impl FromStr for DeviceKind {
     type Err = Error;
 
+    /// `auto`, `cpu`, `cuda`, `cuda:1`, `wgpu`, `wgpu:1` and so on; without a number it is 0.
     fn from_str(name: &str) -> Result<Self> {
-        match name {
-            "auto" => Ok(Self::Auto),
-            "cpu" => Ok(Self::Cpu),
-            _ => Err(Error::Device { name: name.into(), problem: "unknown or not compiled in; this build has auto, cpu".into() }),
+        let unknown = || Error::Device { name: name.into(), problem: format!("unknown; choose {}", Self::NAMES) };
+        let (kind, number) = match name.split_once(':') {
+            None => (name, None),
+            Some((kind, number)) if number.bytes().all(|digit| digit.is_ascii_digit()) => {
+                (kind, Some(number.parse::<u16>().map_err(|_| unknown())?))
+            }
+            Some(_) => return Err(unknown()),
+        };
+        match (kind, number.map(usize::from)) {
+            ("auto", None) => Ok(Self::Auto),
+            ("cpu", None) => Ok(Self::Cpu),
+            ("cuda", number) => Ok(Self::Cuda(number.unwrap_or(0))),
+            ("wgpu", number) => Ok(Self::Wgpu(number.unwrap_or(0))),
+            _ => Err(unknown()),
+        }
+    }
+}
+
+/// Does work that may panic because a device fails, as burn's GPU backends do: late, when a result is read.
+///
+/// # Errors
+///
+/// [`Error::Device`] with what the panic said.
+pub(crate) fn survive<T>(device: &Device, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    if is_cpu(device) {
+        return work();
+    }
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+        let problem = format!("failed: {}", text.unwrap_or("it gave no reason"));
+        Err(Error::Device { name: format!("{device:?}"), problem })
+    })
+}
+
+/// Whether it is the CPU backend's, which works where it is called: nothing is pending, and nothing fails late.
+pub(crate) fn is_cpu(device: &Device) -> bool {
+    #[cfg(feature = "cpu")]
+    if device.clone().inner() == Device::flex() {
+        return true;
+    }
+    let _ = device;
+    false
+}
+
+/// Waits until a device has done what it was told.
+///
+/// # Errors
+///
+/// [`Error::Device`] if some of it failed.
+pub(crate) fn wait(device: &Device) -> Result<()> {
+    device.sync().map_err(|error| Error::Device { name: format!("{device:?}"), problem: format!("failed: {error:?}") })
+}
+
+/// What [`Precision::Auto`] is on a device.
+pub(crate) fn best_precision(device: &Device) -> Precision {
+    if check_precision(Precision::F16, device).is_ok() { Precision::F16 } else { Precision::F32 }
+}
+
+/// Whether a device computes in a precision.
+///
+/// # Errors
+///
+/// [`Error::Request`] if it doesn't.
+pub(crate) fn check_precision(asked: Precision, device: &Device) -> Result<Precision> {
+    let there = match (asked, is_cpu(device)) {
+        (Precision::Auto | Precision::F32, _) | (Precision::Bf16 | Precision::Int8, true) => true,
+        (Precision::F16, false) => device.supports_dtype(DType::F16),
+        (Precision::Bf16, false) => device.supports_dtype(DType::BF16),
+        (Precision::F16, true) | (Precision::Int8, false) => false,
+    };
+    let choices = if is_cpu(device) { "f32, bf16 or int8" } else { "f32 or f16" };
+    there.then_some(asked).ok_or_else(|| Error::request("precision", format!("{asked} is not this device's: choose {choices}")))
+}
+
+/// GPUs, found and tried.
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+mod gpu {
+    use burn::prelude::{Device, Tensor};
+    use burn::tensor::{DType, DeviceType, TensorData};
+
+    use super::{DeviceInfo, DeviceKind, SOFTWARE, survive, wait};
+    use crate::error::Result;
+
+    /// All of a kind.
+    fn all(kind: DeviceKind) -> Vec<Device> {
+        match kind {
+            #[cfg(feature = "cuda")]
+            DeviceKind::Cuda(_) => Device::enumerate(DeviceType::Cuda).into_iter().collect(),
+            #[cfg(feature = "wgpu")]
+            DeviceKind::Wgpu(_) => {
+                let mut all: Vec<Device> = Device::enumerate(DeviceType::Wgpu).into_iter().collect();
+                all.sort_by_key(is_software);
+                all
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    #[cfg(feature = "wgpu")]
+    fn is_software(device: &Device) -> bool {
+        use burn::backend::{CubeDevice, DispatchDevice, WgpuDeviceKind};
+        matches!(device.as_dispatch(), DispatchDevice::Cube(CubeDevice::Wgpu(device)) if device.kind == WgpuDeviceKind::Cpu)
+    }
+
+    #[cfg(not(feature = "wgpu"))]
+    fn is_software(_: &Device) -> bool {
+        false
+    }
+
+    /// Whether there is a GPU of that number, and not an imitation.
+    #[cfg(feature = "wgpu")]
+    pub(super) fn is_hardware(number: usize) -> bool {
+        all(DeviceKind::Wgpu(number)).get(number).is_some_and(|device| !is_software(device))
+    }
+
+    pub(super) fn open(kind: DeviceKind, number: usize) -> Result<Device> {
+        let all = all(kind);
+        let device = all.get(number).ok_or_else(|| match (kind, all.len()) {
+            (DeviceKind::Cuda(_), 0) => kind.problem("there is no NVIDIA GPU with a driver: choose auto or cpu".into()),
+            (_, 0) => kind.problem("there is no GPU with a driver for Vulkan, Metal or DX12: choose auto or cpu".into()),
+            (_, count) => kind.problem(format!("there are only {count}, numbered from 0")),
+        })?;
+        try_out(kind, device)?;
+        Ok(device.clone())
+    }
+
+    /// A small sum, to find out whether kernels can be compiled and run.
+    fn try_out(kind: DeviceKind, device: &Device) -> Result<()> {
+        let sum = survive(device, || {
+            wait(device)?;
+            let two = Tensor::<1>::from_data(TensorData::new(vec![1.0f32; 2], [2]), (device, DType::F32));
+            Ok((two.clone() + two).into_data().convert::<f32>().try_into_vec::<f32>().unwrap_or_default())
+        })?;
+        if sum == [2.0, 2.0] { Ok(()) } else { Err(kind.problem(format!("doesn't work: 1 + 1 is {sum:?} on it"))) }
+    }
+
+    /// Those of a kind that work.
+    pub(super) fn usable(kind: fn(usize) -> DeviceKind) -> Vec<DeviceInfo> {
+        let works = |(number, device): &(usize, Device)| try_out(kind(*number), device).is_ok();
+        let info = |(number, device): (usize, Device)| {
+            let name = device.identity().map_or_else(|| "GPU".into(), |identity| identity.name);
+            let through = if matches!(kind(0), DeviceKind::Cuda(_)) { "CUDA" } else { "wgpu" };
+            let through = if is_software(&device) { format!("{through}, {SOFTWARE}") } else { through.into() };
+            DeviceInfo { name: kind(number).to_string(), description: format!("{name}, through {through}") }
+        };
+        all(kind(0)).into_iter().enumerate().filter(works).map(info).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_have_names() {
+        let name = |name: &str| DeviceKind::from_str(name);
+        for kind in [DeviceKind::Auto, DeviceKind::Cpu, DeviceKind::Cuda(0), DeviceKind::Cuda(3), DeviceKind::Wgpu(1)] {
+            assert_eq!(name(&kind.to_string()).unwrap(), kind);
+        }
+        assert_eq!(name("cuda").unwrap(), DeviceKind::Cuda(0));
+        assert_eq!(name("wgpu").unwrap(), DeviceKind::Wgpu(0));
+        for wrong in ["", "gpu", "CUDA", "cuda:", "cuda:x", "cuda:-1", "cuda:+1", "cuda:70000", "cpu:0", "auto:1", "wgpu:0:1"] {
+            assert!(matches!(name(wrong), Err(Error::Device { .. })), "{wrong}");
+        }
+    }
+
+    /// On any machine: a GPU of that number is nowhere.
+    #[test]
+    fn a_device_that_is_not_there_is_an_error() {
+        for kind in [DeviceKind::Cuda(65_535), DeviceKind::Wgpu(65_535)] {
+            let error = kind.open().unwrap_err().to_string();
+            assert!(error.contains(&kind.to_string()), "{error}");
         }
     }
 }

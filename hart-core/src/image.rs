@@ -1,5 +1,6 @@
 //! Pictures: 8-bit RGB, and PNG files that say how they were made.
 
+use rayon::prelude::*;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Seek, Write};
 use std::path::Path;
@@ -77,6 +78,11 @@ impl Image {
     pub(crate) fn planes(&self) -> Vec<f32> {
         let plane = |channel: usize| self.pixels.iter().skip(channel).step_by(3).map(|&v| f32::from(v) / 127.5 - 1.0);
         (0..3).flat_map(plane).collect()
+    }
+
+    /// The planes of many, one after the other.
+    pub(crate) fn planes_of(images: &[Self]) -> Vec<f32> {
+        images.par_iter().flat_map_iter(Self::planes).collect()
     }
 
     pub(crate) fn with_provenance(mut self, provenance: Provenance) -> Self {

@@ -93,7 +93,7 @@ fn transformer(config: &Config, precision: Precision) -> u64 {
 fn cached(precision: Precision) -> u64 {
     match precision {
         Precision::Auto | Precision::F32 => F32,
-        Precision::Bf16 | Precision::Int8 => F32 / 2,
+        Precision::F16 | Precision::Bf16 | Precision::Int8 => F32 / 2,
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use burn::prelude::{Device, Tensor};
 
 use crate::config::Config;
-use crate::device::Precision;
+use crate::device::{self, DeviceKind, Precision, is_cpu, survive, wait};
 use crate::error::{Error, Result};
 use crate::files::{Files, Storage};
 use crate::image::{Image, Provenance};
@@ -31,6 +31,7 @@ const PUBLISHED_GUIDANCE: f64 = 4.5;
 /// run.
 pub struct Hart {
     config: Config,
+    kind: DeviceKind,
     device: Device,
     text: TextEncoder,
     transformer: Transformer,
@@ -115,26 +116,31 @@ impl Hart {
 
     fn open_in(storage: &Storage, root: &Path, options: &OpenOptions) -> Result<Self> {
         let threads = Threads::new(options.threads)?;
-        let device = options.device.open()?;
+        let (kind, device) = options.device.find()?;
         let layout = Layout::find(storage, root, options.text_model.as_deref())?;
         memory::allow("opening this model", options.max_memory, || {
             let stored = transformer_weights(storage, &layout.transformer, options.weight_set);
             memory::weights(&layout.config, &device).saturating_sub(stored.map_or(0, |stored| stored.saved_bytes()))
         })?;
-        threads.install(|| Self::load(storage, layout, options, device)).map(|hart| Self { threads, ..hart })
+        threads.install(|| survive(&device, || Self::load(storage, layout, options, &device))).map(|hart| Self {
+            threads,
+            kind,
+            ..hart
+        })
     }
 
-    fn load(storage: &Storage, layout: Layout, options: &OpenOptions, device: Device) -> Result<Self> {
+    fn load(storage: &Storage, layout: Layout, options: &OpenOptions, device: &Device) -> Result<Self> {
         let config = layout.config;
-        let (text, text_report) = TextEncoder::open_in(storage, &layout.text, &config.text, options, &device)?;
-        let (visual, visual_report) = VisualTokenizer::open_in(storage, &layout.visual, &config.visual, options, &device)?;
+        let (text, text_report) = TextEncoder::open_in(storage, &layout.text, &config.text, options, device)?;
+        let (visual, visual_report) = VisualTokenizer::open_in(storage, &layout.visual, &config.visual, options, device)?;
         let checkpoint = transformer_weights(storage, &layout.transformer, options.weight_set)?;
         let mut loader = Loader::new(&checkpoint, &TRANSFORMER);
-        let mut transformer = loader.load(Transformer::init(&config, &device), "transformer", &device)?;
-        let mut residual = loader.load(ResidualDiffusion::init(&config, &device), "residual", &device)?;
+        let mut transformer = loader.load(Transformer::init(&config, device), "transformer", device)?;
+        let mut residual = loader.load(ResidualDiffusion::init(&config, device), "residual", device)?;
         let stored = [loader.unpack("transformer", transformer.packable())?, loader.unpack("residual", residual.packable())?];
         let reports = vec![text_report, loader.finish(options.strict)?, visual_report];
-        let precision = choose(options.precision, stored, &layout.transformer)?;
+        let precision = choose(options.precision, stored, &layout.transformer, device)?;
+        let text = text.with_precision(precision);
         let (mut transformer, mut residual) = (transformer.with_precision(precision), residual.with_precision(precision));
         let visual = visual.with_precision(precision);
         let layers = transformer.packable().into_iter().chain(residual.packable());
@@ -147,8 +153,9 @@ impl Hart {
             precision,
             saved_bytes,
             threads: Threads::none(),
+            kind: DeviceKind::Auto,
             config,
-            device,
+            device: device.clone(),
             text,
             transformer,
             residual,
@@ -192,6 +199,11 @@ impl Hart {
         &self.device
     }
 
+    /// Which device that is; never [`DeviceKind::Auto`].
+    pub fn device_kind(&self) -> DeviceKind {
+        self.kind
+    }
+
     /// The numbers that it computes with; never [`Precision::Auto`].
     pub fn precision(&self) -> Precision {
         self.precision
@@ -225,7 +237,21 @@ impl Hart {
         request.validate()?;
         request.filter.as_ref().map_or(Ok(()), |filter| filter.check(&request.prompts))?;
         memory::allow("this request", self.max_memory, || self.memory(request).peak())?;
-        self.threads.observe(observer, |observer| self.generate_here(request, observer))
+        self.threads.observe(observer, |observer| survive(&self.device, || self.generate_here(request, observer)))
+    }
+
+    /// Makes a picture and throws it away, so that the first one that counts doesn't wait. On a GPU kernels are compiled, and the
+    /// fastest chosen among several, when they are first needed; what was compiled and chosen is kept on disk, for the next time
+    /// too. On the CPU there is nothing to do.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::generate`].
+    pub fn warm_up(&self, observer: &mut dyn Observer) -> Result<Timings> {
+        if is_cpu(&self.device) {
+            return Ok(Timings::default());
+        }
+        Ok(self.generate(&Request::new("a picture"), observer)?.timings)
     }
 
     fn generate_here(&self, request: &Request, observer: &mut dyn Observer) -> Result<Generation> {
@@ -307,6 +333,7 @@ impl Hart {
             let (_, codes) = self.predict(input, scale, &mut state, sampling, draws, progress)?;
             let codes = given(codes, &latent, scale);
             latent = codebook.accumulate(latent, codes.features, scale);
+            wait(&self.device)?;
             self.offer(scale_done(scale), &latent, None, progress)?;
             // Both halves of the guided batch go on from the same latent.
             input = self.transformer.next_input(codebook.next_features(&latent, next), next).repeat_dim(0, 2);
@@ -317,12 +344,13 @@ impl Hart {
         latent = codebook.accumulate(latent, codes.features, last);
         self.offer(scale_done(last), &latent, None, progress)?;
         progress.enter(Stage::Residual);
-        let drawn = codebook.embed(&[codes.indices.clone(), codes.indices].concat());
+        let drawn = codebook.rows_of(codes.indices.repeat_dim(0, 2));
         let condition = self.transformer.residual_condition(&hidden, drawn);
         let noise = Noise { draws, scale: last.index };
         let t = last.guidance(sampling.guidance);
         let residual = self.residual.sample(condition, t, &sampling.steps, &noise, progress)?;
         let latent = latent.plus_rows(residual.0);
+        wait(&self.device)?;
         Ok(match kept {
             Some(kept) => kept.finish(latent),
             None => latent,
@@ -354,7 +382,10 @@ impl Hart {
         // All context tokens go in at the first scale, and the last of them predicts its one image token.
         let hidden = self.transformer.forward(input, scale, state, progress)?.last(scale.tokens());
         let logits = sampling::guide(self.transformer.logits(&hidden, state.conditioning()), scale.guidance(sampling.guidance));
-        progress.enter(Stage::Sampling);
+        if is_cpu(&self.device) {
+            // A GPU is waited for once a scale, and what it took is the transformer's.
+            progress.enter(Stage::Sampling);
+        }
         let codes = sampling::sample(logits, &sampling.rule(scale), &self.codebook, scale, draws)?;
         Ok((hidden, codes))
     }
@@ -415,15 +446,21 @@ fn scale_done(scale: &Scale) -> Step {
 }
 
 /// The precision that is asked for, or that of stored packed weights, which can be computed with in no other.
-fn choose(asked: Precision, stored: [Option<Precision>; 2], folder: &Path) -> Result<Precision> {
+fn choose(asked: Precision, stored: [Option<Precision>; 2], folder: &Path, device: &Device) -> Result<Precision> {
     let stored = stored.into_iter().flatten().next();
     match (asked, stored) {
-        (Precision::Auto, stored) => Ok(stored.unwrap_or(Precision::F32)),
+        (Precision::Auto, None) => Ok(device::best_precision(device)),
+        (_, Some(stored)) if !is_cpu(device) => Err(Error::checkpoint(
+            folder,
+            format!("holds {stored} weights packed for the CPU: open it there, or the model that it was converted from here"),
+        )),
+        (Precision::Auto, Some(stored)) => Ok(stored),
+        (asked, None) => device::check_precision(asked, device),
         (asked, Some(stored)) if asked != stored => Err(Error::checkpoint(
             folder,
             format!("holds {stored} weights: open it with the precision {stored} or auto, not {asked}"),
         )),
-        (asked, _) => Ok(asked),
+        (asked, Some(_)) => Ok(asked),
     }
 }
 

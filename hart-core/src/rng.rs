@@ -25,7 +25,40 @@ pub trait Draws: Send + Sync {
     fn initial_noise(&self, place: Place, out: &mut [f32]);
     /// Fills `out` with the normal noise of one diffusion step; `step` counts from the first step taken.
     fn step_noise(&self, place: Place, step: usize, out: &mut [f32]);
+    /// The seed of each row of the batch, if all numbers are those of [`Seeded`]: a GPU then makes them itself.
+    fn seeds(&self) -> Option<&[u64]> {
+        None
+    }
 }
+
+/// One stream of numbers, of all rows and tokens of a scale.
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stream<'a> {
+    pub(crate) seeds: &'a [u64],
+    pub(crate) scale: usize,
+    pub(crate) purpose: u32,
+}
+
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+impl<'a> Stream<'a> {
+    /// The normal noise that the residual diffusion starts from.
+    pub(crate) fn initial_noise(seeds: &'a [u64], scale: usize) -> Self {
+        Self { seeds, scale, purpose: Purpose::InitialNoise as u32 }
+    }
+
+    /// The normal noise of one diffusion step.
+    pub(crate) fn step_noise(seeds: &'a [u64], scale: usize, step: usize) -> Self {
+        Self { seeds, scale, purpose: Purpose::StepNoise as u32 + step as u32 }
+    }
+}
+
+/// Purpose of the words that codes are drawn with.
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+pub(crate) const CODE: u32 = Purpose::Code as u32;
+/// Purpose of the words that Gumbel noise is made of.
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+pub(crate) const GUMBEL: u32 = Purpose::Gumbel as u32;
 
 /// What a number is for. A purpose has its own stream, so that no two uses ever share a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +124,10 @@ impl Draws for Seeded {
 
     fn step_noise(&self, place: Place, step: usize, out: &mut [f32]) {
         self.fill(place, Purpose::StepNoise as u32 + step as u32, out, normals);
+    }
+
+    fn seeds(&self) -> Option<&[u64]> {
+        Some(&self.seeds)
     }
 }
 

@@ -40,28 +40,35 @@ impl Soft {
 /// The codes of one scale.
 #[derive(Clone, Debug)]
 pub struct Codes {
-    /// Drawn codebook rows `[B][L]`.
-    pub indices: Vec<Vec<u32>>,
+    /// Drawn codebook rows, `[B, L]`.
+    pub indices: Tensor<2, Int>,
     /// What enters the latent, `[B, L, Z]`: the drawn rows, or their soft mix.
     pub features: Tensor<3>,
 }
 
-/// The codebook on the host: V rows of Z values.
+impl Codes {
+    /// The drawn codebook rows on the host, `[B][L]`.
+    pub fn drawn(&self) -> Vec<Vec<u32>> {
+        let [_, length] = self.indices.dims();
+        let indices: Vec<u32> = self.indices.to_data().iter::<i64>().map(|i| i as u32).collect();
+        indices.chunks(length.max(1)).map(<[u32]>::to_vec).collect()
+    }
+}
+
+/// The codebook: V rows of Z values, on the host and on the device.
 #[derive(Clone, Debug)]
 pub struct CodebookRows {
     values: Vec<f32>,
     width: usize,
+    #[cfg_attr(not(any(feature = "cuda", feature = "wgpu")), expect(dead_code, reason = "read on GPUs"))]
+    table: Tensor<2>,
 }
 
 impl CodebookRows {
-    /// `values` holds rows of `width`.
-    ///
-    /// # Panics
-    ///
-    /// If the last row is not whole, or `width` is 0.
-    pub fn new(values: Vec<f32>, width: usize) -> Self {
-        assert!(width > 0 && values.len().is_multiple_of(width), "codebook rows must be whole");
-        Self { values, width }
+    /// Of a table `[V, Z]`.
+    pub fn new(table: Tensor<2>) -> Self {
+        let [_, width] = table.dims();
+        Self { values: kernels::values(table.clone()), width, table }
     }
 
     fn row(&self, index: usize) -> &[f32] {
@@ -99,10 +106,18 @@ pub fn guide(logits: Tensor<3>, t: f64) -> Tensor<3> {
 ///
 /// # Errors
 ///
-/// [`Error::Overflow`] if a logit is not finite.
+/// [`Error::Overflow`] if a logit is not finite. On a GPU, which isn't waited for, the features are then not finite either.
 pub fn sample(logits: Tensor<3>, rule: &Rule, codebook: &CodebookRows, scale: &Scale, draws: &dyn Draws) -> Result<Codes> {
     let device = logits.device();
     let [batch, length, vocab] = logits.dims();
+    #[cfg(any(feature = "cuda", feature = "wgpu"))]
+    if let Some(seeds) = draws.seeds() {
+        let soft = rule.soft.map(|soft| [soft.factor, soft.temperature]);
+        let choice = kernels::cube::Choice { top_k: rule.top_k, top_p: rule.top_p, soft };
+        if let Some((indices, features)) = kernels::cube::sample(&logits, &codebook.table, choice, scale.index, seeds) {
+            return Ok(Codes { indices, features });
+        }
+    }
     let mut logits = kernels::values(logits);
     let width = codebook.width;
     let mut features = vec![0.0; batch * length * width];
@@ -119,7 +134,7 @@ pub fn sample(logits: Tensor<3>, rule: &Rule, codebook: &CodebookRows, scale: &S
         return Err(Error::Overflow { what: format!("the logits of scale {} of {}", scale.index + 1, scale.count) });
     };
     Ok(Codes {
-        indices: drawn.chunks(length).map(<[u32]>::to_vec).collect(),
+        indices: kernels::integers(drawn, [batch, length], &device),
         features: kernels::tensor(features, [batch, length, width], &device),
     })
 }
@@ -214,5 +229,60 @@ fn mix(weights: &[(usize, f64)], codebook: &CodebookRows, feature: &mut [f32]) {
         for (sum, &value) in feature.iter_mut().zip(codebook.row(index)) {
             *sum += weight as f32 * value;
         }
+    }
+}
+
+/// On the device that the kernels for GPUs are tested on.
+#[cfg(all(test, any(feature = "cuda", feature = "wgpu")))]
+mod tests {
+    use super::*;
+    use crate::kernels::cube::tests::{device, on, wave, waves};
+    use crate::kernels::{tensor, values};
+    use crate::rng::Seeded;
+
+    /// Codes are the host's, but for those that rounding decides, and so are their features.
+    #[test]
+    fn sampling_equals_the_hosts() {
+        let (gpu, cpu) = (device(), Device::flex());
+        let scale = Scale { index: 2, count: 4, side: 8, last_side: 8 };
+        let seeds = Seeded::new(vec![11, 12]);
+        for (vocabulary, channels) in [(100, 5), (1000, 32)] {
+            let logits = wave([2, 64, vocabulary], 1.7, &cpu) * 4.0 + wave([2, 64, vocabulary], 0.013, &cpu);
+            let table = wave([vocabulary, channels], 0.9, &cpu);
+            let soft = Some(Soft { factor: 1.6, temperature: 0.1 });
+            for rule in [
+                Rule { top_k: 0, top_p: 0.0, soft: None },
+                Rule { top_k: 30, top_p: 0.0, soft: None },
+                Rule { top_k: 30, top_p: 0.0, soft },
+                Rule { top_k: 50, top_p: 0.4, soft: None },
+                Rule { top_k: 0, top_p: 0.9, soft },
+            ] {
+                let host = sample(logits.clone(), &rule, &CodebookRows::new(table.clone()), &scale, &seeds).unwrap();
+                let there = sample(on(&logits, &gpu), &rule, &CodebookRows::new(on(&table, &gpu)), &scale, &seeds).unwrap();
+                let (got, want) = (there.drawn().concat(), host.drawn().concat());
+                let other = got.iter().zip(&want).filter(|(g, w)| g != w).count();
+                assert!(other <= 1, "{rule:?}: {other} of {} codes differ", got.len());
+                let (got, want) = (values(there.features), values(host.features));
+                let far = got.chunks(channels).zip(want.chunks(channels));
+                let far = far.filter(|(g, w)| g.iter().zip(*w).any(|(g, w)| (g - w).abs() > 2e-3)).count();
+                assert!(far <= 1, "{rule:?}: the features of {far} tokens differ");
+            }
+        }
+    }
+
+    /// Logits that are not finite make features that are not, and nothing else.
+    #[test]
+    fn broken_logits_are_seen() {
+        let gpu = device();
+        let mut logits = waves(4 * 100, 0.3);
+        logits[250] = f32::NAN;
+        let logits = tensor(logits, [1, 4, 100], &gpu);
+        let table = wave([100, 3], 0.9, &gpu);
+        let rule = Rule { top_k: 30, top_p: 0.0, soft: None };
+        let scale = Scale { index: 0, count: 4, side: 2, last_side: 8 };
+        let codes = sample(logits, &rule, &CodebookRows::new(table), &scale, &Seeded::new(vec![1])).unwrap();
+        let features = values(codes.features);
+        assert!(features[6..9].iter().all(|v| v.is_nan()), "{features:?}");
+        assert!(features[..6].iter().chain(&features[9..]).all(|v| v.is_finite()), "{features:?}");
     }
 }

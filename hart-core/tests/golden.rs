@@ -1,7 +1,8 @@
 //! Every stage against recorded numbers of the published implementation.
 //!
 //! All folders in `tests/fixtures` are checked; `HART_GOLDENS=folder cargo test --release -p hart-core --test golden` checks another
-//! configuration recorded in the same format instead; sizes come from its configuration files, nothing is assumed. Differences are in standard deviations of the recorded tensor.
+//! configuration recorded in the same format instead; sizes come from its configuration files, nothing is assumed.
+//! `HART_TEST_DEVICE=wgpu` (or `cuda`) checks another device. Differences are in standard deviations of the recorded tensor.
 
 #[allow(dead_code, reason = "shared with the property tests")]
 mod support;
@@ -10,10 +11,7 @@ use burn::prelude::*;
 use hart_core::stages::{Context, Hidden, Latent, Noise, Progress, Rule, State, guide, keep_top_k, keep_top_p, sample, schedule};
 use hart_core::weights::Checkpoint;
 use hart_core::{Hart, WeightSet};
-use support::{Goldens, Replay, Run, check_close, scales, values};
-
-/// Most that a part may differ on its own recorded inputs.
-const PART: f64 = 1e-4;
+use support::{Goldens, Replay, Run, check_close, part, scales, values};
 
 fn for_each(check: impl Fn(&Goldens)) {
     for goldens in Goldens::all() {
@@ -59,7 +57,7 @@ fn context_is(goldens: &Goldens, name: &str, system_prompt: Option<String>) {
     let length = goldens.shape(name)[1];
     let tokens = hart.text().tokenizer().tokenize(&goldens.prompts(), system_prompt.as_deref(), length).unwrap();
     let context = quietly(|p| hart.text().encode(&tokens, p)).unwrap();
-    goldens.check_tensor(name, context.hidden, PART);
+    goldens.check_tensor(name, context.hidden, part());
 }
 
 #[test]
@@ -67,7 +65,7 @@ fn encoder_features() {
     for_each(|goldens| {
         let hart = goldens.plain();
         let features = hart.visual().encode(goldens.tensor("vae.image", hart.device()));
-        goldens.check_tensor("vae.features", features, PART);
+        goldens.check_tensor("vae.features", features, part());
     });
 }
 
@@ -81,9 +79,9 @@ fn image_codes_are_equal_and_their_rest_is_close() {
             let got: Vec<u32> = tokens.codes.iter().flat_map(|scale| scale[image].clone()).collect();
             assert_eq!(&got, want, "image {image}");
         }
-        goldens.check_tensor("vae.last_stage_continuous", tokens.continuous.clone(), PART);
-        goldens.check_tensor("vae.var_input", tokens.inputs.clone(), PART);
-        goldens.check_tensor("vae.hybrid_fhat", tokens.hybrid().0, PART);
+        goldens.check_tensor("vae.last_stage_continuous", tokens.continuous.clone(), part());
+        goldens.check_tensor("vae.var_input", tokens.inputs.clone(), part());
+        goldens.check_tensor("vae.hybrid_fhat", tokens.hybrid().0, part());
     });
 }
 
@@ -93,7 +91,7 @@ fn hybrid_reconstruction() {
         let hart = goldens.plain();
         let latent = Latent(goldens.tensor("vae.hybrid_fhat", hart.device()));
         let pixels = quietly(|p| hart.visual().decode(&latent, p)).unwrap();
-        goldens.check_tensor("vae.hybrid_reconstruction", pixels, PART);
+        goldens.check_tensor("vae.hybrid_reconstruction", pixels, part());
     });
 }
 
@@ -103,9 +101,9 @@ fn discrete_reconstruction() {
         let hart = goldens.plain();
         let tokens = hart.visual().tokenize(goldens.tensor("vae.features", hart.device()));
         let latent = hart.visual().discrete(&tokens);
-        goldens.check_tensor("vae.discrete_fhat", latent.0.clone(), PART);
+        goldens.check_tensor("vae.discrete_fhat", latent.0.clone(), part());
         let pixels = quietly(|p| hart.visual().decode(&latent, p)).unwrap();
-        goldens.check_tensor("vae.discrete_reconstruction", pixels, PART);
+        goldens.check_tensor("vae.discrete_reconstruction", pixels, part());
     });
 }
 
@@ -141,7 +139,7 @@ fn context_and_level_embedding() {
         }
         let conditioning = hart.transformer().condition(&goldens.context(hart.device()));
         let got = values(hart.transformer().first_input(&conditioning));
-        check_close("context and level embedding", &got, &want, PART);
+        check_close("context and level embedding", &got, &want, part());
     });
 }
 
@@ -221,9 +219,9 @@ fn first_and_last_block() {
     for_each_run(|goldens, hart, run| {
         let stairs = climb(goldens, hart, run);
         let name = |n| run.tensor_name(n);
-        goldens.check_tensor(&name("last_block_first_stage"), stairs.last_block_first_scale, PART);
-        goldens.check_tensor(&name("first_block_last_stage"), stairs.first_block_last_scale.unwrap(), PART);
-        goldens.check_tensor(&name("last_block_last_stage"), stairs.last_block_last_scale.unwrap(), PART);
+        goldens.check_tensor(&name("last_block_first_stage"), stairs.last_block_first_scale, part());
+        goldens.check_tensor(&name("first_block_last_stage"), stairs.first_block_last_scale.unwrap(), part());
+        goldens.check_tensor(&name("last_block_last_stage"), stairs.last_block_last_scale.unwrap(), part());
     });
 }
 
@@ -235,7 +233,7 @@ fn logits_of_every_scale() {
         for (scale, logits) in climb(goldens, hart, run).logits.into_iter().enumerate() {
             let length = logits.dims()[1];
             let want = values(want.clone().narrow(1, from, length));
-            check_close(&format!("{} scale {scale}", run.tensor_name("logits")), &values(logits), &want, PART);
+            check_close(&format!("{} scale {scale}", run.tensor_name("logits")), &values(logits), &want, part());
             from += length;
         }
         assert_eq!(from, want.dims()[1]);
@@ -294,7 +292,7 @@ fn soft_codes() {
                     .zip(noise.chunks(rows.len()))
                     .flat_map(|(logits, noise)| soft_code(logits, noise, &rule, &table, width))
                     .collect();
-                check_close(&format!("soft codes of scale {}", scale.index), &got, &want, PART);
+                check_close(&format!("soft codes of scale {}", scale.index), &got, &want, part());
             }
         }
     });
@@ -353,7 +351,7 @@ fn final_image() {
     for_each_run(|goldens, hart, run| {
         let latent = Latent(goldens.tensor(&run.tensor_name("fhat"), hart.device()));
         let pixels = quietly(|p| hart.visual().decode(&latent, p)).unwrap();
-        goldens.check_tensor(&run.tensor_name("image"), (pixels + 1.0) * 0.5, PART);
+        goldens.check_tensor(&run.tensor_name("image"), (pixels + 1.0) * 0.5, part());
     });
 }
 
@@ -384,6 +382,6 @@ fn teacher_forced_logits() {
         let hidden = hart.transformer().forward_all(goldens.tensor("vae.var_input", hart.device()), &conditioning);
         let tokens = goldens.shape("train.logits")[1];
         let logits = hart.transformer().logits(&hidden.last(tokens), &conditioning);
-        goldens.check_tensor("train.logits", logits, PART);
+        goldens.check_tensor("train.logits", logits, part());
     });
 }

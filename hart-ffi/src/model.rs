@@ -51,7 +51,7 @@ pub struct hart_model_info {
     pub codes: u32,
     /// Parameters, text encoder and visual tokenizer included.
     pub parameters: u64,
-    /// Where it computes, such as "cpu"; valid until the model is freed.
+    /// Where it computes, such as "cpu" or "cuda:0"; valid until the model is freed.
     pub device: *const c_char,
     /// The numbers that it computes with, such as "f32"; valid until the model is freed.
     pub precision: *const c_char,
@@ -106,8 +106,7 @@ unsafe fn open(
         let options = get_optional(options, "options")?.map_or_else(OpenOptions::new, |options| lock(options).clone());
         let hart = open(options)?;
         let text = |text: &str| CString::new(text).unwrap_or_default();
-        // The only device there is.
-        let (device, precision) = (text("cpu"), text(&hart.precision().to_string()));
+        let (device, precision) = (text(&hart.device_kind().to_string()), text(&hart.precision().to_string()));
         model.give(Arc::new(Model { hart, poisoned: AtomicBool::new(false), device, precision }));
         Ok(())
     })
@@ -148,6 +147,16 @@ pub unsafe extern "C" fn hart_model_describe(model: *const hart_model, info: *mu
             precision: model.precision.as_ptr(),
         };
         out::fill(info, value, "info")
+    })
+}
+
+/// Makes a picture that nobody sees, so that the first one that counts doesn't wait: on a GPU kernels are compiled when they are first
+/// needed, and kept on disk for the next program. On the CPU there is nothing to do.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hart_model_warm_up(model: *const hart_model) -> hart_status {
+    guard(|| {
+        using(model, |model| Ok(model.hart.warm_up(&mut ())?))?;
+        Ok(())
     })
 }
 

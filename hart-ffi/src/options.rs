@@ -43,14 +43,15 @@ unsafe fn set(options: *mut hart_options, change: impl FnOnce(OpenOptions) -> Re
     })
 }
 
-/// Where the model computes: "auto" (default), "cpu", or another name from `hart_device_list_get`.
+/// Where the model computes: "auto" (default, the best that there is), "cpu", "cuda:0", "wgpu:0" or another name from
+/// `hart_device_list_get`. GPUs are there if the library was built with them.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_options_set_device(options: *mut hart_options, device: *const c_char) -> hart_status {
     set(options, |options| Ok(options.device(text::get(device, "device")?.parse()?)))
 }
 
-/// The numbers that it computes with: "auto" (default: f32, or those that a converted model is stored in), "f32", or faster and a little
-/// less exact "bf16" or "int8".
+/// The numbers that it computes with: "auto" (default: f32 on the CPU, f16 on a GPU, or those that a converted model is stored in),
+/// "f32", or faster and a little less exact "bf16" or "int8" on the CPU, "f16" on a GPU.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_options_set_precision(options: *mut hart_options, precision: *const c_char) -> hart_status {
     set(options, |options| {

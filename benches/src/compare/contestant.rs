@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use hart_core::Precision;
+use hart_core::{DeviceKind, Precision};
 use serde_json::Value;
 
 use crate::Arguments;
@@ -12,6 +12,9 @@ use crate::stages::{STAGES, Times};
 
 /// PyTorch's precisions that hart is held against.
 pub const PEERS: [&str; 2] = ["f32", "bf16"];
+
+/// The same on a GPU: in f32 it is many times slower.
+pub const GPU_PEERS: [&str; 1] = ["f16"];
 
 /// The peer's program.
 const PEER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/torch_hart.py");
@@ -41,8 +44,12 @@ pub struct Run {
     pub times: Times,
     /// Seconds in which hart opened its model; the peer makes its weights anew.
     pub open: Option<f64>,
+    /// Seconds of the first picture, for which kernels were compiled and chosen.
+    pub first: Option<f64>,
     /// Most memory that the process had, in gigabytes (1e9 bytes).
     pub peak_rss_gb: f64,
+    /// Most memory of the GPU, where it says.
+    pub peak_gpu_gb: Option<f64>,
 }
 
 impl Contestant {
@@ -66,7 +73,16 @@ impl Contestant {
                 command
             }
         };
-        command.args(["--res", &resolution, "--threads", &threads]).stderr(Stdio::inherit());
+        let (batch, warm) = (arguments.batch.to_string(), arguments.warm.to_string());
+        command.args(["--res", &resolution, "--threads", &threads, "--batch", &batch]).stderr(Stdio::inherit());
+        match self {
+            // The peer knows one CUDA device, the first.
+            Self::Torch(_) => {
+                let device = if matches!(arguments.device, DeviceKind::Cuda(_)) { "cuda" } else { "cpu" };
+                command.args(["--device", device, "--repeat", &warm])
+            }
+            Self::Hart(_) => command.args(["--device", &arguments.device.to_string(), "--warm", &warm]),
+        };
         let output = command.output().map_err(|e| format!("{}: {e}", command.get_program().display()))?;
         if !output.status.success() {
             let advice = match self {
@@ -90,5 +106,11 @@ fn read(json: &Value) -> Option<Run> {
         *time = number(&format!("{stage}_s"))?;
     }
     times.0[0] += number("context_s").unwrap_or(0.0);
-    Some(Run { times, open: number("open_s"), peak_rss_gb: number("peak_rss_gb")? })
+    Some(Run {
+        times,
+        open: number("open_s"),
+        first: number("first_s"),
+        peak_rss_gb: number("peak_rss_gb")?,
+        peak_gpu_gb: number("peak_gpu_gb"),
+    })
 }

@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use contestant::{Contestant, PEERS};
-use hart_core::{Precision, WeightSet};
+use contestant::{Contestant, GPU_PEERS, PEERS};
+use hart_core::{DeviceKind, Precision, WeightSet};
 use hart_examples::random_checkpoint::{Float, Preset, RandomCheckpoint, Text};
 use table::Results;
 
@@ -29,6 +29,16 @@ struct Arguments {
     /// hart's precisions, separated by commas
     #[arg(short, long, value_name = "f32,int8,bf16", default_value = "f32,int8,bf16", value_delimiter = ',')]
     precision: Vec<Precision>,
+    /// Where both sides compute: cpu, cuda[:n], or another device of hart's
+    #[arg(short, long, default_value = "cpu")]
+    device: DeviceKind,
+    /// Pictures of a batch
+    #[arg(short, long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    batch: u32,
+    /// Pictures, or batches, that a run makes one after the other, of which the last is counted: the first ones on a GPU compile
+    /// kernels and choose among them
+    #[arg(short, long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    warm: u32,
     /// Runs of each
     #[arg(short = 'n', long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     repeat: u32,
@@ -59,16 +69,17 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     if let Some(model) = &arguments.measure {
         let precision = arguments.precision.first().copied().unwrap_or_default();
-        println!("{}", measure::measure(model, precision, arguments.threads)?);
+        println!("{}", measure::measure(model, precision, arguments)?);
         return Ok(());
     }
-    let peers = PEERS.into_iter().filter(|_| !arguments.alone).map(Contestant::Torch);
+    let peers: &[_] = if arguments.device == DeviceKind::Cpu { &PEERS } else { &GPU_PEERS };
+    let peers = peers.iter().copied().filter(|_| !arguments.alone).map(Contestant::Torch);
     let contestants = peers.chain(arguments.precision.iter().copied().map(Contestant::Hart));
     let mut results = Results(contestants.map(|contestant| (contestant, Vec::new())).collect());
     let models = models()?;
     let mut prepared = Vec::new();
     for &precision in &arguments.precision {
-        prepared.push((precision, model(&models, arguments.res, precision)?));
+        prepared.push((precision, model(&models, arguments.res, precision, arguments.device)?));
     }
     for round in 1..=arguments.repeat {
         for (contestant, runs) in &mut results.0 {
@@ -97,14 +108,15 @@ fn models() -> Result<PathBuf, Box<dyn Error>> {
 }
 
 /// The model of a size in a precision, made if it isn't there.
-fn model(models: &Path, preset: Preset, precision: Precision) -> Result<PathBuf, Box<dyn Error>> {
+fn model(models: &Path, preset: Preset, precision: Precision, device: DeviceKind) -> Result<PathBuf, Box<dyn Error>> {
     let whole = models.join(format!("{}-f32", preset.pixels()));
     if !whole.is_dir() {
         eprintln!("making a model of random weights in {} (3 GB, once)", whole.display());
         let checkpoint = RandomCheckpoint { preset, text: Text::Small, dtype: Float::F32, changes: Vec::new(), seed: 0 };
         checkpoint.write(&whole, &mut |_| Ok(()))?;
     }
-    if matches!(precision, Precision::Auto | Precision::F32) {
+    // What is packed is the CPU's.
+    if matches!(precision, Precision::Auto | Precision::F32 | Precision::F16) || device != DeviceKind::Cpu {
         return Ok(whole);
     }
     let converted = models.join(format!("{}-{precision}", preset.pixels()));

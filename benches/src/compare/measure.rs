@@ -3,10 +3,13 @@
 use std::error::Error;
 use std::path::Path;
 
-use hart_core::burn::prelude::{Device, Tensor, TensorData};
+use hart_core::burn::prelude::{Tensor, TensorData};
+use hart_core::burn::tensor::DType;
 use hart_core::stages::{Context, Progress, Sampling, Seeded};
-use hart_core::{Hart, OpenOptions, Precision, Stage};
+use hart_core::{DeviceKind, Hart, OpenOptions, Precision, Stage};
 use serde_json::{Value, json};
+
+use crate::Arguments;
 
 /// Places of the context that hold text, the peer's number.
 const TEXT_TOKENS: usize = 40;
@@ -18,46 +21,66 @@ const GUIDANCE: f64 = 4.5;
 /// # Errors
 ///
 /// The model can't be opened, or a stage fails.
-pub fn measure(model: &Path, precision: Precision, threads: usize) -> Result<Value, Box<dyn Error>> {
+pub fn measure(model: &Path, precision: Precision, arguments: &Arguments) -> Result<Value, Box<dyn Error>> {
     let clock = std::time::Instant::now();
-    let hart = Hart::open(model, OpenOptions::new().precision(precision).threads(threads))?;
+    let options = OpenOptions::new().device(arguments.device).precision(precision);
+    // A GPU's work belongs to a thread: this one.
+    let on_cpu = arguments.device == DeviceKind::Cpu;
+    let hart = Hart::open(model, if on_cpu { options.threads(arguments.threads) } else { options })?;
     let open = clock.elapsed().as_secs_f64();
-    let context = random_context(&hart, hart.device());
+    let batch = arguments.batch as usize;
+    let context = random_context(&hart, batch);
     let steps = hart.config().residual.steps.clone();
     let sampling = Sampling { guidance: GUIDANCE, soft: true, top_k: None, top_p: 0.0, steps };
-    let (picture, times) = hart.install(|| {
+    let make = || {
         let mut progress = Progress::silent();
-        let latent = hart.sample(context, &sampling, &Seeded::new(vec![1]), &mut progress)?;
+        let latent = hart.sample(context.clone(), &sampling, &Seeded::new((1..=batch as u64).collect()), &mut progress)?;
         progress.enter(Stage::Decode);
         let picture = hart.visual().decode_images(&latent, &mut progress)?;
         Ok::<_, hart_core::Error>((picture, progress.timings()))
-    })?;
+    };
+    let first = std::time::Instant::now();
+    let (mut picture, mut times) = hart.install(make)?;
+    let first = first.elapsed().as_secs_f64();
+    for _ in 1..arguments.warm {
+        (picture, times) = hart.install(make)?;
+    }
     let of = |stage| times.of(stage).as_secs_f64();
     assert_eq!(picture[0].width(), hart.visual().resolution());
     Ok(json!({
         "open_s": open,
+        "first_s": first,
         "transformer_s": of(Stage::Transformer),
         "sampling_s": of(Stage::Sampling),
         "diffusion_s": of(Stage::Residual),
         "decode_s": of(Stage::Decode),
         "total_s": times.total.as_secs_f64(),
         "peak_rss_gb": peak_rss_gb(),
+        "peak_gpu_gb": if on_cpu { None } else { gpu_gb() },
     }))
 }
 
 /// A context of noise: no text encoder has to run.
-fn random_context(hart: &Hart, device: &Device) -> Context {
+fn random_context(hart: &Hart, batch: usize) -> Context {
     let config = &hart.config().transformer;
     let (tokens, width) = (config.context_tokens, config.context_dim);
     // A golden-ratio sequence: even, and the same on every machine.
     let noise = |i: usize| ((i as f64 * 0.618_033_988_749_894_9).fract() * 2.0 - 1.0) as f32;
-    let values: Vec<f32> = (0..tokens * width).map(noise).collect();
+    let values: Vec<f32> = (0..batch * tokens * width).map(noise).collect();
     Context {
-        hidden: Tensor::from_data(TensorData::new(values, [1, tokens, width]), device),
-        mask: vec![(0..tokens).map(|i| i < TEXT_TOKENS).collect()],
-        positions: vec![(0..tokens).map(|i| i.min(TEXT_TOKENS - 1) as i64).collect()],
+        hidden: Tensor::from_data(TensorData::new(values, [batch, tokens, width]), (hart.device(), DType::F32)),
+        mask: vec![(0..tokens).map(|i| i < TEXT_TOKENS).collect(); batch],
+        positions: vec![(0..tokens).map(|i| i.min(TEXT_TOKENS - 1) as i64).collect(); batch],
         unconditional: 0,
     }
+}
+
+/// Memory that is taken of an NVIDIA GPU, in gigabytes: what a process once took it keeps, so that this is its most, if it is alone.
+fn gpu_gb() -> Option<f64> {
+    let query = ["--query-gpu=memory.used", "--format=csv,noheader,nounits"];
+    let output = std::process::Command::new("nvidia-smi").args(query).output().ok()?;
+    let megabytes: f64 = String::from_utf8_lossy(&output.stdout).lines().next()?.trim().parse().ok()?;
+    Some(megabytes * 1_048_576.0 / 1e9)
 }
 
 /// Most memory that this process has had, in gigabytes; 0 where the system doesn't say.

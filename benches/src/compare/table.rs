@@ -2,8 +2,11 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::contestant::{Contestant, PEERS, Run};
+use crate::contestant::{Contestant, Run};
 use crate::stages::{STAGES, Spread};
+
+/// The peer's precisions.
+const DTYPES: [&str; 3] = ["f32", "bf16", "f16"];
 
 /// All runs of each contestant, in the order in which they were compared.
 pub struct Results(pub Vec<(Contestant, Vec<Run>)>);
@@ -29,9 +32,10 @@ impl Results {
             let spread = |stage: usize| Spread::of(runs.iter().map(|run| run.times.0[stage]));
             let cells = (0..STAGES.len()).map(|stage| cell(spread(stage)));
             let open = open(runs).map_or_else(|| "-".to_string(), |seconds| format!("{seconds:.2}"));
-            lines.push(row(&contestant.to_string(), cells, &format!("{open:>4}  {:7.2}", memory(runs))));
+            let gpu = runs.iter().filter_map(|run| run.peak_gpu_gb).reduce(f64::max);
+            lines.push(row(&contestant.to_string(), cells, &format!("{open:>4}  {:7.2}", gpu.unwrap_or(memory(runs)))));
         }
-        for dtype in PEERS {
+        for dtype in DTYPES {
             let Some(peer) = self.runs(Contestant::Torch(dtype)) else { continue };
             lines.push(String::new());
             lines.push(row(&format!("times faster than torch_{dtype}"), STAGES.iter().map(|s| s.to_string()), ""));
@@ -42,11 +46,11 @@ impl Results {
         lines.join("\n")
     }
 
-    /// `speedup` (over the peer's f32), `speedup_over_bf16` and `seconds` by contestant and stage, `open_seconds` and `peak_rss_gb` by
-    /// contestant.
+    /// `speedup` (over the peer's f32), `speedup_over_bf16`, `speedup_over_f16` and `seconds` by contestant and stage, `open_seconds`, `first_seconds`, `peak_rss_gb`
+    /// and `peak_gpu_gb` by contestant.
     pub fn json(&self) -> Value {
         let mut object = Map::new();
-        for (name, dtype) in [("speedup", "f32"), ("speedup_over_bf16", "bf16")] {
+        for (name, dtype) in [("speedup", "f32"), ("speedup_over_bf16", "bf16"), ("speedup_over_f16", "f16")] {
             let Some(peer) = self.runs(Contestant::Torch(dtype)) else { continue };
             let of = |runs: &[Run]| by_stage(Self::speedups(peer, runs).map(|spread| spread.median));
             let all = self.hart().map(|(contestant, runs)| (contestant.to_string(), of(runs)));
@@ -59,6 +63,12 @@ impl Results {
         object.insert("seconds".into(), Value::Object(each(&seconds)));
         object.insert("open_seconds".into(), Value::Object(each(&|runs| json!(open(runs).map(rounded)))));
         object.insert("peak_rss_gb".into(), Value::Object(each(&|runs| json!(rounded(memory(runs))))));
+        object.insert(
+            "first_seconds".into(),
+            Value::Object(each(&|runs| json!(runs.first().and_then(|run| run.first).map(rounded)))),
+        );
+        let gpu = |runs: &[Run]| runs.iter().filter_map(|run| run.peak_gpu_gb).reduce(f64::max);
+        object.insert("peak_gpu_gb".into(), Value::Object(each(&|runs| json!(gpu(runs).map(rounded)))));
         Value::Object(object)
     }
 
@@ -94,7 +104,8 @@ fn by_stage(numbers: [f64; STAGES.len()]) -> Value {
 }
 
 fn cell(Spread { min, median, max }: Spread) -> String {
-    if min == max { format!("{median:.2}") } else { format!("{median:.2} ({min:.2} to {max:.2})") }
+    let digits = if max < 1.0 { 3 } else { 2 };
+    if min == max { format!("{median:.digits$}") } else { format!("{median:.digits$} ({min:.digits$} to {max:.digits$})") }
 }
 
 fn row(name: &str, cells: impl Iterator<Item = String>, last: &str) -> String {

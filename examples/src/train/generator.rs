@@ -1,21 +1,22 @@
 //! The second half: text encoder, transformer and residual diffusion together.
 
 use std::error::Error;
+use std::sync::Arc;
 
 use hart_core::burn::prelude::Device;
 use hart_core::config::Config;
 use hart_core::stages::{TextTokenizer, VisualTokenizer};
-use hart_core::train::{Captioned, GeneratorLosses, GeneratorTrainer, learning_rate};
-use hart_core::{Hart, OpenOptions, Request};
+use hart_core::train::{Captioned, GeneratorLosses, GeneratorTrainer, OptimizerOptions, learning_rate};
+use hart_core::{DeviceKind, Hart, OpenOptions, Request};
 use hart_examples::data::Scenes;
 use hart_examples::grid;
 use serde_json::{Map, json};
 
 use crate::export::write_generator;
 use crate::folder::Folder;
-use crate::progress::{Bar, Stop};
+use crate::progress::{Bar, Length, Stop};
 use crate::recipe::Recipe;
-use crate::scenes::pictures;
+use crate::scenes::{Batches, pictures};
 
 const PHASE: &str = "generator";
 /// Pictures that true captions are compared with shuffled ones on.
@@ -30,11 +31,12 @@ const COMPARED: usize = 128;
 pub fn train(
     recipe: &Recipe,
     config: &Config,
-    scenes: &Scenes,
+    scenes: &Arc<Scenes>,
     folder: &Folder,
     visual: VisualTokenizer,
     device: &Device,
     stop: &Stop,
+    length: &mut Length,
     quiet: bool,
 ) -> Result<bool, Box<dyn Error>> {
     let options = &recipe.generator.learning;
@@ -48,16 +50,19 @@ pub fn train(
     let each: Vec<String> = (1..=scales).map(|s| format!("scale_{s}")).collect();
     let columns = format!("step,seconds,images_per_second,learning_rate,diffusion,gradient_norm,{}", each.join(","));
     let mut table = folder.table(PHASE, &columns, trainer.steps())?;
-    let steps = options.optimizer.steps;
+    let mut steps = options.optimizer.steps;
     let bar = Bar::new(PHASE, trainer.steps(), steps, recipe.generator.batch, quiet);
     let mut sum = Running::default();
+    let batches = Batches::new(scenes, recipe.seed, trainer.steps()..u64::MAX, recipe.generator.batch);
     while trainer.steps() < steps {
-        let rate = learning_rate(&options.optimizer, trainer.steps());
-        let losses = trainer.step(&pictures(scenes, recipe.seed, trainer.steps(), recipe.generator.batch)?)?;
+        let rate = learning_rate(&OptimizerOptions { steps, ..options.optimizer }, trainer.steps());
+        let losses = trainer.step(&batches.next()?)?;
         let step = trainer.steps();
-        bar.step(step, &format!("{} diffusion {:.3}", list(&losses.scales), losses.diffusion));
+        steps = length.steps(step);
+        trainer.set_steps(steps);
+        bar.step(step, steps, &format!("{} diffusion {:.3}", list(&losses.scales), losses.diffusion));
         sum.add(&losses);
-        let is_last = step == steps || stop.is_set();
+        let is_last = step >= steps || stop.is_set();
         if step % recipe.generator.every == 0 || is_last {
             let mean = sum.take();
             let mut numbers = vec![bar.rate(step) as f32, rate as f32, mean.diffusion, mean.gradient_norm];
@@ -103,9 +108,10 @@ fn compare_captions(
     Ok(())
 }
 
-/// Pictures of the recipe's prompts, by the model as a program opens it.
+/// Pictures of the recipe's prompts, by the model as a program opens it. On the CPU: on a GPU it would take longer to compile kernels
+/// for one picture at a time than to draw it.
 fn sheet(recipe: &Recipe, folder: &Folder) -> Result<hart_core::Image, Box<dyn Error>> {
-    let hart = Hart::open(folder.model(), OpenOptions::new())?;
+    let hart = Hart::open(folder.model(), OpenOptions::new().device(DeviceKind::Cpu))?;
     let made = hart.generate(&Request::batch(recipe.prompts.clone()).seed(recipe.seed), &mut ())?;
     Ok(grid::labelled(&made.images, recipe.prompts.len().min(8))?)
 }

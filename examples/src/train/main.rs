@@ -23,7 +23,7 @@ use hart_examples::{INTERRUPTED, output};
 use serde_json::Value;
 
 use folder::Folder;
-use progress::Stop;
+use progress::{Length, Stop};
 use recipe::Recipe;
 
 /// Captions that the text tokenizer is learned from.
@@ -42,12 +42,21 @@ struct Arguments {
     /// Pictures made by `dataset`; default: the drawings that come with the repository
     #[arg(long, value_name = "FOLDER")]
     data: Option<PathBuf>,
-    /// Where to compute: auto, cpu, cuda or wgpu
-    #[arg(short, long, default_value = "auto")]
+    /// Where to compute
+    #[arg(short, long, value_name = "auto|cpu|cuda[:n]|wgpu[:n]", default_value = "auto")]
     device: DeviceKind,
+    /// Trains tokenizer and generator for so long each, instead of the recipe's numbers of steps: learning rates fall by the clock
+    #[arg(long, value_name = "TOKENIZER,GENERATOR", value_parser = minutes)]
+    minutes: Option<[f64; 2]>,
     /// Shows no progress
     #[arg(short, long)]
     quiet: bool,
+}
+
+/// Two numbers of minutes.
+fn minutes(text: &str) -> Result<[f64; 2], String> {
+    let numbers: Option<Vec<f64>> = text.split(',').map(|n| n.trim().parse().ok().filter(|n| (0.0..1e6).contains(n))).collect();
+    numbers.and_then(|n| n.try_into().ok()).ok_or_else(|| "expected two numbers of minutes, such as 2,5.5".into())
 }
 
 fn main() -> ExitCode {
@@ -57,7 +66,7 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let (recipe, text) = Recipe::read(&arguments.recipe)?;
     let device = arguments.device.open()?;
-    let scenes = Scenes::new(Arc::new(open_or_render(arguments.data.as_deref())?), recipe.scenes.clone())?;
+    let scenes = Arc::new(Scenes::new(Arc::new(open_or_render(arguments.data.as_deref())?), recipe.scenes.clone())?);
     let folder = Folder::open(&arguments.out, &text)?;
     let stop = Stop::on_ctrl_c()?;
 
@@ -78,10 +87,13 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
         return Err(format!("{}: {problem}", arguments.recipe.display()).into());
     }
 
-    let tokenizer = tokenizer::train(&recipe, &config, &scenes, &folder, &device, &stop, arguments.quiet)?;
+    let minutes = |phase: usize| arguments.minutes.map(|minutes| minutes[phase]);
+    let mut length = Length::new(recipe.tokenizer.learning.optimizer.steps, minutes(0));
+    let tokenizer = tokenizer::train(&recipe, &config, &scenes, &folder, &device, &stop, &mut length, arguments.quiet)?;
+    let mut length = Length::new(recipe.generator.learning.optimizer.steps, minutes(1));
     let finished = match tokenizer {
         None => false,
-        Some(visual) => generator::train(&recipe, &config, &scenes, &folder, visual, &device, &stop, arguments.quiet)?,
+        Some(visual) => generator::train(&recipe, &config, &scenes, &folder, visual, &device, &stop, &mut length, arguments.quiet)?,
     };
     if !finished {
         eprintln!("stopped; run the same command again to go on");

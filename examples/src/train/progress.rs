@@ -35,6 +35,41 @@ impl Stop {
     }
 }
 
+/// How long a phase goes on: the recipe's number of steps, or so long by the clock.
+pub struct Length {
+    steps: u64,
+    limit: Option<Duration>,
+    /// When the first step was done: what comes before it, such as compiling a GPU's kernels, says nothing about the others.
+    first: Option<(Instant, u64)>,
+    started: Instant,
+}
+
+impl Length {
+    /// Of so many steps, or so many minutes instead.
+    pub fn new(steps: u64, minutes: Option<f64>) -> Self {
+        let limit = minutes.map(|minutes| Duration::from_secs_f64(minutes * 60.0));
+        Self { steps, limit, first: None, started: Instant::now() }
+    }
+
+    /// Steps of the whole phase, as far as can be said after `step`.
+    pub fn steps(&mut self, step: u64) -> u64 {
+        let Some(limit) = self.limit else { return self.steps };
+        let now = Instant::now();
+        let (from, first) = *self.first.get_or_insert((now, step));
+        let left = (self.started + limit).saturating_duration_since(now);
+        if left.is_zero() {
+            return step;
+        }
+        let taken = now.saturating_duration_since(from).as_secs_f64();
+        let done = (step - first) as f64;
+        // Before there is anything to go by, the recipe's number.
+        if done < 1.0 || taken <= 0.0 {
+            return self.steps.max(step + 1);
+        }
+        step + (left.as_secs_f64() * done / taken).ceil() as u64
+    }
+}
+
 /// The bar of one phase.
 pub struct Bar {
     bar: ProgressBar,
@@ -67,7 +102,8 @@ impl Bar {
     }
 
     /// Shows a step's losses.
-    pub fn step(&self, step: u64, losses: &str) {
+    pub fn step(&self, step: u64, steps: u64, losses: &str) {
+        self.bar.set_length(steps);
         self.bar.set_position(step);
         self.bar.set_message(format!("{losses}  {:.1} images/s", self.rate(step)));
     }

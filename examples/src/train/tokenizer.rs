@@ -1,6 +1,7 @@
 //! The first half: the visual tokenizer.
 
 use std::error::Error;
+use std::sync::Arc;
 
 use hart_core::Image;
 use hart_core::burn::prelude::Device;
@@ -11,9 +12,9 @@ use hart_examples::data::Scenes;
 
 use crate::export::write_tokenizer;
 use crate::folder::Folder;
-use crate::progress::{Bar, Stop};
+use crate::progress::{Bar, Length, Stop};
 use crate::recipe::Recipe;
-use crate::scenes::pictures;
+use crate::scenes::{Batches, pictures};
 
 const PHASE: &str = "tokenizer";
 /// Share of the residuals' numbers that the diffusion must be able to reach.
@@ -28,13 +29,15 @@ const SHOWN: u64 = 12;
 /// # Errors
 ///
 /// A loss is not finite, or a file can't be read or written.
+#[allow(clippy::too_many_arguments, reason = "one call, in main")]
 pub fn train(
     recipe: &Recipe,
     config: &Config,
-    scenes: &Scenes,
+    scenes: &Arc<Scenes>,
     folder: &Folder,
     device: &Device,
     stop: &Stop,
+    length: &mut Length,
     quiet: bool,
 ) -> Result<Option<VisualTokenizer>, Box<dyn Error>> {
     let options = recipe.tokenizer.learning;
@@ -47,13 +50,16 @@ pub fn train(
     let mut table = folder.table(PHASE, columns, trainer.steps())?;
     let bar = Bar::new(PHASE, trainer.steps(), options.optimizer.steps, recipe.tokenizer.batch, quiet);
     let mut sum = Running::default();
-    while trainer.steps() < options.optimizer.steps {
-        let batch = pictures(scenes, recipe.seed, trainer.steps(), recipe.tokenizer.batch)?;
-        let losses = trainer.step(&batch.into_iter().map(|item| item.image).collect::<Vec<_>>())?;
+    let batches = Batches::new(scenes, recipe.seed, trainer.steps()..u64::MAX, recipe.tokenizer.batch);
+    let mut steps = options.optimizer.steps;
+    while trainer.steps() < steps {
+        let losses = trainer.step(&batches.next()?.into_iter().map(|item| item.image).collect::<Vec<_>>())?;
         let step = trainer.steps();
         sum.add(&losses);
-        bar.step(step, &format!("hybrid {:.4} discrete {:.4}", losses.hybrid, losses.discrete));
-        let is_last = step == options.optimizer.steps || stop.is_set();
+        steps = length.steps(step);
+        trainer.set_steps(steps);
+        bar.step(step, steps, &format!("hybrid {:.4} discrete {:.4}", losses.hybrid, losses.discrete));
+        let is_last = step >= steps || stop.is_set();
         if step % recipe.tokenizer.every == 0 || is_last {
             let [hybrid, discrete, quantizer, used, norm] = sum.take();
             table.push(step, bar.seconds(), &[bar.rate(step) as f32, hybrid, discrete, quantizer, used, norm])?;

@@ -57,7 +57,7 @@ pub(super) fn swi_glu(x: &Tensor<3>, [gate, up, down]: [&Linear; 3]) -> Option<T
 
 /// Packs a weight `[in, out]`; None where the precision is f32, or it can't be packed.
 pub(super) fn pack(weight: &Param<Tensor<2>>, precision: Precision) -> Option<Packed> {
-    if matches!(precision, Precision::Auto | Precision::F32) {
+    if matches!(precision, Precision::Auto | Precision::F32 | Precision::F16) {
         return None;
     }
     let [inputs, _] = weight.lazy_shape().dims();

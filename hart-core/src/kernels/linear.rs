@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use burn::module::{Module, Param};
+use burn::module::{Module, ModuleMapper, Param};
 use burn::prelude::*;
-use burn::tensor::module;
+use burn::tensor::{FloatDType, module};
 
 #[cfg(feature = "cpu")]
 use super::packed::Packed;
-use crate::device::Precision;
+use crate::device::{Precision, is_cpu};
 
 /// Without the CPU backend nothing is packed.
 #[cfg(not(feature = "cpu"))]
@@ -60,8 +60,9 @@ impl Linear {
         {
             self.set_packed(packed);
         }
-        #[cfg(not(feature = "cpu"))]
-        let _ = precision;
+        if self.packed.is_none() {
+            *self = in_half(self.clone(), precision, &self.weight.lazy_device());
+        }
     }
 
     /// Takes weights that were packed before, such as those of a mapped file; whether they are of this layer's sizes, without
@@ -86,7 +87,13 @@ impl Linear {
             let [inputs, outputs] = packed.sizes();
             return ((inputs * outputs * size_of::<f32>()) as u64).saturating_sub(packed.bytes());
         }
-        0
+        match is_cpu(&self.weight.lazy_device()) {
+            true => 0,
+            false => {
+                let weight = self.weight.val();
+                (weight.shape().num_elements() * size_of::<f32>().saturating_sub(weight.dtype().size())) as u64
+            }
+        }
     }
 
     /// The packed weights, if they are packed.
@@ -96,7 +103,7 @@ impl Linear {
     }
 }
 
-/// `x W + b`, one product for all rows: a weight is read once.
+/// `x W + b`, one product for all rows: a weight is read once. On a GPU the output has the type of the weight.
 ///
 /// # Shapes
 ///
@@ -107,7 +114,36 @@ pub(crate) fn linear(x: Tensor<3>, layer: &Linear) -> Tensor<3> {
     if let Some(y) = super::flex::linear(&x, layer) {
         return y;
     }
+    #[cfg(any(feature = "cuda", feature = "wgpu"))]
+    if let Some(y) = super::cube::linear(&x, layer) {
+        return y;
+    }
     module::linear(x, layer.weight.val(), layer.bias.as_ref().map(Param::val))
+}
+
+/// As [`linear`], with an output in f32 whatever the type of the weight.
+pub(crate) fn linear_to_f32(x: Tensor<3>, layer: &Linear) -> Tensor<3> {
+    #[cfg(any(feature = "cuda", feature = "wgpu"))]
+    if let Some(y) = super::cube::linear_to_f32(&x, layer) {
+        return y;
+    }
+    linear(x, layer)
+}
+
+/// A module's parameters in half precision, where that is the precision and the device a GPU: what reads them computes in it.
+pub(crate) fn in_half<M: Module>(module: M, precision: Precision, device: &Device) -> M {
+    struct Rounded(FloatDType);
+    impl ModuleMapper for Rounded {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            param.map(|weight| weight.cast(self.0))
+        }
+    }
+    match precision {
+        _ if is_cpu(device) => module,
+        Precision::F16 => module.map(&mut Rounded(FloatDType::F16)),
+        Precision::Bf16 => module.map(&mut Rounded(FloatDType::BF16)),
+        Precision::Auto | Precision::F32 | Precision::Int8 => module,
+    }
 }
 
 #[cfg(test)]

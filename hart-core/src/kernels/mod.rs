@@ -1,13 +1,16 @@
 //! The operations that cost time, one function each: modules call these and never a backend.
 //!
 //! Every operation has a body in plain tensor operations, right on any device; faster bodies for one backend stand beside it and
-//! are tested to be equal (`flex.rs` holds those for burn's CPU backend). This folder is also the only place of the library with
-//! `unsafe`: the mapping of a file, and SIMD.
+//! are tested to be equal (`flex.rs` holds those for burn's CPU backend, `cube` those for GPUs). This folder is also the only place
+//! of the library with `unsafe`: the mapping of a file, SIMD, and what a GPU's kernels are given.
 
 mod attention;
 #[cfg(feature = "cpu")]
 #[allow(unsafe_code)] // SIMD over slices whose lengths are checked first.
 mod conv;
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+#[allow(unsafe_code)] // Buffers that were just made are described to kernels.
+pub(crate) mod cube;
 #[cfg(feature = "cpu")]
 mod elementwise;
 #[cfg(feature = "cpu")]
@@ -36,7 +39,7 @@ mod picture;
 mod swi_glu;
 
 pub(crate) use attention::{Cache, Extend, Group, Memory, Rotation, SelfAttention, attention};
-pub(crate) use linear::{Linear, LinearConfig, linear};
+pub(crate) use linear::{Linear, LinearConfig, in_half, linear, linear_to_f32};
 pub(crate) use mapping::{Mapped, map_file};
 pub(crate) use norm::{Modulation, add_gated, group_norm, group_norm_silu, layer_norm, rms_norm};
 #[cfg(feature = "cpu")]
@@ -52,11 +55,22 @@ pub(crate) fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D], device
     Tensor::from_data(TensorData::new(values, shape), (device, DType::F32))
 }
 
+/// The same numbers in f32.
+pub(crate) fn to_f32<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    if x.dtype() == DType::F32 { x } else { x.cast(DType::F32) }
+}
+
 /// Places along a dimension.
 pub(crate) fn indices(places: &[usize], device: &Device) -> Tensor<1, Int> {
     let places: Vec<i32> = places.iter().map(|&place| place as i32).collect();
     let count = places.len();
     Tensor::from_data(TensorData::new(places, [count]), device)
+}
+
+/// Codes and the like in row-major order.
+pub(crate) fn integers<const D: usize>(values: Vec<u32>, shape: [usize; D], device: &Device) -> Tensor<D, Int> {
+    let values: Vec<i32> = values.into_iter().map(|value| value as i32).collect();
+    Tensor::from_data(TensorData::new(values, shape), device)
 }
 
 /// The values of a tensor in row-major order.

@@ -20,6 +20,10 @@ pub(crate) fn rms_norm(x: Tensor<3>, norm: &RmsNorm, modulation: Option<&Modulat
     if let Some(y) = super::flex::rms_norm(&x, norm, modulation) {
         return y;
     }
+    #[cfg(any(feature = "cuda", feature = "wgpu"))]
+    if let Some(y) = super::cube::rms_norm(&x, norm, modulation) {
+        return y;
+    }
     modulate(norm.forward(x), modulation)
 }
 
@@ -31,6 +35,10 @@ pub(crate) fn rms_norm(x: Tensor<3>, norm: &RmsNorm, modulation: Option<&Modulat
 pub(crate) fn layer_norm(x: Tensor<3>, norm: Option<&LayerNorm>, epsilon: f64, modulation: Option<&Modulation>) -> Tensor<3> {
     #[cfg(feature = "cpu")]
     if let Some(y) = super::flex::layer_norm(&x, norm, epsilon, modulation) {
+        return y;
+    }
+    #[cfg(any(feature = "cuda", feature = "wgpu"))]
+    if let Some(y) = super::cube::layer_norm(&x, norm, epsilon, modulation) {
         return y;
     }
     let normed = match norm {
@@ -62,6 +70,10 @@ pub(crate) fn add_gated(x: Tensor<3>, y: Tensor<3>, gate: Option<&Tensor<3>>) ->
         Ok(sum) => return sum,
         Err(both) => both,
     };
+    #[cfg(any(feature = "cuda", feature = "wgpu"))]
+    if let Some(sum) = super::cube::add_gated(&x, &y, gate) {
+        return sum;
+    }
     match gate {
         None => x + y,
         Some(gate) => x + y * gate.clone(),
@@ -79,6 +91,10 @@ pub(crate) fn group_norm(x: Tensor<4>, norm: &GroupNorm) -> Tensor<4> {
         Ok(y) => return y,
         Err(x) => x,
     };
+    #[cfg(any(feature = "cuda", feature = "wgpu"))]
+    if let Some(y) = super::cube::group_norm(&x, norm, false) {
+        return y;
+    }
     norm.forward(x)
 }
 
@@ -93,6 +109,10 @@ pub(crate) fn group_norm_silu(x: Tensor<4>, norm: &GroupNorm) -> Tensor<4> {
         Ok(y) => return y,
         Err(x) => x,
     };
+    #[cfg(any(feature = "cuda", feature = "wgpu"))]
+    if let Some(y) = super::cube::group_norm(&x, norm, true) {
+        return y;
+    }
     super::silu(norm.forward(x))
 }
 

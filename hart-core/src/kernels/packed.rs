@@ -33,7 +33,7 @@ impl Packed {
     /// The shape in which weights of these sizes are stored; None where the precision is f32.
     pub(crate) fn stored_shape(precision: Precision, [inputs, outputs]: [usize; 2]) -> Option<[usize; 4]> {
         let word = match precision {
-            Precision::Auto | Precision::F32 => return None,
+            Precision::Auto | Precision::F32 | Precision::F16 => return None,
             Precision::Bf16 => 2,
             Precision::Int8 => 4,
         };
@@ -75,7 +75,7 @@ impl Packed {
     /// Packs rows of `inputs` weights, one for each output; None where the precision is f32, or they can't be packed.
     pub(crate) fn of_rows(precision: Precision, weights: &[f32], inputs: usize) -> Option<Self> {
         match precision {
-            Precision::Auto | Precision::F32 => None,
+            Precision::Auto | Precision::F32 | Precision::F16 => None,
             Precision::Bf16 => Bf16Weights::of_rows(weights, inputs).map(Self::Bf16),
             Precision::Int8 => Int8Weights::of_rows(weights, inputs).map(Self::Int8),
         }

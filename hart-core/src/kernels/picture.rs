@@ -22,6 +22,11 @@ pub(crate) fn conv2d(x: Tensor<4>, layer: &Conv2d) -> Tensor<4> {
         Ok(y) => return y,
         Err((x, _)) => x,
     };
+    #[cfg(any(feature = "cuda", feature = "wgpu"))]
+    let x = match super::cube::conv2d(x, layer) {
+        Ok(y) => return y,
+        Err(x) => x,
+    };
     if layer.weight.val().dtype() != DType::F32 {
         let mut layer = layer.clone();
         layer.weight = layer.weight.map(|weight| weight.cast(DType::F32));
@@ -84,6 +89,10 @@ pub(crate) fn upsample_conv2d(x: Tensor<4>, layer: &Conv2d) -> Tensor<4> {
 
 /// Every pixel four times: `[B, C, h, w]` to `[B, C, 2h, 2w]`.
 fn upsample_nearest(x: Tensor<4>) -> Tensor<4> {
+    #[cfg(any(feature = "cuda", feature = "wgpu"))]
+    if let Some(y) = super::cube::upsample_nearest(&x) {
+        return y;
+    }
     let [batch, channels, height, width] = x.dims();
     let x = x.reshape([batch * channels, height, 1, width, 1]).repeat_dim(4, 2).repeat_dim(2, 2);
     x.reshape([batch, channels, 2 * height, 2 * width])

@@ -13,6 +13,10 @@ pub(crate) fn silu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
         Ok(y) => return y,
         Err(x) => x,
     };
+    #[cfg(any(feature = "cuda", feature = "wgpu"))]
+    if let Some(y) = super::cube::silu(&x) {
+        return y;
+    }
     activation::silu(x)
 }
 
@@ -23,6 +27,10 @@ fn silu_mul(gate: Tensor<3>, up: Tensor<3>) -> Tensor<3> {
         Ok(y) => return y,
         Err(both) => both,
     };
+    #[cfg(any(feature = "cuda", feature = "wgpu"))]
+    if let Some(y) = super::cube::silu_mul(&gate, &up) {
+        return y;
+    }
     activation::silu(gate) * up
 }
 

@@ -5,6 +5,7 @@ use burn::nn::{LayerNorm, LayerNormConfig};
 use burn::prelude::*;
 
 use crate::config::Config;
+use crate::device::Precision;
 use crate::embedding::StepEmbedding;
 use crate::kernels::{self, Linear, LinearConfig, Modulation};
 
@@ -78,6 +79,14 @@ impl ResidualMlp {
         around.map(|(name, layer)| (name.to_string(), layer)).into_iter().chain(blocks)
     }
 
+    /// The blocks' norms with what they give in half precision, where that is the precision: only such layers read it.
+    pub(super) fn with_norms_in(mut self, precision: Precision) -> Self {
+        let device = self.input.weight.lazy_device();
+        let in_half = |b: ResidualBlock| ResidualBlock { norm: kernels::in_half(b.norm, precision, &device), ..b };
+        self.blocks = self.blocks.into_iter().map(in_half).collect();
+        self
+    }
+
     /// Channels of the latent, Z.
     pub fn channels(&self) -> usize {
         self.input.weight.dims()[0]
@@ -90,7 +99,7 @@ impl ResidualMlp {
     /// - condition: `[R, L, C]`
     /// - output: `[R, L, width]`
     pub fn embed_condition(&self, condition: Tensor<3>) -> Tensor<3> {
-        kernels::linear(condition, &self.condition_embed)
+        kernels::linear_to_f32(condition, &self.condition_embed)
     }
 
     /// Predicts noise and variance.

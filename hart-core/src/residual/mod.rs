@@ -13,6 +13,8 @@ use crate::device::Precision;
 use crate::error::Result;
 use crate::kernels::{self, Linear};
 use crate::progress::{Progress, Step};
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+use crate::rng::Stream;
 use crate::rng::{Draws, Place};
 use crate::schedule::{Respacing, schedule};
 
@@ -48,6 +50,7 @@ impl ResidualDiffusion {
     /// The same with the products of its large layers computed in another precision.
     pub(crate) fn with_precision(mut self, precision: Precision) -> Self {
         self.packable().into_iter().for_each(|(_, layer)| layer.pack(precision));
+        self.mlp = self.mlp.with_norms_in(precision);
         self
     }
 
@@ -92,9 +95,9 @@ impl ResidualDiffusion {
         let guided = guidance != UNGUIDED;
         let condition = if guided { condition } else { condition.narrow(0, 0, batch) };
         let condition = self.mlp.embed_condition(condition);
-        let draw = |fill: &(dyn Fn(Place, &mut [f32]) + Sync)| noise.tensor(batch, length, channels, fill, &device);
+        let shape = [batch, length, channels];
 
-        let mut x = draw(&|place, out| noise.draws.initial_noise(place, out));
+        let mut x = noise.initial(shape, &device);
         for (taken, step) in steps.iter().rev().enumerate() {
             let input = if guided { Tensor::cat(vec![x.clone(), x.clone()], 0) } else { x.clone() };
             let (eps, variance) = self.mlp.forward(input, &[step.number as f32], condition.clone());
@@ -110,7 +113,7 @@ impl ResidualDiffusion {
                 // f = (v + 1) / 2 lies between the posterior's variance (0) and beta (1), on a logarithmic scale.
                 let share = (variance.narrow(0, 0, batch) + 1.0) * 0.5;
                 let log_variance = share * (step.beta.ln() - step.log_posterior_variance) + step.log_posterior_variance;
-                let step_noise = draw(&|place, out| noise.draws.step_noise(place, taken, out));
+                let step_noise = noise.step(taken, shape, &device);
                 x = x + (log_variance * 0.5).exp() * step_noise;
             }
             let work = self.work_per_token(1) * (rows * length) as f64;
@@ -129,11 +132,31 @@ pub struct Noise<'a> {
 }
 
 impl Noise<'_> {
+    /// What the diffusion starts from, `[B, L, Z]`.
+    fn initial(&self, shape: [usize; 3], device: &Device) -> Tensor<3> {
+        #[cfg(any(feature = "cuda", feature = "wgpu"))]
+        if let Some(seeds) = self.draws.seeds()
+            && let Some(noise) = kernels::cube::normals(&Stream::initial_noise(seeds, self.scale), shape, device)
+        {
+            return noise;
+        }
+        self.tensor(shape, &|place, out| self.draws.initial_noise(place, out), device)
+    }
+
+    /// What is added after a step, `[B, L, Z]`.
+    fn step(&self, taken: usize, shape: [usize; 3], device: &Device) -> Tensor<3> {
+        #[cfg(any(feature = "cuda", feature = "wgpu"))]
+        if let Some(seeds) = self.draws.seeds()
+            && let Some(noise) = kernels::cube::normals(&Stream::step_noise(seeds, self.scale, taken), shape, device)
+        {
+            return noise;
+        }
+        self.tensor(shape, &|place, out| self.draws.step_noise(place, taken, out), device)
+    }
+
     fn tensor(
         &self,
-        batch: usize,
-        length: usize,
-        channels: usize,
+        [batch, length, channels]: [usize; 3],
         fill: &(dyn Fn(Place, &mut [f32]) + Sync),
         device: &Device,
     ) -> Tensor<3> {

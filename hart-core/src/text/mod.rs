@@ -10,6 +10,7 @@ pub use tokenizer::{Side, TextTokenizer, Truncation};
 
 use burn::prelude::*;
 
+use crate::device::Precision;
 use crate::error::Result;
 use crate::progress::Progress;
 
@@ -61,6 +62,11 @@ pub struct TextEncoder {
 impl TextEncoder {
     pub(crate) fn new(tokenizer: TextTokenizer, encoder: Qwen2) -> Self {
         Self { tokenizer, encoder }
+    }
+
+    /// The same computed in half precision, where that is the precision and the device a GPU.
+    pub(crate) fn with_precision(self, precision: Precision) -> Self {
+        Self { encoder: self.encoder.with_precision(precision), ..self }
     }
 
     /// The tokenizer.

@@ -6,6 +6,7 @@ use burn::prelude::*;
 
 use super::{Context, Tokens};
 use crate::config::TextConfig;
+use crate::device::Precision;
 use crate::error::Result;
 use crate::kernels::{self, Linear, LinearConfig, Rotation};
 use crate::progress::{Progress, Step};
@@ -45,9 +46,9 @@ impl Attention {
             let count = t.dims()[2] / self.head_dim;
             t.reshape([batch, length, count, self.head_dim]).swap_dims(1, 2) // [batch, heads, seq, dim]
         };
-        let query = rotation.apply(heads(kernels::linear(x.clone(), &self.query)));
-        let key = rotation.apply(heads(kernels::linear(x.clone(), &self.key)));
-        let value = heads(kernels::linear(x, &self.value));
+        let query = rotation.apply(heads(kernels::linear_to_f32(x.clone(), &self.query)));
+        let key = rotation.apply(heads(kernels::linear_to_f32(x.clone(), &self.key)));
+        let value = heads(kernels::linear_to_f32(x, &self.value));
         let scale = 1.0 / (self.head_dim as f64).sqrt();
         let mixed = kernels::attention(query, key, value, Some(bias), scale);
         let [_, count, ..] = mixed.dims();
@@ -100,6 +101,13 @@ impl Qwen2 {
         }
     }
 
+    /// The same in half precision, where that is the precision: the residual stream and the norm behind it stay in f32.
+    pub(crate) fn with_precision(mut self, precision: Precision) -> Self {
+        let device = self.embedding.weight.lazy_device();
+        self.layers = self.layers.into_iter().map(|layer| kernels::in_half(layer, precision, &device)).collect();
+        self
+    }
+
     /// Cost of one row, in multiply-adds of the linear layers; for progress.
     pub(crate) fn work(&self, length: usize) -> f64 {
         let per_layer: usize = self.layers.first().map_or(0, |l| l.attention.num_params() + l.feed_forward.num_params());
@@ -129,9 +137,9 @@ impl Qwen2 {
         let mut x = self.embedding.forward(ids); // [batch, seq, hidden]
         for (index, layer) in self.layers.iter().enumerate() {
             let normed = kernels::rms_norm(x.clone(), &layer.attention_norm, None);
-            x = x + layer.attention.forward(normed, &rotation, bias.clone());
+            x = kernels::add_gated(x, layer.attention.forward(normed, &rotation, bias.clone()), None);
             let normed = kernels::rms_norm(x.clone(), &layer.feed_forward_norm, None);
-            x = x + layer.feed_forward.forward(normed);
+            x = kernels::add_gated(x, layer.feed_forward.forward(normed), None);
             let step = Step::TextLayer { layer: index + 1, layers: self.layers.len() };
             progress.done(step, self.work(length) * rows as f64 / self.layers.len() as f64)?;
         }

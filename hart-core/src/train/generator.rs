@@ -9,7 +9,7 @@ use burn::prelude::*;
 use super::loss::{cross_entropy, diffusion_loss};
 use super::optimizer::{Learner, OptimizerOptions};
 use super::random::{Purpose, StepRandom};
-use super::shards::{Shards, number};
+use super::shards::{Shards, numbers};
 use super::targets;
 use super::tokenizer::read_step;
 use crate::config::Config;
@@ -138,6 +138,11 @@ impl GeneratorTrainer {
         self.step
     }
 
+    /// Changes how many steps the learning rate falls over, from the next one on.
+    pub fn set_steps(&mut self, steps: u64) {
+        self.learner.set_steps(steps);
+    }
+
     /// One step on a batch.
     ///
     /// # Errors
@@ -149,8 +154,9 @@ impl GeneratorTrainer {
         let parts = self.shards.each(batch, |shard, batch| {
             let random = StepRandom { seed: options.seed, step: self.step, shard };
             let model = self.learner.current(self.model.clone());
-            let (total, losses) = self.loss(&model, batch, options.context_drop, random)?;
-            Ok((losses, GradientsParams::from_grads(total.backward(), &model)))
+            let loss = self.loss(&model, batch, options.context_drop, random)?;
+            let gradients = GradientsParams::from_grads(loss.total.backward(), &model);
+            Ok((read(loss.parts), gradients))
         })?;
         let (losses, gradients): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
         let mut losses = mean(losses);
@@ -173,18 +179,12 @@ impl GeneratorTrainer {
     pub fn losses(&self, batch: &[Captioned], number: u64) -> Result<GeneratorLosses> {
         let parts = self.shards.each(batch, |shard, batch| {
             let random = StepRandom { seed: self.options.seed, step: number, shard };
-            Ok(self.loss(&self.learner.current(self.model.clone()), batch, 0.0, random)?.1)
+            Ok(read(self.loss(&self.learner.current(self.model.clone()), batch, 0.0, random)?.parts))
         })?;
         Ok(mean(parts))
     }
 
-    fn loss(
-        &self,
-        model: &Generator,
-        batch: &[Captioned],
-        context_drop: f64,
-        random: StepRandom,
-    ) -> Result<(Tensor<1>, GeneratorLosses)> {
+    fn loss(&self, model: &Generator, batch: &[Captioned], context_drop: f64, random: StepRandom) -> Result<Loss> {
         let options = &self.options;
         let captions: Vec<&str> = batch.iter().map(|item| item.caption.as_str()).collect();
         let tokens = self.tokenizer.tokenize(&captions, None, self.config.transformer.context_tokens)?;
@@ -208,14 +208,14 @@ impl GeneratorTrainer {
 
         let chosen = |codes: &Vec<u32>| kept.iter().map(|&place| codes[place]).collect::<Vec<u32>>();
         let mut total: Option<Tensor<1>> = None;
-        let mut losses = GeneratorLosses::default();
+        let mut parts = Vec::new();
         let mut from = 0;
         for (scale, codes) in picture.codes.iter().enumerate() {
             let codes = if scale == last { codes.iter().map(chosen).collect() } else { codes.clone() };
             let length = codes[0].len();
             let loss = cross_entropy(logits.clone().narrow(1, from, length), &codes).mean();
             from += length;
-            losses.scales.push(number(loss.clone()));
+            parts.push(loss.clone());
             let weighted = loss * options.scale_weights[scale];
             total = Some(total.map_or(weighted.clone(), |sum| sum + weighted));
         }
@@ -232,9 +232,8 @@ impl GeneratorTrainer {
         let steps = random.below(Purpose::DiffusionStep, FULL_STEPS, target.dims()[1]);
         let noise = random.normals(Purpose::DiffusionNoise, target.dims(), &self.device);
         let diffusion = diffusion_loss(model.residual.mlp(), target, condition, &steps, noise).mean();
-        losses.diffusion = number(diffusion.clone());
-        let total = total.expect("a plan has scales") + diffusion * options.diffusion;
-        Ok((total, losses))
+        parts.push(diffusion.clone());
+        Ok(Loss { total: total.expect("a plan has scales") + diffusion * options.diffusion, parts })
     }
 
     /// The weights' running average, on the plain device.
@@ -265,6 +264,18 @@ impl GeneratorTrainer {
         self.step = step;
         Ok(())
     }
+}
+
+/// What is minimised, and what it is made of: the loss of each scale, and that of the diffusion.
+struct Loss {
+    total: Tensor<1>,
+    parts: Vec<Tensor<1>>,
+}
+
+fn read(parts: Vec<Tensor<1>>) -> GeneratorLosses {
+    let mut scales = numbers(parts);
+    let diffusion = scales.pop().expect("the last one is the diffusion's");
+    GeneratorLosses { scales, diffusion, gradient_norm: 0.0 }
 }
 
 fn mean(parts: Vec<GeneratorLosses>) -> GeneratorLosses {

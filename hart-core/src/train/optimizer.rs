@@ -11,6 +11,8 @@ use burn::optim::{
 use burn::prelude::*;
 use rayon::prelude::*;
 
+use super::shards::numbers;
+use crate::device::is_cpu;
 use crate::error::{Error, Result};
 use crate::kernels;
 use crate::weights::{Checkpoint, NamedTensor, parameter_names};
@@ -72,6 +74,10 @@ enum State {
     Velocity(Tensor<1>),
 }
 
+/// Decay of AdamW's averaged gradients.
+const BETA_1: f32 = 0.9;
+/// What AdamW adds to the root that it divides by.
+const EPSILON: f32 = 1e-8;
 /// Decay of Muon's velocity.
 const MOMENTUM: f64 = 0.95;
 /// A matrix with fewer rows or columns leads into the model or out of it, and is AdamW's.
@@ -83,6 +89,7 @@ pub(super) struct Learner {
     adam: AdamW,
     muon: Muon,
     options: OptimizerOptions,
+    on_cpu: bool,
 }
 
 impl Learner {
@@ -102,15 +109,19 @@ impl Learner {
             let matrix = (options.muon && !is_row && matrix.iter().all(|&n| n >= SMALLEST_MATRIX)).then_some(matrix);
             Slot { name, id, matrix, average: value.clone(), value, state: State::New }
         };
-        const EPSILON: f32 = 1e-8;
-        let adam = AdamWConfig::new().with_beta_2(options.beta_2).with_epsilon(EPSILON).with_weight_decay(options.weight_decay);
+        let adam = AdamWConfig::new()
+            .with_beta_1(BETA_1)
+            .with_beta_2(options.beta_2)
+            .with_epsilon(EPSILON)
+            .with_weight_decay(options.weight_decay);
         // The velocity is kept here: burn's own can't be saved by name.
         let muon = MuonConfig::new()
             .with_momentum(MomentumConfig { momentum: 0.0, dampening: 0.0, nesterov: false })
             .with_weight_decay(Some(WeightDecayConfig::new(options.weight_decay)))
             .with_adjust_lr_fn(AdjustLrFn::MatchRmsAdamW);
+        let on_cpu = found.0.first().is_none_or(|(_, _, value)| is_cpu(&value.device()));
         let slots = parameter_names(module).into_iter().zip(found.0).map(slot).collect();
-        Self { slots, adam: adam.build(), muon: muon.build(), options }
+        Self { slots, adam: adam.build(), muon: muon.build(), options, on_cpu }
     }
 
     /// One step on the mean of the shards' gradients. Returns the module and the gradients' norm before clipping. A parameter
@@ -130,24 +141,31 @@ impl Learner {
         let mut take = Take { shards, taken: Vec::new() };
         module.visit(&mut take);
         let mean = |parts: Vec<Tensor<1>>| Some(parts.into_iter().reduce(|sum, part| sum + part)? * share);
-        let gradients: Vec<Option<Tensor<1>>> = take.taken.into_par_iter().map(mean).collect();
-        let square = |gradient: &Option<Tensor<1>>| match gradient {
-            Some(gradient) => f64::from(gradient.clone().square().sum().into_scalar::<f32>()),
-            None => 0.0,
-        };
-        let squares: Vec<f64> = gradients.par_iter().map(square).collect();
-        let norm = squares.iter().sum::<f64>().sqrt() as f32;
+        let gradients = self.each(take.taken, mean);
+        let square = |gradient: Option<Tensor<1>>| Some(gradient?.square().sum());
+        let squares: Vec<Tensor<1>> = self.each(gradients.clone(), square).into_iter().flatten().collect();
+        let squares = if squares.is_empty() { Vec::new() } else { numbers(squares) };
+        let norm = squares.iter().copied().map(f64::from).sum::<f64>().sqrt() as f32;
         const SMALLEST_NORM: f32 = 1e-6;
         let scale = (self.options.clip / (norm + SMALLEST_NORM)).min(1.0);
         let (adam, muon, rate) = (&self.adam, &self.muon, learning_rate(&self.options, step));
         // As TensorFlow's moving average does: young averages forget quickly.
         let decay = self.options.average.min((1.0 + step as f64) / (10.0 + step as f64));
-        self.slots.par_iter_mut().zip(gradients).for_each(|(slot, gradient)| {
+        let change = |(mut slot, gradient): (Slot, Option<Tensor<1>>)| {
             let Some(gradient) = gradient else {
-                slot.average = slot.value.clone();
-                return;
+                // What had no gradient stays as it is; matrices may have had their step already.
+                if !matches!(slot.state, State::Velocity(_)) {
+                    slot.average = slot.value.clone();
+                }
+                return slot;
             };
             let value = std::mem::replace(&mut slot.value, Tensor::empty([0], &gradient.device()));
+            #[cfg(any(feature = "cuda", feature = "wgpu"))]
+            if slot.matrix.is_none()
+                && let Some(next) = fused(&slot, &value, &gradient, scale, rate, decay, &self.options)
+            {
+                return next;
+            }
             let gradient = gradient * scale;
             let state = std::mem::replace(&mut slot.state, State::New);
             (slot.value, slot.state) = match slot.matrix {
@@ -166,8 +184,60 @@ impl Learner {
                 }
             };
             slot.average = slot.average.clone() * decay + slot.value.clone() * (1.0 - decay);
-        });
+            slot
+        };
+        let slots: Vec<_> = std::mem::take(&mut self.slots).into_iter().zip(gradients).collect();
+        let slots = if self.on_cpu { slots } else { self.together(slots, scale, rate, decay) };
+        self.slots = self.each(slots, change);
         (self.current(module), norm)
+    }
+
+    /// Changes how many steps the learning rate falls over.
+    pub(super) fn set_steps(&mut self, steps: u64) {
+        self.options.steps = steps;
+    }
+
+    /// Muon's step for all matrices of one shape together: on a GPU the products of one matrix are too small to fill it. Whatever has
+    /// had its step comes back without a gradient.
+    fn together(&self, slots: Vec<(Slot, Option<Tensor<1>>)>, scale: f32, rate: f64, decay: f64) -> Vec<(Slot, Option<Tensor<1>>)> {
+        let mut shapes: Vec<[usize; 2]> =
+            slots.iter().filter(|(_, gradient)| gradient.is_some()).filter_map(|(slot, _)| slot.matrix).collect();
+        shapes.sort_unstable();
+        shapes.dedup();
+        let mut slots = slots;
+        for shape in shapes {
+            let mut group: Vec<_> = slots.iter_mut().filter(|(s, g)| s.matrix == Some(shape) && g.is_some()).collect();
+            let stack = |rows: Vec<Tensor<1>>| {
+                let count = rows.len();
+                Tensor::cat(rows, 0).reshape([count, shape[0], shape[1]])
+            };
+            let gradient = stack(group.iter().map(|(_, gradient)| gradient.clone().expect("just looked at")).collect()) * scale;
+            let velocities = group.iter().map(|(slot, _)| match &slot.state {
+                State::Velocity(velocity) => velocity.clone(),
+                _ => slot.value.zeros_like(),
+            });
+            let velocity = stack(velocities.collect()) * MOMENTUM + gradient.clone();
+            let change = orthogonalized(gradient + velocity.clone() * MOMENTUM);
+            let [rows, columns] = shape.map(|n| n as f64);
+            let change = change * (rate * 0.2 * rows.max(columns).sqrt());
+            let value = stack(group.iter().map(|(slot, _)| slot.value.clone()).collect());
+            let value = value * (1.0 - rate * f64::from(self.options.weight_decay)) - change;
+            let average =
+                stack(group.iter().map(|(slot, _)| slot.average.clone()).collect()) * decay + value.clone() * (1.0 - decay);
+            let row = |stack: &Tensor<3>, index: usize| flat(stack.clone().narrow(0, index, 1));
+            for (index, (slot, gradient)) in group.iter_mut().enumerate() {
+                (slot.value, slot.average) = (row(&value, index), row(&average, index));
+                slot.state = State::Velocity(row(&velocity, index));
+                *gradient = None;
+            }
+        }
+        slots
+    }
+
+    /// Work on each parameter: on all cores where they do the arithmetic, and one after the other on a GPU, whose stream belongs to a
+    /// thread.
+    fn each<T: Send, R: Send>(&self, items: Vec<T>, work: impl Fn(T) -> R + Send + Sync) -> Vec<R> {
+        if self.on_cpu { items.into_par_iter().map(work).collect() } else { items.into_iter().map(work).collect() }
     }
 
     /// The module with the weights as they are, to be trained further. Every copy keeps its own gradients: shards work side by side.
@@ -247,6 +317,56 @@ impl Learner {
     }
 }
 
+/// AdamW's step and the average's in one, on a GPU.
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+fn fused(
+    slot: &Slot,
+    value: &Tensor<1>,
+    gradient: &Tensor<1>,
+    scale: f32,
+    rate: f64,
+    decay: f64,
+    options: &OptimizerOptions,
+) -> Option<Slot> {
+    use kernels::cube::{Adam, AdamStep, adam};
+    let (time, moment_1, moment_2) = match &slot.state {
+        State::Moments(moments) => {
+            let momentum = &moments.momentum;
+            (momentum.time + 1, momentum.moment_1.clone(), momentum.moment_2.clone())
+        }
+        _ => (1, value.zeros_like(), value.zeros_like()),
+    };
+    let before = Adam { value: value.clone(), average: slot.average.clone(), moment_1, moment_2 };
+    let OptimizerOptions { beta_2, weight_decay, .. } = *options;
+    let step = AdamStep { beta_1: BETA_1, beta_2, epsilon: EPSILON, time, rate, weight_decay, scale, average: decay };
+    let Adam { value, average, moment_1, moment_2 } = adam(&before, gradient, step)?;
+    let state = State::Moments(AdamWState::new(AdaptiveMomentumState::new(time, moment_1, moment_2)));
+    Some(Slot { value, average, state, ..slot.clone() })
+}
+
+/// The nearest matrices with orthogonal rows or columns, by Newton and Schulz's iteration; the coefficients are Muon's own.
+///
+/// # Shapes
+///
+/// - x, output: `[N, rows, columns]`
+fn orthogonalized(x: Tensor<3>) -> Tensor<3> {
+    const COEFFICIENTS: [f64; 3] = [3.4445, -4.775, 2.0315];
+    const ITERATIONS: usize = 5;
+    const SMALLEST_NORM: f32 = 1e-7;
+    let [_, rows, columns] = x.dims();
+    let tall = rows > columns;
+    let x = if tall { x.swap_dims(1, 2) } else { x };
+    let norm = x.clone().square().sum_dim(2).sum_dim(1).sqrt().clamp_min(SMALLEST_NORM);
+    let mut x = x / norm;
+    let [a, b, c] = COEFFICIENTS;
+    for _ in 0..ITERATIONS {
+        let square = x.clone().matmul(x.clone().swap_dims(1, 2));
+        let factor = square.clone() * b + square.clone().matmul(square) * c;
+        x = x.clone() * a + factor.matmul(x);
+    }
+    if tall { x.swap_dims(1, 2) } else { x }
+}
+
 fn flat<const D: usize>(tensor: Tensor<D>) -> Tensor<1> {
     let count = tensor.shape().num_elements();
     tensor.reshape([count])
@@ -268,4 +388,32 @@ fn put<M: Module>(module: M, rows: &HashMap<ParamId, &Tensor<1>>, trained: bool)
         }
     }
     module.map(&mut Put { rows, trained })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Wide, tall and square ones: rows or columns end up close to orthogonal, as burn's own does one by one.
+    #[test]
+    fn matrices_together_are_orthogonalized_as_one_by_one() {
+        let device = kernels::tensor(vec![0.0], [1], &Device::flex()).device();
+        for [rows, columns] in [[32, 48], [48, 32], [40, 40]] {
+            let values: Vec<f32> = (0..2 * rows * columns).map(|i| ((i * i) as f32 * 0.37 + i as f32).sin()).collect();
+            let x = kernels::tensor(values, [2, rows, columns], &device);
+            let muon = MuonConfig::new()
+                .with_momentum(MomentumConfig { momentum: 0.0, dampening: 0.0, nesterov: false })
+                .with_adjust_lr_fn(AdjustLrFn::MatchRmsAdamW)
+                .build();
+            let together = orthogonalized(x.clone());
+            for index in 0..2 {
+                let one = |x: &Tensor<3>| x.clone().narrow(0, index, 1).reshape([rows, columns]);
+                let zeros = one(&x).zeros_like();
+                let rate = 1.0 / (0.2 * (rows.max(columns) as f64).sqrt());
+                let want = muon.step(rate, zeros, one(&x), None).0.neg();
+                let error = kernels::values((one(&together) - want).abs().max())[0];
+                assert!(error < 1e-4, "{rows} x {columns}: off by {error}");
+            }
+        }
+    }
 }

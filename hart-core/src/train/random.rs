@@ -1,6 +1,7 @@
 //! Random numbers of a training step, addressed by seed, step and purpose: a resumed run draws what the whole one would have.
 
 use burn::prelude::*;
+use rayon::prelude::*;
 
 use crate::kernels;
 use crate::rng::{normals, philox4x32, uniform};
@@ -46,7 +47,9 @@ impl StepRandom {
     /// Normal numbers.
     pub(super) fn normals<const D: usize>(&self, purpose: Purpose, shape: [usize; D], device: &Device) -> Tensor<D> {
         let count: usize = shape.iter().product();
-        let values = (0..count.div_ceil(4)).flat_map(|block| normals(self.words(purpose, block))).take(count).collect();
+        let mut values: Vec<f32> =
+            (0..count.div_ceil(4)).into_par_iter().flat_map_iter(|block| normals(self.words(purpose, block))).collect();
+        values.truncate(count);
         kernels::tensor(values, shape, device)
     }
 

@@ -7,6 +7,7 @@ use burn::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::error::{Error, Result};
+use crate::kernels;
 
 /// Threads for each part of a batch.
 pub(super) struct Shards {
@@ -36,6 +37,10 @@ impl Shards {
             let problem = format!("holds {} items, expected at least one for each of {} shards", batch.len(), self.pools.len());
             return Err(Error::request("batch", problem));
         }
+        if self.pools.len() == 1 {
+            // Here, on the thread whose stream a GPU's other work is on.
+            return Ok(vec![work(0, batch)?]);
+        }
         let parts = self.pools.iter().zip(batch.chunks_exact(size)).enumerate();
         std::thread::scope(|scope| {
             let work = &work;
@@ -47,7 +52,7 @@ impl Shards {
     }
 }
 
-/// The one number of a loss, on the host.
-pub(super) fn number(loss: Tensor<1>) -> f32 {
-    loss.detach().into_scalar()
+/// Losses on the host, all read at once: a GPU is waited for only then.
+pub(super) fn numbers(losses: Vec<Tensor<1>>) -> Vec<f32> {
+    kernels::values(Tensor::cat(losses.into_iter().map(Tensor::detach).collect(), 0))
 }

@@ -1,6 +1,7 @@
 //! What a step of the generator is to predict, and from what.
 
 use burn::prelude::*;
+use rayon::prelude::*;
 
 use super::random::{Purpose, StepRandom};
 use crate::kernels;
@@ -52,7 +53,7 @@ pub(super) fn codes(picture: &ImageTokens, kept: &[usize], logits: Tensor<3>, sh
             nearest[image][kept[index]]
         }
     };
-    (0..batch).map(|image| (0..length).map(|index| code(image, index)).collect()).collect()
+    (0..batch).into_par_iter().map(|image| (0..length).map(|index| code(image, index)).collect()).collect()
 }
 
 /// Rows of the kept tokens' codes, and the residuals that they leave, divided by [`LATENT_SCALE`].

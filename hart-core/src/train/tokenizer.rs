@@ -10,7 +10,7 @@ use super::codebook::{RowAverages, Usage, quantize};
 use super::loss::reconstruction_loss;
 use super::optimizer::{Learner, OptimizerOptions};
 use super::random::StepRandom;
-use super::shards::{Shards, number};
+use super::shards::{Shards, numbers};
 use crate::config::VisualConfig;
 use crate::error::{Error, Result};
 use crate::image::Image;
@@ -87,6 +87,11 @@ impl TokenizerTrainer {
         self.step
     }
 
+    /// Changes how many steps the learning rate falls over, from the next one on.
+    pub fn set_steps(&mut self, steps: u64) {
+        self.learner.set_steps(steps);
+    }
+
     /// One step. Of every shard the first half of the pictures is decoded from its continuous latents and the rest from its codes,
     /// so that the decoder serves both.
     ///
@@ -136,7 +141,7 @@ impl TokenizerTrainer {
         let model = self.learner.current(self.model.clone());
         let side = model.resolution();
         let count = pictures.len();
-        let values = pictures.iter().flat_map(Image::planes).collect();
+        let values = Image::planes_of(pictures);
         let pixels = kernels::tensor(values, [count, 3, side, side], &self.device);
         let features = model.encode(pixels.clone());
         let sides = &model.config().sides;
@@ -153,13 +158,10 @@ impl TokenizerTrainer {
         let hybrid = loss(0, continuous, first);
         let discrete = loss(continuous, count - from, second);
         let total = (hybrid.clone() + discrete.clone()) * 0.5 + quantized.loss.clone() * self.options.quantizer;
-        let losses = TokenizerLosses {
-            hybrid: number(hybrid),
-            discrete: number(discrete),
-            quantizer: number(quantized.loss),
-            ..TokenizerLosses::default()
-        };
         let gradients = GradientsParams::from_grads(total.backward(), &model);
+        let [hybrid, discrete, quantizer]: [f32; 3] =
+            numbers(vec![hybrid, discrete, quantized.loss]).try_into().expect("three just here");
+        let losses = TokenizerLosses { hybrid, discrete, quantizer, ..TokenizerLosses::default() };
         Ok(Part { losses, gradients, usage: quantized.usage })
     }
 

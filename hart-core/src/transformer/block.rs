@@ -6,6 +6,7 @@ use burn::prelude::*;
 
 use super::attention::Attention;
 use crate::config::{ModulationKind, Pooling, TransformerConfig};
+use crate::device::Precision;
 use crate::kernels::{self, Extend, Group, Linear, LinearConfig, Modulation, Rotation, SwiGlu};
 
 /// What modulates a block: its six vectors in the checkpoint's order gamma1, gamma2, scale1, scale2, shift1, shift2.
@@ -71,6 +72,12 @@ impl Block {
             modulator,
             pooling,
         }
+    }
+
+    /// The norm with what it gives in half precision, where that is the precision: only such layers read it.
+    pub(super) fn with_norm_in(mut self, precision: Precision, device: &Device) -> Self {
+        self.norm = kernels::in_half(self.norm, precision, device);
+        self
     }
 
     /// The layers whose products may be computed in a lower precision. The modulator has a row a run, and stays exact.

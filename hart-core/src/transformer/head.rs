@@ -5,6 +5,7 @@ use burn::nn::{RmsNorm, RmsNormConfig};
 use burn::prelude::*;
 
 use crate::config::TransformerConfig;
+use crate::device::Precision;
 use crate::kernels::{self, Linear, LinearConfig, Modulation};
 
 /// A norm modulated by the context, and a linear layer.
@@ -25,6 +26,12 @@ impl Head {
         }
     }
 
+    /// The norm with what it gives in half precision, where that is the precision.
+    pub(super) fn with_norm_in(mut self, precision: Precision, device: &Device) -> Self {
+        self.norm = kernels::in_half(self.norm, precision, device);
+        self
+    }
+
     /// The layer whose product may be computed in a lower precision.
     pub(super) fn packable(&mut self) -> (&'static str, &mut Linear) {
         ("logits", &mut self.logits)
@@ -42,6 +49,6 @@ impl Head {
     /// - x: `[R, L, C]`
     /// - output: `[R, L, V]`
     pub(super) fn forward(&self, x: Tensor<3>, modulation: &Modulation) -> Tensor<3> {
-        kernels::linear(kernels::rms_norm(x, &self.norm, Some(modulation)), &self.logits)
+        kernels::linear_to_f32(kernels::rms_norm(x, &self.norm, Some(modulation)), &self.logits)
     }
 }

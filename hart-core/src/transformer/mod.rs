@@ -88,6 +88,10 @@ impl Transformer {
     /// The same with the products of its layers computed in another precision; its weights don't change from now on.
     pub(crate) fn with_precision(mut self, precision: Precision) -> Self {
         self.packable().into_iter().for_each(|(_, layer)| layer.pack(precision));
+        let device = self.context_embed.weight.lazy_device();
+        self.blocks = self.blocks.into_iter().map(|block| block.with_norm_in(precision, &device)).collect();
+        self.head = self.head.with_norm_in(precision, &device);
+        self.residual_norm = kernels::in_half(self.residual_norm, precision, &device);
         let levels = (0..self.config.sides.len()).map(|scale| self.level_embed.forward(scale)).collect();
         Self { precision, levels: Some(Tensor::cat(levels, 1)), ..self }
     }
@@ -135,7 +139,14 @@ impl Transformer {
             embedded,
             first,
             precision: self.precision,
+            room: context.mask.first().map_or(0, Vec::len) + self.tokens_between(),
         }
+    }
+
+    /// Tokens of the scales between the first and the last one.
+    fn tokens_between(&self) -> usize {
+        let sides = &self.config.sides;
+        sides[1..sides.len() - 1].iter().map(|side| side * side).sum()
     }
 
     /// The first scale's input: the context tokens.

@@ -3,7 +3,7 @@
 use burn::prelude::*;
 
 use super::block::BlockModulation;
-use crate::device::Precision;
+use crate::device::{Precision, is_cpu};
 use crate::kernels::{self, Cache, Group, Memory, Modulation};
 use crate::text::Context;
 
@@ -22,6 +22,8 @@ pub struct Conditioning {
     pub(super) first: Batch,
     /// The model's.
     pub(super) precision: Precision,
+    /// Tokens of a row that later scales look at.
+    pub(super) room: usize,
 }
 
 /// One run's state.
@@ -36,7 +38,7 @@ pub struct State {
 impl State {
     /// The state before the first scale.
     pub fn new(conditioning: Conditioning) -> Self {
-        let caches = vec![Cache::new(conditioning.precision); conditioning.modulations.len()];
+        let caches = vec![Cache::new(conditioning.precision, conditioning.room); conditioning.modulations.len()];
         Self { conditioning, caches, memory: Memory::default() }
     }
 
@@ -62,7 +64,9 @@ impl Batch {
     /// A context's tokens.
     pub(super) fn of_context(context: &Context) -> Self {
         let (rows, tokens) = (context.rows(), context.mask.first().map_or(0, Vec::len));
-        let alike = if tokens == 0 { 0 } else { context.unconditional.min(rows) };
+        // A GPU does rows of one length sooner than fewer tokens.
+        let together = tokens > 0 && is_cpu(&context.hidden.device());
+        let alike = if together { context.unconditional.min(rows) } else { 0 };
         let groups = [Group { rows: rows - alike, tokens, times: 1 }, Group { rows: alike, tokens: 1, times: tokens }];
         Self { groups: groups.into_iter().filter(|group| group.rows > 0).collect(), tokens }
     }

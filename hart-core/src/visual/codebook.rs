@@ -45,9 +45,7 @@ impl Codebook {
 
     /// The rows on the host, for sampling.
     pub fn rows(&self) -> CodebookRows {
-        let rows = self.embedding.weight.val();
-        let width = rows.dims()[1];
-        CodebookRows::new(kernels::values(rows), width)
+        CodebookRows::new(self.embedding.weight.val())
     }
 
     /// The table of rows, `[V, Z]`.
@@ -78,9 +76,18 @@ impl Codebook {
     /// - output: `[B, L, Z]`
     pub fn embed(&self, codes: &[Vec<u32>]) -> Tensor<3> {
         let length = codes.first().map_or(0, Vec::len);
-        let flat: Vec<i32> = codes.iter().flatten().map(|&c| c as i32).collect();
-        let device = self.embedding.weight.lazy_device();
-        self.embedding.forward(Tensor::from_data(TensorData::new(flat, [codes.len(), length]), &device))
+        let flat = codes.iter().flatten().copied().collect();
+        self.rows_of(kernels::integers(flat, [codes.len(), length], &self.embedding.weight.lazy_device()))
+    }
+
+    /// Rows of codes that are on the device.
+    ///
+    /// # Shapes
+    ///
+    /// - codes: `[B, L]`
+    /// - output: `[B, L, Z]`
+    pub fn rows_of(&self, codes: Tensor<2, Int>) -> Tensor<3> {
+        self.embedding.forward(codes)
     }
 
     /// Adds a scale's features to the running latent: enlarged and smoothed by phi, but at the last scale as they are.

@@ -66,14 +66,15 @@ impl Kept {
         let wanted = shrink(rest * known, scale.side) / share.clone().clamp_min(f32::EPSILON);
         let nearest = codebook.nearest_codes(wanted).swap_remove(0);
         let given: Vec<bool> = kernels::values(share.clone()).iter().map(|s| *s >= KNOWN_SHARE).collect();
-        let choose = |drawn: Vec<u32>| drawn.iter().zip(&nearest).zip(&given).map(|((d, n), g)| if *g { *n } else { *d }).collect();
+        let choose = |((drawn, nearest), given): ((u32, &u32), &bool)| if *given { *nearest } else { drawn };
+        let chosen = codes.drawn().into_iter().flat_map(|row| row.into_iter().zip(&nearest).zip(&given).map(choose)).collect();
         let device = self.features.device();
         let given_mask: Vec<f32> = given.iter().map(|&g| f32::from(u8::from(g))).collect();
         let given_mask = kernels::tensor(given_mask, [1, given.len(), 1], &device);
         let rows = codebook.embed(std::slice::from_ref(&nearest));
         Codes {
             features: codes.features * (given_mask.clone().neg() + 1.0) + rows * given_mask,
-            indices: codes.indices.into_iter().map(choose).collect(),
+            indices: kernels::integers(chosen, codes.indices.dims(), &device),
         }
     }
 

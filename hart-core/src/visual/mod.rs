@@ -17,7 +17,7 @@ use burn::nn::conv::Conv2d;
 use burn::prelude::*;
 
 use crate::config::VisualConfig;
-use crate::device::Precision;
+use crate::device::{Precision, is_cpu};
 use crate::error::{Error, Result};
 use crate::image::Image;
 use crate::kernels;
@@ -102,8 +102,10 @@ impl VisualTokenizer {
     /// The same with the decoder's blocks computed in another precision. Int8 is bf16 here: by Winograd's way that is as fast, and
     /// pictures differ far less.
     pub(crate) fn with_precision(mut self, precision: Precision) -> Self {
-        if matches!(precision, Precision::Bf16 | Precision::Int8) {
-            self.decoder = self.decoder.in_bf16();
+        let device = self.quant_conv.weight.lazy_device();
+        match precision {
+            Precision::Bf16 | Precision::Int8 if is_cpu(&device) => self.decoder = self.decoder.in_bf16(),
+            _ => self.decoder = kernels::in_half(self.decoder, precision, &device),
         }
         self
     }
@@ -204,7 +206,7 @@ impl VisualTokenizer {
             }
         }
         let device = self.quant_conv.weight.lazy_device();
-        let values = images.iter().flat_map(Image::planes).collect();
+        let values = Image::planes_of(images);
         Ok(self.tokenize(self.encode(kernels::tensor(values, [images.len(), 3, side, side], &device))))
     }
 
@@ -227,7 +229,8 @@ impl VisualTokenizer {
     }
 
     pub(crate) fn decode_unclamped(&self, latent: &Latent, progress: &mut Progress<'_>) -> Result<Tensor<4>> {
-        self.decoder.forward(kernels::conv2d(latent.0.clone(), &self.post_quant_conv), progress)
+        let pixels = self.decoder.forward(kernels::conv2d(latent.0.clone(), &self.post_quant_conv), progress)?;
+        Ok(kernels::to_f32(pixels))
     }
 
     /// A quick look at a latent: its first picture with sides of at most `max_side` pixels, but at least those of one position. A

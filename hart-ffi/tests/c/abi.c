@@ -115,6 +115,8 @@ static void nulls(const hart_model *model, const char *path, const char *scratch
     IS_NULL(hart_model_describe(model, NULL), "info");
     IS_NULL(hart_model_memory(NULL, request, NULL, NULL), "model");
     OK(hart_model_memory(model, NULL, NULL, NULL));
+    IS_NULL(hart_model_warm_up(NULL), "model");
+    OK(hart_model_warm_up(model));
     IS_NULL(hart_model_test_panic(NULL), "model");
     IS_NULL(hart_cancel_new(NULL), "cancel");
     CHECK(hart_cancel_request(NULL) == HART_ERR_NULL);

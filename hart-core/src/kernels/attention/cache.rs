@@ -2,6 +2,8 @@
 
 use burn::prelude::*;
 
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+use super::super::cube::InPlace;
 #[cfg(feature = "cpu")]
 use super::panels::Panels;
 use crate::device::Precision;
@@ -26,7 +28,7 @@ impl Group {
 
 /// A group's keys and values, `[rows, heads, tokens so far, channels]`, and the logarithm of how often each counts.
 #[derive(Clone, Debug)]
-pub(super) struct Seen {
+pub(in super::super) struct Seen {
     pub(super) key: Tensor<4>,
     pub(super) value: Tensor<4>,
     pub(super) log_weights: Vec<f32>,
@@ -37,11 +39,14 @@ pub(super) struct Seen {
 pub(crate) struct Cache {
     /// Whether they are rounded to bf16, where the device has a body for it.
     pub(super) bf16: bool,
-    pub(super) kept: Kept,
+    /// Tokens of a row that later scales look at, all scales together.
+    #[cfg_attr(not(any(feature = "cuda", feature = "wgpu")), expect(dead_code, reason = "read on GPUs"))]
+    pub(in super::super) room: usize,
+    pub(in super::super) kept: Kept,
 }
 
 #[derive(Clone, Debug, Default)]
-pub(super) enum Kept {
+pub(in super::super) enum Kept {
     #[default]
     Nothing,
     /// For each group.
@@ -49,12 +54,15 @@ pub(super) enum Kept {
     /// For each row, what came with each scale.
     #[cfg(feature = "cpu")]
     Panels(Vec<Vec<Panels>>),
+    /// On a GPU, with room for all scales.
+    #[cfg(any(feature = "cuda", feature = "wgpu"))]
+    InPlace(InPlace),
 }
 
 impl Cache {
-    /// An empty one for a model of this precision.
-    pub(crate) fn new(precision: Precision) -> Self {
-        Self { bf16: matches!(precision, Precision::Bf16 | Precision::Int8), kept: Kept::Nothing }
+    /// An empty one for a model of this precision, and so many tokens that later scales look at.
+    pub(crate) fn new(precision: Precision, room: usize) -> Self {
+        Self { bf16: matches!(precision, Precision::Bf16 | Precision::Int8), room, kept: Kept::Nothing }
     }
 
     /// The cache, to be extended by tokens that later scales look at too.
@@ -71,15 +79,20 @@ impl Cache {
 
 /// Memory for the last scale's keys and values, for each row.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Memory(#[cfg(feature = "cpu")] pub(super) Vec<Panels>);
+pub(crate) struct Memory {
+    #[cfg(feature = "cpu")]
+    pub(super) panels: Vec<Panels>,
+    #[cfg(any(feature = "cuda", feature = "wgpu"))]
+    pub(in super::super) in_place: Option<InPlace>,
+}
 
 /// A cache that is about to be extended by one scale.
-pub(crate) struct Extend<'a>(pub(super) Option<Extended<'a>>);
+pub(crate) struct Extend<'a>(pub(in super::super) Option<Extended<'a>>);
 
-pub(super) struct Extended<'a> {
-    pub(super) cache: &'a mut Cache,
+pub(in super::super) struct Extended<'a> {
+    pub(in super::super) cache: &'a mut Cache,
     /// Present with the last scale.
-    pub(super) last: Option<&'a mut Memory>,
+    pub(in super::super) last: Option<&'a mut Memory>,
 }
 
 impl Extend<'_> {

@@ -139,7 +139,7 @@ pub(super) fn self_attention(
     assert_eq!(spans.iter().map(|span| span.group.tokens).sum::<usize>(), total, "groups hold all tokens");
     assert!(!shared || spans.iter().all(|span| span.group.tokens <= rotated), "every token has its angles");
 
-    let mut memory = last.as_mut().map(|memory| std::mem::take(&mut memory.0)).unwrap_or_default();
+    let mut memory = last.as_mut().map(|memory| std::mem::take(&mut memory.panels)).unwrap_or_default();
     memory.resize_with(spans.len(), Panels::default);
     let packed = |(&span, memory): (&Span, Panels)| {
         let norms = norms.is_some().then_some(&ones[..]);
@@ -162,7 +162,7 @@ pub(super) fn self_attention(
     let mut out = vec![0.0; total * width];
     mix(&questions.collect::<Vec<_>>(), heads, &mut out);
     match last {
-        Some(memory) => memory.0 = new,
+        Some(memory) => memory.panels = new,
         None => {
             kept.iter_mut().zip(new).for_each(|(kept, new)| kept.push(new));
             cache.kept = Kept::Panels(kept);

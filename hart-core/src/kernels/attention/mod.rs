@@ -16,15 +16,20 @@ mod rotation;
 mod rows;
 
 pub(crate) use cache::{Cache, Extend, Group, Memory};
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+pub(super) use cache::{Extended, Kept};
 pub(crate) use rotation::Rotation;
 
 use burn::prelude::*;
-use burn::tensor::module;
 use burn::tensor::ops::AttentionModuleOptions;
+use burn::tensor::{DType, module};
 use cache::Seen;
 
+use super::to_f32;
+use crate::device::is_cpu;
+
 /// Smallest norm that L2 normalisation divides by, PyTorch's default.
-const SMALLEST_NORM: f32 = 1e-12;
+pub(super) const SMALLEST_NORM: f32 = 1e-12;
 
 /// `softmax(scale * q k^T + bias) v`.
 ///
@@ -41,12 +46,27 @@ pub(crate) fn attention(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, bias
     {
         return mixed;
     }
-    plain_attention(query, key, value, bias, scale)
+    // Softmax in f32, whatever the type.
+    let kind = query.dtype();
+    let mixed = plain_attention(to_f32(query), to_f32(key), to_f32(value), bias, scale);
+    if kind == DType::F32 { mixed } else { mixed.cast(kind) }
 }
 
 fn plain_attention(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, bias: Option<Tensor<4>>, scale: f64) -> Tensor<4> {
+    // The GPU backend takes as many keys as there are queries.
+    let shared = if is_cpu(&query.device()) { 1 } else { query.dims()[1] / key.dims()[1].max(1) };
+    let (key, value) = (repeat(key, shared), repeat(value, shared));
     let options = AttentionModuleOptions { scale: Some(scale), ..Default::default() };
     module::attention(query, key, value, None, bias, options)
+}
+
+/// Every head so many times, one beside the other.
+fn repeat(x: Tensor<4>, times: usize) -> Tensor<4> {
+    if times <= 1 {
+        return x;
+    }
+    let [batch, heads, length, channels] = x.dims();
+    x.reshape([batch, heads, 1, length * channels]).repeat_dim(2, times).reshape([batch, heads * times, length, channels])
 }
 
 /// What a block's self-attention knows besides its two linear layers.
@@ -87,7 +107,13 @@ impl SelfAttention {
         {
             return mixed;
         }
-        self.plain(qkv, rotation, groups, cache, bias)
+        #[cfg(any(feature = "cuda", feature = "wgpu"))]
+        if bias.is_none()
+            && let Some(mixed) = super::cube::self_attention(self, &qkv, rotation, groups, &mut cache)
+        {
+            return mixed;
+        }
+        self.plain(to_f32(qkv), rotation, groups, cache, bias)
     }
 
     fn plain(
@@ -231,7 +257,7 @@ mod tests {
                 scale: if normalised { 1.0 } else { 0.3 },
             };
             for precision in [Precision::F32, Precision::Bf16] {
-                let (mut fast, mut plain) = (Cache::new(precision), Cache::new(precision));
+                let (mut fast, mut plain) = (Cache::new(precision, 11), Cache::new(precision, 11));
                 let mut memory = Memory::default();
                 let scales = [
                     (vec![group(2, 7, 1), group(2, 1, 7)], [1, 16]),

@@ -47,8 +47,8 @@ impl Rotation {
     }
 
     /// Cosines and sines, `[rows or 1, 1, seq, dim]`.
-    #[cfg(feature = "cpu")]
-    pub(super) fn tables(&self) -> (&Tensor<4>, &Tensor<4>) {
+    #[cfg(any(feature = "cpu", feature = "cuda", feature = "wgpu"))]
+    pub(in super::super) fn tables(&self) -> (&Tensor<4>, &Tensor<4>) {
         (&self.cos, &self.sin)
     }
 

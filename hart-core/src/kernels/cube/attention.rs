@@ -1,0 +1,276 @@
+//! Self-attention with keys and values kept in place: one kernel takes a block's product apart, adds biases, norms and rotates, and
+//! writes keys and values where they stay.
+
+use burn::prelude::Tensor;
+use burn::tensor::activation::softmax;
+use burn::tensor::ops::AttentionModuleOptions;
+use burn::tensor::{DType, Shape};
+use burn_cubecl::kernel::attention::{AttentionStrategy, attention};
+use burn_cubecl::kernel::matmul::{MatmulStrategy, matmul};
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::prelude::*;
+use cubek::attention::forward::routines::blackbox_accelerated::BlackboxAcceleratedStrategy;
+
+use super::super::attention::{Extend, Extended, Group, Kept, Rotation, SMALLEST_NORM, SelfAttention};
+use super::{cube_number, cubes, element, empty_like, primitive, tensor, whole};
+
+/// Heads of tokens that a cube works on.
+const HEADS: u32 = 8;
+
+/// Keys and values `[rows, heads, room, channels]`, of which the first `filled` tokens of every head are there.
+#[derive(Debug)]
+pub(in super::super) struct InPlace {
+    key: CubeTensor,
+    value: CubeTensor,
+    filled: usize,
+}
+
+/// A copy is one that can be written to.
+impl Clone for InPlace {
+    fn clone(&self) -> Self {
+        let mut copy = Self::empty(&self.key, [0, 1, 2, 3].map(|dim| self.key.meta.shape()[dim]));
+        copy.copy(self);
+        copy
+    }
+}
+
+impl InPlace {
+    fn empty(like: &CubeTensor, [rows, heads, room, channels]: [usize; 4]) -> Self {
+        let part = || empty_like(like, [rows, heads, room, channels], like.dtype);
+        Self { key: part(), value: part(), filled: 0 }
+    }
+
+    fn room(&self) -> usize {
+        self.key.meta.shape()[2]
+    }
+
+    /// The tokens that are there, as views.
+    fn seen(&self) -> [CubeTensor; 2] {
+        [&self.key, &self.value].map(|part| {
+            let mut part = part.clone();
+            let [rows, heads, _, channels] = [0, 1, 2, 3].map(|dim| part.meta.shape()[dim]);
+            part.meta.shape = Shape::from([rows, heads, self.filled, channels]);
+            part
+        })
+    }
+
+    /// Takes over the tokens of another one, which has the same rows and heads.
+    fn copy(&mut self, from: &Self) {
+        let [rows, heads, room, channels] = [0, 1, 2, 3].map(|dim| self.key.meta.shape()[dim]);
+        for (to, from_part) in [(&self.key, &from.key), (&self.value, &from.value)] {
+            let count = rows * heads * from.filled * channels;
+            copy_kernel::launch(
+                &to.client,
+                cubes(count.div_ceil(256)),
+                CubeDim::new_1d(256),
+                from_part.clone().into_buffer_arg(),
+                to.clone().into_buffer_arg(),
+                count,
+                from.filled * channels,
+                from.room() * channels,
+                room * channels,
+                element(to.dtype),
+            );
+        }
+        self.filled = from.filled;
+    }
+}
+
+#[cube(launch)]
+#[allow(clippy::too_many_arguments)]
+fn copy_kernel<X: Float>(
+    from: &[X],
+    to: &mut [X],
+    count: usize,
+    part: usize,
+    from_stride: usize,
+    to_stride: usize,
+    #[define(X)] _type: ElemType,
+) {
+    let i = cube_number() * CUBE_DIM_X as usize + UNIT_POS as usize;
+    if i < count {
+        let (head, at) = (i / part, i % part);
+        to[head * to_stride + at] = from[head * from_stride + at];
+    }
+}
+
+/// One thread a pair of channels that are turned against each other, of one head of one token.
+#[cube(launch)]
+#[allow(clippy::too_many_arguments)]
+fn take_apart<X: Float>(
+    qkv: &[X],
+    query_bias: &[f32],
+    value_bias: &[f32],
+    norms: &[f32],
+    cos: &[f32],
+    sin: &[f32],
+    query: &mut [X],
+    key: &mut [X],
+    value: &mut [X],
+    total: usize,
+    heads: usize,
+    length: usize,
+    room: usize,
+    filled: usize,
+    turned: usize,
+    scale: f32,
+    #[comptime] half: usize,
+    #[comptime] normed: bool,
+    #[define(X)] _type: ElemType,
+) {
+    let channels = 2 * half;
+    let pair = UNIT_POS_X as usize;
+    let line = UNIT_POS_Y as usize;
+    let number = cube_number() * CUBE_DIM_Y as usize + line;
+    let there = number < total;
+    // Those that have nothing to do stay for the others' sums.
+    let number = if there { number } else { total - 1 };
+    let (token, head) = (number / heads, number % heads);
+    let (row, position) = (token / length, token % length);
+    let width = heads * channels;
+    let first = head * channels + pair;
+    let second = first + half;
+    let start = token * 3 * width;
+    let mut q1 = f32::cast_from(qkv[start + first]) + query_bias[first];
+    let mut q2 = f32::cast_from(qkv[start + second]) + query_bias[second];
+    let mut k1 = f32::cast_from(qkv[start + width + first]);
+    let mut k2 = f32::cast_from(qkv[start + width + second]);
+    if comptime!(normed) {
+        let mut squares = Shared::<[f32]>::new_slice(comptime!(2 * half * HEADS as usize));
+        let at = line * channels;
+        squares[at + pair] = q1 * q1 + q2 * q2;
+        squares[at + half + pair] = k1 * k1 + k2 * k2;
+        sync_cube();
+        let mut of_query = 0.0f32;
+        let mut of_key = 0.0f32;
+        for i in 0..half {
+            of_query += squares[at + i];
+            of_key += squares[at + half + i];
+        }
+        let query_factor = norms[head] / max(of_query.sqrt(), SMALLEST_NORM);
+        let key_factor = 1.0f32 / max(of_key.sqrt(), SMALLEST_NORM);
+        q1 *= query_factor;
+        q2 *= query_factor;
+        k1 *= key_factor;
+        k2 *= key_factor;
+    }
+    if there {
+        let angles = token % turned * channels;
+        let (c1, s1) = (cos[angles + pair], sin[angles + pair]);
+        let (c2, s2) = (cos[angles + half + pair], sin[angles + half + pair]);
+        let to = ((row * heads + head) * length + position) * channels;
+        query[to + pair] = X::cast_from((q1 * c1 - q2 * s1) * scale);
+        query[to + half + pair] = X::cast_from((q2 * c2 + q1 * s2) * scale);
+        let to = ((row * heads + head) * room + filled + position) * channels;
+        key[to + pair] = X::cast_from(k1 * c1 - k2 * s1);
+        key[to + half + pair] = X::cast_from(k2 * c2 + k1 * s2);
+        value[to + pair] = X::cast_from(f32::cast_from(qkv[start + 2 * width + first]) + value_bias[first]);
+        value[to + half + pair] = X::cast_from(f32::cast_from(qkv[start + 2 * width + second]) + value_bias[second]);
+    }
+}
+
+/// `softmax(scale q k^T) v`, with scores and softmax in f32. In half precision by flash attention, where the queries fill its tiles;
+/// its kernels round to f16 inside, so f32 never takes them.
+fn mix(query: CubeTensor, key: CubeTensor, value: CubeTensor, scale: f64) -> CubeTensor {
+    const TILE: usize = 16;
+    let length = query.meta.shape()[2];
+    let planes = [4u8, 2, 1].into_iter().find(|&planes| length.is_multiple_of(TILE * usize::from(planes)));
+    if let (true, Some(num_planes)) = (query.dtype == DType::F16, planes) {
+        let flash = AttentionStrategy::FlashBlackboxAccelerated(BlackboxAcceleratedStrategy { num_planes, seq_q: 1, seq_kv: 1 });
+        let (q, k, v) = (query.clone(), key.clone(), value.clone());
+        if let Ok(mixed) = attention(q, k, v, None, None, AttentionModuleOptions::default(), flash) {
+            return mixed;
+        }
+    }
+    let turned: Tensor<4> = tensor::<4>(key).swap_dims(2, 3);
+    let kind = query.dtype;
+    let product = |a: Tensor<4>, b: Tensor<4>, to| {
+        let (a, b) = (primitive(&a).expect("it is the GPU's"), primitive(&b).expect("it is the GPU's"));
+        matmul(a, b, None, MatmulStrategy::default(), to).expect("the sizes fit")
+    };
+    let scores: Tensor<4> = tensor(product(tensor(query), turned, DType::F32));
+    let shares = softmax(scores * scale, 3).cast(kind);
+    product(shares, tensor(value), kind)
+}
+
+/// As [`SelfAttention::forward`], without a bias, with a cache, and with rows of one length.
+pub(in super::super) fn self_attention(
+    layer: &SelfAttention,
+    qkv: &Tensor<3>,
+    rotation: &Rotation,
+    groups: &[Group],
+    cache: &mut Extend<'_>,
+) -> Option<Tensor<3>> {
+    let Extended { cache, last } = cache.0.as_mut()?;
+    let [rows, length, width] = qkv.dims();
+    let (heads, width) = (layer.heads, width / 3);
+    let channels = width / heads;
+    let alike = groups.iter().all(|group| group.tokens == length && group.times == 1);
+    if !alike || rows * length == 0 || groups.iter().map(|group| group.rows).sum::<usize>() != rows {
+        return None;
+    }
+    let qkv = whole(qkv)?;
+    let kept = match std::mem::take(&mut cache.kept) {
+        Kept::Nothing => InPlace::empty(&qkv, [rows, heads, cache.room.max(length), channels]),
+        Kept::InPlace(kept) => kept,
+        other => {
+            cache.kept = other;
+            return None;
+        }
+    };
+    // The last scale writes behind a copy of what came before, since nothing of it is kept.
+    let (mut here, kept) = match last {
+        Some(memory) => {
+            let room = kept.filled + length;
+            let fits = |there: &InPlace| there.room() == room && there.key.dtype == qkv.dtype && there.key.meta.shape()[0] == rows;
+            let mut scratch =
+                memory.in_place.take().filter(fits).unwrap_or_else(|| InPlace::empty(&qkv, [rows, heads, room, channels]));
+            scratch.copy(&kept);
+            (scratch, Some(kept))
+        }
+        None => (kept, None),
+    };
+    assert!(here.filled + length <= here.room(), "the cache was made for all scales");
+    let query = empty_like(&qkv, [rows, heads, length, channels], qkv.dtype);
+    let (cos, sin) = rotation.tables();
+    let turned = cos.dims()[0] * cos.dims()[2];
+    let no_norms = || Some(layer.query_bias.clone());
+    let norms = layer.norms.clone().map(|norms| norms.reshape([heads])).or_else(no_norms)?;
+    // What attention multiplies scores by itself is taken away first.
+    let usual = 1.0 / (channels as f64).sqrt();
+    take_apart::launch(
+        &qkv.client.clone(),
+        cubes((rows * length * heads).div_ceil(HEADS as usize)),
+        CubeDim::new_2d((channels / 2) as u32, HEADS),
+        qkv.clone().into_buffer_arg(),
+        whole(&layer.query_bias)?.into_buffer_arg(),
+        whole(&layer.value_bias)?.into_buffer_arg(),
+        whole(&norms)?.into_buffer_arg(),
+        whole(cos)?.into_buffer_arg(),
+        whole(sin)?.into_buffer_arg(),
+        query.clone().into_buffer_arg(),
+        here.key.clone().into_buffer_arg(),
+        here.value.clone().into_buffer_arg(),
+        rows * length * heads,
+        heads,
+        length,
+        here.room(),
+        here.filled,
+        turned,
+        (layer.scale / usual) as f32,
+        channels / 2,
+        layer.norms.is_some(),
+        element(qkv.dtype),
+    );
+    here.filled += length;
+    let [key, value] = here.seen();
+    let mixed: Tensor<4> = tensor(mix(query, key, value, usual));
+    match (last, kept) {
+        (Some(memory), Some(kept)) => {
+            memory.in_place = Some(here);
+            cache.kept = Kept::InPlace(kept);
+        }
+        _ => cache.kept = Kept::InPlace(here),
+    }
+    Some(mixed.swap_dims(1, 2).reshape([rows, length, width]))
+}

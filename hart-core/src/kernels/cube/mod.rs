@@ -1,0 +1,131 @@
+//! Faster bodies for burn's GPU backend, through CUDA or wgpu: kernels in CubeCL. Each answers None where it doesn't apply, and the
+//! plain body does the work.
+//!
+//! Kernels read and write f32, f16 and bf16 side by side and compute in f32: the residual stream, norms, softmax and logits stay in
+//! f32 while products have operands of half precision.
+
+mod attention;
+mod conv;
+mod linear;
+mod maps;
+mod noise;
+#[cfg(feature = "train")]
+mod optimizer;
+mod pointwise;
+mod rows;
+mod sample;
+
+pub(super) use attention::{InPlace, self_attention};
+pub(super) use conv::conv2d;
+pub(super) use linear::{linear, linear_to_f32};
+pub(super) use maps::{group_norm, upsample_nearest};
+pub(crate) use noise::normals;
+#[cfg(feature = "train")]
+pub(crate) use optimizer::{Adam, AdamStep, adam};
+pub(super) use pointwise::{add_gated, silu, silu_mul};
+pub(super) use rows::{layer_norm, rms_norm};
+pub(crate) use sample::{Choice, sample};
+
+use burn::backend::Cube;
+use burn::prelude::{Device, Tensor};
+use burn::tensor::{DType, Shape};
+use burn_cubecl::cubecl::server::Handle;
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::tensor::CubeTensor;
+use cubecl::ir::{ElemType, FloatKind};
+use cubecl::prelude::*;
+
+/// Threads of a cube that works on one row together.
+const THREADS: u32 = 256;
+
+/// The tensor as the GPU backend has it, whole and in row-major order, if it is that backend's.
+fn whole<const D: usize>(tensor: &Tensor<D>) -> Option<CubeTensor> {
+    primitive(tensor).map(into_contiguous)
+}
+
+/// The tensor as the GPU backend has it, also a view, if it is that backend's.
+fn primitive<const D: usize>(tensor: &Tensor<D>) -> Option<CubeTensor> {
+    tensor.clone().try_into_primitive::<Cube>().ok()
+}
+
+/// Whether it is the GPU backend's.
+pub(super) fn is_here(device: &Device) -> bool {
+    matches!(device.as_dispatch(), burn::backend::DispatchDevice::Cube(_))
+}
+
+/// A new tensor beside another one, yet without values.
+fn empty_like(like: &CubeTensor, shape: impl Into<Shape>, dtype: DType) -> CubeTensor {
+    let shape: Shape = shape.into();
+    let handle: Handle = like.client.empty(shape.num_elements() * dtype.size());
+    CubeTensor::new_contiguous(like.client.clone(), like.device.clone(), shape, handle, dtype)
+}
+
+fn tensor<const D: usize>(tensor: CubeTensor) -> Tensor<D> {
+    Tensor::from_primitive::<Cube>(tensor)
+}
+
+/// How a kernel names a number's type.
+fn element(dtype: DType) -> ElemType {
+    ElemType::Float(match dtype {
+        DType::F16 => FloatKind::F16,
+        DType::BF16 => FloatKind::BF16,
+        _ => FloatKind::F32,
+    })
+}
+
+/// So many cubes in two dimensions, since one alone is limited to 65,535.
+fn cubes(count: usize) -> CubeCount {
+    const LIMIT: usize = 1 << 15;
+    CubeCount::Static(count.min(LIMIT) as u32, count.div_ceil(LIMIT).max(1) as u32, 1)
+}
+
+/// This cube's number among [`cubes`].
+#[cube]
+fn cube_number() -> usize {
+    (CUBE_POS_Y * CUBE_COUNT_X + CUBE_POS_X) as usize
+}
+
+/// The sum over all threads of a cube, for each of them.
+#[cube]
+fn cube_sum(value: f32, #[comptime] threads: usize) -> f32 {
+    let mut shared = Shared::<[f32]>::new_slice(threads);
+    let unit = UNIT_POS as usize;
+    shared[unit] = value;
+    sync_cube();
+    #[unroll]
+    for step in 0..comptime!(threads.ilog2()) {
+        let half = comptime!(threads >> (step + 1));
+        if unit < half {
+            let other = shared[unit + half];
+            shared[unit] += other;
+        }
+        sync_cube();
+    }
+    let sum = shared[0];
+    sync_cube();
+    sum
+}
+
+/// The greatest over all threads of a cube, for each of them.
+#[cube]
+fn cube_max(value: f32, #[comptime] threads: usize) -> f32 {
+    let mut shared = Shared::<[f32]>::new_slice(threads);
+    let unit = UNIT_POS as usize;
+    shared[unit] = value;
+    sync_cube();
+    #[unroll]
+    for step in 0..comptime!(threads.ilog2()) {
+        let half = comptime!(threads >> (step + 1));
+        if unit < half {
+            let (one, other) = (shared[unit], shared[unit + half]);
+            shared[unit] = max(one, other);
+        }
+        sync_cube();
+    }
+    let greatest = shared[0];
+    sync_cube();
+    greatest
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,107 @@
+//! One step of AdamW and of the running average in one kernel.
+
+use burn::prelude::Tensor;
+use cubecl::prelude::*;
+
+use super::{cube_number, cubes, empty_like, tensor, whole};
+
+/// Threads of a cube.
+const THREADS: u32 = 256;
+
+/// Numbers of a step of AdamW.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AdamStep {
+    pub(crate) beta_1: f32,
+    pub(crate) beta_2: f32,
+    pub(crate) epsilon: f32,
+    /// Steps that the moments have seen, this one included.
+    pub(crate) time: usize,
+    pub(crate) rate: f64,
+    pub(crate) weight_decay: f32,
+    /// What gradients are multiplied by.
+    pub(crate) scale: f32,
+    /// Decay of the running average.
+    pub(crate) average: f64,
+}
+
+/// What a step changes of a parameter.
+pub(crate) struct Adam {
+    pub(crate) value: Tensor<1>,
+    pub(crate) average: Tensor<1>,
+    pub(crate) moment_1: Tensor<1>,
+    pub(crate) moment_2: Tensor<1>,
+}
+
+#[cube(launch)]
+#[allow(clippy::too_many_arguments)]
+fn step_kernel(
+    gradient: &[f32],
+    value: &[f32],
+    average: &[f32],
+    moment_1: &[f32],
+    moment_2: &[f32],
+    next_value: &mut [f32],
+    next_average: &mut [f32],
+    next_1: &mut [f32],
+    next_2: &mut [f32],
+    count: usize,
+    scale: f32,
+    beta_1: f32,
+    beta_2: f32,
+    correction_1: f32,
+    correction_2: f32,
+    epsilon: f32,
+    rate: f32,
+    keep: f32,
+    decay: f32,
+) {
+    let i = cube_number() * CUBE_DIM_X as usize + UNIT_POS as usize;
+    if i < count {
+        let gradient = gradient[i] * scale;
+        let first = moment_1[i] * beta_1 + gradient * (1.0f32 - beta_1);
+        let second = moment_2[i] * beta_2 + gradient * gradient * (1.0f32 - beta_2);
+        let change = first / correction_1 / ((second / correction_2).sqrt() + epsilon);
+        let next = value[i] * keep - change * rate;
+        next_1[i] = first;
+        next_2[i] = second;
+        next_value[i] = next;
+        next_average[i] = average[i] * decay + next * (1.0f32 - decay);
+    }
+}
+
+/// The step; None where the device isn't a GPU.
+pub(crate) fn adam(before: &Adam, gradient: &Tensor<1>, step: AdamStep) -> Option<Adam> {
+    let gradient = whole(gradient)?;
+    let (value, average) = (whole(&before.value)?, whole(&before.average)?);
+    let (moment_1, moment_2) = (whole(&before.moment_1)?, whole(&before.moment_2)?);
+    let count = value.meta.num_elements();
+    let next = || empty_like(&value, [count], value.dtype);
+    let (next_value, next_average, next_1, next_2) = (next(), next(), next(), next());
+    let correction = |beta: f32| 1.0 - beta.powi(step.time as i32);
+    step_kernel::launch(
+        &value.client.clone(),
+        cubes(count.div_ceil(THREADS as usize)),
+        CubeDim::new_1d(THREADS),
+        gradient.into_buffer_arg(),
+        value.clone().into_buffer_arg(),
+        average.into_buffer_arg(),
+        moment_1.into_buffer_arg(),
+        moment_2.into_buffer_arg(),
+        next_value.clone().into_buffer_arg(),
+        next_average.clone().into_buffer_arg(),
+        next_1.clone().into_buffer_arg(),
+        next_2.clone().into_buffer_arg(),
+        count,
+        step.scale,
+        step.beta_1,
+        step.beta_2,
+        correction(step.beta_1),
+        correction(step.beta_2),
+        step.epsilon,
+        step.rate as f32,
+        (1.0 - step.rate * f64::from(step.weight_decay)) as f32,
+        step.average as f32,
+    );
+    let [value, average, moment_1, moment_2] = [next_value, next_average, next_1, next_2].map(tensor);
+    Some(Adam { value, average, moment_1, moment_2 })
+}

@@ -1,0 +1,119 @@
+//! Element by element: SiLU, the gate of a gated layer, and gated sums.
+
+use burn::prelude::Tensor;
+use burn::tensor::DType;
+use cubecl::prelude::{Tensor as Strided, *};
+
+use super::{cube_number, element, empty_like, primitive, tensor, whole};
+
+/// Threads of a cube.
+const THREADS: u32 = 256;
+
+fn cubes_of(count: usize) -> CubeCount {
+    super::cubes(count.div_ceil(THREADS as usize))
+}
+
+/// This thread's number among those of [`cubes_of`].
+#[cube]
+fn number() -> usize {
+    cube_number() * CUBE_DIM_X as usize + UNIT_POS as usize
+}
+
+#[cube]
+fn silu_of(x: f32) -> f32 {
+    x / (1.0f32 + (-x).exp())
+}
+
+#[cube(launch)]
+fn silu_kernel<X: Float>(x: &[X], y: &mut [X], count: usize, #[define(X)] _type: ElemType) {
+    let i = number();
+    if i < count {
+        y[i] = X::cast_from(silu_of(f32::cast_from(x[i])));
+    }
+}
+
+#[cube(launch)]
+fn silu_mul_kernel<X: Float>(gate: &[X], up: &[X], y: &mut [X], count: usize, #[define(X)] _type: ElemType) {
+    let i = number();
+    if i < count {
+        y[i] = X::cast_from(silu_of(f32::cast_from(gate[i])) * f32::cast_from(up[i]));
+    }
+}
+
+#[cube(launch)]
+#[allow(clippy::too_many_arguments)]
+fn add_gated_kernel<X: Float, Y: Float, G: Float>(
+    x: &[X],
+    y: &[Y],
+    gate: &Strided<G>,
+    sum: &mut [X],
+    count: usize,
+    width: usize,
+    length: usize,
+    #[comptime] gated: bool,
+    #[define(X, Y, G)] _types: [ElemType; 3],
+) {
+    let i = number();
+    if i < count {
+        let mut value = f32::cast_from(y[i]);
+        if comptime!(gated) {
+            let (row, channel) = (i / width, i % width);
+            let (batch, token) = (row / length, row % length);
+            let at = batch % gate.shape(0) * gate.stride(0) + token % gate.shape(1) * gate.stride(1) + channel * gate.stride(2);
+            value *= f32::cast_from(gate[at]);
+        }
+        sum[i] = X::cast_from(f32::cast_from(x[i]) + value);
+    }
+}
+
+/// SiLU, in the type of what it is given.
+pub(in super::super) fn silu<const D: usize>(x: &Tensor<D>) -> Option<Tensor<D>> {
+    let x = whole(x)?;
+    let count = x.meta.num_elements();
+    let y = empty_like(&x, x.meta.shape().clone(), x.dtype);
+    if count > 0 {
+        let (client, kind) = (x.client.clone(), element(x.dtype));
+        let (from, to) = (x.into_buffer_arg(), y.clone().into_buffer_arg());
+        silu_kernel::launch(&client, cubes_of(count), CubeDim::new_1d(THREADS), from, to, count, kind);
+    }
+    Some(tensor(y))
+}
+
+/// `silu(gate) up`.
+pub(in super::super) fn silu_mul(gate: &Tensor<3>, up: &Tensor<3>) -> Option<Tensor<3>> {
+    let (gate, up) = (whole(gate)?, whole(up)?);
+    if gate.dtype != up.dtype {
+        return None;
+    }
+    let count = gate.meta.num_elements();
+    let y = empty_like(&gate, gate.meta.shape().clone(), gate.dtype);
+    if count > 0 {
+        let (client, kind) = (gate.client.clone(), element(gate.dtype));
+        let (gate, up, to) = (gate.into_buffer_arg(), up.into_buffer_arg(), y.clone().into_buffer_arg());
+        silu_mul_kernel::launch(&client, cubes_of(count), CubeDim::new_1d(THREADS), gate, up, to, count, kind);
+    }
+    Some(tensor(y))
+}
+
+/// `x + gate * y` in the type of x.
+pub(in super::super) fn add_gated(x: &Tensor<3>, y: &Tensor<3>, gate: Option<&Tensor<3>>) -> Option<Tensor<3>> {
+    let [_, length, width] = x.dims();
+    if y.dims() != x.dims() {
+        return None;
+    }
+    let (x, y) = (whole(x)?, whole(y)?);
+    let gated = gate.is_some();
+    let gate = match gate {
+        Some(gate) => primitive(gate)?,
+        None => empty_like(&x, [1, 1, 1], DType::F32),
+    };
+    let count = x.meta.num_elements();
+    let sum = empty_like(&x, x.meta.shape().clone(), x.dtype);
+    if count > 0 {
+        let (client, types) = (x.client.clone(), [element(x.dtype), element(y.dtype), element(gate.dtype)]);
+        let (x, y, gate, to) = (x.into_buffer_arg(), y.into_buffer_arg(), gate.into_tensor_arg(), sum.clone().into_buffer_arg());
+        let dim = CubeDim::new_1d(THREADS);
+        add_gated_kernel::launch(&client, cubes_of(count), dim, x, y, gate, to, count, width, length, gated, types);
+    }
+    Some(tensor(sum))
+}

@@ -1,0 +1,206 @@
+//! The kernels against the bodies for the CPU, on the device that `HART_TEST_DEVICE` names, or the first one of wgpu or CUDA.
+
+use burn::nn::{GroupNormConfig, LayerNormConfig, RmsNormConfig};
+use burn::prelude::*;
+use burn::tensor::FloatDType;
+
+use super::super::attention::{Cache, Memory};
+use super::super::{Group, Modulation, Rotation, SelfAttention, tensor, to_f32, values};
+use crate::device::{DeviceKind, Precision};
+use crate::rng::{Draws, Place, Seeded, Stream};
+
+/// The device that the kernels are tested on.
+pub(crate) fn device() -> Device {
+    let name = std::env::var("HART_TEST_DEVICE").ok().filter(|name| name != "cpu");
+    let name = name.unwrap_or_else(|| if cfg!(feature = "wgpu") { "wgpu" } else { "cuda" }.into());
+    let kind: DeviceKind = name.parse().unwrap();
+    kind.open().unwrap_or_else(|error| panic!("{error} (these tests need a GPU, or Mesa's software Vulkan)"))
+}
+
+/// What products in f32 may be off by: NVIDIA's matrix units round their operands.
+fn in_f32() -> f32 {
+    if std::env::var("HART_TEST_DEVICE").is_ok_and(|name| name.starts_with("cuda")) { 2e-3 } else { 1e-4 }
+}
+
+pub(crate) fn waves(count: usize, speed: f32) -> Vec<f32> {
+    (0..count).map(|i| (i as f32 * speed).sin()).collect()
+}
+
+/// A tensor of a wave.
+pub(crate) fn wave<const D: usize>(shape: [usize; D], speed: f32, device: &Device) -> Tensor<D> {
+    tensor(waves(shape.iter().product(), speed), shape, device)
+}
+
+#[track_caller]
+fn assert_close<const D: usize>(what: &str, got: Tensor<D>, want: Tensor<D>, tolerance: f32) {
+    assert_eq!(got.dims(), want.dims(), "{what}");
+    let (got, want) = (values(to_f32(got)), values(want));
+    let error = got.iter().zip(&want).map(|(g, w)| (g - w).abs() / w.abs().max(1.0)).fold(0.0, f32::max);
+    assert!(error <= tolerance && got.iter().all(|v| v.is_finite()), "{what}: off by {error}");
+}
+
+/// The same numbers on another device.
+pub(crate) fn on<const D: usize>(x: &Tensor<D>, device: &Device) -> Tensor<D> {
+    let shape: [usize; D] = x.dims();
+    tensor(values(x.clone()), shape, device)
+}
+
+#[test]
+fn norms_and_sums_equal_the_cpus() {
+    let (gpu, cpu) = (device(), Device::flex());
+    for width in [6, 300] {
+        let layer_norm = |device: &Device| LayerNormConfig::new(width).init(device);
+        let rms_norm = |device: &Device| RmsNormConfig::new(width).init(device);
+        let wide = wave([2, 5, 3 * width], 0.9, &cpu);
+        let part = |index: usize| wide.clone().narrow(2, index * width, width);
+        let both = |scale: Tensor<3>, shift: Tensor<3>| Modulation { scale, shift };
+        let modulations = [
+            None,
+            Some(both(part(0), part(2))),
+            Some(both(part(1).narrow(1, 2, 1), wave([2, 1, width], 0.4, &cpu))),
+            Some(both(wave([1, 1, width], 0.8, &cpu), wave([1, 1, width], 0.4, &cpu))),
+        ];
+        for modulation in &modulations {
+            let x = wave([2, 5, width], 0.7, &cpu);
+            let there = modulation.as_ref().map(|m| both(on(&m.scale, &gpu), on(&m.shift, &gpu)));
+            let (here, there) = (modulation.as_ref(), there.as_ref());
+            let y = on(&x, &gpu);
+            let norm = crate::kernels::rms_norm;
+            assert_close("rms", norm(y.clone(), &rms_norm(&gpu), there), norm(x.clone(), &rms_norm(&cpu), here), 1e-5);
+            let norm = crate::kernels::layer_norm;
+            let want = norm(x.clone(), Some(&layer_norm(&cpu)), 1e-5, here);
+            assert_close("layer", norm(y.clone(), Some(&layer_norm(&gpu)), 1e-5, there), want.clone(), 1e-5);
+            assert_close("bare", norm(y.clone(), None, 1e-5, there), want, 1e-5);
+            let (more, gate) = (wave([2, 5, width], 0.3, &cpu), here.map(|m| m.scale.clone()));
+            let want = crate::kernels::add_gated(x.clone(), more.clone(), gate.as_ref());
+            let gate = gate.map(|gate| on(&gate, &gpu));
+            assert_close("sum", crate::kernels::add_gated(y.clone(), on(&more, &gpu), gate.as_ref()), want, 1e-6);
+            // A norm whose gain is in half precision gives that.
+            let half = crate::kernels::in_half(rms_norm(&gpu), Precision::F16, &gpu);
+            let got = crate::kernels::rms_norm(y, &half, there);
+            assert_close("half", got, crate::kernels::rms_norm(x, &rms_norm(&cpu), here), 2e-3);
+        }
+    }
+}
+
+#[test]
+fn gates_equal_the_cpus() {
+    let (gpu, cpu) = (device(), Device::flex());
+    let (gate, up) = (wave([2, 50, 7], 0.7, &cpu) * 6.0, wave([2, 50, 7], 0.3, &cpu));
+    assert_close("silu", super::silu(&on(&gate, &gpu)).unwrap(), crate::kernels::silu(gate.clone()), 1e-5);
+    let half = on(&gate, &gpu).cast(FloatDType::F16);
+    assert_close("silu in half", super::silu(&half).unwrap(), crate::kernels::silu(gate.clone()), 2e-3);
+    let want = crate::kernels::silu(gate.clone()) * up.clone();
+    assert_close("gated", super::silu_mul(&on(&gate, &gpu), &on(&up, &gpu)).unwrap(), want, 1e-5);
+}
+
+#[test]
+fn maps_equal_the_cpus() {
+    let (gpu, cpu) = (device(), Device::flex());
+    for (channels, groups, side) in [(32, 32, 5), (64, 32, 33), (320, 32, 9)] {
+        let norm = |device: &Device| GroupNormConfig::new(groups, channels).with_epsilon(1e-6).init(device);
+        let x = wave([2, channels, side, side], 0.7, &cpu) + 0.3;
+        for (map, what) in [(on(&x, &gpu), "whole"), (on(&x.clone().swap_dims(2, 3), &gpu).swap_dims(2, 3), "view")] {
+            assert_close(what, super::group_norm(&map, &norm(&gpu), false).unwrap(), norm(&cpu).forward(x.clone()), 2e-4);
+            let want = crate::kernels::silu(norm(&cpu).forward(x.clone()));
+            assert_close(what, super::group_norm(&map, &norm(&gpu), true).unwrap(), want, 2e-4);
+            let want = x.clone().repeat_dim(2, 1).reshape([2 * channels, side, 1, side, 1]).repeat_dim(4, 2).repeat_dim(2, 2);
+            let want = want.reshape([2, channels, 2 * side, 2 * side]);
+            assert_close(what, super::upsample_nearest(&map).unwrap(), want, 0.0);
+        }
+    }
+}
+
+/// Sizes that fit nothing, strides, kernels of one and three, and both gradients.
+#[test]
+fn convolutions_equal_the_cpus() {
+    use burn::nn::PaddingConfig2d;
+    use burn::nn::conv::Conv2dConfig;
+    let (gpu, cpu) = (device(), Device::flex());
+    for (from, to, kernel, stride, padding) in
+        [(3, 32, 3, 1, 1), (32, 5, 3, 1, 1), (16, 24, 1, 1, 0), (8, 8, 3, 2, 1), (8, 8, 3, 2, 0)]
+    {
+        let padding = PaddingConfig2d::Explicit(padding, padding, padding, padding);
+        let config = Conv2dConfig::new([from, to], [kernel, kernel]).with_stride([stride, stride]).with_padding(padding);
+        let here = config.init(&cpu);
+        let mut there = config.init(&gpu);
+        there.weight = there.weight.map(|_| on(&here.weight.val(), &gpu));
+        there.bias = there.bias.map(|bias| bias.map(|_| on(&here.bias.as_ref().unwrap().val(), &gpu)));
+        let x = wave([2, from, 9, 13], 0.7, &cpu);
+        let got = super::conv2d(on(&x, &gpu), &there).unwrap();
+        assert_close("output", got, here.forward(x.clone()), in_f32());
+        #[cfg(feature = "train")]
+        {
+            use burn::module::{Module, Param, ParamId};
+            let gradients = |device: Device, by: &dyn Fn(Tensor<4>, &burn::nn::conv::Conv2d) -> Tensor<4>| {
+                let device = device.autodiff();
+                let tracked = |x: Tensor<4>| on(&x, &device).require_grad();
+                let mut layer = config.init(&device);
+                let weight = tracked(here.weight.val());
+                layer.weight = Param::initialized(ParamId::new(), weight.clone());
+                let bias = on(&here.bias.as_ref().unwrap().val(), &device).require_grad();
+                layer.bias = Some(Param::initialized(ParamId::new(), bias.clone()));
+                let _ = layer.num_params();
+                let x = tracked(x.clone());
+                let y = by(x.clone(), &layer);
+                let dy = wave(y.dims(), 1.1, &device);
+                let gradients = (y * dy).sum().backward();
+                let all = (x.grad(&gradients).unwrap(), weight.grad(&gradients).unwrap(), bias.grad(&gradients).unwrap());
+                (on(&all.0, &cpu), on(&all.1, &cpu), on(&all.2, &cpu))
+            };
+            let want = gradients(cpu.clone(), &|x, layer| layer.forward(x));
+            let got = gradients(gpu.clone(), &|x, layer| super::conv2d(x, layer).unwrap());
+            assert_close("gradient of x", got.0, want.0, 2.0 * in_f32());
+            assert_close("gradient of the weights", got.1, want.1, 10.0 * in_f32());
+            assert_close("gradient of the bias", got.2, want.2, 2.0 * in_f32());
+        }
+    }
+}
+
+/// Three scales with the cache kept in place, in f32 and in half precision.
+#[test]
+fn self_attention_equals_the_cpus() {
+    let (gpu, cpu) = (device(), Device::flex());
+    let (heads, channels) = (3, 16);
+    let width = heads * channels;
+    for normalised in [false, true] {
+        let layer = |device: &Device| SelfAttention {
+            heads,
+            query_bias: tensor(waves(width, 0.3), [width], device),
+            value_bias: tensor(waves(width, 0.5), [width], device),
+            norms: normalised.then(|| tensor(vec![3.0, 4.0, 5.0], [1, heads, 1, 1], device)),
+            scale: if normalised { 1.0 } else { 0.3 },
+        };
+        for (precision, tolerance) in [(Precision::F32, in_f32()), (Precision::F16, 2e-2)] {
+            let (mut there, mut here) = (Cache::new(precision, 11), Cache::new(Precision::F32, 11));
+            let (mut memory, mut other) = (Memory::default(), Memory::default());
+            for (index, length) in [7, 4, 49].into_iter().enumerate() {
+                let qkv = wave([4, length, 3 * width], 0.37 + index as f32, &cpu);
+                let positions: Vec<Vec<f32>> = (0..4).map(|row| (0..length).map(|p| (p * 2 + row) as f32).collect()).collect();
+                let groups = [Group { rows: 2, tokens: length, times: 1 }; 2];
+                let (mut to, from) =
+                    if index == 2 { (there.finish(&mut memory), here.finish(&mut other)) } else { (there.extend(), here.extend()) };
+                let of = |device: &Device| Rotation::sequence(&positions, channels, 100.0, device);
+                let given = on(&qkv, &gpu);
+                let given = if precision == Precision::F16 { given.cast(FloatDType::F16) } else { given };
+                let got = super::self_attention(&layer(&gpu), &given, &of(&gpu), &groups, &mut to).expect("it is the GPU's");
+                let want = layer(&cpu).forward(qkv, &of(&cpu), &groups, from, None);
+                assert_close(&format!("normalised {normalised}, {precision}, scale {index}"), got, want, tolerance);
+            }
+        }
+    }
+}
+
+/// The same words make the same noise, to a few last digits.
+#[test]
+fn noise_equals_the_hosts() {
+    let seeds = [7, u64::MAX - 3];
+    let (length, channels) = (50, 7);
+    let got = super::normals(&Stream::step_noise(&seeds, 3, 2), [2, length, channels], &device()).unwrap();
+    let draws = Seeded::new(seeds.to_vec());
+    let mut want = vec![0.0; 2 * length * channels];
+    for (token, out) in want.chunks_mut(channels).enumerate() {
+        draws.step_noise(Place { image: token / length, scale: 3, position: token % length }, 2, out);
+    }
+    assert_close("noise", got, tensor(want, [2, length, channels], &Device::flex()), 1e-5);
+}
