@@ -16,23 +16,26 @@ nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader | 
 
 if [ -z "${HART_PROGRAMS:-}" ]; then
   say build
-  features=hart-core/cuda-nvrtc
   HART_PROGRAMS=$(mktemp -d)
-  cargo build --release --workspace --features "$features"
+  cargo build --release --package hart-benches --features hart-core/cuda-nvrtc --bin compare
+  cp target/release/compare "$HART_PROGRAMS/"
   program() { # the program of a test, by cargo's messages
-    cargo test --release --workspace --features "$features" --no-run --message-format=json "$@" 2>/dev/null |
-      python3 -c 'import json,sys; print([m["executable"] for m in map(json.loads, sys.stdin) if m.get("executable") and m["profile"]["test"]][-1])'
+    cargo test --release --package hart-core --features cuda-nvrtc --no-run --message-format=json "$@" |
+      python3 -c 'import json, sys
+for line in sys.stdin:
+    message = json.loads(line)
+    if message.get("executable") and message["profile"]["test"]:
+        print(message["executable"])'
   }
   cp "$(program --test golden)" "$HART_PROGRAMS/golden"
-  cp "$(program --package hart-core --lib)" "$HART_PROGRAMS/kernels"
-  cp target/release/compare "$HART_PROGRAMS/"
+  cp "$(program --lib)" "$HART_PROGRAMS/kernels"
 fi
 
 export HART_TEST_DEVICE=cuda
 say recorded numbers
 "$HART_PROGRAMS/golden" --nocapture --test-threads 1 >"$out/golden.txt" 2>&1 && echo "all within their tolerances" || tail -20 "$out/golden.txt"
 say kernels
-"$HART_PROGRAMS/kernels" cube --test-threads 1 >"$out/kernels.txt" 2>&1 && tail -2 "$out/kernels.txt" || tail -20 "$out/kernels.txt"
+"$HART_PROGRAMS/kernels" cube sampling --test-threads 1 >"$out/kernels.txt" 2>&1 && tail -2 "$out/kernels.txt" || tail -20 "$out/kernels.txt"
 
 for resolution in ${HART_RESOLUTIONS:-512 1024}; do
   say "$resolution pixels"

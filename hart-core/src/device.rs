@@ -294,7 +294,7 @@ mod gpu {
         let device = all.get(number).ok_or_else(|| match (kind, all.len()) {
             (DeviceKind::Cuda(_), 0) => kind.problem("there is no NVIDIA GPU with a driver: choose auto or cpu".into()),
             (_, 0) => kind.problem("there is no GPU with a driver for Vulkan, Metal or DX12: choose auto or cpu".into()),
-            (_, count) => kind.problem(format!("there are only {count}, numbered from 0")),
+            (_, count) => kind.problem(format!("there is none: those that there are have the numbers 0 to {}", count - 1)),
         })?;
         try_out(kind, device)?;
         Ok(device.clone())

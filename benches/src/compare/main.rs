@@ -29,7 +29,7 @@ struct Arguments {
     /// hart's precisions, separated by commas
     #[arg(short, long, value_name = "f32,int8,bf16", default_value = "f32,int8,bf16", value_delimiter = ',')]
     precision: Vec<Precision>,
-    /// Where both sides compute: cpu, cuda[:n], or another device of hart's
+    /// Where both sides compute: cpu, cuda, or another device of hart's
     #[arg(short, long, default_value = "cpu")]
     device: DeviceKind,
     /// Pictures of a batch

@@ -1,0 +1,135 @@
+//! The stages at the published 0.7B sizes, with random weights: `cargo bench -p hart-benches --bench published`. One block of the
+//! transformer stands for its 24. `HART_PRECISION=int8` (or bf16) measures another precision, `HART_RESOLUTION=1024` larger pictures.
+//!
+//! The model, 0.8 GB, is made once, beside this program.
+
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+use burn::prelude::{Tensor, TensorData};
+use divan::Bencher;
+use hart_core::stages::{Context, Hidden, Latent, Noise, Progress, Rule, Scale, Seeded, Soft, State, plan, sample};
+use hart_core::{Hart, OpenOptions, Precision, Respacing, burn};
+use hart_examples::random_checkpoint::{Float, Preset, RandomCheckpoint, Text};
+
+fn main() {
+    divan::main();
+}
+
+static HART: LazyLock<Hart> = LazyLock::new(|| {
+    let precision: Precision = variable("HART_PRECISION").map_or(Precision::F32, |name| name.parse().unwrap());
+    Hart::open(model(), OpenOptions::new().device(hart_core::DeviceKind::Cpu).precision(precision)).unwrap()
+});
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// A model of one block.
+fn model() -> PathBuf {
+    let preset = match variable("HART_RESOLUTION").as_deref() {
+        None | Some("512") => Preset::P512,
+        Some("256") => Preset::P256,
+        Some("1024") => Preset::P1024,
+        Some(other) => panic!("HART_RESOLUTION is {other}, expected 256, 512 or 1024"),
+    };
+    let folder = std::env::current_exe().unwrap().with_file_name(format!("bench-model-{}", preset.pixels()));
+    if !folder.is_dir() {
+        let changes = vec!["llm.depth=1".to_string()];
+        let checkpoint = RandomCheckpoint { preset, text: Text::Small, dtype: Float::F32, changes, seed: 0 };
+        checkpoint.write(&folder, &mut |_| Ok(())).unwrap();
+    }
+    folder
+}
+
+fn scales() -> Vec<Scale> {
+    plan(&HART.config().transformer)
+}
+
+fn wave<const D: usize>(shape: [usize; D]) -> Tensor<D> {
+    let values: Vec<f32> = (0..shape.iter().product::<usize>()).map(|i| (i as f32 * 0.618).sin()).collect();
+    Tensor::from_data(TensorData::new(values, shape), HART.device())
+}
+
+/// A context of noise with 40 places of text.
+fn context() -> Context {
+    let c = &HART.config().transformer;
+    let (tokens, text) = (c.context_tokens, 40);
+    Context {
+        hidden: wave([1, tokens, c.context_dim]),
+        mask: vec![(0..tokens).map(|i| i < text).collect()],
+        positions: vec![(0..tokens).map(|i| i.min(text - 1) as i64).collect()],
+        unconditional: 0,
+    }
+}
+
+/// A scale's input, and the state that it meets: keys and values of all scales before it.
+fn before(scale: usize) -> (Tensor<3>, State) {
+    let transformer = HART.transformer();
+    let mut state = State::new(transformer.condition(&context().with_unconditional()));
+    let input = |state: &State, scale: &Scale| match scale.index {
+        0 => transformer.first_input(state.conditioning()),
+        _ => transformer.next_input(wave([2, scale.tokens(), HART.config().visual.z_channels]), scale),
+    };
+    for earlier in &scales()[..scale] {
+        let input = input(&state, earlier);
+        transformer.forward(input, earlier, &mut state, &mut Progress::silent()).unwrap();
+    }
+    (input(&state, &scales()[scale]), state)
+}
+
+/// One block, for every scale of the smaller pictures and most of those of 1024 pixels.
+#[divan::bench(args = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13], sample_count = 3)]
+fn block(bencher: Bencher<'_, '_>, scale: usize) {
+    let Some(&which) = scales().get(scale) else { return };
+    let (input, state) = before(scale);
+    bencher.with_inputs(|| (input.clone(), state.clone())).bench_local_values(|(input, mut state)| {
+        HART.transformer().forward(input, &which, &mut state, &mut Progress::silent()).unwrap()
+    });
+}
+
+fn last() -> Scale {
+    *scales().last().unwrap()
+}
+
+fn hidden() -> Hidden {
+    Hidden(wave([2, last().tokens(), HART.config().transformer.embed_dim]))
+}
+
+#[divan::bench(sample_count = 3)]
+fn text_layer(bencher: Bencher<'_, '_>) {
+    let tokens = HART.text().tokenizer().tokenize(&["a parrot"], None, HART.config().transformer.context_tokens).unwrap();
+    bencher.bench_local(|| HART.text().encode(&tokens, &mut Progress::silent()).unwrap());
+}
+
+#[divan::bench(sample_count = 3)]
+fn head(bencher: Bencher<'_, '_>) {
+    let (conditioning, hidden) = (before(0).1.conditioning().clone(), hidden());
+    bencher.bench_local(|| HART.transformer().logits(&hidden, &conditioning));
+}
+
+#[divan::bench(sample_count = 3)]
+fn sampling(bencher: Bencher<'_, '_>) {
+    let last = last();
+    let logits = wave([1, last.tokens(), HART.config().visual.vocab_size]) * 4.0;
+    let rows = HART.visual().codebook().rows();
+    let rule = Rule { top_k: last.top_k(), top_p: 0.0, soft: Some(Soft::of(&last)) };
+    let draws = Seeded::new(vec![1]);
+    bencher.bench_local(|| sample(logits.clone(), &rule, &rows, &last, &draws).unwrap());
+}
+
+#[divan::bench(sample_count = 3)]
+fn diffusion_step(bencher: Bencher<'_, '_>) {
+    let codes = HART.visual().codebook().embed(&vec![vec![0; last().tokens()]; 2]);
+    let condition = HART.transformer().residual_condition(&hidden(), codes);
+    let noise = Noise { draws: &Seeded::new(vec![1]), scale: last().index };
+    let one: Respacing = "1".parse().unwrap();
+    bencher.bench_local(|| HART.residual().sample(condition.clone(), 3.0, &one, &noise, &mut Progress::silent()).unwrap());
+}
+
+#[divan::bench(sample_count = 2)]
+fn decode(bencher: Bencher<'_, '_>) {
+    let side = last().side;
+    let latent = Latent(wave([1, HART.config().visual.z_channels, side, side]));
+    bencher.bench_local(|| HART.visual().decode_images(&latent, &mut Progress::silent()).unwrap());
+}
