@@ -46,6 +46,7 @@ pub(crate) struct Cache {
 }
 
 #[derive(Clone, Debug, Default)]
+#[allow(clippy::large_enum_variant, reason = "a run has one for each block")]
 pub(in super::super) enum Kept {
     #[default]
     Nothing,
