@@ -197,14 +197,13 @@ impl FromStr for DeviceKind {
 /// # Errors
 ///
 /// [`Error::Device`] with what the panic said.
-pub(crate) fn survive<T>(device: &Device, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    if is_cpu(device) {
+pub(crate) fn survive<T>(kind: DeviceKind, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    if kind == DeviceKind::Cpu {
         return work();
     }
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-        let problem = format!("failed: {}", text.unwrap_or("it gave no reason"));
-        Err(Error::Device { name: format!("{device:?}"), problem })
+        Err(kind.problem(format!("failed: {}", text.unwrap_or("it gave no reason"))))
     })
 }
 
@@ -223,8 +222,8 @@ pub(crate) fn is_cpu(device: &Device) -> bool {
 /// # Errors
 ///
 /// [`Error::Device`] if some of it failed.
-pub(crate) fn wait(device: &Device) -> Result<()> {
-    device.sync().map_err(|error| Error::Device { name: format!("{device:?}"), problem: format!("failed: {error:?}") })
+pub(crate) fn wait(kind: DeviceKind, device: &Device) -> Result<()> {
+    device.sync().map_err(|error| kind.problem(format!("failed: {error:?}")))
 }
 
 /// What [`Precision::Auto`] is on a device.
@@ -302,8 +301,8 @@ mod gpu {
 
     /// A small sum, to find out whether kernels can be compiled and run.
     fn try_out(kind: DeviceKind, device: &Device) -> Result<()> {
-        let sum = survive(device, || {
-            wait(device)?;
+        let sum = survive(kind, || {
+            wait(kind, device)?;
             let two = Tensor::<1>::from_data(TensorData::new(vec![1.0f32; 2], [2]), (device, DType::F32));
             Ok((two.clone() + two).into_data().convert::<f32>().try_into_vec::<f32>().unwrap_or_default())
         })?;

@@ -122,7 +122,7 @@ impl Hart {
             let stored = transformer_weights(storage, &layout.transformer, options.weight_set);
             memory::weights(&layout.config, &device).saturating_sub(stored.map_or(0, |stored| stored.saved_bytes()))
         })?;
-        threads.install(|| survive(&device, || Self::load(storage, layout, options, &device))).map(|hart| Self {
+        threads.install(|| survive(kind, || Self::load(storage, layout, options, &device))).map(|hart| Self {
             threads,
             kind,
             ..hart
@@ -237,7 +237,7 @@ impl Hart {
         request.validate()?;
         request.filter.as_ref().map_or(Ok(()), |filter| filter.check(&request.prompts))?;
         memory::allow("this request", self.max_memory, || self.memory(request).peak())?;
-        self.threads.observe(observer, |observer| survive(&self.device, || self.generate_here(request, observer)))
+        self.threads.observe(observer, |observer| survive(self.kind, || self.generate_here(request, observer)))
     }
 
     /// Makes a picture and throws it away, so that the first one that counts doesn't wait. On a GPU kernels are compiled, and the
@@ -333,7 +333,7 @@ impl Hart {
             let (_, codes) = self.predict(input, scale, &mut state, sampling, draws, progress)?;
             let codes = given(codes, &latent, scale);
             latent = codebook.accumulate(latent, codes.features, scale);
-            wait(&self.device)?;
+            wait(self.kind, &self.device)?;
             self.offer(scale_done(scale), &latent, None, progress)?;
             // Both halves of the guided batch go on from the same latent.
             input = self.transformer.next_input(codebook.next_features(&latent, next), next).repeat_dim(0, 2);
@@ -350,7 +350,7 @@ impl Hart {
         let t = last.guidance(sampling.guidance);
         let residual = self.residual.sample(condition, t, &sampling.steps, &noise, progress)?;
         let latent = latent.plus_rows(residual.0);
-        wait(&self.device)?;
+        wait(self.kind, &self.device)?;
         Ok(match kept {
             Some(kept) => kept.finish(latent),
             None => latent,
