@@ -240,9 +240,8 @@ impl Hart {
         self.threads.observe(observer, |observer| survive(self.kind, || self.generate_here(request, observer)))
     }
 
-    /// Makes a picture and throws it away, so that the first one that counts doesn't wait. On a GPU kernels are compiled, and the
-    /// fastest chosen among several, when they are first needed; what was compiled and chosen is kept on disk, for the next time
-    /// too. On the CPU there is nothing to do.
+    /// Makes a picture and throws it away, so that the first one that counts doesn't wait. On a GPU kernels are compiled when
+    /// they are first needed, and kept on disk for the next time. On the CPU there is nothing to do.
     ///
     /// # Errors
     ///

@@ -36,7 +36,7 @@ struct Arguments {
     #[arg(short, long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     batch: u32,
     /// Pictures, or batches, that a run makes one after the other, of which the last is counted: the first ones on a GPU compile
-    /// kernels and choose among them
+    /// kernels
     #[arg(short, long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     warm: u32,
     /// Runs of each
