@@ -12,7 +12,7 @@ use cubecl::prelude::*;
 use cubek::attention::forward::routines::blackbox_accelerated::BlackboxAcceleratedStrategy;
 
 use super::super::attention::{Extend, Extended, Group, Kept, Rotation, SMALLEST_NORM, SelfAttention};
-use super::{cube_number, cubes, element, empty_like, primitive, tensor, whole};
+use super::{cube_number, cubes, element, empty_like, primitive, tensor, thread_number, threads_for, whole};
 
 /// Heads of tokens that a cube works on.
 const HEADS: u32 = 8;
@@ -59,10 +59,11 @@ impl InPlace {
         let [rows, heads, room, channels] = [0, 1, 2, 3].map(|dim| self.key.meta.shape()[dim]);
         for (to, from_part) in [(&self.key, &from.key), (&self.value, &from.value)] {
             let count = rows * heads * from.filled * channels;
+            let (all, dim) = threads_for(count);
             copy_kernel::launch(
                 &to.client,
-                cubes(count.div_ceil(256)),
-                CubeDim::new_1d(256),
+                all,
+                dim,
                 from_part.clone().into_buffer_arg(),
                 to.clone().into_buffer_arg(),
                 count,
@@ -87,7 +88,7 @@ fn copy_kernel<X: Float>(
     to_stride: usize,
     #[define(X)] _type: ElemType,
 ) {
-    let i = cube_number() * CUBE_DIM_X as usize + UNIT_POS as usize;
+    let i = thread_number();
     if i < count {
         let (head, at) = (i / part, i % part);
         to[head * to_stride + at] = from[head * from_stride + at];

@@ -15,13 +15,13 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use super::linear::product;
-use super::{cube_number, cubes, element, empty_like, is_here};
+use super::{THREADS, cube_number, cubes, element, empty_like, is_here};
+#[cfg(feature = "train")]
+use super::{thread_number, threads_for};
 
 #[cfg(feature = "train")]
 use burn::backend::Autodiff;
 
-/// Threads of a cube.
-const THREADS: u32 = 256;
 /// Most numbers of rows that lie ready at once.
 const MOST: usize = 1 << 28;
 
@@ -160,7 +160,7 @@ fn scatter<X: Float>(
     padding: usize,
     #[define(X)] _type: ElemType,
 ) {
-    let i = cube_number() * CUBE_DIM_X as usize + UNIT_POS as usize;
+    let i = thread_number();
     if i < count {
         let (channel, rest) = (i % channels, i / channels);
         let (column, rest) = (rest % width, rest / width);
@@ -273,11 +273,11 @@ mod gradients {
             let rows = product(part(dy.clone(), first * places, batch * places), weight.clone(), dy.dtype);
             let x = empty_like(&rows, [batch, sizes.height, sizes.width, sizes.from], rows.dtype);
             let count = batch * sizes.height * sizes.width * sizes.from;
-            let [out_height, out_width] = sizes.out();
+            let ([out_height, out_width], (all, dim)) = (sizes.out(), threads_for(count));
             scatter::launch(
                 &rows.client.clone(),
-                cubes(count.div_ceil(THREADS as usize)),
-                CubeDim::new_1d(THREADS),
+                all,
+                dim,
                 rows.clone().into_buffer_arg(),
                 x.clone().into_buffer_arg(),
                 count,

@@ -6,7 +6,7 @@ use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::{THREADS, cube_number, cubes, element, empty_like, tensor, whole};
+use super::{THREADS, cube_number, cubes, element, empty_like, tensor, thread_number, threads_for, whole};
 
 /// Places of a map whose sums one cube makes.
 const PLACES: usize = 512;
@@ -84,7 +84,7 @@ fn partial_sums<X: Float>(
 /// Mean and factor of every group: `[batch, groups, 2]`.
 #[cube(launch)]
 fn statistics(sums: &[f32], found: &mut [f32], count: usize, parts: usize, groups: usize, numbers: f32, epsilon: f32) {
-    let i = cube_number() * CUBE_DIM_X as usize + UNIT_POS as usize;
+    let i = thread_number();
     if i < count {
         let (batch, group) = (i / groups, i % groups);
         let mut value = 0.0f32;
@@ -115,7 +115,7 @@ fn normalise<X: Float>(
     #[comptime] then_silu: bool,
     #[define(X)] _type: ElemType,
 ) {
-    let i = cube_number() * CUBE_DIM_X as usize + UNIT_POS as usize;
+    let i = thread_number();
     if i < count {
         let (channel, place) = (i % channels, i / channels);
         let at = 2 * (place / places * groups + channel / (channels / groups));
@@ -138,7 +138,7 @@ fn double<X: Float>(
     channels: usize,
     #[define(X)] _type: ElemType,
 ) {
-    let i = cube_number() * CUBE_DIM_X as usize + UNIT_POS as usize;
+    let i = thread_number();
     if i < count {
         let (channel, place) = (i % channels, i / channels);
         let (column, row) = (place % (2 * width), place / (2 * width));
@@ -153,10 +153,6 @@ fn channels_last(x: &Tensor<4>) -> Option<CubeTensor> {
 
 fn channels_first(y: CubeTensor) -> Tensor<4> {
     tensor::<4>(y).permute([0, 3, 1, 2])
-}
-
-fn of_each(count: usize) -> (CubeCount, CubeDim) {
-    (cubes(count.div_ceil(THREADS as usize)), CubeDim::new_1d(THREADS))
 }
 
 /// Group norm, with SiLU behind it if asked for, in the type of x.
@@ -191,12 +187,12 @@ pub(in super::super) fn group_norm(x: &Tensor<4>, norm: &GroupNorm, then_silu: b
         THREADS as usize,
         element(x.dtype),
     );
-    let (all, dim) = of_each(batch * groups);
+    let (all, dim) = threads_for(batch * groups);
     let numbers = (places * (channels / groups)) as f32;
     let epsilon = norm.epsilon as f32;
     let (sums, to) = (sums.into_buffer_arg(), found.clone().into_buffer_arg());
     statistics::launch(&client, all, dim, sums, to, batch * groups, parts, groups, numbers, epsilon);
-    let (all, dim) = of_each(count);
+    let (all, dim) = threads_for(count);
     let kind = element(x.dtype);
     normalise::launch(
         &client,
@@ -224,7 +220,7 @@ pub(in super::super) fn upsample_nearest(x: &Tensor<4>) -> Option<Tensor<4>> {
     let y = empty_like(&x, [batch, 2 * height, 2 * width, channels], x.dtype);
     let count = 4 * batch * height * width * channels;
     if count > 0 {
-        let (all, dim) = of_each(count);
+        let (all, dim) = threads_for(count);
         let (client, kind) = (x.client.clone(), element(x.dtype));
         double::launch(&client, all, dim, x.into_buffer_arg(), y.clone().into_buffer_arg(), count, height, width, channels, kind);
     }

@@ -35,7 +35,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::ir::{ElemType, FloatKind};
 use cubecl::prelude::*;
 
-/// Threads of a cube that works on one row together.
+/// Threads of a cube.
 const THREADS: u32 = 256;
 
 /// The tensor as the GPU backend has it, whole and in row-major order, if it is that backend's.
@@ -83,6 +83,17 @@ fn cubes(count: usize) -> CubeCount {
 #[cube]
 fn cube_number() -> usize {
     (CUBE_POS_Y * CUBE_COUNT_X + CUBE_POS_X) as usize
+}
+
+/// A thread for each of so many numbers: the cubes, and their threads.
+fn threads_for(count: usize) -> (CubeCount, CubeDim) {
+    (cubes(count.div_ceil(THREADS as usize)), CubeDim::new_1d(THREADS))
+}
+
+/// This thread's number among [`threads_for`].
+#[cube]
+fn thread_number() -> usize {
+    cube_number() * CUBE_DIM_X as usize + UNIT_POS as usize
 }
 
 /// The sum over all threads of a cube, for each of them.

@@ -6,11 +6,8 @@ use burn_cubecl::cubecl::Device as CubeDevice;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::{cube_number, cubes, tensor};
+use super::{tensor, thread_number, threads_for};
 use crate::rng::Stream;
-
-/// Threads of a cube.
-const THREADS: u32 = 256;
 
 /// Philox 4x32-10, as in [`crate::rng`]: word `which` of four.
 #[cube]
@@ -54,7 +51,7 @@ pub(super) fn minus_log(word: u32) -> f32 {
 #[cube(launch)]
 #[allow(clippy::too_many_arguments)]
 fn normals_kernel(seeds: &[u32], out: &mut [f32], count: usize, length: usize, channels: usize, scale: u32, purpose: u32) {
-    let i = cube_number() * CUBE_DIM_X as usize + UNIT_POS as usize;
+    let i = thread_number();
     if i < count {
         let (token, channel) = (i / channels, (i % channels) as u32);
         let (image, position) = (token / length, (token % length) as u32);
@@ -83,10 +80,11 @@ pub(crate) fn normals(stream: &Stream<'_>, [batch, length, channels]: [usize; 3]
     if count > 0 {
         let seeds = words_of(stream.seeds);
         let handle = client.create_from_slice(u32::as_bytes(&seeds));
+        let (all, dim) = threads_for(count);
         normals_kernel::launch(
             &client,
-            cubes(count.div_ceil(THREADS as usize)),
-            CubeDim::new_1d(THREADS),
+            all,
+            dim,
             // SAFETY: the buffer was just made of this slice.
             unsafe { BufferArg::from_raw_parts(handle, seeds.len()) },
             out.clone().into_buffer_arg(),

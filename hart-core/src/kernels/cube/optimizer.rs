@@ -3,10 +3,7 @@
 use burn::prelude::Tensor;
 use cubecl::prelude::*;
 
-use super::{cube_number, cubes, empty_like, tensor, whole};
-
-/// Threads of a cube.
-const THREADS: u32 = 256;
+use super::{empty_like, tensor, thread_number, threads_for, whole};
 
 /// Numbers of a step of AdamW.
 #[derive(Clone, Copy, Debug)]
@@ -55,7 +52,7 @@ fn step_kernel(
     keep: f32,
     decay: f32,
 ) {
-    let i = cube_number() * CUBE_DIM_X as usize + UNIT_POS as usize;
+    let i = thread_number();
     if i < count {
         let gradient = gradient[i] * scale;
         let first = moment_1[i] * beta_1 + gradient * (1.0f32 - beta_1);
@@ -78,10 +75,11 @@ pub(crate) fn adam(before: &Adam, gradient: &Tensor<1>, step: AdamStep) -> Optio
     let next = || empty_like(&value, [count], value.dtype);
     let (next_value, next_average, next_1, next_2) = (next(), next(), next(), next());
     let correction = |beta: f32| 1.0 - beta.powi(step.time as i32);
+    let (all, dim) = threads_for(count);
     step_kernel::launch(
         &value.client.clone(),
-        cubes(count.div_ceil(THREADS as usize)),
-        CubeDim::new_1d(THREADS),
+        all,
+        dim,
         gradient.into_buffer_arg(),
         value.clone().into_buffer_arg(),
         average.into_buffer_arg(),

@@ -4,20 +4,7 @@ use burn::prelude::Tensor;
 use burn::tensor::DType;
 use cubecl::prelude::{Tensor as Strided, *};
 
-use super::{cube_number, element, empty_like, primitive, tensor, whole};
-
-/// Threads of a cube.
-const THREADS: u32 = 256;
-
-fn cubes_of(count: usize) -> CubeCount {
-    super::cubes(count.div_ceil(THREADS as usize))
-}
-
-/// This thread's number among those of [`cubes_of`].
-#[cube]
-fn number() -> usize {
-    cube_number() * CUBE_DIM_X as usize + UNIT_POS as usize
-}
+use super::{element, empty_like, primitive, tensor, thread_number, threads_for, whole};
 
 #[cube]
 fn silu_of(x: f32) -> f32 {
@@ -26,7 +13,7 @@ fn silu_of(x: f32) -> f32 {
 
 #[cube(launch)]
 fn silu_kernel<X: Float>(x: &[X], y: &mut [X], count: usize, #[define(X)] _type: ElemType) {
-    let i = number();
+    let i = thread_number();
     if i < count {
         y[i] = X::cast_from(silu_of(f32::cast_from(x[i])));
     }
@@ -34,7 +21,7 @@ fn silu_kernel<X: Float>(x: &[X], y: &mut [X], count: usize, #[define(X)] _type:
 
 #[cube(launch)]
 fn silu_mul_kernel<X: Float>(gate: &[X], up: &[X], y: &mut [X], count: usize, #[define(X)] _type: ElemType) {
-    let i = number();
+    let i = thread_number();
     if i < count {
         y[i] = X::cast_from(silu_of(f32::cast_from(gate[i])) * f32::cast_from(up[i]));
     }
@@ -53,7 +40,7 @@ fn add_gated_kernel<X: Float, Y: Float, G: Float>(
     #[comptime] gated: bool,
     #[define(X, Y, G)] _types: [ElemType; 3],
 ) {
-    let i = number();
+    let i = thread_number();
     if i < count {
         let mut value = f32::cast_from(y[i]);
         if comptime!(gated) {
@@ -74,7 +61,8 @@ pub(in super::super) fn silu<const D: usize>(x: &Tensor<D>) -> Option<Tensor<D>>
     if count > 0 {
         let (client, kind) = (x.client.clone(), element(x.dtype));
         let (from, to) = (x.into_buffer_arg(), y.clone().into_buffer_arg());
-        silu_kernel::launch(&client, cubes_of(count), CubeDim::new_1d(THREADS), from, to, count, kind);
+        let (all, dim) = threads_for(count);
+        silu_kernel::launch(&client, all, dim, from, to, count, kind);
     }
     Some(tensor(y))
 }
@@ -90,7 +78,8 @@ pub(in super::super) fn silu_mul(gate: &Tensor<3>, up: &Tensor<3>) -> Option<Ten
     if count > 0 {
         let (client, kind) = (gate.client.clone(), element(gate.dtype));
         let (gate, up, to) = (gate.into_buffer_arg(), up.into_buffer_arg(), y.clone().into_buffer_arg());
-        silu_mul_kernel::launch(&client, cubes_of(count), CubeDim::new_1d(THREADS), gate, up, to, count, kind);
+        let (all, dim) = threads_for(count);
+        silu_mul_kernel::launch(&client, all, dim, gate, up, to, count, kind);
     }
     Some(tensor(y))
 }
@@ -112,8 +101,8 @@ pub(in super::super) fn add_gated(x: &Tensor<3>, y: &Tensor<3>, gate: Option<&Te
     if count > 0 {
         let (client, types) = (x.client.clone(), [element(x.dtype), element(y.dtype), element(gate.dtype)]);
         let (x, y, gate, to) = (x.into_buffer_arg(), y.into_buffer_arg(), gate.into_tensor_arg(), sum.clone().into_buffer_arg());
-        let dim = CubeDim::new_1d(THREADS);
-        add_gated_kernel::launch(&client, cubes_of(count), dim, x, y, gate, to, count, width, length, gated, types);
+        let (all, dim) = threads_for(count);
+        add_gated_kernel::launch(&client, all, dim, x, y, gate, to, count, width, length, gated, types);
     }
     Some(tensor(sum))
 }
