@@ -24,6 +24,10 @@ pub(crate) fn rms_norm(x: Tensor<3>, norm: &RmsNorm, modulation: Option<&Modulat
     if let Some(y) = super::cube::rms_norm(&x, norm, modulation) {
         return y;
     }
+    #[cfg(all(any(feature = "cuda", feature = "wgpu"), feature = "train"))]
+    if let Some(y) = super::cube::normed(&x, false, norm.epsilon) {
+        return modulate(super::cube::scale_by_row(y, norm.gamma.val()), modulation);
+    }
     modulate(norm.forward(x), modulation)
 }
 
@@ -40,6 +44,15 @@ pub(crate) fn layer_norm(x: Tensor<3>, norm: Option<&LayerNorm>, epsilon: f64, m
     #[cfg(any(feature = "cuda", feature = "wgpu"))]
     if let Some(y) = super::cube::layer_norm(&x, norm, epsilon, modulation) {
         return y;
+    }
+    #[cfg(all(any(feature = "cuda", feature = "wgpu"), feature = "train"))]
+    if let Some(y) = super::cube::normed(&x, true, epsilon) {
+        let y = match norm.map(|norm| (norm.gamma.val(), norm.beta.as_ref().map(|beta| beta.val()))) {
+            None => y,
+            Some((gain, None)) => super::cube::scale_by_row(y, gain),
+            Some((gain, Some(bias))) => super::cube::add_row(super::cube::scale_by_row(y, gain), bias),
+        };
+        return modulate(y, modulation);
     }
     let normed = match norm {
         Some(norm) => norm.forward(x),

@@ -7,6 +7,8 @@
 
 mod codebook;
 mod generator;
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+mod joined;
 mod loss;
 mod optimizer;
 mod random;

@@ -11,6 +11,8 @@ use burn::optim::{
 use burn::prelude::*;
 use rayon::prelude::*;
 
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+use super::joined::Joined;
 use super::shards::numbers;
 use crate::device::is_cpu;
 use crate::error::{Error, Result};
@@ -55,20 +57,20 @@ pub fn learning_rate(options: &OptimizerOptions, step: u64) -> f64 {
 
 /// One parameter, as a row of numbers, and what is kept about it.
 #[derive(Clone)]
-struct Slot {
+pub(super) struct Slot {
     name: String,
     id: ParamId,
     /// Rows and columns, if it is a matrix that Muon changes.
-    matrix: Option<[usize; 2]>,
-    value: Tensor<1>,
-    average: Tensor<1>,
-    state: State,
+    pub(super) matrix: Option<[usize; 2]>,
+    pub(super) value: Tensor<1>,
+    pub(super) average: Tensor<1>,
+    pub(super) state: State,
 }
 
 /// What an optimizer keeps about a parameter.
 #[allow(clippy::large_enum_variant, reason = "handles; the numbers lie elsewhere")]
 #[derive(Clone)]
-enum State {
+pub(super) enum State {
     New,
     Moments(AdamWState<1>),
     Velocity(Tensor<1>),
@@ -79,17 +81,49 @@ const BETA_1: f32 = 0.9;
 /// What AdamW adds to the root that it divides by.
 const EPSILON: f32 = 1e-8;
 /// Decay of Muon's velocity.
-const MOMENTUM: f64 = 0.95;
+pub(super) const MOMENTUM: f64 = 0.95;
 /// A matrix with fewer rows or columns leads into the model or out of it, and is AdamW's.
 const SMALLEST_MATRIX: usize = 32;
 
-/// Weights under way. Parameters are kept as rows beside each other, so that all cores update them at once.
+/// Numbers of one step.
+pub(super) struct StepOptions {
+    pub(super) options: OptimizerOptions,
+    pub(super) rate: f64,
+    /// Decay of the running average.
+    pub(super) average: f64,
+}
+
+impl StepOptions {
+    fn new(options: OptimizerOptions, step: u64) -> Self {
+        // As TensorFlow's moving average does: young averages forget quickly.
+        let average = options.average.min((1.0 + step as f64) / (10.0 + step as f64));
+        Self { options, rate: learning_rate(&options, step), average }
+    }
+
+    /// What gradients of such a norm are multiplied by, so that they measure no more than they may.
+    pub(super) fn scale(&self, norm: f32) -> f32 {
+        const SMALLEST_NORM: f32 = 1e-6;
+        (self.options.clip / (norm + SMALLEST_NORM)).min(1.0)
+    }
+
+    #[cfg(any(feature = "cuda", feature = "wgpu"))]
+    pub(super) fn adam(&self, time: usize, scale: f32) -> kernels::cube::AdamStep {
+        let OptimizerOptions { beta_2, weight_decay, .. } = self.options;
+        let (rate, average) = (self.rate, self.average);
+        kernels::cube::AdamStep { beta_1: BETA_1, beta_2, epsilon: EPSILON, time, rate, weight_decay, scale, average }
+    }
+}
+
+/// Weights under way. Parameters are kept as rows beside each other: all cores update them at once, and on a GPU they are parts of a few
+/// rows.
 pub(super) struct Learner {
     slots: Vec<Slot>,
     adam: AdamW,
     muon: Muon,
     options: OptimizerOptions,
     on_cpu: bool,
+    #[cfg(any(feature = "cuda", feature = "wgpu"))]
+    joined: Option<Joined>,
 }
 
 impl Learner {
@@ -121,7 +155,15 @@ impl Learner {
             .with_adjust_lr_fn(AdjustLrFn::MatchRmsAdamW);
         let on_cpu = found.0.first().is_none_or(|(_, _, value)| is_cpu(&value.device()));
         let slots = parameter_names(module).into_iter().zip(found.0).map(slot).collect();
-        Self { slots, adam: adam.build(), muon: muon.build(), options, on_cpu }
+        Self {
+            slots,
+            adam: adam.build(),
+            muon: muon.build(),
+            options,
+            on_cpu,
+            #[cfg(any(feature = "cuda", feature = "wgpu"))]
+            joined: None,
+        }
     }
 
     /// One step on the mean of the shards' gradients. Returns the module and the gradients' norm before clipping. A parameter
@@ -140,33 +182,47 @@ impl Learner {
         let share = 1.0 / shards.len() as f32;
         let mut take = Take { shards, taken: Vec::new() };
         module.visit(&mut take);
-        let mean = |parts: Vec<Tensor<1>>| Some(parts.into_iter().reduce(|sum, part| sum + part)? * share);
+        let mean = |parts: Vec<Tensor<1>>| {
+            let sum = parts.into_iter().reduce(|sum, part| sum + part)?;
+            Some(if share == 1.0 { sum } else { sum * share })
+        };
         let gradients = self.each(take.taken, mean);
+        let step = StepOptions::new(self.options, step);
+        #[cfg(any(feature = "cuda", feature = "wgpu"))]
+        if !self.on_cpu {
+            let norm = self.step_joined(&gradients, &step);
+            return (self.current(module), norm);
+        }
+        let norm = self.step_beside(gradients, &step);
+        (self.current(module), norm)
+    }
+
+    /// A step on a GPU.
+    #[cfg(any(feature = "cuda", feature = "wgpu"))]
+    fn step_joined(&mut self, gradients: &[Option<Tensor<1>>], step: &StepOptions) -> f32 {
+        let named: Vec<usize> = (0..self.slots.len()).filter(|&slot| gradients[slot].is_some()).collect();
+        let Some(&first) = named.first() else { return 0.0 };
+        let joined = self.joined.take().filter(|joined| joined.holds(&named));
+        let mut joined = joined.unwrap_or_else(|| Joined::new(&self.slots, &named, &self.slots[first].value.device()));
+        let norm = joined.step(&mut self.slots, gradients, step);
+        self.joined = Some(joined);
+        norm
+    }
+
+    /// A step on the CPU, parameter by parameter.
+    fn step_beside(&mut self, gradients: Vec<Option<Tensor<1>>>, step: &StepOptions) -> f32 {
         let square = |gradient: Option<Tensor<1>>| Some(gradient?.square().sum());
         let squares: Vec<Tensor<1>> = self.each(gradients.clone(), square).into_iter().flatten().collect();
         let squares = if squares.is_empty() { Vec::new() } else { numbers(squares) };
         let norm = squares.iter().copied().map(f64::from).sum::<f64>().sqrt() as f32;
-        const SMALLEST_NORM: f32 = 1e-6;
-        let scale = (self.options.clip / (norm + SMALLEST_NORM)).min(1.0);
-        let (adam, muon, rate) = (&self.adam, &self.muon, learning_rate(&self.options, step));
-        // As TensorFlow's moving average does: young averages forget quickly.
-        let decay = self.options.average.min((1.0 + step as f64) / (10.0 + step as f64));
-        let on_cpu = self.on_cpu;
+        let scale = step.scale(norm);
+        let (adam, muon, rate, decay) = (&self.adam, &self.muon, step.rate, step.average);
         let change = |(mut slot, gradient): (Slot, Option<Tensor<1>>)| {
             let Some(gradient) = gradient else {
-                // What had no gradient stays as it is; matrices may have had their step already.
-                if on_cpu || !matches!(slot.state, State::Velocity(_)) {
-                    slot.average = slot.value.clone();
-                }
+                slot.average = slot.value.clone();
                 return slot;
             };
             let value = std::mem::replace(&mut slot.value, Tensor::empty([0], &gradient.device()));
-            #[cfg(any(feature = "cuda", feature = "wgpu"))]
-            if slot.matrix.is_none()
-                && let Some(next) = fused(&slot, &value, &gradient, scale, rate, decay, &self.options)
-            {
-                return next;
-            }
             let gradient = gradient * scale;
             let state = std::mem::replace(&mut slot.state, State::New);
             (slot.value, slot.state) = match slot.matrix {
@@ -188,51 +244,13 @@ impl Learner {
             slot
         };
         let slots: Vec<_> = std::mem::take(&mut self.slots).into_iter().zip(gradients).collect();
-        let slots = if self.on_cpu { slots } else { self.together(slots, scale, rate, decay) };
         self.slots = self.each(slots, change);
-        (self.current(module), norm)
+        norm
     }
 
     /// Changes how many steps the learning rate falls over.
     pub(super) fn set_steps(&mut self, steps: u64) {
         self.options.steps = steps;
-    }
-
-    /// Muon's step for all matrices of one shape together: on a GPU the products of one matrix are too small to fill it. Whatever has
-    /// had its step comes back without a gradient.
-    fn together(&self, slots: Vec<(Slot, Option<Tensor<1>>)>, scale: f32, rate: f64, decay: f64) -> Vec<(Slot, Option<Tensor<1>>)> {
-        let mut shapes: Vec<[usize; 2]> =
-            slots.iter().filter(|(_, gradient)| gradient.is_some()).filter_map(|(slot, _)| slot.matrix).collect();
-        shapes.sort_unstable();
-        shapes.dedup();
-        let mut slots = slots;
-        for shape in shapes {
-            let mut group: Vec<_> = slots.iter_mut().filter(|(s, g)| s.matrix == Some(shape) && g.is_some()).collect();
-            let stack = |rows: Vec<Tensor<1>>| {
-                let count = rows.len();
-                Tensor::cat(rows, 0).reshape([count, shape[0], shape[1]])
-            };
-            let gradient = stack(group.iter().map(|(_, gradient)| gradient.clone().expect("just looked at")).collect()) * scale;
-            let velocities = group.iter().map(|(slot, _)| match &slot.state {
-                State::Velocity(velocity) => velocity.clone(),
-                _ => slot.value.zeros_like(),
-            });
-            let velocity = stack(velocities.collect()) * MOMENTUM + gradient.clone();
-            let change = orthogonalized(gradient + velocity.clone() * MOMENTUM);
-            let [rows, columns] = shape.map(|n| n as f64);
-            let change = change * (rate * 0.2 * rows.max(columns).sqrt());
-            let value = stack(group.iter().map(|(slot, _)| slot.value.clone()).collect());
-            let value = value * (1.0 - rate * f64::from(self.options.weight_decay)) - change;
-            let average =
-                stack(group.iter().map(|(slot, _)| slot.average.clone()).collect()) * decay + value.clone() * (1.0 - decay);
-            let row = |stack: &Tensor<3>, index: usize| flat(stack.clone().narrow(0, index, 1));
-            for (index, (slot, gradient)) in group.iter_mut().enumerate() {
-                (slot.value, slot.average) = (row(&value, index), row(&average, index));
-                slot.state = State::Velocity(row(&velocity, index));
-                *gradient = None;
-            }
-        }
-        slots
     }
 
     /// Work on each parameter: on all cores where they do the arithmetic, and one after the other on a GPU, whose stream belongs to a
@@ -314,58 +332,12 @@ impl Learner {
         };
         // All or nothing: a state that doesn't fit leaves what is there.
         self.slots = self.slots.iter().map(read_slot).collect::<Result<_>>()?;
+        #[cfg(any(feature = "cuda", feature = "wgpu"))]
+        {
+            self.joined = None;
+        }
         Ok(self.current(module))
     }
-}
-
-/// AdamW's step and the average's in one, on a GPU.
-#[cfg(any(feature = "cuda", feature = "wgpu"))]
-fn fused(
-    slot: &Slot,
-    value: &Tensor<1>,
-    gradient: &Tensor<1>,
-    scale: f32,
-    rate: f64,
-    decay: f64,
-    options: &OptimizerOptions,
-) -> Option<Slot> {
-    use kernels::cube::{Adam, AdamStep, adam};
-    let (time, moment_1, moment_2) = match &slot.state {
-        State::Moments(moments) => {
-            let momentum = &moments.momentum;
-            (momentum.time + 1, momentum.moment_1.clone(), momentum.moment_2.clone())
-        }
-        _ => (1, value.zeros_like(), value.zeros_like()),
-    };
-    let before = Adam { value: value.clone(), average: slot.average.clone(), moment_1, moment_2 };
-    let OptimizerOptions { beta_2, weight_decay, .. } = *options;
-    let step = AdamStep { beta_1: BETA_1, beta_2, epsilon: EPSILON, time, rate, weight_decay, scale, average: decay };
-    let Adam { value, average, moment_1, moment_2 } = adam(&before, gradient, step)?;
-    let state = State::Moments(AdamWState::new(AdaptiveMomentumState::new(time, moment_1, moment_2)));
-    Some(Slot { value, average, state, ..slot.clone() })
-}
-
-/// The nearest matrices with orthogonal rows or columns, by Newton and Schulz's iteration; the coefficients are Muon's own.
-///
-/// # Shapes
-///
-/// - x, output: `[N, rows, columns]`
-fn orthogonalized(x: Tensor<3>) -> Tensor<3> {
-    const COEFFICIENTS: [f64; 3] = [3.4445, -4.775, 2.0315];
-    const ITERATIONS: usize = 5;
-    const SMALLEST_NORM: f32 = 1e-7;
-    let [_, rows, columns] = x.dims();
-    let tall = rows > columns;
-    let x = if tall { x.swap_dims(1, 2) } else { x };
-    let norm = x.clone().square().sum_dim(2).sum_dim(1).sqrt().clamp_min(SMALLEST_NORM);
-    let mut x = x / norm;
-    let [a, b, c] = COEFFICIENTS;
-    for _ in 0..ITERATIONS {
-        let square = x.clone().matmul(x.clone().swap_dims(1, 2));
-        let factor = square.clone() * b + square.clone().matmul(square) * c;
-        x = x.clone() * a + factor.matmul(x);
-    }
-    if tall { x.swap_dims(1, 2) } else { x }
 }
 
 fn flat<const D: usize>(tensor: Tensor<D>) -> Tensor<1> {
@@ -391,30 +363,58 @@ fn put<M: Module>(module: M, rows: &HashMap<ParamId, &Tensor<1>>, trained: bool)
     module.map(&mut Put { rows, trained })
 }
 
-#[cfg(test)]
+#[cfg(all(test, any(feature = "cuda", feature = "wgpu")))]
 mod tests {
-    use super::*;
+    use burn::nn::{Linear, LinearConfig};
 
-    /// Wide, tall and square ones: rows or columns end up close to orthogonal, as burn's own does one by one.
+    use super::*;
+    use crate::kernels::cube::tests::{device, wave};
+
+    /// Matrices by Muon, rows by AdamW, clipped; and a state that is taken up in between.
     #[test]
-    fn matrices_together_are_orthogonalized_as_one_by_one() {
-        let device = Device::flex();
-        for [rows, columns] in [[32, 48], [48, 32], [40, 40]] {
-            let values: Vec<f32> = (0..2 * rows * columns).map(|i| ((i * i) as f32 * 0.37 + i as f32).sin()).collect();
-            let x = kernels::tensor(values, [2, rows, columns], &device);
-            let muon = MuonConfig::new()
-                .with_momentum(MomentumConfig { momentum: 0.0, dampening: 0.0, nesterov: false })
-                .with_adjust_lr_fn(AdjustLrFn::MatchRmsAdamW)
-                .build();
-            let together = orthogonalized(x.clone());
-            for index in 0..2 {
-                let one = |x: &Tensor<3>| x.clone().narrow(0, index, 1).reshape([rows, columns]);
-                let zeros = one(&x).zeros_like();
-                let rate = 1.0 / (0.2 * (rows.max(columns) as f64).sqrt());
-                let want = muon.step(rate, zeros, one(&x), None).0.neg();
-                let error = kernels::values((one(&together) - want).abs().max())[0];
-                assert!(error < 1e-4, "{rows} x {columns}: off by {error}");
+    fn steps_on_a_gpu_equal_the_cpus() {
+        let options = OptimizerOptions {
+            learning_rate: 1e-2,
+            warmup: 2,
+            steps: 10,
+            final_ratio: 0.1,
+            weight_decay: 0.1,
+            beta_2: 0.99,
+            muon: true,
+            clip: 1.0,
+            average: 0.9,
+        };
+        let run = |device: &Device| {
+            let tracked = device.clone().autodiff();
+            let mut layers: Vec<Linear> = Vec::new();
+            for (from, to) in [(40, 48), (48, 40), (40, 48), (48, 7)] {
+                let mut layer = LinearConfig::new(from, to).init(&tracked);
+                layer.weight = layer.weight.map(|_| wave([from, to], 0.37, &tracked).require_grad());
+                layer.bias = layer.bias.map(|bias| bias.map(|_| wave([to], 0.7, &tracked).require_grad()));
+                layers.push(layer);
             }
+            let mut learner = Learner::new(&layers, options);
+            let mut norms = Vec::new();
+            for step in 0..4 {
+                let x: Tensor<2> = wave([5, 40], 0.3 + step as f32, &tracked);
+                let y = layers.iter().fold(x, |x, layer| layer.forward(x).tanh());
+                let gradients = GradientsParams::from_grads((y.square().sum() * 3.0).backward(), &layers);
+                let norm;
+                (layers, norm) = learner.update(layers, vec![gradients], step);
+                norms.push(norm);
+            }
+            (norms, learner.state())
+        };
+        let ((norms, got), (other_norms, want)) = (run(&device()), run(&Device::flex()));
+        assert!(
+            norms.iter().zip(&other_norms).all(|(got, want)| (got / want - 1.0).abs() < 1e-2),
+            "{norms:?} and not {other_norms:?}"
+        );
+        for (got, want) in got.iter().zip(&want) {
+            assert_eq!((&got.name, &got.shape), (&want.name, &want.shape));
+            let most = want.values.iter().fold(1e-2f32, |most, v| most.max(v.abs()));
+            let error = got.values.iter().zip(&want.values).map(|(g, w)| (g - w).abs() / most).fold(0.0, f32::max);
+            assert!(error < 2e-2, "{}: off by {error}", got.name);
         }
     }
 }

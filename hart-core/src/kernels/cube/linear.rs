@@ -1,31 +1,35 @@
-//! Products with weights of half precision.
+//! Linear layers, with their gradients.
 
+use burn::backend::ops::FloatTensorOps;
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Backend, Cube, Dispatch, backend_extension};
 use burn::prelude::*;
-use burn::tensor::DType;
+use burn::tensor::{DType, FloatDType};
+use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::kernel::matmul::{MatmulStrategy, matmul};
 use burn_cubecl::tensor::CubeTensor;
-use cubek::matmul::definition::{MatmulElems, MatmulGlobalElems};
-use cubek::matmul::launch::launch_ref;
-use cubek::matmul::multi_level::Strategy as Levels;
-use cubek::matmul::routine::BlueprintStrategy;
-use cubek::matmul::strategy::Strategy;
-use cubek::std::InputBinding;
 
 use super::super::Linear;
-use super::{element, empty_like, is_here, primitive, tensor};
+#[cfg(feature = "train")]
+use super::columns::add_row;
+use super::product::{Lies, Operand, Sizes, View, has_units, multiply};
+use super::{is_here, primitive, tensor};
 
 /// `x W + b` in the type of W.
 pub(in super::super) fn linear(x: &Tensor<3>, layer: &Linear) -> Option<Tensor<3>> {
+    #[cfg(feature = "train")]
+    if x.device().is_autodiff() {
+        return is_here(&x.device().inner()).then(|| tracked(x.clone(), layer));
+    }
     if !is_here(&x.device()) {
         return None;
     }
-    let to = layer.weight.val().dtype();
-    if to == DType::F32 { None } else { layer_product(x, layer, to) }
+    layer_product(x, layer, layer.weight.val().dtype())
 }
 
 /// `x W + b` in f32, whatever the type of W.
 pub(in super::super) fn linear_to_f32(x: &Tensor<3>, layer: &Linear) -> Option<Tensor<3>> {
-    if !is_here(&x.device()) || layer.weight.val().dtype() == DType::F32 {
+    if !is_here(&x.device()) {
         return None;
     }
     layer_product(x, layer, DType::F32)
@@ -36,41 +40,112 @@ fn layer_product(x: &Tensor<3>, layer: &Linear, to: DType) -> Option<Tensor<3>> 
     let [rows, length, inputs] = x.dims();
     let [_, outputs] = weight.dims();
     // One product for all rows.
-    let x = primitive(&x.clone().cast(float(weight.dtype())).reshape([rows * length, inputs]))?;
-    let y = product(x, primitive(&weight)?, to);
-    let y: Tensor<3> = tensor::<2>(y).reshape([rows, length, outputs]);
-    Some(match &layer.bias {
-        Some(bias) => y + bias.val().cast(float(to)).unsqueeze(),
-        None => y,
-    })
+    let x = primitive(&x.clone().cast(FloatDType::from(weight.dtype())).reshape([rows * length, inputs]))?;
+    let bias = match &layer.bias {
+        Some(bias) => Some(primitive(&bias.val())?),
+        None => None,
+    };
+    Some(tensor::<2>(product(x, primitive(&weight)?, bias, to)).reshape([rows, length, outputs]))
 }
 
-/// Rows `[rows, in]` times a matrix `[in, out]`, of one type, to another or the same.
-pub(super) fn product(x: CubeTensor, weight: CubeTensor, to: DType) -> CubeTensor {
-    by_tensor_memory(&x, &weight, to).unwrap_or_else(|| {
-        matmul(x, weight, None, MatmulStrategy::default(), to)
-            .expect("the sizes fit, and a way without conditions is among those tried")
-    })
-}
-
-/// The product by the way that is the fastest for many rows on GPUs whose memory is copied by a unit of its own (NVIDIA's from Hopper
-/// on); None elsewhere.
-fn by_tensor_memory(x: &CubeTensor, weight: &CubeTensor, to: DType) -> Option<CubeTensor> {
-    const MANY: usize = 128;
-    let (rows, columns) = (x.meta.shape()[0], weight.meta.shape()[1]);
-    if rows < MANY || x.client.properties().features.tma.is_empty() {
-        return None;
+/// Rows `[rows, in]` times a matrix `[in, out]`, of one type, to another or the same, plus a bias.
+pub(super) fn product(x: CubeTensor, weight: CubeTensor, bias: Option<CubeTensor>, to: DType) -> CubeTensor {
+    if has_units(&x) {
+        let (x, weight) = (into_contiguous(x), into_contiguous(weight));
+        let (rows, [inputs, outputs]) = (x.meta.shape()[0], [0, 1].map(|i| weight.meta.shape()[i]));
+        let sizes = Sizes::new(rows, outputs, inputs);
+        let (left, right) = (Operand::new(x, Lies::Deep, inputs), Operand::new(weight, Lies::Wide, outputs));
+        return Cube::float_reshape(
+            multiply(&left, &right, sizes, View::default(), bias.as_ref(), to),
+            Shape::from([rows, outputs]),
+        );
     }
-    let y = empty_like(x, [rows, columns], to);
-    let kind = |tensor: &CubeTensor| element(tensor.dtype);
-    let globals = MatmulGlobalElems { lhs: kind(x), rhs: kind(weight), out: kind(&y) };
-    let input = |tensor: &CubeTensor| InputBinding::new(tensor.clone().binding(), kind(tensor));
-    let strategy = Strategy::MultiLevel(Levels::SpecializedTmaMma(BlueprintStrategy::Inferred(().into())));
-    let mut kinds = MatmulElems::from_globals(&globals);
-    launch_ref(&strategy, &x.client, input(x), input(weight), y.clone().binding(), &mut kinds).ok()?;
-    Some(y)
+    let y = matmul(x, weight, None, MatmulStrategy::default(), to).expect("the sizes fit, and one way has no conditions");
+    match bias {
+        None => y,
+        Some(bias) => {
+            let bias = Cube::float_cast(bias, FloatDType::from(to));
+            let outputs = bias.meta.num_elements();
+            Cube::float_add(y, Cube::float_reshape(bias, Shape::from([1, outputs])))
+        }
+    }
 }
 
-fn float(dtype: DType) -> burn::tensor::FloatDType {
-    dtype.into()
+/// The operation, for which [`Dispatch`] finds the backend.
+#[backend_extension(Cube, Autodiff: cfg(feature = "train"))]
+pub(in super::super) trait Multiply: Backend {
+    /// `[rows, in]` times `[in, out]`.
+    fn multiply_rows(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
+}
+
+impl Multiply for Cube {
+    fn multiply_rows(x: CubeTensor, weight: CubeTensor) -> CubeTensor {
+        let kind = x.dtype;
+        product(x, weight, None, kind)
+    }
+}
+
+#[cfg(feature = "train")]
+fn tracked(x: Tensor<3>, layer: &Linear) -> Tensor<3> {
+    let weight = layer.weight.val();
+    let ([rows, length, inputs], [_, outputs]) = (x.dims(), weight.dims());
+    let x: Tensor<2> = x.reshape([rows * length, inputs]);
+    let y = Tensor::<2>::from_dispatch(Dispatch::multiply_rows(x.into_dispatch(), weight.into_dispatch()));
+    let y = match &layer.bias {
+        Some(bias) => add_row(y, bias.val()),
+        None => y,
+    };
+    y.reshape([rows, length, outputs])
+}
+
+#[cfg(feature = "train")]
+mod gradients {
+    use burn::backend::Autodiff;
+    use burn::backend::autodiff::checkpoint::base::Checkpointer;
+    use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+    use burn::backend::autodiff::grads::Gradients;
+    use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+
+    use super::super::columns::sum_rows;
+    use super::*;
+
+    #[derive(Debug)]
+    struct Multiplication;
+
+    impl Backward<Cube, 2> for Multiplication {
+        type State = (CubeTensor, CubeTensor);
+
+        fn backward(self, ops: Ops<Self::State, 2>, gradients: &mut Gradients, _: &mut Checkpointer) {
+            let ([to_x, to_weight], (x, weight)) = (ops.parents, ops.state);
+            let dy = into_contiguous(gradients.consume::<Cube>(&ops.node));
+            let (rows, [inputs, outputs]) = (x.meta.shape()[0], [0, 1].map(|i| weight.meta.shape()[i]));
+            let (view, kind) = (View::default(), dy.dtype);
+            let reshaped = |x: CubeTensor, shape: [usize; 2]| Cube::float_reshape(x, Shape::from(shape));
+            if let Some(node) = to_weight {
+                let sizes = Sizes::in_shares(inputs, outputs, rows);
+                let left = Operand::new(into_contiguous(x), Lies::Wide, inputs).apart(sizes.share * inputs);
+                let right = Operand::new(dy.clone(), Lies::Wide, outputs).apart(sizes.share * outputs);
+                let sums = multiply(&left, &right, sizes, view, None, kind);
+                gradients.register::<Cube>(node.id, reshaped(sum_rows(&sums, None, inputs * outputs), [inputs, outputs]));
+            }
+            if let Some(node) = to_x {
+                let sizes = Sizes::new(rows, inputs, outputs);
+                let (left, right) =
+                    (Operand::new(dy, Lies::Deep, outputs), Operand::new(into_contiguous(weight), Lies::Deep, outputs));
+                gradients.register::<Cube>(node.id, reshaped(multiply(&left, &right, sizes, view, None, kind), [rows, inputs]));
+            }
+        }
+    }
+
+    impl<C: CheckpointStrategy> Multiply for Autodiff<Cube, C> {
+        fn multiply_rows(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+            match Multiplication.prepare::<C>([x.node(), weight.node()]).compute_bound().stateful() {
+                OpsKind::Tracked(prepared) => {
+                    let (x, weight) = (x.into_primitive(), weight.into_primitive());
+                    prepared.finish((x.clone(), weight.clone()), Cube::multiply_rows(x, weight))
+                }
+                OpsKind::UnTracked(prepared) => prepared.finish(Cube::multiply_rows(x.into_primitive(), weight.into_primitive())),
+            }
+        }
+    }
 }

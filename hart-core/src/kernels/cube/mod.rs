@@ -5,24 +5,33 @@
 //! f32 while products have operands of half precision.
 
 mod attention;
+#[cfg(feature = "train")]
+mod columns;
 mod conv;
+mod group_norm;
 mod linear;
 mod maps;
 mod noise;
 #[cfg(feature = "train")]
 mod optimizer;
 mod pointwise;
+mod product;
 mod rows;
 mod sample;
 
 pub(super) use attention::{InPlace, self_attention};
+#[cfg(feature = "train")]
+pub(super) use columns::{add_row, scale_by_row};
 pub(super) use conv::conv2d;
+pub(super) use group_norm::group_norm;
 pub(super) use linear::{linear, linear_to_f32};
-pub(super) use maps::{group_norm, upsample_nearest};
+pub(super) use maps::upsample_nearest;
 pub(crate) use noise::normals;
 #[cfg(feature = "train")]
 pub(crate) use optimizer::{Adam, AdamStep, adam};
 pub(super) use pointwise::{add_gated, silu, silu_mul};
+#[cfg(feature = "train")]
+pub(super) use rows::normed;
 pub(super) use rows::{layer_norm, rms_norm};
 pub(crate) use sample::{Choice, sample};
 

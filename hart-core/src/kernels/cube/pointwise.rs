@@ -7,7 +7,7 @@ use cubecl::prelude::{Tensor as Strided, *};
 use super::{element, empty_like, primitive, tensor, thread_number, threads_for, whole};
 
 #[cube]
-fn silu_of(x: f32) -> f32 {
+pub(super) fn silu_of(x: f32) -> f32 {
     x / (1.0f32 + (-x).exp())
 }
 

@@ -141,6 +141,144 @@ fn apply(x: &Tensor<3>, wanted: Norm<'_>) -> Option<Tensor<3>> {
     Some(tensor(y))
 }
 
+/// Rows without their mean, if asked for, and divided by their root mean square.
+#[cfg(feature = "train")]
+pub(in super::super) use tracked::normed;
+
+#[cfg(feature = "train")]
+mod tracked {
+    use burn::backend::autodiff::checkpoint::base::Checkpointer;
+    use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+    use burn::backend::autodiff::grads::Gradients;
+    use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+    use burn::backend::tensor::FloatTensor;
+    use burn::backend::{Autodiff, Backend, Cube, Dispatch, backend_extension};
+    use burn_cubecl::kernel::into_contiguous;
+
+    use super::*;
+
+    /// What is no tensor about a norm.
+    #[derive(Clone, Copy, Debug)]
+    pub(in super::super::super) struct Options {
+        subtracts_mean: bool,
+        epsilon: f64,
+    }
+
+    /// The operation, for which [`Dispatch`] finds the backend.
+    #[backend_extension(Cube, Autodiff)]
+    pub(in super::super::super) trait NormRows: Backend {
+        /// The rows `[B, L, C]`, normed.
+        fn norm_rows(x: FloatTensor<Self>, options: Options) -> FloatTensor<Self>;
+    }
+
+    /// Rows normed, with a gradient in one kernel, where x is tracked on a GPU.
+    pub(in super::super::super) fn normed(x: &Tensor<3>, subtracts_mean: bool, epsilon: f64) -> Option<Tensor<3>> {
+        let device = x.device();
+        let here = device.is_autodiff() && super::super::is_here(&device.inner()) && x.dtype() == DType::F32;
+        let options = Options { subtracts_mean, epsilon };
+        here.then(|| Tensor::from_dispatch(Dispatch::norm_rows(x.clone().into_dispatch(), options)))
+    }
+
+    /// One cube a row: of the normed rows' gradient, that of the rows.
+    #[cube(launch)]
+    #[allow(clippy::too_many_arguments)]
+    fn gradient(
+        x: &[f32],
+        dy: &[f32],
+        dx: &mut [f32],
+        rows: usize,
+        width: usize,
+        epsilon: f32,
+        #[comptime] subtracts_mean: bool,
+        #[comptime] threads: usize,
+    ) {
+        let row = cube_number();
+        if row >= rows {
+            terminate!();
+        }
+        let (unit, start) = (UNIT_POS as usize, row * width);
+        let mut mean = 0.0f32;
+        if subtracts_mean {
+            let mut sum = 0.0f32;
+            for channel in range_stepped(unit, width, threads) {
+                sum += x[start + channel];
+            }
+            mean = cube_sum(sum, threads) / width as f32;
+        }
+        let mut squares = 0.0f32;
+        let mut products = 0.0f32;
+        let mut sum = 0.0f32;
+        for channel in range_stepped(unit, width, threads) {
+            let value = x[start + channel] - mean;
+            squares += value * value;
+            products += value * dy[start + channel];
+            sum += dy[start + channel];
+        }
+        let factor = 1.0f32 / (cube_sum(squares, threads) / width as f32 + epsilon).sqrt();
+        // Of the products with the normed numbers.
+        let product = cube_sum(products, threads) * factor / width as f32;
+        let mut shift = 0.0f32;
+        if subtracts_mean {
+            shift = cube_sum(sum, threads) / width as f32;
+        }
+        for channel in range_stepped(unit, width, threads) {
+            let value = (x[start + channel] - mean) * factor;
+            dx[start + channel] = factor * (dy[start + channel] - shift - value * product);
+        }
+    }
+
+    impl NormRows for Cube {
+        fn norm_rows(x: CubeTensor, options: Options) -> CubeTensor {
+            let Options { subtracts_mean, epsilon } = options;
+            let wanted = Norm { subtracts_mean, epsilon, gain: None, bias: None, modulation: None };
+            primitive(&apply(&tensor(x), wanted).expect("it is a GPU's")).expect("and so is this")
+        }
+    }
+
+    #[derive(Debug)]
+    struct RowsNormed;
+
+    impl Backward<Cube, 1> for RowsNormed {
+        type State = (CubeTensor, Options);
+
+        fn backward(self, ops: Ops<Self::State, 1>, gradients: &mut Gradients, _: &mut Checkpointer) {
+            let ([to_x], (x, options)) = (ops.parents, ops.state);
+            let dy = into_contiguous(gradients.consume::<Cube>(&ops.node));
+            let Some(node) = to_x else { return };
+            let x = into_contiguous(x);
+            let width = x.meta.shape()[2];
+            let rows = x.meta.num_elements() / width.max(1);
+            let dx = empty_like(&x, x.meta.shape().clone(), DType::F32);
+            gradient::launch(
+                &x.client.clone(),
+                cubes(rows),
+                CubeDim::new_1d(THREADS),
+                x.into_buffer_arg(),
+                dy.into_buffer_arg(),
+                dx.clone().into_buffer_arg(),
+                rows,
+                width,
+                options.epsilon as f32,
+                options.subtracts_mean,
+                THREADS as usize,
+            );
+            gradients.register::<Cube>(node.id, dx);
+        }
+    }
+
+    impl<C: CheckpointStrategy> NormRows for Autodiff<Cube, C> {
+        fn norm_rows(x: FloatTensor<Self>, options: Options) -> FloatTensor<Self> {
+            match RowsNormed.prepare::<C>([x.node()]).compute_bound().stateful() {
+                OpsKind::Tracked(prepared) => {
+                    let x = x.into_primitive();
+                    prepared.finish((x.clone(), options), Cube::norm_rows(x, options))
+                }
+                OpsKind::UnTracked(prepared) => prepared.finish(Cube::norm_rows(x.into_primitive(), options)),
+            }
+        }
+    }
+}
+
 /// Root-mean-square norm and modulation.
 pub(in super::super) fn rms_norm(x: &Tensor<3>, norm: &RmsNorm, modulation: Option<&Modulation>) -> Option<Tensor<3>> {
     let gain = Some(norm.gamma.val());

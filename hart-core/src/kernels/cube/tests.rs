@@ -111,6 +111,107 @@ fn maps_equal_the_cpus() {
     }
 }
 
+/// Both operands either way round, sizes that fit nothing, sums in shares, in f32 and in half precision.
+#[test]
+fn products_equal_the_cpus() {
+    use super::product::{Lies, Operand, Sizes, View, multiply};
+    let (gpu, cpu) = (device(), Device::flex());
+    for (rows, columns, depth, shared) in
+        [(5, 7, 3, false), (130, 72, 64, false), (64, 136, 264, false), (40, 168, 4100, true), (300, 300, 48, false)]
+    {
+        let (x, w, b) = (wave([rows, depth], 0.7, &cpu), wave([depth, columns], 0.3, &cpu), wave([columns], 0.9, &cpu));
+        let most = values(x.clone().matmul(w.clone()).abs().max())[0].max(1.0);
+        for (left_lies, right_lies) in
+            [(Lies::Deep, Lies::Wide), (Lies::Deep, Lies::Deep), (Lies::Wide, Lies::Wide), (Lies::Wide, Lies::Deep)]
+        {
+            for (kind, tolerance) in [(FloatDType::F32, 3.0 * in_f32()), (FloatDType::F16, 5e-3)] {
+                let laid = |x: &Tensor<2>, as_it_is: bool| {
+                    let x = if as_it_is { x.clone() } else { x.clone().transpose() };
+                    super::whole(&on(&x, &gpu).cast(kind)).unwrap()
+                };
+                let rounded = |x: &Tensor<2>| to_f32(x.clone().cast(kind));
+                let want = rounded(&x).matmul(rounded(&w));
+                let sizes = if shared { Sizes::in_shares(rows, columns, depth) } else { Sizes::new(rows, columns, depth) };
+                let share = sizes.share;
+                let operand = |x: &Tensor<2>, lies, deep, across| {
+                    let (line, apart) = if lies == Lies::Deep { (depth, share) } else { (across, share * across) };
+                    Operand::new(laid(x, (lies == Lies::Deep) == deep), lies, line).apart(apart)
+                };
+                let (left, right) = (operand(&x, left_lies, true, rows), operand(&w, right_lies, false, columns));
+                let bias = super::whole(&on(&b, &gpu)).unwrap();
+                let bias = (!shared).then_some(&bias);
+                let got: Tensor<3> = super::tensor(multiply(&left, &right, sizes, View::default(), bias, kind.into()));
+                let got = on(&to_f32(got).sum_dim(0).reshape([rows, columns]), &cpu);
+                let want = if !shared { want.clone() + b.clone().unsqueeze() } else { want.clone() };
+                let what = format!("{rows} x {columns} x {depth}, {left_lies:?} by {right_lies:?}, {kind:?}");
+                assert_close(&what, got / most, want / most, tolerance);
+            }
+        }
+    }
+}
+
+/// A tracked layer's output and gradients, also where its bias is summed over many rows.
+#[cfg(feature = "train")]
+#[test]
+fn gradients_of_layers_equal_the_cpus() {
+    use burn::module::{Param, ParamId};
+    let cpu = Device::flex();
+    let found = |device: &Device| {
+        let device = device.clone().autodiff();
+        let tracked = |x: Tensor<2>| x.require_grad();
+        let (x, weight) = (tracked(wave([4300, 40], 0.7, &device)), tracked(wave([40, 24], 0.3, &device)));
+        let (bias, gain) = (wave::<1>([24], 0.4, &device).require_grad(), wave::<1>([24], 0.8, &device).require_grad());
+        let mut layer = crate::kernels::LinearConfig::new(40, 24).init(&device);
+        layer.weight = Param::initialized(ParamId::new(), weight.clone());
+        layer.bias = Some(Param::initialized(ParamId::new(), bias.clone()));
+        let norm = burn::nn::RmsNorm { gamma: Param::initialized(ParamId::new(), gain.clone()), epsilon: 1e-6 };
+        let y = crate::kernels::linear(x.clone().reshape([43, 100, 40]), &layer);
+        let y = crate::kernels::rms_norm(y, &norm, None);
+        let norm = LayerNormConfig::new(24).with_epsilon(1e-6).init(&device);
+        let both = Modulation { scale: wave([1, 1, 24], 0.8, &device), shift: wave([1, 1, 24], 0.4, &device) };
+        let y = crate::kernels::layer_norm(y * 2.0 + 0.5, Some(&norm), 1e-6, Some(&both));
+        let gradients = (y.clone() * wave(y.dims(), 1.1, &device)).sum().backward();
+        let all = [x.grad(&gradients), weight.grad(&gradients)].map(|g| on(&g.unwrap().reshape([1, -1]), &cpu));
+        let rows = [bias.grad(&gradients), gain.grad(&gradients)].map(|g| on(&g.unwrap().reshape([1, -1]), &cpu));
+        [vec![on(&y.inner().reshape([1, -1]), &cpu)], all.to_vec(), rows.to_vec()].concat()
+    };
+    for (index, (got, want)) in found(&device()).into_iter().zip(found(&cpu)).enumerate() {
+        assert_close(&format!("number {index}"), got, want, 10.0 * in_f32());
+    }
+}
+
+/// Groups of one channel and of many, with SiLU behind them and without.
+#[cfg(feature = "train")]
+#[test]
+fn gradients_of_group_norms_equal_the_cpus() {
+    use burn::module::{Param, ParamId};
+    let cpu = Device::flex();
+    for (channels, groups, side) in [(32, 32, 5), (64, 32, 33), (48, 8, 9)] {
+        for silu in [false, true] {
+            let found = |device: &Device| {
+                let device = device.clone().autodiff();
+                let mut norm = GroupNormConfig::new(groups, channels).with_epsilon(1e-6).init(&device);
+                let (gain, bias) =
+                    (wave::<1>([channels], 0.3, &device).require_grad(), wave::<1>([channels], 0.8, &device).require_grad());
+                norm.gamma = Some(Param::initialized(ParamId::new(), gain.clone()));
+                norm.beta = Some(Param::initialized(ParamId::new(), bias.clone()));
+                let x = (wave([3, channels, side, side], 0.7, &device) + 0.3).detach().require_grad();
+                let y = if silu {
+                    crate::kernels::group_norm_silu(x.clone(), &norm)
+                } else {
+                    crate::kernels::group_norm(x.clone(), &norm)
+                };
+                let gradients = (y * wave([3, channels, side, side], 1.1, &device)).sum().backward();
+                let rows = [gain.grad(&gradients), bias.grad(&gradients)].map(|g| on(&g.unwrap().reshape([1, -1]), &cpu));
+                [vec![on(&x.grad(&gradients).unwrap().reshape([1, -1]), &cpu)], rows.to_vec()].concat()
+            };
+            for (what, (got, want)) in ["x", "gain", "bias"].iter().zip(found(&device()).into_iter().zip(found(&cpu))) {
+                assert_close(&format!("{channels} channels, SiLU {silu}: {what}"), got, want, 2e-3);
+            }
+        }
+    }
+}
+
 /// Sizes that fit nothing, strides, kernels of one and three, and both gradients.
 #[test]
 fn convolutions_equal_the_cpus() {
@@ -118,9 +219,10 @@ fn convolutions_equal_the_cpus() {
     use burn::nn::conv::Conv2dConfig;
     let (gpu, cpu) = (device(), Device::flex());
     for (from, to, kernel, stride, padding) in
-        [(3, 32, 3, 1, 1), (32, 5, 3, 1, 1), (16, 24, 1, 1, 0), (8, 8, 3, 2, 1), (8, 8, 3, 2, 0)]
+        [(3, 32, 3, 1, [1, 1]), (32, 5, 3, 1, [1, 1]), (16, 24, 1, 1, [0, 0]), (8, 8, 3, 2, [1, 1]), (8, 8, 3, 2, [0, 1])]
     {
-        let padding = PaddingConfig2d::Explicit(padding, padding, padding, padding);
+        let [before, after] = padding;
+        let padding = PaddingConfig2d::Explicit(before, before, after, after);
         let config = Conv2dConfig::new([from, to], [kernel, kernel]).with_stride([stride, stride]).with_padding(padding);
         let here = config.init(&cpu);
         let mut there = config.init(&gpu);
