@@ -341,6 +341,8 @@ impl Hart {
         let (hidden, codes) = self.predict(input, last, &mut state, sampling, draws, progress)?;
         let codes = given(codes, &latent, last);
         latent = codebook.accumulate(latent, codes.features, last);
+        // So that each stage's time is its own.
+        wait(self.kind, &self.device)?;
         self.offer(scale_done(last), &latent, None, progress)?;
         progress.enter(Stage::Residual);
         let drawn = codebook.rows_of(codes.indices.repeat_dim(0, 2));

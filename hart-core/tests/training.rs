@@ -139,7 +139,12 @@ fn optimizer(steps: u64) -> OptimizerOptions {
     }
 }
 
-fn tokenizer_trainer(config: &Config, shards: usize) -> TokenizerTrainer {
+/// The device that is tested.
+fn device() -> Device {
+    support::device().open().unwrap()
+}
+
+fn tokenizer_trainer(config: &Config, shards: usize, device: &Device) -> TokenizerTrainer {
     let options = TokenizerOptions {
         optimizer: optimizer(150),
         edges: 1.0,
@@ -149,10 +154,10 @@ fn tokenizer_trainer(config: &Config, shards: usize) -> TokenizerTrainer {
         shards,
         seed: 3,
     };
-    TokenizerTrainer::new(&config.visual, options, &Device::flex()).unwrap()
+    TokenizerTrainer::new(&config.visual, options, device).unwrap()
 }
 
-fn generator_trainer(config: &Config, folder: &Path, visual: VisualTokenizer) -> GeneratorTrainer {
+fn generator_trainer(config: &Config, folder: &Path, visual: VisualTokenizer, device: &Device) -> GeneratorTrainer {
     let options = GeneratorOptions {
         optimizer: optimizer(150),
         context_drop: 0.1,
@@ -165,7 +170,7 @@ fn generator_trainer(config: &Config, folder: &Path, visual: VisualTokenizer) ->
         seed: 3,
     };
     let tokenizer = TextTokenizer::open(&folder.join("text"), config.text.vocab_size).unwrap();
-    GeneratorTrainer::new(config, options, tokenizer, visual, &Device::flex()).unwrap()
+    GeneratorTrainer::new(config, options, tokenizer, visual, device).unwrap()
 }
 
 /// All numbers of a saved state.
@@ -180,14 +185,14 @@ fn bytes(save: impl Fn(&Path)) -> Vec<u8> {
 fn a_small_model_learns() {
     let folder = tempfile::tempdir().unwrap();
     let config = small(folder.path());
-    let mut first = tokenizer_trainer(&config, 2);
+    let mut first = tokenizer_trainer(&config, 2, &device());
     let losses: Vec<_> = (0..150).map(|step| first.step(&images(batch(8, step % 2 * 8))).unwrap()).collect();
     let (before, after) = (losses[0], losses[149]);
     assert!(after.hybrid < 0.5 * before.hybrid && after.discrete < 0.6 * before.discrete, "{before:?} {after:?}");
     assert!(after.used_rows > 0.2, "{after:?}");
 
     let visual = first.averaged();
-    let mut second = generator_trainer(&config, folder.path(), visual.clone());
+    let mut second = generator_trainer(&config, folder.path(), visual.clone(), &device());
     let losses: Vec<_> = (0..150).map(|step| second.step(&batch(8, step % 2 * 8)).unwrap()).collect();
     let (before, after) = (&losses[0], &losses[149]);
     let sum = |l: &hart_core::train::GeneratorLosses| l.scales.iter().sum::<f32>();
@@ -216,19 +221,51 @@ fn a_small_model_learns() {
     assert_eq!(values(saved.features), values(trained.features));
 }
 
+/// Losses and gradients of a few steps from one state on, on the CPU and on the device that is tested.
+#[test]
+fn a_device_learns_as_the_cpu_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = small(folder.path());
+    let state = folder.path().join("state.safetensors");
+    let near = |got: f32, want: f32| (got - want).abs() <= 0.02 * want.abs().max(0.1);
+    let (cpu, device) = (Device::flex(), device());
+
+    let mut here = tokenizer_trainer(&config, 1, &cpu);
+    here.save(&state).unwrap();
+    let mut there = tokenizer_trainer(&config, 1, &device);
+    there.restore(&state).unwrap();
+    for step in 0..4 {
+        let pictures = images(batch(8, step));
+        let (want, got) = (here.step(&pictures).unwrap(), there.step(&pictures).unwrap());
+        let pairs = [(got.hybrid, want.hybrid), (got.discrete, want.discrete), (got.gradient_norm, want.gradient_norm)];
+        assert!(pairs.into_iter().all(|(got, want)| near(got, want)), "step {step}: {got:?} and not {want:?}");
+    }
+
+    let mut here = generator_trainer(&config, folder.path(), here.averaged(), &cpu);
+    here.save(&state).unwrap();
+    let mut there = generator_trainer(&config, folder.path(), there.averaged(), &device);
+    there.restore(&state).unwrap();
+    for step in 0..4 {
+        let (want, got) = (here.step(&batch(8, step)).unwrap(), there.step(&batch(8, step)).unwrap());
+        let alike = got.scales.iter().zip(&want.scales).all(|(got, want)| near(*got, *want));
+        let alike = alike && near(got.diffusion, want.diffusion) && near(got.gradient_norm, want.gradient_norm);
+        assert!(alike, "step {step}: {got:?} and not {want:?}");
+    }
+}
+
 #[test]
 fn a_resumed_run_goes_on_to_the_last_bit() {
     let folder = tempfile::tempdir().unwrap();
     let config = small(folder.path());
     let state = folder.path().join("state.safetensors");
-    let mut whole = tokenizer_trainer(&config, 2);
+    let mut whole = tokenizer_trainer(&config, 2, &device());
     for step in 0..6 {
         if step == 3 {
             whole.save(&state).unwrap();
         }
         whole.step(&images(batch(8, step))).unwrap();
     }
-    let mut resumed = tokenizer_trainer(&config, 2);
+    let mut resumed = tokenizer_trainer(&config, 2, &device());
     resumed.restore(&state).unwrap();
     assert_eq!(resumed.steps(), 3);
     for step in 3..6 {
@@ -237,14 +274,14 @@ fn a_resumed_run_goes_on_to_the_last_bit() {
     assert!(bytes(|path| whole.save(path).unwrap()) == bytes(|path| resumed.save(path).unwrap()), "the tokenizer's states differ");
 
     let visual = whole.averaged();
-    let mut whole = generator_trainer(&config, folder.path(), visual.clone());
+    let mut whole = generator_trainer(&config, folder.path(), visual.clone(), &device());
     for step in 0..6 {
         if step == 3 {
             whole.save(&state).unwrap();
         }
         whole.step(&batch(8, step)).unwrap();
     }
-    let mut resumed = generator_trainer(&config, folder.path(), visual);
+    let mut resumed = generator_trainer(&config, folder.path(), visual, &device());
     resumed.restore(&state).unwrap();
     for step in 3..6 {
         resumed.step(&batch(8, step)).unwrap();
@@ -259,7 +296,7 @@ fn a_step_is_the_same_on_any_number_of_threads() {
     let run = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
-            let mut trainer = tokenizer_trainer(&config, 2);
+            let mut trainer = tokenizer_trainer(&config, 2, &device());
             trainer.step(&images(batch(8, 0))).unwrap();
             bytes(|path| trainer.save(path).unwrap())
         })
@@ -299,7 +336,7 @@ fn what_will_not_do_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let config = small(folder.path());
     let said = |error: hart_core::Error| error.to_string();
-    let mut trainer = tokenizer_trainer(&config, 2);
+    let mut trainer = tokenizer_trainer(&config, 2, &device());
     assert!(said(trainer.step(&[]).unwrap_err()).contains("at least one for each of 2 shards"));
     let wide = Image::from_rgb(17, 16, vec![0; 17 * 16 * 3]).unwrap();
     assert!(said(trainer.step(&[wide.clone(), wide]).unwrap_err()).contains("has 17 x 16 pixels, expected 16 x 16"));
@@ -308,7 +345,7 @@ fn what_will_not_do_is_named() {
     assert!(said(trainer.restore(&state).unwrap_err()).contains("state.safetensors"));
     let mut other = config.clone();
     other.visual.vocab_size = 16;
-    tokenizer_trainer(&other, 2).save(&state).unwrap();
+    tokenizer_trainer(&other, 2, &device()).save(&state).unwrap();
     assert!(said(trainer.restore(&state).unwrap_err()).contains("another recipe's"));
     // A refused state changes nothing.
     trainer.step(&images(batch(8, 0))).unwrap();

@@ -1,17 +1,19 @@
 //! Self-attention with keys and values kept in place: one kernel takes a block's product apart, adds biases, norms and rotates, and
 //! writes keys and values where they stay.
 
+use burn::backend::Cube;
+use burn::backend::ops::FloatTensorOps;
 use burn::prelude::Tensor;
 use burn::tensor::activation::softmax;
 use burn::tensor::ops::AttentionModuleOptions;
-use burn::tensor::{DType, Shape};
+use burn::tensor::{DType, FloatDType, Shape};
 use burn_cubecl::kernel::attention::{AttentionStrategy, attention};
-use burn_cubecl::kernel::matmul::{MatmulStrategy, matmul};
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 use cubek::attention::forward::routines::blackbox_accelerated::BlackboxAcceleratedStrategy;
 
 use super::super::attention::{Extend, Extended, Group, Kept, Rotation, SMALLEST_NORM, SelfAttention};
+use super::product::{Lies, Operand, Single, Sizes, View, multiply};
 use super::{cube_number, cubes, element, empty_like, primitive, tensor, thread_number, threads_for, whole};
 
 /// Heads of tokens that a cube works on.
@@ -183,15 +185,20 @@ fn mix(query: CubeTensor, key: CubeTensor, value: CubeTensor, scale: f64) -> Cub
             return mixed;
         }
     }
-    let turned: Tensor<4> = tensor::<4>(key).swap_dims(2, 3);
-    let kind = query.dtype;
-    let product = |a: Tensor<4>, b: Tensor<4>, to| {
-        let (a, b) = (primitive(&a).expect("it is the GPU's"), primitive(&b).expect("it is the GPU's"));
-        matmul(a, b, None, MatmulStrategy::default(), to).expect("the sizes fit")
+    let [rows, heads, length, channels] = [0, 1, 2, 3].map(|dim| query.meta.shape()[dim]);
+    let (tokens, room, kind) = (key.meta.shape()[2], key.meta.strides()[1] / channels, query.dtype);
+    let all = rows * heads;
+    let of_head = |tensor: CubeTensor, lies, apart| Operand::new(tensor, lies, channels).apart(apart);
+    let product = |left: Operand, right: Operand, columns: usize, depth: usize, to| {
+        let sizes = Sizes { rows: length, columns, depth: all * depth, share: depth };
+        multiply(&left, &right, sizes, View::default(), None, to, Single::Exact)
     };
-    let scores: Tensor<4> = tensor(product(tensor(query), turned, DType::F32));
-    let shares = softmax(scores * scale, 3).cast(kind);
-    product(shares, tensor(value), kind)
+    let (query, key) = (of_head(query, Lies::Deep, length * channels), of_head(key, Lies::Deep, room * channels));
+    let scores: Tensor<3> = tensor(product(query, key, tokens, channels, DType::F32));
+    let shares = primitive(&softmax(scores * scale, 2).cast(FloatDType::from(kind))).expect("it is the GPU's");
+    let shares = Operand::new(shares, Lies::Deep, tokens).apart(length * tokens);
+    let mixed = product(shares, of_head(value, Lies::Wide, room * channels), channels, tokens, kind);
+    Cube::float_reshape(mixed, Shape::from([rows, heads, length, channels]))
 }
 
 /// As [`SelfAttention::forward`], without a bias, with a cache, and with rows of one length.

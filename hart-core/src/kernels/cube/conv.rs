@@ -13,7 +13,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use super::is_here;
-use super::product::{Lies, Operand, Sizes, View, multiply};
+use super::product::{Lies, Operand, Single, Sizes, View, multiply};
 
 #[cfg(feature = "train")]
 use burn::backend::Autodiff;
@@ -108,14 +108,18 @@ fn columns_of(weight: CubeTensor, seen: usize) -> Operand {
     Operand::new(channels_last(weight), Lies::Deep, seen)
 }
 
+fn forward(x: CubeTensor, weight: CubeTensor, bias: &CubeTensor, all: Convolved, single: Single) -> CubeTensor {
+    let kind = x.dtype;
+    let sizes = Sizes::new(all.places(), all.to, all.seen());
+    let (left, right) = (all.seen_by_places(channels_last(x)), columns_of(weight, all.seen()));
+    let y = multiply(&left, &right, sizes, all.view, Some(bias), kind, single);
+    channels_first(y, [all.batch, all.view.out_height, all.view.out_width, all.to])
+}
+
 impl Convolve for Cube {
     fn convolve(x: CubeTensor, weight: CubeTensor, bias: CubeTensor, stride: usize, padding: [usize; 2]) -> CubeTensor {
         let all = Convolved::of(&x, &weight, stride, padding);
-        let kind = x.dtype;
-        let sizes = Sizes::new(all.places(), all.to, all.seen());
-        let (left, right) = (all.seen_by_places(channels_last(x)), columns_of(weight, all.seen()));
-        let y = multiply(&left, &right, sizes, all.view, Some(&bias), kind);
-        channels_first(y, [all.batch, all.view.out_height, all.view.out_width, all.to])
+        forward(x, weight, &bias, all, Single::Exact)
     }
 }
 
@@ -186,12 +190,13 @@ mod gradients {
             let back =
                 Convolved { to: view.channels, view: View { out_height: view.height, out_width: view.width, ..back }, ..all };
             let sizes = Sizes::new(back.places(), back.to, back.seen());
-            let y = multiply(&back.seen_by_places(dy), &columns_of(weight, back.seen()), sizes, back.view, None, kind);
+            let y =
+                multiply(&back.seen_by_places(dy), &columns_of(weight, back.seen()), sizes, back.view, None, kind, Single::Rounded);
             return channels_first(y, shape);
         }
         let sizes = Sizes::new(all.places(), all.seen(), all.to);
         let weight = Operand::new(channels_last(weight), Lies::Wide, all.seen());
-        let rows = multiply(&Operand::new(dy, Lies::Deep, all.to), &weight, sizes, view, None, kind);
+        let rows = multiply(&Operand::new(dy, Lies::Deep, all.to), &weight, sizes, view, None, kind, Single::Rounded);
         let count = shape.iter().product();
         let x = empty_like(&rows, shape, kind);
         let (cubes, dim) = threads_for(count);
@@ -222,7 +227,7 @@ mod gradients {
         let sizes = Sizes::in_shares(all.to, seen, all.places());
         let left = Operand::new(dy, Lies::Wide, all.to).apart(sizes.share * all.to);
         let right = Operand::map(channels_last(x), Lies::PlacesWide).apart(sizes.share);
-        let sums = multiply(&left, &right, sizes, all.view, None, kind);
+        let sums = multiply(&left, &right, sizes, all.view, None, kind, Single::Rounded);
         let sum = reshaped(sum_rows(&sums, None, all.to * seen), [all.to, all.view.kernel, all.view.kernel, all.view.channels]);
         into_contiguous(Cube::float_permute(sum, &[0, 3, 1, 2]))
     }
@@ -258,7 +263,7 @@ mod gradients {
                 OpsKind::Tracked(prepared) => {
                     let (x, weight) = (x.primitive().clone(), weight.primitive().clone());
                     let all = Convolved::of(&x, &weight, stride, padding);
-                    let y = Cube::convolve(x.clone(), weight.clone(), bias.into_primitive(), stride, padding);
+                    let y = forward(x.clone(), weight.clone(), &bias.into_primitive(), all, Single::Rounded);
                     prepared.finish((x, weight, all), y)
                 }
                 OpsKind::UnTracked(prepared) => {

@@ -6,13 +6,12 @@ use burn::backend::{Backend, Cube, Dispatch, backend_extension};
 use burn::prelude::*;
 use burn::tensor::{DType, FloatDType};
 use burn_cubecl::kernel::into_contiguous;
-use burn_cubecl::kernel::matmul::{MatmulStrategy, matmul};
 use burn_cubecl::tensor::CubeTensor;
 
 use super::super::Linear;
 #[cfg(feature = "train")]
 use super::columns::add_row;
-use super::product::{Lies, Operand, Sizes, View, has_units, multiply};
+use super::product::{Lies, Operand, Single, Sizes, View, multiply};
 use super::{is_here, primitive, tensor};
 
 /// `x W + b` in the type of W.
@@ -45,43 +44,32 @@ fn layer_product(x: &Tensor<3>, layer: &Linear, to: DType) -> Option<Tensor<3>> 
         Some(bias) => Some(primitive(&bias.val())?),
         None => None,
     };
-    Some(tensor::<2>(product(x, primitive(&weight)?, bias, to)).reshape([rows, length, outputs]))
+    Some(tensor::<2>(product(x, primitive(&weight)?, bias, to, Single::Exact)).reshape([rows, length, outputs]))
 }
 
 /// Rows `[rows, in]` times a matrix `[in, out]`, of one type, to another or the same, plus a bias.
-pub(super) fn product(x: CubeTensor, weight: CubeTensor, bias: Option<CubeTensor>, to: DType) -> CubeTensor {
-    if has_units(&x) {
-        let (x, weight) = (into_contiguous(x), into_contiguous(weight));
-        let (rows, [inputs, outputs]) = (x.meta.shape()[0], [0, 1].map(|i| weight.meta.shape()[i]));
-        let sizes = Sizes::new(rows, outputs, inputs);
-        let (left, right) = (Operand::new(x, Lies::Deep, inputs), Operand::new(weight, Lies::Wide, outputs));
-        return Cube::float_reshape(
-            multiply(&left, &right, sizes, View::default(), bias.as_ref(), to),
-            Shape::from([rows, outputs]),
-        );
-    }
-    let y = matmul(x, weight, None, MatmulStrategy::default(), to).expect("the sizes fit, and one way has no conditions");
-    match bias {
-        None => y,
-        Some(bias) => {
-            let bias = Cube::float_cast(bias, FloatDType::from(to));
-            let outputs = bias.meta.num_elements();
-            Cube::float_add(y, Cube::float_reshape(bias, Shape::from([1, outputs])))
-        }
-    }
+fn product(x: CubeTensor, weight: CubeTensor, bias: Option<CubeTensor>, to: DType, single: Single) -> CubeTensor {
+    let (x, weight) = (into_contiguous(x), into_contiguous(weight));
+    let (rows, [inputs, outputs]) = (x.meta.shape()[0], [0, 1].map(|i| weight.meta.shape()[i]));
+    let sizes = Sizes::new(rows, outputs, inputs);
+    let (left, right) = (Operand::new(x, Lies::Deep, inputs), Operand::new(weight, Lies::Wide, outputs));
+    let y = multiply(&left, &right, sizes, View::default(), bias.as_ref(), to, single);
+    Cube::float_reshape(y, Shape::from([rows, outputs]))
 }
 
-/// The operation, for which [`Dispatch`] finds the backend.
-#[backend_extension(Cube, Autodiff: cfg(feature = "train"))]
+/// The operation in training, for which [`Dispatch`] finds the backend.
+#[cfg(feature = "train")]
+#[backend_extension(Cube, Autodiff)]
 pub(in super::super) trait Multiply: Backend {
     /// `[rows, in]` times `[in, out]`.
     fn multiply_rows(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
+#[cfg(feature = "train")]
 impl Multiply for Cube {
     fn multiply_rows(x: CubeTensor, weight: CubeTensor) -> CubeTensor {
         let kind = x.dtype;
-        product(x, weight, None, kind)
+        product(x, weight, None, kind, Single::Rounded)
     }
 }
 
@@ -125,14 +113,17 @@ mod gradients {
                 let sizes = Sizes::in_shares(inputs, outputs, rows);
                 let left = Operand::new(into_contiguous(x), Lies::Wide, inputs).apart(sizes.share * inputs);
                 let right = Operand::new(dy.clone(), Lies::Wide, outputs).apart(sizes.share * outputs);
-                let sums = multiply(&left, &right, sizes, view, None, kind);
+                let sums = multiply(&left, &right, sizes, view, None, kind, Single::Rounded);
                 gradients.register::<Cube>(node.id, reshaped(sum_rows(&sums, None, inputs * outputs), [inputs, outputs]));
             }
             if let Some(node) = to_x {
                 let sizes = Sizes::new(rows, inputs, outputs);
                 let (left, right) =
                     (Operand::new(dy, Lies::Deep, outputs), Operand::new(into_contiguous(weight), Lies::Deep, outputs));
-                gradients.register::<Cube>(node.id, reshaped(multiply(&left, &right, sizes, view, None, kind), [rows, inputs]));
+                gradients.register::<Cube>(
+                    node.id,
+                    reshaped(multiply(&left, &right, sizes, view, None, kind, Single::Rounded), [rows, inputs]),
+                );
             }
         }
     }

@@ -567,12 +567,22 @@ fn multiply_tiles<X: Float, S: Float, Y: Float, B: Float, NL: Size, NR: Size>(
     }
 }
 
-/// Type of the operands in shared memory, and the depth of what matrix units multiply, if the device has such units.
-fn units(like: &CubeTensor) -> Option<(ElemType, usize)> {
-    let (kind, depth) = match like.dtype {
-        DType::F16 => (FloatKind::F16, 16),
-        DType::BF16 => (FloatKind::BF16, 16),
-        _ => (FloatKind::TF32, 8),
+/// How f32 is multiplied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Single {
+    /// As it is, by a device's ordinary threads.
+    Exact,
+    /// Rounded to the 11 bits that matrix units take (TF32), where there are any: good enough for gradients, and several times as fast.
+    Rounded,
+}
+
+/// Type of the operands in shared memory, and the depth of what matrix units multiply, if such units are to be used and there are any.
+fn units(like: &CubeTensor, single: Single) -> Option<(ElemType, usize)> {
+    let (kind, depth) = match (like.dtype, single) {
+        (DType::F16, _) => (FloatKind::F16, 16),
+        (DType::BF16, _) => (FloatKind::BF16, 16),
+        (_, Single::Rounded) => (FloatKind::TF32, 8),
+        (_, Single::Exact) => return None,
     };
     let properties = like.client.properties();
     let planes = (properties.hardware.plane_size_min, properties.hardware.plane_size_max) == (PLANE as u32, PLANE as u32);
@@ -580,11 +590,6 @@ fn units(like: &CubeTensor) -> Option<(ElemType, usize)> {
     let (m, n, k) = (UNIT as u32, UNIT as u32, depth as u32);
     let config = MmaConfig { a_type: kind, b_type: kind, cd_type: sum, m, n, k };
     (planes && properties.features.matmul.cmma.contains(&config)).then_some((kind, depth))
-}
-
-/// Whether a device multiplies such numbers on matrix units.
-pub(super) fn has_units(like: &CubeTensor) -> bool {
-    units(like).is_some()
 }
 
 /// Tiles, and planes on top of each other.
@@ -610,13 +615,14 @@ pub(super) fn multiply(
     view: View,
     bias: Option<&CubeTensor>,
     to: DType,
+    single: Single,
 ) -> CubeTensor {
     let like = &left.tensor;
     let y = empty_like(like, [sizes.batch(), sizes.rows, sizes.columns], to);
     if y.meta.num_elements() == 0 {
         return y;
     }
-    let found = units(like);
+    let found = units(like, single);
     let processors = like.client.properties().hardware.num_streaming_multiprocessors.unwrap_or(16) as usize;
     let (tile_rows, tile_columns, down) = if found.is_some() { tile(sizes, processors) } else { (64, 64, 2) };
     let (kind, unit_depth) = found.unwrap_or((ElemType::Float(FloatKind::F32), 0));
