@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use hart_core::{Hart, OpenOptions};
+use hart_core::{Hart, OpenOptions, Request};
 use support::{fails, names, succeeds};
 
 mod support;
@@ -86,6 +86,27 @@ fn a_recipe_becomes_a_model() {
     let before = model(&run);
     train(folder.path(), &whole, "run");
     assert!(model(&run) == before && names(&run.join("sheets")).len() == 6);
+
+    // From its weights on. A learning rate of nothing leaves them as they are; another one changes what isn't kept.
+    let drawn = |run: &str| {
+        let hart = Hart::open(folder.path().join(run).join("model"), OpenOptions::new()).unwrap();
+        hart.generate(&Request::new("a parrot"), &mut ()).unwrap().images[0].pixels().to_vec()
+    };
+    let mut still = whole.clone();
+    set(&mut still, "generator.learning.optimizer", "learning_rate", "0.0");
+    for (name, recipe) in [("still", &still), ("more", &whole)] {
+        fs::write(folder.path().join("recipe.toml"), recipe).unwrap();
+        succeeds(TRAIN, folder.path(), &["recipe.toml", "--out", name, "--from", "run/model", "--keep-tokenizer"]);
+        let (after, run) = (model(&folder.path().join(name)), folder.path().join(name));
+        assert!(after[2..] == before[2..] && !run.join("tokenizer.csv").exists(), "{name}");
+        assert!((drawn(name) == drawn("run")) == (name == "still"), "{name}");
+    }
+    succeeds(TRAIN, folder.path(), &["recipe.toml", "--out", "both", "--from", "run/model"]);
+    let first = |run: &str| {
+        let table = fs::read_to_string(folder.path().join(run).join("tokenizer.csv")).unwrap();
+        table.lines().nth(1).unwrap().split(',').nth(3).unwrap().parse::<f32>().unwrap()
+    };
+    assert!(first("both") < first("run"), "it begins where the other one ended");
 }
 
 /// Stopped by Ctrl-C in the middle, a run is taken up and ends with the same model.
@@ -133,4 +154,6 @@ fn wrong_recipes_are_named() {
     fails(TRAIN, &[path], &["--out"]);
     fs::write(&file, right).unwrap();
     fails(TRAIN, &[path, "--out", out.to_str().unwrap(), "--data", "nowhere"], &["nowhere"]);
+    fails(TRAIN, &[path, "--out", out.to_str().unwrap(), "--from", "no/model"], &["no/model"]);
+    fails(TRAIN, &[path, "--out", out.to_str().unwrap(), "--keep-tokenizer"], &["--from"]);
 }

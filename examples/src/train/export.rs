@@ -43,6 +43,23 @@ pub fn write_configurations(model: &Model, folder: &Path, vocabulary: usize) -> 
     Ok(Config::open(folder)?)
 }
 
+/// Takes over another model's text tokenizer.
+///
+/// # Errors
+///
+/// A file can't be read or written.
+pub fn copy_text_tokenizer(from: &Path, to: &Path) -> Result<(), String> {
+    for name in ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"] {
+        let path = from.join("text").join(name);
+        match std::fs::read(&path) {
+            Ok(bytes) => output::save(&to.join("text").join(name), &bytes)?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && name != "tokenizer.json" => {}
+            Err(error) => return Err(format!("{}: {error}", path.display())),
+        }
+    }
+    Ok(())
+}
+
 /// Writes the visual tokenizer's weights.
 ///
 /// # Errors

@@ -31,6 +31,7 @@ const COMPARED: usize = 128;
 pub fn train(
     recipe: &Recipe,
     config: &Config,
+    from: Option<&Hart>,
     scenes: &Arc<Scenes>,
     folder: &Folder,
     visual: VisualTokenizer,
@@ -45,6 +46,8 @@ pub fn train(
     let state = folder.state(PHASE);
     if state.is_file() {
         trainer.restore(&state)?;
+    } else if let Some(hart) = from {
+        trainer.adopt(hart)?;
     }
     let scales = config.transformer.sides.len();
     let each: Vec<String> = (1..=scales).map(|s| format!("scale_{s}")).collect();

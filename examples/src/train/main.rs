@@ -15,16 +15,16 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
-use hart_core::DeviceKind;
 use hart_core::config::Config;
 use hart_core::train::train_text_tokenizer;
+use hart_core::{DeviceKind, Hart, OpenOptions, Precision};
 use hart_examples::data::{Scenes, open_or_render};
 use hart_examples::{INTERRUPTED, output};
 use serde_json::Value;
 
 use folder::Folder;
 use progress::{Length, Stop};
-use recipe::Recipe;
+use recipe::{Model, Recipe};
 
 /// Captions that the text tokenizer is learned from.
 const CAPTIONS: u64 = 20_000;
@@ -42,6 +42,12 @@ struct Arguments {
     /// Pictures made by `dataset`; default: the drawings that come with the repository
     #[arg(long, value_name = "FOLDER")]
     data: Option<PathBuf>,
+    /// Goes on from this model's weights instead of random ones; its layers and words are the model's, not the recipe's
+    #[arg(long, value_name = "MODEL")]
+    from: Option<PathBuf>,
+    /// Leaves the visual tokenizer of `--from` as it is, and trains the rest
+    #[arg(long, requires = "from")]
+    keep_tokenizer: bool,
     /// Where to compute
     #[arg(short, long, value_name = "auto|cpu|cuda[:n]|wgpu[:n]", default_value = "auto")]
     device: DeviceKind,
@@ -64,8 +70,13 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
-    let (recipe, text) = Recipe::read(&arguments.recipe)?;
+    let (mut recipe, text) = Recipe::read(&arguments.recipe)?;
     let device = arguments.device.open()?;
+    let open = |path: &PathBuf| Hart::open(path, OpenOptions::new().device(arguments.device).precision(Precision::F32));
+    let from = arguments.from.as_ref().map(open).transpose()?;
+    if let Some(path) = &arguments.from {
+        recipe.model = Model::read(path)?;
+    }
     let scenes = Arc::new(Scenes::new(Arc::new(open_or_render(arguments.data.as_deref())?), recipe.scenes.clone())?);
     let folder = Folder::open(&arguments.out, &text)?;
     let stop = Stop::on_ctrl_c()?;
@@ -77,8 +88,13 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
         _ => {
             let limit = recipe.model.text.get("vocab_size").and_then(Value::as_u64);
             let limit = limit.ok_or_else(|| format!("{}: model.text.vocab_size: expected a number", arguments.recipe.display()))?;
-            let captions = scenes::captions(&scenes, recipe.seed, CAPTIONS);
-            let vocabulary = train_text_tokenizer(&captions, limit as usize, &model.join("text"))?;
+            let vocabulary = match &arguments.from {
+                Some(from) => export::copy_text_tokenizer(from, &model).map(|()| limit as usize)?,
+                None => {
+                    let captions = scenes::captions(&scenes, recipe.seed, CAPTIONS);
+                    train_text_tokenizer(&captions, limit as usize, &model.join("text"))?
+                }
+            };
             export::write_configurations(&recipe.model, &model, vocabulary)?
         }
     };
@@ -89,11 +105,20 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
 
     let minutes = |phase: usize| arguments.minutes.map(|minutes| minutes[phase]);
     let mut length = Length::new(recipe.tokenizer.learning.optimizer.steps, minutes(0));
-    let tokenizer = tokenizer::train(&recipe, &config, &scenes, &folder, &device, &stop, &mut length, arguments.quiet)?;
+    let tokenizer = match &from {
+        Some(hart) if arguments.keep_tokenizer => Some(tokenizer::keep(hart.visual(), &recipe, &folder)?),
+        _ => {
+            let from = from.as_ref().map(Hart::visual);
+            tokenizer::train(&recipe, &config, from, &scenes, &folder, &device, &stop, &mut length, arguments.quiet)?
+        }
+    };
     let mut length = Length::new(recipe.generator.learning.optimizer.steps, minutes(1));
     let finished = match tokenizer {
         None => false,
-        Some(visual) => generator::train(&recipe, &config, &scenes, &folder, visual, &device, &stop, &mut length, arguments.quiet)?,
+        Some(visual) => {
+            let from = from.as_ref();
+            generator::train(&recipe, &config, from, &scenes, &folder, visual, &device, &stop, &mut length, arguments.quiet)?
+        }
     };
     if !finished {
         eprintln!("stopped; run the same command again to go on");

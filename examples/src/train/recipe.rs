@@ -1,6 +1,7 @@
 //! What a training run is told: one TOML file.
 
 use std::error::Error;
+use std::fs;
 use std::path::Path;
 
 use hart_core::train::{GeneratorOptions, TokenizerOptions};
@@ -45,6 +46,28 @@ pub struct Model {
     pub tokenizer: Value,
     /// `llm/generation_config.json`.
     pub generation: Value,
+}
+
+impl Model {
+    /// The configuration of a model in the published layout.
+    ///
+    /// # Errors
+    ///
+    /// A file can't be read, or is no JSON.
+    pub fn read(folder: &Path) -> Result<Self, String> {
+        let read = |name: &str| {
+            let path = folder.join(name);
+            let text = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+            serde_json::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))
+        };
+        let generation = read("llm/generation_config.json").unwrap_or_else(|_| Value::Object(serde_json::Map::new()));
+        Ok(Self {
+            text: read("text/config.json")?,
+            llm: read("llm/config.json")?,
+            tokenizer: read("tokenizer/config.json")?,
+            generation,
+        })
+    }
 }
 
 /// One half of the training.

@@ -33,6 +33,7 @@ const SHOWN: u64 = 12;
 pub fn train(
     recipe: &Recipe,
     config: &Config,
+    from: Option<&VisualTokenizer>,
     scenes: &Arc<Scenes>,
     folder: &Folder,
     device: &Device,
@@ -41,7 +42,10 @@ pub fn train(
     quiet: bool,
 ) -> Result<Option<VisualTokenizer>, Box<dyn Error>> {
     let options = recipe.tokenizer.learning;
-    let mut trainer = TokenizerTrainer::new(&config.visual, options, device)?;
+    let mut trainer = match from {
+        Some(tokenizer) => TokenizerTrainer::from_model(tokenizer, options, device)?,
+        None => TokenizerTrainer::new(&config.visual, options, device)?,
+    };
     let state = folder.state(PHASE);
     if state.is_file() {
         trainer.restore(&state)?;
@@ -79,6 +83,16 @@ pub fn train(
     let tokenizer = fit_residuals(trainer.averaged(), scenes, recipe.seed, folder, &bar)?;
     write_tokenizer(&tokenizer, &recipe.model, &folder.model(), recipe.stored_as())?;
     Ok(Some(tokenizer))
+}
+
+/// A tokenizer that is trained already, written into the model.
+///
+/// # Errors
+///
+/// The file can't be written.
+pub fn keep(tokenizer: &VisualTokenizer, recipe: &Recipe, folder: &Folder) -> Result<VisualTokenizer, Box<dyn Error>> {
+    write_tokenizer(tokenizer, &recipe.model, &folder.model(), recipe.stored_as())?;
+    Ok(tokenizer.clone())
 }
 
 /// Scales latents so that the residuals fit what the diffusion can reach.

@@ -64,6 +64,11 @@ impl TextEncoder {
         Self { tokenizer, encoder }
     }
 
+    #[cfg(feature = "train")]
+    pub(crate) fn encoder(&self) -> &Qwen2 {
+        &self.encoder
+    }
+
     /// The same computed in half precision, where that is the precision and the device a GPU.
     pub(crate) fn with_precision(self, precision: Precision) -> Self {
         Self { encoder: self.encoder.with_precision(precision), ..self }

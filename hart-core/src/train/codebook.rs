@@ -104,6 +104,12 @@ impl RowAverages {
         Self { counts: vec![0.0; rows], sums: vec![0.0; rows * width], idle: vec![MOST_IDLE; rows], decay, width }
     }
 
+    /// Averages of rows that are known already.
+    pub(super) fn of(table: Vec<f32>, width: usize, decay: f32) -> Self {
+        let rows = table.len() / width;
+        Self { counts: vec![1.0; rows], sums: table, idle: vec![0.0; rows], decay, width }
+    }
+
     /// Moves every row towards the mean of its tokens; a row that is not taken any more starts anew at one of the batch's tokens.
     pub(super) fn update(&mut self, usage: &Usage, random: StepRandom) -> Vec<f32> {
         let (width, fresh) = (self.width, 1.0 - self.decay);

@@ -13,8 +13,10 @@ use super::shards::{Shards, numbers};
 use super::targets;
 use super::tokenizer::read_step;
 use crate::config::Config;
+use crate::device::Precision;
 use crate::error::{Error, Result};
 use crate::image::Image;
+use crate::pipeline::Hart;
 use crate::progress::Progress;
 use crate::residual::ResidualDiffusion;
 use crate::schedule::FULL_STEPS;
@@ -43,6 +45,14 @@ impl Generator {
             transformer: Transformer::init(config, device).for_training(),
             residual: ResidualDiffusion::init(config, device).for_training(),
         }
+    }
+}
+
+impl Generator {
+    /// The weights of an open model.
+    pub fn of(hart: &Hart) -> Self {
+        let text = hart.text().encoder().clone();
+        Self { text, transformer: hart.transformer().clone(), residual: hart.residual().clone() }
     }
 }
 
@@ -131,6 +141,19 @@ impl GeneratorTrainer {
         let learner = Learner::new(&model, options.optimizer);
         let shards = Shards::new(options.shards)?;
         Ok(Self { model, learner, shards, options, config: config.clone(), device, tokenizer, visual, step: 0 })
+    }
+
+    /// Goes on from the weights of a model, opened in f32, of the same configuration.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Request`] if the model's precision is another.
+    pub fn adopt(&mut self, hart: &Hart) -> Result<()> {
+        if hart.precision() != Precision::F32 {
+            return Err(Error::request("model", format!("is open in {}, expected f32", hart.precision())));
+        }
+        self.model = self.learner.adopt(self.model.clone(), &Generator::of(hart));
+        Ok(())
     }
 
     /// Steps that are done.

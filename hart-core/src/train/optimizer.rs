@@ -248,6 +248,29 @@ impl Learner {
         norm
     }
 
+    /// Takes over the parameters of another module of the same architecture; what was learned about the old ones is forgotten.
+    pub(super) fn adopt<M: Module>(&mut self, module: M, other: &M) -> M {
+        struct Values(Vec<Vec<f32>>);
+        impl ModuleVisitor for Values {
+            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+                self.0.push(kernels::values(param.val()));
+            }
+        }
+        let mut found = Values(Vec::new());
+        other.visit(&mut found);
+        for (slot, values) in self.slots.iter_mut().zip(found.0) {
+            assert_eq!(slot.value.dims(), [values.len()], "`{}` is of the same architecture", slot.name);
+            let count = values.len();
+            slot.value = kernels::tensor(values, [count], &slot.value.device());
+            (slot.average, slot.state) = (slot.value.clone(), State::New);
+        }
+        #[cfg(any(feature = "cuda", feature = "wgpu"))]
+        {
+            self.joined = None;
+        }
+        self.current(module)
+    }
+
     /// Changes how many steps the learning rate falls over.
     pub(super) fn set_steps(&mut self, steps: u64) {
         self.options.steps = steps;

@@ -82,6 +82,21 @@ impl TokenizerTrainer {
         Ok(Self { model, learner, rows, shards: Shards::new(options.shards)?, options, device, step: 0 })
     }
 
+    /// A tokenizer that goes on learning from the weights of another one.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::new`].
+    pub fn from_model(tokenizer: &VisualTokenizer, options: TokenizerOptions, device: &Device) -> Result<Self> {
+        let mut trainer = Self::new(tokenizer.config(), options, device)?;
+        trainer.model = trainer.learner.adopt(trainer.model.clone(), tokenizer);
+        let table = kernels::values(tokenizer.codebook().table().val());
+        let (rows, width) = (tokenizer.config().vocab_size, tokenizer.config().z_channels);
+        trainer.rows = RowAverages::of(table.clone(), width, options.codebook_decay);
+        trainer.model = trainer.with_table(trainer.model.clone(), table, [rows, width]);
+        Ok(trainer)
+    }
+
     /// Steps that are done.
     pub fn steps(&self) -> u64 {
         self.step
