@@ -84,7 +84,12 @@ fn transformer(config: &Config, precision: Precision) -> u64 {
     // One unconditional context token stands for all. The last scale's keys and values are never kept: one block's lie beside the
     // others while it uses them.
     let kept = c.context_tokens as u64 + 1 + GUIDED_ROWS * later.saturating_sub(last);
-    let cache = cached(precision) * 2 * width * (kept * c.depth as u64 + GUIDED_ROWS * last);
+    // What waits for later scales in 8 bits has a scale for each head.
+    let waiting = match precision {
+        Precision::Int8 => width + F32 * c.num_heads as u64,
+        _ => cached(precision) * width,
+    };
+    let cache = 2 * (waiting * kept * c.depth as u64 + cached(precision) * width * GUIDED_ROWS * last);
     let logits = LOGIT_COPIES * last * config.visual.vocab_size as u64;
     cache + F32 * GUIDED_ROWS * (last * block(ATTENTION_COPIES, width, c.feed_forward_dim as u64)).max(logits)
 }

@@ -5,7 +5,11 @@ use burn::prelude::*;
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
 use super::super::cube::InPlace;
 #[cfg(feature = "cpu")]
+use super::mix::Keyed;
+#[cfg(feature = "cpu")]
 use super::panels::Panels;
+#[cfg(feature = "cpu")]
+use super::rounded::Rounded;
 use crate::device::Precision;
 
 /// Rows of a batch that have as many tokens each. Groups follow each other.
@@ -39,6 +43,9 @@ pub(in super::super) struct Seen {
 pub(crate) struct Cache {
     /// Whether they are rounded to bf16, where the device has a body for it.
     pub(super) bf16: bool,
+    /// And to 8 bits once they wait for later scales.
+    #[cfg(feature = "cpu")]
+    pub(super) rounded: bool,
     /// Tokens of a row that later scales look at, all scales together.
     #[cfg_attr(not(any(feature = "cuda", feature = "wgpu")), expect(dead_code, reason = "read on GPUs"))]
     pub(in super::super) room: usize,
@@ -54,16 +61,40 @@ pub(in super::super) enum Kept {
     Tensors(Vec<Seen>),
     /// For each row, what came with each scale.
     #[cfg(feature = "cpu")]
-    Panels(Vec<Vec<Panels>>),
+    Panels(Vec<Vec<Waiting>>),
     /// On a GPU, with room for all scales.
     #[cfg(any(feature = "cuda", feature = "wgpu"))]
     InPlace(InPlace),
 }
 
+/// What came with one scale, on the CPU.
+#[cfg(feature = "cpu")]
+#[derive(Clone, Debug)]
+pub(in super::super) enum Waiting {
+    Packed(Panels),
+    Rounded(Rounded),
+}
+
+#[cfg(feature = "cpu")]
+impl Waiting {
+    pub(super) fn keyed(&self) -> Keyed<'_> {
+        match self {
+            Self::Packed(panels) => Keyed::Packed(panels),
+            Self::Rounded(rounded) => Keyed::Rounded(rounded),
+        }
+    }
+}
+
 impl Cache {
     /// An empty one for a model of this precision, and so many tokens that later scales look at.
     pub(crate) fn new(precision: Precision, room: usize) -> Self {
-        Self { bf16: matches!(precision, Precision::Bf16 | Precision::Int8), room, kept: Kept::Nothing }
+        Self {
+            bf16: matches!(precision, Precision::Bf16 | Precision::Int8),
+            #[cfg(feature = "cpu")]
+            rounded: precision == Precision::Int8,
+            room,
+            kept: Kept::Nothing,
+        }
     }
 
     /// The cache, to be extended by tokens that later scales look at too.

@@ -8,9 +8,10 @@ use rayon::prelude::*;
 
 use super::super::flex::{primitive, tensor};
 use super::super::values;
-use super::cache::{Extended, Kept};
-use super::mix::{Heads, Question, mix};
+use super::cache::{Extended, Kept, Waiting};
+use super::mix::{Heads, Keyed, Question, mix};
 use super::panels::Panels;
+use super::rounded::Rounded;
 use super::rows::{Preparation, Rows, Strides};
 use super::{Extend, Group, Rotation, SelfAttention};
 
@@ -29,7 +30,7 @@ pub(super) fn attention(query: &Tensor<4>, key: &Tensor<4>, value: &Tensor<4>, s
     let (token, channel) = if channels_first { (1, length) } else { (channels, 1) };
     let question = |row: usize| {
         let to = Strides { start: row * count * length * channels, head: length * channels, token, channel };
-        Some(Question { queries: rows_of(&query, row, (scale * LOG2_E) as f32)?, panels: vec![&packed[row]], to })
+        Some(Question { queries: rows_of(&query, row, (scale * LOG2_E) as f32)?, panels: vec![Keyed::Packed(&packed[row])], to })
     };
     let questions = (0..batch).map(question).collect::<Option<Vec<_>>>()?;
     let mut out = vec![0.0; batch * count * length * channels];
@@ -157,14 +158,24 @@ pub(super) fn self_attention(
     let questions = spans.iter().zip(&kept).zip(&new).map(|((&span, kept), new)| {
         let queries = Preparation { bias: query_bias.as_slice(), norms: norms.as_deref(), rotation: turns.of(span), scale };
         let to = Strides { start: span.first * width, token: width, head: heads.channels, channel: 1 };
-        Question { queries: product.rows(Of::Queries, span, queries), panels: kept.iter().chain([new]).collect(), to }
+        Question {
+            queries: product.rows(Of::Queries, span, queries),
+            panels: kept.iter().map(Waiting::keyed).chain([Keyed::Packed(new)]).collect(),
+            to,
+        }
     });
     let mut out = vec![0.0; total * width];
     mix(&questions.collect::<Vec<_>>(), heads, &mut out);
     match last {
         Some(memory) => memory.panels = new,
         None => {
-            kept.iter_mut().zip(new).for_each(|(kept, new)| kept.push(new));
+            let rounded = cache.rounded;
+            kept.iter_mut().zip(new).for_each(|(kept, new)| {
+                kept.push(match rounded {
+                    true => Waiting::Rounded(Rounded::of(&new, heads.channels)),
+                    false => Waiting::Packed(new),
+                })
+            });
             cache.kept = Kept::Panels(kept);
         }
     }

@@ -11,6 +11,7 @@
 //! A query's result is the same sums in the same order, wherever it lies in a block and whoever computes it.
 
 use super::super::lanes::{Job, Lanes};
+use super::rounded::{Decoded, RoundedPart};
 
 /// Queries that are computed together: three of the widest vectors.
 pub(super) const QUERIES: usize = 48;
@@ -106,12 +107,29 @@ pub(super) fn words(numbers: usize, pairs: bool) -> usize {
     if pairs { numbers.div_ceil(2) } else { numbers }
 }
 
+/// Keys and values of one head as they are kept.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Source<'a> {
+    Packed(Part<'a>),
+    Rounded(RoundedPart<'a>),
+}
+
+impl Source<'_> {
+    fn count(&self) -> usize {
+        match self {
+            Self::Packed(part) => part.count,
+            Self::Rounded(part) => part.count(),
+        }
+    }
+}
+
 /// A block of queries over all parts of one head.
 pub(super) struct Block<'a, const PAIRS: bool> {
     /// How many queries there are, at most [`QUERIES`].
     pub(super) queries: usize,
-    pub(super) parts: &'a [Part<'a>],
+    pub(super) parts: &'a [Source<'a>],
     pub(super) scratch: &'a mut Scratch,
+    pub(super) decoded: &'a mut Decoded,
 }
 
 impl<const PAIRS: bool> Job for Block<'_, PAIRS> {
@@ -120,24 +138,35 @@ impl<const PAIRS: bool> Job for Block<'_, PAIRS> {
         assert!(self.queries <= QUERIES);
         let (depth, channels) = (self.scratch.query.rows(), self.scratch.mixed.rows());
         for part in self.parts {
-            let (keys, values) = (part.count.next_multiple_of(PANEL) * depth, words(part.count, PAIRS) * channels);
-            let lengths = (part.heads * keys, part.heads * values);
-            assert!((part.keys.len(), part.values.len()) == lengths && part.head < part.heads, "a part has its panels");
+            let fits = match part {
+                Source::Packed(part) => {
+                    let (keys, values) = (part.count.next_multiple_of(PANEL) * depth, words(part.count, PAIRS) * channels);
+                    (part.keys.len(), part.values.len()) == (part.heads * keys, part.heads * values) && part.head < part.heads
+                }
+                Source::Rounded(part) => PAIRS && part.fits(depth, channels),
+            };
+            assert!(fits, "a part has its panels");
         }
         self.scratch.mixed.0.fill(Line([0.0; 16]));
         self.scratch.weight.0.fill(Line([0.0; 16]));
         self.scratch.largest.0.fill(Line([NO_SCORE; 16]));
-        for part in self.parts {
-            for first in (0..part.count).step_by(KEYS) {
-                let count = (part.count - first).min(KEYS);
+        for source in self.parts {
+            for first in (0..source.count()).step_by(KEYS) {
+                let count = (source.count() - first).min(KEYS);
+                // The part in which these keys lie, and from where on.
+                let (part, first) = match source {
+                    Source::Packed(part) => (*part, first),
+                    Source::Rounded(part) => (part.decoded(first, count, self.decoded), 0),
+                };
                 let mut lane = 0;
                 while lane < self.queries {
-                    // SAFETY: the processor has the lanes; the lengths were seen above, and lane is a multiple of the vectors' width.
+                    // SAFETY: the processor has the lanes; the lengths were seen above, or just made, and lane is a multiple of the
+                    // vectors' width.
                     unsafe {
                         match (self.queries - lane).div_ceil(L::COUNT) {
-                            1 => step::<L, 1, PAIRS>(self.scratch, part, first, count, lane),
-                            2 => step::<L, 2, PAIRS>(self.scratch, part, first, count, lane),
-                            _ => step::<L, VECTORS, PAIRS>(self.scratch, part, first, count, lane),
+                            1 => step::<L, 1, PAIRS>(self.scratch, &part, first, count, lane),
+                            2 => step::<L, 2, PAIRS>(self.scratch, &part, first, count, lane),
+                            _ => step::<L, VECTORS, PAIRS>(self.scratch, &part, first, count, lane),
                         }
                     }
                     lane += VECTORS * L::COUNT;

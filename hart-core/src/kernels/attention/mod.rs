@@ -13,6 +13,8 @@ mod mix;
 mod panels;
 mod rotation;
 #[cfg(feature = "cpu")]
+mod rounded;
+#[cfg(feature = "cpu")]
 mod rows;
 
 pub(crate) use cache::{Cache, Extend, Group, Memory};

@@ -51,6 +51,14 @@ impl Panels {
         self
     }
 
+    pub(super) fn heads(&self) -> usize {
+        self.heads
+    }
+
+    pub(super) fn tokens(&self) -> usize {
+        self.tokens
+    }
+
     /// One head's.
     pub(super) fn part(&self, head: usize) -> Part<'_> {
         Part { keys: &self.keys, values: &self.values, count: self.tokens, heads: self.heads, head, log_weight: self.log_weight }

@@ -106,7 +106,8 @@ pub(super) fn parts(rows: usize, outputs: usize, words: usize, each: impl Fn(Ran
     let panels = outputs.div_ceil(OUTPUTS);
     let task_rows = (TASK_WORDS / words).max(1).next_multiple_of(ROWS);
     let (row_tasks, panel_tasks) = (rows.div_ceil(task_rows), panels.div_ceil(TASK_PANELS));
-    (0..row_tasks * panel_tasks).into_par_iter().for_each(|task| {
+    // One by one: whoever is done early takes from the others to the end.
+    (0..row_tasks * panel_tasks).into_par_iter().with_max_len(1).for_each(|task| {
         let (row, panel) = (task / panel_tasks * task_rows, task % panel_tasks * TASK_PANELS);
         each(row..(row + task_rows).min(rows), panel..(panel + TASK_PANELS).min(panels));
     });
