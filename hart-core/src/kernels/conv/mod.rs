@@ -56,9 +56,9 @@ impl Sizes {
 /// Rows of a map from row `first` on, zeros where there are none, for as long as the plane is.
 fn lay_out(plane: &mut [f32], map: &[f32], width: usize, first: isize) {
     for (index, row) in plane.chunks_mut(width + 1).enumerate() {
-        let at = (first + index as isize) as usize * width;
-        match map.get(at..at + width) {
-            Some(values) if first + index as isize >= 0 => {
+        let from = usize::try_from(first + index as isize).ok().map(|row| row * width);
+        match from.and_then(|at| map.get(at..at + width)) {
+            Some(values) => {
                 row[0] = 0.0;
                 let count = row.len() - 1;
                 row[1..].copy_from_slice(&values[..count]);
