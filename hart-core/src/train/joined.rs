@@ -3,6 +3,7 @@
 
 use burn::optim::{AdamWState, AdaptiveMomentumState};
 use burn::prelude::*;
+use burn::tensor::Slice;
 
 use super::optimizer::{MOMENTUM, Slot, State, StepOptions};
 use super::shards::numbers;
@@ -36,7 +37,7 @@ impl Layout {
         let mut row = Tensor::zeros([self.length], device);
         for &(slot, start, length) in &self.places {
             if let Some(part) = of_slot(slot) {
-                row = row.slice_assign([start..start + length], part);
+                row = row.slice_assign([Slice::from(start..start + length)], part);
             }
         }
         row
@@ -158,7 +159,7 @@ impl Joined {
         for group in &self.groups {
             let longest = group.shape[0].max(group.shape[1]) as f64;
             let part = orthogonalized(group.of(&ahead)) * (step.rate * 0.2 * longest.sqrt());
-            change = change.slice_assign([group.start..group.start + group.length()], part.reshape([group.length()]));
+            change = change.slice_assign([Slice::from(group.start..group.start + group.length())], part.reshape([group.length()]));
         }
         self.values[0] = self.values[0].clone() * (1.0 - step.rate * f64::from(step.options.weight_decay)) - change;
         self.averages[0] = self.averages[0].clone() * step.average + self.values[0].clone() * (1.0 - step.average);

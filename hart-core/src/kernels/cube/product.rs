@@ -289,6 +289,7 @@ fn fetch_part<X: Float, N: Size>(
 
 /// That part to its place in shared memory.
 #[cube]
+#[allow(clippy::if_same_then_else)] // Kernels of whole tiles have no condition.
 fn keep_part<X: Float, S: Float, N: Size>(
     part: &Array<Vector<X, N>>,
     stage: &mut Shared<[Vector<S, N>]>,
@@ -454,7 +455,7 @@ fn add_by_threads<S: Float, NL: Size, NR: Size>(
 
 /// One cube a tile of the output, and one a product of a batch: `y = left right + bias`, sums in f32.
 #[cube(launch_unchecked)]
-#[allow(clippy::too_many_arguments)]
+#[allow(clippy::too_many_arguments, clippy::manual_div_ceil)] // A kernel's numbers have no `div_ceil`.
 fn multiply_tiles<X: Float, S: Float, Y: Float, B: Float, NL: Size, NR: Size>(
     left: &[Vector<X, NL>],
     right: &[Vector<X, NR>],
