@@ -1,8 +1,11 @@
 //! Linear layers, with their gradients.
 
+use burn::backend::Cube;
 use burn::backend::ops::FloatTensorOps;
+#[cfg(feature = "train")]
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Backend, Cube, Dispatch, backend_extension};
+#[cfg(feature = "train")]
+use burn::backend::{Backend, Dispatch, backend_extension};
 use burn::prelude::*;
 use burn::tensor::{DType, FloatDType};
 use burn_cubecl::kernel::into_contiguous;

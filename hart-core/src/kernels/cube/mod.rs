@@ -15,6 +15,7 @@ mod noise;
 #[cfg(feature = "train")]
 mod optimizer;
 mod pointwise;
+#[cfg_attr(not(feature = "train"), allow(dead_code, reason = "gradients need all of it"))]
 mod product;
 mod rows;
 mod sample;
