@@ -147,12 +147,12 @@ impl GeneratorTrainer {
     ///
     /// # Errors
     ///
-    /// [`Error::Request`] if the model's precision is another.
+    /// [`Error::Request`] if the model's precision or architecture is another.
     pub fn adopt(&mut self, hart: &Hart) -> Result<()> {
         if hart.precision() != Precision::F32 {
             return Err(Error::request("model", format!("is open in {}, expected f32", hart.precision())));
         }
-        self.model = self.learner.adopt(self.model.clone(), &Generator::of(hart));
+        self.model = self.learner.adopt(self.model.clone(), &Generator::of(hart))?;
         Ok(())
     }
 

@@ -248,8 +248,12 @@ impl Learner {
         norm
     }
 
-    /// Takes over the parameters of another module of the same architecture; what was learned about the old ones is forgotten.
-    pub(super) fn adopt<M: Module>(&mut self, module: M, other: &M) -> M {
+    /// Takes over the parameters of another module; what was learned about the old ones is forgotten.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Request`] if the other one is of another architecture.
+    pub(super) fn adopt<M: Module>(&mut self, module: M, other: &M) -> Result<M> {
         struct Values(Vec<Vec<f32>>);
         impl ModuleVisitor for Values {
             fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
@@ -258,8 +262,10 @@ impl Learner {
         }
         let mut found = Values(Vec::new());
         other.visit(&mut found);
+        if !self.slots.iter().map(|slot| slot.value.dims()[0]).eq(found.0.iter().map(Vec::len)) {
+            return Err(Error::request("model", "is of another architecture, expected the configuration's"));
+        }
         for (slot, values) in self.slots.iter_mut().zip(found.0) {
-            assert_eq!(slot.value.dims(), [values.len()], "`{}` is of the same architecture", slot.name);
             let count = values.len();
             slot.value = kernels::tensor(values, [count], &slot.value.device());
             (slot.average, slot.state) = (slot.value.clone(), State::New);
@@ -268,7 +274,7 @@ impl Learner {
         {
             self.joined = None;
         }
-        self.current(module)
+        Ok(self.current(module))
     }
 
     /// Changes how many steps the learning rate falls over.

@@ -89,7 +89,7 @@ impl TokenizerTrainer {
     /// As [`Self::new`].
     pub fn from_model(tokenizer: &VisualTokenizer, options: TokenizerOptions, device: &Device) -> Result<Self> {
         let mut trainer = Self::new(tokenizer.config(), options, device)?;
-        trainer.model = trainer.learner.adopt(trainer.model.clone(), tokenizer);
+        trainer.model = trainer.learner.adopt(trainer.model.clone(), tokenizer)?;
         let table = kernels::values(tokenizer.codebook().table().val());
         let (rows, width) = (tokenizer.config().vocab_size, tokenizer.config().z_channels);
         trainer.rows = RowAverages::of(table.clone(), width, options.codebook_decay);
