@@ -7,6 +7,8 @@ pub(super) trait Lanes: Copy {
     const COUNT: usize;
     /// Whether there are 32 registers and not 16.
     const MANY: bool;
+    /// Whether [`Self::add_pairs`] and [`Self::pair`] may be called: the processor multiplies pairs of bf16.
+    const PAIRS: bool = false;
     /// Zeros.
     unsafe fn zero() -> Self;
     /// One number everywhere.
@@ -26,9 +28,13 @@ pub(super) trait Lanes: Copy {
     /// `a b + self`.
     unsafe fn add_product(self, a: Self, b: Self) -> Self;
     /// `self + a b` where each lane of a and b holds two bf16, so that two products are added.
-    unsafe fn add_pairs(self, a: Self, b: Self) -> Self;
+    unsafe fn add_pairs(self, _a: Self, _b: Self) -> Self {
+        unreachable!("only where there are PAIRS")
+    }
     /// The two rounded to bf16, `low` in the lower half of each lane.
-    unsafe fn pair(low: Self, high: Self) -> Self;
+    unsafe fn pair(_low: Self, _high: Self) -> Self {
+        unreachable!("only where there are PAIRS")
+    }
     /// `2^n self`: n is what the lowest bits of `n` hold as a whole number.
     unsafe fn times_power(self, n: Self) -> Self;
     /// All lanes together.
@@ -100,6 +106,26 @@ impl Level {
         Self::all().next_back().unwrap_or(Self(Kind::Plain))
     }
 
+    /// Whether there are 32 registers and not 16, as [`Lanes::MANY`].
+    pub(super) fn many(self) -> bool {
+        match self.0 {
+            Kind::Plain => Plain::MANY,
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2 => false,
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512 | Kind::Avx512Bf16 => true,
+        }
+    }
+
+    /// As [`Lanes::PAIRS`].
+    pub(super) fn pairs(self) -> bool {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512Bf16 => true,
+            _ => false,
+        }
+    }
+
     /// Runs a loop with these instructions.
     #[inline]
     pub(super) fn run_loop(self, work: impl Loop) {
@@ -123,11 +149,6 @@ impl Level {
         }
     }
 }
-
-/// The upper half of a lane, in which a bf16 is an f32.
-const UPPER: u32 = 0xffff_0000;
-/// Half of a bf16's last place.
-const HALF_PLACE: u32 = 0x8000;
 
 /// Eight numbers, for any processor.
 #[derive(Clone, Copy)]
@@ -186,21 +207,6 @@ impl Lanes for Plain {
     #[inline(always)]
     unsafe fn add_product(self, a: Self, b: Self) -> Self {
         Self(std::array::from_fn(|i| self.0[i] + a.0[i] * b.0[i]))
-    }
-
-    #[inline(always)]
-    unsafe fn add_pairs(self, a: Self, b: Self) -> Self {
-        let halves = |x: f32| (f32::from_bits(x.to_bits() << 16), f32::from_bits(x.to_bits() & UPPER));
-        Self(std::array::from_fn(|i| {
-            let (a, b) = (halves(a.0[i]), halves(b.0[i]));
-            self.0[i] + a.0 * b.0 + a.1 * b.1
-        }))
-    }
-
-    #[inline(always)]
-    unsafe fn pair(low: Self, high: Self) -> Self {
-        let rounded = |x: f32| x.to_bits().wrapping_add(HALF_PLACE);
-        Self(std::array::from_fn(|i| f32::from_bits(rounded(low.0[i]) >> 16 | rounded(high.0[i]) & UPPER)))
     }
 
     #[inline(always)]

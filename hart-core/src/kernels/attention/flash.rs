@@ -6,7 +6,8 @@
 //! number. Both products are one tile: eight rows, of keys or of channels, times up to three vectors of queries.
 //!
 //! A word is 32 bits along the sum of a product: one f32 or two bf16 (`PAIRS`), that is two channels of a query and a key, or two keys
-//! of a weight and a value. Sums and the softmax are f32 with either.
+//! of a weight and a value. Sums and the softmax are f32 with either. Where the processor multiplies no pairs, keys and values that are
+//! kept so become f32 a block at a time.
 //!
 //! A query's result is the same sums in the same order, wherever it lies in a block and whoever computes it.
 
@@ -21,6 +22,8 @@ pub(super) const PANEL: usize = 8;
 pub(super) const KEYS: usize = 128;
 /// Vectors of queries in a tile.
 const VECTORS: usize = 3;
+/// The same where there are 16 registers: four rows, half a panel, by two vectors.
+const FEW_VECTORS: usize = 2;
 /// Stands for the largest score before there is one: adding to it overflows nothing.
 const NO_SCORE: f32 = -1e30;
 
@@ -91,9 +94,10 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
-    pub(super) fn new(channels: usize, pairs: bool) -> Self {
+    /// For queries of so many words.
+    pub(super) fn new(depth: usize, channels: usize) -> Self {
         Self {
-            query: Columns::new(words(channels, pairs)),
+            query: Columns::new(depth),
             mixed: Columns::new(channels.next_multiple_of(PANEL)),
             weight: Columns::new(1),
             largest: Columns::new(1),
@@ -124,26 +128,42 @@ impl Source<'_> {
 }
 
 /// A block of queries over all parts of one head.
-pub(super) struct Block<'a, const PAIRS: bool> {
+pub(super) struct Block<'a> {
     /// How many queries there are, at most [`QUERIES`].
     pub(super) queries: usize,
     pub(super) parts: &'a [Source<'a>],
+    /// Whether the parts' words are two bf16.
+    pub(super) pairs: bool,
+    /// Made for these parts and lanes.
     pub(super) scratch: &'a mut Scratch,
     pub(super) decoded: &'a mut Decoded,
 }
 
-impl<const PAIRS: bool> Job for Block<'_, PAIRS> {
+impl Job for Block<'_> {
     #[inline(always)]
     unsafe fn run<L: Lanes>(self) {
+        // SAFETY: the processor has the lanes.
+        unsafe { if self.pairs && L::PAIRS { self.all::<L, true>() } else { self.all::<L, false>() } }
+    }
+}
+
+impl Block<'_> {
+    /// # Safety
+    ///
+    /// The processor has the lanes.
+    #[inline(always)]
+    unsafe fn all<L: Lanes, const PAIRS: bool>(self) {
         assert!(self.queries <= QUERIES);
         let (depth, channels) = (self.scratch.query.rows(), self.scratch.mixed.rows());
+        let widened = self.pairs && !PAIRS;
+        let kept = if widened { depth / 2 } else { depth };
         for part in self.parts {
             let fits = match part {
                 Source::Packed(part) => {
-                    let (keys, values) = (part.count.next_multiple_of(PANEL) * depth, words(part.count, PAIRS) * channels);
+                    let (keys, values) = (part.count.next_multiple_of(PANEL) * kept, words(part.count, self.pairs) * channels);
                     (part.keys.len(), part.values.len()) == (part.heads * keys, part.heads * values) && part.head < part.heads
                 }
-                Source::Rounded(part) => PAIRS && part.fits(depth, channels),
+                Source::Rounded(part) => self.pairs && part.fits(kept, channels),
             };
             assert!(fits, "a part has its panels");
         }
@@ -155,21 +175,23 @@ impl<const PAIRS: bool> Job for Block<'_, PAIRS> {
                 let count = (source.count() - first).min(KEYS);
                 // The part in which these keys lie, and from where on.
                 let (part, first) = match source {
+                    Source::Packed(part) if widened => (self.decoded.widened(part, first, count, kept, channels), 0),
                     Source::Packed(part) => (*part, first),
-                    Source::Rounded(part) => (part.decoded(first, count, self.decoded), 0),
+                    Source::Rounded(part) => (self.decoded.read::<PAIRS>(part, first, count), 0),
                 };
+                let vectors = if L::MANY { VECTORS } else { FEW_VECTORS };
                 let mut lane = 0;
                 while lane < self.queries {
                     // SAFETY: the processor has the lanes; the lengths were seen above, or just made, and lane is a multiple of the
                     // vectors' width.
                     unsafe {
-                        match (self.queries - lane).div_ceil(L::COUNT) {
+                        match (self.queries - lane).div_ceil(L::COUNT).min(vectors) {
                             1 => step::<L, 1, PAIRS>(self.scratch, &part, first, count, lane),
                             2 => step::<L, 2, PAIRS>(self.scratch, &part, first, count, lane),
                             _ => step::<L, VECTORS, PAIRS>(self.scratch, &part, first, count, lane),
                         }
                     }
-                    lane += VECTORS * L::COUNT;
+                    lane += vectors * L::COUNT;
                 }
             }
         }
@@ -200,41 +222,90 @@ unsafe fn step<L: Lanes, const V: usize, const PAIRS: bool>(
         let values = part.values.as_ptr().add((part.heads * words(first, PAIRS) + part.head * length) * channels);
         let mut tops = [L::splat(NO_SCORE); V];
         for panel in 0..count.div_ceil(PANEL) {
-            let sums = tile::<L, V, PAIRS>([[L::zero(); V]; PANEL], keys.add(panel * depth * PANEL), query, depth);
-            store(sums, scores.add(panel * PANEL * QUERIES));
-            for v in 0..V {
-                for row in &sums {
-                    tops[v] = tops[v].max(row[v]);
-                }
-            }
+            let (keys, scores) = (keys.add(panel * depth * PANEL), scores.add(panel * PANEL * QUERIES));
+            tops = if L::MANY {
+                ask::<L, V, PANEL, PAIRS>(keys, query, depth, scores, tops)
+            } else {
+                let tops = ask::<L, V, { PANEL / 2 }, PAIRS>(keys, query, depth, scores, tops);
+                ask::<L, V, { PANEL / 2 }, PAIRS>(keys.add(PANEL / 2), query, depth, scores.add(PANEL / 2 * QUERIES), tops)
+            };
         }
         let shrink = softmax::<L, V, PAIRS>(scratch, tops, count, part.log_weight, lane);
         for panel in 0..channels / PANEL {
-            let mixed = scratch.mixed.row(panel * PANEL).add(lane);
-            let mut sums = [[L::zero(); V]; PANEL];
-            for (row, sums) in sums.iter_mut().enumerate() {
-                for v in 0..V {
-                    sums[v] = sums[v].add_product(L::load(mixed.add(row * QUERIES + v * L::COUNT)), shrink[v]);
-                }
+            let (mixed, values) = (scratch.mixed.row(panel * PANEL).add(lane), values.add(panel * length * PANEL));
+            if L::MANY {
+                answer::<L, V, PANEL, PAIRS>(values, scores, length, mixed, shrink);
+            } else {
+                answer::<L, V, { PANEL / 2 }, PAIRS>(values, scores, length, mixed, shrink);
+                answer::<L, V, { PANEL / 2 }, PAIRS>(values.add(PANEL / 2), scores, length, mixed.add(PANEL / 2 * QUERIES), shrink);
             }
-            let sums = tile::<L, V, PAIRS>(sums, values.add(panel * length * PANEL), scores.cast_const(), length);
-            store(sums, mixed);
         }
     }
 }
 
-/// The sums and the products of a panel's rows with columns: `sums[r][q] + panel[0..steps][r] . columns[0..steps][q]`.
+/// Scores of `R` keys of a panel, and the largest so far.
+///
+/// # Safety
+///
+/// As [`tile`]; there is room for `R` rows of scores.
+#[inline(always)]
+unsafe fn ask<L: Lanes, const V: usize, const R: usize, const PAIRS: bool>(
+    keys: *const f32,
+    query: *const f32,
+    depth: usize,
+    scores: *mut f32,
+    mut tops: [L; V],
+) -> [L; V] {
+    // SAFETY: as this function's.
+    unsafe {
+        let sums = tile::<L, V, R, PAIRS>([[L::zero(); V]; R], keys, query, depth);
+        store(sums, scores);
+        for row in &sums {
+            for (top, score) in tops.iter_mut().zip(row) {
+                *top = top.max(*score);
+            }
+        }
+        tops
+    }
+}
+
+/// `R` channels of a panel, weighted, added to what is there once that has shrunk.
+///
+/// # Safety
+///
+/// As [`tile`]; `mixed` has `R` rows.
+#[inline(always)]
+unsafe fn answer<L: Lanes, const V: usize, const R: usize, const PAIRS: bool>(
+    values: *const f32,
+    weights: *const f32,
+    length: usize,
+    mixed: *mut f32,
+    shrink: [L; V],
+) {
+    // SAFETY: as this function's.
+    unsafe {
+        let mut sums = [[L::zero(); V]; R];
+        for (row, sums) in sums.iter_mut().enumerate() {
+            for v in 0..V {
+                sums[v] = sums[v].add_product(L::load(mixed.add(row * QUERIES + v * L::COUNT)), shrink[v]);
+            }
+        }
+        store(tile::<L, V, R, PAIRS>(sums, values, weights, length), mixed);
+    }
+}
+
+/// The sums and the products of `R` of a panel's rows with columns: `sums[r][q] + panel[0..steps][r] . columns[0..steps][q]`.
 ///
 /// # Safety
 ///
 /// The processor has the lanes, the panel has so many steps and so have the columns.
 #[inline(always)]
-unsafe fn tile<L: Lanes, const V: usize, const PAIRS: bool>(
-    mut sums: [[L; V]; PANEL],
+unsafe fn tile<L: Lanes, const V: usize, const R: usize, const PAIRS: bool>(
+    mut sums: [[L; V]; R],
     mut panel: *const f32,
     mut columns: *const f32,
     steps: usize,
-) -> [[L; V]; PANEL] {
+) -> [[L; V]; R] {
     // SAFETY: as this function's.
     unsafe {
         for _ in 0..steps {
@@ -256,9 +327,9 @@ unsafe fn tile<L: Lanes, const V: usize, const PAIRS: bool>(
 ///
 /// # Safety
 ///
-/// The processor has the lanes, and there is room for [`PANEL`] rows.
+/// The processor has the lanes, and there is room for `R` rows.
 #[inline(always)]
-unsafe fn store<L: Lanes, const V: usize>(sums: [[L; V]; PANEL], to: *mut f32) {
+unsafe fn store<L: Lanes, const V: usize, const R: usize>(sums: [[L; V]; R], to: *mut f32) {
     for (row, sums) in sums.iter().enumerate() {
         for (v, sum) in sums.iter().enumerate() {
             // SAFETY: as this function's.

@@ -42,8 +42,21 @@ pub(super) struct Heads {
     pub(super) groups: usize,
     /// Channels of a head.
     pub(super) channels: usize,
-    /// Whether a word holds two bf16.
+    /// Whether a word of keys and values holds two bf16.
     pub(super) pairs: bool,
+}
+
+impl Heads {
+    /// Whether a word of queries does too.
+    fn together(&self, level: Level) -> bool {
+        self.pairs && level.pairs()
+    }
+
+    /// Words of a query: as many as a key has, by itself or as f32.
+    fn depth(&self, level: Level) -> usize {
+        let pairs = words(self.channels, self.pairs);
+        if self.pairs && !level.pairs() { 2 * pairs } else { pairs }
+    }
 }
 
 /// Weighted means of values, into `out`.
@@ -65,17 +78,14 @@ pub(super) fn mix_by(level: Level, questions: &[Question<'_>], heads: Heads, out
     }
     let out = Out(out.as_mut_ptr());
     tasks.into_par_iter().for_each_init(
-        || (Scratch::new(heads.channels, heads.pairs), Decoded::default()),
+        || (Scratch::new(heads.depth(level), heads.channels), Decoded::default()),
         |(scratch, decoded), (question, head, first)| {
             let queries = (question.queries.tokens - first).min(QUERIES);
             let parts: Vec<Source<'_>> =
                 question.panels.iter().map(|panels| panels.part(head * heads.groups / heads.count)).collect();
-            level.run_loop(Ask { rows: &question.queries, head, first, queries, heads, scratch });
-            if heads.pairs {
-                level.run(Block::<true> { queries, parts: &parts, scratch, decoded });
-            } else {
-                level.run(Block::<false> { queries, parts: &parts, scratch, decoded });
-            }
+            let together = heads.together(level);
+            level.run_loop(Ask { rows: &question.queries, head, first, queries, channels: heads.channels, together, scratch });
+            level.run(Block { queries, parts: &parts, pairs: heads.pairs, scratch, decoded });
             // SAFETY: there is room from here on for these queries, as checked above, and no other task has any of it.
             let to = unsafe { { &out }.0.add(question.to.at(first, head)) };
             level.run_loop(Answer { queries, channels: heads.channels, strides: question.to, scratch, to });
@@ -95,21 +105,23 @@ struct Ask<'a> {
     head: usize,
     first: usize,
     queries: usize,
-    heads: Heads,
+    channels: usize,
+    /// Whether a word holds two bf16.
+    together: bool,
     scratch: &'a mut Scratch,
 }
 
 impl Loop for Ask<'_> {
     #[inline(always)]
     fn run(self) {
-        let Heads { channels, pairs, .. } = self.heads;
+        let channels = self.channels;
         let mut bare = vec![0.0; channels];
         // One more, zero, where two are a word.
         let mut row = vec![0.0; channels + 1];
         for query in 0..self.queries {
             self.rows.prepare(self.first + query, self.head, &mut bare, &mut row);
-            for word in 0..words(channels, pairs) {
-                let number = if pairs { pair(row[2 * word], row[2 * word + 1]) } else { row[word] };
+            for word in 0..words(channels, self.together) {
+                let number = if self.together { pair(row[2 * word], row[2 * word + 1]) } else { row[word] };
                 self.scratch.query.set(word, query, number);
             }
         }

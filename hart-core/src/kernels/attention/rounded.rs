@@ -1,5 +1,5 @@
 //! Keys and values that wait for later scales in 8-bit integers, a scale for each token of each head: half of what bf16 takes. Whoever
-//! asks has them back as two bf16 a word, a block of keys at a time, beside whose products that is little work.
+//! asks has them back a block of keys at a time, as two bf16 or one f32 a word, beside whose products that is little work.
 
 use rayon::prelude::*;
 
@@ -56,6 +56,7 @@ fn scale_of(largest: f32) -> (f32, f32) {
 }
 
 /// The two bf16 of a word.
+#[inline(always)]
 fn unpaired(word: f32) -> [f32; 2] {
     [f32::from_bits(word.to_bits() << 16), f32::from_bits(word.to_bits() & 0xffff_0000)]
 }
@@ -157,34 +158,81 @@ impl<'a> RoundedPart<'a> {
     pub(super) fn fits(&self, depth: usize, channels: usize) -> bool {
         (self.of.depth, self.of.channels) == (depth, channels)
     }
+}
 
-    /// The block that begins at token `first` and has `count` tokens, read back.
+impl Decoded {
+    /// The block of rounded keys and values that begins at token `first` and has `count` tokens; `PAIRS`: two bf16 a word.
     #[inline(always)]
-    pub(super) fn decoded<'b>(&self, first: usize, count: usize, to: &'b mut Decoded) -> Part<'b> {
-        let Rounded { heads, depth, channels, log_weight, .. } = *self.of;
+    pub(super) fn read<const PAIRS: bool>(&mut self, part: &RoundedPart<'_>, first: usize, count: usize) -> Part<'_> {
+        let Rounded { heads, depth, channels, log_weight, .. } = *part.of;
         let (padded, length) = (count.next_multiple_of(PANEL), words(count, true));
-        let scales = share(heads, self.head, first, padded, 1);
-        let (key_scales, value_scales) = (&self.of.key_scales[scales.clone()], &self.of.value_scales[scales]);
-        let keys = &self.of.keys[share(heads, self.head, first, padded, 2 * depth)];
-        to.keys.resize(padded * depth, 0.0);
-        let panels = to.keys.chunks_exact_mut(PANEL * depth).zip(keys.chunks_exact(ROW * depth));
+        let scales = share(heads, part.head, first, padded, 1);
+        let (key_scales, value_scales) = (&part.of.key_scales[scales.clone()], &part.of.value_scales[scales]);
+        let keys = &part.of.keys[share(heads, part.head, first, padded, 2 * depth)];
+        let panel = if PAIRS { PANEL * depth } else { ROW * depth };
+        self.keys.resize(padded / PANEL * panel, 0.0);
+        let panels = self.keys.chunks_exact_mut(panel).zip(keys.chunks_exact(ROW * depth));
         for ((to, from), scales) in panels.zip(key_scales.chunks_exact(PANEL)) {
-            for (to, from) in to.chunks_exact_mut(PANEL).zip(from.chunks_exact(ROW)) {
-                for i in 0..PANEL {
-                    to[i] = pair(f32::from(from[i]) * scales[i], f32::from(from[PANEL + i]) * scales[i]);
+            if PAIRS {
+                for (to, from) in to.chunks_exact_mut(PANEL).zip(from.chunks_exact(ROW)) {
+                    for i in 0..PANEL {
+                        to[i] = pair(f32::from(from[i]) * scales[i], f32::from(from[PANEL + i]) * scales[i]);
+                    }
+                }
+            } else {
+                for (to, from) in to.chunks_exact_mut(PANEL).zip(from.chunks_exact(PANEL)) {
+                    for i in 0..PANEL {
+                        to[i] = f32::from(from[i]) * scales[i];
+                    }
                 }
             }
         }
-        let values = &self.of.values[share(heads, self.head, words(first, true), length, 2 * channels)];
-        to.values.resize(length * channels, 0.0);
-        for (to, from) in to.values.chunks_exact_mut(PANEL * length).zip(values.chunks_exact(ROW * length)) {
-            let rows = to.chunks_exact_mut(PANEL).zip(from.chunks_exact(ROW));
-            for ((to, from), scales) in rows.zip(value_scales.chunks_exact(2)) {
-                for i in 0..PANEL {
-                    to[i] = pair(f32::from(from[i]) * scales[0], f32::from(from[PANEL + i]) * scales[1]);
+        let values = &part.of.values[share(heads, part.head, words(first, true), length, 2 * channels)];
+        let panel = words(count, PAIRS) * PANEL;
+        self.values.resize(channels / PANEL * panel, 0.0);
+        for (to, from) in self.values.chunks_exact_mut(panel).zip(values.chunks_exact(ROW * length)) {
+            if PAIRS {
+                let rows = to.chunks_exact_mut(PANEL).zip(from.chunks_exact(ROW));
+                for ((to, from), scales) in rows.zip(value_scales.chunks_exact(2)) {
+                    for i in 0..PANEL {
+                        to[i] = pair(f32::from(from[i]) * scales[0], f32::from(from[PANEL + i]) * scales[1]);
+                    }
+                }
+            } else {
+                for ((to, from), scale) in to.chunks_exact_mut(PANEL).zip(from.chunks_exact(PANEL)).zip(value_scales) {
+                    for i in 0..PANEL {
+                        to[i] = f32::from(from[i]) * scale;
+                    }
                 }
             }
         }
-        Part { keys: &to.keys, values: &to.values, count, heads: 1, head: 0, log_weight }
+        self.part(count, log_weight)
+    }
+
+    /// The block of pairs that begins at token `first` and has `count` tokens as f32, of keys of `depth` words and so many channels.
+    #[inline(always)]
+    pub(super) fn widened(&mut self, part: &Part<'_>, first: usize, count: usize, depth: usize, channels: usize) -> Part<'_> {
+        let (padded, length) = (count.next_multiple_of(PANEL), words(count, true));
+        let keys = &part.keys[share(part.heads, part.head, first, padded, depth)];
+        self.keys.resize(2 * keys.len(), 0.0);
+        for (to, from) in self.keys.chunks_exact_mut(ROW).zip(keys.chunks_exact(PANEL)) {
+            for i in 0..PANEL {
+                [to[i], to[PANEL + i]] = unpaired(from[i]);
+            }
+        }
+        let values = &part.values[share(part.heads, part.head, words(first, true), length, channels)];
+        self.values.resize(channels * count, 0.0);
+        for (to, from) in self.values.chunks_exact_mut(PANEL * count).zip(values.chunks_exact(PANEL * length)) {
+            for (to, from) in to.chunks_mut(ROW).zip(from.chunks_exact(PANEL)) {
+                let (even, odd) = to.split_at_mut(PANEL);
+                even.iter_mut().zip(from).for_each(|(to, word)| *to = unpaired(*word)[0]);
+                odd.iter_mut().zip(from).for_each(|(to, word)| *to = unpaired(*word)[1]);
+            }
+        }
+        self.part(count, part.log_weight)
+    }
+
+    fn part(&self, count: usize, log_weight: f32) -> Part<'_> {
+        Part { keys: &self.keys, values: &self.values, count, heads: 1, head: 0, log_weight }
     }
 }

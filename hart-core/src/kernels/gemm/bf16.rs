@@ -4,7 +4,7 @@ use bytes::Bytes;
 use rayon::prelude::*;
 
 use super::super::lanes::{self, Loop};
-use super::tile::{self, Finish, OUTPUTS, Part, ROWS, of_panel, write};
+use super::tile::{self, Finish, OUTPUTS, Part, of_panel, write};
 use super::{Out, instructions};
 
 /// Inputs in a word.
@@ -74,32 +74,30 @@ impl Bf16Weights {
     ///
     /// If x has other inputs, or there is not one bias for each output.
     pub(crate) fn product(&self, x: &Bf16Rows, bias: Option<&[f32]>, y: &mut Vec<f32>) {
-        self.product_by(instructions::Bf16::best(), x, bias, y)
-    }
-
-    fn product_by(&self, level: instructions::Bf16, x: &Bf16Rows, bias: Option<&[f32]>, y: &mut Vec<f32>) {
         let (rows, outputs) = (x.rows, self.outputs);
         assert!(x.inputs == self.inputs && bias.is_none_or(|bias| bias.len() == outputs), "the rows and the bias are the layer's");
         let words = self.inputs.div_ceil(WORD);
         y.reserve(rows * outputs);
         let finish = Biased { out: Out::behind(y), outputs, bias };
-        tile::parts(rows, outputs, words, |rows, panels| {
-            let x = &x.blocks[rows.start * words..];
+        let (by, layout) = (x.by, x.by.layout());
+        tile::parts(rows, outputs, words, layout, |rows, panels| {
+            let x = &x.blocks[layout.blocks(rows.start, words)..];
             let w = &self.panels[panels.start * words * OUTPUTS * 4..];
-            level.multiply(&Part { x, w, words, rows, panels, finish: &finish });
+            by.multiply(Part { x, w, words, rows, panels, finish: &finish });
         });
         // SAFETY: every part has written its outputs, and together they are all.
         unsafe { y.set_len(y.len() + rows * outputs) };
     }
 }
 
-/// Rows of x, rounded.
+/// Rows of x, rounded for some instructions.
 #[derive(Debug)]
 pub(crate) struct Bf16Rows {
-    /// Blocks `[ceil(rows / 8)][ceil(inputs / 2)][8]` of words.
+    /// Blocks as the instructions' layout tells. A word is two bf16, or two are: an f32 each.
     blocks: Vec<u32>,
     rows: usize,
     inputs: usize,
+    by: instructions::Bf16,
 }
 
 impl Bf16Rows {
@@ -109,20 +107,28 @@ impl Bf16Rows {
     ///
     /// If the rows are not whole.
     pub(crate) fn of(x: &[f32], inputs: usize) -> Self {
+        Self::by(instructions::Bf16::best(), x, inputs)
+    }
+
+    fn by(by: instructions::Bf16, x: &[f32], inputs: usize) -> Self {
         assert!(inputs > 0 && x.len().is_multiple_of(inputs), "rows must be whole");
-        let (level, rows, words) = (lanes::Level::best(), x.len() / inputs, inputs.div_ceil(WORD));
-        let mut blocks = vec![0; rows.next_multiple_of(ROWS) * words];
-        let parts = blocks.par_chunks_mut(ROWS * words).zip(x.par_chunks(ROWS * inputs));
+        let (level, rows, words, layout) = (lanes::Level::best(), x.len() / inputs, inputs.div_ceil(WORD), by.layout());
+        let mut blocks = vec![0; layout.blocks(rows, words)];
+        let parts = blocks.par_chunks_mut(layout.block(words)).zip(x.par_chunks(layout.rows * inputs));
         parts.for_each_init(Vec::new, |halves, (block, rows)| {
             halves.resize(words * WORD, 0);
             for (r, row) in rows.chunks(inputs).enumerate() {
                 level.run_loop(Round { row, halves });
-                for (word, [even, odd]) in block.chunks_mut(ROWS).zip(halves.as_chunks::<WORD>().0) {
-                    word[r] = u32::from(*even) | u32::from(*odd) << 16;
+                for (word, [even, odd]) in block.chunks_mut(layout.block(1)).zip(halves.as_chunks::<WORD>().0) {
+                    let (even, odd) = (u32::from(*even), u32::from(*odd) << 16);
+                    match layout.wide {
+                        true => (word[r], word[r + layout.rows]) = (even << 16, odd),
+                        false => word[r] = even | odd,
+                    }
                 }
             }
         });
-        Self { blocks, rows, inputs }
+        Self { blocks, rows, inputs, by }
     }
 }
 
@@ -175,9 +181,9 @@ mod tests {
     use super::super::tests::waves;
     use super::*;
 
-    fn product(level: instructions::Bf16, weights: &Bf16Weights, x: &Bf16Rows, bias: Option<&[f32]>) -> Vec<f32> {
+    fn product(by: instructions::Bf16, weights: &Bf16Weights, x: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
         let mut y = vec![];
-        weights.product_by(level, x, bias, &mut y);
+        weights.product(&Bf16Rows::by(by, x, weights.inputs), bias, &mut y);
         y
     }
 
@@ -191,7 +197,7 @@ mod tests {
                     let (x, w, bias) = (waves(rows * inputs, 0.7), waves(outputs * inputs, 1.3), waves(outputs, 0.4));
                     let weights = Bf16Weights::of_rows(&w, inputs).expect("there are weights");
                     assert_eq!((weights.inputs(), weights.outputs()), (inputs, outputs));
-                    let got = product(level, &weights, &Bf16Rows::of(&x, inputs), Some(&bias));
+                    let got = product(level, &weights, &x, Some(&bias));
                     assert_eq!(got.len(), rows * outputs);
                     for (i, got) in got.iter().enumerate() {
                         let (m, n) = (i / outputs, i % outputs);
@@ -212,9 +218,9 @@ mod tests {
     fn a_row_is_the_same_in_any_batch() {
         let weights = Bf16Weights::of_rows(&waves(61 * 348, 1.3), 348).expect("there are weights");
         let x = waves(97 * 348, 0.7);
-        let all = product(instructions::Bf16::best(), &weights, &Bf16Rows::of(&x, 348), None);
+        let all = product(instructions::Bf16::best(), &weights, &x, None);
         for count in [1, 2, 3, 5, 64] {
-            let last = product(instructions::Bf16::best(), &weights, &Bf16Rows::of(&x[(97 - count) * 348..], 348), None);
+            let last = product(instructions::Bf16::best(), &weights, &x[(97 - count) * 348..], None);
             assert_eq!(last, all[(97 - count) * 61..]);
         }
     }

@@ -1,7 +1,8 @@
 //! Instructions that multiply words of bytes or of bf16, and the choice of the best that the processor has.
 
-use super::super::lanes::{self, Lanes};
-use super::tile::{Arithmetic, Finish, OUTPUTS, Part, multiply};
+use super::super::lanes::{self, Job, Lanes};
+use super::many;
+use super::tile::{Arithmetic, Finish, Layout, Line, OUTPUTS, Part, multiply};
 #[cfg(target_arch = "x86_64")]
 use super::x86;
 
@@ -46,20 +47,34 @@ impl Int8 {
         Self::all().next_back().unwrap_or(Self(Int8Kind::Plain))
     }
 
+    /// How they want the rows of x.
+    pub(super) fn layout(self) -> Layout {
+        let (rows, wide) = match self.0 {
+            Int8Kind::Plain => (Bytes::ROWS, false),
+            #[cfg(target_arch = "x86_64")]
+            Int8Kind::Avx2 => (x86::Avx2::ROWS, true),
+            #[cfg(target_arch = "x86_64")]
+            Int8Kind::AvxVnni | Int8Kind::Vnni256 => (x86::Vnni256::<true>::ROWS, false),
+            #[cfg(target_arch = "x86_64")]
+            Int8Kind::Vnni512 => (x86::Vnni512::ROWS, false),
+        };
+        Layout { rows, wide }
+    }
+
     /// Multiplies a part that nobody else multiplies at the same time.
-    pub(super) fn multiply(self, part: &Part<'_, impl Finish<i32>>) {
+    pub(super) fn multiply(self, part: Part<'_, impl Finish<i32>>) {
         // SAFETY: a value is made in `all` only, after asking the processor; and the caller's.
         unsafe {
             match self.0 {
-                Int8Kind::Plain => multiply::<Bytes, _>(part),
+                Int8Kind::Plain => multiply::<Bytes, _>(&part),
                 #[cfg(target_arch = "x86_64")]
-                Int8Kind::Avx2 => x86::avx2(part),
+                Int8Kind::Avx2 => part.widened(|weights, wide| x86::widen_bytes(weights, wide), |part| x86::avx2(&part)),
                 #[cfg(target_arch = "x86_64")]
-                Int8Kind::AvxVnni => x86::avx_vnni(part),
+                Int8Kind::AvxVnni => x86::avx_vnni(&part),
                 #[cfg(target_arch = "x86_64")]
-                Int8Kind::Vnni256 => x86::vnni256(part),
+                Int8Kind::Vnni256 => x86::vnni256(&part),
                 #[cfg(target_arch = "x86_64")]
-                Int8Kind::Vnni512 => x86::vnni512(part),
+                Int8Kind::Vnni512 => x86::vnni512(&part),
             }
         }
     }
@@ -95,21 +110,48 @@ impl Bf16 {
         Self::all().next_back().unwrap_or(Self(Bf16Kind::Widened(lanes::Level::best())))
     }
 
-    /// Multiplies a part that nobody else multiplies at the same time.
-    pub(super) fn multiply(self, part: &Part<'_, impl Finish<f32>>) {
-        struct Widened<'a, F>(&'a Part<'a, F>);
-        impl<F: Finish<f32>> lanes::Job for Widened<'_, F> {
-            #[inline(always)]
-            unsafe fn run<L: Lanes>(self) {
-                // SAFETY: the level has the lanes, and the caller's.
-                unsafe { multiply::<Halves<L>, F>(self.0) }
-            }
-        }
+    /// How they want the rows of x.
+    pub(super) fn layout(self) -> Layout {
         match self.0 {
-            Bf16Kind::Widened(level) => level.run(Widened(part)),
+            Bf16Kind::Widened(level) => Layout { wide: true, ..many::layout(level) },
+            #[cfg(target_arch = "x86_64")]
+            Bf16Kind::Avx512 => Layout { rows: x86::Avx512Bf16::ROWS, wide: false },
+        }
+    }
+
+    /// Multiplies a part that nobody else multiplies at the same time.
+    pub(super) fn multiply(self, part: Part<'_, impl Finish<f32>>) {
+        match self.0 {
+            Bf16Kind::Widened(level) => {
+                part.widened(|weights, wide| level.run(Widen { weights, wide }), |part| level.run(many::Multiply(part)));
+            }
             // SAFETY: a value is made in `all` only, after asking the processor; and the caller's.
             #[cfg(target_arch = "x86_64")]
-            Bf16Kind::Avx512 => unsafe { x86::avx512_bf16(part) },
+            Bf16Kind::Avx512 => unsafe { x86::avx512_bf16(&part) },
+        }
+    }
+}
+
+/// Weights of bf16 as f32: of each line the even inputs, then the odd ones.
+struct Widen<'a> {
+    weights: &'a [u8],
+    wide: &'a mut [Line],
+}
+
+impl Job for Widen<'_> {
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(self) {
+        assert!(self.weights.len() >= self.wide.len() / 2 * size_of::<Line>(), "a line for two");
+        let (from, to) = (self.weights.as_ptr().cast::<u32>(), self.wide.as_mut_ptr().cast::<f32>());
+        for line in 0..self.wide.len() / 2 {
+            for output in (0..OUTPUTS).step_by(L::COUNT) {
+                // SAFETY: so many lines are there, as seen above, and twice as many places; the processor has the lanes.
+                unsafe {
+                    let [even, odd] = L::load_pairs(from.add(line * OUTPUTS + output));
+                    even.store(to.add(2 * line * OUTPUTS + output));
+                    odd.store(to.add((2 * line + 1) * OUTPUTS + output));
+                }
+            }
         }
     }
 }
@@ -118,7 +160,7 @@ impl Bf16 {
 struct Bytes;
 
 impl Arithmetic for Bytes {
-    const TILE_ROWS: usize = 2;
+    const ROWS: usize = 4;
     const TILE_PANELS: usize = 1;
     type Number = i32;
     type Sums = [i32; OUTPUTS];
@@ -150,67 +192,5 @@ impl Arithmetic for Bytes {
     #[inline(always)]
     unsafe fn numbers(sums: Self::Sums) -> [i32; OUTPUTS] {
         sums
-    }
-}
-
-/// bf16 made f32 where they are multiplied: the upper half of an f32 each.
-struct Halves<L>(L);
-
-impl<L: Lanes> Arithmetic for Halves<L> {
-    const TILE_ROWS: usize = 4;
-    const TILE_PANELS: usize = if L::MANY { 3 } else { 1 };
-    type Number = f32;
-    /// The second is idle where a vector holds all.
-    type Sums = [L; 2];
-    /// The even inputs', and the odd ones'.
-    type Weights = [[L; 2]; 2];
-    type Word = [L; 2];
-
-    #[inline(always)]
-    unsafe fn zero() -> Self::Sums {
-        // SAFETY: the caller's.
-        unsafe { [L::zero(); 2] }
-    }
-
-    #[inline(always)]
-    unsafe fn weights(from: *const u8) -> Self::Weights {
-        // SAFETY: the caller's.
-        unsafe {
-            let from = from.cast::<u32>();
-            let ([even, odd], [even2, odd2]) = (L::load_pairs(from), L::load_pairs(from.add(OUTPUTS - L::COUNT)));
-            [[even, even2], [odd, odd2]]
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn broadcast(from: *const u32) -> Self::Word {
-        // SAFETY: the caller's.
-        unsafe {
-            let word = from.read();
-            [L::splat(f32::from_bits(word << 16)), L::splat(f32::from_bits(word & 0xffff_0000))]
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn add(sums: Self::Sums, [even, odd]: Self::Word, weights: Self::Weights) -> Self::Sums {
-        // SAFETY: the caller's.
-        unsafe {
-            let first = sums[0].add_product(even, weights[0][0]).add_product(odd, weights[1][0]);
-            if L::COUNT == OUTPUTS {
-                return [first, sums[1]];
-            }
-            [first, sums[1].add_product(even, weights[0][1]).add_product(odd, weights[1][1])]
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn numbers(sums: Self::Sums) -> [f32; OUTPUTS] {
-        let mut numbers = [0.0f32; OUTPUTS];
-        // SAFETY: the caller's; where one vector holds all, both places are the same, and the first is written last.
-        unsafe {
-            sums[1].store(numbers.as_mut_ptr().add(OUTPUTS - L::COUNT));
-            sums[0].store(numbers.as_mut_ptr());
-        }
-        numbers
     }
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use rayon::prelude::*;
 
 use super::super::lanes::{self, Loop};
-use super::tile::{self, Finish, OUTPUTS, Part, ROWS, of_panel, write};
+use super::tile::{self, Finish, Layout, OUTPUTS, Part, of_panel, write};
 use super::{Out, instructions};
 
 /// Inputs in a word.
@@ -122,33 +122,31 @@ impl Int8Weights {
     ///
     /// If x has other inputs, or there is not one bias for each output.
     pub(crate) fn product(&self, x: &Int8Rows, bias: Option<&[f32]>, y: &mut Vec<f32>) {
-        self.product_by(instructions::Int8::best(), x, bias, y)
-    }
-
-    fn product_by(&self, level: instructions::Int8, x: &Int8Rows, bias: Option<&[f32]>, y: &mut Vec<f32>) {
         let (rows, outputs) = (x.scales.len(), self.outputs());
         assert!(x.inputs == self.inputs && bias.is_none_or(|bias| bias.len() == outputs), "the rows and the bias are the layer's");
         let words = self.inputs.div_ceil(WORD);
         y.reserve(rows * outputs);
         let finish = Scale { out: Out::behind(y), x, weights: self, offsets: self.offsets(), bias };
-        tile::parts(rows, outputs, words, |rows, panels| {
-            let x = &x.blocks[rows.start * words..];
+        let (by, layout) = (x.by, x.by.layout());
+        tile::parts(rows, outputs, words, layout, |rows, panels| {
+            let x = &x.blocks[layout.blocks(rows.start, words)..];
             let w = &self.panels[panels.start * words * OUTPUTS * WORD..];
-            level.multiply(&Part { x, w, words, rows, panels, finish: &finish });
+            by.multiply(Part { x, w, words, rows, panels, finish: &finish });
         });
         // SAFETY: every part has written its outputs, and together they are all.
         unsafe { y.set_len(y.len() + rows * outputs) };
     }
 }
 
-/// Rows of x, rounded.
+/// Rows of x, rounded for some instructions.
 #[derive(Debug)]
 pub(crate) struct Int8Rows {
-    /// Blocks `[ceil(rows / 8)][ceil(inputs / 4)][8]` of words.
+    /// Blocks as the instructions' layout tells. A word is four bytes, or two of them are: the even ones as 16-bit integers, and the odd ones.
     blocks: Vec<u32>,
     /// What a row's integers are to be multiplied by; not a number where the row has one that isn't.
     scales: Vec<f32>,
     inputs: usize,
+    by: instructions::Int8,
 }
 
 impl Int8Rows {
@@ -158,25 +156,36 @@ impl Int8Rows {
     ///
     /// If the rows are not whole.
     pub(crate) fn of(x: &[f32], inputs: usize) -> Self {
-        Self::by(lanes::Level::best(), x, inputs)
+        Self::by(instructions::Int8::best(), lanes::Level::best(), x, inputs)
     }
 
-    fn by(level: lanes::Level, x: &[f32], inputs: usize) -> Self {
+    fn by(by: instructions::Int8, level: lanes::Level, x: &[f32], inputs: usize) -> Self {
         assert!(inputs > 0 && x.len().is_multiple_of(inputs), "rows must be whole");
-        let (rows, words) = (x.len() / inputs, inputs.div_ceil(WORD));
-        let mut blocks = vec![0; rows.next_multiple_of(ROWS) * words];
+        let (rows, words, layout) = (x.len() / inputs, inputs.div_ceil(WORD), by.layout());
+        let mut blocks = vec![0; layout.blocks(rows, words)];
         let mut scales = vec![0.0; rows];
-        let parts = blocks.par_chunks_mut(ROWS * words).zip(scales.par_chunks_mut(ROWS)).zip(x.par_chunks(ROWS * inputs));
-        parts.for_each_init(Vec::new, |bytes, ((block, scales), rows)| {
+        let parts = blocks.par_chunks_mut(layout.block(words)).zip(scales.par_chunks_mut(layout.rows));
+        parts.zip(x.par_chunks(layout.rows * inputs)).for_each_init(Vec::new, |bytes, ((block, scales), rows)| {
             bytes.resize(words * WORD, 0);
             for (r, (row, scale)) in rows.chunks(inputs).zip(scales).enumerate() {
                 level.run_loop(Round { row, bytes, scale });
-                for (word, bytes) in block.chunks_mut(ROWS).zip(bytes.as_chunks::<WORD>().0) {
-                    word[r] = u32::from_le_bytes(*bytes);
-                }
+                let words = bytes.as_chunks::<WORD>().0.iter().map(|bytes| u32::from_le_bytes(*bytes));
+                place(words, &mut block[r..], layout);
             }
         });
-        Self { blocks, scales, inputs }
+        Self { blocks, scales, inputs, by }
+    }
+}
+
+/// Puts a row's words of four bytes where the layout wants them.
+fn place(words: impl Iterator<Item = u32>, to: &mut [u32], layout: Layout) {
+    const EVEN: u32 = 0x00ff_00ff;
+    if !layout.wide {
+        to.iter_mut().step_by(layout.rows).zip(words).for_each(|(to, word)| *to = word);
+        return;
+    }
+    for (to, word) in to.chunks_mut(2 * layout.rows).zip(words) {
+        (to[0], to[layout.rows]) = (word & EVEN, word >> 8 & EVEN);
     }
 }
 
@@ -240,9 +249,9 @@ mod tests {
     use super::super::tests::waves;
     use super::*;
 
-    fn product(level: instructions::Int8, weights: &Int8Weights, x: &Int8Rows, bias: Option<&[f32]>) -> Vec<f32> {
+    fn product(by: instructions::Int8, weights: &Int8Weights, x: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
         let mut y = vec![];
-        weights.product_by(level, x, bias, &mut y);
+        weights.product(&Int8Rows::by(by, lanes::Level::best(), x, weights.inputs), bias, &mut y);
         y
     }
 
@@ -254,8 +263,7 @@ mod tests {
                 let (x, w, bias) = (waves(rows * inputs, 0.7), waves(outputs * inputs, 1.3), waves(outputs, 0.4));
                 let weights = Int8Weights::of_rows(&w, inputs).expect("there are weights");
                 assert_eq!((weights.inputs(), weights.outputs()), (inputs, outputs));
-                let rounded = Int8Rows::of(&x, inputs);
-                let first = product(instructions::Int8::all().next().expect("a plain one"), &weights, &rounded, Some(&bias));
+                let first = product(instructions::Int8::all().next().expect("a plain one"), &weights, &x, Some(&bias));
                 assert_eq!(first.len(), rows * outputs);
                 for (i, got) in first.iter().enumerate() {
                     let (m, n) = (i / outputs, i % outputs);
@@ -265,7 +273,7 @@ mod tests {
                     assert!(error < 8e-3 * (inputs as f64).sqrt(), "{rows} x {outputs} x {inputs}: {got} and not {want}");
                 }
                 for level in instructions::Int8::all() {
-                    let got = product(level, &weights, &rounded, Some(&bias));
+                    let got = product(level, &weights, &x, Some(&bias));
                     assert!(
                         got.iter().zip(&first).all(|(a, b)| a.to_bits() == b.to_bits()),
                         "{level:?} {rows} x {outputs} x {inputs}"
@@ -280,7 +288,8 @@ mod tests {
         let mut x = waves(9 * 1003, 0.7);
         x[1003..2006].fill(0.0);
         x[2006..3009].iter_mut().for_each(|x| *x *= 1e-38);
-        let rounded = lanes::Level::all().map(|level| Int8Rows::by(level, &x, 1003)).collect::<Vec<_>>();
+        let by = instructions::Int8::best();
+        let rounded = lanes::Level::all().map(|level| Int8Rows::by(by, level, &x, 1003)).collect::<Vec<_>>();
         for other in &rounded {
             assert_eq!((&other.blocks, &other.scales), (&rounded[0].blocks, &rounded[0].scales));
         }
@@ -294,7 +303,7 @@ mod tests {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let mut x = waves(2 * 40, 0.7);
             x[47] = bad;
-            let y = product(instructions::Int8::best(), &weights, &Int8Rows::of(&x, 40), None);
+            let y = product(instructions::Int8::best(), &weights, &x, None);
             assert!(y[..5].iter().all(|y| y.is_finite()) && y[5..].iter().all(|y| !y.is_finite()), "{bad}: {y:?}");
         }
     }

@@ -4,11 +4,13 @@
 //! and goes over the rows with it. No copy of all weights is ever made. Unlike [`super::rows`] it doesn't mind rows that lie a power
 //! of two apart, which meet in the same places of the cache.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::super::lanes::{self, Lanes, Level};
 use super::Out;
-use super::tile::{Arithmetic, Finish, OUTPUTS, Part, ROWS, multiply, of_panel, write};
+use super::tile::{Arithmetic, Finish, Layout, OUTPUTS, Part, multiply, of_panel, write};
 
 /// Panels that a task takes: with [`DEPTH`] inputs they fill a good part of a core's second cache.
 const TASK_PANELS: usize = 3;
@@ -16,6 +18,16 @@ const TASK_PANELS: usize = 3;
 const TASK_ROWS: usize = 1024;
 /// Inputs that are multiplied before the next are rearranged.
 const DEPTH: usize = 1536;
+
+/// How rows of x lie for such lanes.
+pub(super) fn layout(level: Level) -> Layout {
+    Layout { rows: rows(level.many()), wide: false }
+}
+
+/// Rows of a tile.
+const fn rows(many: bool) -> usize {
+    if many { 8 } else { 6 }
+}
 
 /// Appends `x[m] . w[n] + b[n]` to y, rows of `width` numbers.
 ///
@@ -26,22 +38,24 @@ pub(super) fn product(level: Level, x: &[f32], w: &[f32], bias: Option<&[f32]>, 
     let (rows, columns) = super::sizes(x, w, bias, width);
     y.reserve(rows * columns);
     let out = Out::behind(y);
-    let (row_tasks, panels) = (rows.div_ceil(TASK_ROWS), columns.div_ceil(OUTPUTS));
+    let layout = layout(level);
+    let task_rows = TASK_ROWS.next_multiple_of(layout.rows);
+    let (row_tasks, panels) = (rows.div_ceil(task_rows), columns.div_ceil(OUTPUTS));
     let panel_tasks = panels.div_ceil(TASK_PANELS);
     let mut blocks = Vec::new();
     for from in (0..width).step_by(DEPTH) {
         let depth = DEPTH.min(width - from);
-        arrange_rows(x, width, from, depth, &mut blocks);
+        arrange_rows(x, width, from..from + depth, layout, &mut blocks);
         let finish = Sum { out: &out, columns, first: from == 0, bias };
         (0..row_tasks * panel_tasks).into_par_iter().for_each_init(Vec::new, |scratch, task| {
-            let (row, panel) = (task % row_tasks * TASK_ROWS, task / row_tasks * TASK_PANELS);
-            let (row_end, panel_end) = ((row + TASK_ROWS).min(rows), (panel + TASK_PANELS).min(panels));
+            let (row, panel) = (task % row_tasks * task_rows, task / row_tasks * TASK_PANELS);
+            let (row_end, panel_end) = ((row + task_rows).min(rows), (panel + TASK_PANELS).min(panels));
             let weights = &w[panel * OUTPUTS * width..(panel_end * OUTPUTS).min(columns) * width];
             level.run(Arrange { weights, width, from, depth, into: scratch });
             // SAFETY: f32 are bytes.
             let w = unsafe { std::slice::from_raw_parts(scratch.as_ptr().cast(), size_of_val(scratch.as_slice())) };
             let (rows, panels) = (row..row_end, panel..panel_end);
-            level.run(Multiply(Part { x: &blocks[row * depth..], w, words: depth, rows, panels, finish: &finish }));
+            level.run(Multiply(Part { x: &blocks[layout.blocks(row, depth)..], w, words: depth, rows, panels, finish: &finish }));
         });
     }
     // SAFETY: every task has written its outputs, and together they are all.
@@ -49,12 +63,13 @@ pub(super) fn product(level: Level, x: &[f32], w: &[f32], bias: Option<&[f32]>, 
 }
 
 /// Some inputs of x in blocks of rows, zeros behind the last row.
-fn arrange_rows(x: &[f32], width: usize, from: usize, depth: usize, blocks: &mut Vec<u32>) {
+fn arrange_rows(x: &[f32], width: usize, inputs: Range<usize>, layout: Layout, blocks: &mut Vec<u32>) {
     blocks.clear();
-    blocks.resize((x.len() / width).next_multiple_of(ROWS) * depth, 0);
-    blocks.par_chunks_mut(ROWS * depth).zip(x.par_chunks(ROWS * width)).for_each(|(block, rows)| {
+    blocks.resize(layout.blocks(x.len() / width, inputs.len()), 0);
+    let parts = blocks.par_chunks_mut(layout.block(inputs.len())).zip(x.par_chunks(layout.rows * width));
+    parts.for_each(|(block, rows)| {
         for (r, row) in rows.chunks(width).enumerate() {
-            for (word, number) in block.chunks_mut(ROWS).zip(&row[from..from + depth]) {
+            for (word, number) in block.chunks_mut(layout.rows).zip(&row[inputs.clone()]) {
                 word[r] = number.to_bits();
             }
         }
@@ -102,9 +117,10 @@ impl lanes::Job for Arrange<'_> {
     }
 }
 
-struct Multiply<'a>(Part<'a, Sum<'a>>);
+/// A part of f32.
+pub(super) struct Multiply<'a, F>(pub(super) Part<'a, F>);
 
-impl lanes::Job for Multiply<'_> {
+impl<F: Finish<f32>> lanes::Job for Multiply<'_, F> {
     #[inline(always)]
     unsafe fn run<L: Lanes>(self) {
         // SAFETY: the level has the lanes, and tasks differ in rows or panels.
@@ -146,7 +162,7 @@ impl Finish<f32> for Sum<'_> {
 struct Floats<L>(L);
 
 impl<L: Lanes> Arithmetic for Floats<L> {
-    const TILE_ROWS: usize = if L::MANY { 8 } else { 4 };
+    const ROWS: usize = rows(L::MANY);
     const TILE_PANELS: usize = if L::MANY { 3 } else { 1 };
     type Number = f32;
     /// The second is idle where a vector holds all.

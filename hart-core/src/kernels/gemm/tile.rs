@@ -1,23 +1,59 @@
 //! The loop that all products share: a tile of sums in registers, words of x broadcast, vectors of weights streamed.
 //!
 //! A word is 32 bits along the inputs: one f32, two bf16 or four bytes. Weights lie in panels `[words][16 outputs]`, so that a word of
-//! each of 16 outputs is one vector; rows of x lie in blocks `[words][8 rows]`, so that a tile reads on without a stride.
+//! each of 16 outputs is one vector. Rows of x lie in blocks of as many rows as a tile has, `[words][rows]`, so that a tile reads on
+//! without a stride.
+//!
+//! Processors without instructions for narrow numbers multiply wider ones: a word of x comes in two words then, and a task widens its
+//! weights before it goes over the rows with them.
 
+use std::cell::RefCell;
 use std::ops::Range;
 
 use rayon::prelude::*;
 
 /// Outputs of a panel.
 pub(crate) const OUTPUTS: usize = 16;
-/// Rows of a block.
-pub(super) const ROWS: usize = 8;
+
+/// How instructions want the rows of x.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Layout {
+    /// Rows of a block: 4, 6 or 8.
+    pub(super) rows: usize,
+    /// Whether a word's even and odd numbers are words of their own, twice as wide.
+    pub(super) wide: bool,
+}
+
+impl Layout {
+    /// 32-bit words of a block, whose rows have so many words before they are widened.
+    pub(super) fn block(self, words: usize) -> usize {
+        self.words(words) * self.rows
+    }
+
+    /// 32-bit words of all blocks of so many rows.
+    pub(super) fn blocks(self, rows: usize, words: usize) -> usize {
+        rows.div_ceil(self.rows) * self.block(words)
+    }
+
+    /// Words that so many become.
+    pub(super) fn words(self, words: usize) -> usize {
+        if self.wide { 2 * words } else { words }
+    }
+}
+
+/// Widened weights: a word of each of 16 outputs, in one cache line.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+pub(super) struct Line {
+    _words: [u32; OUTPUTS],
+}
 
 /// How a processor multiplies a word of a row by a word of each of 16 outputs, and adds.
 ///
 /// All functions are unsafe to call where the processor lacks the instructions.
 pub(super) trait Arithmetic {
-    /// Rows of a tile, at most [`ROWS`] and a power of two.
-    const TILE_ROWS: usize;
+    /// Rows of a block of x, which are those of the largest tile: 4, 6 or 8.
+    const ROWS: usize;
     /// Panels of a tile, at most 3.
     const TILE_PANELS: usize;
     /// A sum.
@@ -88,7 +124,7 @@ pub(super) struct Part<'a, F> {
     pub w: &'a [u8],
     /// Words along the inputs.
     pub words: usize,
-    /// Which rows; the first is a multiple of [`ROWS`].
+    /// Which rows; the first is the first of a block.
     pub rows: Range<usize>,
     /// Which panels.
     pub panels: Range<usize>,
@@ -96,15 +132,40 @@ pub(super) struct Part<'a, F> {
     pub finish: &'a F,
 }
 
+thread_local! {
+    /// Kept from task to task: fresh memory costs as much as a product of a few rows.
+    static WIDE: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
+}
+
+impl<F> Part<'_, F> {
+    /// Multiplies the same part with its weights widened, for rows that are: `widen` gets a place for as many lines again.
+    pub(super) fn widened(self, widen: impl FnOnce(&[u8], &mut [Line]), multiply: impl FnOnce(Part<'_, F>)) {
+        let lines = self.panels.len() * self.words;
+        WIDE.with_borrow_mut(|wide| {
+            wide.resize(2 * lines, Line { _words: [0; OUTPUTS] });
+            widen(&self.w[..lines * size_of::<Line>()], wide);
+            // SAFETY: lines are whole numbers, and bytes.
+            let w = unsafe { std::slice::from_raw_parts(wide.as_ptr().cast(), size_of_val(wide.as_slice())) };
+            multiply(Part { w, words: 2 * self.words, ..self });
+        });
+    }
+}
+
 /// Panels that a task takes.
 const TASK_PANELS: usize = 6;
-/// Words of x that a task goes over for each tile of weights: they stay in a core's second cache.
+/// 32-bit words of x that a task goes over: they stay in a core's second cache ...
 const TASK_WORDS: usize = 128 * 1024;
+/// ... or, where a task has its weights to widen, in the third.
+const WIDE_TASK_WORDS: usize = 1024 * 1024;
+
+/// Words of x that meet all of a part's panels before the next do: small second caches hold them.
+const NEAR_WORDS: usize = 20 * 1024;
 
 /// Does all rows and panels of a product, a part at a time, on all threads.
-pub(super) fn parts(rows: usize, outputs: usize, words: usize, each: impl Fn(Range<usize>, Range<usize>) + Sync) {
+pub(super) fn parts(rows: usize, outputs: usize, words: usize, layout: Layout, each: impl Fn(Range<usize>, Range<usize>) + Sync) {
     let panels = outputs.div_ceil(OUTPUTS);
-    let task_rows = (TASK_WORDS / words).max(1).next_multiple_of(ROWS);
+    let most = if layout.wide { WIDE_TASK_WORDS } else { TASK_WORDS };
+    let task_rows = (most / layout.words(words)).max(1).next_multiple_of(layout.rows);
     let (row_tasks, panel_tasks) = (rows.div_ceil(task_rows), panels.div_ceil(TASK_PANELS));
     // One by one: whoever is done early takes from the others to the end.
     (0..row_tasks * panel_tasks).into_par_iter().with_max_len(1).for_each(|task| {
@@ -121,49 +182,60 @@ pub(super) fn parts(rows: usize, outputs: usize, words: usize, each: impl Fn(Ran
 #[inline(always)]
 pub(super) unsafe fn multiply<A: Arithmetic, F: Finish<A::Number>>(part: &Part<'_, F>) {
     let (rows, panels, words) = (part.rows.len(), part.panels.len(), part.words);
-    assert!(part.x.len() >= rows.div_ceil(ROWS) * ROWS * words && part.w.len() >= panels * words * OUTPUTS * 4, "parts are whole");
-    let mut panel = 0;
-    while panel < panels {
-        let wide = (panels - panel).min(A::TILE_PANELS);
-        let mut row = 0;
-        while row < rows {
-            let left = rows - row;
-            // SAFETY: the caller's; the lengths are checked above, and a tile's rows lie in one block.
-            let tall = unsafe {
-                match (wide, left) {
-                    (3, 5..) if A::TILE_ROWS >= 8 => tile::<A, F, 8, 3>(part, row, panel),
-                    (3, 3..) if A::TILE_ROWS >= 4 => tile::<A, F, 4, 3>(part, row, panel),
-                    (3, 2..) => tile::<A, F, 2, 3>(part, row, panel),
-                    (3, _) => tile::<A, F, 1, 3>(part, row, panel),
-                    (2, 5..) if A::TILE_ROWS >= 8 => tile::<A, F, 8, 2>(part, row, panel),
-                    (2, 3..) if A::TILE_ROWS >= 4 => tile::<A, F, 4, 2>(part, row, panel),
-                    (2, _) => tile::<A, F, 2, 2>(part, row, panel),
-                    (_, 5..) if A::TILE_ROWS >= 8 => tile::<A, F, 8, 1>(part, row, panel),
-                    (_, 3..) if A::TILE_ROWS >= 4 => tile::<A, F, 4, 1>(part, row, panel),
-                    (_, _) => tile::<A, F, 2, 1>(part, row, panel),
+    assert!(
+        part.x.len() >= rows.next_multiple_of(A::ROWS) * words && part.w.len() >= panels * words * OUTPUTS * 4,
+        "parts are whole"
+    );
+    let near = (NEAR_WORDS / words.max(1)).next_multiple_of(A::ROWS).max(A::ROWS);
+    for first in (0..rows).step_by(near) {
+        let mut panel = 0;
+        while panel < panels {
+            let wide = (panels - panel).min(A::TILE_PANELS);
+            for row in (first..rows.min(first + near)).step_by(A::ROWS) {
+                // SAFETY: the caller's; the lengths are checked above, and the row is a block's first.
+                unsafe {
+                    match wide {
+                        3 if A::TILE_PANELS >= 3 => block::<A, F, 3>(part, row, panel),
+                        2 if A::TILE_PANELS >= 2 => block::<A, F, 2>(part, row, panel),
+                        _ => block::<A, F, 1>(part, row, panel),
+                    }
                 }
-            };
-            row += tall;
+            }
+            panel += wide;
         }
-        panel += wide;
     }
 }
 
-/// `R` rows by `P` panels; gives R.
+/// A block of rows, by the smallest tile that holds those that there are.
 ///
 /// # Safety
 ///
-/// As [`multiply`]; row is a multiple of R and below the part's rows, and the panels are there.
+/// As [`multiply`]; the row is a block's first, below the part's rows, and the panels are there.
 #[inline(always)]
-unsafe fn tile<A: Arithmetic, F: Finish<A::Number>, const R: usize, const P: usize>(
-    part: &Part<'_, F>,
-    row: usize,
-    panel: usize,
-) -> usize {
+unsafe fn block<A: Arithmetic, F: Finish<A::Number>, const P: usize>(part: &Part<'_, F>, row: usize, panel: usize) {
+    // SAFETY: the caller's; no tile has more rows than a block.
+    unsafe {
+        match part.rows.len() - row {
+            5.. if A::ROWS == 6 => tile::<A, F, 6, P>(part, row, panel),
+            5.. if A::ROWS >= 8 => tile::<A, F, 8, P>(part, row, panel),
+            3.. => tile::<A, F, 4, P>(part, row, panel),
+            2 => tile::<A, F, 2, P>(part, row, panel),
+            _ => tile::<A, F, 1, P>(part, row, panel),
+        }
+    }
+}
+
+/// `R` rows by `P` panels.
+///
+/// # Safety
+///
+/// As [`block`]; `R` is at most a block's rows.
+#[inline(always)]
+unsafe fn tile<A: Arithmetic, F: Finish<A::Number>, const R: usize, const P: usize>(part: &Part<'_, F>, row: usize, panel: usize) {
     // SAFETY: reads stay within one block and the P panels, whose sizes `multiply` has checked.
     unsafe {
         let words = part.words;
-        let mut x = part.x.as_ptr().add(row / ROWS * ROWS * words + row % ROWS);
+        let mut x = part.x.as_ptr().add(row * words);
         let mut w = part.w.as_ptr().add(panel * words * OUTPUTS * 4);
         let mut sums = [[A::zero(); P]; R];
         for _ in 0..words {
@@ -178,7 +250,7 @@ unsafe fn tile<A: Arithmetic, F: Finish<A::Number>, const R: usize, const P: usi
                     *sums = A::add(*sums, word, weights);
                 }
             }
-            x = x.add(ROWS);
+            x = x.add(A::ROWS);
             w = w.add(OUTPUTS * 4);
         }
         // Before anything branches, so that the sums stay in registers.
@@ -194,5 +266,4 @@ unsafe fn tile<A: Arithmetic, F: Finish<A::Number>, const R: usize, const P: usi
             }
         }
     }
-    R
 }

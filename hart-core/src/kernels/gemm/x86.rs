@@ -2,14 +2,14 @@
 
 use std::arch::x86_64::*;
 
-use super::tile::{Arithmetic, Finish, OUTPUTS, Part, multiply};
+use super::tile::{Arithmetic, Finish, Line, OUTPUTS, Part, multiply};
 
 /// Bytes by 512 bits, four products and their sum at once.
-struct Vnni512;
+pub(super) struct Vnni512;
 
 // SAFETY of all functions: used in `vnni512` only, which is called where the processor has the instructions.
 impl Arithmetic for Vnni512 {
-    const TILE_ROWS: usize = 8;
+    const ROWS: usize = 8;
     const TILE_PANELS: usize = 3;
     type Number = i32;
     type Sums = __m512i;
@@ -48,11 +48,11 @@ impl Arithmetic for Vnni512 {
 }
 
 /// The same by 256 bits, in the encoding of AVX or of AVX-512.
-struct Vnni256<const AVX: bool>;
+pub(super) struct Vnni256<const AVX: bool>;
 
 // SAFETY of all functions: used in `avx_vnni` and `vnni256` only, which are called where the processor has the instructions.
 impl<const AVX: bool> Arithmetic for Vnni256<AVX> {
-    const TILE_ROWS: usize = 4;
+    const ROWS: usize = 6;
     const TILE_PANELS: usize = 1;
     type Number = i32;
     type Sums = [__m256i; 2];
@@ -96,71 +96,82 @@ impl<const AVX: bool> Arithmetic for Vnni256<AVX> {
     }
 }
 
-/// Bytes made 16-bit integers, whose products are added in pairs; sums of the even pairs and of the odd ones, side by side.
-/// The instruction that multiplies bytes saturates and would not be exact.
-struct Avx2;
+/// 16-bit integers, two products and their sum at once, for bytes that were widened. The instruction that multiplies bytes saturates and
+/// would not be exact.
+pub(super) struct Avx2;
 
 // SAFETY of all functions: used in `avx2` only, which is called where the processor has AVX2.
 impl Arithmetic for Avx2 {
-    const TILE_ROWS: usize = 2;
+    const ROWS: usize = 6;
     const TILE_PANELS: usize = 1;
     type Number = i32;
-    type Sums = [__m256i; 4];
-    type Weights = [__m256i; 4];
+    type Sums = [__m256i; 2];
+    type Weights = [__m256i; 2];
     type Word = __m256i;
 
     #[inline(always)]
-    unsafe fn zero() -> [__m256i; 4] {
+    unsafe fn zero() -> [__m256i; 2] {
         // SAFETY: see above.
-        unsafe { [_mm256_setzero_si256(); 4] }
+        unsafe { [_mm256_setzero_si256(); 2] }
     }
 
     #[inline(always)]
-    unsafe fn weights(from: *const u8) -> [__m256i; 4] {
+    unsafe fn weights(from: *const u8) -> [__m256i; 2] {
         // SAFETY: see above, and the caller's.
-        unsafe {
-            [
-                _mm256_cvtepi8_epi16(_mm_loadu_si128(from.cast())),
-                _mm256_cvtepi8_epi16(_mm_loadu_si128(from.add(16).cast())),
-                _mm256_cvtepi8_epi16(_mm_loadu_si128(from.add(32).cast())),
-                _mm256_cvtepi8_epi16(_mm_loadu_si128(from.add(48).cast())),
-            ]
-        }
+        unsafe { [_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(32).cast())] }
     }
 
     #[inline(always)]
     unsafe fn broadcast(from: *const u32) -> __m256i {
         // SAFETY: see above, and the caller's.
-        unsafe { _mm256_cvtepu8_epi16(_mm_set1_epi32(from.read() as i32)) }
+        unsafe { _mm256_set1_epi32(from.read() as i32) }
     }
 
     #[inline(always)]
-    unsafe fn add(sums: [__m256i; 4], word: __m256i, weights: [__m256i; 4]) -> [__m256i; 4] {
+    unsafe fn add(sums: [__m256i; 2], word: __m256i, weights: [__m256i; 2]) -> [__m256i; 2] {
         // SAFETY: see above.
         unsafe {
             [
                 _mm256_add_epi32(sums[0], _mm256_madd_epi16(word, weights[0])),
                 _mm256_add_epi32(sums[1], _mm256_madd_epi16(word, weights[1])),
-                _mm256_add_epi32(sums[2], _mm256_madd_epi16(word, weights[2])),
-                _mm256_add_epi32(sums[3], _mm256_madd_epi16(word, weights[3])),
             ]
         }
     }
 
     #[inline(always)]
-    unsafe fn numbers(sums: [__m256i; 4]) -> [i32; OUTPUTS] {
+    unsafe fn numbers(sums: [__m256i; 2]) -> [i32; OUTPUTS] {
         // SAFETY: as many bits of the same kind.
-        let pairs: [[i32; 2]; OUTPUTS] = unsafe { std::mem::transmute(sums) };
-        pairs.map(|[even, odd]| even + odd)
+        unsafe { std::mem::transmute(sums) }
+    }
+}
+
+/// Weights of bytes as 16-bit integers: of each line the even inputs, then the odd ones.
+///
+/// # Safety
+///
+/// The processor has AVX2.
+#[target_feature(enable = "avx2")]
+pub(super) unsafe fn widen_bytes(weights: &[u8], wide: &mut [Line]) {
+    assert!(weights.len() >= wide.len() / 2 * size_of::<Line>(), "a line for two");
+    for line in 0..wide.len() / 2 {
+        for half in 0..2 {
+            // SAFETY: so many lines of two halves are there, as seen above, and twice as many places.
+            unsafe {
+                let bytes = _mm256_loadu_si256(weights.as_ptr().cast::<__m256i>().add(2 * line + half));
+                let to = wide.as_mut_ptr().cast::<__m256i>().add(4 * line + half);
+                _mm256_store_si256(to, _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(bytes)));
+                _mm256_store_si256(to.add(2), _mm256_srai_epi16::<8>(bytes));
+            }
+        }
     }
 }
 
 /// bf16 by 512 bits, two products and their sum at once.
-struct Avx512Bf16;
+pub(super) struct Avx512Bf16;
 
 // SAFETY of all functions: used in `avx512_bf16` only, which is called where the processor has the instructions.
 impl Arithmetic for Avx512Bf16 {
-    const TILE_ROWS: usize = 8;
+    const ROWS: usize = 8;
     const TILE_PANELS: usize = 3;
     type Number = f32;
     type Sums = __m512;

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{HALF_PLACE, Job, Lanes, UPPER};
+use super::{Job, Lanes};
 
 /// With or without the products of bf16.
 #[derive(Clone, Copy)]
@@ -13,6 +13,7 @@ struct Avx512<const BF16: bool>(__m512);
 impl<const BF16: bool> Lanes for Avx512<BF16> {
     const COUNT: usize = 16;
     const MANY: bool = true;
+    const PAIRS: bool = BF16;
 
     #[inline(always)]
     unsafe fn zero() -> Self {
@@ -74,18 +75,11 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
 
     #[inline(always)]
     unsafe fn add_pairs(self, a: Self, b: Self) -> Self {
+        assert!(BF16, "only where there are PAIRS");
         // SAFETY: see above; the types are both vectors of 512 bits.
         unsafe {
-            if BF16 {
-                let (a, b) = (std::mem::transmute::<__m512, __m512bh>(a.0), std::mem::transmute::<__m512, __m512bh>(b.0));
-                return Self(_mm512_dpbf16_ps(self.0, a, b));
-            }
-            let upper = _mm512_set1_epi32(UPPER as i32);
-            let (a, b) = (_mm512_castps_si512(a.0), _mm512_castps_si512(b.0));
-            let (a_low, b_low) = (_mm512_slli_epi32::<16>(a), _mm512_slli_epi32::<16>(b));
-            let (a_high, b_high) = (_mm512_and_si512(a, upper), _mm512_and_si512(b, upper));
-            let sum = _mm512_fmadd_ps(_mm512_castsi512_ps(a_low), _mm512_castsi512_ps(b_low), self.0);
-            Self(_mm512_fmadd_ps(_mm512_castsi512_ps(a_high), _mm512_castsi512_ps(b_high), sum))
+            let (a, b) = (std::mem::transmute::<__m512, __m512bh>(a.0), std::mem::transmute::<__m512, __m512bh>(b.0));
+            Self(_mm512_dpbf16_ps(self.0, a, b))
         }
     }
 
@@ -93,10 +87,11 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
     unsafe fn pair(low: Self, high: Self) -> Self {
         // SAFETY: see above.
         unsafe {
-            let half = _mm512_set1_epi32(HALF_PLACE as i32);
+            // Half of the last place that is left, and the half of a lane in which a bf16 is an f32.
+            let (half, upper) = (_mm512_set1_epi32(0x8000), _mm512_set1_epi32(0xffff_0000u32 as i32));
             let low = _mm512_srli_epi32::<16>(_mm512_add_epi32(_mm512_castps_si512(low.0), half));
             let high = _mm512_add_epi32(_mm512_castps_si512(high.0), half);
-            let high = _mm512_and_si512(high, _mm512_set1_epi32(UPPER as i32));
+            let high = _mm512_and_si512(high, upper);
             Self(_mm512_castsi512_ps(_mm512_or_si512(low, high)))
         }
     }
@@ -214,31 +209,6 @@ impl Lanes for Avx2 {
     unsafe fn add_product(self, a: Self, b: Self) -> Self {
         // SAFETY: see above.
         Self(unsafe { _mm256_fmadd_ps(a.0, b.0, self.0) })
-    }
-
-    #[inline(always)]
-    unsafe fn add_pairs(self, a: Self, b: Self) -> Self {
-        // SAFETY: see above.
-        unsafe {
-            let upper = _mm256_set1_epi32(UPPER as i32);
-            let (a, b) = (_mm256_castps_si256(a.0), _mm256_castps_si256(b.0));
-            let (a_low, b_low) = (_mm256_slli_epi32::<16>(a), _mm256_slli_epi32::<16>(b));
-            let (a_high, b_high) = (_mm256_and_si256(a, upper), _mm256_and_si256(b, upper));
-            let sum = _mm256_fmadd_ps(_mm256_castsi256_ps(a_low), _mm256_castsi256_ps(b_low), self.0);
-            Self(_mm256_fmadd_ps(_mm256_castsi256_ps(a_high), _mm256_castsi256_ps(b_high), sum))
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn pair(low: Self, high: Self) -> Self {
-        // SAFETY: see above.
-        unsafe {
-            let half = _mm256_set1_epi32(HALF_PLACE as i32);
-            let low = _mm256_srli_epi32::<16>(_mm256_add_epi32(_mm256_castps_si256(low.0), half));
-            let high = _mm256_add_epi32(_mm256_castps_si256(high.0), half);
-            let high = _mm256_and_si256(high, _mm256_set1_epi32(UPPER as i32));
-            Self(_mm256_castsi256_ps(_mm256_or_si256(low, high)))
-        }
     }
 
     #[inline(always)]
