@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use contestant::{Contestant, GPU_PEERS, PEERS};
+use contestant::{Contestant, PEERS};
 use hart_core::{DeviceKind, Precision, WeightSet};
 use hart_examples::random_checkpoint::{Float, Preset, RandomCheckpoint, Text};
 use table::Results;
@@ -48,6 +48,9 @@ struct Arguments {
     /// Python with torch and numpy
     #[arg(long, default_value = "python3")]
     python: PathBuf,
+    /// PyTorch's precisions, separated by commas [default: f32 and, where the processor has instructions for it, bf16; f16 on a GPU]
+    #[arg(long, value_name = "f32,bf16,f16", value_delimiter = ',', value_parser = PEERS, conflicts_with = "alone")]
+    peers: Vec<String>,
     /// Leaves PyTorch out
     #[arg(long)]
     alone: bool,
@@ -72,9 +75,8 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         println!("{}", measure::measure(model, precision, arguments)?);
         return Ok(());
     }
-    let peers: &[_] = if arguments.device == DeviceKind::Cpu { &PEERS } else { &GPU_PEERS };
-    let peers = peers.iter().copied().filter(|_| !arguments.alone).map(Contestant::Torch);
-    let contestants = peers.chain(arguments.precision.iter().copied().map(Contestant::Hart));
+    let contestants =
+        arguments.peers().into_iter().map(Contestant::Torch).chain(arguments.precision.iter().copied().map(Contestant::Hart));
     let mut results = Results(contestants.map(|contestant| (contestant, Vec::new())).collect());
     let models = models()?;
     let mut prepared = Vec::new();
@@ -97,6 +99,28 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         println!("{}", results.json());
     }
     Ok(())
+}
+
+impl Arguments {
+    /// PyTorch's precisions that take part.
+    fn peers(&self) -> Vec<&'static str> {
+        if self.alone {
+            return vec![];
+        }
+        if !self.peers.is_empty() {
+            return PEERS.into_iter().filter(|peer| self.peers.iter().any(|asked| asked == peer)).collect();
+        }
+        if self.device != DeviceKind::Cpu {
+            return vec!["f16"];
+        }
+        if !contestant::computes_in_bf16() {
+            eprintln!(
+                "PyTorch's bf16 is left out: without instructions for it, it takes many minutes; --peers f32,bf16 lets it run"
+            );
+            return vec!["f32"];
+        }
+        vec!["f32", "bf16"]
+    }
 }
 
 /// Where models of random weights are kept, beside this program: made once.

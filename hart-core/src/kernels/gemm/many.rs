@@ -147,8 +147,12 @@ impl Finish<f32> for Sum<'_> {
         // SAFETY: y has room for all rows, the pieces before have written these outputs, and the caller's.
         unsafe {
             if !self.first {
-                let count = OUTPUTS.min(self.columns - column);
-                std::ptr::copy_nonoverlapping(self.out.0.add(row * self.columns + column), before.as_mut_ptr(), count);
+                let from = self.out.0.add(row * self.columns + column);
+                if column + OUTPUTS <= self.columns {
+                    before = from.cast::<[f32; OUTPUTS]>().read();
+                } else {
+                    std::ptr::copy_nonoverlapping(from, before.as_mut_ptr(), self.columns - column);
+                }
             }
             for (y, before) in y.iter_mut().zip(before) {
                 *y += before;
