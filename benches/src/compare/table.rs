@@ -2,11 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::contestant::{Contestant, Run};
+use crate::contestant::{Contestant, PEERS, Run};
 use crate::stages::{STAGES, Spread};
-
-/// The peer's precisions.
-const DTYPES: [&str; 3] = ["f32", "bf16", "f16"];
 
 /// All runs of each contestant, in the order in which they were compared.
 pub struct Results(pub Vec<(Contestant, Vec<Run>)>);
@@ -35,7 +32,7 @@ impl Results {
             let gpu = runs.iter().filter_map(|run| run.peak_gpu_gb).reduce(f64::max);
             lines.push(row(&contestant.to_string(), cells, &format!("{open:>4}  {:7.2}", gpu.unwrap_or(memory(runs)))));
         }
-        for dtype in DTYPES {
+        for dtype in PEERS {
             let Some(peer) = self.runs(Contestant::Torch(dtype)) else { continue };
             lines.push(String::new());
             lines.push(row(&format!("times faster than torch_{dtype}"), STAGES.iter().map(|s| s.to_string()), ""));

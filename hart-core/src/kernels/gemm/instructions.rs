@@ -52,9 +52,9 @@ impl Int8 {
         let (rows, wide) = match self.0 {
             Int8Kind::Plain => (Bytes::ROWS, false),
             #[cfg(target_arch = "x86_64")]
-            Int8Kind::Avx2 => (x86::Avx2::ROWS, true),
+            Int8Kind::Avx2 => (x86::BY_256_ROWS, true),
             #[cfg(target_arch = "x86_64")]
-            Int8Kind::AvxVnni | Int8Kind::Vnni256 => (x86::Vnni256::<true>::ROWS, false),
+            Int8Kind::AvxVnni | Int8Kind::Vnni256 => (x86::BY_256_ROWS, false),
             #[cfg(target_arch = "x86_64")]
             Int8Kind::Vnni512 => (x86::Vnni512::ROWS, false),
         };
@@ -96,9 +96,7 @@ impl Bf16 {
     /// All that the processor has, the best last.
     pub(super) fn all() -> impl DoubleEndedIterator<Item = Self> {
         #[cfg(target_arch = "x86_64")]
-        let native =
-            (is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl") && is_x86_feature_detected!("avx512bf16"))
-                .then_some(Self(Bf16Kind::Avx512));
+        let native = lanes::Level::best().pairs().then_some(Self(Bf16Kind::Avx512));
         #[cfg(not(target_arch = "x86_64"))]
         let native = None;
         let widened: Vec<_> = lanes::Level::all().map(|level| Self(Bf16Kind::Widened(level))).collect();

@@ -186,7 +186,7 @@ pub(super) unsafe fn multiply<A: Arithmetic, F: Finish<A::Number>>(part: &Part<'
         part.x.len() >= rows.next_multiple_of(A::ROWS) * words && part.w.len() >= panels * words * OUTPUTS * 4,
         "parts are whole"
     );
-    let near = (NEAR_WORDS / words.max(1)).next_multiple_of(A::ROWS).max(A::ROWS);
+    let near = (NEAR_WORDS / words).max(1).next_multiple_of(A::ROWS);
     for first in (0..rows).step_by(near) {
         let mut panel = 0;
         while panel < panels {

@@ -1,6 +1,7 @@
 //! Words of bytes and of bf16 by the instructions of x86-64.
 
 use std::arch::x86_64::*;
+use std::marker::PhantomData;
 
 use super::tile::{Arithmetic, Finish, Line, OUTPUTS, Part, multiply};
 
@@ -47,62 +48,47 @@ impl Arithmetic for Vnni512 {
     }
 }
 
-/// The same by 256 bits, in the encoding of AVX or of AVX-512.
-pub(super) struct Vnni256<const AVX: bool>;
+/// Rows of a block of x for vectors of 256 bits.
+pub(super) const BY_256_ROWS: usize = 6;
 
-// SAFETY of all functions: used in `avx_vnni` and `vnni256` only, which are called where the processor has the instructions.
-impl<const AVX: bool> Arithmetic for Vnni256<AVX> {
-    const ROWS: usize = 6;
-    const TILE_PANELS: usize = 1;
-    type Number = i32;
-    type Sums = [__m256i; 2];
-    type Weights = [__m256i; 2];
-    type Word = __m256i;
+/// Instructions that multiply a word of each of eight outputs.
+trait Multiply256 {
+    /// `sums + word weights`.
+    ///
+    /// # Safety
+    ///
+    /// The processor has the instructions.
+    unsafe fn add(sums: __m256i, word: __m256i, weights: __m256i) -> __m256i;
+}
 
+/// Four bytes each, in the encoding of AVX or of AVX-512.
+struct Vnni<const AVX: bool>;
+
+impl<const AVX: bool> Multiply256 for Vnni<AVX> {
     #[inline(always)]
-    unsafe fn zero() -> [__m256i; 2] {
-        // SAFETY: see above.
-        unsafe { [_mm256_setzero_si256(), _mm256_setzero_si256()] }
-    }
-
-    #[inline(always)]
-    unsafe fn weights(from: *const u8) -> [__m256i; 2] {
-        // SAFETY: see above, and the caller's.
-        unsafe { [_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(32).cast())] }
-    }
-
-    #[inline(always)]
-    unsafe fn broadcast(from: *const u32) -> __m256i {
-        // SAFETY: see above, and the caller's.
-        unsafe { _mm256_set1_epi32(from.read() as i32) }
-    }
-
-    #[inline(always)]
-    unsafe fn add(sums: [__m256i; 2], word: __m256i, weights: [__m256i; 2]) -> [__m256i; 2] {
-        // SAFETY: see above.
-        unsafe {
-            if AVX {
-                [_mm256_dpbusd_avx_epi32(sums[0], word, weights[0]), _mm256_dpbusd_avx_epi32(sums[1], word, weights[1])]
-            } else {
-                [_mm256_dpbusd_epi32(sums[0], word, weights[0]), _mm256_dpbusd_epi32(sums[1], word, weights[1])]
-            }
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn numbers(sums: [__m256i; 2]) -> [i32; OUTPUTS] {
-        // SAFETY: as many bits of the same kind.
-        unsafe { std::mem::transmute(sums) }
+    unsafe fn add(sums: __m256i, word: __m256i, weights: __m256i) -> __m256i {
+        // SAFETY: the caller's.
+        unsafe { if AVX { _mm256_dpbusd_avx_epi32(sums, word, weights) } else { _mm256_dpbusd_epi32(sums, word, weights) } }
     }
 }
 
-/// 16-bit integers, two products and their sum at once, for bytes that were widened. The instruction that multiplies bytes saturates and
-/// would not be exact.
-pub(super) struct Avx2;
+/// Two 16-bit integers each, for bytes that were widened. The instruction that multiplies bytes saturates and would not be exact.
+struct Avx2;
 
-// SAFETY of all functions: used in `avx2` only, which is called where the processor has AVX2.
-impl Arithmetic for Avx2 {
-    const ROWS: usize = 6;
+impl Multiply256 for Avx2 {
+    #[inline(always)]
+    unsafe fn add(sums: __m256i, word: __m256i, weights: __m256i) -> __m256i {
+        // SAFETY: the caller's.
+        unsafe { _mm256_add_epi32(sums, _mm256_madd_epi16(word, weights)) }
+    }
+}
+
+/// Two vectors of 256 bits for 16 outputs.
+struct By256<M>(PhantomData<M>);
+
+// SAFETY of all functions: used in `avx2`, `avx_vnni` and `vnni256` only, which are called where the processor has the instructions.
+impl<M: Multiply256> Arithmetic for By256<M> {
+    const ROWS: usize = BY_256_ROWS;
     const TILE_PANELS: usize = 1;
     type Number = i32;
     type Sums = [__m256i; 2];
@@ -130,12 +116,7 @@ impl Arithmetic for Avx2 {
     #[inline(always)]
     unsafe fn add(sums: [__m256i; 2], word: __m256i, weights: [__m256i; 2]) -> [__m256i; 2] {
         // SAFETY: see above.
-        unsafe {
-            [
-                _mm256_add_epi32(sums[0], _mm256_madd_epi16(word, weights[0])),
-                _mm256_add_epi32(sums[1], _mm256_madd_epi16(word, weights[1])),
-            ]
-        }
+        unsafe { [M::add(sums[0], word, weights[0]), M::add(sums[1], word, weights[1])] }
     }
 
     #[inline(always)]
@@ -229,9 +210,9 @@ macro_rules! by {
     };
 }
 
-by!(avx2, Avx2, i32, "avx2");
-by!(avx_vnni, Vnni256<true>, i32, "avx2,avxvnni");
+by!(avx2, By256<Avx2>, i32, "avx2");
+by!(avx_vnni, By256<Vnni<true>>, i32, "avx2,avxvnni");
 // VL lets the compiler use all 32 registers.
-by!(vnni256, Vnni256<false>, i32, "avx2,avx512f,avx512vl,avx512vnni");
+by!(vnni256, By256<Vnni<false>>, i32, "avx2,avx512f,avx512vl,avx512vnni");
 by!(vnni512, Vnni512, i32, "avx512f,avx512vl,avx512vnni");
 by!(avx512_bf16, Avx512Bf16, f32, "avx512f,avx512vl,avx512bf16");

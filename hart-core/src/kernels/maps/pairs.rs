@@ -1,15 +1,13 @@
 //! Products of pairs of bfloat16, summed in f32, by the instruction for them.
 
+use super::super::lanes::Level;
 use super::CHUNK;
 use super::numbers::Pair;
 use super::product::Product;
 
 /// Whether the processor has the instruction. Without it f32 is as fast as anything.
 pub(super) fn available() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl") && is_x86_feature_detected!("avx512bf16");
-    #[cfg(not(target_arch = "x86_64"))]
-    false
+    Level::best().pairs()
 }
 
 /// Rows of pairs times a panel of pairs.
