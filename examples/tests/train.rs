@@ -96,11 +96,19 @@ fn a_recipe_becomes_a_model() {
     set(&mut still, "generator.learning.optimizer", "learning_rate", "0.0");
     for (name, recipe) in [("still", &still), ("more", &whole)] {
         fs::write(folder.path().join("recipe.toml"), recipe).unwrap();
-        succeeds(TRAIN, folder.path(), &["recipe.toml", "--out", name, "--from", "run/model", "--keep-tokenizer"]);
+        succeeds(TRAIN, folder.path(), &["recipe.toml", "--out", name, "--from", "run/model", "--tokenizer", "run/model"]);
         let (after, run) = (model(&folder.path().join(name)), folder.path().join(name));
         assert!(after[2..] == before[2..] && !run.join("tokenizer.csv").exists(), "{name}");
         assert!((drawn(name) == drawn("run")) == (name == "still"), "{name}");
     }
+    // A finished tokenizer for another transformer.
+    let mut deeper = whole.clone();
+    set(&mut deeper, "model.llm", "depth", "2");
+    fs::write(folder.path().join("recipe.toml"), deeper).unwrap();
+    succeeds(TRAIN, folder.path(), &["recipe.toml", "--out", "deeper", "--tokenizer", "run/model"]);
+    assert!(model(&folder.path().join("deeper"))[2] == before[2] && drawn("deeper") != drawn("run"));
+    fs::write(folder.path().join("recipe.toml"), &whole).unwrap();
+
     succeeds(TRAIN, folder.path(), &["recipe.toml", "--out", "both", "--from", "run/model"]);
     let first = |run: &str| {
         let table = fs::read_to_string(folder.path().join(run).join("tokenizer.csv")).unwrap();
@@ -155,5 +163,5 @@ fn wrong_recipes_are_named() {
     fs::write(&file, right).unwrap();
     fails(TRAIN, &[path, "--out", out.to_str().unwrap(), "--data", "nowhere"], &["nowhere"]);
     fails(TRAIN, &[path, "--out", out.to_str().unwrap(), "--from", "no/model"], &["no/model"]);
-    fails(TRAIN, &[path, "--out", out.to_str().unwrap(), "--keep-tokenizer"], &["--from"]);
+    fails(TRAIN, &[path, "--out", out.to_str().unwrap(), "--tokenizer", "no/model"], &["no/model"]);
 }

@@ -45,9 +45,9 @@ struct Arguments {
     /// Goes on from this model's weights instead of random ones; its layers and words are the model's, not the recipe's
     #[arg(long, value_name = "MODEL")]
     from: Option<PathBuf>,
-    /// Leaves the visual tokenizer of `--from` as it is, and trains the rest
-    #[arg(long, requires = "from")]
-    keep_tokenizer: bool,
+    /// Takes this model's visual tokenizer as it is, and trains the rest
+    #[arg(long, value_name = "MODEL")]
+    tokenizer: Option<PathBuf>,
     /// Where to compute
     #[arg(short, long, value_name = "auto|cpu|cuda[:n]|wgpu[:n]", default_value = "auto")]
     device: DeviceKind,
@@ -77,6 +77,10 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     if let Some(path) = &arguments.from {
         recipe.model = Model::read(path)?;
     }
+    let ready = arguments.tokenizer.as_ref().map(open).transpose()?;
+    if let Some(path) = &arguments.tokenizer {
+        recipe.model.tokenizer = Model::read(path)?.tokenizer;
+    }
     let scenes = Arc::new(Scenes::new(Arc::new(open_or_render(arguments.data.as_deref())?), recipe.scenes.clone())?);
     let folder = Folder::open(&arguments.out, &text)?;
     let stop = Stop::on_ctrl_c()?;
@@ -105,9 +109,9 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
 
     let minutes = |phase: usize| arguments.minutes.map(|minutes| minutes[phase]);
     let mut length = Length::new(recipe.tokenizer.learning.optimizer.steps, minutes(0));
-    let tokenizer = match &from {
-        Some(hart) if arguments.keep_tokenizer => Some(tokenizer::keep(hart.visual(), &recipe, &folder)?),
-        _ => {
+    let tokenizer = match ready {
+        Some(hart) => Some(tokenizer::keep(hart.visual(), &recipe, &folder)?),
+        None => {
             let from = from.as_ref().map(Hart::visual);
             tokenizer::train(&recipe, &config, from, &scenes, &folder, &device, &stop, &mut length, arguments.quiet)?
         }

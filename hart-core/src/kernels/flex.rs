@@ -9,16 +9,15 @@ use burn::backend::flex::{FlexTensor, Layout};
 use burn::module::Param;
 use burn::nn::{LayerNorm, RmsNorm};
 use burn::prelude::*;
-use burn::tensor::{Bytes, DType, Shape};
+use burn::tensor::{DType, Shape};
 
 use super::linear::Linear;
 use super::norm_rows::{self, After, Norm, Rows};
 use super::packed::{Packed, Rounded};
-use super::{Modulation, elementwise, gemm};
+use super::{Modulation, elementwise, gemm, memory};
 use crate::device::Precision;
 
-/// Rows of a gated layer that are done at once: all that lies between its products is small enough for the C library to take the
-/// same memory again, instead of the system's fresh pages, which cost more than a tenth of the products.
+/// Rows of a gated layer that are done at once, so that what lies between its products takes little memory.
 const GATED_ROWS: usize = 1024;
 
 /// `x W + b`, with W packed, or as it lies in a checkpoint: a row for each output.
@@ -27,7 +26,7 @@ pub(super) fn linear(x: &Tensor<3>, layer: &Linear) -> Option<Tensor<3>> {
     let layer = Layer::of(layer)?;
     let x = primitive(x)?.to_contiguous();
     let x = x.as_slice::<f32>()?;
-    let mut y = vec![];
+    let mut y = memory::room(batch * length * layer.outputs);
     layer.product(x, layer.round(x).as_ref(), &mut y);
     Some(tensor(y, vec![batch, length, layer.outputs]))
 }
@@ -42,7 +41,8 @@ pub(super) fn swi_glu(x: &Tensor<3>, [gate, up, down]: [&Linear; 3]) -> Option<T
     let x = primitive(x)?.to_contiguous();
     let rows = batch * length;
     let at_once = rows.div_ceil(rows.div_ceil(GATED_ROWS).max(1)).max(1);
-    let (mut y, mut hidden, mut other) = (Vec::with_capacity(rows * down.outputs), vec![], vec![]);
+    let mut y = memory::room(rows * down.outputs);
+    let [mut hidden, mut other] = [gate.outputs, up.outputs].map(|outputs| memory::room(at_once * outputs));
     for x in x.as_slice::<f32>()?.chunks(at_once * width) {
         let rounded = gate.round(x);
         hidden.clear();
@@ -52,6 +52,7 @@ pub(super) fn swi_glu(x: &Tensor<3>, [gate, up, down]: [&Linear; 3]) -> Option<T
         elementwise::silu_mul(&mut hidden, &other);
         down.product(&hidden, down.round(&hidden).as_ref(), &mut y);
     }
+    [hidden, other].into_iter().for_each(memory::give_back);
     Some(tensor(y, vec![batch, length, down.outputs]))
 }
 
@@ -244,7 +245,7 @@ pub(super) fn tensor<const D: usize>(values: Vec<f32>, shape: Vec<usize>) -> Ten
 
 /// The same as the CPU backend has it.
 pub(super) fn of_values(values: Vec<f32>, shape: Shape) -> FlexTensor {
-    FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(shape), DType::F32)
+    FlexTensor::new(memory::bytes(values), Layout::contiguous(shape), DType::F32)
 }
 
 /// The values of a tensor in row-major order.

@@ -30,6 +30,9 @@ mod mapping;
 #[cfg(feature = "cpu")]
 #[allow(unsafe_code)] // SIMD over slices whose lengths are checked first.
 mod maps;
+#[cfg(feature = "cpu")]
+#[allow(unsafe_code)] // The memory that burn's tensors hold.
+mod memory;
 mod norm;
 #[cfg(feature = "cpu")]
 mod norm_rows;
@@ -37,6 +40,8 @@ mod norm_rows;
 mod packed;
 mod picture;
 mod swi_glu;
+#[cfg(feature = "cpu")]
+mod tasks;
 
 pub(crate) use attention::{Cache, Extend, Group, Memory, Rotation, SelfAttention, attention};
 pub(crate) use linear::{Linear, LinearConfig, in_half, linear, linear_to_f32};
@@ -49,6 +54,12 @@ pub(crate) use swi_glu::{SwiGlu, silu};
 
 use burn::prelude::*;
 use burn::tensor::DType;
+
+/// While its answer is held, kernels on the CPU use each other's memory again.
+pub(crate) fn reuse_memory() -> impl Sized {
+    #[cfg(feature = "cpu")]
+    return memory::Reuse::begin();
+}
 
 /// A float tensor from values in row-major order. All arithmetic is f32, whatever the device's default is.
 pub(crate) fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D], device: &Device) -> Tensor<D> {

@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use super::lanes::{Level, Loop};
+use super::memory;
 
 /// Numbers that a task takes, in whole rows.
 const TASK: usize = 32 * 1024;
@@ -54,7 +55,7 @@ pub(super) struct After<'a> {
 pub(super) fn norm(x: &[f32], width: usize, norm: Norm, epsilon: f32, after: After<'_>) -> Vec<f32> {
     assert!(width > 0 && x.len().is_multiple_of(width), "rows must be whole");
     let (level, rows) = (Level::best(), (TASK / width).max(1));
-    let mut y = vec![0.0; x.len()];
+    let mut y = memory::numbers(x.len());
     y.par_chunks_mut(rows * width).enumerate().for_each(|(task, y)| {
         let first = task * rows;
         level.run_loop(NormRows { x: &x[first * width..][..y.len()], y, width, norm, epsilon, after, first });

@@ -7,7 +7,7 @@ use burn::prelude::*;
 use rayon::prelude::*;
 
 use super::super::flex::{primitive, tensor};
-use super::super::values;
+use super::super::{memory, values};
 use super::cache::{Extended, Kept, Waiting};
 use super::mix::{Heads, Keyed, Question, mix};
 use super::panels::Panels;
@@ -33,7 +33,7 @@ pub(super) fn attention(query: &Tensor<4>, key: &Tensor<4>, value: &Tensor<4>, s
         Some(Question { queries: rows_of(&query, row, (scale * LOG2_E) as f32)?, panels: vec![Keyed::Packed(&packed[row])], to })
     };
     let questions = (0..batch).map(question).collect::<Option<Vec<_>>>()?;
-    let mut out = vec![0.0; batch * count * length * channels];
+    let mut out = memory::numbers(batch * count * length * channels);
     mix(&questions, heads, &mut out);
     Some(if channels_first {
         tensor::<4>(out, vec![batch, count, channels, length]).swap_dims(2, 3)
@@ -164,7 +164,7 @@ pub(super) fn self_attention(
             to,
         }
     });
-    let mut out = vec![0.0; total * width];
+    let mut out = memory::numbers(total * width);
     mix(&questions.collect::<Vec<_>>(), heads, &mut out);
     match last {
         Some(memory) => memory.panels = new,

@@ -66,14 +66,17 @@ impl Columns {
         self.0.len() / Self::LINES
     }
 
-    /// The number of a query.
-    pub(super) fn at(&self, row: usize, query: usize) -> f32 {
-        self.0[row * Self::LINES + query / 16].0[query % 16]
+    /// A query's numbers, row after row.
+    #[inline(always)]
+    pub(super) fn of(&self, query: usize) -> impl Iterator<Item = f32> {
+        self.0[query / 16..].iter().step_by(Self::LINES).map(move |line| line.0[query % 16])
     }
 
-    /// Sets the number of a query.
-    pub(super) fn set(&mut self, row: usize, query: usize, number: f32) {
-        self.0[row * Self::LINES + query / 16].0[query % 16] = number;
+    /// Sets a query's numbers from the first row on.
+    #[inline(always)]
+    pub(super) fn set(&mut self, query: usize, numbers: impl Iterator<Item = f32>) {
+        let lines = self.0[query / 16..].iter_mut().step_by(Self::LINES);
+        lines.zip(numbers).for_each(|(line, number)| line.0[query % 16] = number);
     }
 
     fn row(&mut self, row: usize) -> *mut f32 {

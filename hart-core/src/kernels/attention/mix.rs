@@ -1,8 +1,7 @@
 //! Attention of all rows, heads and blocks of queries, on all cores.
 
-use rayon::prelude::*;
-
 use super::super::lanes::{Level, Loop};
+use super::super::tasks;
 use super::flash::{Block, QUERIES, Scratch, Source, words};
 use super::panels::Panels;
 use super::rounded::{Decoded, Rounded};
@@ -69,28 +68,26 @@ pub(super) fn mix(questions: &[Question<'_>], heads: Heads, out: &mut [f32]) {
 }
 
 pub(super) fn mix_by(level: Level, questions: &[Question<'_>], heads: Heads, out: &mut [f32]) {
-    let mut tasks = Vec::new();
+    let mut blocks = Vec::new();
     for question in questions {
         assert!(question.to.end(question.queries.tokens, heads.count, heads.channels) <= out.len(), "an answer has room");
         for head in 0..heads.count {
-            tasks.extend((0..question.queries.tokens).step_by(QUERIES).map(|first| (question, head, first)));
+            blocks.extend((0..question.queries.tokens).step_by(QUERIES).map(|first| (question, head, first)));
         }
     }
     let out = Out(out.as_mut_ptr());
-    tasks.into_par_iter().for_each_init(
-        || (Scratch::new(heads.depth(level), heads.channels), Decoded::default()),
-        |(scratch, decoded), (question, head, first)| {
-            let queries = (question.queries.tokens - first).min(QUERIES);
-            let parts: Vec<Source<'_>> =
-                question.panels.iter().map(|panels| panels.part(head * heads.groups / heads.count)).collect();
-            let together = heads.together(level);
-            level.run_loop(Ask { rows: &question.queries, head, first, queries, channels: heads.channels, together, scratch });
-            level.run(Block { queries, parts: &parts, pairs: heads.pairs, scratch, decoded });
-            // SAFETY: there is room from here on for these queries, as checked above, and no other task has any of it.
-            let to = unsafe { { &out }.0.add(question.to.at(first, head)) };
-            level.run_loop(Answer { queries, channels: heads.channels, strides: question.to, scratch, to });
-        },
-    );
+    let room = || (Scratch::new(heads.depth(level), heads.channels), Decoded::default());
+    tasks::each(blocks.len(), room, |(scratch, decoded), task| {
+        let (question, head, first) = blocks[task];
+        let queries = (question.queries.tokens - first).min(QUERIES);
+        let parts: Vec<Source<'_>> = question.panels.iter().map(|panels| panels.part(head * heads.groups / heads.count)).collect();
+        let together = heads.together(level);
+        level.run_loop(Ask { rows: &question.queries, head, first, queries, channels: heads.channels, together, scratch });
+        level.run(Block { queries, parts: &parts, pairs: heads.pairs, scratch, decoded });
+        // SAFETY: there is room from here on for these queries, as checked above, and no other task has any of it.
+        let to = unsafe { { &out }.0.add(question.to.at(first, head)) };
+        level.run_loop(Answer { queries, channels: heads.channels, strides: question.to, scratch, to });
+    });
 }
 
 /// Where all tasks write, each in its own place.
@@ -117,12 +114,12 @@ impl Loop for Ask<'_> {
         let channels = self.channels;
         let mut bare = vec![0.0; channels];
         // One more, zero, where two are a word.
-        let mut row = vec![0.0; channels + 1];
+        let mut row = vec![0.0; channels.next_multiple_of(2)];
         for query in 0..self.queries {
             self.rows.prepare(self.first + query, self.head, &mut bare, &mut row);
-            for word in 0..words(channels, self.together) {
-                let number = if self.together { pair(row[2 * word], row[2 * word + 1]) } else { row[word] };
-                self.scratch.query.set(word, query, number);
+            match self.together {
+                true => self.scratch.query.set(query, row.chunks_exact(2).map(|two| pair(two[0], two[1]))),
+                false => self.scratch.query.set(query, row[..channels].iter().copied()),
             }
         }
     }
@@ -141,13 +138,10 @@ impl Loop for Answer<'_> {
     #[inline(always)]
     fn run(self) {
         for query in 0..self.queries {
-            let share = 1.0 / self.scratch.weight.at(0, query);
-            for channel in 0..self.channels {
+            let share = 1.0 / self.scratch.weight.of(query).next().expect("there is one row");
+            for (channel, number) in self.scratch.mixed.of(query).take(self.channels).enumerate() {
                 // SAFETY: whoever made this has seen that there is room.
-                unsafe {
-                    let to = self.to.add(query * self.strides.token + channel * self.strides.channel);
-                    to.write(self.scratch.mixed.at(channel, query) * share);
-                }
+                unsafe { self.to.add(query * self.strides.token + channel * self.strides.channel).write(number * share) };
             }
         }
     }

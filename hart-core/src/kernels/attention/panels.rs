@@ -3,14 +3,15 @@
 use rayon::prelude::*;
 
 use super::super::lanes::{Level, Loop};
+use super::super::memory::Buffer;
 use super::flash::{KEYS, PANEL, Part, words};
 use super::rows::{Rows, pair};
 
 /// Keys and values of one row's tokens that came together, all heads, in blocks as [`Part`] tells.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Panels {
-    keys: Vec<f32>,
-    values: Vec<f32>,
+    keys: Buffer<f32>,
+    values: Buffer<f32>,
     heads: usize,
     tokens: usize,
     /// Base-2 logarithm of how often each token counts.
@@ -27,8 +28,7 @@ impl Panels {
         let lengths = [tokens.next_multiple_of(PANEL) * key, words(tokens, pairs) * value];
         for (numbers, length) in [&mut self.keys, &mut self.values].into_iter().zip(lengths) {
             if numbers.len() < length {
-                // Fresh zeros cost nothing here: a page is made by the thread that first writes to it.
-                *numbers = vec![0.0; length];
+                *numbers = Buffer::new(length);
             }
             numbers.truncate(length);
         }

@@ -3,6 +3,7 @@
 
 use rayon::prelude::*;
 
+use super::super::lanes::{Level, Loop};
 use super::flash::{KEYS, PANEL, Part, words};
 use super::panels::Panels;
 use super::rows::pair;
@@ -64,81 +65,38 @@ fn unpaired(word: f32) -> [f32; 2] {
 impl Rounded {
     /// Rounds panels of pairs, whose keys have so many channels.
     pub(super) fn of(panels: &Panels, channels: usize) -> Self {
-        let (heads, tokens, log_weight) = (panels.heads(), panels.tokens(), panels.part(0).log_weight);
+        let (heads, tokens, part) = (panels.heads(), panels.tokens(), panels.part(0));
         let (depth, channels) = (words(channels, true), channels.next_multiple_of(PANEL));
-        let places: Vec<(usize, usize, usize)> = (0..tokens)
-            .step_by(KEYS)
-            .flat_map(|first| (0..heads).map(move |head| (first, (tokens - first).min(KEYS), head)))
-            .collect();
-        let part = panels.part(0);
-        let round = |&(first, count, head): &(usize, usize, usize)| {
-            let (padded, length) = (count.next_multiple_of(PANEL), words(count, true));
-            let keys = &part.keys[share(heads, head, first, padded, depth)];
-            let values = &part.values[share(heads, head, words(first, true), length, channels)];
-            let (mut key_scales, mut value_scales) = (vec![0.0f32; padded], vec![0.0f32; padded]);
-            for (panel, scales) in keys.chunks_exact(PANEL * depth).zip(key_scales.chunks_exact_mut(PANEL)) {
-                for (index, word) in panel.iter().enumerate() {
-                    let [low, high] = unpaired(*word);
-                    scales[index % PANEL] = scales[index % PANEL].max(low.abs()).max(high.abs());
-                }
-            }
-            for panel in values.chunks_exact(PANEL * length) {
-                for (index, word) in panel.iter().enumerate() {
-                    let place = index / PANEL * 2;
-                    for (scale, number) in value_scales[place..].iter_mut().zip(unpaired(*word)) {
-                        *scale = scale.max(number.abs());
-                    }
-                }
-            }
-            let inverses = |scales: &mut [f32]| -> Vec<f32> {
-                let inverse = |scale: &mut f32| {
-                    let (step, inverse) = scale_of(*scale);
-                    *scale = step;
-                    inverse
-                };
-                scales.iter_mut().map(inverse).collect()
-            };
-            let (of_keys, of_values) = (inverses(&mut key_scales), inverses(&mut value_scales));
-            let mut bytes = [Vec::with_capacity(2 * keys.len()), Vec::with_capacity(2 * values.len())];
-            let [to_keys, to_values] = &mut bytes;
-            for (panel, inverses) in keys.chunks_exact(PANEL * depth).zip(of_keys.chunks_exact(PANEL)) {
-                for row in panel.chunks_exact(PANEL) {
-                    for half in 0..2 {
-                        to_keys.extend(
-                            row.iter().zip(inverses).map(|(word, inverse)| (unpaired(*word)[half] * inverse).round() as i8),
-                        );
-                    }
-                }
-            }
-            for panel in values.chunks_exact(PANEL * length) {
-                for (row, inverses) in panel.chunks_exact(PANEL).zip(of_values.chunks_exact(2)) {
-                    for (half, inverse) in inverses.iter().enumerate() {
-                        to_values.extend(row.iter().map(|word| (unpaired(*word)[half] * inverse).round() as i8));
-                    }
-                }
-            }
-            (bytes, key_scales, value_scales)
-        };
+        let (padded, length) = (tokens.next_multiple_of(PANEL), words(tokens, true));
         let mut all = Self {
-            keys: Vec::new(),
-            values: Vec::new(),
-            key_scales: Vec::new(),
-            value_scales: Vec::new(),
+            keys: vec![0; heads * padded * 2 * depth],
+            values: vec![0; heads * length * 2 * channels],
+            key_scales: vec![0.0; heads * padded],
+            value_scales: vec![0.0; heads * padded],
             heads,
             tokens,
             depth,
             channels,
-            log_weight,
+            log_weight: part.log_weight,
         };
-        let rounded: Vec<_> = places.par_iter().map(round).collect();
-        all.keys.reserve_exact(rounded.iter().map(|part| part.0[0].len()).sum());
-        all.values.reserve_exact(rounded.iter().map(|part| part.0[1].len()).sum());
-        for ([keys, values], key_scales, value_scales) in rounded {
-            all.keys.extend(keys);
-            all.values.extend(values);
-            all.key_scales.extend(key_scales);
-            all.value_scales.extend(value_scales);
-        }
+        let level = Level::best();
+        // Blocks lie one behind the other, and a block's heads too; only the last block is shorter.
+        let keys = all.keys.par_chunks_mut(heads * KEYS * 2 * depth).zip(all.key_scales.par_chunks_mut(heads * KEYS));
+        let values =
+            all.values.par_chunks_mut(heads * words(KEYS, true) * 2 * channels).zip(all.value_scales.par_chunks_mut(heads * KEYS));
+        keys.zip(values).enumerate().for_each(|(block, ((keys, key_scales), (values, value_scales)))| {
+            let first = block * KEYS;
+            let count = (tokens - first).min(KEYS);
+            let (padded, length) = (count.next_multiple_of(PANEL), words(count, true));
+            let keys = keys.par_chunks_mut(padded * 2 * depth).zip(key_scales.par_chunks_mut(padded));
+            let values = values.par_chunks_mut(length * 2 * channels).zip(value_scales.par_chunks_mut(padded));
+            keys.zip(values).enumerate().for_each(|(head, ((keys, key_scales), (values, value_scales)))| {
+                let from_keys = &part.keys[share(heads, head, first, padded, depth)];
+                let from_values = &part.values[share(heads, head, words(first, true), length, channels)];
+                level.run_loop(RoundKeys { from: from_keys, to: keys, scales: key_scales, depth });
+                level.run_loop(RoundValues { from: from_values, to: values, scales: value_scales, length });
+            });
+        });
         all
     }
 
@@ -147,6 +105,84 @@ impl Rounded {
         assert!(head < self.heads, "there are {} heads", self.heads);
         RoundedPart { of: self, head }
     }
+}
+
+/// Panels of keys, each with a scale.
+struct RoundKeys<'a> {
+    from: &'a [f32],
+    to: &'a mut [i8],
+    scales: &'a mut [f32],
+    depth: usize,
+}
+
+impl Loop for RoundKeys<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let panels = self.from.chunks_exact(PANEL * self.depth).zip(self.to.chunks_exact_mut(ROW * self.depth));
+        for ((from, to), scales) in panels.zip(self.scales.as_chunks_mut::<PANEL>().0) {
+            let mut largest = [0.0f32; PANEL];
+            for row in from.as_chunks::<PANEL>().0 {
+                for (largest, word) in largest.iter_mut().zip(row) {
+                    let [low, high] = unpaired(*word);
+                    *largest = largest.max(low.abs()).max(high.abs());
+                }
+            }
+            let inverses: [f32; PANEL] = std::array::from_fn(|i| scale_of(largest[i]).1);
+            *scales = largest.map(|largest| scale_of(largest).0);
+            for (from, to) in from.as_chunks::<PANEL>().0.iter().zip(to.as_chunks_mut::<ROW>().0) {
+                for i in 0..PANEL {
+                    let [low, high] = unpaired(from[i]);
+                    (to[i], to[PANEL + i]) = (nearest(low * inverses[i]), nearest(high * inverses[i]));
+                }
+            }
+        }
+    }
+}
+
+/// Panels of values, whose tokens have a scale in all panels.
+struct RoundValues<'a> {
+    from: &'a [f32],
+    to: &'a mut [i8],
+    scales: &'a mut [f32],
+    /// Words of a panel's channel.
+    length: usize,
+}
+
+impl Loop for RoundValues<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let panels = |from: &'_ [f32]| from.len() / (PANEL * self.length);
+        let row = |panel: usize, word: usize| (panel * self.length + word) * PANEL;
+        for (word, scales) in (0..self.length).zip(self.scales.as_chunks_mut::<2>().0) {
+            let mut largest = [[0.0f32; PANEL]; 2];
+            for panel in 0..panels(self.from) {
+                let from = &self.from[row(panel, word)..][..PANEL];
+                for i in 0..PANEL {
+                    let [low, high] = unpaired(from[i]);
+                    (largest[0][i], largest[1][i]) = (largest[0][i].max(low.abs()), largest[1][i].max(high.abs()));
+                }
+            }
+            let largest = largest.map(|lanes| lanes.into_iter().fold(0.0, f32::max));
+            let inverses = largest.map(|largest| scale_of(largest).1);
+            *scales = largest.map(|largest| scale_of(largest).0);
+            for panel in 0..panels(self.from) {
+                let from = &self.from[row(panel, word)..][..PANEL];
+                let to = &mut self.to[2 * row(panel, word)..][..ROW];
+                for i in 0..PANEL {
+                    let [low, high] = unpaired(from[i]);
+                    (to[i], to[PANEL + i]) = (nearest(low * inverses[0]), nearest(high * inverses[1]));
+                }
+            }
+        }
+    }
+}
+
+/// The nearest integer, of a number between -127 and 127.
+#[inline(always)]
+fn nearest(x: f32) -> i8 {
+    // Added to a float below 2^22, this leaves its nearest integer in the lowest bits.
+    const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23
+    (x + ROUND).to_bits() as i8
 }
 
 impl<'a> RoundedPart<'a> {

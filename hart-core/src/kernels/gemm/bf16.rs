@@ -4,6 +4,7 @@ use bytes::Bytes;
 use rayon::prelude::*;
 
 use super::super::lanes::{self, Loop};
+use super::super::memory::Buffer;
 use super::tile::{self, Finish, OUTPUTS, Part, of_panel, write};
 use super::{Out, instructions};
 
@@ -94,7 +95,7 @@ impl Bf16Weights {
 #[derive(Debug)]
 pub(crate) struct Bf16Rows {
     /// Blocks as the instructions' layout tells. A word is two bf16, or two are: an f32 each.
-    blocks: Vec<u32>,
+    blocks: Buffer<u32>,
     rows: usize,
     inputs: usize,
     by: instructions::Bf16,
@@ -113,7 +114,7 @@ impl Bf16Rows {
     fn by(by: instructions::Bf16, x: &[f32], inputs: usize) -> Self {
         assert!(inputs > 0 && x.len().is_multiple_of(inputs), "rows must be whole");
         let (level, rows, words, layout) = (lanes::Level::best(), x.len() / inputs, inputs.div_ceil(WORD), by.layout());
-        let mut blocks = vec![0; layout.blocks(rows, words)];
+        let mut blocks = layout.room(rows, words);
         let parts = blocks.par_chunks_mut(layout.block(words)).zip(x.par_chunks(layout.rows * inputs));
         parts.for_each_init(Vec::new, |halves, (block, rows)| {
             halves.resize(words * WORD, 0);

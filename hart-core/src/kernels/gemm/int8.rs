@@ -9,6 +9,7 @@ use bytes::Bytes;
 use rayon::prelude::*;
 
 use super::super::lanes::{self, Loop};
+use super::super::memory::Buffer;
 use super::tile::{self, Finish, Layout, OUTPUTS, Part, of_panel, write};
 use super::{Out, instructions};
 
@@ -75,13 +76,10 @@ impl Int8Weights {
             return offsets;
         }
         let panel = self.panels.len() / self.outputs().div_ceil(OUTPUTS);
+        let level = lanes::Level::best();
         let offsets = self.panels.par_chunks(panel).flat_map_iter(|panel| {
             let mut sums = [0i32; OUTPUTS];
-            for word in panel.chunks(OUTPUTS * WORD) {
-                for (sum, bytes) in sums.iter_mut().zip(word.chunks(WORD)) {
-                    *sum += bytes.iter().map(|&byte| i32::from(byte as i8)).sum::<i32>();
-                }
-            }
+            level.run_loop(Sums { panel, sums: &mut sums });
             sums.map(|sum| OFFSET * sum)
         });
         // Made before the lock is taken: a thread that holds it must not wait for others, who may want it too.
@@ -142,7 +140,7 @@ impl Int8Weights {
 #[derive(Debug)]
 pub(crate) struct Int8Rows {
     /// Blocks as the instructions' layout tells. A word is four bytes, or two of them are: the even ones as 16-bit integers, and the odd ones.
-    blocks: Vec<u32>,
+    blocks: Buffer<u32>,
     /// What a row's integers are to be multiplied by; not a number where the row has one that isn't.
     scales: Vec<f32>,
     inputs: usize,
@@ -162,7 +160,7 @@ impl Int8Rows {
     fn by(by: instructions::Int8, level: lanes::Level, x: &[f32], inputs: usize) -> Self {
         assert!(inputs > 0 && x.len().is_multiple_of(inputs), "rows must be whole");
         let (rows, words, layout) = (x.len() / inputs, inputs.div_ceil(WORD), by.layout());
-        let mut blocks = vec![0; layout.blocks(rows, words)];
+        let mut blocks = layout.room(rows, words);
         let mut scales = vec![0.0; rows];
         let parts = blocks.par_chunks_mut(layout.block(words)).zip(scales.par_chunks_mut(layout.rows));
         parts.zip(x.par_chunks(layout.rows * inputs)).for_each_init(Vec::new, |bytes, ((block, scales), rows)| {
@@ -186,6 +184,25 @@ fn place(words: impl Iterator<Item = u32>, to: &mut [u32], layout: Layout) {
     }
     for (to, word) in to.chunks_mut(2 * layout.rows).zip(words) {
         (to[0], to[layout.rows]) = (word & EVEN, word >> 8 & EVEN);
+    }
+}
+
+/// Adds up each output's integers.
+struct Sums<'a> {
+    panel: &'a [u8],
+    sums: &'a mut [i32; OUTPUTS],
+}
+
+impl Loop for Sums<'_> {
+    #[inline(always)]
+    fn run(self) {
+        for words in self.panel.as_chunks::<WORD>().0.as_chunks::<OUTPUTS>().0 {
+            for (sum, bytes) in self.sums.iter_mut().zip(words) {
+                // By shifts of the whole word, which the compiler makes vectors of.
+                let word = i32::from_le_bytes(*bytes);
+                *sum += (word << 24 >> 24) + (word << 16 >> 24) + (word << 8 >> 24) + (word >> 24);
+            }
+        }
     }
 }
 

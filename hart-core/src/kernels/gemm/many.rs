@@ -9,6 +9,8 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::super::lanes::{self, Lanes, Level};
+use super::super::memory::Buffer;
+use super::super::tasks;
 use super::Out;
 use super::tile::{Arithmetic, Finish, Layout, OUTPUTS, Part, multiply, of_panel, write};
 
@@ -18,6 +20,9 @@ const TASK_PANELS: usize = 3;
 const TASK_ROWS: usize = 1024;
 /// Inputs that are multiplied before the next are rearranged.
 const DEPTH: usize = 1536;
+
+/// Inputs that are arranged of one row after the other: their block stays in the first cache.
+const PIECE: usize = 64;
 
 /// How rows of x lie for such lanes.
 pub(super) fn layout(level: Level) -> Layout {
@@ -42,12 +47,11 @@ pub(super) fn product(level: Level, x: &[f32], w: &[f32], bias: Option<&[f32]>, 
     let task_rows = TASK_ROWS.next_multiple_of(layout.rows);
     let (row_tasks, panels) = (rows.div_ceil(task_rows), columns.div_ceil(OUTPUTS));
     let panel_tasks = panels.div_ceil(TASK_PANELS);
-    let mut blocks = Vec::new();
     for from in (0..width).step_by(DEPTH) {
         let depth = DEPTH.min(width - from);
-        arrange_rows(x, width, from..from + depth, layout, &mut blocks);
+        let blocks = arrange_rows(x, width, from..from + depth, layout);
         let finish = Sum { out: &out, columns, first: from == 0, bias };
-        (0..row_tasks * panel_tasks).into_par_iter().for_each_init(Vec::new, |scratch, task| {
+        tasks::each(row_tasks * panel_tasks, Vec::new, |scratch, task| {
             let (row, panel) = (task % row_tasks * task_rows, task / row_tasks * TASK_PANELS);
             let (row_end, panel_end) = ((row + task_rows).min(rows), (panel + TASK_PANELS).min(panels));
             let weights = &w[panel * OUTPUTS * width..(panel_end * OUTPUTS).min(columns) * width];
@@ -63,17 +67,19 @@ pub(super) fn product(level: Level, x: &[f32], w: &[f32], bias: Option<&[f32]>, 
 }
 
 /// Some inputs of x in blocks of rows, zeros behind the last row.
-fn arrange_rows(x: &[f32], width: usize, inputs: Range<usize>, layout: Layout, blocks: &mut Vec<u32>) {
-    blocks.clear();
-    blocks.resize(layout.blocks(x.len() / width, inputs.len()), 0);
+fn arrange_rows(x: &[f32], width: usize, inputs: Range<usize>, layout: Layout) -> Buffer<u32> {
+    let mut blocks = layout.room(x.len() / width, inputs.len());
     let parts = blocks.par_chunks_mut(layout.block(inputs.len())).zip(x.par_chunks(layout.rows * width));
     parts.for_each(|(block, rows)| {
-        for (r, row) in rows.chunks(width).enumerate() {
-            for (word, number) in block.chunks_mut(layout.rows).zip(&row[inputs.clone()]) {
-                word[r] = number.to_bits();
+        for (piece, first) in block.chunks_mut(layout.block(PIECE)).zip(inputs.clone().step_by(PIECE)) {
+            for (r, row) in rows.chunks(width).enumerate() {
+                for (word, number) in piece.chunks_exact_mut(layout.rows).zip(&row[first..]) {
+                    word[r] = number.to_bits();
+                }
             }
         }
     });
+    blocks
 }
 
 /// Rearranges some inputs of a task's weights into panels, zeros where outputs are missing.

@@ -10,7 +10,8 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use rayon::prelude::*;
+use super::super::memory::Buffer;
+use super::super::tasks;
 
 /// Outputs of a panel.
 pub(crate) const OUTPUTS: usize = 16;
@@ -33,6 +34,14 @@ impl Layout {
     /// 32-bit words of all blocks of so many rows.
     pub(super) fn blocks(self, rows: usize, words: usize) -> usize {
         rows.div_ceil(self.rows) * self.block(words)
+    }
+
+    /// Room for all blocks of so many rows, of any value but for the last block's zeros: it may have fewer rows.
+    pub(super) fn room(self, rows: usize, words: usize) -> Buffer<u32> {
+        let mut blocks = Buffer::new(self.blocks(rows, words));
+        let last = blocks.len().saturating_sub(self.block(words));
+        blocks[last..].fill(0);
+        blocks
     }
 
     /// Words that so many become.
@@ -111,7 +120,10 @@ pub(super) unsafe fn write(y: *mut f32, outputs: usize, row: usize, panel: usize
         if first + OUTPUTS <= outputs {
             y.cast::<[f32; OUTPUTS]>().write(values);
         } else {
-            std::ptr::copy_nonoverlapping(values.as_ptr(), y, outputs - first);
+            // One by one: a copy of any length would become the only way of writing, a function's call.
+            for (i, value) in values.into_iter().enumerate().take(outputs - first) {
+                y.add(i).write(value);
+            }
         }
     }
 }
@@ -167,11 +179,14 @@ pub(super) fn parts(rows: usize, outputs: usize, words: usize, layout: Layout, e
     let most = if layout.wide { WIDE_TASK_WORDS } else { TASK_WORDS };
     let task_rows = (most / layout.words(words)).max(1).next_multiple_of(layout.rows);
     let (row_tasks, panel_tasks) = (rows.div_ceil(task_rows), panels.div_ceil(TASK_PANELS));
-    // One by one: whoever is done early takes from the others to the end.
-    (0..row_tasks * panel_tasks).into_par_iter().with_max_len(1).for_each(|task| {
-        let (row, panel) = (task / panel_tasks * task_rows, task % panel_tasks * TASK_PANELS);
-        each(row..(row + task_rows).min(rows), panel..(panel + TASK_PANELS).min(panels));
-    });
+    tasks::each(
+        row_tasks * panel_tasks,
+        || (),
+        |(), task| {
+            let (row, panel) = (task / panel_tasks * task_rows, task % panel_tasks * TASK_PANELS);
+            each(row..(row + task_rows).min(rows), panel..(panel + TASK_PANELS).min(panels));
+        },
+    );
 }
 
 /// All tiles of a part.

@@ -8,11 +8,10 @@
 //! Every number is the sum of the same products in the same order, wherever bands end and whoever computes it: results don't depend on
 //! the number of threads.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use rayon::prelude::*;
 
 use super::super::lanes::{Job, Lanes, Level};
+use super::super::tasks;
 use super::kernels::Kernels;
 use super::layout::{Band, Input};
 use super::numbers::Number;
@@ -45,53 +44,45 @@ pub(super) fn convolve<N: Number>(level: Level, x: &Input<'_>, kernels: &Kernels
     let biases: Vec<Vec<f32>> = (0..kernels.chunks()).map(|chunk| kernels.bias(chunk)).collect();
     let mut band = x.band(rows, across);
     let mut points = Points::<N>::new(rows * across, padded);
-    // One for each thread that takes tasks.
     let room = || (vec![0.0; POINTS * RUN * CHUNK], Vec::new());
-    let mut rooms: Vec<_> = (0..rayon::current_num_threads()).map(|_| room()).collect();
     for first in (0..down).step_by(rows) {
         let tiles = rows.min(down - first) * across;
         band.fill(level, x, first);
         points.fill(level, &band, tiles, across);
-        let (out, next) = (Out(y.as_mut_ptr()), AtomicUsize::new(0));
+        let out = Out(y.as_mut_ptr());
         // Tiles that a task multiplies with a chunk of kernels.
         let part = if once { tiles } else { RUN };
         let parts = tiles.div_ceil(part);
-        rooms.par_iter_mut().for_each(|(products, scratch)| {
-            loop {
-                let task = next.fetch_add(1, Ordering::Relaxed);
-                let (chunk, start) = (task / parts, task % parts * part);
-                if chunk >= kernels.chunks() {
-                    break;
+        tasks::each(kernels.chunks() * parts, room, |(products, scratch), task| {
+            let (chunk, start) = (task / parts, task % parts * part);
+            let panels = match transformed.get(chunk) {
+                Some(panels) => panels,
+                None => {
+                    kernels.transform(level, chunk, scratch);
+                    &*scratch
                 }
-                let panels = match transformed.get(chunk) {
-                    Some(panels) => panels,
-                    None => {
-                        kernels.transform(level, chunk, scratch);
-                        &*scratch
-                    }
-                };
-                let (bias, channels) = (&biases[chunk], kernels.channels(chunk));
-                for start in (start..tiles.min(start + part)).step_by(RUN) {
-                    let count = RUN.min(tiles - start);
-                    points.multiply(level, start, count, panels, bias.len(), products);
-                    for tile in 0..count {
-                        let (row, column) = ((start + tile) / across + first, (start + tile) % across);
-                        let (row, column) = (row * TILE, column * TILE);
-                        // SAFETY: this task alone writes these channels of the tile's places.
-                        let to = unsafe { { &out }.0.add((row * width + column) * kernels.to + channels.start) };
-                        level.run(Tile {
-                            products: &products[tile * bias.len()..],
-                            stride: RUN * bias.len(),
-                            bias,
-                            channels: channels.len(),
-                            height: TILE.min(height - row),
-                            width: TILE.min(width - column),
-                            to,
-                            place: kernels.to,
-                            row: width * kernels.to,
-                            add,
-                        });
-                    }
+            };
+            let (bias, channels) = (&biases[chunk], kernels.channels(chunk));
+            for start in (start..tiles.min(start + part)).step_by(RUN) {
+                let count = RUN.min(tiles - start);
+                points.multiply(level, start, count, panels, bias.len(), products);
+                for tile in 0..count {
+                    let (row, column) = ((start + tile) / across + first, (start + tile) % across);
+                    let (row, column) = (row * TILE, column * TILE);
+                    // SAFETY: this task alone writes these channels of the tile's places.
+                    let to = unsafe { { &out }.0.add((row * width + column) * kernels.to + channels.start) };
+                    level.run(Tile {
+                        products: &products[tile * bias.len()..],
+                        stride: RUN * bias.len(),
+                        bias,
+                        channels: channels.len(),
+                        height: TILE.min(height - row),
+                        width: TILE.min(width - column),
+                        to,
+                        place: kernels.to,
+                        row: width * kernels.to,
+                        add,
+                    });
                 }
             }
         });

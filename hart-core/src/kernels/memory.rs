@@ -1,0 +1,235 @@
+//! Memory of large vectors, used again for the next ones: fresh pages cost the system more than many a kernel that fills them.
+
+use std::mem::{ManuallyDrop, MaybeUninit, take};
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use burn::tensor::{AllocationProperty, Bytes};
+use burn_std::{AccessError, AccessPolicy, AllocationController};
+use bytemuck::{Pod, cast_vec};
+
+/// Numbers from which on memory is kept: the C library uses smaller pieces again by itself ...
+const LARGE: usize = 64 * 1024;
+/// ... and up to which: larger ones would take too much of what memory there may be.
+const LARGEST: usize = 10 * 1024 * 1024;
+/// Numbers that are kept at most.
+const MOST: usize = 32 * 1024 * 1024;
+/// Vectors that are wanted before one that none of them needed goes: about those of one block of the transformer.
+const PATIENCE: u64 = 24;
+
+static KEPT: Mutex<Kept> = Mutex::new(Kept { users: 0, wanted: 0, vectors: Vec::new() });
+
+struct Kept {
+    users: usize,
+    /// Vectors that were wanted so far.
+    wanted: u64,
+    /// With how many were wanted before; the one that was kept last comes last.
+    vectors: Vec<(u64, Vec<f32>)>,
+}
+
+fn kept() -> MutexGuard<'static, Kept> {
+    KEPT.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// While there is one, memory is kept; when there is none any more, the system has it back.
+#[derive(Debug)]
+pub(super) struct Reuse(());
+
+impl Reuse {
+    pub(super) fn begin() -> Self {
+        kept().users += 1;
+        Self(())
+    }
+}
+
+impl Drop for Reuse {
+    fn drop(&mut self) {
+        let mut kept = kept();
+        kept.users -= 1;
+        if kept.users == 0 {
+            kept.vectors = Vec::new();
+        }
+    }
+}
+
+/// An empty vector with room for so many numbers.
+pub(super) fn room(numbers: usize) -> Vec<f32> {
+    let mut vector = find(numbers).unwrap_or_default();
+    vector.clear();
+    vector.reserve_exact(numbers);
+    vector
+}
+
+/// So many numbers of any value.
+pub(super) fn numbers(count: usize) -> Vec<f32> {
+    match find(count) {
+        Some(mut vector) => {
+            vector.resize(count, 0.0);
+            vector
+        }
+        None => vec![0.0; count],
+    }
+}
+
+/// The smallest that is large enough, but not much larger: what is long held should not take more than it needs.
+fn find(numbers: usize) -> Option<Vec<f32>> {
+    if numbers < LARGE {
+        return None;
+    }
+    let mut kept = kept();
+    kept.wanted += 1;
+    let capacity = |(_, vector): &(u64, Vec<f32>)| vector.capacity();
+    let found = kept.vectors.iter().enumerate().filter(|(_, kept)| (numbers..=numbers + numbers / 8).contains(&capacity(kept)));
+    let (index, _) = found.min_by_key(|(_, kept)| capacity(kept))?;
+    Some(kept.vectors.remove(index).1)
+}
+
+/// Keeps a vector that is no longer needed; those that have waited longest go.
+pub(super) fn give_back(vector: Vec<f32>) {
+    if !(LARGE..=LARGEST).contains(&vector.capacity()) {
+        return;
+    }
+    let mut kept = kept();
+    if kept.users == 0 {
+        return;
+    }
+    let wanted = kept.wanted;
+    kept.vectors.push((wanted, vector));
+    let mut numbers = 0;
+    let stays = |(since, vector): &&(u64, Vec<f32>)| {
+        numbers += vector.capacity();
+        numbers <= MOST && wanted - since <= PATIENCE
+    };
+    let stay = kept.vectors.iter().rev().take_while(stays).count();
+    let first = kept.vectors.len() - stay;
+    let old: Vec<_> = kept.vectors.drain(..first).collect();
+    drop(kept);
+    drop(old);
+}
+
+/// Numbers of 32 bits, of any value at first, whose memory is given back when they are dropped.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Buffer<T: Pod>(Vec<T>);
+
+impl<T: Pod> Buffer<T> {
+    pub(super) fn new(count: usize) -> Self {
+        Self(cast_vec(numbers(count)))
+    }
+
+    /// Lets go of all but so many.
+    pub(super) fn truncate(&mut self, count: usize) {
+        self.0.truncate(count);
+    }
+}
+
+impl<T: Pod> Default for Buffer<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<T: Pod> Drop for Buffer<T> {
+    fn drop(&mut self) {
+        give_back(cast_vec(take(&mut self.0)));
+    }
+}
+
+impl<T: Pod> Deref for Buffer<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        &self.0
+    }
+}
+
+impl<T: Pod> DerefMut for Buffer<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        &mut self.0
+    }
+}
+
+/// What a tensor holds, given back with it.
+pub(super) fn bytes(numbers: Vec<f32>) -> Bytes {
+    if numbers.capacity() < LARGE {
+        return Bytes::from_elems(numbers);
+    }
+    let length = size_of_val(numbers.as_slice());
+    // SAFETY: so many bytes are those of the vector's numbers.
+    unsafe { Bytes::from_controller(Box::new(Held(numbers)), length) }
+}
+
+/// Memory of a tensor.
+struct Held(Vec<f32>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        give_back(take(&mut self.0));
+    }
+}
+
+impl AllocationController for Held {
+    fn alloc_align(&self) -> usize {
+        align_of::<f32>()
+    }
+
+    fn property(&self) -> AllocationProperty {
+        AllocationProperty::Native
+    }
+
+    unsafe fn memory_mut(&mut self, _: AccessPolicy) -> Result<&mut [MaybeUninit<u8>], AccessError> {
+        // SAFETY: the vector's memory, of which nothing is read; only initialised bytes are written, as the caller promises.
+        Ok(unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), self.capacity()) })
+    }
+
+    fn memory(&self, _: AccessPolicy) -> Result<&[MaybeUninit<u8>], AccessError> {
+        // SAFETY: the vector's memory, of which nothing is read.
+        Ok(unsafe { std::slice::from_raw_parts(self.0.as_ptr().cast(), self.capacity()) })
+    }
+
+    fn capacity(&self) -> usize {
+        self.0.capacity() * size_of::<f32>()
+    }
+
+    fn try_detach(&mut self) -> Option<NonNull<u8>> {
+        // Whoever asks makes a vector of it again, of `capacity` bytes and this alignment.
+        NonNull::new(ManuallyDrop::new(take(&mut self.0)).as_mut_ptr().cast())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Tests that run beside this one keep and take vectors too: sizes that no other has.
+    #[test]
+    fn memory_is_used_again_while_somebody_wants_it() {
+        let count = 3 * LARGE + 5;
+        let reuse = Reuse::begin();
+        let bytes = bytes(vec![1.5; count]);
+        let place = bytes.as_ptr();
+        assert_eq!(bytes.len(), 4 * count);
+        drop(bytes);
+        let again = numbers(count - 2);
+        assert_eq!((again.as_ptr().cast(), again.len()), (place, count - 2));
+        assert!(again.iter().all(|&number| number == 1.5));
+        give_back(again);
+        let empty = room(count);
+        assert!(empty.as_ptr().cast() == place && empty.is_empty() && empty.capacity() >= count);
+        give_back(empty);
+        assert!(find(count / 2).is_none(), "half the size is not worth it");
+        assert!(find(count).is_some());
+        drop(reuse);
+    }
+
+    #[test]
+    fn tensors_become_vectors_without_a_copy_and_can_be_changed() {
+        let mut bytes = bytes(vec![2.0; LARGE + 7]);
+        let place = bytes.as_ptr();
+        bytes[..4].copy_from_slice(&3.0f32.to_ne_bytes());
+        let copy = bytes.clone();
+        let vector = bytes.try_into_vec::<f32>().expect("the same kind of numbers");
+        assert_eq!((vector.as_ptr().cast(), vector.len(), vector[0], vector[1]), (place, LARGE + 7, 3.0, 2.0));
+        assert!(copy.as_ptr() != place && copy[..] == *bytemuck::cast_slice::<f32, u8>(&vector));
+    }
+}

@@ -1,0 +1,124 @@
+//! From files to a model.
+
+use std::path::Path;
+
+use burn::prelude::Device;
+
+use super::Hart;
+use crate::device::{self, DeviceKind, Precision, is_cpu, survive};
+use crate::error::{Error, Result};
+use crate::files::{Files, Storage};
+use crate::memory;
+use crate::open::{Layout, OpenOptions};
+use crate::residual::ResidualDiffusion;
+use crate::scales;
+use crate::text::TextEncoder;
+use crate::threads::Threads;
+use crate::transformer::Transformer;
+use crate::visual::VisualTokenizer;
+use crate::weights::{Checkpoint, Loader, TRANSFORMER, WeightSet};
+
+impl Hart {
+    /// Opens a checkpoint's root folder, which holds `llm` and `tokenizer`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Checkpoint`], [`Error::Config`], [`Error::Weights`], [`Error::NotFinite`] or [`Error::Io`], each naming the file;
+    /// [`Error::Device`]; [`Error::Memory`]; [`Error::Request`] if an option won't do.
+    pub fn open(path: impl AsRef<Path>, options: OpenOptions) -> Result<Self> {
+        Self::open_in(&options.disk(), path.as_ref(), &options)
+    }
+
+    /// Opens a checkpoint whose files are in memory. Tensors of f32 stay where they are.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::open`]; and torch's `.bin` files are not read from memory.
+    pub fn from_files(files: Files, options: OpenOptions) -> Result<Self> {
+        Self::open_in(&Storage::Memory(files), Path::new(""), &options)
+    }
+
+    fn open_in(storage: &Storage, root: &Path, options: &OpenOptions) -> Result<Self> {
+        let threads = Threads::new(options.threads)?;
+        let (kind, device) = options.device.find()?;
+        let layout = Layout::find(storage, root, options.text_model.as_deref())?;
+        memory::allow("opening this model", options.max_memory, || {
+            let stored = transformer_weights(storage, &layout.transformer, options.weight_set);
+            memory::weights(&layout.config, &device).saturating_sub(stored.map_or(0, |stored| stored.saved_bytes()))
+        })?;
+        threads.install(|| survive(kind, || Self::load(storage, layout, options, &device))).map(|hart| Self {
+            threads,
+            kind,
+            ..hart
+        })
+    }
+
+    fn load(storage: &Storage, layout: Layout, options: &OpenOptions, device: &Device) -> Result<Self> {
+        let config = layout.config;
+        let (text, text_report) = TextEncoder::open_in(storage, &layout.text, &config.text, options, device)?;
+        let (visual, visual_report) = VisualTokenizer::open_in(storage, &layout.visual, &config.visual, options, device)?;
+        let checkpoint = transformer_weights(storage, &layout.transformer, options.weight_set)?;
+        let mut loader = Loader::new(&checkpoint, &TRANSFORMER);
+        let mut transformer = loader.load(Transformer::init(&config, device), "transformer", device)?;
+        let mut residual = loader.load(ResidualDiffusion::init(&config, device), "residual", device)?;
+        let stored = [loader.unpack("transformer", transformer.packable())?, loader.unpack("residual", residual.packable())?];
+        let reports = vec![text_report, loader.finish(options.strict)?, visual_report];
+        let precision = choose(options.precision, stored, &layout.transformer, device)?;
+        let text = text.with_precision(precision);
+        let (mut transformer, mut residual) = (transformer.with_precision(precision), residual.with_precision(precision));
+        let visual = visual.with_precision(precision);
+        let layers = transformer.packable().into_iter().chain(residual.packable());
+        let saved_bytes = layers.map(|(_, layer)| layer.saved_bytes()).sum();
+        Ok(Self {
+            codebook: visual.codebook().rows(),
+            scales: scales::plan(&config.transformer),
+            system_prompt: layout.system_prompt,
+            max_memory: options.max_memory,
+            precision,
+            saved_bytes,
+            threads: Threads::none(),
+            kind: DeviceKind::Auto,
+            config,
+            device: device.clone(),
+            text,
+            transformer,
+            residual,
+            visual,
+            reports,
+        })
+    }
+}
+
+/// The precision that is asked for, or that of stored packed weights, which can be computed with in no other.
+fn choose(asked: Precision, stored: [Option<Precision>; 2], folder: &Path, device: &Device) -> Result<Precision> {
+    let stored = stored.into_iter().flatten().next();
+    match (asked, stored) {
+        (Precision::Auto, None) => Ok(device::best_precision(device)),
+        (_, Some(stored)) if !is_cpu(device) => Err(Error::checkpoint(
+            folder,
+            format!("holds {stored} weights packed for the CPU: open it there, or the model that it was converted from here"),
+        )),
+        (Precision::Auto, Some(stored)) => Ok(stored),
+        (asked, None) => device::check_precision(asked, device),
+        (asked, Some(stored)) if asked != stored => Err(Error::checkpoint(
+            folder,
+            format!("holds {stored} weights: open it with the precision {stored} or auto, not {asked}"),
+        )),
+        (asked, Some(_)) => Ok(asked),
+    }
+}
+
+pub(crate) fn transformer_weights(storage: &Storage, folder: &Path, set: WeightSet) -> Result<Checkpoint> {
+    let plain = || Checkpoint::open_in(storage, folder);
+    let ema = || Checkpoint::open_ema_in(storage, folder);
+    match set {
+        WeightSet::Plain => plain(),
+        WeightSet::PreferEma => ema()?.map_or_else(plain, Ok),
+        WeightSet::Ema => ema()?.ok_or_else(|| {
+            Error::checkpoint(
+                folder,
+                "holds no EMA weights: expected ema_model.safetensors or ema_model.bin; the plain weights may do",
+            )
+        }),
+    }
+}
