@@ -47,9 +47,9 @@ impl Drop for Reuse {
     fn drop(&mut self) {
         let mut kept = kept();
         kept.users -= 1;
-        if kept.users == 0 {
-            kept.vectors = Vec::new();
-        }
+        let old = if kept.users == 0 { take(&mut kept.vectors) } else { Vec::new() };
+        drop(kept);
+        drop(old);
     }
 }
 
