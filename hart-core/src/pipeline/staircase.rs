@@ -44,7 +44,7 @@ impl Hart {
     ///
     /// # Errors
     ///
-    /// [`Error::Cancelled`], or [`Error::Overflow`] if logits are not finite.
+    /// [`Error::Cancelled`](crate::Error::Cancelled), or [`Error::Overflow`](crate::Error::Overflow) if logits are not finite.
     pub fn sample(&self, context: Context, sampling: &Sampling, draws: &dyn Draws, progress: &mut Progress<'_>) -> Result<Latent> {
         self.sample_from(None, context, sampling, draws, progress)
     }
