@@ -5,6 +5,7 @@ mod opening;
 mod staircase;
 
 pub use generate::Generation;
+#[cfg(feature = "cpu")]
 pub(crate) use opening::transformer_weights;
 pub use staircase::Sampling;
 

@@ -15,8 +15,12 @@ use super::names::Table;
 #[cfg(feature = "cpu")]
 use super::packed;
 use super::report::{Misplaced, Misshapen, Report};
+#[cfg(not(feature = "cpu"))]
+use crate::device::Precision;
 use crate::error::{Error, Result};
 use crate::kernels;
+#[cfg(not(feature = "cpu"))]
+use crate::kernels::Linear;
 #[cfg(feature = "cpu")]
 use crate::kernels::Packed;
 
@@ -51,6 +55,12 @@ impl<'a> Loader<'a> {
     #[cfg(feature = "cpu")]
     pub(super) fn path(&self) -> &Path {
         self.checkpoint.path()
+    }
+
+    /// Without the CPU backend nothing is packed.
+    #[cfg(not(feature = "cpu"))]
+    pub(crate) fn unpack(&mut self, _root: &str, _layers: Vec<(String, &mut Linear)>) -> Result<Option<Precision>> {
+        Ok(None)
     }
 
     /// Fills a module; `root` is its path in the table, "" for none. Tensors that are missing or misshapen are only noted, and their

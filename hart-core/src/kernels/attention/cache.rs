@@ -42,6 +42,7 @@ pub(in super::super) struct Seen {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Cache {
     /// Whether they are rounded to bf16, where the device has a body for it.
+    #[cfg_attr(not(feature = "cpu"), allow(dead_code, reason = "only the CPU backend asks"))]
     pub(super) bf16: bool,
     /// And to 8 bits once they wait for later scales.
     #[cfg(feature = "cpu")]

@@ -72,6 +72,7 @@ fn normals_kernel(seeds: &[u32], out: &mut [f32], count: usize, length: usize, c
 
 /// Normal noise `[B, L, channels]` of one stream; None where the device isn't a GPU.
 pub(crate) fn normals(stream: &Stream<'_>, [batch, length, channels]: [usize; 3], device: &Device) -> Option<Tensor<3>> {
+    #[allow(irrefutable_let_patterns, reason = "without the CPU backend there is no other")]
     let burn::backend::DispatchDevice::Cube(device) = device.as_dispatch() else { return None };
     let client = CubeDevice::client(device);
     let count = batch * length * channels;
