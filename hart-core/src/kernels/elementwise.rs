@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::lanes::{Level, Loop};
+use super::lanes::{Level, Loop, ROUND};
 
 /// Numbers that a task takes.
 const CHUNK: usize = 16 * 1024;
@@ -88,8 +88,6 @@ fn exp(x: f32) -> f32 {
     const ENDS: (f32, f32) = (-87.3, 88.3);
     // ln 2 in two parts, the first exact in a product with n.
     const LN_2: (f32, f32) = (0.693_359_4, -2.121_944_4e-4);
-    // Added and taken away again it rounds to whole numbers.
-    const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23
     let x = x.clamp(ENDS.0, ENDS.1);
     let n = (x * std::f32::consts::LOG2_E + ROUND) - ROUND;
     let r = (x - n * LN_2.0) - n * LN_2.1;

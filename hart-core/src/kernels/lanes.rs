@@ -59,6 +59,9 @@ pub(super) trait Loop {
     fn run(self);
 }
 
+/// Added to a float below 2^22, this leaves its nearest integer in the lowest bits; taken away again, the float is whole.
+pub(super) const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23
+
 /// A loop as a job for which the compiler chooses the vectors.
 struct Vectorised<T>(T);
 

@@ -72,40 +72,46 @@ pub(super) fn numbers(count: usize) -> Vec<f32> {
     }
 }
 
-/// The smallest that is large enough, but not much larger: what is long held should not take more than it needs.
 fn find(numbers: usize) -> Option<Vec<f32>> {
-    if numbers < LARGE {
-        return None;
-    }
-    let mut kept = kept();
-    kept.wanted += 1;
-    let capacity = |(_, vector): &(u64, Vec<f32>)| vector.capacity();
-    let found = kept.vectors.iter().enumerate().filter(|(_, kept)| (numbers..=numbers + numbers / 8).contains(&capacity(kept)));
-    let (index, _) = found.min_by_key(|(_, kept)| capacity(kept))?;
-    Some(kept.vectors.remove(index).1)
+    if numbers < LARGE { None } else { kept().find(numbers) }
 }
 
-/// Keeps a vector that is no longer needed; those that have waited longest go.
+/// Keeps a vector that is no longer needed, where somebody may want it.
 pub(super) fn give_back(vector: Vec<f32>) {
     if !(LARGE..=LARGEST).contains(&vector.capacity()) {
         return;
     }
-    let mut kept = kept();
-    if kept.users == 0 {
-        return;
-    }
-    let wanted = kept.wanted;
-    kept.vectors.push((wanted, vector));
-    let mut numbers = 0;
-    let stays = |(since, vector): &&(u64, Vec<f32>)| {
-        numbers += vector.capacity();
-        numbers <= MOST && wanted - since <= PATIENCE
-    };
-    let stay = kept.vectors.iter().rev().take_while(stays).count();
-    let first = kept.vectors.len() - stay;
-    let old: Vec<_> = kept.vectors.drain(..first).collect();
-    drop(kept);
+    let old = kept().keep(vector);
+    // When others can go on.
     drop(old);
+}
+
+impl Kept {
+    /// The smallest that is large enough, but not much larger: what is long held should not take more than it needs.
+    fn find(&mut self, numbers: usize) -> Option<Vec<f32>> {
+        self.wanted += 1;
+        let capacity = |(_, vector): &(u64, Vec<f32>)| vector.capacity();
+        let found = self.vectors.iter().enumerate().filter(|(_, kept)| (numbers..=numbers + numbers / 8).contains(&capacity(kept)));
+        let (index, _) = found.min_by_key(|(_, kept)| capacity(kept))?;
+        Some(self.vectors.remove(index).1)
+    }
+
+    /// Adds a vector; those that have waited longest come back where there are too many, and all where nobody wants any.
+    fn keep(&mut self, vector: Vec<f32>) -> Vec<(u64, Vec<f32>)> {
+        let wanted = self.wanted;
+        self.vectors.push((wanted, vector));
+        if self.users == 0 {
+            return take(&mut self.vectors);
+        }
+        let mut numbers = 0;
+        let stays = |(since, vector): &&(u64, Vec<f32>)| {
+            numbers += vector.capacity();
+            numbers <= MOST && wanted - since <= PATIENCE
+        };
+        let stay = self.vectors.iter().rev().take_while(stays).count();
+        let first = self.vectors.len() - stay;
+        self.vectors.drain(..first).collect()
+    }
 }
 
 /// Numbers of 32 bits, of any value at first, whose memory is given back when they are dropped.
@@ -201,25 +207,28 @@ impl AllocationController for Held {
 mod tests {
     use super::*;
 
-    /// Tests that run beside this one keep and take vectors too: sizes that no other has.
     #[test]
     fn memory_is_used_again_while_somebody_wants_it() {
+        let mut kept = Kept { users: 1, wanted: 0, vectors: Vec::new() };
         let count = 3 * LARGE + 5;
-        let reuse = Reuse::begin();
-        let bytes = bytes(vec![1.5; count]);
-        let place = bytes.as_ptr();
-        assert_eq!(bytes.len(), 4 * count);
-        drop(bytes);
-        let again = numbers(count - 2);
-        assert_eq!((again.as_ptr().cast(), again.len()), (place, count - 2));
-        assert!(again.iter().all(|&number| number == 1.5));
-        give_back(again);
-        let empty = room(count);
-        assert!(empty.as_ptr().cast() == place && empty.is_empty() && empty.capacity() >= count);
-        give_back(empty);
-        assert!(find(count / 2).is_none(), "half the size is not worth it");
-        assert!(find(count).is_some());
-        drop(reuse);
+        let vector = vec![1.5; count];
+        let place = vector.as_ptr();
+        assert!(kept.keep(vector).is_empty());
+        assert!(kept.find(count + 1).is_none() && kept.find(count / 2).is_none(), "too small, and not worth it");
+        let vector = kept.find(count - 2).expect("it was kept");
+        assert_eq!((vector.as_ptr(), vector.len()), (place, count));
+
+        // What nobody wanted for long goes, and what was kept first where there is too much.
+        assert!(kept.keep(vector).is_empty());
+        (0..=PATIENCE).for_each(|_| assert!(kept.find(1).is_none()));
+        assert_eq!(kept.keep(vec![0.0; LARGE]).len(), 1);
+        let many = MOST / LARGEST + 1;
+        let gone: usize = (0..many).map(|_| kept.keep(Vec::with_capacity(LARGEST)).len()).sum();
+        assert_eq!((gone, kept.vectors.len()), (2, many - 1));
+
+        kept.users = 0;
+        assert_eq!(kept.keep(vec![0.0; LARGE]).len(), many);
+        assert!(kept.vectors.is_empty());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use rayon::prelude::*;
 
-use super::super::lanes::{Level, Loop};
+use super::super::lanes::{Level, Loop, ROUND};
 use super::flash::{KEYS, PANEL, Part, words};
 use super::panels::Panels;
 use super::rows::pair;
@@ -180,8 +180,6 @@ impl Loop for RoundValues<'_> {
 /// The nearest integer, of a number between -127 and 127.
 #[inline(always)]
 fn nearest(x: f32) -> i8 {
-    // Added to a float below 2^22, this leaves its nearest integer in the lowest bits.
-    const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23
     (x + ROUND).to_bits() as i8
 }
 

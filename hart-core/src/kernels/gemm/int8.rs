@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use bytes::Bytes;
 use rayon::prelude::*;
 
-use super::super::lanes::{self, Loop};
+use super::super::lanes::{self, Loop, ROUND};
 use super::super::memory::Buffer;
 use super::tile::{self, Finish, Layout, OUTPUTS, Part, of_panel, write};
 use super::{Out, instructions};
@@ -23,8 +23,6 @@ const OFFSET: i32 = 128;
 const SMALLEST: f32 = 1e-36;
 /// Inputs from which on a sum might overflow.
 const TOO_MANY_INPUTS: usize = (i32::MAX / (255 * 128)) as usize;
-/// Added to a float below 2^22, this leaves its nearest integer in the lowest bits.
-const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23
 
 /// Weights of a linear layer.
 #[derive(Clone, Debug)]
