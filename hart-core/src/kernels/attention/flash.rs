@@ -11,7 +11,7 @@
 //!
 //! A query's result is the same sums in the same order, wherever it lies in a block and whoever computes it.
 
-use super::super::lanes::{Job, Lanes};
+use super::super::lanes::{Job, Lanes, ROUND};
 use super::rounded::{Decoded, RoundedPart};
 
 /// Queries that are computed together: three of the widest vectors.
@@ -403,8 +403,6 @@ unsafe fn softmax<L: Lanes, const V: usize, const PAIRS: bool>(
 #[inline(always)]
 unsafe fn exp2<L: Lanes>(x: L) -> L {
     const LEAST: f32 = -126.0;
-    // Added, it rounds to whole numbers and leaves them in the lowest bits; taken away again, it leaves the whole number.
-    const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23
     const POLYNOMIAL: [f32; 6] = [1.339_887_4e-3, 9.618_437e-3, 5.550_332_5e-2, 2.402_264_8e-1, 6.931_472e-1, 1.0];
     // SAFETY: as this function's.
     unsafe {
