@@ -104,7 +104,7 @@ fn what_a_model_does_not_know_is_not_asked() {
     let output = succeeds(EVALUATE, folder.path(), &["model", "--quick", "--prompts", "2", "--json", "-q"]);
     let json: Value = serde_json::from_str(output.lines().last().unwrap()).unwrap();
     assert!(["style", "relation_seen", "count_unseen"].iter().all(|key| json[*key].is_null()), "{json}");
-    assert!(json["object_top1"].is_number() && json["pictures"] == 2, "{json}");
+    assert!(json["object_top1"].is_number() && json["pictures"] == 4, "{json}");
 }
 
 #[test]
@@ -120,4 +120,5 @@ fn wrong_arguments_are_named() {
     fails(EVALUATE, &["--out", "missing/report.json"], &["--out", "make it first"]);
     fails(EVALUATE, &["--sheet", "."], &["--sheet", "that is a folder"]);
     fails(EVALUATE, &["--out", "a", "--sheet", "a"], &["--sheet", "--out"]);
+    fails(EVALUATE, &["--out", "a", "--sheet", "./a"], &["--sheet ./a", "--out's own file"]);
 }

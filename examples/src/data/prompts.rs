@@ -39,7 +39,7 @@ impl Scenes {
             let mut random = Random::new(hash(&["test", split.name()]), draw);
             let kind = self.test_kind(split, &mut random);
             let Some(content) = self.draw(kind, &mut random) else { continue };
-            let wanted: &[Split] = if split == Split::Seen { &[] } else { &[split] };
+            let wanted: &[Split] = if split.is_held_out() { &[split] } else { &[] };
             if self.splits().of(&content) != wanted {
                 continue;
             }
@@ -62,7 +62,7 @@ impl Scenes {
         match split {
             Split::Seen => self.kind(random),
             Split::Pairs | Split::Order | Split::Solo => Kind::Relation(relations[random.below(relations.len())]),
-            Split::Colour | Split::Style => Kind::Single,
+            Split::Single | Split::Colour | Split::Style => Kind::Single,
             Split::Count => self.count(random),
         }
     }

@@ -30,6 +30,8 @@ const ALONE: usize = 4;
 pub enum Split {
     /// As trained on.
     Seen,
+    /// One object, as trained on.
+    Single,
     /// Two concepts that were never together.
     Pairs,
     /// Two concepts that were together the other way round only.
@@ -46,12 +48,19 @@ pub enum Split {
 
 impl Split {
     /// All of them; what was seen comes first.
-    pub const ALL: [Self; 7] = [Self::Seen, Self::Pairs, Self::Order, Self::Colour, Self::Style, Self::Count, Self::Solo];
+    pub const ALL: [Self; 8] =
+        [Self::Seen, Self::Single, Self::Pairs, Self::Order, Self::Colour, Self::Style, Self::Count, Self::Solo];
+
+    /// Whether its scenes are never trained on.
+    pub fn is_held_out(self) -> bool {
+        !matches!(self, Self::Seen | Self::Single)
+    }
 
     /// Its name in lower case.
     pub fn name(self) -> &'static str {
         match self {
             Self::Seen => "seen",
+            Self::Single => "single",
             Self::Pairs => "pairs",
             Self::Order => "order",
             Self::Colour => "colour",
@@ -117,7 +126,7 @@ impl Splits {
         Self { names, alone, drawings }
     }
 
-    /// Whether a split holds a scene out. [`Split::Seen`] holds out none.
+    /// Whether a split holds a scene out; one that isn't held out itself holds out none.
     pub fn holds_out(&self, split: Split, content: &Content) -> bool {
         if content.kind == Kind::Picture {
             return false;
@@ -125,7 +134,7 @@ impl Splits {
         let mut drawings = content.objects.iter().map(|object| self.drawings[object.drawing]);
         let mut concepts = drawings.clone().map(|(concept, _)| concept);
         match split {
-            Split::Seen => false,
+            Split::Seen | Split::Single => false,
             Split::Pairs => self.pair(content).is_some_and(|(draw, _)| percent(draw) < PAIRS),
             Split::Order => self.pair(content).is_some_and(|(draw, in_order)| {
                 // Two independent choices from one hash: whether, and which of the two orders.

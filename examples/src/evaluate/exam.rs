@@ -11,6 +11,7 @@ use super::report::{Report, Split};
 use super::score::{Answer, Reading, Scorer, Verdict};
 use super::segment::Picture;
 use super::sweep;
+use crate::data;
 
 /// One in so many prompts is drawn again for every setting of a sweep.
 const SWEEP_SHARE: usize = 4;
@@ -20,8 +21,6 @@ const SWEEP_SHARE: usize = 4;
 pub struct Extent {
     /// Prompts of each split.
     pub prompts: usize,
-    /// Pictures sent through the tokenizer.
-    pub reconstructed: usize,
     /// Pictures compared with training pictures.
     pub compared: usize,
     /// Training pictures that each is compared with.
@@ -33,8 +32,8 @@ pub struct Extent {
 impl Extent {
     /// So many prompts of each split; `quick` keeps the rest short.
     pub fn new(prompts: usize, quick: bool, sweep: bool) -> Self {
-        let (reconstructed, compared, training) = if quick { (24, 24, 32) } else { (128, 128, 64) };
-        Self { prompts, reconstructed, compared, training, sweep }
+        let (compared, training) = if quick { (24, 32) } else { (128, 64) };
+        Self { prompts, compared, training, sweep }
     }
 }
 
@@ -61,7 +60,7 @@ pub fn examine(
     request: &Request,
     seed: u64,
 ) -> Result<(Report, Vec<Marked>), Error> {
-    let asked: Vec<(&'static str, Vec<Prompt>)> = prompts.splits(extent.prompts);
+    let asked: Vec<(data::Split, Vec<Prompt>)> = prompts.splits(extent.prompts);
     let all: Vec<&Prompt> = asked.iter().flat_map(|(_, prompts)| prompts).collect();
     let ask = |(index, prompt): (usize, &&Prompt)| request.clone().prompts([&prompt.caption]).seed(seed.wrapping_add(index as u64));
     let requests: Vec<Request> = all.iter().enumerate().map(ask).collect();
@@ -70,23 +69,32 @@ pub fn examine(
     let mut drawn = artist.draw("drawing", &requests, false)?.into_iter().map(|drawn| drawn.map(|drawn| drawn.image));
     let mut marked = Vec::new();
     let mut compared = Vec::new();
-    for (name, asked) in &asked {
+    for (of, asked) in &asked {
         // A split that was stopped in the middle counts with the pictures that it has.
         let pictures: Vec<(&Prompt, Image)> = asked.iter().zip(&mut drawn).filter_map(|(p, image)| Some((p, image?))).collect();
         if pictures.is_empty() {
             continue;
         }
-        let read = |picture: &(&Prompt, Image)| scorer.read(Picture::of(&picture.1));
-        let seen: Vec<Reading> = pictures.par_iter().map(read).collect();
-        let truth: Result<Vec<Reading>, Error> =
-            pictures.par_iter().map(|(prompt, _)| Ok(scorer.read(Picture::of(&prompts.render(prompt, 0)?)))).collect();
+        let read = |image: &Image| scorer.read(Picture::of(image));
+        let seen: Vec<Reading> = pictures.par_iter().map(|(_, image)| read(image)).collect();
         let answers: Vec<&Answer> = pictures.iter().map(|(prompt, _)| &prompt.answer).collect();
         let pairs: Vec<(&Reading, &Answer)> = seen.iter().zip(answers.iter().copied()).collect();
+
+        let renders = pictures.par_iter().map(|(prompt, _)| prompts.render(prompt, 0)).collect::<Result<Vec<Image>, Error>>()?;
+        let truth: Vec<Reading> = renders.par_iter().map(read).collect();
+        let kept = quality::reconstruct(artist, &renders)?;
+        let mut reconstruction = Reconstruction::default();
+        for (original, again) in renders.iter().zip(&kept) {
+            again.iter().for_each(|again| reconstruction.add(original, again));
+        }
+        let kept: Vec<Option<Reading>> = kept.par_iter().map(|again| again.as_ref().map(|again| read(&again.hybrid))).collect();
         report.splits.push(Split {
-            name,
+            of: *of,
             model: Figures::of(pairs.iter().copied()),
-            ceiling: Figures::of(truth?.iter().zip(answers.iter().copied())),
+            ceiling: Figures::of(truth.iter().zip(answers.iter().copied())),
+            tokenizer: Figures::of(kept.iter().zip(&answers).filter_map(|(kept, answer)| Some((kept.as_ref()?, *answer)))),
             shuffled: Figures::shuffled(&pairs),
+            reconstruction,
         });
         let verdicts: Vec<Verdict> = pairs.iter().map(|(reading, answer)| reading.judge(answer)).collect();
         for ((prompt, image), verdict) in pictures.into_iter().zip(verdicts) {
@@ -97,7 +105,6 @@ pub fn examine(
         }
     }
     report.nearest_training_distance = copying(prompts, &compared, extent.training)?;
-    report.reconstruction = reconstruction(artist, prompts, &all, extent.reconstructed)?;
     if extent.sweep && !artist.is_cancelled() {
         let requests: Vec<Request> = requests.into_iter().step_by(SWEEP_SHARE).collect();
         let answers: Vec<Answer> = all.iter().step_by(SWEEP_SHARE).map(|prompt| prompt.answer.clone()).collect();
@@ -115,16 +122,4 @@ fn copying(prompts: &Prompts<'_>, compared: &[(&Prompt, Image)], training: usize
     };
     let trials: Result<Vec<Trial>, Error> = compared.par_iter().map(trial).collect();
     Ok(quality::nearest_training_distance(&trials?))
-}
-
-/// True renders of the last prompts, which are held out if there are such splits, through the tokenizer and back.
-fn reconstruction(
-    artist: &Artist<'_>,
-    prompts: &Prompts<'_>,
-    all: &[&Prompt],
-    count: usize,
-) -> Result<Option<Reconstruction>, Error> {
-    let step = all.len().div_ceil(count).max(1);
-    let renders: Result<Vec<Image>, Error> = all.iter().rev().step_by(step).map(|prompt| prompts.render(prompt, 0)).collect();
-    quality::reconstruct(artist, &renders?)
 }

@@ -1,10 +1,10 @@
 //! What a model was trained to understand, so that it isn't asked for more.
 
-use std::fs;
-use std::io::ErrorKind;
 use std::path::Path;
 
 use serde::Deserialize;
+
+use crate::data::files;
 
 /// Name of the file in a model's folder.
 pub const FILE: &str = "knows.json";
@@ -54,11 +54,12 @@ impl Knows {
     /// The file can't be read, or isn't what it should be.
     pub fn open(model: &Path) -> Result<Self, String> {
         let path = model.join(FILE);
-        match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| format!("{}: {e}", path.display())),
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(Self::default()),
-            Err(e) => Err(format!("{}: {e}", path.display())),
+        // Where that can't be told, the reading says why.
+        if let Ok(false) = path.try_exists() {
+            return Ok(Self::default());
         }
+        let bytes = files::read(&path, files::MOST_SETTINGS)?;
+        serde_json::from_slice(&bytes).map_err(|e| format!("{}: {e}", path.display()))
     }
 
     /// Whether a concept is known.
@@ -88,6 +89,8 @@ fn listed(names: Option<&[String]>, name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -100,5 +103,8 @@ mod tests {
         assert!(knows.count(1) && knows.count(2) && !knows.count(3) && knows.relations);
         fs::write(folder.path().join(FILE), r#"{"concept": []}"#).unwrap();
         assert!(Knows::open(folder.path()).unwrap_err().contains("concept"));
+        fs::remove_file(folder.path().join(FILE)).unwrap();
+        fs::create_dir(folder.path().join(FILE)).unwrap();
+        assert!(Knows::open(folder.path()).unwrap_err().contains("expected a plain file"));
     }
 }

@@ -27,19 +27,22 @@ const MOST_PROMPTS: usize = 100_000;
 
 const FIGURES: &str = "\
 Figures, each as a share of what was asked for:
-  object_top1, object_top5  the object is most alike the right drawing; is among the 5 most alike concepts
-  background, style         the background's name, the style's name are right
+  object_top1, object_top5  a single object is most alike the right drawing; is among the 5 most alike concepts
+  style                     a single object is drawn in the style asked for
+  any_object_..., any_style the same of all pictures: pairs, numbers, and styles that an object never had
+  background                the background's name is right
   relation_seen, _unseen    two objects are there, each in its half; as in training, and for held-out prompts
   count_seen, _unseen       there are as many objects as asked for
   place                     one object is where it was asked for
   all_right                 all of this that the prompt asks for
   shuffled_control          object_top1 by another prompt's answer: must be near chance
   ceilings                  the same figures of true renders: the best that the scorer can see
+  tokenizer                 the same through the model's tokenizer: the best that its transformer could do
 Others:
   hybrid_psnr_db, discrete_psnr_db   true renders through the tokenizer, with the continuous rest and without
   nearest_training_distance          near 0: copies; 1: as new as a fresh drawing of the same thing
 What a model isn't asked, for its folder's knows.json says that it doesn't know it, is null.
-Splits: seen prompts, and held out pairs of objects, their order, colours of the background, styles, counts, and
+Splits: seen prompts, seen single objects, and held out pairs of objects, their order, colours of the background, styles, counts, and
 objects that were only ever seen alone.";
 
 /// Scores a model's pictures by what their prompts ask for, on seen and held-out prompts
@@ -87,8 +90,8 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     for (flag, path) in [("--out", &arguments.out), ("--sheet", &arguments.sheet)] {
         path.as_ref().map_or(Ok(()), |path| output::check_folder(flag, path))?;
     }
-    if arguments.out.is_some() && arguments.out == arguments.sheet {
-        return Err("--sheet: that is the file of --out; name another".into());
+    if let (Some(out), Some(sheet)) = (&arguments.out, &arguments.sheet) {
+        output::check_apart("--sheet", sheet, "--out", out)?;
     }
     let seed = arguments.settings.seed.number()?;
     let cancel = CancelToken::new();

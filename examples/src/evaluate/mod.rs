@@ -4,10 +4,12 @@
 //! A picture's background is the median of its border. What stands out of it is an object: cropped, shrunk, and compared with every
 //! drawing of the data (`references`). From that come:
 //!
-//! - `object_top1`, `object_top5`: share of the objects asked for that are most alike the right concept, or among the five concepts
-//!   that are most alike. Of two objects each is looked for on either side; of several alike, the largest is looked at.
+//! - `object_top1`, `object_top5`: share of single objects, as in training or on a background that they never had, that are most
+//!   alike the right concept, or among the five concepts that are most alike.
+//! - `style`: share of these in which the most alike drawing is of the style asked for.
+//! - `any_object_top1`, `any_object_top5`, `any_style`: the same of all pictures. Of two objects each is looked for on either side;
+//!   of several alike, the largest is looked at.
 //! - `background`: share of the backgrounds asked for that bear the right name, the nearest of 16 colours in L\*a\*b\*.
-//! - `style`: share of the styles asked for in which the most alike drawing is.
 //! - `relation_seen`, `relation_unseen`: share of the prompts with two objects for which both are there (top-5), each in the half of the
 //!   picture where it belongs; for prompts as in training, and for held-out pairs and orders.
 //! - `count_seen`, `count_unseen`: share of the prompts for several objects with that many pieces.
@@ -16,6 +18,8 @@
 //! - `shuffled_control`: `object_top1` when each picture is compared with what another prompt asked for. It must be near chance, one
 //!   over the number of concepts, and up to four times that for two objects, which are looked for in four ways; if it isn't, the pictures or the scorer favour something whatever was asked for.
 //! - `ceilings`: the same figures of true renders of the same contents: what the scorer sees of a perfect model.
+//! - `tokenizer`: the same figures of these renders through the model's tokenizer and back: what a perfect transformer and residual
+//!   diffusion would reach.
 //! - `hybrid_psnr_db`, `discrete_psnr_db`: how well held-out pictures survive the model's tokenizer, with the continuous rest and from
 //!   the discrete codes alone.
 //! - `nearest_training_distance`: [`quality::nearest_training_distance`]: near 0 the model copies, at 1 its pictures are as new as fresh

@@ -62,10 +62,10 @@ impl<'a> Prompts<'a> {
     }
 
     /// Every split that the model can be asked, with at most so many prompts.
-    pub fn splits(&self, count: usize) -> Vec<(&'static str, Vec<Prompt>)> {
+    pub fn splits(&self, count: usize) -> Vec<(Split, Vec<Prompt>)> {
         let mix = &self.scenes.options().mix;
         let can_be_asked = |split: &Split| match split {
-            Split::Seen => true,
+            Split::Seen | Split::Single => true,
             _ if !self.knows.held_out => false,
             Split::Pairs | Split::Order | Split::Solo => mix.relation > 0.0,
             Split::Count => mix.count > 0.0,
@@ -73,7 +73,7 @@ impl<'a> Prompts<'a> {
             Split::Colour => true,
         };
         let splits = Split::ALL.into_iter().filter(can_be_asked);
-        splits.map(|split| (split.name(), self.of(split, count))).filter(|(_, prompts)| !prompts.is_empty()).collect()
+        splits.map(|split| (split, self.of(split, count))).filter(|(_, prompts)| !prompts.is_empty()).collect()
     }
 
     /// At most so many prompts of a split; the first of many are those of few.

@@ -9,35 +9,59 @@ use crate::picture;
 /// Highest figure of one picture, in decibels: one that is kept to the last bit would make every mean infinite.
 const MOST_DECIBELS: f64 = 60.0;
 
-/// Mean peak signal-to-noise ratio of pictures that went through the tokenizer and back.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// Peak signal-to-noise ratio of pictures that went through the tokenizer and back, added up.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Reconstruction {
     /// With the continuous features, the hybrid tokenizer's whole latent, in decibels.
-    pub hybrid: f64,
+    hybrid: f64,
     /// With the discrete codes alone, in decibels.
-    pub discrete: f64,
+    discrete: f64,
     /// How many pictures.
     pub pictures: usize,
 }
 
-/// Sends pictures of the model's size through its tokenizer and back; none if there is none, or it was stopped before the first.
+impl Reconstruction {
+    /// Adds a picture, and what became of it with and without the continuous features.
+    pub fn add(&mut self, original: &Image, again: &Reconstructed) {
+        let decibels = |again: &Image| picture::psnr(original, again).min(MOST_DECIBELS);
+        self.hybrid += decibels(&again.hybrid);
+        self.discrete += decibels(&again.discrete);
+        self.pictures += 1;
+    }
+
+    /// With those of other pictures.
+    pub fn plus(self, other: &Self) -> Self {
+        let pictures = self.pictures + other.pictures;
+        Self { hybrid: self.hybrid + other.hybrid, discrete: self.discrete + other.discrete, pictures }
+    }
+
+    /// The means in decibels, with the continuous features and from the discrete codes alone; none without a picture.
+    pub fn means(&self) -> Option<[f64; 2]> {
+        (self.pictures > 0).then(|| [self.hybrid, self.discrete].map(|sum| sum / self.pictures as f64))
+    }
+}
+
+/// What the tokenizer keeps of a picture.
+#[derive(Clone, Debug)]
+pub struct Reconstructed {
+    /// With the continuous features.
+    pub hybrid: Image,
+    /// From the discrete codes alone.
+    pub discrete: Image,
+}
+
+/// Sends pictures of the model's size through its tokenizer and back. None where it was stopped before.
 ///
 /// # Errors
 ///
 /// [`Error::Request`] if a picture has another size, [`Error::Overflow`].
-pub fn reconstruct(artist: &Artist<'_>, pictures: &[Image]) -> Result<Option<Reconstruction>, Error> {
+pub fn reconstruct(artist: &Artist<'_>, pictures: &[Image]) -> Result<Vec<Option<Reconstructed>>, Error> {
     let visual = artist.hart().visual();
     let decode = |latent: &Latent| Ok(visual.decode_images(latent, &mut Progress::silent())?.swap_remove(0));
-    let each = artist.each("reconstructing", pictures.len(), |index| {
-        let original = &pictures[index];
-        let tokens = visual.tokenize_images(std::slice::from_ref(original))?;
-        let latents = [tokens.hybrid(), visual.discrete(&tokens)];
-        let [hybrid, discrete] = latents.map(|latent| decode(&latent));
-        Ok([hybrid?, discrete?].map(|again| picture::psnr(original, &again).min(MOST_DECIBELS)))
-    })?;
-    let done: Vec<[f64; 2]> = each.into_iter().flatten().collect();
-    let mean = |which: usize| done.iter().map(|decibels| decibels[which]).sum::<f64>() / done.len() as f64;
-    Ok((!done.is_empty()).then(|| Reconstruction { hybrid: mean(0), discrete: mean(1), pictures: done.len() }))
+    artist.each("reconstructing", pictures.len(), |index| {
+        let tokens = visual.tokenize_images(std::slice::from_ref(&pictures[index]))?;
+        Ok(Reconstructed { hybrid: decode(&tokens.hybrid())?, discrete: decode(&visual.discrete(&tokens))? })
+    })
 }
 
 /// A generated picture, and drawings of what it shows as training has them: each time at another place, in another size.
