@@ -106,30 +106,16 @@ fn thread_number() -> usize {
     cube_number() * CUBE_DIM_X as usize + UNIT_POS as usize
 }
 
-/// The sum over all threads of a cube, for each of them.
-#[cube]
-fn cube_sum(value: f32, #[comptime] threads: usize) -> f32 {
-    let mut shared = Shared::<[f32]>::new_slice(threads);
-    let unit = UNIT_POS as usize;
-    shared[unit] = value;
-    sync_cube();
-    #[unroll]
-    for step in 0..comptime!(threads.ilog2()) {
-        let half = comptime!(threads >> (step + 1));
-        if unit < half {
-            let other = shared[unit + half];
-            shared[unit] += other;
-        }
-        sync_cube();
-    }
-    let sum = shared[0];
-    sync_cube();
-    sum
+/// How the numbers of a cube's threads become one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Fold {
+    Sum,
+    Greatest,
 }
 
-/// The greatest over all threads of a cube, for each of them.
+/// One number of those of all threads of a cube, for each of them.
 #[cube]
-fn cube_max(value: f32, #[comptime] threads: usize) -> f32 {
+fn cube_fold(value: f32, #[comptime] threads: usize, #[comptime] fold: Fold) -> f32 {
     let mut shared = Shared::<[f32]>::new_slice(threads);
     let unit = UNIT_POS as usize;
     shared[unit] = value;
@@ -139,13 +125,29 @@ fn cube_max(value: f32, #[comptime] threads: usize) -> f32 {
         let half = comptime!(threads >> (step + 1));
         if unit < half {
             let (one, other) = (shared[unit], shared[unit + half]);
-            shared[unit] = max(one, other);
+            if comptime!(fold == Fold::Sum) {
+                shared[unit] = one + other;
+            } else {
+                shared[unit] = max(one, other);
+            }
         }
         sync_cube();
     }
-    let greatest = shared[0];
+    let folded = shared[0];
     sync_cube();
-    greatest
+    folded
+}
+
+/// The sum over all threads of a cube, for each of them.
+#[cube]
+fn cube_sum(value: f32, #[comptime] threads: usize) -> f32 {
+    cube_fold(value, threads, Fold::Sum)
+}
+
+/// The greatest over all threads of a cube, for each of them.
+#[cube]
+fn cube_max(value: f32, #[comptime] threads: usize) -> f32 {
+    cube_fold(value, threads, Fold::Greatest)
 }
 
 #[cfg(test)]

@@ -10,8 +10,12 @@ use cubecl::ir::{ElemType, FloatKind};
 use cubecl::prelude::*;
 
 use super::{THREADS, element, empty_like};
-use tiles::{MapLaunch, PLANE, Side, UNIT, Way, multiply_tiles};
+use stage::{MapLaunch, Side};
+use sums::{PLANE, UNIT, Way};
+use tiles::multiply_tiles;
 
+mod stage;
+mod sums;
 mod tiles;
 
 /// How the numbers of an operand follow each other in memory. Its depth is what the product sums over.
