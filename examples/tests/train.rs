@@ -140,6 +140,24 @@ fn an_interrupted_run_ends_with_the_same_model() {
     assert!(model(&folder.path().join("whole")) == model(&folder.path().join("stopped")));
 }
 
+/// A contact sheet that can't be written costs no steps.
+#[test]
+fn the_state_is_saved_before_the_sheet_is_drawn() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, run) = (folder.path().join("recipe.toml"), folder.path().join("run"));
+    fs::write(&file, recipe(2, 2)).unwrap();
+    let arguments = [file.to_str().unwrap(), "--out", run.to_str().unwrap()];
+    for half in ["tokenizer", "generator"] {
+        let name = format!("{half}-000002.png");
+        let in_the_way = run.join("sheets").join(&name);
+        fs::create_dir_all(&in_the_way).unwrap();
+        fails(TRAIN, &arguments, &[name.as_str()]);
+        assert!(run.join(format!("{half}.state.safetensors")).is_file(), "{half}");
+        fs::remove_dir(in_the_way).unwrap();
+    }
+    succeeds(TRAIN, folder.path(), &arguments);
+}
+
 #[test]
 fn wrong_recipes_are_named() {
     let folder = tempfile::tempdir().unwrap();
@@ -158,7 +176,23 @@ fn wrong_recipes_are_named() {
     refused(&right.replace("side = 16", "side = 24"), &["scenes.side is 24", "have 16"]);
     refused(&right.replace("seed = 1", "sed = 1"), &["sed"]);
     refused(&right.replace("num_heads = 2", "num_heads = 5"), &["num_heads"]);
+    for (section, key, value, words) in [
+        ("", "shards", "129", "shards is 129, expected a number from 1 to 128"),
+        ("", "prompts", "[\"a parrot\", \"\"]", "number 2 is empty"),
+        ("tokenizer", "batch", "1000000000000", "tokenizer.batch is 1000000000000, expected"),
+        ("tokenizer.learning.optimizer", "clip", "-1.0", "tokenizer.learning.optimizer.clip is -1, expected"),
+        ("generator.learning.optimizer", "learning_rate", "nan", "generator.learning.optimizer.learning_rate is NaN, expected"),
+        ("generator.learning", "diffusion_repeats", "0", "generator.learning.diffusion_repeats is 0, expected"),
+        ("generator.learning", "scale_weights", "[1.0]", "generator.learning.scale_weights has 1 numbers, expected 4"),
+        ("model.tokenizer", "v_patch_nums", "[1, 2, 4]", "model.tokenizer.v_patch_nums is [1, 2, 4], expected [1, 2, 3, 4]"),
+    ] {
+        let mut text = right.clone();
+        set(&mut text, section, key, value);
+        refused(&text, &[words]);
+    }
     fails(TRAIN, &["nowhere.toml", "--out", out.to_str().unwrap()], &["nowhere.toml"]);
+    #[cfg(unix)]
+    fails(TRAIN, &["/dev/zero", "--out", out.to_str().unwrap()], &["/dev/zero", "expected a plain file"]);
     fails(TRAIN, &[path], &["--out"]);
     fs::write(&file, right).unwrap();
     fails(TRAIN, &[path, "--out", out.to_str().unwrap(), "--data", "nowhere"], &["nowhere"]);

@@ -144,8 +144,8 @@ fn device() -> Device {
     support::device().open().unwrap()
 }
 
-fn tokenizer_trainer(config: &Config, shards: usize, device: &Device) -> TokenizerTrainer {
-    let options = TokenizerOptions {
+fn tokenizer_options(shards: usize) -> TokenizerOptions {
+    TokenizerOptions {
         optimizer: optimizer(150),
         edges: 1.0,
         quantizer: 1.0,
@@ -153,12 +153,15 @@ fn tokenizer_trainer(config: &Config, shards: usize, device: &Device) -> Tokeniz
         codebook_decay: 0.9,
         shards,
         seed: 3,
-    };
-    TokenizerTrainer::new(&config.visual, options, device).unwrap()
+    }
 }
 
-fn generator_trainer(config: &Config, folder: &Path, visual: VisualTokenizer, device: &Device) -> GeneratorTrainer {
-    let options = GeneratorOptions {
+fn tokenizer_trainer(config: &Config, shards: usize, device: &Device) -> TokenizerTrainer {
+    TokenizerTrainer::new(&config.visual, tokenizer_options(shards), device).unwrap()
+}
+
+fn generator_options() -> GeneratorOptions {
+    GeneratorOptions {
         optimizer: optimizer(150),
         context_drop: 0.1,
         last_scale_share: 0.5,
@@ -168,9 +171,12 @@ fn generator_trainer(config: &Config, folder: &Path, visual: VisualTokenizer, de
         sampled_codes: 0.5,
         shards: 2,
         seed: 3,
-    };
+    }
+}
+
+fn generator_trainer(config: &Config, folder: &Path, visual: VisualTokenizer, device: &Device) -> GeneratorTrainer {
     let tokenizer = TextTokenizer::open(&folder.join("text"), config.text.vocab_size).unwrap();
-    GeneratorTrainer::new(config, options, tokenizer, visual, device).unwrap()
+    GeneratorTrainer::new(config, generator_options(), tokenizer, visual, device).unwrap()
 }
 
 /// All numbers of a saved state.
@@ -349,4 +355,27 @@ fn what_will_not_do_is_named() {
     assert!(said(trainer.restore(&state).unwrap_err()).contains("another recipe's"));
     // A refused state changes nothing.
     trainer.step(&images(batch(8, 0))).unwrap();
+    let vocabulary = |most| said(train_text_tokenizer(&["a".to_string()], most, folder.path()).unwrap_err());
+    assert!(vocabulary(256).contains("is 256, expected a number from 257") && vocabulary(usize::MAX).contains("vocab_size"));
+}
+
+#[test]
+fn options_have_ranges() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = small(folder.path());
+    let wrong = TokenizerOptions { codebook_decay: 1.0, ..tokenizer_options(2) };
+    let error = TokenizerTrainer::new(&config.visual, wrong, &device()).err().unwrap().to_string();
+    assert!(error.contains("codebook_decay: is 1, expected a number from 0 to 0.99999"), "{error}");
+    let with_clip = |clip: f32| OptimizerOptions { clip, ..optimizer(150) };
+    for (options, words) in [
+        (GeneratorOptions { optimizer: with_clip(-1.0), ..generator_options() }, "optimizer.clip: is -1, expected"),
+        (GeneratorOptions { optimizer: optimizer(0), ..generator_options() }, "optimizer.steps: is 0, expected"),
+        (GeneratorOptions { context_drop: f64::NAN, ..generator_options() }, "context_drop: is NaN, expected"),
+        (GeneratorOptions { diffusion: f64::INFINITY, ..generator_options() }, "diffusion: is inf, expected"),
+        (GeneratorOptions { diffusion_repeats: 0, ..generator_options() }, "diffusion_repeats: is 0, expected"),
+        (GeneratorOptions { scale_weights: vec![0.25, -0.5], ..generator_options() }, "scale_weights: is -0.5, expected"),
+    ] {
+        let error = options.validate().unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+    }
 }

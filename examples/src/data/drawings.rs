@@ -232,12 +232,13 @@ impl Drawings {
 
         let path = folder.join(CAPTIONS);
         let text = files::read_text(&path, MOST_CAPTIONS)?;
-        let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-        if lines.len() != count {
-            let (found, path) = (lines.len(), path.display());
+        let lines: Vec<&str> = text.lines().collect();
+        let filled = || lines.iter().filter(|line| !line.trim().is_empty());
+        if filled().count() != count {
+            let (found, path) = (filled().count(), path.display());
             return Err(format!("{path}: has {found} lines, {PIXELS} has {count} pictures; {advice}"));
         }
-        let captioned = lines.first().is_some_and(|line| serde_json::from_str::<Captioned>(line).is_ok());
+        let captioned = filled().next().is_some_and(|line| serde_json::from_str::<Captioned>(line).is_ok());
         let made = if captioned {
             let captions: Vec<Captioned> = files::parse_lines(&path, &lines)?;
             Self::captioned(side, captions.into_iter().map(|line| line.caption).collect(), images)
@@ -298,4 +299,23 @@ fn layout(bytes: &[u8]) -> Result<(usize, usize, std::ops::Range<usize>), String
     check(side, count, tensor.data().len())?;
     let start = tensor.data().as_ptr().addr() - bytes.as_ptr().addr();
     Ok((side, count, start..start + tensor.data().len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_caption_is_found_among_blank_lines() {
+        let folder = tempfile::tempdir().unwrap();
+        let pack = folder.path().join("pack");
+        let made = Drawings::captioned(8, vec!["a".into(), "b".into()], vec![0; 2 * 8 * 8 * 4]).unwrap();
+        made.save(&pack).unwrap();
+        let open = |second: &str| {
+            std::fs::write(pack.join(CAPTIONS), format!("\n{{\"caption\": \"a\"}}\n\n \n{second}\n")).unwrap();
+            Drawings::open(&pack)
+        };
+        assert_eq!(open("{\"caption\": \"b\"}"), Ok(made));
+        assert!(open("{\"caption\": 2}").unwrap_err().contains("captions.jsonl, line 5"));
+    }
 }

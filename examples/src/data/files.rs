@@ -6,20 +6,27 @@ use std::path::Path;
 
 use serde::de::DeserializeOwned;
 
-/// The bytes of a file that has at most so many.
+/// Most bytes of a file that people write by hand: a recipe, a configuration, a list of names.
+pub const MOST_SETTINGS: u64 = 4 << 20;
+
+/// The bytes of a plain file that has at most so many.
 ///
 /// # Errors
 ///
-/// It can't be read or is larger.
+/// It can't be read, is no plain file, or is larger.
 pub fn read(path: &Path, most: u64) -> Result<Vec<u8>, String> {
     let named = |e: std::io::Error| format!("{}: {e}", path.display());
-    let file = fs::File::open(path).map_err(named)?;
-    // A length is no promise, as for a pipe, so both the start and the reading are limited.
-    let length = file.metadata().map_err(named)?.len();
+    let about = path.metadata().map_err(named)?;
+    // A pipe could keep its reader waiting, even for its opening; a device could go on without end.
+    if !about.is_file() {
+        return Err(format!("{}: expected a plain file", path.display()));
+    }
+    // A length is no promise, as for a file that grows, so both the start and the reading are limited.
+    let length = about.len();
     let mut bytes = Vec::new();
     if length <= most {
         bytes.try_reserve_exact(length as usize).map_err(|e| format!("{}: {e}", path.display()))?;
-        file.take(most + 1).read_to_end(&mut bytes).map_err(named)?;
+        fs::File::open(path).map_err(named)?.take(most + 1).read_to_end(&mut bytes).map_err(named)?;
     }
     if length > most || bytes.len() as u64 > most {
         return Err(format!("{}: is larger than {most} bytes", path.display()));
@@ -36,7 +43,7 @@ pub fn read_text(path: &Path, most: u64) -> Result<String, String> {
     String::from_utf8(read(path, most)?).map_err(|_| format!("{}: is no text in UTF-8", path.display()))
 }
 
-/// Values from lines of JSON; `path` is only for the error.
+/// Values from lines of JSON; blank lines are passed over, and counted. `path` is only for the error.
 ///
 /// # Errors
 ///
@@ -44,7 +51,7 @@ pub fn read_text(path: &Path, most: u64) -> Result<String, String> {
 pub fn parse_lines<T: DeserializeOwned>(path: &Path, lines: &[&str]) -> Result<Vec<T>, String> {
     let parse =
         |(i, line): (usize, &&str)| serde_json::from_str(line).map_err(|e| format!("{}, line {}: {e}", path.display(), i + 1));
-    lines.iter().enumerate().map(parse).collect()
+    lines.iter().enumerate().filter(|(_, line)| !line.trim().is_empty()).map(parse).collect()
 }
 
 /// Makes a folder that isn't there yet: `fill` writes into another beside it, which takes its name when it is whole.
@@ -78,5 +85,35 @@ pub fn check_new(folder: &Path) -> Result<(), String> {
             Err(format!("{}: there is no folder {}; make it first", folder.display(), parent.display()))
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_plain_files_are_read_and_within_the_limit() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        fs::write(&file, "text").unwrap();
+        assert_eq!(read_text(&file, 4), Ok("text".into()));
+        assert!(read(&file, 3).unwrap_err().contains("larger than 3 bytes"));
+        assert!(read(folder.path(), 4).unwrap_err().contains("expected a plain file"));
+        #[cfg(unix)]
+        {
+            let pipe = folder.path().join("pipe");
+            assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+            for path in [pipe.as_path(), Path::new("/dev/zero")] {
+                assert!(read(path, 4).unwrap_err().contains("expected a plain file"));
+            }
+        }
+    }
+
+    #[test]
+    fn blank_lines_are_counted_and_passed_over() {
+        let parse = |text: &str| parse_lines::<u8>(Path::new("some.jsonl"), &text.lines().collect::<Vec<_>>());
+        assert_eq!(parse("1\n\n \n2\n"), Ok(vec![1, 2]));
+        assert!(parse("1\n\n \nx\n").unwrap_err().contains("some.jsonl, line 4"));
     }
 }

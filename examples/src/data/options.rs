@@ -103,6 +103,15 @@ impl Default for Named {
 }
 
 impl SceneOptions {
+    /// The same without what captions don't say: sizes in the middle of their ranges, objects exactly in their places, colours exactly
+    /// as named.
+    pub fn exact(&self) -> Self {
+        let middle = |[least, greatest]: [f64; 2]| [(least + greatest) / 2.0; 2];
+        let Sizes { single, place, relation, count } = self.sizes;
+        let sizes = Sizes { single: middle(single), place: middle(place), relation: middle(relation), count: middle(count) };
+        Self { sizes, jitter: 0.0, colour_jitter: 0, ..self.clone() }
+    }
+
     /// Everything is in its range.
     ///
     /// # Errors

@@ -45,7 +45,7 @@ pub fn list(folder: &Path) -> Result<Vec<(PathBuf, String)>, String> {
 
 fn from_table(folder: &Path, table: &Path) -> Result<Vec<(PathBuf, String)>, String> {
     let text = files::read_text(table, MOST_BYTES)?;
-    let lines: Vec<Line> = files::parse_lines(table, &text.lines().filter(|line| !line.trim().is_empty()).collect::<Vec<_>>())?;
+    let lines: Vec<Line> = files::parse_lines(table, &text.lines().collect::<Vec<_>>())?;
     let mut seen = HashSet::new();
     let check = |line: Line| {
         if !seen.insert(line.file.clone()) {

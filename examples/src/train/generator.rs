@@ -20,7 +20,7 @@ use crate::scenes::{Batches, pictures};
 
 const PHASE: &str = "generator";
 /// Pictures that true captions are compared with shuffled ones on.
-const COMPARED: usize = 128;
+pub const COMPARED: usize = 128;
 
 /// Trains it to the end, or until it is stopped. Returns whether it came to the end.
 ///
@@ -78,8 +78,9 @@ pub fn train(
                 bar.rate(step)
             ));
             write_generator(&trainer.averaged(), &folder.model(), recipe.stored_as())?;
-            sheet(recipe, folder)?.save_png(folder.sheet(PHASE, step))?;
+            // After the model, which a finished run doesn't write again; before the sheet, which may fail.
             trainer.save(&state)?;
+            sheet(recipe, folder)?.save_png(folder.sheet(PHASE, step))?;
         }
         if stop.is_set() {
             return Ok(false);

@@ -81,7 +81,12 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     if let Some(path) = &arguments.tokenizer {
         recipe.model.tokenizer = Model::read(path)?.tokenizer;
     }
-    let scenes = Arc::new(Scenes::new(Arc::new(open_or_render(arguments.data.as_deref())?), recipe.scenes.clone())?);
+    let drawings = Arc::new(open_or_render(arguments.data.as_deref())?);
+    let scenes_of = |exact: bool| {
+        let options = if exact { recipe.scenes.exact() } else { recipe.scenes.clone() };
+        Scenes::new(drawings.clone(), options).map(Arc::new)
+    };
+    let scenes = scenes_of(recipe.tokenizer.exact)?;
     let folder = Folder::open(&arguments.out, &text)?;
     let stop = Stop::on_ctrl_c()?;
 
@@ -102,10 +107,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
             export::write_configurations(&recipe.model, &model, vocabulary)?
         }
     };
-    if config.resolution() != scenes.options().side {
-        let problem = format!("scenes.side is {}, the model's pictures have {}", scenes.options().side, config.resolution());
-        return Err(format!("{}: {problem}", arguments.recipe.display()).into());
-    }
+    recipe.check_model(&config).map_err(|problem| format!("{}: {problem}", arguments.recipe.display()))?;
 
     let minutes = |phase: usize| arguments.minutes.map(|minutes| minutes[phase]);
     let mut length = Length::new(recipe.tokenizer.learning.optimizer.steps, minutes(0));
@@ -120,7 +122,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let finished = match tokenizer {
         None => false,
         Some(visual) => {
-            let from = from.as_ref();
+            let (from, scenes) = (from.as_ref(), scenes_of(recipe.generator.exact)?);
             generator::train(&recipe, &config, from, &scenes, &folder, visual, &device, &stop, &mut length, arguments.quiet)?
         }
     };

@@ -1,14 +1,20 @@
 //! What a training run is told: one TOML file.
 
 use std::error::Error;
-use std::fs;
 use std::path::Path;
 
+use hart_core::Request;
+use hart_core::config::Config;
 use hart_core::train::{GeneratorOptions, TokenizerOptions};
 use hart_core::weights::StoredAs;
-use hart_examples::data::SceneOptions;
+use hart_examples::data::{SceneOptions, files};
 use serde::Deserialize;
 use serde_json::Value;
+
+use crate::generator::COMPARED;
+
+/// Most pictures of a step.
+const MOST_BATCH: usize = 1 << 14;
 
 /// A recipe.
 #[derive(Debug, Deserialize)]
@@ -57,7 +63,7 @@ impl Model {
     pub fn read(folder: &Path) -> Result<Self, String> {
         let read = |name: &str| {
             let path = folder.join(name);
-            let text = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+            let text = files::read_text(&path, files::MOST_SETTINGS)?;
             serde_json::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))
         };
         let generation = read("llm/generation_config.json").unwrap_or_else(|_| Value::Object(serde_json::Map::new()));
@@ -78,6 +84,10 @@ pub struct Phase<O> {
     pub batch: usize,
     /// Steps from one line of losses, contact sheet and saved state to the next.
     pub every: u64,
+    /// Whether its scenes have nothing that their captions don't say. The generator of a small model learns these far sooner, and
+    /// draws them sharper; the visual tokenizer had better see everything.
+    #[serde(default)]
+    pub exact: bool,
     /// Losses and optimizer.
     pub learning: O,
 }
@@ -96,7 +106,7 @@ impl Recipe {
     ///
     /// It can't be read, or what in it is wrong.
     pub fn read(path: &Path) -> Result<(Self, String), Box<dyn Error>> {
-        let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
+        let text = files::read_text(path, files::MOST_SETTINGS)?;
         let mut recipe: Self = toml::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))?;
         recipe.check().map_err(|problem| format!("{}: {problem}", path.display()))?;
         (recipe.tokenizer.learning.seed, recipe.tokenizer.learning.shards) = (recipe.seed, recipe.shards);
@@ -104,19 +114,56 @@ impl Recipe {
         Ok((recipe, text))
     }
 
+    /// Whatever can be known is found now, and not when it is first used, hours later.
     fn check(&self) -> Result<(), String> {
+        let numbers = [
+            // What compares captions in the end needs a picture for each.
+            ("shards", self.shards, COMPARED),
+            ("tokenizer.batch", self.tokenizer.batch, MOST_BATCH),
+            ("generator.batch", self.generator.batch, MOST_BATCH),
+        ];
+        for (name, number, most) in numbers {
+            if !(1..=most).contains(&number) {
+                return Err(format!("{name} is {number}, expected a number from 1 to {most}"));
+            }
+        }
         for (name, batch, every) in
             [("tokenizer", self.tokenizer.batch, self.tokenizer.every), ("generator", self.generator.batch, self.generator.every)]
         {
-            if self.shards == 0 || batch % self.shards != 0 || batch == 0 {
+            if batch % self.shards != 0 {
                 return Err(format!("{name}.batch is {batch}, expected a multiple of shards, {}", self.shards));
             }
             if every == 0 {
                 return Err(format!("{name}.every is 0, expected at least one step"));
             }
         }
-        if self.prompts.is_empty() {
-            return Err("prompts is empty: name at least one for the contact sheets".into());
+        let learning = [("tokenizer", self.tokenizer.learning.validate()), ("generator", self.generator.learning.validate())];
+        for (name, checked) in learning {
+            checked.map_err(|error| match error {
+                hart_core::Error::Request { field, problem } => format!("{name}.learning.{field} {problem}"),
+                other => format!("{name}.learning: {other}"),
+            })?;
+        }
+        Request::batch(self.prompts.clone()).validate().map_err(|error| format!("prompts: {error}"))
+    }
+
+    /// What the recipe and the model's files must agree on.
+    ///
+    /// # Errors
+    ///
+    /// Names what doesn't fit.
+    pub fn check_model(&self, config: &Config) -> Result<(), String> {
+        let (side, resolution) = (self.scenes.side, config.resolution());
+        if side != resolution {
+            return Err(format!("scenes.side is {side}, the model's pictures have {resolution}"));
+        }
+        let (sides, visual) = (&config.transformer.sides, &config.visual.sides);
+        if visual != sides {
+            return Err(format!("model.tokenizer.v_patch_nums is {visual:?}, expected {sides:?}, the patch_nums of model.llm"));
+        }
+        let (weights, scales) = (self.generator.learning.scale_weights.len(), sides.len());
+        if weights != scales {
+            return Err(format!("generator.learning.scale_weights has {weights} numbers, expected {scales}, one a scale"));
         }
         Ok(())
     }

@@ -67,8 +67,9 @@ pub fn train(
         if step % recipe.tokenizer.every == 0 || is_last {
             let [hybrid, discrete, quantizer, used, norm] = sum.take();
             table.push(step, bar.seconds(), &[bar.rate(step) as f32, hybrid, discrete, quantizer, used, norm])?;
-            sheet(&trainer.averaged(), scenes, recipe.seed)?.save_png(folder.sheet(PHASE, step))?;
+            // Before the sheet, which may fail.
             trainer.save(&state)?;
+            sheet(&trainer.averaged(), scenes, recipe.seed)?.save_png(folder.sheet(PHASE, step))?;
             let line = format!(
                 "{PHASE} step {step}: hybrid {hybrid:.4}, discrete {discrete:.4}, quantizer {quantizer:.5}, {:.0} % of the rows a batch, {:.1} images/s",
                 used * 100.0,

@@ -9,6 +9,7 @@ use burn::prelude::*;
 use super::loss::{cross_entropy, diffusion_loss};
 use super::optimizer::{Learner, OptimizerOptions};
 use super::random::{Purpose, StepRandom};
+use super::ranges::{self, UNIT, WEIGHT};
 use super::shards::{Shards, numbers};
 use super::targets;
 use super::tokenizer::read_step;
@@ -84,6 +85,29 @@ pub struct GeneratorOptions {
     pub seed: u64,
 }
 
+/// Most times that a residual is taken in a step: memory grows with them.
+const MOST_REPEATS: f64 = 128.0;
+
+impl GeneratorOptions {
+    /// Checks every value but the number of `scale_weights`, which is the model's; [`GeneratorTrainer::new`] checks all before any
+    /// work.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Request`] naming the first value that won't do.
+    pub fn validate(&self) -> Result<()> {
+        let own = [
+            ("context_drop", self.context_drop, UNIT),
+            ("last_scale_share", self.last_scale_share, UNIT),
+            ("diffusion", self.diffusion, WEIGHT),
+            ("diffusion_repeats", self.diffusion_repeats as f64, 1.0..=MOST_REPEATS),
+            ("sampled_codes", self.sampled_codes, UNIT),
+        ];
+        let weights = self.scale_weights.iter().map(|&weight| ("scale_weights", weight, WEIGHT));
+        ranges::check(self.optimizer.ranges().into_iter().chain(own).chain(weights))
+    }
+}
+
 /// A picture and what it shows.
 #[derive(Clone, Debug)]
 pub struct Captioned {
@@ -130,6 +154,7 @@ impl GeneratorTrainer {
         visual: VisualTokenizer,
         device: &Device,
     ) -> Result<Self> {
+        options.validate()?;
         let scales = config.transformer.sides.len();
         if options.scale_weights.len() != scales {
             let problem = format!("has {} numbers, expected {scales}, one a scale", options.scale_weights.len());

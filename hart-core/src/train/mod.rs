@@ -12,6 +12,7 @@ mod joined;
 mod loss;
 mod optimizer;
 mod random;
+mod ranges;
 mod shards;
 mod targets;
 mod tokenizer;

@@ -13,6 +13,7 @@ use rayon::prelude::*;
 
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
 use super::joined::Joined;
+use super::ranges::{DECAY, Ranged, UNIT};
 use super::shards::numbers;
 use crate::device::is_cpu;
 use crate::error::{Error, Result};
@@ -42,6 +43,24 @@ pub struct OptimizerOptions {
     pub clip: f32,
     /// Decay of the running average of the weights; early steps average over a tenth of what was.
     pub average: f64,
+}
+
+/// Most steps: a saved state counts them in f32, which is exact up to here.
+const MOST_STEPS: f64 = (1 << 24) as f64;
+
+impl OptimizerOptions {
+    /// What each number may be, named as part of the options of a trainer.
+    pub(super) fn ranges(&self) -> [Ranged; 7] {
+        [
+            ("optimizer.learning_rate", self.learning_rate, UNIT),
+            ("optimizer.steps", self.steps as f64, 1.0..=MOST_STEPS),
+            ("optimizer.final_ratio", self.final_ratio, UNIT),
+            ("optimizer.weight_decay", f64::from(self.weight_decay), UNIT),
+            ("optimizer.beta_2", f64::from(self.beta_2), DECAY),
+            ("optimizer.clip", f64::from(self.clip), 0.001..=1e6),
+            ("optimizer.average", self.average, UNIT),
+        ]
+    }
 }
 
 /// The learning rate of a step, from 0.

@@ -10,6 +10,7 @@ use super::codebook::{RowAverages, Usage, quantize};
 use super::loss::reconstruction_loss;
 use super::optimizer::{Learner, OptimizerOptions};
 use super::random::StepRandom;
+use super::ranges::{self, DECAY, WEIGHT};
 use super::shards::{Shards, numbers};
 use crate::config::VisualConfig;
 use crate::error::{Error, Result};
@@ -39,6 +40,23 @@ pub struct TokenizerOptions {
     /// Seed of everything random.
     #[serde(skip)]
     pub seed: u64,
+}
+
+impl TokenizerOptions {
+    /// Checks every value; [`TokenizerTrainer::new`] does it before any work.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Request`] naming the first value that won't do.
+    pub fn validate(&self) -> Result<()> {
+        let own = [
+            ("edges", self.edges, WEIGHT),
+            ("quantizer", self.quantizer, WEIGHT),
+            ("commitment", self.commitment, WEIGHT),
+            ("codebook_decay", f64::from(self.codebook_decay), DECAY),
+        ];
+        ranges::check(self.optimizer.ranges().into_iter().chain(own))
+    }
 }
 
 /// What a step found.
@@ -74,6 +92,7 @@ impl TokenizerTrainer {
     ///
     /// [`Error::Request`] if an option won't do.
     pub fn new(config: &VisualConfig, options: TokenizerOptions, device: &Device) -> Result<Self> {
+        options.validate()?;
         let device = device.clone().autodiff();
         device.seed(options.seed);
         let model = VisualTokenizer::init(config, &device).for_training();

@@ -7,11 +7,14 @@ use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, TokenizerBuilder, TokenizerImpl};
 
+use crate::config::MAX_VOCABULARY;
 use crate::error::{Error, Result};
 use crate::image::write_file;
 
 /// Pads captions, as in Qwen2.
 const PAD: &str = "<|endoftext|>";
+/// All bytes and what pads.
+const LEAST: usize = 257;
 
 type ByteLevelBpe = TokenizerImpl<BPE, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, ByteLevel>;
 
@@ -21,8 +24,13 @@ type ByteLevelBpe = TokenizerImpl<BPE, NormalizerWrapper, PreTokenizerWrapper, P
 ///
 /// # Errors
 ///
-/// [`Error::Request`] if nothing can be learned from the captions; a file can't be written.
+/// [`Error::Request`] if `most` is below 257 or far too large, or if nothing can be learned from the captions; a file can't be
+/// written.
 pub fn train_text_tokenizer(captions: &[String], most: usize, folder: &Path) -> Result<usize> {
+    if !(LEAST..=MAX_VOCABULARY).contains(&most) {
+        // Memory for all of them is taken before any is learned.
+        return Err(Error::request("vocab_size", format!("is {most}, expected a number from {LEAST} to {MAX_VOCABULARY}")));
+    }
     let wrong = |e: tokenizers::Error| Error::request("captions", format!("no tokenizer can be learned from them: {e}"));
     let byte_level = ByteLevel::default().add_prefix_space(false);
     let builder: TokenizerBuilder<BPE, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, ByteLevel> =
