@@ -50,13 +50,15 @@
  * Numbers   that say yes or no are int32_t: 0 is no.
  *
  * Threads   hart_model                        any number of threads at once
- *           hart_cancel                       any number of threads at once, callbacks and signal handlers
+ *           hart_cancel                       any number of threads at once, and callbacks; hart_cancel_request in signal handlers too
  *           hart_image, hart_tokens,
  *           hart_result, hart_device_list     any number of threads at once; nothing changes in them
  *           hart_options, hart_files,
  *           hart_request                      may move between threads; one at a time
  *           hart_last_error                   each thread has its own
  *           Freeing counts as a use that nothing else may overlap. In a child after fork(), hart's threads are gone: exec first.
+ *
+ * Stack     Functions that open a model or make a picture want half a megabyte of the calling thread's stack, as threads usually have.
  *
  * Runs at the same time share the processor's cores; each takes longer. hart installs no signal handler, no logger and no panic hook,
  * and prints nothing; the one exception is a defect of hart itself, whose panic message Rust's runtime writes to standard error before
@@ -157,8 +159,8 @@ HART_API const char *hart_version_text(void);
 /// ABI number of the library that runs, as HART_ABI_VERSION.
 HART_API uint32_t hart_abi_version(void);
 
-/// What is built in, as one line of JSON: version, abi, backends (a list of device names), target, commit (or "unknown"). The text is
-/// constant.
+/// What is built in, as one line of JSON: version, abi, backends (such as ["cpu", "cuda"]; `hart_device_list_new` says what there is of
+/// them), target, commit (or "unknown"). The text is constant.
 HART_API
 const char *hart_build_info(void);
 
@@ -318,7 +320,7 @@ hart_status hart_options_set_max_memory(hart_options *options,
 /* ---- Files in memory ------------------------------------------------------- */
 
 /// Reads `size` bytes at `offset` of a file into `buffer` and returns 0, or not 0 if it can't. Called on the thread that called
-/// `hart_files_add_reader`.
+/// `hart_files_add_reader`. It must return: no C++ exception, no longjmp, no end of the thread.
 typedef int32_t (*hart_reader)(void *user_data, uint64_t offset, uint8_t *buffer, size_t size);
 
 /// No files yet. Free them with `hart_files_free`; models that were opened from them go on, and share their memory.
@@ -409,10 +411,9 @@ HART_API hart_status hart_cancel_new(hart_cancel **cancel);
 /// Frees the token; NULL is nothing.
 HART_API void hart_cancel_free(hart_cancel *cancel);
 
-/// Asks every run that holds the token to stop, also one that begins later. From any thread, in a callback, in a signal handler: it is
-/// one atomic store, and leaves the last error alone.
-HART_API
-hart_status hart_cancel_request(const hart_cancel *cancel);
+/// Asks every run that holds the token to stop, also one that begins later. From any thread, in a callback, and, alone of all
+/// functions, in a signal handler: it is one atomic store, and leaves the last error alone.
+HART_API hart_status hart_cancel_request(const hart_cancel *cancel);
 
 /// Makes the token usable again.
 HART_API hart_status hart_cancel_reset(const hart_cancel *cancel);
@@ -541,7 +542,7 @@ HART_API hart_status hart_request_set_system_prompt(hart_request *request, const
 
 /// Draws a part of a picture anew: what is white in `mask`. Both have the model's width and height. The latent of the rest stays
 /// exactly as the picture's own. The coarsest `kept_scales` scales are kept everywhere, so that what was there shines through; 0 is none.
-/// The request holds the images; NULL for both starts from nothing again, and so for the two functions below.
+/// The request holds the images; NULL for both starts from nothing again, and so does a NULL `image` in the two functions below.
 HART_API
 hart_status hart_request_set_inpaint(hart_request *request,
                                      const hart_image *image,

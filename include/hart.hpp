@@ -268,7 +268,7 @@ public:
 /// Version of the library that runs, such as "0.1.0".
 [[nodiscard]] inline std::string_view version() noexcept { return hart_version_text(); }
 
-/// What is built in, as one line of JSON: version, abi, backends (a list of device names), target, commit (or "unknown").
+/// What is built in, as one line of JSON: version, abi, backends (such as "cpu", "cuda"), target, commit (or "unknown").
 [[nodiscard]] inline std::string_view build_info() noexcept { return hart_build_info(); }
 
 /// Something that a model can compute on.

@@ -36,7 +36,7 @@ import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from ctypes import POINTER, byref, c_char_p, c_double, c_float, c_int32, c_size_t, c_uint8, c_uint32, c_uint64, c_void_p
 from pathlib import Path
-from typing import Any, Callable, ClassVar, Literal, NamedTuple, SupportsFloat, SupportsIndex, TypeVar, Union, overload
+from typing import Any, Callable, ClassVar, Literal, NamedTuple, NoReturn, SupportsFloat, SupportsIndex, TypeVar, Union, overload
 
 __version__ = "0.1.0"
 __all__ = [
@@ -90,6 +90,9 @@ class _Handle(c_void_p):
     def __del__(self) -> None:
         if self.value:
             type(self)._free(self)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"{type(self).__name__[1:]} can't be copied or pickled")
 
     @classmethod
     def from_param(cls, value: Any) -> Any:
@@ -1406,5 +1409,5 @@ def version() -> str:
 
 
 def build_info() -> dict[str, Any]:
-    """What is built into the library: version, abi, backends (a list of device names), target, commit (or "unknown")."""
+    """What is built into the library: version, abi, backends (such as "cpu", "cuda"), target, commit (or "unknown")."""
     return dict(json.loads(_lib.hart_build_info()))

@@ -51,8 +51,10 @@ fn write(from: &Path, to: &Path, precision: Precision, weight_set: WeightSet, te
     let weights = transformer_weights(&storage, &layout.transformer, weight_set)?;
     let (mut transformer, mut residual) =
         (Transformer::init(&layout.config, &device), ResidualDiffusion::init(&layout.config, &device));
-    let mut packed = names(&weights, "transformer", transformer.packable());
-    packed.extend(names(&weights, "residual", residual.packable()));
+    let mut packed = names(&weights, "transformer", transformer.packable(), &layout.transformer)?;
+    packed.extend(names(&weights, "residual", residual.packable(), &layout.transformer)?);
+    // Copied as it is below, but not if it is damaged.
+    Checkpoint::open_in(&storage, &layout.text)?;
     convert_tensors(&weights, precision, &packed, |_, _| false, &llm.join("model.safetensors"))?;
     let visual = Checkpoint::open_in(&storage, &layout.visual)?;
     let halved = |name: &str, shape: &[usize]| HALVED.iter().any(|part| name.starts_with(part)) && matches!(shape, [_, _, 3, 3]);
@@ -64,12 +66,18 @@ fn write(from: &Path, to: &Path, precision: Precision, weight_set: WeightSet, te
 }
 
 /// Names under which layers stand in the checkpoint, with their sizes `[in, out]`.
-fn names(checkpoint: &Checkpoint, root: &str, layers: Vec<(String, &mut Linear)>) -> BTreeMap<String, [usize; 2]> {
+fn names(
+    checkpoint: &Checkpoint,
+    root: &str,
+    layers: Vec<(String, &mut Linear)>,
+    folder: &Path,
+) -> Result<BTreeMap<String, [usize; 2]>> {
     let name = |path: String| {
         let candidates = TRANSFORMER.candidates(&format!("{root}.{path}.weight"));
-        candidates.into_iter().find(|name| checkpoint.info(name).is_some())
+        let missing = format!("has no tensor `{}`, which its config.json asks for", candidates.first().map_or("", |name| name));
+        candidates.into_iter().find(|name| checkpoint.info(name).is_some()).ok_or_else(|| Error::checkpoint(folder, missing))
     };
-    layers.into_iter().filter_map(|(path, layer)| Some((name(path)?, layer.weight.lazy_shape().dims()))).collect()
+    layers.into_iter().map(|(path, layer)| Ok((name(path)?, layer.weight.lazy_shape().dims()))).collect()
 }
 
 /// Copies the plain files of a folder that have a wanted name.

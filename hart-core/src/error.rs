@@ -79,7 +79,7 @@ pub enum Error {
         /// What the filter said.
         reason: String,
     },
-    /// The device is not compiled in or not there.
+    /// The device is not compiled in, is not there, doesn't work, or has failed.
     #[error("device `{name}`: {problem}")]
     Device {
         /// The name that was asked for.
@@ -114,12 +114,12 @@ pub enum Error {
 /// The library's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// A text's first line, and no more of it than a message needs.
-fn shortened(text: &str) -> String {
+/// A text's first line, and no more of it than a message needs; what would command a terminal is replaced.
+pub(crate) fn shortened(text: &str) -> String {
     const MOST: usize = 60;
     let line = text.trim().lines().next().unwrap_or_default();
-    let short: String = line.chars().take(MOST).collect();
-    if short.len() < text.trim().len() { format!("{}...", short.trim_end()) } else { short }
+    let short: String = line.chars().take(MOST).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if line.chars().count() > MOST || line.len() < text.trim().len() { format!("{}...", short.trim_end()) } else { short }
 }
 
 impl Error {

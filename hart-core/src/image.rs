@@ -1,11 +1,13 @@
 //! Pictures: 8-bit RGB, and PNG files that say how they were made.
 
 use rayon::prelude::*;
+use std::borrow::Borrow;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Seek, Write};
 use std::path::Path;
 
 use crate::error::{Error, Result};
+use crate::request::MAX_PROMPT_BYTES;
 
 /// Most pixels of a PNG file that is read.
 const MAX_PIXELS: usize = 1 << 26;
@@ -109,8 +111,9 @@ impl Image {
     ///
     /// # Errors
     ///
-    /// [`Error::Request`] if there is none, their sizes differ, or `columns` is 0.
-    pub fn grid(images: &[Self], columns: usize) -> Result<Self> {
+    /// [`Error::Request`] if there is none, their sizes differ, or `columns` is 0; [`Error::Memory`] if there is none for so many.
+    pub fn grid<I: Borrow<Self>>(images: &[I], columns: usize) -> Result<Self> {
+        let images: Vec<&Self> = images.iter().map(Borrow::borrow).collect();
         let Some(first) = images.first() else { return Err(Error::request("grid", "there is no picture")) };
         if columns == 0 || images.iter().any(|i| (i.width, i.height) != (first.width, first.height)) {
             return Err(Error::request("grid", "expected pictures of one size and at least one column"));
@@ -175,6 +178,9 @@ impl Image {
     /// [`Error::Io`] if it can't be read, [`Error::Picture`] if it isn't a PNG picture.
     pub fn open_png(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
+        if !path.metadata().map_err(Error::io(path))?.is_file() {
+            return Err(Error::Picture { path: path.to_path_buf(), problem: "expected a plain file".into() });
+        }
         let file = fs::File::open(path).map_err(Error::io(path))?;
         Self::read_png(BufReader::new(file), path)
     }
@@ -216,7 +222,12 @@ impl Image {
 
 /// What the text chunks of a PNG file say of how it was made.
 fn provenance(info: &png::Info<'_>) -> Option<Provenance> {
-    let text = |key: &str| info.utf8_text.iter().find(|t| t.keyword == key)?.get_text().ok();
+    // The texts may be compressed: a small file must not grow to gigabytes.
+    let text = |key: &str| {
+        let mut chunk = info.utf8_text.iter().find(|t| t.keyword == key)?.clone();
+        chunk.decompress_text_with_limit(MAX_PROMPT_BYTES).ok()?;
+        chunk.get_text().ok()
+    };
     let seed = info.uncompressed_latin1_text.iter().find(|t| t.keyword == "seed")?.text.parse().ok()?;
     Some(Provenance { prompt: text("prompt")?, seed, settings: text("settings")? })
 }
@@ -275,6 +286,26 @@ mod tests {
     }
 
     #[test]
+    fn a_small_file_with_gigabytes_of_text_is_a_picture_without_provenance() {
+        let mut bytes = Vec::new();
+        let mut info = png::Info::with_size(1, 1);
+        info.color_type = png::ColorType::Rgb;
+        info.uncompressed_latin1_text.push(png::text_metadata::TEXtChunk::new("seed", "7"));
+        for (key, text) in [("settings", "guidance 2".to_string()), ("prompt", "a".repeat(MAX_PROMPT_BYTES + 1))] {
+            let mut chunk = png::text_metadata::ITXtChunk::new(key, text);
+            chunk.compressed = true;
+            chunk.compress_text().unwrap();
+            info.utf8_text.push(chunk);
+        }
+        let mut writer = png::Encoder::with_info(&mut bytes, info).unwrap().write_header().unwrap();
+        writer.write_image_data(&[1, 2, 3]).unwrap();
+        drop(writer);
+        assert!(bytes.len() < MAX_PROMPT_BYTES / 20);
+        let image = Image::from_png("memory", &bytes).unwrap();
+        assert_eq!((image.pixels(), &image.provenance), (&[1, 2, 3][..], &None));
+    }
+
+    #[test]
     fn a_failed_write_leaves_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let error = checker().save_png(folder.path().join("missing").join("x.png")).unwrap_err();
@@ -316,6 +347,6 @@ mod tests {
         assert_eq!((grid.width(), grid.height()), (8, 6));
         assert_eq!(grid.pixels()[3 * 4..3 * 8], checker().pixels()[..12]);
         assert_eq!(grid.pixels()[3 * (3 * 8 + 4)..3 * (3 * 8 + 8)], [255; 12]);
-        assert!(Image::grid(&[], 2).is_err());
+        assert!(Image::grid::<Image>(&[], 2).is_err());
     }
 }

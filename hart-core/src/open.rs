@@ -63,7 +63,7 @@ impl OpenOptions {
         self
     }
 
-    /// Folder of the text model; default `text` in the checkpoint's root, or `Qwen2-VL-1.5B-Instruct` there or beside it.
+    /// Folder of the text model; default `text` or `Qwen2-VL-1.5B-Instruct`, in the checkpoint's root or beside it.
     pub fn text_model(mut self, folder: impl Into<PathBuf>) -> Self {
         self.text_model = Some(folder.into());
         self

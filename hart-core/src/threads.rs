@@ -1,5 +1,7 @@
 //! The threads that a model works on: those of the program, or its own.
 
+use std::cell::Cell;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
@@ -12,9 +14,14 @@ use crate::progress::{Control, Event, Observer, Stage, Step};
 /// Most threads of a model.
 const MAX_THREADS: usize = 1024;
 
+thread_local! {
+    /// Whether this thread is telling an observer something, while one of a model's own threads waits for the answer.
+    static TELLING: Cell<bool> = const { Cell::new(false) };
+}
+
 /// A model's own threads; none: those of rayon's current pool.
 #[derive(Debug)]
-pub(crate) struct Threads(Option<ThreadPool>);
+pub(crate) struct Threads(Option<Arc<ThreadPool>>);
 
 impl Threads {
     /// `count` own threads, or none.
@@ -23,9 +30,8 @@ impl Threads {
         if !(1..=MAX_THREADS).contains(&count) {
             return Err(Error::request("threads", format!("{count}, expected 1 to {MAX_THREADS}; leave it out for all cores")));
         }
-        let pool = ThreadPoolBuilder::new().num_threads(count).thread_name(|i| format!("hart-{i}")).build();
-        pool.map(|pool| Self(Some(pool)))
-            .map_err(|e| Error::Device { name: "cpu".into(), problem: format!("{count} threads: {e}") })
+        let pool = pool(count).map_err(|e| Error::Device { name: "cpu".into(), problem: format!("{count} threads: {e}") });
+        Ok(Self(Some(pool?)))
     }
 
     /// No threads of its own.
@@ -33,9 +39,15 @@ impl Threads {
         Self(None)
     }
 
+    /// The own threads; as many others for what an observer asks for, since the one that waits for it may be the only one.
+    fn free(&self) -> Option<Arc<ThreadPool>> {
+        let own = self.0.as_ref()?;
+        if TELLING.get() { pool(own.current_num_threads()).ok() } else { Some(own.clone()) }
+    }
+
     /// Does the work here.
     pub(crate) fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        match &self.0 {
+        match self.free() {
             Some(pool) => pool.install(work),
             None => work(),
         }
@@ -43,7 +55,7 @@ impl Threads {
 
     /// Does the work here, while the observer hears of it on the calling thread.
     pub(crate) fn observe<R: Send>(&self, observer: &mut dyn Observer, work: impl FnOnce(&mut dyn Observer) -> R + Send) -> R {
-        let Some(pool) = &self.0 else { return work(observer) };
+        let Some(pool) = self.free() else { return work(observer) };
         let ((reports, heard), (answers, replies), (pictures, previews)) = (channel(), channel(), channel());
         let relay = Relay { reports, replies, pictures };
         let mut result = None;
@@ -66,6 +78,25 @@ impl Threads {
     }
 }
 
+fn pool(count: usize) -> std::result::Result<Arc<ThreadPool>, rayon::ThreadPoolBuildError> {
+    ThreadPoolBuilder::new().num_threads(count).thread_name(|i| format!("hart-{i}")).build().map(Arc::new)
+}
+
+/// While it is there, this thread is telling an observer something.
+struct Telling(bool);
+
+impl Telling {
+    fn begin() -> Self {
+        Self(TELLING.replace(true))
+    }
+}
+
+impl Drop for Telling {
+    fn drop(&mut self) {
+        TELLING.set(self.0);
+    }
+}
+
 /// What the working thread tells the calling one.
 enum Report {
     Event { stage: Stage, step: Step, elapsed: Duration, fraction: f32, has_preview: bool },
@@ -85,6 +116,7 @@ impl Report {
             answers.send(Reply::Preview(max_side)).map_err(|_| gone())?;
             previews.recv().map_err(|_| gone())?
         };
+        let _telling = Telling::begin();
         match self {
             Self::Picture(image) => {
                 observer.picture(&image);

@@ -4,7 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use hart_core::{CancelToken, Control, Error, Event, Hart, OpenOptions, Request, Stage, Step, SystemPrompt, WeightSet};
+use hart_core::{
+    CancelToken, Control, Error, Event, FromImage, Hart, Image, OpenOptions, Request, Stage, Step, SystemPrompt, WeightSet,
+};
 use serde_json::{Value, json};
 
 /// A copy of the fixture's checkpoint that may be damaged.
@@ -256,7 +258,7 @@ fn configurations_are_checked_before_anything_is_allocated() {
         ("llm/config.json", "patch_nums", json!([1, 100_000]), "whole numbers"),
         ("llm/config.json", "patch_nums", json!([1]), "list"),
         ("llm/config.json", "patch_nums", json!([2, 4]), "start at 1"),
-        ("llm/config.json", "patch_nums", json!([1, 4, 2]), "never fall"),
+        ("llm/config.json", "patch_nums", json!([1, 4, 2]), "none larger than the last"),
         ("llm/config.json", "norm_eps", json!("small"), "number from"),
         ("llm/config.json", "attn_type", json!("gpt2"), "\"llama\""),
         ("llm/config.json", "attn_type", json!("mamba"), "\"llama\""),
@@ -307,6 +309,36 @@ fn configuration_files_that_are_no_json_are_named() {
     model.refused(&["tokenizer.json"]);
 }
 
+/// Parts of a tokenizer that the library for it would panic on, in opening or with a text.
+#[test]
+fn parts_of_a_tokenizer_that_cannot_be_followed_are_refused() {
+    let template = |piece: Value| json!({"type": "TemplateProcessing", "single": [piece], "pair": [], "special_tokens": {}});
+    let cases = [
+        ("post_processor", template(json!({"Sequence": {"id": "B", "type_id": 0}}))),
+        ("post_processor", template(json!({"SpecialToken": {"id": "[CLS]", "type_id": 0}}))),
+        ("pre_tokenizer", json!({"type": "Sequence", "pretokenizers": [{"type": "FixedLength", "length": 0}]})),
+        ("normalizer", json!({"type": "Replace", "pattern": {"String": ""}, "content": "a"})),
+    ];
+    for (part, value) in cases {
+        let model = Model::new();
+        model.set("text/tokenizer.json", part, value);
+        model.refused(&["tokenizer.json", part]);
+    }
+}
+
+/// A tokenizer of another size than the transformer draws with it, but can't start from a picture.
+#[test]
+fn a_picture_to_start_from_must_be_the_transformers_too() {
+    let model = Model::new();
+    model.set("tokenizer/config.json", "v_patch_nums", json!([1, 2]));
+    let hart = model.open().unwrap();
+    let side = hart.visual().resolution();
+    let image = Image::from_rgb(side, side, vec![0; 3 * side * side]).unwrap();
+    let request = Request::new("a parrot").from_image(FromImage::vary(image, 1));
+    says(&hart.generate(&request, &mut ()).unwrap_err(), &["v_patch_nums", "patch_nums"]);
+    hart.generate(&Request::new("a parrot"), &mut ()).unwrap();
+}
+
 /// Feed-forward layers and pictures that fit each limit alone, but not together.
 #[test]
 fn sizes_are_checked_together() {
@@ -321,6 +353,10 @@ fn sizes_are_checked_together() {
         json!([1, 1, 1, 1, 1, 1, 1]),
     );
     model.refused(&["pixels along a side", "at most 8192"]);
+    let model = Model::new();
+    model.set("tokenizer/config.json", "ch_mult", json!([1, 1, 1, 1, 1, 1, 1, 1]));
+    model.set("tokenizer/config.json", "v_patch_nums", json!([1, 128]));
+    model.refused(&["v_patch_nums", "8192 pixels"]);
 }
 
 /// Nothing is waited for: a pipe in a file's place is refused.

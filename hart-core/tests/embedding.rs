@@ -95,6 +95,20 @@ fn own_threads_make_the_same_picture_and_report_on_the_callers() {
         assert_eq!(viewer.previews.len(), 2 * (hart.config().transformer.sides.len() + 1));
         let mut refuse = |_: &Event<'_>| Control::Cancel;
         assert!(hart.generate(&request, &mut refuse).unwrap_err().is_cancelled());
+        // An observer may draw with the same model, though the one thread waits for it.
+        let mut within = None;
+        let mut nested = |event: &Event<'_>| {
+            if within.is_none() && event.has_preview() {
+                within = Some((
+                    hart.generate(&request, &mut |_: &Event<'_>| Control::Continue),
+                    hart.install(rayon::current_num_threads),
+                ));
+            }
+            Control::Continue
+        };
+        assert!(hart.generate(&request, &mut nested).unwrap().images == shared.images);
+        let (made, count) = within.unwrap();
+        assert!(made.unwrap().images == shared.images && count == threads);
         // A panic of the program's own observer passes through, and the model stays good.
         let mut panic = |_: &Event<'_>| panic!("the program's own");
         let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| hart.generate(&request, &mut panic).is_ok()));

@@ -5,7 +5,7 @@ use hart_core::CancelToken;
 use crate::guard::{guard, guard_quietly, guard_value};
 use crate::handle::{Handle, free, get};
 use crate::out::Out;
-use crate::status::hart_status;
+use crate::status::{HART_ERR_NULL, hart_status};
 
 /// Stops the runs of the requests that hold it.
 pub struct hart_cancel(());
@@ -30,10 +30,14 @@ pub unsafe extern "C" fn hart_cancel_free(cancel: *mut hart_cancel) {
     free(cancel);
 }
 
-/// Asks every run that holds the token to stop, also one that begins later. From any thread, in a callback, in a signal handler: it is
-/// one atomic store, and leaves the last error alone.
+/// Asks every run that holds the token to stop, also one that begins later. From any thread, in a callback, and, alone of all
+/// functions, in a signal handler: it is one atomic store, and leaves the last error alone.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_cancel_request(cancel: *const hart_cancel) -> hart_status {
+    // A handler may be there before its token is: no message, which would need memory.
+    if cancel.is_null() {
+        return HART_ERR_NULL;
+    }
     guard_quietly(|| {
         get(cancel, "cancel")?.cancel();
         Ok(())

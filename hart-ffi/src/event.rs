@@ -146,7 +146,10 @@ impl Callback {
     /// The step's number, index and count; keeps where the picture stands.
     fn reached(&mut self, step: Step) -> (i32, usize, usize) {
         match step {
-            Step::TextLayer { layer, layers } => (HART_STEP_TEXT_LAYER, layer, layers),
+            Step::TextLayer { layer, layers } => {
+                self.place = (0, 0, 0);
+                (HART_STEP_TEXT_LAYER, layer, layers)
+            }
             Step::Scale { scale, scales, side } => {
                 self.place = (scale, scales, side);
                 (HART_STEP_SCALE, scale, scales)

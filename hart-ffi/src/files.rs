@@ -1,7 +1,7 @@
 //! A model's files in memory.
 
 use std::ffi::{c_char, c_void};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use hart_core::Files;
 
@@ -19,19 +19,19 @@ const CHUNK: usize = 16 << 20;
 pub struct hart_files(());
 
 impl Handle for hart_files {
-    type Value = Mutex<Files>;
+    type Value = Arc<Mutex<Files>>;
     const NAME: &'static str = "hart_files";
 }
 
 /// Reads `size` bytes at `offset` of a file into `buffer` and returns 0, or not 0 if it can't. Called on the thread that called
-/// `hart_files_add_reader`.
+/// `hart_files_add_reader`. It must return: no C++ exception, no longjmp, no end of the thread.
 pub type hart_reader = Option<unsafe extern "C" fn(user_data: *mut c_void, offset: u64, buffer: *mut u8, size: usize) -> i32>;
 
 /// No files yet. Free them with `hart_files_free`; models that were opened from them go on, and share their memory.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_files_new(files: *mut *mut hart_files) -> hart_status {
     guard(|| {
-        Out::<hart_files>::new(files, "files")?.give(Mutex::default());
+        Out::<hart_files>::new(files, "files")?.give(Arc::default());
         Ok(())
     })
 }
@@ -64,10 +64,11 @@ pub unsafe extern "C" fn hart_files_add_reader(
     user_data: *mut c_void,
 ) -> hart_status {
     guard(|| {
-        let (files, name) = (get(files, "files")?, text::get(name, "name")?);
+        // Held here: the reader may free both.
+        let (files, name) = (Arc::clone(get(files, "files")?), text::get(name, "name")?.to_string());
         let reader = reader.ok_or_else(|| Failure::null("reader"))?;
         let size = usize::try_from(size).map_err(|_| Failure::argument(format!("`size` of {name} is {size}, which is no size")))?;
-        let mut contents = room(name, size)?;
+        let mut contents = room(&name, size)?;
         contents.resize(size, 0);
         for (index, part) in contents.chunks_mut(CHUNK).enumerate() {
             let offset = (index * CHUNK) as u64;
@@ -77,7 +78,7 @@ pub unsafe extern "C" fn hart_files_add_reader(
                 return Err(Failure::new(HART_ERR_IO, message));
             }
         }
-        Ok(lock(files).insert(name, contents)?)
+        Ok(lock(&files).insert(&name, contents)?)
     })
 }
 

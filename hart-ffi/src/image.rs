@@ -187,8 +187,8 @@ pub unsafe extern "C" fn hart_image_grid(
         if count > MAX_GRID {
             return Err(Failure::argument(format!("`count` is {count}, expected at most {MAX_GRID}")));
         }
-        let pictures: Result<Vec<Image>, Failure> =
-            (0..count).map(|i| Ok(Image::clone(&get(images.add(i).read(), "images[i]")?.image))).collect();
+        let pictures: Result<Vec<&Image>, Failure> =
+            (0..count).map(|i| Ok(&*get(images.add(i).read(), "images[i]")?.image)).collect();
         grid.give(Picture::new(Image::grid(&pictures?, columns)?));
         Ok(())
     })

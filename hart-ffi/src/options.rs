@@ -56,8 +56,9 @@ pub unsafe extern "C" fn hart_options_set_device(options: *mut hart_options, dev
 pub unsafe extern "C" fn hart_options_set_precision(options: *mut hart_options, precision: *const c_char) -> hart_status {
     set(options, |options| {
         let name = text::get(precision, "precision")?;
-        let precision =
-            name.parse().map_err(|_| Failure::argument(format!("`precision` is \"{name}\", expected auto, f32, bf16 or int8")))?;
+        let precision = name
+            .parse()
+            .map_err(|_| Failure::argument(format!("`precision` is \"{name}\", expected auto, f32, f16, bf16 or int8")))?;
         Ok(options.precision(precision))
     })
 }

@@ -203,7 +203,7 @@ pub unsafe extern "C" fn hart_request_set_system_prompt(request: *mut hart_reque
 
 /// Draws a part of a picture anew: what is white in `mask`. Both have the model's width and height. The latent of the rest stays
 /// exactly as the picture's own. The coarsest `kept_scales` scales are kept everywhere, so that what was there shines through; 0 is none.
-/// The request holds the images; NULL for both starts from nothing again, and so for the two functions below.
+/// The request holds the images; NULL for both starts from nothing again, and so does a NULL `image` in the two functions below.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_request_set_inpaint(
     request: *mut hart_request,
@@ -211,6 +211,9 @@ pub unsafe extern "C" fn hart_request_set_inpaint(
     mask: *const hart_image,
     kept_scales: u32,
 ) -> hart_status {
+    if image.is_null() && !mask.is_null() {
+        return guard(|| Err(Failure::null("image")));
+    }
     start(request, image, |image| {
         let mask = Mask::from_image(&get(mask, "mask")?.image);
         Ok(FromImage::inpaint(image, mask).keep_scales(kept_scales as usize))

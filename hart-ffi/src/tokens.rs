@@ -39,7 +39,7 @@ pub unsafe extern "C" fn hart_model_tokenize(
         let picture = get(image, "image")?;
         using(model, |model| {
             let images = [hart_core::Image::clone(&picture.image)];
-            let made = model.hart.install(|| model.hart.visual().tokenize_images(&images))?;
+            let made = model.hart.attempt(|| model.hart.visual().tokenize_images(&images))?;
             tokens.give(Tokenized { tokens: made, model: model.clone() });
             Ok(())
         })
@@ -93,7 +93,7 @@ pub unsafe extern "C" fn hart_model_reconstruct(
             if !Arc::ptr_eq(model, &tokenized.model) {
                 return Err(Failure::argument("`tokens` are another model's"));
             }
-            let made = model.hart.install(|| {
+            let made = model.hart.attempt(|| {
                 let visual = model.hart.visual();
                 let tokens = &tokenized.tokens;
                 let latent = if with_residual != 0 { tokens.hybrid() } else { visual.discrete(tokens) };

@@ -14,6 +14,9 @@ pub const HART_VERSION: u32 = 1000;
 /// one.
 pub const HART_ABI_VERSION: u32 = 1;
 
+const CUDA: bool = cfg!(any(feature = "cuda", feature = "cuda-nvrtc"));
+const WGPU: bool = cfg!(any(feature = "wgpu", feature = "vulkan"));
+
 /// Version of the library that runs, as HART_VERSION.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_version() -> u32 {
@@ -32,21 +35,32 @@ pub unsafe extern "C" fn hart_abi_version() -> u32 {
     HART_ABI_VERSION
 }
 
-/// What is built in, as one line of JSON: version, abi, backends (a list of device names), target, commit (or "unknown"). The text is
-/// constant.
+/// What is built in, as one line of JSON: version, abi, backends (such as ["cpu", "cuda"]; `hart_device_list_new` says what there is of
+/// them), target, commit (or "unknown"). The text is constant.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_build_info() -> *const c_char {
-    concat!(
-        r#"{"version":""#,
-        env!("CARGO_PKG_VERSION"),
-        r#"","abi":1,"backends":["cpu"],"target":""#,
-        env!("HART_TARGET"),
-        r#"","commit":""#,
-        env!("HART_COMMIT"),
-        "\"}\0"
-    )
-    .as_ptr()
-    .cast()
+    macro_rules! with_backends {
+        ($backends:literal) => {
+            concat!(
+                r#"{"version":""#,
+                env!("CARGO_PKG_VERSION"),
+                r#"","abi":1,"backends":["#,
+                $backends,
+                r#"],"target":""#,
+                env!("HART_TARGET"),
+                r#"","commit":""#,
+                env!("HART_COMMIT"),
+                "\"}\0"
+            )
+        };
+    }
+    let text = match (CUDA, WGPU) {
+        (false, false) => with_backends!(r#""cpu""#),
+        (true, false) => with_backends!(r#""cpu","cuda""#),
+        (false, true) => with_backends!(r#""cpu","wgpu""#),
+        (true, true) => with_backends!(r#""cpu","cuda","wgpu""#),
+    };
+    text.as_ptr().cast()
 }
 
 #[cfg(test)]
@@ -60,7 +74,14 @@ mod tests {
         // SAFETY: the text is constant.
         let info = unsafe { std::ffi::CStr::from_ptr(hart_build_info()) }.to_str().unwrap();
         assert!(info.contains(&format!("\"abi\":{HART_ABI_VERSION},")), "{info}");
-        let names: Vec<String> = hart_core::devices().into_iter().map(|d| format!("{:?}", d.name)).collect();
-        assert!(info.contains(&format!("\"backends\":[{}]", names.join(","))), "{info}");
+        // A GPU that there is is of a backend that is built in.
+        let backends: Vec<String> = [("cpu", true), ("cuda", CUDA), ("wgpu", WGPU)]
+            .into_iter()
+            .filter(|(_, built_in)| *built_in)
+            .map(|(name, _)| format!("{name:?}"))
+            .collect();
+        assert!(info.contains(&format!("\"backends\":[{}],", backends.join(","))), "{info}");
+        let built_in = |name: &str| backends.iter().any(|backend| name.starts_with(backend.trim_matches('"')));
+        assert!(hart_core::devices().iter().all(|device| built_in(&device.name)), "{info}");
     }
 }

@@ -55,8 +55,12 @@ impl Config {
         self.transformer.last_side() * self.visual.downsample()
     }
 
-    /// Checks what the parts must agree on.
-    pub(crate) fn check(&self, transformer_path: &std::path::Path) -> Result<()> {
+    /// Checks what the parts must agree on; the path of the transformer's file is for messages.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] naming what doesn't fit.
+    pub fn check(&self, transformer_path: &std::path::Path) -> Result<()> {
         if self.transformer.context_dim != self.text.hidden_size {
             return Err(Error::Config {
                 path: transformer_path.to_path_buf(),

@@ -55,7 +55,10 @@ impl TextConfig {
     fn of(outer: Fields) -> Result<Self> {
         // Newer exports of the vision-language model keep the decoder's values one level down.
         let fields = outer.object("text_config").unwrap_or(outer);
-        fields.one_of("model_type", "qwen2", &["qwen2", "qwen2_vl", "qwen2_vl_text"], "the text encoder is a Qwen2 decoder")?;
+        let kinds = ["qwen2", "qwen2_vl", "qwen2_vl_text"];
+        fields.one_of("model_type", kinds[0], &kinds, "the text encoder is a Qwen2 decoder")?;
+        // What the two kinds take where a file says nothing.
+        let (usual_eps, usual_theta) = if fields.text_or("model_type", kinds[0])? == kinds[0] { (1e-6, 1e4) } else { (1e-5, 1e6) };
         fields.one_of("hidden_act", "silu", &["silu"], "Qwen2 has no other")?;
         check_rope(&fields)?;
         if fields.flag_or("use_sliding_window", false)? {
@@ -84,8 +87,8 @@ impl TextConfig {
             num_heads,
             num_kv_heads,
             head_dim,
-            rms_norm_eps: fields.number_or("rms_norm_eps", 1e-6, 1e-12..=1.0)?,
-            rope_theta: rope.number_or("rope_theta", 10_000.0, 1.0..=1e12)?,
+            rms_norm_eps: fields.number_or("rms_norm_eps", usual_eps, 1e-12..=1.0)?,
+            rope_theta: rope.number_or("rope_theta", usual_theta, 1.0..=1e12)?,
         })
     }
 }

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{Fields, MAX_CONTEXT, MAX_DEPTH, MAX_SIDE, MAX_WIDTH};
 use crate::error::Result;
 use crate::files::Storage;
-use crate::schedule::Respacing;
+use crate::schedule::{FULL_STEPS, Respacing};
 
 /// How a block reduces the context's rows to one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,11 +157,11 @@ impl TransformerConfig {
     }
 }
 
-/// Sides of the scales: rising, at least two.
+/// Sides of the scales, at least two, of which none is larger than the last.
 pub(super) fn sides(fields: &Fields, name: &str) -> Result<Vec<usize>> {
     let sides = fields.sizes(name, 2..=64, 1..=MAX_SIDE)?;
-    if sides[0] != 1 || sides.windows(2).any(|w| w[0] > w[1]) {
-        return Err(fields.wrong(name, "sides that start at 1 and never fall"));
+    if sides[0] != 1 || sides.iter().max() != sides.last() {
+        return Err(fields.wrong(name, "sides that start at 1, none larger than the last"));
     }
     Ok(sides)
 }
@@ -192,7 +192,10 @@ fn modulation(fields: &Fields) -> Result<ModulationKind> {
 fn steps(fields: &Fields) -> Result<Respacing> {
     let text = match fields.get("num_sampling_steps") {
         None => "8".to_string(),
+        // Every step, as in the published code.
+        Some(Value::String(s)) if s.is_empty() => FULL_STEPS.to_string(),
         Some(Value::String(s)) => s.clone(),
+        Some(Value::Array(counts)) => counts.iter().map(Value::to_string).collect::<Vec<_>>().join(","),
         Some(other) => other.to_string(),
     };
     Respacing::parse(&text).map_err(|expected| fields.wrong("num_sampling_steps", expected))

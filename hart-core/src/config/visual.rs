@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Fields, MAX_VOCABULARY, MAX_WIDTH, transformer};
+use super::{Fields, MAX_RESOLUTION, MAX_TOKENS, MAX_VOCABULARY, MAX_WIDTH, transformer};
 use crate::error::Result;
 use crate::files::Storage;
 
@@ -83,6 +83,12 @@ impl VisualConfig {
             None => vec![1, 2, 3, 4, 5, 6, 8, 10, 13, 16],
             Some(_) => transformer::sides(&fields, "v_patch_nums")?,
         };
+        // No tensor stands behind the sides: memory would be the first to notice.
+        let side = sides[sides.len() - 1] << (multipliers.len() - 1);
+        if side > MAX_RESOLUTION || sides.iter().map(|side| side * side).sum::<usize>() > MAX_TOKENS {
+            let expected = format!("sides of at most {MAX_TOKENS} tokens together and {MAX_RESOLUTION} pixels, not {side}");
+            return Err(fields.wrong("v_patch_nums", expected));
+        }
         const MOST_PHIS: usize = 1024;
         let shared = fields.size_or("share_quant_resi", 4, 0..=MOST_PHIS)?;
         let counted = fields.size_or("default_qresi_counts", 0, 0..=MOST_PHIS)?;

@@ -31,7 +31,7 @@ impl Hart {
     ///
     /// # Errors
     ///
-    /// [`Error::Request`], [`Error::Refused`] and [`Error::Memory`] before any work; [`Error::Cancelled`] with the pictures that were finished; [`Error::Overflow`].
+    /// [`Error::Request`], [`Error::Refused`] and [`Error::Memory`] before any work; [`Error::Cancelled`] with the pictures that were finished; [`Error::Overflow`]; [`Error::Device`] if a GPU fails in the run.
     pub fn generate(&self, request: &Request, observer: &mut dyn Observer) -> Result<Generation> {
         request.validate()?;
         request.filter.as_ref().map_or(Ok(()), |filter| filter.check(&request.prompts))?;
@@ -54,7 +54,15 @@ impl Hart {
 
     fn generate_here(&self, request: &Request, observer: &mut dyn Observer) -> Result<Generation> {
         if let Some(from) = &request.from_image {
-            from.check(self.visual.resolution(), self.scales.len())?;
+            let (encoded, drawn) = (self.visual.resolution(), self.config.resolution());
+            if encoded != drawn {
+                let problem = format!(
+                    "can't be used: this model's tokenizer reads {encoded} x {encoded} pixels (`v_patch_nums`) and its transformer \
+                     draws {drawn} x {drawn} (`patch_nums`)"
+                );
+                return Err(Error::request("picture to start from", problem));
+            }
+            from.check(encoded, self.scales.len())?;
         }
         let system_prompt = self.system_prompt(request);
         let tokens = self.text.tokenizer().tokenize(&request.prompts, system_prompt, self.config.transformer.context_tokens)?;

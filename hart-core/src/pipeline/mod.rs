@@ -12,7 +12,8 @@ pub use staircase::Sampling;
 use burn::prelude::Device;
 
 use crate::config::Config;
-use crate::device::{DeviceKind, Precision};
+use crate::device::{DeviceKind, Precision, survive};
+use crate::error::Result;
 use crate::memory::{self, Memory};
 use crate::request::Request;
 use crate::residual::ResidualDiffusion;
@@ -120,5 +121,14 @@ impl Hart {
     /// Does work with the stages on the model's own threads, if it has some.
     pub fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         self.threads.install(work)
+    }
+
+    /// As [`Self::install`], for work that may fail: a GPU that fails in it is an error too.
+    ///
+    /// # Errors
+    ///
+    /// The work's, and [`Error::Device`](crate::Error::Device).
+    pub fn attempt<R: Send>(&self, work: impl FnOnce() -> Result<R> + Send) -> Result<R> {
+        self.threads.install(|| survive(self.kind, work))
     }
 }

@@ -3,7 +3,7 @@
 use burn::prelude::Tensor;
 
 use super::Hart;
-use crate::device::{is_cpu, wait};
+use crate::device::{is_cpu, survive, wait};
 use crate::error::Result;
 use crate::image::Image;
 use crate::kernels;
@@ -108,7 +108,7 @@ impl Hart {
         let cancel = progress.cancel_token();
         let decode = |max_side: usize| match finished {
             Some(image) if image.width().max(image.height()) <= max_side => Ok(image.clone()),
-            _ => self.visual.preview(latent, max_side, &mut Progress::new(&mut (), cancel, 1.0)),
+            _ => survive(self.kind, || self.visual.preview(latent, max_side, &mut Progress::new(&mut (), cancel, 1.0))),
         };
         progress.offer(step, &decode)
     }

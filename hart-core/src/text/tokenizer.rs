@@ -120,8 +120,11 @@ impl TextTokenizer {
 
     /// The ids of one text, at most `limit` of them.
     pub(super) fn encode(&self, text: &str, limit: usize) -> Result<Encoded> {
-        let failed = |e: tokenizers::Error| Error::request("prompt", format!("the tokenizer can't read it: {e}"));
-        let encoding = self.bpe.encode(text, true).map_err(failed)?;
+        let failed = |problem: String| Error::request("prompt", format!("the tokenizer can't read it: {problem}"));
+        // The library panics on settings of its own that it can't follow; what is known of that is refused when it is opened.
+        let encoding = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.bpe.encode(text, true)));
+        let encoding =
+            encoding.map_err(|_| failed("a part of tokenizer.json is damaged".into()))?.map_err(|e| failed(e.to_string()))?;
         let (ids, places) = (encoding.get_ids(), encoding.get_offsets());
         // A template may add a token that is in no vocabulary.
         if let Some(id) = ids.iter().find(|id| **id as usize >= self.vocab_size) {
@@ -147,6 +150,8 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<tokenizers::Tokenizer> {
     let mut json: Value = serde_json::from_slice(bytes).map_err(|e| wrong(format!("not valid JSON: {e}")))?;
     check_bpe(&json["model"]).map_err(wrong)?;
     check_normalizer(&json["normalizer"]).map_err(wrong)?;
+    check_pre_tokenizer(&json["pre_tokenizer"]).map_err(wrong)?;
+    check_post_processor(&json["post_processor"]).map_err(wrong)?;
     // Lengths are the checkpoint's matter, dropout is for training, and nothing is decoded here.
     for unwanted in ["truncation", "padding", "decoder"] {
         json[unwanted] = Value::Null;
@@ -190,6 +195,34 @@ fn check_normalizer(normalizer: &Value) -> std::result::Result<(), String> {
         Some("NFC" | "NFD" | "NFKC" | "NFKD" | "Lowercase") => Ok(()),
         Some("Sequence") => normalizer["normalizers"].as_array().into_iter().flatten().try_for_each(check_normalizer),
         _ => Err(format!("its normalizer is {}, expected NFC, NFD, NFKC, NFKD, Lowercase or none", normalizer["type"])),
+    }
+}
+
+/// A pre-tokenizer of the kinds that byte-level BPEs have. Some of the library's others panic on their own settings.
+fn check_pre_tokenizer(pre_tokenizer: &Value) -> std::result::Result<(), String> {
+    match pre_tokenizer["type"].as_str() {
+        _ if pre_tokenizer.is_null() => Ok(()),
+        Some("ByteLevel" | "Split" | "Digits" | "Punctuation" | "Whitespace" | "WhitespaceSplit") => Ok(()),
+        Some("Sequence") => pre_tokenizer["pretokenizers"].as_array().into_iter().flatten().try_for_each(check_pre_tokenizer),
+        _ => Err(format!("its pre_tokenizer is {}, expected ByteLevel, Split, Digits or several of them", pre_tokenizer["type"])),
+    }
+}
+
+/// A post-processor that adds nothing, or tokens that it knows to one text.
+fn check_post_processor(processor: &Value) -> std::result::Result<(), String> {
+    match processor["type"].as_str() {
+        _ if processor.is_null() => Ok(()),
+        Some("ByteLevel") => Ok(()),
+        Some("Sequence") => processor["processors"].as_array().into_iter().flatten().try_for_each(check_post_processor),
+        Some("TemplateProcessing") => {
+            let known = |id: &Value| id.as_str().is_some_and(|id| processor["special_tokens"].get(id).is_some());
+            let fits = |piece: &Value| piece["Sequence"]["id"] == "A" || known(&piece["SpecialToken"]["id"]);
+            match processor["single"].as_array().into_iter().flatten().find(|piece| !fits(piece)) {
+                None => Ok(()),
+                Some(piece) => Err(format!("its post_processor has {piece}, expected the text \"A\" and its special_tokens")),
+            }
+        }
+        _ => Err(format!("its post_processor is {}, expected ByteLevel, TemplateProcessing or none", processor["type"])),
     }
 }
 

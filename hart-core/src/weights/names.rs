@@ -28,7 +28,8 @@ pub static TEXT: Table = Table {
         ("layers.*.feed_forward.down", "layers.*.mlp.down_proj"),
         ("norm", "norm"),
     ],
-    prefixes: &["model.", ""],
+    // The third and fourth are those of newer exports of the vision-language model.
+    prefixes: &["model.", "", "model.language_model.", "language_model."],
     ignored: &["lm_head", "visual", "layers.*.self_attn.rotary_emb"],
 };
 
@@ -173,7 +174,8 @@ mod tests {
         let usual =
             ["vae.quantize.quant_resi.qresi_ls.3.bias", "vae.quantize.quant_resi.3.bias", "vae.quantize.quant_resi.qresi.bias"];
         assert_eq!(phis.collect::<Vec<_>>(), usual);
-        let norm = ["model.layers.1.input_layernorm.weight", "layers.1.input_layernorm.weight"];
+        let norm = ["model.", "", "model.language_model.", "language_model."]
+            .map(|prefix| format!("{prefix}layers.1.input_layernorm.weight"));
         assert_eq!(TEXT.candidates("layers.1.attention_norm.gamma"), norm);
         assert!(TRANSFORMER.candidates("transformer.unknown.weight").is_empty());
     }

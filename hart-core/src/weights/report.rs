@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use crate::error::shortened;
+
 /// A tensor that is missing or not used.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Misplaced {
@@ -70,11 +72,11 @@ impl fmt::Display for Report {
         write!(f, "the tensors don't fit config.json: {missing} missing, {unused} unused, {misshapen} misshapen; ")?;
         write!(f, "take both from the same model")?;
         let file = |path: &Path| path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into_owned());
-        list(f, &self.missing, |f, t| write!(f, "missing `{}` {:?} (looked in {})", t.name, t.shape, file(&t.file)))?;
+        list(f, &self.missing, |f, t| write!(f, "missing `{}` {:?} (looked in {})", shortened(&t.name), t.shape, file(&t.file)))?;
         list(f, &self.misshapen, |f, t| {
-            write!(f, "misshapen `{}` in {}: expected {:?}, found {:?}", t.name, file(&t.file), t.expected, t.found)
+            write!(f, "misshapen `{}` in {}: expected {:?}, found {:?}", shortened(&t.name), file(&t.file), t.expected, t.found)
         })?;
-        list(f, &self.unused, |f, t| write!(f, "unused `{}` {:?} in {}", t.name, t.shape, file(&t.file)))
+        list(f, &self.unused, |f, t| write!(f, "unused `{}` {:?} in {}", shortened(&t.name), t.shape, file(&t.file)))
     }
 }
 

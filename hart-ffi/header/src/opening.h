@@ -50,13 +50,15 @@
  * Numbers   that say yes or no are int32_t: 0 is no.
  *
  * Threads   hart_model                        any number of threads at once
- *           hart_cancel                       any number of threads at once, callbacks and signal handlers
+ *           hart_cancel                       any number of threads at once, and callbacks; hart_cancel_request in signal handlers too
  *           hart_image, hart_tokens,
  *           hart_result, hart_device_list     any number of threads at once; nothing changes in them
  *           hart_options, hart_files,
  *           hart_request                      may move between threads; one at a time
  *           hart_last_error                   each thread has its own
  *           Freeing counts as a use that nothing else may overlap. In a child after fork(), hart's threads are gone: exec first.
+ *
+ * Stack     Functions that open a model or make a picture want half a megabyte of the calling thread's stack, as threads usually have.
  *
  * Runs at the same time share the processor's cores; each takes longer. hart installs no signal handler, no logger and no panic hook,
  * and prints nothing; the one exception is a defect of hart itself, whose panic message Rust's runtime writes to standard error before

@@ -12,7 +12,7 @@ static void versions_and_statuses(void) {
     char text[32];
     snprintf(text, sizeof text, "%d.%d.%d", HART_VERSION_MAJOR, HART_VERSION_MINOR, HART_VERSION_PATCH);
     CHECK(strcmp(text, hart_version_text()) == 0);
-    CHECK(strstr(hart_build_info(), "\"backends\":[\"cpu\"]") != NULL);
+    CHECK(strstr(hart_build_info(), "\"backends\":[\"cpu\"") != NULL);
     CHECK(strcmp(hart_status_text(HART_OK), "done") == 0);
     CHECK(strcmp(hart_status_text(HART_ERR_OTHER), "another error") == 0);
     CHECK(strcmp(hart_status_text(-7), "an unknown status") == 0);
@@ -142,6 +142,7 @@ static void nulls(const hart_model *model, const char *path, const char *scratch
     IS_NULL(hart_request_set_system_prompt(NULL, NULL), "request");
     IS_NULL(hart_request_set_inpaint(NULL, image, image, 0), "request");
     IS_NULL(hart_request_set_inpaint(request, image, NULL, 0), "mask");
+    IS_NULL(hart_request_set_inpaint(request, NULL, image, 0), "image");
     IS_NULL(hart_request_set_outpaint(NULL, image, 0, 0), "request");
     IS_NULL(hart_request_set_variation(NULL, image, 1), "request");
     OK(hart_request_set_inpaint(request, NULL, NULL, 0));
@@ -456,7 +457,8 @@ static void memory(const char *path) {
     OK(hart_options_set_weights(options, "plain"));
     OK(hart_options_set_memory_map(options, 0));
     OK(hart_options_set_strict(options, 1));
-    OK(hart_options_set_threads(options, 3));
+    /* One thread, and a callback that runs on the same model. */
+    OK(hart_options_set_threads(options, 1));
     OK(hart_model_open(path, options, HART_ABI_VERSION, &model));
     FAILS(hart_generate(model, request, &result), HART_ERR_MEMORY, "this request");
     OK(hart_request_set_images_per_prompt(request, 1));
