@@ -1,7 +1,6 @@
 //! Packs drawings with captions for training, shows scenes of them, and packs people's own pictures.
 
 use std::error::Error;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -91,6 +90,9 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
             output::check_folder(flag, file)?;
         }
     }
+    if let (Some(preview), Some(export)) = (&arguments.preview, &arguments.export) {
+        output::check_apart("--export", export, "--preview", preview)?;
+    }
     let drawings = Arc::new(arguments.drawings()?);
     if let Some(file) = &arguments.preview {
         let scenes = Scenes::new(drawings.clone(), SceneOptions::default())?;
@@ -154,7 +156,7 @@ impl Arguments {
         };
         let mut concepts = iconify::concepts(self.concepts.as_deref())?;
         if let Some(file) = &self.names {
-            let names = fs::read_to_string(file).map_err(|e| format!("--names {}: {e}", file.display()))?;
+            let names = files::read_text(file, files::MOST_SETTINGS).map_err(|e| format!("--names {e}"))?;
             concepts = iconify::named(concepts, &names).map_err(|e| format!("--names {}: {e}", file.display()))?;
         } else {
             let least = match self.level {

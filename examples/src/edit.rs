@@ -96,11 +96,13 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     if let Some(grid) = &arguments.grid {
         output::check_grid(grid, &arguments.out, arguments.count)?;
     }
+    arguments.check_inputs()?;
     stop_on_ctrl_c(cancel)?;
 
     let hart = Hart::open(&settings.model, settings.options())?;
     let side = hart.config().resolution();
-    let request = request.from_image(arguments.start(side)?);
+    let original = picture::open_square(&arguments.picture, side)?;
+    let request = request.from_image(arguments.start(&original)?);
     let mut saver = Saver::new(&arguments.out, arguments.count, arguments.quiet);
     let made = hart.generate(&request, &mut saver);
     let files = saver.finish()?;
@@ -108,7 +110,6 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
         Ok(made) => {
             output::warn_truncated(&made.truncated);
             if let Some(grid) = &arguments.grid {
-                let original = picture::open_square(&arguments.picture, side)?;
                 let pictures: Vec<Image> = std::iter::once(original).chain(made.images).collect();
                 Image::grid(&pictures, pictures.len())?.save_png(grid)?;
             }
@@ -124,11 +125,24 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
 }
 
 impl Arguments {
-    /// What of the picture is kept, for a model of `side` pixels.
-    fn start(&self, side: usize) -> Result<FromImage, Box<dyn Error>> {
-        let open = |side| picture::open_square(&self.picture, side);
-        let inpaint =
-            |mask| -> Result<FromImage, Box<dyn Error>> { Ok(FromImage::inpaint(open(side)?, mask).keep_scales(self.keep_scales)) };
+    /// Nothing that is written takes the place of what is read.
+    fn check_inputs(&self) -> Result<(), String> {
+        let mask = self.what.mask.iter().map(|mask| ("the mask", mask));
+        for (owner, input) in std::iter::once(("the edited picture", &self.picture)).chain(mask) {
+            for index in 0..self.count {
+                output::check_apart("--out", &output::numbered(&self.out, index, self.count), owner, input)?;
+            }
+            if let Some(grid) = &self.grid {
+                output::check_apart("--grid", grid, owner, input)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What of the picture is kept; `original` is the picture at the model's size.
+    fn start(&self, original: &Image) -> Result<FromImage, Box<dyn Error>> {
+        let side = original.width();
+        let inpaint = |mask| Ok(FromImage::inpaint(original.clone(), mask).keep_scales(self.keep_scales));
         match &self.what {
             What { mask: Some(mask), .. } => inpaint(Mask::from_image(&picture::open_square(mask, side)?)),
             What { rectangle: Some(rectangle), .. } => {
@@ -143,9 +157,9 @@ impl Arguments {
                     )
                     .into());
                 }
-                Ok(FromImage::outpaint(open(size)?, left, top))
+                Ok(FromImage::outpaint(picture::open_square(&self.picture, size)?, left, top))
             }
-            What { vary, .. } => Ok(FromImage::vary(open(side)?, vary.unwrap_or_default())),
+            What { vary, .. } => Ok(FromImage::vary(original.clone(), vary.unwrap_or_default())),
         }
     }
 }

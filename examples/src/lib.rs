@@ -35,10 +35,11 @@ pub fn stop_on_ctrl_c(cancel: CancelToken) -> Result<(), ctrlc::Error> {
     ctrlc::set_handler(move || if cancel.is_cancelled() { std::process::exit(INTERRUPTED.into()) } else { cancel.cancel() })
 }
 
-/// What a program ends with: its own code, or a line about the error and failure.
+/// What a program ends with: its own code, or lines about the error and failure.
 pub fn exit_code(result: Result<ExitCode, Box<dyn Error>>) -> ExitCode {
     result.unwrap_or_else(|error| {
-        eprintln!("error: {error}");
+        let lines: Vec<String> = error.to_string().lines().map(output::one_line).collect();
+        eprintln!("error: {}", lines.join("\n"));
         ExitCode::FAILURE
     })
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use hart_core::{CancelToken, Control, Event, Hart, Image, Observer, Step};
+use hart_core::{CancelToken, Control, Event, Hart, Image, Observer, Provenance, Step};
 use hart_examples::animation::Format;
 use hart_examples::settings::Settings;
 use hart_examples::terminal::{Canvas, Draw};
@@ -82,9 +82,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
 fn check_animation<'a>(path: &'a Path, out: &Path) -> Result<(Format, &'a Path), String> {
     let format = Format::of(path)?;
     output::check_folder("--animation", path)?;
-    if path == out {
-        return Err(format!("--animation {}: that is the picture's own file; name another", path.display()));
-    }
+    output::check_apart("--animation", path, "the picture", out)?;
     Ok((format, path))
 }
 
@@ -156,7 +154,8 @@ impl Observer for Watcher {
     }
 
     fn picture(&mut self, image: &Image) {
-        let text = image.provenance.as_ref().map_or_else(String::new, |made| format!("{}, seed {}", made.prompt, made.seed));
+        let text = |made: &Provenance| format!("{}, seed {}", output::shortened(&made.prompt), made.seed);
+        let text = image.provenance.as_ref().map_or_else(String::new, text);
         if let Err(error) = self.picture_at(image.clone(), &text) {
             self.error = Some(error);
         }

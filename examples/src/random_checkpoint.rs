@@ -11,7 +11,7 @@ use clap::ValueEnum;
 use half::{bf16, f16};
 use hart_core::DeviceKind;
 use hart_core::config::{Config, GenerationConfig, TextConfig, TransformerConfig, VisualConfig};
-use hart_core::stages::{Qwen2, ResidualDiffusion, Transformer, VisualTokenizer};
+use hart_core::stages::{Qwen2, ResidualDiffusion, TextTokenizer, Transformer, VisualTokenizer};
 use hart_core::weights::{TEXT, TRANSFORMER, VISUAL, names_and_shapes, visual_names};
 use indicatif::{ProgressBar, ProgressStyle};
 use rayon::prelude::*;
@@ -179,6 +179,7 @@ fn write(
         text: TextConfig::read(&path("text"))?,
         generation: GenerationConfig::default(),
     };
+    config.check(&path("llm"))?;
     let device = DeviceKind::Cpu.open()?;
     let usual = |names: Vec<String>| names.into_iter().next();
     let by_sharing = visual_names(files[1].json["share_quant_resi"].as_u64());
@@ -194,6 +195,7 @@ fn write(
         for name in ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"] {
             fs::copy(Path::new(TOKENIZER).join(name), folder.join("text").join(name))?;
         }
+        TextTokenizer::open(&folder.join("text"), config.text.vocab_size)?;
     }
     for (part, tensors) in parts {
         let parameters: usize = tensors.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();

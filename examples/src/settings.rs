@@ -57,7 +57,7 @@ pub struct Settings {
     #[arg(long, value_name = "COUNT")]
     pub threads: Option<usize>,
     /// Refuses what is estimated to take more memory than this [default: no limit]
-    #[arg(long, value_name = "GIGABYTES")]
+    #[arg(long, value_name = "GIGABYTES", value_parser = gigabytes, allow_negative_numbers = true)]
     pub max_memory: Option<f64>,
 }
 
@@ -111,6 +111,10 @@ pub fn weight_set(name: &str) -> Result<WeightSet, String> {
         "plain" => Ok(WeightSet::Plain),
         _ => Err("expected auto, ema or plain".into()),
     }
+}
+
+fn gigabytes(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|limit: &f64| *limit > 0.0).ok_or_else(|| "expected a number above 0".into())
 }
 
 impl Settings {

@@ -10,7 +10,7 @@ use icy_sixel::EncodeOptions;
 use image::RgbImage;
 use image::imageops::{FilterType, resize};
 
-use crate::enlarge;
+use crate::{enlarge, output};
 
 /// Side of the pictures that are sent to terminals which show real pixels.
 const GRAPHICS_SIDE: u32 = 384;
@@ -127,9 +127,7 @@ impl Canvas {
     }
 
     fn line(&self, text: &str) -> String {
-        // A prompt may hold line breaks, and codes that a terminal obeys.
-        let text = text.replace(char::is_control, " ");
-        format!("\r\x1b[K{}", console::truncate_str(&text, self.columns.saturating_sub(1), "…"))
+        format!("\r\x1b[K{}", console::truncate_str(&output::one_line(text), self.columns.saturating_sub(1), "…"))
     }
 
     /// All that is written for a picture, so that it appears at once.

@@ -107,6 +107,22 @@ fn what_is_not_read_is_said() {
     assert!(errors.contains("the model reads 20") && cut.contains("old cheese\"") && !cut.contains("parrot"), "{errors}");
 }
 
+/// A prompt may come from anyone: it neither moves the cursor nor forges a line, and it is no flood.
+#[test]
+fn a_prompt_gives_the_terminal_no_orders() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("words.txt"), "forged").unwrap();
+    let long = format!("a parrot{}\x1b]0;title\x07\x1b[2J\nerror: forged", " and a house".repeat(500));
+    let errors = |arguments: &[&str]| String::from_utf8(run(GENERATE, folder.path(), arguments).stderr).unwrap();
+    let warning = errors(&[long.as_str(), "-q"]);
+    assert!(warning.contains("not read: \"") && warning.len() < 300, "{warning:?}");
+    let refused = errors(&["\x1b[31ma forged line", "--filter", "words.txt"]);
+    assert!(refused.starts_with("error: prompt \" [31ma forged line\" is refused"), "{refused:?}");
+    for text in [warning, refused] {
+        assert!(!text.trim_end().contains(char::is_control), "{text:?}");
+    }
+}
+
 #[test]
 fn wrong_arguments_are_named() {
     fails(GENERATE, &[], &["PROMPT"]);
@@ -130,8 +146,16 @@ fn wrong_arguments_are_named() {
     fails(GENERATE, &["x", "--out", "."], &["that is a folder"]);
     fails(GENERATE, &["x", "--grid", "missing/out.png"], &["--grid", "missing"]);
     fails(GENERATE, &["x", "--grid", "out.png"], &["--grid", "own file"]);
+    fails(GENERATE, &["x", "--grid", "./out.png"], &["--grid ./out.png", "own file"]);
+    for limit in ["nan", "-1", "0", "much"] {
+        fails(GENERATE, &["x", "--max-memory", limit], &["--max-memory", limit, "a number above 0"]);
+    }
     #[cfg(unix)]
     fails(GENERATE, &["x", "--out", "/dev/null"], &["no plain file"]);
+    #[cfg(unix)]
+    fails(GENERATE, &["x", "--out", &format!("{}.png", "a".repeat(300))], &["--out aaa", "name another"]);
+    #[cfg(unix)]
+    fails(RECONSTRUCT, &["/dev/zero"], &["/dev/zero: is no plain file"]);
     fails(RECONSTRUCT, &["nothing.png"], &["nothing.png"]);
     fails(RECONSTRUCT, &[concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")], &["Cargo.toml"]);
     fails(MAKE_CHECKPOINT, &["x", "--set", "llm=3"], &["FILE.KEY=JSON"]);

@@ -52,6 +52,9 @@ fn variations_and_surroundings_are_saved_and_shown_together() {
     assert_eq!(names(folder.path()), ["all.png", "heart.png", "v0.png", "v1.png", "v2.png"]);
     let all = Image::open_png(folder.path().join("all.png")).unwrap();
     assert_eq!((all.width(), all.height()), (4 * 48, 48));
+    // On the left is what was edited.
+    let heart = Image::open_png(folder.path().join("heart.png")).unwrap();
+    assert!(all.pixels().chunks(3 * 4 * 48).zip(heart.pixels().chunks(3 * 48)).all(|(row, left)| row.starts_with(left)));
     succeeds(EDIT, folder.path(), &["heart.png", "a red heart", "--outpaint", "25,25,50", "--out", "around.png"]);
     let around = Image::open_png(folder.path().join("around.png")).unwrap();
     assert!(around.provenance.unwrap().settings.ends_with("outpainting of a picture"));
@@ -72,4 +75,12 @@ fn wrong_arguments_are_named() {
     fails(EDIT, &[picture, "", "--vary", "2"], &["prompt: number 1 is empty"]);
     fails(EDIT, &[picture, "x", "--vary", "2", "--out", "x.png", "--grid", "x.png"], &["--grid", "own file"]);
     fails(EDIT, &[picture, "x", "--vary", "2", "--out", "no/x.png"], &["--out", "make it first"]);
+}
+
+#[test]
+fn what_is_edited_is_not_written_over() {
+    fails(EDIT, &["out.png", "x", "--vary", "2"], &["--out out.png", "the edited picture's own file"]);
+    fails(EDIT, &["./out-1.png", "x", "--vary", "2", "-n", "2"], &["--out out-1.png", "the edited picture's own file"]);
+    fails(EDIT, &["a.png", "x", "--vary", "2", "--grid", "./a.png"], &["--grid ./a.png", "the edited picture's own file"]);
+    fails(EDIT, &["a.png", "x", "--mask", "m.png", "--out", "./m.png"], &["--out ./m.png", "the mask's own file"]);
 }

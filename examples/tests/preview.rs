@@ -35,6 +35,13 @@ fn without_a_terminal_there_are_lines_and_the_picture_that_generate_makes() {
     assert!(bytes(folder.path(), "out.png") == bytes(folder.path(), "b.png"));
 }
 
+#[test]
+fn a_prompt_gives_the_terminal_no_orders() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = succeeds(PREVIEW, folder.path(), &["a parrot\x1b[2J\nscale 9"]);
+    assert!(!output.contains('\x1b') && output.ends_with("\na parrot [2J scale 9, seed 0\n"), "{output:?}");
+}
+
 /// The frames are the scales and the finished picture, each pixel as 6 x 6, and the last one stays longest.
 fn assert_frames(frames: &[Frame], finished: &Image, most: u8) {
     assert_eq!(frames.len(), SCALES + 1);
@@ -142,6 +149,7 @@ fn wrong_arguments_are_named() {
     fails(PREVIEW, &["x", "--animation", "gif"], &["--animation gif", ".gif, .png or .apng"]);
     fails(PREVIEW, &["x", "--animation", "missing/a.gif"], &["--animation", "make it first"]);
     fails(PREVIEW, &["x", "--animation", "out.png"], &["--animation out.png", "own file"]);
+    fails(PREVIEW, &["x", "--animation", "./out.png"], &["--animation ./out.png", "own file"]);
     fails(PREVIEW, &["x", "--out", "missing/a.png"], &["--out", "make it first"]);
     fails(PREVIEW, &["x", "--seed", "18446744073709551616"], &["--seed"]);
     fails(PREVIEW, &["x", "--guidance", "nan"], &["guidance"]);

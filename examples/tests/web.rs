@@ -135,7 +135,10 @@ fn what_is_wrong_is_said_in_json() {
     wrong("{\"prompt\": \"x\", \"guidance\": 101}", 400, "-100 to 100");
     wrong("{\"prompt\": \"x\", \"guidance\": 1e999}", 400, "the body won't do");
     wrong("{\"prompt\": \"x\", \"seed\": \"one\"}", 400, "whole number");
-    wrong("{\"prompt\": \"x\", \"seed\": -1}", 400, "the body won't do");
+    for seed in ["-1", "1.5", "18446744073709551616", "true"] {
+        let body = format!("{{\"prompt\": \"x\", \"seed\": {seed}}}");
+        wrong(&body, 400, "seed: expected a whole number from 0 to 18446744073709551615");
+    }
     for (setting, words) in
         [("\"count\": 17", "at most 16"), ("\"count\": 0", "at least one"), ("\"steps\": \"0\"", "number of steps")]
     {
@@ -218,6 +221,39 @@ fn a_run_that_nobody_watches_any_more_ends() {
     std::thread::sleep(Duration::from_secs(6));
     let (name, data) = server.events(&id).pop().unwrap();
     assert!(name == "cancelled" && data["finished"].as_u64().unwrap() > 1, "{name} {data}");
+}
+
+#[test]
+fn slow_clients_are_sent_away() {
+    let server = Server::start(&["--max-images", "200"]);
+    let running = server.ask(json!({"prompt": "a parrot", "count": 200, "steps": SLOW}));
+    let heard = server.listen(&running, "");
+    let start = Instant::now();
+    // Nothing, half a header, and nothing after the first request.
+    let texts: [&[u8]; 3] = [b"", b"GET / HT", b"GET /icon.svg HTTP/1.1\r\nHost: localhost\r\n\r\n"];
+    let answers = texts.map(|text| server.connect(text)).map(|mut client| {
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).unwrap();
+        answer
+    });
+    assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
+    assert!(answers[0].is_empty() && answers[1].is_empty() && answers[2].starts_with("HTTP/1.1 200"), "{answers:?}");
+    // Whoever has asked may listen for longer.
+    server.post(&format!("/api/generate/{running}/cancel"), "");
+    assert_eq!(heard.last().unwrap().0, "cancelled");
+}
+
+// Elsewhere a test may open too few files.
+#[cfg(target_os = "linux")]
+#[test]
+fn connections_have_a_limit_and_the_next_gets_its_turn() {
+    let server = Server::start(&[]);
+    let start = Instant::now();
+    let idle: Vec<_> = (0..250).map(|_| server.connect(b"GET / HT")).collect();
+    assert_eq!(server.get("/api/model").status, 200);
+    let waited = start.elapsed();
+    assert!((5..15).contains(&waited.as_secs()), "{waited:?}");
+    drop(idle);
 }
 
 #[cfg(unix)]

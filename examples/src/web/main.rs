@@ -1,6 +1,7 @@
 //! A page to try hart in a browser, and a server for programs: `cargo run --release -p hart-examples --features web --bin web`.
 
 mod api;
+mod connections;
 mod failure;
 mod guard;
 mod job;
@@ -25,9 +26,6 @@ use hart_examples::{INTERRUPTED, output};
 use tokio::net::TcpListener;
 
 use crate::queue::{KEPT_IMAGES, Queue};
-
-/// What is still open this long after a signal is dropped.
-const SHUTDOWN: Duration = Duration::from_millis(1000);
 
 /// Serves a page that makes pictures, and OpenAI's images API.
 #[derive(Parser, Debug)]
@@ -92,7 +90,6 @@ async fn serve(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         let app = app.clone();
         move || worker::work(&app)
     })?;
-    let (stopping, stopped) = tokio::sync::oneshot::channel();
     let signal = signals()?;
     if !app.loopback {
         eprintln!("warning: whoever reaches {address} can make pictures: there is no password and no encryption");
@@ -101,19 +98,13 @@ async fn serve(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     // If nobody reads this the server is no worse for it.
     let _ = output::say(format!("http://{address}/ ({}, {side} x {side} pixels; Ctrl-C ends it)", app.name));
 
-    let waits = app.clone();
-    let shutdown = async move {
+    let shutdown = async {
         signal.await;
         eprintln!("stopping");
         // Ends the event streams too.
-        waits.queue.close();
-        let _ = stopping.send(());
+        app.queue.close();
     };
-    let server = axum::serve(listener, router(app)).with_graceful_shutdown(shutdown);
-    tokio::select! {
-        ended = server => ended?,
-        () = async { let _ = stopped.await; tokio::time::sleep(SHUTDOWN).await } => {}
-    }
+    connections::serve(listener, router(app.clone()), shutdown).await;
     // A run that was just cancelled ends within a layer; one that doesn't is left to the end of the program.
     for _ in 0..10 {
         if worker.is_finished() {

@@ -21,7 +21,7 @@ const BODY_TIME: Duration = Duration::from_secs(10);
 
 /// A seed as a number, or as text: JavaScript's numbers end at 2^53.
 #[derive(Deserialize, Debug, Clone)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "seed: expected a whole number from 0 to 18446744073709551615, or the same as text")]
 pub enum Seed {
     /// As a number.
     Number(u64),
