@@ -84,8 +84,8 @@ pub struct Phase<O> {
     pub batch: usize,
     /// Steps from one line of losses, contact sheet and saved state to the next.
     pub every: u64,
-    /// Whether its scenes have nothing that their captions don't say. The generator of a small model learns these far sooner, and
-    /// draws them sharper; the visual tokenizer had better see everything.
+    /// Whether its scenes have nothing that their captions don't say: less to learn for a small generator. The visual tokenizer had
+    /// better see everything.
     #[serde(default)]
     pub exact: bool,
     /// Losses and optimizer.
