@@ -157,6 +157,7 @@ fn wrong_arguments_are_named() {
     #[cfg(unix)]
     fails(RECONSTRUCT, &["/dev/zero"], &["/dev/zero: is no plain file"]);
     fails(RECONSTRUCT, &["nothing.png"], &["nothing.png"]);
+    fails(RECONSTRUCT, &["out.png"], &["--out out.png", "the picture's own file"]);
     fails(RECONSTRUCT, &[concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")], &["Cargo.toml"]);
     fails(MAKE_CHECKPOINT, &["x", "--set", "llm=3"], &["FILE.KEY=JSON"]);
     fails(MAKE_CHECKPOINT, &["x", "--set", "llm.depth=-3"], &["depth"]);
@@ -237,7 +238,7 @@ fn checkpoints_of_every_kind_are_made_and_drawn() {
         succeeds(GENERATE, folder.path(), &["anything", "-m", "model", "-q"]);
         let picture = Image::open_png(folder.path().join("out.png")).unwrap();
         assert_eq!(picture.width(), 10, "{kind:?}");
-        succeeds(RECONSTRUCT, folder.path(), &["out.png", "-m", "model"]);
+        succeeds(RECONSTRUCT, folder.path(), &["out.png", "-m", "model", "-o", "again.png"]);
     }
 }
 
