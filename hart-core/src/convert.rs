@@ -74,8 +74,9 @@ fn names(
 ) -> Result<BTreeMap<String, [usize; 2]>> {
     let name = |path: String| {
         let candidates = TRANSFORMER.candidates(&format!("{root}.{path}.weight"));
-        let missing = format!("has no tensor `{}`, which its config.json asks for", candidates.first().map_or("", |name| name));
-        candidates.into_iter().find(|name| checkpoint.info(name).is_some()).ok_or_else(|| Error::checkpoint(folder, missing))
+        let found = candidates.iter().find(|name| checkpoint.info(name).is_some()).cloned();
+        let missing = || format!("has no tensor `{}`, which its config.json asks for", candidates.join("` or `"));
+        found.ok_or_else(|| Error::checkpoint(folder, missing()))
     };
     layers.into_iter().map(|(path, layer)| Ok((name(path)?, layer.weight.lazy_shape().dims()))).collect()
 }

@@ -7,10 +7,11 @@ use std::io::{self, BufRead, BufReader, Seek, Write};
 use std::path::Path;
 
 use crate::error::{Error, Result};
-use crate::request::MAX_PROMPT_BYTES;
 
 /// Most pixels of a PNG file that is read.
 const MAX_PIXELS: usize = 1 << 26;
+/// Longest text of a PNG file that is read, in bytes.
+pub(crate) const MAX_TEXT_BYTES: usize = 1 << 20;
 /// Name of this program in PNG files.
 const SOFTWARE: &str = concat!("hart ", env!("CARGO_PKG_VERSION"));
 
@@ -111,7 +112,7 @@ impl Image {
     ///
     /// # Errors
     ///
-    /// [`Error::Request`] if there is none, their sizes differ, or `columns` is 0; [`Error::Memory`] if there is none for so many.
+    /// [`Error::Request`] if there is none, their sizes differ, `columns` is 0, or there is no memory for so many.
     pub fn grid<I: Borrow<Self>>(images: &[I], columns: usize) -> Result<Self> {
         let images: Vec<&Self> = images.iter().map(Borrow::borrow).collect();
         let Some(first) = images.first() else { return Err(Error::request("grid", "there is no picture")) };
@@ -120,12 +121,11 @@ impl Image {
         }
         let (width, columns) = (first.width, columns.min(images.len()));
         let rows = images.len().div_ceil(columns);
-        let mut grid = Self {
-            width: width * columns,
-            height: first.height * rows,
-            pixels: vec![255; 3 * width * columns * first.height * rows],
-            provenance: None,
-        };
+        let (whole, mut pixels) = (3 * width * columns * first.height * rows, Vec::new());
+        let no_memory = |_| Error::request("grid", format!("there is no memory for {whole} bytes: take fewer pictures"));
+        pixels.try_reserve_exact(whole).map_err(no_memory)?;
+        pixels.resize(whole, 255);
+        let mut grid = Self { width: width * columns, height: first.height * rows, pixels, provenance: None };
         for (index, image) in images.iter().enumerate() {
             let (left, top) = (index % columns * width, index / columns * first.height);
             for (y, line) in image.pixels.chunks(3 * width).enumerate() {
@@ -225,7 +225,7 @@ fn provenance(info: &png::Info<'_>) -> Option<Provenance> {
     // The texts may be compressed: a small file must not grow to gigabytes.
     let text = |key: &str| {
         let mut chunk = info.utf8_text.iter().find(|t| t.keyword == key)?.clone();
-        chunk.decompress_text_with_limit(MAX_PROMPT_BYTES).ok()?;
+        chunk.decompress_text_with_limit(MAX_TEXT_BYTES).ok()?;
         chunk.get_text().ok()
     };
     let seed = info.uncompressed_latin1_text.iter().find(|t| t.keyword == "seed")?.text.parse().ok()?;
@@ -291,7 +291,7 @@ mod tests {
         let mut info = png::Info::with_size(1, 1);
         info.color_type = png::ColorType::Rgb;
         info.uncompressed_latin1_text.push(png::text_metadata::TEXtChunk::new("seed", "7"));
-        for (key, text) in [("settings", "guidance 2".to_string()), ("prompt", "a".repeat(MAX_PROMPT_BYTES + 1))] {
+        for (key, text) in [("settings", "guidance 2".to_string()), ("prompt", "a".repeat(MAX_TEXT_BYTES + 1))] {
             let mut chunk = png::text_metadata::ITXtChunk::new(key, text);
             chunk.compressed = true;
             chunk.compress_text().unwrap();
@@ -300,7 +300,7 @@ mod tests {
         let mut writer = png::Encoder::with_info(&mut bytes, info).unwrap().write_header().unwrap();
         writer.write_image_data(&[1, 2, 3]).unwrap();
         drop(writer);
-        assert!(bytes.len() < MAX_PROMPT_BYTES / 20);
+        assert!(bytes.len() < MAX_TEXT_BYTES / 20);
         let image = Image::from_png("memory", &bytes).unwrap();
         assert_eq!((image.pixels(), &image.provenance), (&[1, 2, 3][..], &None));
     }

@@ -4,13 +4,14 @@ use crate::config::MAX_GUIDANCE;
 use crate::error::{Error, Result};
 use crate::filter::{Filter, PromptFilter};
 use crate::from_image::FromImage;
+use crate::image::MAX_TEXT_BYTES;
 use crate::progress::CancelToken;
 use crate::schedule::Respacing;
 
 /// Most pictures of one request; ask again for more.
 pub const MAX_IMAGES: usize = 1024;
-/// Most bytes of one prompt, far above what a checkpoint reads.
-pub const MAX_PROMPT_BYTES: usize = 1 << 20;
+/// Most bytes of one prompt, far above what a checkpoint reads: as many as a picture's file can say.
+pub const MAX_PROMPT_BYTES: usize = MAX_TEXT_BYTES;
 
 /// Which system prompt goes before the prompts (spec section 1).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,5 +1,13 @@
 //! AdamW or Muon with a clipped global norm, warm-up and cosine, and a running average of the weights.
 
+mod options;
+mod step;
+#[cfg(all(test, any(feature = "cuda", feature = "wgpu")))]
+mod tests;
+
+pub use options::{OptimizerOptions, learning_rate};
+pub(super) use step::{MOMENTUM, Slot, State, StepOptions};
+
 use std::collections::HashMap;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
@@ -13,125 +21,12 @@ use rayon::prelude::*;
 
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
 use super::joined::Joined;
-use super::ranges::{DECAY, Ranged, UNIT};
 use super::shards::numbers;
 use crate::device::is_cpu;
 use crate::error::{Error, Result};
 use crate::kernels;
 use crate::weights::{Checkpoint, NamedTensor, parameter_names};
-
-/// How weights are changed.
-#[derive(Clone, Copy, Debug, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct OptimizerOptions {
-    /// Largest learning rate.
-    pub learning_rate: f64,
-    /// Steps in which the rate rises to it, linearly.
-    pub warmup: u64,
-    /// Steps after which it has fallen to `final_ratio` of it, by a cosine.
-    pub steps: u64,
-    /// Share of the largest rate that is left in the end.
-    pub final_ratio: f64,
-    /// Decay of the weights, times the learning rate.
-    pub weight_decay: f32,
-    /// Decay of the squared gradients' average.
-    pub beta_2: f32,
-    /// Whether the matrices between layers are changed by Muon (Jordan and others, 2024; scaled to AdamW's learning rates as by Liu
-    /// and others, arXiv 2502.16982): a step in all directions alike. It needs fewer steps, and more time for each.
-    pub muon: bool,
-    /// Most that all gradients together may measure, as one vector.
-    pub clip: f32,
-    /// Decay of the running average of the weights; early steps average over a tenth of what was.
-    pub average: f64,
-}
-
-/// Most steps: a saved state counts them in f32, which is exact up to here.
-const MOST_STEPS: f64 = (1 << 24) as f64;
-
-impl OptimizerOptions {
-    /// What each number may be, named as part of the options of a trainer.
-    pub(super) fn ranges(&self) -> [Ranged; 7] {
-        [
-            ("optimizer.learning_rate", self.learning_rate, UNIT),
-            ("optimizer.steps", self.steps as f64, 1.0..=MOST_STEPS),
-            ("optimizer.final_ratio", self.final_ratio, UNIT),
-            ("optimizer.weight_decay", f64::from(self.weight_decay), UNIT),
-            ("optimizer.beta_2", f64::from(self.beta_2), DECAY),
-            ("optimizer.clip", f64::from(self.clip), 0.001..=1e6),
-            ("optimizer.average", self.average, UNIT),
-        ]
-    }
-}
-
-/// The learning rate of a step, from 0.
-pub fn learning_rate(options: &OptimizerOptions, step: u64) -> f64 {
-    let (step, warmup, steps) = (step as f64, options.warmup as f64, options.steps as f64);
-    if step < warmup {
-        return options.learning_rate * (step + 1.0) / warmup;
-    }
-    let done = ((step - warmup) / (steps - warmup).max(1.0)).min(1.0);
-    let wave = (1.0 + (std::f64::consts::PI * done).cos()) / 2.0;
-    options.learning_rate * (options.final_ratio + (1.0 - options.final_ratio) * wave)
-}
-
-/// One parameter, as a row of numbers, and what is kept about it.
-#[derive(Clone)]
-pub(super) struct Slot {
-    name: String,
-    id: ParamId,
-    /// Rows and columns, if it is a matrix that Muon changes.
-    pub(super) matrix: Option<[usize; 2]>,
-    pub(super) value: Tensor<1>,
-    pub(super) average: Tensor<1>,
-    pub(super) state: State,
-}
-
-/// What an optimizer keeps about a parameter.
-#[allow(clippy::large_enum_variant, reason = "handles; the numbers lie elsewhere")]
-#[derive(Clone)]
-pub(super) enum State {
-    New,
-    Moments(AdamWState<1>),
-    Velocity(Tensor<1>),
-}
-
-/// Decay of AdamW's averaged gradients.
-const BETA_1: f32 = 0.9;
-/// What AdamW adds to the root that it divides by.
-const EPSILON: f32 = 1e-8;
-/// Decay of Muon's velocity.
-pub(super) const MOMENTUM: f64 = 0.95;
-/// A matrix with fewer rows or columns leads into the model or out of it, and is AdamW's.
-const SMALLEST_MATRIX: usize = 32;
-
-/// Numbers of one step.
-pub(super) struct StepOptions {
-    pub(super) options: OptimizerOptions,
-    pub(super) rate: f64,
-    /// Decay of the running average.
-    pub(super) average: f64,
-}
-
-impl StepOptions {
-    fn new(options: OptimizerOptions, step: u64) -> Self {
-        // As TensorFlow's moving average does: young averages forget quickly.
-        let average = options.average.min((1.0 + step as f64) / (10.0 + step as f64));
-        Self { options, rate: learning_rate(&options, step), average }
-    }
-
-    /// What gradients of such a norm are multiplied by, so that they measure no more than they may.
-    pub(super) fn scale(&self, norm: f32) -> f32 {
-        const SMALLEST_NORM: f32 = 1e-6;
-        (self.options.clip / (norm + SMALLEST_NORM)).min(1.0)
-    }
-
-    #[cfg(any(feature = "cuda", feature = "wgpu"))]
-    pub(super) fn adam(&self, time: usize, scale: f32) -> kernels::cube::AdamStep {
-        let OptimizerOptions { beta_2, weight_decay, .. } = self.options;
-        let (rate, average) = (self.rate, self.average);
-        kernels::cube::AdamStep { beta_1: BETA_1, beta_2, epsilon: EPSILON, time, rate, weight_decay, scale, average }
-    }
-}
+use step::{BETA_1, EPSILON, SMALLEST_MATRIX};
 
 /// Weights under way. Parameters are kept as rows beside each other: all cores update them at once, and on a GPU they are parts of a few
 /// rows.
@@ -409,60 +304,4 @@ fn put<M: Module>(module: M, rows: &HashMap<ParamId, &Tensor<1>>, trained: bool)
         }
     }
     module.map(&mut Put { rows, trained })
-}
-
-#[cfg(all(test, any(feature = "cuda", feature = "wgpu")))]
-mod tests {
-    use burn::nn::{Linear, LinearConfig};
-
-    use super::*;
-    use crate::kernels::cube::tests::{device, wave};
-
-    /// Matrices by Muon, rows by AdamW, clipped; and a state that is taken up in between.
-    #[test]
-    fn steps_on_a_gpu_equal_the_cpus() {
-        let options = OptimizerOptions {
-            learning_rate: 1e-2,
-            warmup: 2,
-            steps: 10,
-            final_ratio: 0.1,
-            weight_decay: 0.1,
-            beta_2: 0.99,
-            muon: true,
-            clip: 1.0,
-            average: 0.9,
-        };
-        let run = |device: &Device| {
-            let tracked = device.clone().autodiff();
-            let mut layers: Vec<Linear> = Vec::new();
-            for (from, to) in [(40, 48), (48, 40), (40, 48), (48, 7)] {
-                let mut layer = LinearConfig::new(from, to).init(&tracked);
-                layer.weight = layer.weight.map(|_| wave([from, to], 0.37, &tracked).require_grad());
-                layer.bias = layer.bias.map(|bias| bias.map(|_| wave([to], 0.7, &tracked).require_grad()));
-                layers.push(layer);
-            }
-            let mut learner = Learner::new(&layers, options);
-            let mut norms = Vec::new();
-            for step in 0..4 {
-                let x: Tensor<2> = wave([5, 40], 0.3 + step as f32, &tracked);
-                let y = layers.iter().fold(x, |x, layer| layer.forward(x).tanh());
-                let gradients = GradientsParams::from_grads((y.square().sum() * 3.0).backward(), &layers);
-                let norm;
-                (layers, norm) = learner.update(layers, vec![gradients], step);
-                norms.push(norm);
-            }
-            (norms, learner.state())
-        };
-        let ((norms, got), (other_norms, want)) = (run(&device()), run(&Device::flex()));
-        assert!(
-            norms.iter().zip(&other_norms).all(|(got, want)| (got / want - 1.0).abs() < 1e-2),
-            "{norms:?} and not {other_norms:?}"
-        );
-        for (got, want) in got.iter().zip(&want) {
-            assert_eq!((&got.name, &got.shape), (&want.name, &want.shape));
-            let most = want.values.iter().fold(1e-2f32, |most, v| most.max(v.abs()));
-            let error = got.values.iter().zip(&want.values).map(|(g, w)| (g - w).abs() / most).fold(0.0, f32::max);
-            assert!(error < 2e-2, "{}: off by {error}", got.name);
-        }
-    }
 }
