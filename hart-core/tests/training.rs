@@ -151,6 +151,8 @@ fn tokenizer_options(shards: usize) -> TokenizerOptions {
         quantizer: 1.0,
         commitment: COMMITMENT,
         codebook_decay: 0.9,
+        hybrid_share: 0.5,
+        decoder_only: false,
         shards,
         seed: 3,
     }
@@ -225,6 +227,31 @@ fn a_small_model_learns() {
     let pictures = images(batch(4, 0));
     let (saved, trained) = (hart.visual().tokenize_images(&pictures).unwrap(), visual.tokenize_images(&pictures).unwrap());
     assert_eq!(values(saved.features), values(trained.features));
+}
+
+#[test]
+fn a_decoder_learns_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = small(folder.path());
+    let mut whole = tokenizer_trainer(&config, 2, &device());
+    for step in 0..20 {
+        whole.step(&images(batch(8, step))).unwrap();
+    }
+    let (before, pictures) = (whole.averaged(), images(batch(8, 1000)));
+    let options = TokenizerOptions { decoder_only: true, hybrid_share: 0.75, ..tokenizer_options(2) };
+    let mut alone = TokenizerTrainer::from_model(&before, options, &device()).unwrap();
+    let losses: Vec<f32> = (0..40).map(|step| alone.step(&images(batch(8, step))).unwrap()).map(|l| l.hybrid).collect();
+    let mean = |losses: &[f32]| losses.iter().sum::<f32>() / losses.len() as f32;
+    assert!(mean(&losses[30..]) < 0.9 * mean(&losses[..10]), "{losses:?}");
+
+    let after = alone.averaged();
+    let (was, is) = (before.tokenize_images(&pictures).unwrap(), after.tokenize_images(&pictures).unwrap());
+    assert_eq!(was.codes, is.codes);
+    assert_eq!(values(was.continuous.clone()), values(is.continuous));
+    let decoded = |tokenizer: &VisualTokenizer| values(tokenizer.decode(&was.hybrid(), &mut Progress::silent()).unwrap());
+    assert_ne!(decoded(&before), decoded(&after));
+    let error = TokenizerTrainer::new(&config.visual, options, &device()).err().unwrap().to_string();
+    assert!(error.contains("decoder_only") && error.contains("expected a trained model"), "{error}");
 }
 
 /// Losses and gradients of a few steps from one state on, on the CPU and on the device that is tested.

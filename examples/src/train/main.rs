@@ -81,6 +81,12 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     if let Some(path) = &arguments.tokenizer {
         recipe.model.tokenizer = Model::read(path)?.tokenizer;
     }
+    if recipe.tokenizer.learning.decoder_only && from.is_none() && ready.is_none() {
+        let recipe = arguments.recipe.display();
+        return Err(
+            format!("{recipe}: tokenizer.learning.decoder_only is true: give --from, the model whose decoder is to learn").into()
+        );
+    }
     let drawings = Arc::new(open_or_render(arguments.data.as_deref())?);
     let scenes_of = |exact: bool| {
         let options = if exact { recipe.scenes.exact() } else { recipe.scenes.clone() };
@@ -111,10 +117,12 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
 
     let minutes = |phase: usize| arguments.minutes.map(|minutes| minutes[phase]);
     let mut length = Length::new(recipe.tokenizer.learning.optimizer.steps, minutes(0));
+    let from_visual = from.as_ref().map(Hart::visual);
+    let ready = ready.as_ref().map(Hart::visual).or(from_visual.filter(|_| length.is_zero()));
     let tokenizer = match ready {
-        Some(hart) => Some(tokenizer::keep(hart.visual(), &recipe, &folder)?),
+        Some(visual) => Some(tokenizer::keep(visual, &recipe, &folder)?),
         None => {
-            let from = from.as_ref().map(Hart::visual);
+            let from = from_visual;
             tokenizer::train(&recipe, &config, from, &scenes, &folder, &device, &stop, &mut length, arguments.quiet)?
         }
     };

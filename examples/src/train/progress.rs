@@ -51,6 +51,11 @@ impl Length {
         Self { steps, limit, first: None, started: Instant::now() }
     }
 
+    /// Whether there is nothing to do.
+    pub fn is_zero(&self) -> bool {
+        self.limit == Some(Duration::ZERO)
+    }
+
     /// Steps of the whole phase, as far as can be said after `step`.
     pub fn steps(&mut self, step: u64) -> u64 {
         let Some(limit) = self.limit else { return self.steps };

@@ -81,7 +81,11 @@ pub fn train(
             return Ok(None);
         }
     }
-    let tokenizer = fit_residuals(trainer.averaged(), scenes, recipe.seed, folder, &bar)?;
+    // A decoder that learned alone has latents that a generator knows.
+    let tokenizer = match options.decoder_only {
+        true => trainer.averaged(),
+        false => fit_residuals(trainer.averaged(), scenes, recipe.seed, folder, &bar)?,
+    };
     write_tokenizer(&tokenizer, &recipe.model, &folder.model(), recipe.stored_as())?;
     Ok(Some(tokenizer))
 }

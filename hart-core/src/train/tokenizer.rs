@@ -6,11 +6,11 @@ use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::prelude::*;
 
-use super::codebook::{RowAverages, Usage, quantize};
+use super::codebook::{Quantized, RowAverages, Usage, quantize};
 use super::loss::reconstruction_loss;
 use super::optimizer::{Learner, OptimizerOptions};
 use super::random::StepRandom;
-use super::ranges::{self, DECAY, WEIGHT};
+use super::ranges::{self, DECAY, UNIT, WEIGHT};
 use super::shards::{Shards, numbers};
 use crate::config::VisualConfig;
 use crate::error::{Error, Result};
@@ -34,12 +34,23 @@ pub struct TokenizerOptions {
     pub commitment: f64,
     /// Decay of the codebook's running averages.
     pub codebook_decay: f32,
+    /// Share of a batch that is decoded from its continuous latents; the rest is decoded from its codes.
+    #[serde(default = "half")]
+    pub hybrid_share: f64,
+    /// Whether the decoder alone learns. Codes and residuals of a picture stay what they were, and so a generator that draws them
+    /// stays valid.
+    #[serde(default)]
+    pub decoder_only: bool,
     /// Parts of a batch that are worked on side by side.
     #[serde(skip)]
     pub shards: usize,
     /// Seed of everything random.
     #[serde(skip)]
     pub seed: u64,
+}
+
+fn half() -> f64 {
+    0.5
 }
 
 impl TokenizerOptions {
@@ -54,6 +65,7 @@ impl TokenizerOptions {
             ("quantizer", self.quantizer, WEIGHT),
             ("commitment", self.commitment, WEIGHT),
             ("codebook_decay", f64::from(self.codebook_decay), DECAY),
+            ("hybrid_share", self.hybrid_share, UNIT),
         ];
         ranges::check(self.optimizer.ranges().into_iter().chain(own))
     }
@@ -90,8 +102,18 @@ impl TokenizerTrainer {
     ///
     /// # Errors
     ///
-    /// [`Error::Request`] if an option won't do.
+    /// [`Error::Request`] if an option won't do; `decoder_only` wants [`Self::from_model`].
     pub fn new(config: &VisualConfig, options: TokenizerOptions, device: &Device) -> Result<Self> {
+        if options.decoder_only {
+            return Err(Error::request(
+                "decoder_only",
+                "is true, expected a trained model to go on from: its encoder stays as it is",
+            ));
+        }
+        Self::init(config, options, device)
+    }
+
+    fn init(config: &VisualConfig, options: TokenizerOptions, device: &Device) -> Result<Self> {
         options.validate()?;
         let device = device.clone().autodiff();
         device.seed(options.seed);
@@ -105,9 +127,9 @@ impl TokenizerTrainer {
     ///
     /// # Errors
     ///
-    /// As [`Self::new`].
+    /// [`Error::Request`] if an option won't do.
     pub fn from_model(tokenizer: &VisualTokenizer, options: TokenizerOptions, device: &Device) -> Result<Self> {
-        let mut trainer = Self::new(tokenizer.config(), options, device)?;
+        let mut trainer = Self::init(tokenizer.config(), options, device)?;
         trainer.model = trainer.learner.adopt(trainer.model.clone(), tokenizer)?;
         let table = kernels::values(tokenizer.codebook().table().val());
         let (rows, width) = (tokenizer.config().vocab_size, tokenizer.config().z_channels);
@@ -126,8 +148,8 @@ impl TokenizerTrainer {
         self.learner.set_steps(steps);
     }
 
-    /// One step. Of every shard the first half of the pictures is decoded from its continuous latents and the rest from its codes,
-    /// so that the decoder serves both.
+    /// One step. Of every shard the first pictures are decoded from their continuous latents and the rest from their codes, so that
+    /// the decoder serves both.
     ///
     /// # Errors
     ///
@@ -156,9 +178,12 @@ impl TokenizerTrainer {
         losses.gradient_norm = norm;
         let (rows, width) = (model.config().vocab_size, model.config().z_channels);
         losses.used_rows = usage.share(rows);
-        let random = StepRandom { seed: self.options.seed, step: self.step, shard: 0 };
-        let table = self.rows.update(&usage, random);
-        self.model = self.with_table(model, table, [rows, width]);
+        self.model = model;
+        if !self.options.decoder_only {
+            let random = StepRandom { seed: self.options.seed, step: self.step, shard: 0 };
+            let table = self.rows.update(&usage, random);
+            self.model = self.with_table(self.model.clone(), table, [rows, width]);
+        }
         self.step += 1;
         Ok(losses)
     }
@@ -177,11 +202,8 @@ impl TokenizerTrainer {
         let count = pictures.len();
         let values = Image::planes_of(pictures);
         let pixels = kernels::tensor(values, [count, 3, side, side], &self.device);
-        let features = model.encode(pixels.clone());
-        let sides = &model.config().sides;
-        let quantized = quantize(model.codebook(), features.clone(), sides, self.options.commitment);
-        // With one picture, both are decoded from it.
-        let (from, continuous) = if count == 1 { (0, 1) } else { (count / 2, count / 2) };
+        let (features, quantized) = self.latents(&model, pixels.clone());
+        let (from, continuous) = divided(count, self.options.hybrid_share);
         let latents = vec![features.narrow(0, 0, continuous), quantized.latent.narrow(0, from, count - from)];
         let wanted = vec![pixels.clone().narrow(0, 0, continuous), pixels.narrow(0, from, count - from)];
         let decoded = model.decode_unclamped(&Latent(Tensor::cat(latents, 0)), &mut Progress::silent())?;
@@ -191,12 +213,29 @@ impl TokenizerTrainer {
         let [first, second]: [Tensor<4>; 2] = wanted.try_into().expect("two just above");
         let hybrid = loss(0, continuous, first);
         let discrete = loss(continuous, count - from, second);
-        let total = (hybrid.clone() + discrete.clone()) * 0.5 + quantized.loss.clone() * self.options.quantizer;
+        let share = self.options.hybrid_share;
+        let pictures = hybrid.clone() * share + discrete.clone() * (1.0 - share);
+        let total = if self.options.decoder_only { pictures } else { pictures + quantized.loss.clone() * self.options.quantizer };
         let gradients = GradientsParams::from_grads(total.backward(), &model);
         let [hybrid, discrete, quantizer]: [f32; 3] =
             numbers(vec![hybrid, discrete, quantized.loss]).try_into().expect("three just here");
         let losses = TokenizerLosses { hybrid, discrete, quantizer, ..TokenizerLosses::default() };
         Ok(Part { losses, gradients, usage: quantized.usage })
+    }
+
+    /// What the encoder and the quantizer make of pixels; without gradients if they don't learn.
+    fn latents(&self, model: &VisualTokenizer, pixels: Tensor<4>) -> (Tensor<4>, Quantized) {
+        let of = |model: &VisualTokenizer, pixels| {
+            let features = model.encode(pixels);
+            let quantized = quantize(model.codebook(), features.clone(), &model.config().sides, self.options.commitment);
+            (features, quantized)
+        };
+        if !self.options.decoder_only {
+            return of(model, pixels);
+        }
+        let (features, Quantized { latent, loss, usage }) = of(&model.clone().valid(), pixels.inner());
+        let [features, latent] = [features, latent].map(Tensor::from_inner);
+        (features, Quantized { latent, loss: Tensor::from_inner(loss), usage })
     }
 
     /// The tokenizer with averaged weights, on the plain device.
@@ -243,6 +282,16 @@ impl TokenizerTrainer {
         self.model = self.with_table(self.model.clone(), table, [rows, width]);
         Ok(())
     }
+}
+
+/// Of a shard's pictures, the first that is decoded from its codes, and how many are decoded from their continuous latents: at least
+/// one each. A single picture is decoded from both.
+fn divided(count: usize, hybrid_share: f64) -> (usize, usize) {
+    if count == 1 {
+        return (0, 1);
+    }
+    let continuous = ((count as f64 * hybrid_share) as usize).clamp(1, count - 1);
+    (continuous, continuous)
 }
 
 /// What one shard found.
