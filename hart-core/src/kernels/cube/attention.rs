@@ -13,6 +13,7 @@ use cubecl::prelude::*;
 use cubek::attention::forward::routines::blackbox_accelerated::BlackboxAcceleratedStrategy;
 
 use super::super::attention::{Extend, Extended, Group, Kept, Rotation, SMALLEST_NORM, SelfAttention};
+use super::flash::{Heads, attend};
 use super::product::{Lies, Operand, Single, Sizes, View, multiply};
 use super::{cube_number, cubes, element, empty_like, primitive, tensor, thread_number, threads_for, whole};
 
@@ -172,8 +173,8 @@ fn take_apart<X: Float>(
     }
 }
 
-/// `softmax(scale q k^T) v`, with scores and softmax in f32. In half precision by flash attention, where the queries fill its tiles;
-/// its kernels round to f16 inside, so f32 never takes them.
+/// `softmax(scale q k^T) v`, with scores and softmax in f32, where [`attend`] has no units. In half precision by burn's flash
+/// attention, where the queries fill its tiles; its kernels round to f16 inside, so f32 never takes them.
 fn mix(query: CubeTensor, key: CubeTensor, value: CubeTensor, scale: f64) -> CubeTensor {
     const TILE: usize = 16;
     let length = query.meta.shape()[2];
@@ -271,8 +272,15 @@ pub(in super::super) fn self_attention(
         element(qkv.dtype),
     );
     here.filled += length;
-    let [key, value] = here.seen();
-    let mixed: Tensor<4> = tensor(mix(query, key, value, usual));
+    let of_heads = Heads { query: &query, key: &here.key, value: &here.value, tokens: here.filled };
+    let mixed: Tensor<3> = match attend(of_heads, usual) {
+        Some(mixed) => tensor(mixed),
+        None => {
+            let [key, value] = here.seen();
+            let mixed: Tensor<4> = tensor(mix(query, key, value, usual));
+            mixed.swap_dims(1, 2).reshape([rows, length, width])
+        }
+    };
     match (last, kept) {
         (Some(memory), Some(kept)) => {
             memory.in_place = Some(here);
@@ -280,5 +288,5 @@ pub(in super::super) fn self_attention(
         }
         _ => cache.kept = Kept::InPlace(here),
     }
-    Some(mixed.swap_dims(1, 2).reshape([rows, length, width]))
+    Some(mixed)
 }

@@ -8,6 +8,7 @@ mod attention;
 #[cfg(feature = "train")]
 mod columns;
 mod conv;
+mod flash;
 mod group_norm;
 mod linear;
 mod maps;

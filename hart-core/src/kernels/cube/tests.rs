@@ -271,9 +271,9 @@ fn convolutions_equal_the_cpus() {
 #[test]
 fn self_attention_equals_the_cpus() {
     let (gpu, cpu) = (device(), Device::flex());
-    let (heads, channels) = (3, 16);
-    let width = heads * channels;
-    for normalised in [false, true] {
+    let heads = 3;
+    for (channels, normalised, longest) in [(16, false, 49), (16, true, 49), (64, true, 149)] {
+        let width = heads * channels;
         let layer = |device: &Device| SelfAttention {
             heads,
             query_bias: tensor(waves(width, 0.3), [width], device),
@@ -284,7 +284,7 @@ fn self_attention_equals_the_cpus() {
         for (precision, tolerance) in [(Precision::F32, IN_F32), (Precision::F16, 2e-2)] {
             let (mut there, mut here) = (Cache::new(precision, 11), Cache::new(Precision::F32, 11));
             let (mut memory, mut other) = (Memory::default(), Memory::default());
-            for (index, length) in [7, 4, 49].into_iter().enumerate() {
+            for (index, length) in [7, 4, longest].into_iter().enumerate() {
                 let qkv = wave([4, length, 3 * width], 0.37 + index as f32, &cpu);
                 let positions: Vec<Vec<f32>> = (0..4).map(|row| (0..length).map(|p| (p * 2 + row) as f32).collect()).collect();
                 let groups = [Group { rows: 2, tokens: length, times: 1 }; 2];
@@ -295,7 +295,12 @@ fn self_attention_equals_the_cpus() {
                 let given = if precision == Precision::F16 { given.cast(FloatDType::F16) } else { given };
                 let got = super::self_attention(&layer(&gpu), &given, &of(&gpu), &groups, &mut to).expect("it is the GPU's");
                 let want = layer(&cpu).forward(qkv, &of(&cpu), &groups, from, None);
-                assert_close(&format!("normalised {normalised}, {precision}, scale {index}"), got, want, tolerance);
+                assert_close(
+                    &format!("{channels} channels, normalised {normalised}, {precision}, scale {index}"),
+                    got,
+                    want,
+                    tolerance,
+                );
             }
         }
     }
