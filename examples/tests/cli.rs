@@ -23,10 +23,10 @@ fn a_prompt_becomes_a_picture() {
     succeeds(GENERATE, folder.path(), &["a red heart on a yellow background"]);
     assert_eq!(names(folder.path()), ["out.png"]);
     let picture = Image::open_png(folder.path().join("out.png")).unwrap();
-    assert_eq!((picture.width(), picture.height()), (48, 48));
+    assert_eq!((picture.width(), picture.height()), (64, 64));
     // The middle is red, the corner yellow.
-    let pixel = |x: usize, y: usize| &picture.pixels()[3 * (y * 48 + x)..][..3];
-    assert!(pixel(24, 22)[0] > 150 && pixel(24, 22)[1] < 120 && pixel(24, 22)[2] < 120, "{:?}", pixel(24, 22));
+    let pixel = |x: usize, y: usize| &picture.pixels()[3 * (y * 64 + x)..][..3];
+    assert!(pixel(32, 29)[0] > 150 && pixel(32, 29)[1] < 120 && pixel(32, 29)[2] < 120, "{:?}", pixel(32, 29));
     assert!(pixel(2, 2)[0] > 200 && pixel(2, 2)[1] > 180, "{:?}", pixel(2, 2));
 }
 
@@ -59,7 +59,7 @@ fn many_pictures_a_grid_and_a_line_of_json() {
         assert!(output.lines().any(|l| l.starts_with(stage) && l.ends_with("ms")), "{output}");
     }
     let grid = Image::open_png(folder.path().join("all.png")).unwrap();
-    assert_eq!((grid.width(), grid.height()), (96, 96));
+    assert_eq!((grid.width(), grid.height()), (128, 128));
 }
 
 #[test]
@@ -190,9 +190,9 @@ fn a_picture_is_tokenized_and_made_again() {
     let (hybrid, discrete) = (json["psnr_db"]["hybrid"].as_f64().unwrap(), json["psnr_db"]["discrete"].as_f64().unwrap());
     assert!(hybrid > 20.0 && discrete > 15.0, "{json}");
     let codes: Vec<usize> = json["codes"].as_array().unwrap().iter().map(|c| c.as_array().unwrap().len()).collect();
-    assert_eq!(codes, [1, 4, 9, 16, 36]);
+    assert_eq!(codes, [1, 4, 9, 16, 36, 64]);
     let picture = Image::open_png(folder.path().join("again.png")).unwrap();
-    assert_eq!((picture.width(), picture.height()), (144, 48));
+    assert_eq!((picture.width(), picture.height()), (192, 64));
 }
 
 /// Every option of the configuration files, at a tiny size: made, opened with nothing missing or unused, and drawn.

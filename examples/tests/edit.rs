@@ -35,10 +35,10 @@ fn a_part_is_drawn_anew_and_the_rest_stays() {
     let (before, after) = (open("heart.png"), open("a.png"));
     assert!(after == open("b.png"), "a mask of the same half is the same edit");
     let difference = |columns: std::ops::Range<usize>| -> u32 {
-        let places = (0..48).flat_map(|y| columns.clone().map(move |x| 3 * (48 * y + x)));
+        let places = (0..64).flat_map(|y| columns.clone().map(move |x| 3 * (64 * y + x)));
         places.flat_map(|i| i..i + 3).map(|i| u32::from(before.pixels()[i].abs_diff(after.pixels()[i]))).sum()
     };
-    assert!(difference(0..12) > 2 * difference(36..48), "{} and {}", difference(0..12), difference(36..48));
+    assert!(difference(0..16) > 2 * difference(48..64), "{} and {}", difference(0..16), difference(48..64));
     let settings = after.provenance.unwrap().settings;
     assert!(settings.ends_with("inpainting of a picture"), "{settings}");
 }
@@ -51,10 +51,10 @@ fn variations_and_surroundings_are_saved_and_shown_together() {
     succeeds(EDIT, folder.path(), &arguments);
     assert_eq!(names(folder.path()), ["all.png", "heart.png", "v0.png", "v1.png", "v2.png"]);
     let all = Image::open_png(folder.path().join("all.png")).unwrap();
-    assert_eq!((all.width(), all.height()), (4 * 48, 48));
+    assert_eq!((all.width(), all.height()), (4 * 64, 64));
     // On the left is what was edited.
     let heart = Image::open_png(folder.path().join("heart.png")).unwrap();
-    assert!(all.pixels().chunks(3 * 4 * 48).zip(heart.pixels().chunks(3 * 48)).all(|(row, left)| row.starts_with(left)));
+    assert!(all.pixels().chunks(3 * 4 * 64).zip(heart.pixels().chunks(3 * 64)).all(|(row, left)| row.starts_with(left)));
     succeeds(EDIT, folder.path(), &["heart.png", "a red heart", "--outpaint", "25,25,50", "--out", "around.png"]);
     let around = Image::open_png(folder.path().join("around.png")).unwrap();
     assert!(around.provenance.unwrap().settings.ends_with("outpainting of a picture"));
@@ -68,8 +68,8 @@ fn wrong_arguments_are_named() {
     fails(EDIT, &[picture, "x", "--rectangle", "0,0,200,1"], &["--rectangle", "expected 4 numbers from 0 to 100"]);
     fails(EDIT, &[picture, "x", "--outpaint", "0,0"], &["--outpaint", "expected 3 numbers"]);
     fails(EDIT, &[picture, "x", "--outpaint", "0,0,0"], &["--outpaint", "nothing is left"]);
-    fails(EDIT, &[picture, "x", "--outpaint", "90,0,50"], &["reach beyond the model's 48 x 48"]);
-    fails(EDIT, &[picture, "x", "--vary", "5"], &["expected 1 to 4 of 5"]);
+    fails(EDIT, &[picture, "x", "--outpaint", "90,0,50"], &["reach beyond the model's 64 x 64"]);
+    fails(EDIT, &[picture, "x", "--vary", "6"], &["expected 1 to 5 of 6"]);
     fails(EDIT, &[picture, "x", "--rectangle", "0,0,0,0"], &["keeps everything"]);
     fails(EDIT, &["nowhere.png", "x", "--vary", "2"], &["nowhere.png"]);
     fails(EDIT, &[picture, "", "--vary", "2"], &["prompt: number 1 is empty"]);

@@ -15,7 +15,7 @@ mod support;
 const PREVIEW: &str = env!("CARGO_BIN_EXE_preview");
 const GENERATE: &str = env!("CARGO_BIN_EXE_generate");
 /// Scales of the shipped model.
-const SCALES: usize = 5;
+const SCALES: usize = 6;
 
 fn bytes(folder: &Path, name: &str) -> Vec<u8> {
     fs::read(folder.join(name)).unwrap()
@@ -42,16 +42,16 @@ fn a_prompt_gives_the_terminal_no_orders() {
     assert!(!output.contains('\x1b') && output.ends_with("\na parrot [2J scale 9, seed 0\n"), "{output:?}");
 }
 
-/// The frames are the scales and the finished picture, each pixel as 6 x 6, and the last one stays longest.
+/// The frames are the scales and the finished picture, each pixel as 4 x 4, and the last one stays longest.
 fn assert_frames(frames: &[Frame], finished: &Image, most: u8) {
     assert_eq!(frames.len(), SCALES + 1);
-    assert!(frames.iter().all(|frame| frame.buffer().dimensions() == (288, 288)));
+    assert!(frames.iter().all(|frame| frame.buffer().dimensions() == (256, 256)));
     let ms: Vec<u32> = frames.iter().map(|frame| frame.delay().numer_denom_ms().0).collect();
     assert!(ms[..SCALES].iter().all(|ms| *ms == 350) && ms[SCALES] == 2500, "{ms:?}");
     let last = image::DynamicImage::ImageRgba8(frames[SCALES].buffer().clone()).to_rgb8();
     let differs = |a: &[u8], b: &[u8]| a.iter().zip(b).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
-    let finished = RgbImage::from_raw(48, 48, finished.pixels().to_vec()).unwrap();
-    let worst = last.enumerate_pixels().map(|(x, y, pixel)| differs(&pixel.0, &finished.get_pixel(x / 6, y / 6).0)).max().unwrap();
+    let finished = RgbImage::from_raw(64, 64, finished.pixels().to_vec()).unwrap();
+    let worst = last.enumerate_pixels().map(|(x, y, pixel)| differs(&pixel.0, &finished.get_pixel(x / 4, y / 4).0)).max().unwrap();
     assert!(worst <= most, "{worst}");
     assert!(frames[0].buffer() != frames[SCALES].buffer());
 }
@@ -77,7 +77,7 @@ fn the_scales_become_an_animated_png_which_others_see_finished() {
     let decoder = PngDecoder::new(Cursor::new(bytes(folder.path(), "a.png"))).unwrap();
     assert_frames(&decoder.apng().unwrap().into_frames().collect_frames().unwrap(), &finished, 0);
     let still = Image::open_png(folder.path().join("a.png")).unwrap();
-    assert_eq!((still.width(), &still.provenance), (288, &finished.provenance));
+    assert_eq!((still.width(), &still.provenance), (256, &finished.provenance));
     assert_eq!(still.pixels()[..3], finished.pixels()[..3]);
 }
 
@@ -87,8 +87,8 @@ fn the_scales_become_an_animated_png_which_others_see_finished() {
 fn an_animation_is_not_half_written() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("a.gif"), "the old one").unwrap();
-    // Files may grow to 8 blocks of 512 bytes, and the signal that says so is ignored.
-    let script = format!("trap '' XFSZ; ulimit -f 8; '{PREVIEW}' 'a parrot' -a a.gif >/dev/null");
+    // Files may grow to 32 blocks of 512 bytes, and the signal that says so is ignored.
+    let script = format!("trap '' XFSZ; ulimit -f 32; '{PREVIEW}' 'a parrot' -a a.gif >/dev/null");
     let output = run("sh", folder.path(), &["-c", &script]);
     assert!(!output.status.success() && String::from_utf8_lossy(&output.stderr).contains("error: a.gif: "), "{output:?}");
     assert_eq!(names(folder.path()), ["a.gif", "out.png"]);
@@ -109,14 +109,14 @@ fn in_a_terminal_the_scales_are_drawn_in_one_place() {
     // A terminal of 24 rows has room for 44 pixels, which are 22 rows; the cursor goes up by as many before each picture.
     assert_eq!(text.matches("\x1b[22A").count(), SCALES + 1, "{text:?}");
     assert_eq!(text.matches('▀').count(), (SCALES + 1) * 44 * 22);
-    assert!(text.contains("\x1b[38;2;") && text.contains("scale 5 of 5") && text.contains("a red heart, seed 0"));
+    assert!(text.contains("\x1b[38;2;") && text.contains("scale 6 of 6") && text.contains("a red heart, seed 0"));
     let text = draw("TERM=xterm COLORTERM=", "");
     assert!(text.contains("\x1b[38;5;") && !text.contains("38;2;"));
     assert_eq!(draw("TERM=xterm-kitty", "").matches("\x1b_Ga=T").count(), SCALES + 1);
     assert_eq!(draw("TERM=xterm", "--draw iterm").matches("\x1b]1337;File=inline=1").count(), SCALES + 1);
     assert_eq!(draw("TERM=xterm", "--draw sixel").matches("\x1bP").count(), SCALES + 1);
     for plain in [draw("TERM=dumb", ""), draw("TERM=xterm", "--draw none")] {
-        assert!(!plain.contains('\x1b') && plain.contains("scale 5 of 5"), "{plain:?}");
+        assert!(!plain.contains('\x1b') && plain.contains("scale 6 of 6"), "{plain:?}");
     }
 }
 
@@ -132,7 +132,7 @@ fn ctrl_c_cancels_with_the_shells_code() {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
     // The diffusion's thousand steps come next.
-    assert!(lines.any(|line| line.starts_with("scale 5 of 5")));
+    assert!(lines.any(|line| line.starts_with("scale 6 of 6")));
     assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130), "{output:?}");

@@ -98,13 +98,13 @@ fn a_grid_has_labels_and_enlarged_pictures() {
     };
     let picture = |name: &str| Image::open_png(folder.path().join(name)).unwrap();
     let one = grid(&["a red heart"]);
-    assert!(one.width() > 144 && one.height() > 144 + 2 * 16, "{one:?}");
-    // The picture is there, each pixel as 3 x 3.
+    assert!(one.width() > 128 && one.height() > 128 + 2 * 16, "{one:?}");
+    // The picture is there, each pixel as 2 x 2.
     let heart = picture("out.png");
     let at = |image: &Image, x: usize, y: usize| image.pixels()[3 * (y * image.width() + x)..][..3].to_vec();
-    assert!((0..144 * 144).all(|i| at(&one, 8 + i % 144, 8 + i / 144) == at(&heart, i % 144 / 3, i / 144 / 3)));
+    assert!((0..128 * 128).all(|i| at(&one, 8 + i % 128, 8 + i / 128) == at(&heart, i % 128 / 2, i / 128 / 2)));
     let table = grid(&["a parrot 🦜", "a house", "-n", "3"]);
-    assert!(table.width() > 3 * 144 + 50 && table.height() > 2 * 144 + 16 && table.height() < 2 * 144 + 64, "{table:?}");
+    assert!(table.width() > 3 * 128 + 50 && table.height() > 2 * 128 + 16 && table.height() < 2 * 128 + 64, "{table:?}");
     let bare = grid(&["a parrot", "a house", "-n", "3", "--no-labels"]);
-    assert_eq!((bare.width(), bare.height()), (144, 96));
+    assert_eq!((bare.width(), bare.height()), (192, 128));
 }

@@ -49,7 +49,7 @@ fn the_page_and_its_files() {
     // Nothing comes from elsewhere.
     assert!(!files.replace("http://www.w3.org/2000/svg", "").contains("http"));
     let model = server.get("/api/model").json();
-    assert_eq!((&model["name"], &model["width"], &model["defaults"]["top_p"]), (&json!("hart-emoji"), &json!(48), &json!(0.4)));
+    assert_eq!((&model["name"], &model["width"], &model["defaults"]["top_p"]), (&json!("hart-emoji"), &json!(64), &json!(0.4)));
 }
 
 #[test]
@@ -60,13 +60,13 @@ fn events_lead_to_the_librarys_pictures() {
     assert_eq!(events[0], ("queued".into(), json!({"position": 0})));
     assert_eq!(events.last().unwrap().0, "done");
     assert!(events.last().unwrap().1["milliseconds"]["total"].as_f64().unwrap() > 0.0);
-    assert_eq!((names(&events, "preview"), names(&events, "image")), (10, 2));
+    assert_eq!((names(&events, "preview"), names(&events, "image")), (12, 2));
     let fractions: Vec<f64> = events.iter().filter(|e| e.0 == "progress").map(|e| e.1["fraction"].as_f64().unwrap()).collect();
     assert!(fractions.len() >= 10 && fractions.is_sorted() && fractions.iter().all(|f| (0.0..=1.0).contains(f)));
     for (_, preview) in events.iter().filter(|e| e.0 == "preview") {
         let png = base64::engine::general_purpose::STANDARD.decode(preview["png"].as_str().unwrap()).unwrap();
-        assert_eq!(hart_core::Image::from_png("preview", &png).unwrap().width(), 48);
-        assert_eq!(preview["scales"], 5);
+        assert_eq!(hart_core::Image::from_png("preview", &png).unwrap().width(), 64);
+        assert_eq!(preview["scales"], 6);
     }
     let images: Vec<&Value> = events.iter().filter(|e| e.0 == "image").map(|e| &e.1).collect();
     assert_eq!((&images[0]["seed"], &images[1]["seed"]), (&json!("18446744073709551615"), &json!("0")));
@@ -176,7 +176,7 @@ fn only_localhost_is_answered() {
 #[test]
 fn the_openai_api() {
     let server = Server::start(&["--max-images", "200"]);
-    let body = json!({"model": "dall-e-3", "prompt": "a parrot", "n": 2, "size": "48x48", "seed": 5, "quality": "hd", "user": "x"});
+    let body = json!({"model": "dall-e-3", "prompt": "a parrot", "n": 2, "size": "64x64", "seed": 5, "quality": "hd", "user": "x"});
     let answer = server.post("/v1/images/generations", &body.to_string()).json();
     assert!(answer["created"].as_u64().unwrap() > 1_600_000_000);
     let expected = library("a parrot", 5, 2);

@@ -47,7 +47,7 @@ def main():
 
     error = fails(lambda: client.images.generate(prompt=" "), openai.BadRequestError, "empty")
     assert error.param == "prompt" and error.type == "invalid_request_error"
-    error = fails(lambda: client.images.generate(prompt="x", size="1024x1024"), openai.BadRequestError, "48x48")
+    error = fails(lambda: client.images.generate(prompt="x", size="1024x1024"), openai.BadRequestError, "64x64")
     assert error.param == "size"
     fails(lambda: client.images.generate(prompt="x", n=1000), openai.BadRequestError, "at most")
     fails(lambda: client.models.retrieve("nothing"), openai.NotFoundError, "nothing")

@@ -117,7 +117,7 @@ def everything(page):
     assert previews >= 2, f"{previews} previews were shown"
     (image,) = page.tiles()
     page.until(lambda: image.get_property("complete"))
-    assert image.get_property("naturalWidth") == 48 and image.get_attribute("src").endswith("/0.png")
+    assert image.get_property("naturalWidth") == 64 and image.get_attribute("src").endswith("/0.png")
     assert image.value_of_css_property("image-rendering") == "pixelated"
     assert page["seed-shown"].text == "7" and page["download"].get_attribute("href").endswith("?download")
     assert "Finished" in page["live"].get_property("textContent")
@@ -210,8 +210,8 @@ def pixels(page):
     (image,) = page.tiles()
     page.until(lambda: image.get_property("complete"))
     return page.driver.execute_script(
-        "const c = document.createElement('canvas'); c.width = c.height = 48; const x = c.getContext('2d');"
-        "x.drawImage(arguments[0], 0, 0); return x.getImageData(0, 0, 48, 48).data.join()",
+        "const c = document.createElement('canvas'); c.width = c.height = 64; const x = c.getContext('2d');"
+        "x.drawImage(arguments[0], 0, 0); return x.getImageData(0, 0, 64, 64).data.join()",
         image,
     )
 

@@ -150,7 +150,7 @@ fn memory_is_estimated_and_can_be_limited() {
     let parameters: u64 = hart.reports().iter().map(|report| report.parameters).sum();
     assert_eq!(memory.weights, 4 * parameters);
     let many = hart.memory(&Request::new("a house").images_per_prompt(100));
-    assert_eq!(many.working - memory.working, 99 * 3 * 48 * 48);
+    assert_eq!(many.working - memory.working, 99 * 3 * 64 * 64);
     match Hart::open(shipped(), OpenOptions::new().max_memory(memory.weights - 1)) {
         Err(Error::Memory { needed, limit, .. }) => assert_eq!((needed, limit), (memory.weights, memory.weights - 1)),
         other => panic!("{other:?}"),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use hart_core::stages::{Progress, Sampling, Seeded};
 use hart_core::{Control, Error, Event, FromImage, Hart, Image, Mask, OpenOptions, Request};
 
-const SIDE: usize = 48;
+const SIDE: usize = 64;
 
 fn hart() -> Hart {
     let shipped: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/models/hart-emoji");

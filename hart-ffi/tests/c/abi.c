@@ -41,7 +41,7 @@ static void structs_of_other_versions(const hart_model *model) {
     FAILS(hart_model_describe(model, &info), HART_ERR_ARGUMENT, "struct_size");
     info.struct_size = offsetof(hart_model_info, scales);
     OK(hart_model_describe(model, &info));
-    CHECK(info.width == info.height && (brief || info.width == 48) && info.scales == 0xabababab);
+    CHECK(info.width == info.height && (brief || info.width == 64) && info.scales == 0xabababab);
     struct {
         hart_model_info known;
         uint64_t appended;
@@ -605,7 +605,7 @@ static void images(const hart_model *model, const char *scratch) {
         errors[1] += abs(view_of(picture).pixels[i] - view_of(codes_only).pixels[i]);
     }
     /* Random weights know no pictures. */
-    CHECK(brief || (errors[0] < errors[1] && errors[0] / (48 * 48 * 3) < 20));
+    CHECK(brief || (errors[0] < errors[1] && errors[0] / (64 * 64 * 3) < 20));
     HART_FREE(tokens, tokens);
     HART_FREE(image, whole);
     HART_FREE(image, codes_only);
