@@ -51,6 +51,10 @@ fn set(text: &mut String, section: &str, key: &str, value: &str) {
     text.replace_range(from..from + end, &format!("{key} = {value}"));
 }
 
+fn decoder_only(recipe: &str) -> String {
+    recipe.replace("[tokenizer.learning]\n", "[tokenizer.learning]\ndecoder_only = true\nhybrid_share = 0.75\n")
+}
+
 fn train(folder: &Path, recipe: &str, run: &str) -> String {
     fs::write(folder.join("recipe.toml"), recipe).unwrap();
     succeeds(TRAIN, folder, &["recipe.toml", "--out", run])
@@ -115,6 +119,13 @@ fn a_recipe_becomes_a_model() {
         table.lines().nth(1).unwrap().split(',').nth(3).unwrap().parse::<f32>().unwrap()
     };
     assert!(first("both") < first("run"), "it begins where the other one ended");
+
+    // The decoder alone: latents and the generator stay as they are.
+    fs::write(folder.path().join("recipe.toml"), decoder_only(&whole)).unwrap();
+    succeeds(TRAIN, folder.path(), &["recipe.toml", "--out", "alone", "--from", "run/model", "--minutes", "0.02,0"]);
+    let (run, after) = (folder.path().join("alone"), model(&folder.path().join("alone")));
+    assert!(after[..2] == before[..2] && after[2] != before[2] && after[3] == before[3]);
+    assert!(!fs::read_to_string(run.join("report.json")).unwrap().contains("latents_scaled_by"));
 }
 
 /// Stopped by Ctrl-C in the middle, a run is taken up and ends with the same model.
@@ -176,6 +187,11 @@ fn wrong_recipes_are_named() {
     refused(&right.replace("side = 16", "side = 24"), &["scenes.side is 24", "have 16"]);
     refused(&right.replace("seed = 1", "sed = 1"), &["sed"]);
     refused(&right.replace("num_heads = 2", "num_heads = 5"), &["num_heads"]);
+    refused(&decoder_only(&right), &["tokenizer.learning.decoder_only is true", "--from"]);
+    refused(
+        &decoder_only(&right).replace("0.75", "1.5"),
+        &["tokenizer.learning.hybrid_share is 1.5, expected a number from 0 to 1"],
+    );
     for (section, key, value, words) in [
         ("", "shards", "129", "shards is 129, expected a number from 1 to 128"),
         ("", "prompts", "[\"a parrot\", \"\"]", "number 2 is empty"),
