@@ -187,7 +187,8 @@ fn attend_kernel<X: Float, N2: Size, N8: Size>(
             total[half] = sum;
             #[unroll]
             for tile in 0..comptime!(channels / COLUMNS) {
-                sums[comptime!(2 * tile + half)] = sums[comptime!(2 * tile + half)] * Vector::<f32, N2>::new(fade);
+                let faded = sums[comptime!(2 * tile + half)] * Vector::<f32, N2>::new(fade);
+                sums[comptime!(2 * tile + half)] = faded;
             }
         }
         add_values::<X, N2, N8>(&mut sums, &scores, &values, now, lane, channels);
