@@ -132,7 +132,7 @@ def everything(page):
 
     # Progress is seen, and Escape cancels; what was shown comes back.
     page.ask("a rocket", seed=3, steps=SLOW)
-    page.until(lambda: "scale 5/5" in page["step"].text.lower())
+    page.until(lambda: "scale 6/6" in page["step"].text.lower())
     assert int(page["bar"].get_attribute("aria-valuenow")) > 0 and not page["go"].is_enabled()
     page["prompt"].send_keys(Keys.ESCAPE)
     page.rest()
