@@ -121,10 +121,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let ready = ready.as_ref().map(Hart::visual).or(from_visual.filter(|_| length.is_zero()));
     let tokenizer = match ready {
         Some(visual) => Some(tokenizer::keep(visual, &recipe, &folder)?),
-        None => {
-            let from = from_visual;
-            tokenizer::train(&recipe, &config, from, &scenes, &folder, &device, &stop, &mut length, arguments.quiet)?
-        }
+        None => tokenizer::train(&recipe, &config, from_visual, &scenes, &folder, &device, &stop, &mut length, arguments.quiet)?,
     };
     let mut length = Length::new(recipe.generator.learning.optimizer.steps, minutes(1));
     let finished = match tokenizer {
