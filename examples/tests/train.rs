@@ -126,6 +126,11 @@ fn a_recipe_becomes_a_model() {
     let (run, after) = (folder.path().join("alone"), model(&folder.path().join("alone")));
     assert!(after[..2] == before[..2] && after[2] != before[2] && after[3] == before[3]);
     assert!(!fs::read_to_string(run.join("report.json")).unwrap().contains("latents_scaled_by"));
+    // No time changes nothing: neither what was learned here nor another model.
+    for (name, model_before) in [("alone", &after), ("same", &before)] {
+        succeeds(TRAIN, folder.path(), &["recipe.toml", "--out", name, "--from", "run/model", "--minutes", "0,0"]);
+        assert!(model(&folder.path().join(name)) == *model_before, "{name}");
+    }
 }
 
 /// Stopped by Ctrl-C in the middle, a run is taken up and ends with the same model.

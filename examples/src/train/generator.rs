@@ -53,8 +53,7 @@ pub fn train(
     let each: Vec<String> = (1..=scales).map(|s| format!("scale_{s}")).collect();
     let columns = format!("step,seconds,images_per_second,learning_rate,diffusion,gradient_norm,{}", each.join(","));
     let mut table = folder.table(PHASE, &columns, trainer.steps())?;
-    // With another model to go on from, no minutes leave it as it is.
-    let mut steps = if from.is_some() && length.is_zero() { 0 } else { options.optimizer.steps };
+    let mut steps = length.before(trainer.steps(), from.is_some() || state.is_file());
     let bar = Bar::new(PHASE, trainer.steps(), steps, recipe.generator.batch, quiet);
     let mut sum = Running::default();
     let batches = Batches::new(scenes, recipe.seed, trainer.steps()..u64::MAX, recipe.generator.batch);

@@ -117,11 +117,12 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
 
     let minutes = |phase: usize| arguments.minutes.map(|minutes| minutes[phase]);
     let mut length = Length::new(recipe.tokenizer.learning.optimizer.steps, minutes(0));
-    let from_visual = from.as_ref().map(Hart::visual);
-    let ready = ready.as_ref().map(Hart::visual).or(from_visual.filter(|_| length.is_zero()));
     let tokenizer = match ready {
-        Some(visual) => Some(tokenizer::keep(visual, &recipe, &folder)?),
-        None => tokenizer::train(&recipe, &config, from_visual, &scenes, &folder, &device, &stop, &mut length, arguments.quiet)?,
+        Some(hart) => Some(tokenizer::keep(hart.visual(), &recipe, &folder)?),
+        None => {
+            let from = from.as_ref().map(Hart::visual);
+            tokenizer::train(&recipe, &config, from, &scenes, &folder, &device, &stop, &mut length, arguments.quiet)?
+        }
     };
     let mut length = Length::new(recipe.generator.learning.optimizer.steps, minutes(1));
     let finished = match tokenizer {

@@ -51,9 +51,9 @@ impl Length {
         Self { steps, limit, first: None, started: Instant::now() }
     }
 
-    /// Whether there is nothing to do.
-    pub fn is_zero(&self) -> bool {
-        self.limit == Some(Duration::ZERO)
+    /// Steps of the whole phase before the first one: no more than are done where there is no time, if something was learned before.
+    pub fn before(&self, done: u64, is_learned: bool) -> u64 {
+        if is_learned && self.limit == Some(Duration::ZERO) { done } else { self.steps }
     }
 
     /// Steps of the whole phase, as far as can be said after `step`.

@@ -55,7 +55,7 @@ pub fn train(
     let bar = Bar::new(PHASE, trainer.steps(), options.optimizer.steps, recipe.tokenizer.batch, quiet);
     let mut sum = Running::default();
     let batches = Batches::new(scenes, recipe.seed, trainer.steps()..u64::MAX, recipe.tokenizer.batch);
-    let mut steps = options.optimizer.steps;
+    let mut steps = length.before(trainer.steps(), from.is_some() || state.is_file());
     while trainer.steps() < steps {
         let losses = trainer.step(&batches.next()?.into_iter().map(|item| item.image).collect::<Vec<_>>())?;
         let step = trainer.steps();
@@ -81,11 +81,11 @@ pub fn train(
             return Ok(None);
         }
     }
-    // A decoder that learned alone has latents that a generator knows.
-    let tokenizer = match options.decoder_only {
-        true => trainer.averaged(),
-        false => fit_residuals(trainer.averaged(), scenes, recipe.seed, folder, &bar)?,
-    };
+    let mut tokenizer = trainer.averaged();
+    // Latents that did not learn are those that a generator knows.
+    if trainer.steps() > 0 && !options.decoder_only {
+        tokenizer = fit_residuals(tokenizer, scenes, recipe.seed, folder, &bar)?;
+    }
     write_tokenizer(&tokenizer, &recipe.model, &folder.model(), recipe.stored_as())?;
     Ok(Some(tokenizer))
 }
