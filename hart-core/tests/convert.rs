@@ -23,7 +23,8 @@ fn a_converted_model_makes_the_same_picture_and_is_smaller() {
     let folder = tempfile::tempdir().unwrap();
     let request = Request::new("a red heart on a yellow background").seed(3);
     let picture = |hart: &Hart| hart.generate(&request, &mut ()).unwrap().images.remove(0).pixels().to_vec();
-    for precision in [Precision::Int8, Precision::Bf16] {
+    // Without instructions for bfloat16 the visual tokenizer, a third of the model, stays in f32.
+    for (precision, percent) in [(Precision::Int8, 70), (Precision::Bf16, 80)] {
         let to = converted(folder.path(), precision);
         let (stored, packed) = (open(&to, Precision::Auto).unwrap(), open(Path::new(SHIPPED), precision).unwrap());
         assert_eq!((stored.precision(), packed.precision()), (precision, precision));
@@ -32,7 +33,7 @@ fn a_converted_model_makes_the_same_picture_and_is_smaller() {
         let whole = open(Path::new(SHIPPED), Precision::F32).unwrap();
         let weights = |hart: &Hart| hart.memory(&request).weights;
         assert!(
-            weights(&stored) == weights(&packed) && weights(&packed) < weights(&whole) * 7 / 8,
+            weights(&stored) == weights(&packed) && weights(&packed) < weights(&whole) * percent / 100,
             "{precision}: {} of {}",
             weights(&packed),
             weights(&whole)
