@@ -128,24 +128,24 @@ impl Sizes {
 pub(super) enum Single {
     /// As it is, by a device's ordinary threads.
     Exact,
-    /// Rounded to the 11 bits that matrix units take (TF32), where there are any: good enough for gradients, and several times as fast.
+    /// Rounded to bf16, which matrix units take, where there are any, with sums in f32: good enough for training, and many times as
+    /// fast.
     Rounded,
 }
 
-/// Type of the operands in shared memory, and the depth of what matrix units multiply, if such units are to be used and there are any.
-fn units(like: &CubeTensor, single: Single) -> Option<(ElemType, usize)> {
-    let (kind, depth) = match (like.dtype, single) {
-        (DType::F16, _) => (FloatKind::F16, 16),
-        (DType::BF16, _) => (FloatKind::BF16, 16),
-        (_, Single::Rounded) => (FloatKind::TF32, 8),
+/// Type of the operands in shared memory, for matrix units, if such are to be used and there are any.
+fn units(like: &CubeTensor, single: Single) -> Option<ElemType> {
+    let kind = match (like.dtype, single) {
+        (DType::F16, _) => FloatKind::F16,
+        (DType::BF16, _) | (_, Single::Rounded) => FloatKind::BF16,
         (_, Single::Exact) => return None,
     };
     let properties = like.client.properties();
     let planes = (properties.hardware.plane_size_min, properties.hardware.plane_size_max) == (PLANE as u32, PLANE as u32);
     let [kind, sum] = [kind, FloatKind::F32].map(ElemType::Float);
-    let (m, n, k) = (UNIT as u32, UNIT as u32, depth as u32);
-    let config = MmaConfig { a_type: kind, b_type: kind, cd_type: sum, m, n, k };
-    (planes && properties.features.matmul.cmma.contains(&config)).then_some((kind, depth))
+    let side = UNIT as u32;
+    let config = MmaConfig { a_type: kind, b_type: kind, cd_type: sum, m: side, n: side, k: side };
+    (planes && properties.features.matmul.cmma.contains(&config)).then_some(kind)
 }
 
 /// Tiles, and planes on top of each other.
@@ -181,14 +181,14 @@ pub(super) fn multiply(
     let found = units(like, single);
     let processors = like.client.properties().hardware.num_streaming_multiprocessors.unwrap_or(16) as usize;
     let (tile_rows, tile_columns, down) = if found.is_some() { tile(sizes, processors) } else { (64, 64, 2) };
-    let (kind, unit_depth) = found.unwrap_or((ElemType::Float(FloatKind::F32), 0));
+    let kind = found.unwrap_or(ElemType::Float(FloatKind::F32));
     let side = |operand: &Operand, across: usize, tile: usize| {
         let vector = if found.is_some() { operand.vector(across, sizes.share, &view) } else { 1 };
         Side { lies: operand.lies, tile, vector, bytes: kind.size() }
     };
     let left_side = side(left, sizes.rows, tile_rows);
     let right_side = side(right, sizes.columns, tile_columns);
-    let way = Way { left: left_side, right: right_side, down, unit_depth, bias: bias.is_some() };
+    let way = Way { left: left_side, right: right_side, down, on_units: found.is_some(), bias: bias.is_some() };
     // What there is none of is never read; something must be bound in its place.
     let bias = bias.unwrap_or(like);
     let types = [element(like.dtype), kind, element(to), element(bias.dtype)];

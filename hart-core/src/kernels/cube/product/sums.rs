@@ -18,8 +18,7 @@ pub(super) struct Way {
     pub(super) right: Side,
     /// Planes on top of each other; the others lie side by side.
     pub(super) down: usize,
-    /// Depth of what a matrix unit multiplies; 0 without one.
-    pub(super) unit_depth: usize,
+    pub(super) on_units: bool,
     pub(super) bias: bool,
 }
 
@@ -30,9 +29,9 @@ impl Way {
 
     /// What a plane sums, down and across, in squares of [`UNIT`]; or, without matrix units, each thread, one number a square.
     pub(super) fn blocks(self) -> (usize, usize) {
-        match self.unit_depth {
-            0 => (self.left.tile / UNIT, self.right.tile / UNIT),
-            _ => (self.left.tile / self.down / UNIT, self.right.tile / self.across() / UNIT),
+        match self.on_units {
+            true => (self.left.tile / self.down / UNIT, self.right.tile / self.across() / UNIT),
+            false => (self.left.tile / UNIT, self.right.tile / UNIT),
         }
     }
 }
@@ -47,7 +46,7 @@ pub(super) struct Sums {
 #[cube]
 impl Sums {
     pub(super) fn new(#[comptime] way: Way) -> Sums {
-        let on_units = comptime!(way.unit_depth > 0);
+        let on_units = comptime!(way.on_units);
         let (down, across) = comptime!(way.blocks());
         let mut fragments = Sequence::<cmma::Matrix<f32>>::new();
         let mut numbers = Array::<f32>::new(comptime!(if on_units { 1 } else { down * across }));
@@ -58,7 +57,7 @@ impl Sums {
                     cmma::MatrixIdent::Accumulator,
                     UNIT,
                     UNIT,
-                    way.unit_depth,
+                    UNIT,
                     cmma::MatrixLayout::Undefined,
                     0.0f32,
                 ));
@@ -76,7 +75,7 @@ pub(super) fn place_of_sums(#[comptime] way: Way) -> (usize, usize) {
     let (down, across) = comptime!(way.blocks());
     let mut row = UNIT_POS as usize / UNIT;
     let mut column = UNIT_POS as usize % UNIT;
-    if comptime!(way.unit_depth > 0) {
+    if comptime!(way.on_units) {
         let plane = UNIT_POS as usize / PLANE;
         row = plane / comptime!(way.across()) * comptime!(down * UNIT);
         column = plane % comptime!(way.across()) * comptime!(across * UNIT);
@@ -99,15 +98,14 @@ pub(super) fn add_on_units<S: Float, NL: Size, NR: Size>(
     let left_layout = comptime!(if way.left.lies.is_deep() { rows } else { columns });
     let right_layout = comptime!(if way.right.lies.is_deep() { columns } else { rows });
     #[unroll]
-    for k in 0..comptime!(way.left.step() / way.unit_depth) {
-        let deep = comptime!(k * way.unit_depth);
+    for k in 0..comptime!(way.left.step() / UNIT) {
+        let deep = comptime!(k * UNIT);
         let mut rights = Sequence::<cmma::Matrix<S>>::new();
         #[unroll]
         for j in 0..across {
             let at = fragment_at(which, column + comptime!(j * UNIT), deep, way.right);
             // SAFETY: it is filled by the next line.
-            let mut fragment =
-                unsafe { cmma::Matrix::<S>::uninitialized(cmma::MatrixIdent::B, UNIT, UNIT, way.unit_depth, right_layout) };
+            let mut fragment = unsafe { cmma::Matrix::<S>::uninitialized(cmma::MatrixIdent::B, UNIT, UNIT, UNIT, right_layout) };
             cmma::load(&mut fragment, &right[at..comptime!(2 * way.right.stage())], comptime!(way.right.line() as u32));
             rights.push(fragment);
         }
@@ -115,8 +113,7 @@ pub(super) fn add_on_units<S: Float, NL: Size, NR: Size>(
         for i in 0..down {
             let at = fragment_at(which, row + comptime!(i * UNIT), deep, way.left);
             // SAFETY: as above.
-            let mut fragment =
-                unsafe { cmma::Matrix::<S>::uninitialized(cmma::MatrixIdent::A, UNIT, UNIT, way.unit_depth, left_layout) };
+            let mut fragment = unsafe { cmma::Matrix::<S>::uninitialized(cmma::MatrixIdent::A, UNIT, UNIT, UNIT, left_layout) };
             cmma::load(&mut fragment, &left[at..comptime!(2 * way.left.stage())], comptime!(way.left.line() as u32));
             #[unroll]
             for j in 0..across {

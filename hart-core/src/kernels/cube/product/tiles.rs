@@ -47,7 +47,7 @@ pub(super) fn multiply_tiles<X: Float, S: Float, Y: Float, B: Float, NL: Size, N
     keep_part::<X, S, NR>(&part_right, &mut stage_right, 0usize, way.right);
     sync_cube();
 
-    let on_units = comptime!(way.unit_depth > 0);
+    let on_units = comptime!(way.on_units);
     let mut sums = Sums::new(way);
     for index in 0..steps {
         let now = index % 2;
