@@ -52,12 +52,18 @@ fn layer_product(x: &Tensor<3>, layer: &Linear, to: DType) -> Option<Tensor<3>> 
 
 /// Rows `[rows, in]` times a matrix `[in, out]`, of one type, to another or the same, plus a bias.
 fn product(x: CubeTensor, weight: CubeTensor, bias: Option<CubeTensor>, to: DType, single: Single) -> CubeTensor {
-    let (x, weight) = (into_contiguous(x), into_contiguous(weight));
     let (rows, [inputs, outputs]) = (x.meta.shape()[0], [0, 1].map(|i| weight.meta.shape()[i]));
     let sizes = Sizes::new(rows, outputs, inputs);
-    let (left, right) = (Operand::new(x, Lies::Deep, inputs), Operand::new(weight, Lies::Wide, outputs));
-    let y = multiply(&left, &right, sizes, View::default(), bias.as_ref(), to, single);
+    let y = multiply(&matrix(x, 1), &matrix(weight, 0), sizes, View::default(), bias.as_ref(), to, single);
     Cube::float_reshape(y, Shape::from([rows, outputs]))
+}
+
+/// A matrix, of which a product sums over dimension `depth`, read as it lies: by rows or, as a checkpoint's weights, by columns.
+fn matrix(tensor: CubeTensor, depth: usize) -> Operand {
+    let (shape, strides) = (tensor.meta.shape(), tensor.meta.strides());
+    let (tensor, along) = if [strides[0], strides[1]] == [1, shape[0]] { (tensor, 0) } else { (into_contiguous(tensor), 1) };
+    let line = tensor.meta.shape()[along];
+    Operand::new(tensor, if along == depth { Lies::Deep } else { Lies::Wide }, line)
 }
 
 /// The operation in training, for which [`Dispatch`] finds the backend.
@@ -121,12 +127,8 @@ mod gradients {
             }
             if let Some(node) = to_x {
                 let sizes = Sizes::new(rows, inputs, outputs);
-                let (left, right) =
-                    (Operand::new(dy, Lies::Deep, outputs), Operand::new(into_contiguous(weight), Lies::Deep, outputs));
-                gradients.register::<Cube>(
-                    node.id,
-                    reshaped(multiply(&left, &right, sizes, view, None, kind, Single::Rounded), [rows, inputs]),
-                );
+                let dx = multiply(&matrix(dy, 1), &matrix(weight, 1), sizes, view, None, kind, Single::Rounded);
+                gradients.register::<Cube>(node.id, reshaped(dx, [rows, inputs]));
             }
         }
     }
