@@ -252,12 +252,14 @@ pub(crate) fn check_precision(asked: Precision, device: &Device) -> Result<Preci
 mod gpu {
     use burn::prelude::{Device, Tensor};
     use burn::tensor::{DType, DeviceType, TensorData};
+    use cubecl::config::{CubeClRuntimeConfig, RuntimeConfig};
 
     use super::{DeviceInfo, DeviceKind, SOFTWARE, survive, wait};
     use crate::error::Result;
 
     /// All of a kind.
     fn all(kind: DeviceKind) -> Vec<Device> {
+        keep_kernels();
         match kind {
             #[cfg(feature = "cuda")]
             DeviceKind::Cuda(_) => Device::enumerate(DeviceType::Cuda).into_iter().collect(),
@@ -269,6 +271,14 @@ mod gpu {
             }
             _ => Vec::new(),
         }
+    }
+
+    /// Has compiled kernels kept on disk, for the next program: by itself CubeCL keeps only what it measured. A program that has
+    /// configured CubeCL before knows better.
+    fn keep_kernels() {
+        let mut config = CubeClRuntimeConfig::from_current_dir().override_from_env();
+        config.compilation.cache = true;
+        CubeClRuntimeConfig::try_set(config);
     }
 
     #[cfg(feature = "wgpu")]
