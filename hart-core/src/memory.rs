@@ -87,15 +87,15 @@ fn transformer(config: &Config, precision: Precision) -> u64 {
     // What waits for later scales in 8 bits has a scale for each head.
     let waiting = match precision {
         Precision::Int8 => width + F32 * c.num_heads as u64,
-        _ => cached(precision) * width,
+        _ => bytes_of(precision) * width,
     };
-    let cache = 2 * (waiting * kept * c.depth as u64 + cached(precision) * width * GUIDED_ROWS * last);
+    let cache = 2 * (waiting * kept * c.depth as u64 + bytes_of(precision) * width * GUIDED_ROWS * last);
     let logits = LOGIT_COPIES * last * config.visual.vocab_size as u64;
     cache + F32 * GUIDED_ROWS * (last * block(ATTENTION_COPIES, width, c.feed_forward_dim as u64)).max(logits)
 }
 
-/// Bytes of a number of a key or value.
-fn cached(precision: Precision) -> u64 {
+/// Bytes of a number of a key or value, and, on a GPU, of what is between its layers.
+fn bytes_of(precision: Precision) -> u64 {
     match precision {
         Precision::Auto | Precision::F32 => F32,
         Precision::F16 | Precision::Bf16 | Precision::Int8 => F32 / 2,
@@ -107,7 +107,14 @@ fn block(attention_copies: u64, width: u64, hidden: u64) -> u64 {
     (attention_copies * width).max(2 * width + MLP_COPIES * hidden)
 }
 
-fn decoder(config: &Config) -> u64 {
+/// Bytes of a GPU's largest tensor, a map of the decoder.
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+pub(crate) fn largest_map(config: &Config, precision: Precision) -> u64 {
+    bytes_of(precision) * decoder_map(config)
+}
+
+/// Numbers of the decoder's largest map.
+fn decoder_map(config: &Config) -> u64 {
     let c = &config.visual;
     let side = config.resolution() as u64;
     // A level ends with its own width at twice its side; the finest has its width at the full one.
@@ -115,7 +122,12 @@ fn decoder(config: &Config) -> u64 {
         let side = side >> level.saturating_sub(1);
         side * side * (c.channels * multiplier) as u64
     };
-    let maps = DECODER_MAPS * c.multipliers.iter().enumerate().map(level).max().unwrap_or(0);
+    c.multipliers.iter().enumerate().map(level).max().unwrap_or(0)
+}
+
+fn decoder(config: &Config) -> u64 {
+    let c = &config.visual;
+    let maps = DECODER_MAPS * decoder_map(config);
     let widest = c.multipliers.iter().map(|multiplier| (c.channels * multiplier) as u64).max().unwrap_or(0);
     F32 * (maps + KERNEL_POINTS * widest * widest + DECODER_BAND)
 }

@@ -123,7 +123,8 @@ impl TextEncoder {
     /// A file is missing or damaged, or the tensors don't fit the configuration.
     pub fn open(folder: &Path, options: &OpenOptions, device: &Device) -> Result<(Self, Report)> {
         let storage = options.disk();
-        Self::open_in(&storage, folder, &TextConfig::read_in(&storage, &folder.join("config.json"))?, options, device)
+        let config = TextConfig::read_in(&storage, &folder.join("config.json"))?;
+        Self::open_in(&storage, folder, &config, options, device, Precision::F32)
     }
 
     pub(crate) fn open_in(
@@ -132,11 +133,12 @@ impl TextEncoder {
         config: &TextConfig,
         options: &OpenOptions,
         device: &Device,
+        arriving: Precision,
     ) -> Result<(Self, Report)> {
         let tokenizer = TextTokenizer::open_in(storage, folder, config.vocab_size)?;
         let checkpoint = Checkpoint::open_in(storage, folder)?;
         let mut loader = Loader::new(&checkpoint, &TEXT);
-        let encoder = loader.load(Qwen2::init(config, device), "", device)?;
+        let encoder = loader.load(Qwen2::init(config, device).with_precision(arriving), "", device)?;
         Ok((Self::new(tokenizer, encoder), loader.finish(options.strict)?))
     }
 }
@@ -149,7 +151,8 @@ impl VisualTokenizer {
     /// A file is missing or damaged, or the tensors don't fit the configuration.
     pub fn open(folder: &Path, options: &OpenOptions, device: &Device) -> Result<(Self, Report)> {
         let storage = options.disk();
-        Self::open_in(&storage, folder, &VisualConfig::read_in(&storage, &folder.join("config.json"))?, options, device)
+        let config = VisualConfig::read_in(&storage, &folder.join("config.json"))?;
+        Self::open_in(&storage, folder, &config, options, device, Precision::F32)
     }
 
     pub(crate) fn open_in(
@@ -158,10 +161,11 @@ impl VisualTokenizer {
         config: &VisualConfig,
         options: &OpenOptions,
         device: &Device,
+        arriving: Precision,
     ) -> Result<(Self, Report)> {
         let checkpoint = Checkpoint::open_in(storage, folder)?;
         let mut loader = Loader::new(&checkpoint, &VISUAL);
-        let tokenizer = loader.load(Self::init(config, device), "", device)?;
+        let tokenizer = loader.load(Self::init(config, device).with_precision(arriving), "", device)?;
         Ok((tokenizer, loader.finish(options.strict)?))
     }
 }

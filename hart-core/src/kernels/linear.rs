@@ -54,6 +54,9 @@ impl Linear {
     /// Computes its products in another precision from now on, letting go of the f32 weight. A weight that can't be packed, such
     /// as an empty one, stays as it is.
     pub(crate) fn pack(&mut self, precision: Precision) {
+        if precision == Precision::F32 {
+            return;
+        }
         #[cfg(feature = "cpu")]
         if self.packed.is_none()
             && let Some(packed) = super::flex::pack(&self.weight, precision)
@@ -130,12 +133,19 @@ pub(crate) fn linear_to_f32(x: Tensor<3>, layer: &Linear) -> Tensor<3> {
     linear(x, layer)
 }
 
-/// A module's parameters in half precision, where that is the precision and the device a GPU: what reads them computes in it.
+/// A module's parameters in half precision, where that is the precision and the device a GPU: what reads them computes in it. Those
+/// that are yet to be loaded become so one by one as they arrive, so that a GPU never holds all of them in f32.
 pub(crate) fn in_half<M: Module>(module: M, precision: Precision, device: &Device) -> M {
     struct Rounded(FloatDType);
     impl ModuleMapper for Rounded {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            param.map(|weight| weight.cast(self.0))
+            let kind = self.0;
+            // Memory of their own, as they stay.
+            let rounded = move |weight: Tensor<D>| {
+                let device = weight.device();
+                device.memory_persistent_allocations(weight, |weight| weight.cast(kind))
+            };
+            if param.is_initialized() { param.map(rounded) } else { param.load_mapper(rounded) }
         }
     }
     match precision {

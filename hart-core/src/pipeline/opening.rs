@@ -8,6 +8,8 @@ use super::Hart;
 use crate::device::{self, DeviceKind, Precision, is_cpu, survive};
 use crate::error::{Error, Result};
 use crate::files::{Files, Storage};
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+use crate::kernels;
 use crate::memory;
 use crate::open::{Layout, OpenOptions};
 use crate::residual::ResidualDiffusion;
@@ -55,18 +57,28 @@ impl Hart {
 
     fn load(storage: &Storage, layout: Layout, options: &OpenOptions, device: &Device) -> Result<Self> {
         let config = layout.config;
-        let (text, text_report) = TextEncoder::open_in(storage, &layout.text, &config.text, options, device)?;
-        let (visual, visual_report) = VisualTokenizer::open_in(storage, &layout.visual, &config.visual, options, device)?;
+        // A GPU's weights are rounded as they arrive; the CPU packs whole layers, once they are there.
+        let arriving = match is_cpu(device) {
+            true => Precision::F32,
+            false => choose(options.precision, [None, None], &layout.transformer, device)?,
+        };
+        let (text, text_report) = TextEncoder::open_in(storage, &layout.text, &config.text, options, device, arriving)?;
+        let (visual, visual_report) = VisualTokenizer::open_in(storage, &layout.visual, &config.visual, options, device, arriving)?;
         let checkpoint = transformer_weights(storage, &layout.transformer, options.weight_set)?;
         let mut loader = Loader::new(&checkpoint, &TRANSFORMER);
-        let mut transformer = loader.load(Transformer::init(&config, device), "transformer", device)?;
-        let mut residual = loader.load(ResidualDiffusion::init(&config, device), "residual", device)?;
+        let transformer = Transformer::init(&config, device).with_precision(arriving);
+        let mut transformer = loader.load(transformer, "transformer", device)?;
+        let residual = ResidualDiffusion::init(&config, device).with_precision(arriving);
+        let mut residual = loader.load(residual, "residual", device)?;
         let stored = [loader.unpack("transformer", transformer.packable())?, loader.unpack("residual", residual.packable())?];
         let reports = vec![text_report, loader.finish(options.strict)?, visual_report];
         let precision = choose(options.precision, stored, &layout.transformer, device)?;
         let text = text.with_precision(precision);
-        let (mut transformer, mut residual) = (transformer.with_precision(precision), residual.with_precision(precision));
+        let mut transformer = transformer.with_precision(precision).frozen();
+        let mut residual = residual.with_precision(precision);
         let visual = visual.with_precision(precision);
+        #[cfg(any(feature = "cuda", feature = "wgpu"))]
+        kernels::cube::carve_pages(device, memory::largest_map(&config, precision));
         let layers = transformer.packable().into_iter().chain(residual.packable());
         let saved_bytes = layers.map(|(_, layer)| layer.saved_bytes()).sum();
         Ok(Self {

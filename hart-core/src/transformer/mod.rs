@@ -85,15 +85,20 @@ impl Transformer {
         self
     }
 
-    /// The same with the products of its layers computed in another precision; its weights don't change from now on.
+    /// The same with the products of its layers computed in another precision.
     pub(crate) fn with_precision(mut self, precision: Precision) -> Self {
         self.packable().into_iter().for_each(|(_, layer)| layer.pack(precision));
         let device = self.context_embed.weight.lazy_device();
         self.blocks = self.blocks.into_iter().map(|block| block.with_norm_in(precision, &device)).collect();
         self.head = self.head.with_norm_in(precision, &device);
         self.residual_norm = kernels::in_half(self.residual_norm, precision, &device);
+        Self { precision, ..self }
+    }
+
+    /// The same with weights that don't change from now on: what follows from them alone is computed once.
+    pub(crate) fn frozen(self) -> Self {
         let levels = (0..self.config.sides.len()).map(|scale| self.level_embed.forward(scale)).collect();
-        Self { precision, levels: Some(Tensor::cat(levels, 1)), ..self }
+        Self { levels: Some(Tensor::cat(levels, 1)), ..self }
     }
 
     /// What the products of its layers are computed in.

@@ -71,6 +71,16 @@ fn empty_like(like: &CubeTensor, shape: impl Into<Shape>, dtype: DType) -> CubeT
     CubeTensor::new_contiguous(like.client.clone(), like.device.clone(), shape, handle, dtype)
 }
 
+/// Has a GPU's allocator carve pages for so many bytes from now on, and give back those that it carved for less. Its pages are as large
+/// as the largest allocation so far, and what is free on smaller ones serves nothing more: so the largest one had better come first.
+pub(crate) fn carve_pages(device: &Device, bytes: u64) {
+    let like = is_here(device).then(|| primitive(&Tensor::<1>::empty([1], device))).flatten();
+    if let Some(like) = like {
+        drop(like.client.empty(bytes.min(like.client.properties().memory.max_page_size) as usize));
+        device.memory_cleanup();
+    }
+}
+
 fn tensor<const D: usize>(tensor: CubeTensor) -> Tensor<D> {
     Tensor::from_primitive::<Cube>(tensor)
 }
