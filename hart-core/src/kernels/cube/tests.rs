@@ -47,7 +47,7 @@ fn assert_close<const D: usize>(what: &str, got: Tensor<D>, want: Tensor<D>, tol
 #[track_caller]
 fn assert_trains_alike<const D: usize>(what: &str, got: Tensor<D>, want: Tensor<D>) {
     let largest = values(want.clone().abs().max())[0];
-    assert_close(what, got / largest, want / largest, if training_rounds() { 1e-2 } else { IN_F32 });
+    assert_close(what, got / largest, want / largest, if training_rounds() { 2e-2 } else { IN_F32 });
 }
 
 /// The same numbers on another device.
@@ -176,7 +176,8 @@ fn gradients_of_layers_equal_the_cpus() {
     let found = |device: &Device| {
         let device = device.clone().autodiff();
         let tracked = |x: Tensor<2>| x.require_grad();
-        let (x, weight) = (tracked(wave([4300, 40], 0.7, &device)), tracked(wave([40, 24], 0.3, &device)));
+        // Means that aren't zero, or thousands of rounded numbers would cancel each other.
+        let (x, weight) = (tracked(wave([4300, 40], 0.7, &device) + 0.5), tracked(wave([40, 24], 0.3, &device)));
         let (bias, gain) = (wave::<1>([24], 0.4, &device).require_grad(), wave::<1>([24], 0.8, &device).require_grad());
         let mut layer = crate::kernels::LinearConfig::new(40, 24).init(&device);
         layer.weight = Param::initialized(ParamId::new(), weight.clone());
@@ -187,7 +188,8 @@ fn gradients_of_layers_equal_the_cpus() {
         let norm = LayerNormConfig::new(24).with_epsilon(1e-6).init(&device);
         let both = Modulation { scale: wave([1, 1, 24], 0.8, &device), shift: wave([1, 1, 24], 0.4, &device) };
         let y = crate::kernels::layer_norm(y * 2.0 + 0.5, Some(&norm), 1e-6, Some(&both));
-        let gradients = (y.clone() * wave(y.dims(), 1.1, &device)).sum().backward();
+        let by = wave(y.dims(), 1.1, &device) + wave::<3>([1, 1, 24], 0.6, &device) * 3.0;
+        let gradients = (y.clone() * by).sum().backward();
         let all = [x.grad(&gradients), weight.grad(&gradients)].map(|g| on(&g.unwrap().reshape([1, -1]), &cpu));
         let rows = [bias.grad(&gradients), gain.grad(&gradients)].map(|g| on(&g.unwrap().reshape([1, -1]), &cpu));
         [vec![on(&y.inner().reshape([1, -1]), &cpu)], all.to_vec(), rows.to_vec()].concat()
