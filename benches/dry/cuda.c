@@ -2,7 +2,6 @@
  * without one: launches, memory, copies. Numbers are zeros. `benches/dry.sh` uses it; Linux only.
  *
  * DRY_KERNELS=1 also says how often each kernel was launched. */
-#include <dlfcn.h>
 #include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>

@@ -8,8 +8,6 @@ use super::Hart;
 use crate::device::{self, DeviceKind, Precision, is_cpu, survive};
 use crate::error::{Error, Result};
 use crate::files::{Files, Storage};
-#[cfg(any(feature = "cuda", feature = "wgpu"))]
-use crate::kernels;
 use crate::memory;
 use crate::open::{Layout, OpenOptions};
 use crate::residual::ResidualDiffusion;
@@ -78,7 +76,7 @@ impl Hart {
         let mut residual = residual.with_precision(precision);
         let visual = visual.with_precision(precision);
         #[cfg(any(feature = "cuda", feature = "wgpu"))]
-        kernels::cube::carve_pages(device, memory::largest_map(&config, precision));
+        crate::kernels::cube::carve_pages(device, memory::largest_map(&config, precision));
         let layers = transformer.packable().into_iter().chain(residual.packable());
         let saved_bytes = layers.map(|(_, layer)| layer.saved_bytes()).sum();
         Ok(Self {

@@ -20,9 +20,11 @@ pub(crate) fn device() -> Device {
 /// What products in f32 may be off by.
 const IN_F32: f32 = 1e-4;
 
-/// Whether training rounds the operands of products to bf16, as it does for NVIDIA's matrix units.
-fn training_rounds() -> bool {
-    std::env::var("HART_TEST_DEVICE").is_ok_and(|name| name.starts_with("cuda"))
+/// Numbers that bf16 holds, to which training rounds the operands of products: what it computes of them is exact.
+fn held<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    let shape: [usize; D] = x.dims();
+    let device = x.device();
+    tensor(values(x).into_iter().map(|value| half::bf16::from_f32(value).to_f32()).collect(), shape, &device)
 }
 
 pub(crate) fn waves(count: usize, speed: f32) -> Vec<f32> {
@@ -42,12 +44,21 @@ fn assert_close<const D: usize>(what: &str, got: Tensor<D>, want: Tensor<D>, tol
     assert!(error <= tolerance && got.iter().all(|v| v.is_finite()), "{what}: off by {error}");
 }
 
-/// What training computes, to a part of the largest number.
+/// The same to a part of the largest number.
 #[cfg(feature = "train")]
 #[track_caller]
-fn assert_trains_alike<const D: usize>(what: &str, got: Tensor<D>, want: Tensor<D>) {
+fn assert_close_in_all<const D: usize>(what: &str, got: Tensor<D>, want: Tensor<D>) {
     let largest = values(want.clone().abs().max())[0];
-    assert_close(what, got / largest, want / largest, if training_rounds() { 2e-2 } else { IN_F32 });
+    assert_close(what, got / largest, want / largest, IN_F32);
+}
+
+/// All of them.
+#[cfg(feature = "train")]
+#[track_caller]
+fn assert_all_close<const D: usize, const N: usize>(got: [Tensor<D>; N], want: [Tensor<D>; N]) {
+    for (index, (got, want)) in got.into_iter().zip(want).enumerate() {
+        assert_close_in_all(&format!("number {index}"), on(&got, &want.device()), want);
+    }
 }
 
 /// The same numbers on another device.
@@ -130,7 +141,8 @@ fn products_equal_the_cpus() {
     for (rows, columns, depth, shared) in
         [(5, 7, 3, false), (130, 72, 64, false), (64, 136, 264, false), (40, 168, 4100, true), (300, 300, 48, false)]
     {
-        let (x, w, b) = (wave([rows, depth], 0.7, &cpu), wave([depth, columns], 0.3, &cpu), wave([columns], 0.9, &cpu));
+        let (x, w) = (held(wave([rows, depth], 0.7, &cpu)), held(wave([depth, columns], 0.3, &cpu)));
+        let b: Tensor<1> = wave([columns], 0.9, &cpu);
         let most = values(x.clone().matmul(w.clone()).abs().max())[0].max(1.0);
         for (left_lies, right_lies) in
             [(Lies::Deep, Lies::Wide), (Lies::Deep, Lies::Deep), (Lies::Wide, Lies::Wide), (Lies::Wide, Lies::Deep)]
@@ -145,8 +157,7 @@ fn products_equal_the_cpus() {
                     let x = if as_it_is { x.clone() } else { x.clone().transpose() };
                     super::whole(&on(&x, &gpu).cast(kind)).unwrap()
                 };
-                let operands = if single == Single::Rounded && training_rounds() { FloatDType::BF16 } else { kind };
-                let in_kind = |x: &Tensor<2>| to_f32(x.clone().cast(operands));
+                let in_kind = |x: &Tensor<2>| to_f32(x.clone().cast(kind));
                 let want = in_kind(&x).matmul(in_kind(&w));
                 let sizes = if shared { Sizes::in_shares(rows, columns, depth) } else { Sizes::new(rows, columns, depth) };
                 let share = sizes.share;
@@ -172,31 +183,41 @@ fn products_equal_the_cpus() {
 #[test]
 fn gradients_of_layers_equal_the_cpus() {
     use burn::module::{Param, ParamId};
-    let cpu = Device::flex();
     let found = |device: &Device| {
         let device = device.clone().autodiff();
-        let tracked = |x: Tensor<2>| x.require_grad();
-        // Means that aren't zero, or thousands of rounded numbers would cancel each other.
-        let (x, weight) = (tracked(wave([4300, 40], 0.7, &device) + 0.5), tracked(wave([40, 24], 0.3, &device)));
-        let (bias, gain) = (wave::<1>([24], 0.4, &device).require_grad(), wave::<1>([24], 0.8, &device).require_grad());
+        let x = held(wave([4300, 40], 0.7, &device)).require_grad();
+        let weight = held(wave([40, 24], 0.3, &device)).require_grad();
+        let bias = wave::<1>([24], 0.4, &device).require_grad();
         let mut layer = crate::kernels::LinearConfig::new(40, 24).init(&device);
         layer.weight = Param::initialized(ParamId::new(), weight.clone());
         layer.bias = Some(Param::initialized(ParamId::new(), bias.clone()));
-        let norm = burn::nn::RmsNorm { gamma: Param::initialized(ParamId::new(), gain.clone()), epsilon: 1e-6 };
         let y = crate::kernels::linear(x.clone().reshape([43, 100, 40]), &layer);
-        let y = crate::kernels::rms_norm(y, &norm, None);
+        let gradients = (y.clone() * held(wave(y.dims(), 1.1, &device))).sum().backward();
+        let [of_x, of_weight] = [&x, &weight].map(|of| of.grad(&gradients).unwrap().reshape([1, -1]));
+        [y.inner().reshape([1, -1]), of_x, of_weight, bias.grad(&gradients).unwrap().reshape([1, -1])]
+    };
+    assert_all_close(found(&device()), found(&Device::flex()));
+}
+
+/// Tracked norms' output and gradients.
+#[cfg(feature = "train")]
+#[test]
+fn gradients_of_norms_equal_the_cpus() {
+    use burn::module::{Param, ParamId};
+    let found = |device: &Device| {
+        let device = device.clone().autodiff();
+        let x = wave([43, 100, 24], 0.7, &device).require_grad();
+        let gain = wave::<1>([24], 0.8, &device).require_grad();
+        let norm = burn::nn::RmsNorm { gamma: Param::initialized(ParamId::new(), gain.clone()), epsilon: 1e-6 };
+        let y = crate::kernels::rms_norm(x.clone(), &norm, None);
         let norm = LayerNormConfig::new(24).with_epsilon(1e-6).init(&device);
         let both = Modulation { scale: wave([1, 1, 24], 0.8, &device), shift: wave([1, 1, 24], 0.4, &device) };
         let y = crate::kernels::layer_norm(y * 2.0 + 0.5, Some(&norm), 1e-6, Some(&both));
-        let by = wave(y.dims(), 1.1, &device) + wave::<3>([1, 1, 24], 0.6, &device) * 3.0;
-        let gradients = (y.clone() * by).sum().backward();
-        let all = [x.grad(&gradients), weight.grad(&gradients)].map(|g| on(&g.unwrap().reshape([1, -1]), &cpu));
-        let rows = [bias.grad(&gradients), gain.grad(&gradients)].map(|g| on(&g.unwrap().reshape([1, -1]), &cpu));
-        [vec![on(&y.inner().reshape([1, -1]), &cpu)], all.to_vec(), rows.to_vec()].concat()
+        let gradients = (y.clone() * wave(y.dims(), 1.1, &device)).sum().backward();
+        let of_x = x.grad(&gradients).unwrap();
+        [y.inner().reshape([1, -1]), of_x.reshape([1, -1]), gain.grad(&gradients).unwrap().reshape([1, -1])]
     };
-    for (index, (got, want)) in found(&device()).into_iter().zip(found(&cpu)).enumerate() {
-        assert_trains_alike(&format!("number {index}"), got, want);
-    }
+    assert_all_close(found(&device()), found(&Device::flex()));
 }
 
 /// Groups of one channel and of many, with SiLU behind them and without.
@@ -257,23 +278,23 @@ fn convolutions_equal_the_cpus() {
                 let device = device.autodiff();
                 let tracked = |x: Tensor<4>| on(&x, &device).require_grad();
                 let mut layer = config.init(&device);
-                let weight = tracked(here.weight.val());
+                let weight = tracked(held(here.weight.val()));
                 layer.weight = Param::initialized(ParamId::new(), weight.clone());
                 let bias = on(&here.bias.as_ref().unwrap().val(), &device).require_grad();
                 layer.bias = Some(Param::initialized(ParamId::new(), bias.clone()));
                 let _ = layer.num_params();
-                let x = tracked(x.clone());
+                let x = tracked(held(x.clone()));
                 let y = by(x.clone(), &layer);
-                let dy = wave(y.dims(), 1.1, &device);
+                let dy = held(wave(y.dims(), 1.1, &device));
                 let gradients = (y * dy).sum().backward();
                 let all = (x.grad(&gradients).unwrap(), weight.grad(&gradients).unwrap(), bias.grad(&gradients).unwrap());
                 (on(&all.0, &cpu), on(&all.1, &cpu), on(&all.2, &cpu))
             };
             let want = gradients(cpu.clone(), &|x, layer| layer.forward(x));
             let got = gradients(gpu.clone(), &|x, layer| super::conv2d(x, layer).unwrap());
-            assert_trains_alike("gradient of x", got.0, want.0);
-            assert_trains_alike("gradient of the weights", got.1, want.1);
-            assert_trains_alike("gradient of the bias", got.2, want.2);
+            assert_close_in_all("gradient of x", got.0, want.0);
+            assert_close_in_all("gradient of the weights", got.1, want.1);
+            assert_close_in_all("gradient of the bias", got.2, want.2);
         }
     }
 }
