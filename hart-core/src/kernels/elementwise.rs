@@ -89,7 +89,8 @@ fn exp(x: f32) -> f32 {
     // ln 2 in two parts, the first exact in a product with n.
     const LN_2: (f32, f32) = (0.693_359_4, -2.121_944_4e-4);
     let x = x.clamp(ENDS.0, ENDS.1);
-    let n = (x * std::f32::consts::LOG2_E + ROUND) - ROUND;
+    let whole = x * std::f32::consts::LOG2_E + ROUND;
+    let n = whole - ROUND;
     let r = (x - n * LN_2.0) - n * LN_2.1;
     let p = 1.987_569_2e-4;
     let p = p * r + 1.398_199_9e-3;
@@ -98,7 +99,8 @@ fn exp(x: f32) -> f32 {
     let p = p * r + 1.666_666_5e-1;
     let p = p * r + 0.5;
     let power = p * r * r + r + 1.0;
-    power * f32::from_bits(((n as i32 + 127) << 23) as u32)
+    // As whole numbers, of whose bits the lowest hold n: a conversion would be one by one.
+    power * f32::from_bits(whole.to_bits().wrapping_add(127) << 23)
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Vectors of floats, and the choice of the widest that the processor has.
 
+use super::amx::Allowed;
+
 /// A vector of floats.
 ///
 /// All functions are unsafe to call where the processor lacks the instructions: they are used inside [`Job::run`] only.
@@ -7,7 +9,7 @@ pub(super) trait Lanes: Copy {
     const COUNT: usize;
     /// Whether there are 32 registers and not 16.
     const MANY: bool;
-    /// Whether [`Self::add_pairs`] and [`Self::pair`] may be called: the processor multiplies pairs of bf16.
+    /// Whether [`Self::add_pairs`] and what follows it to [`Self::largest`] may be called: the processor multiplies pairs of bf16.
     const PAIRS: bool = false;
     /// Zeros.
     unsafe fn zero() -> Self;
@@ -33,6 +35,14 @@ pub(super) trait Lanes: Copy {
     }
     /// The two rounded to bf16, `low` in the lower half of each lane.
     unsafe fn pair(_low: Self, _high: Self) -> Self {
+        unreachable!("only where there are PAIRS")
+    }
+    /// The same, but all of `low` before all of `high`.
+    unsafe fn halves(_low: Self, _high: Self) -> Self {
+        unreachable!("only where there are PAIRS")
+    }
+    /// The largest of all lanes.
+    unsafe fn largest(self) -> f32 {
         unreachable!("only where there are PAIRS")
     }
     /// `2^n self`: n is what the lowest bits of `n` hold as a whole number.
@@ -85,12 +95,15 @@ enum Kind {
     Avx512,
     #[cfg(target_arch = "x86_64")]
     Avx512Bf16,
+    /// The same vectors, and registers for matrices.
+    #[cfg(target_arch = "x86_64")]
+    Amx(Allowed),
 }
 
 impl Level {
     /// All that the processor has, the widest last.
     pub(super) fn all() -> impl DoubleEndedIterator<Item = Self> {
-        let mut all = [Some(Self(Kind::Plain)), None, None, None];
+        let mut all = [Some(Self(Kind::Plain)), None, None, None, None];
         #[cfg(target_arch = "x86_64")]
         {
             if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
@@ -99,6 +112,7 @@ impl Level {
             if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl") {
                 all[2] = Some(Self(Kind::Avx512));
                 all[3] = is_x86_feature_detected!("avx512bf16").then_some(Self(Kind::Avx512Bf16));
+                all[4] = all[3].and(Allowed::bf16()).map(|allowed| Self(Kind::Amx(allowed)));
             }
         }
         all.into_iter().flatten()
@@ -116,7 +130,7 @@ impl Level {
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2 => false,
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx512 | Kind::Avx512Bf16 => true,
+            Kind::Avx512 | Kind::Avx512Bf16 | Kind::Amx(_) => true,
         }
     }
 
@@ -124,8 +138,17 @@ impl Level {
     pub(super) fn pairs(self) -> bool {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx512Bf16 => true,
+            Kind::Avx512Bf16 | Kind::Amx(_) => true,
             _ => false,
+        }
+    }
+
+    /// Whether there are registers for matrices of bf16.
+    pub(super) fn matrices(self) -> Option<Allowed> {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Kind::Amx(allowed) => Some(allowed),
+            _ => None,
         }
     }
 
@@ -147,7 +170,7 @@ impl Level {
                 #[cfg(target_arch = "x86_64")]
                 Kind::Avx512 => x86::avx512(job),
                 #[cfg(target_arch = "x86_64")]
-                Kind::Avx512Bf16 => x86::avx512_bf16(job),
+                Kind::Avx512Bf16 | Kind::Amx(_) => x86::avx512_bf16(job),
             }
         }
     }

@@ -122,11 +122,6 @@ impl<T: Pod> Buffer<T> {
     pub(super) fn new(count: usize) -> Self {
         Self(cast_vec(numbers(count)))
     }
-
-    /// Lets go of all but so many.
-    pub(super) fn truncate(&mut self, count: usize) {
-        self.0.truncate(count);
-    }
 }
 
 impl<T: Pod> Default for Buffer<T> {
@@ -152,6 +147,53 @@ impl<T: Pod> Deref for Buffer<T> {
 impl<T: Pod> DerefMut for Buffer<T> {
     fn deref_mut(&mut self) -> &mut [T] {
         &mut self.0
+    }
+}
+
+/// The same from a cache line's beginning on, where registers are filled line by line. Nothing but speed depends on it.
+#[derive(Clone, Debug)]
+pub(super) struct Lines<T: Pod> {
+    numbers: Buffer<T>,
+    start: usize,
+    count: usize,
+}
+
+impl<T: Pod> Lines<T> {
+    const LINE: usize = 64;
+
+    pub(super) fn new(count: usize) -> Self {
+        let numbers = Buffer::<T>::new(count + Self::LINE / size_of::<T>());
+        let start = numbers.as_ptr().align_offset(Self::LINE).min(numbers.len() - count);
+        Self { numbers, start, count }
+    }
+
+    /// Makes it so long, of any value.
+    pub(super) fn set_len(&mut self, count: usize) {
+        if self.start + count <= self.numbers.len() {
+            self.count = count;
+        } else {
+            *self = Self::new(count);
+        }
+    }
+}
+
+impl<T: Pod> Default for Lines<T> {
+    fn default() -> Self {
+        Self { numbers: Buffer::default(), start: 0, count: 0 }
+    }
+}
+
+impl<T: Pod> Deref for Lines<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        &self.numbers[self.start..][..self.count]
+    }
+}
+
+impl<T: Pod> DerefMut for Lines<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        &mut self.numbers[self.start..][..self.count]
     }
 }
 

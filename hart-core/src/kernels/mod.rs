@@ -4,6 +4,9 @@
 //! are tested to be equal (`flex.rs` holds those for burn's CPU backend, `cube` those for GPUs). This folder is also the only place
 //! of the library with `unsafe`: the mapping of a file, SIMD, and what a GPU's kernels are given.
 
+#[cfg(feature = "cpu")]
+#[allow(unsafe_code)] // Assembly.
+mod amx;
 mod attention;
 #[cfg(feature = "cpu")]
 #[allow(unsafe_code)] // SIMD over slices whose lengths are checked first.

@@ -3,7 +3,8 @@
 //! normalizer calculation for softmax", 2018).
 //!
 //! Queries lie along the lanes of a vector, so that a softmax needs no sums across lanes, and keys and values are read number by
-//! number. Both products are one tile: eight rows, of keys or of channels, times up to three vectors of queries.
+//! number. Both products are one tile: eight rows, of keys or of channels, times up to three vectors of queries. (Where the processor
+//! multiplies whole matrices, [`super::squares`] does it instead.)
 //!
 //! A word is 32 bits along the sum of a product: one f32 or two bf16 (`PAIRS`), that is two channels of a query and a key, or two keys
 //! of a weight and a value. Sums and the softmax are f32 with either. Where the processor multiplies no pairs, keys and values that are
@@ -16,25 +17,27 @@ use super::rounded::{Decoded, RoundedPart};
 
 /// Queries that are computed together: three of the widest vectors.
 pub(super) const QUERIES: usize = 48;
-/// Rows of a panel, and of a tile: keys in the first product, channels in the second.
-pub(super) const PANEL: usize = 8;
+/// Rows of a panel: keys in the first product, channels in the second.
+pub(super) const PANEL: usize = 16;
 /// Keys between two rescalings, which lie together.
 pub(super) const KEYS: usize = 128;
-/// Vectors of queries in a tile.
+/// Rows of a panel and vectors of queries in a tile.
+const ROWS: usize = 8;
 const VECTORS: usize = 3;
-/// The same where there are 16 registers: four rows, half a panel, by two vectors.
+/// The same where there are 16 registers.
+const FEW_ROWS: usize = 4;
 const FEW_VECTORS: usize = 2;
 /// Stands for the largest score before there is one: adding to it overflows nothing.
-const NO_SCORE: f32 = -1e30;
+pub(super) const NO_SCORE: f32 = -1e30;
 
 /// Keys and values that came together, and whose head.
 ///
 /// They lie in blocks of [`KEYS`] keys, the last one shorter. In a block all heads follow each other.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Part<'a> {
-    /// A block: `[heads][keys / 8][words of a key][8]`, the last key again and again behind it.
+    /// A block: `[heads][keys / 16][words of a key][16]`, the last key again and again behind it.
     pub(super) keys: &'a [f32],
-    /// A block: `[heads][channels / 8][words of a channel][8]`, zeros behind the last channel.
+    /// A block: `[heads][channels / 16][words of a channel][16]`, zeros behind the last channel.
     pub(super) values: &'a [f32],
     /// How many keys there are.
     pub(super) count: usize,
@@ -44,6 +47,31 @@ pub(super) struct Part<'a> {
     pub(super) head: usize,
     /// Base-2 logarithm of how often each key counts.
     pub(super) log_weight: f32,
+}
+
+impl<'a> Part<'a> {
+    /// The panels of the keys and of the values in the block that begins at key `first` and has so many, of keys with `depth` words.
+    #[inline(always)]
+    pub(super) fn block(&self, first: usize, count: usize, depth: usize, channels: usize, pairs: bool) -> [&'a [f32]; 2] {
+        let (padded, length) = (count.next_multiple_of(PANEL), words(count, pairs));
+        [
+            &self.keys[share(self.heads, self.head, first, padded, depth)],
+            &self.values[share(self.heads, self.head, words(first, pairs), length, channels)],
+        ]
+    }
+
+    /// Whether the panels are as long as keys with `depth` words and values of so many channels make them.
+    pub(super) fn fits(&self, depth: usize, channels: usize, pairs: bool) -> bool {
+        let (keys, values) = (self.count.next_multiple_of(PANEL) * depth, words(self.count, pairs) * channels);
+        (self.keys.len(), self.values.len()) == (self.heads * keys, self.heads * values) && self.head < self.heads
+    }
+}
+
+/// A head's share of a block that begins at token `first` and has `count` tokens, of a whole with so many numbers for each token, or word
+/// of two tokens.
+pub(super) fn share(heads: usize, head: usize, first: usize, count: usize, numbers: usize) -> std::ops::Range<usize> {
+    let start = (heads * first + head * count) * numbers;
+    start..start + count * numbers
 }
 
 /// A cache line, so that no vector of queries lies across two.
@@ -122,7 +150,7 @@ pub(super) enum Source<'a> {
 }
 
 impl Source<'_> {
-    fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         match self {
             Self::Packed(part) => part.count,
             Self::Rounded(part) => part.count(),
@@ -162,10 +190,7 @@ impl Block<'_> {
         let kept = if widened { depth / 2 } else { depth };
         for part in self.parts {
             let fits = match part {
-                Source::Packed(part) => {
-                    let (keys, values) = (part.count.next_multiple_of(PANEL) * kept, words(part.count, self.pairs) * channels);
-                    (part.keys.len(), part.values.len()) == (part.heads * keys, part.heads * values) && part.head < part.heads
-                }
+                Source::Packed(part) => part.fits(kept, channels, self.pairs),
                 Source::Rounded(part) => self.pairs && part.fits(kept, channels),
             };
             assert!(fits, "a part has its panels");
@@ -220,27 +245,34 @@ unsafe fn step<L: Lanes, const V: usize, const PAIRS: bool>(
         let (depth, channels) = (scratch.query.rows(), scratch.mixed.rows());
         let query = scratch.query.row(0).add(lane).cast_const();
         let scores = scratch.scores.row(0).add(lane);
-        let keys = part.keys.as_ptr().add((part.heads * first + part.head * count.next_multiple_of(PANEL)) * depth);
+        let [keys, values] = part.block(first, count, depth, channels, PAIRS).map(<[f32]>::as_ptr);
         let length = words(count, PAIRS);
-        let values = part.values.as_ptr().add((part.heads * words(first, PAIRS) + part.head * length) * channels);
         let mut tops = [L::splat(NO_SCORE); V];
-        for panel in 0..count.div_ceil(PANEL) {
-            let (keys, scores) = (keys.add(panel * depth * PANEL), scores.add(panel * PANEL * QUERIES));
-            tops = if L::MANY {
-                ask::<L, V, PANEL, PAIRS>(keys, query, depth, scores, tops)
-            } else {
-                let tops = ask::<L, V, { PANEL / 2 }, PAIRS>(keys, query, depth, scores, tops);
-                ask::<L, V, { PANEL / 2 }, PAIRS>(keys.add(PANEL / 2), query, depth, scores.add(PANEL / 2 * QUERIES), tops)
-            };
+        for panel in (0..count).step_by(PANEL) {
+            let (keys, scores, rows) = (keys.add(panel * depth), scores.add(panel * QUERIES), (count - panel).min(PANEL));
+            let mut row = 0;
+            while row < rows {
+                let (keys, scores) = (keys.add(row), scores.add(row * QUERIES));
+                if L::MANY {
+                    tops = ask::<L, V, ROWS, PAIRS>(keys, query, depth, scores, tops);
+                    row += ROWS;
+                } else {
+                    tops = ask::<L, V, FEW_ROWS, PAIRS>(keys, query, depth, scores, tops);
+                    row += FEW_ROWS;
+                }
+            }
         }
         let shrink = softmax::<L, V, PAIRS>(scratch, tops, count, part.log_weight, lane);
-        for panel in 0..channels / PANEL {
-            let (mixed, values) = (scratch.mixed.row(panel * PANEL).add(lane), values.add(panel * length * PANEL));
+        let mut channel = 0;
+        while channel < channels {
+            let values = values.add(channel / PANEL * PANEL * length + channel % PANEL);
+            let mixed = scratch.mixed.row(channel).add(lane);
             if L::MANY {
-                answer::<L, V, PANEL, PAIRS>(values, scores, length, mixed, shrink);
+                answer::<L, V, ROWS, PAIRS>(values, scores, length, mixed, shrink);
+                channel += ROWS;
             } else {
-                answer::<L, V, { PANEL / 2 }, PAIRS>(values, scores, length, mixed, shrink);
-                answer::<L, V, { PANEL / 2 }, PAIRS>(values.add(PANEL / 2), scores, length, mixed.add(PANEL / 2 * QUERIES), shrink);
+                answer::<L, V, FEW_ROWS, PAIRS>(values, scores, length, mixed, shrink);
+                channel += FEW_ROWS;
             }
         }
     }
@@ -401,7 +433,7 @@ unsafe fn softmax<L: Lanes, const V: usize, const PAIRS: bool>(
 ///
 /// The processor has the lanes.
 #[inline(always)]
-unsafe fn exp2<L: Lanes>(x: L) -> L {
+pub(super) unsafe fn exp2<L: Lanes>(x: L) -> L {
     const LEAST: f32 = -126.0;
     const POLYNOMIAL: [f32; 6] = [1.339_887_4e-3, 9.618_437e-3, 5.550_332_5e-2, 2.402_264_8e-1, 6.931_472e-1, 1.0];
     // SAFETY: as this function's.

@@ -1,11 +1,13 @@
 //! Attention of all rows, heads and blocks of queries, on all cores.
 
+use super::super::amx::Allowed;
 use super::super::lanes::{Level, Loop};
 use super::super::tasks;
-use super::flash::{Block, QUERIES, Scratch, Source, words};
+use super::flash::{self, Scratch, Source, words};
 use super::panels::Panels;
 use super::rounded::{Decoded, Rounded};
 use super::rows::{Rows, Strides, pair};
+use super::squares;
 
 /// One row of a batch: what asks, what is asked, and where the answer goes.
 pub(super) struct Question<'a> {
@@ -56,6 +58,11 @@ impl Heads {
         let pairs = words(self.channels, self.pairs);
         if self.pairs && !level.pairs() { 2 * pairs } else { pairs }
     }
+
+    /// Registers for matrices, where the processor has them and keys fill them.
+    fn matrices(&self, level: Level) -> Option<Allowed> {
+        level.matrices().filter(|_| self.pairs && self.channels.is_multiple_of(2 * squares::WORDS))
+    }
 }
 
 /// Weighted means of values, into `out`.
@@ -68,26 +75,79 @@ pub(super) fn mix(questions: &[Question<'_>], heads: Heads, out: &mut [f32]) {
 }
 
 pub(super) fn mix_by(level: Level, questions: &[Question<'_>], heads: Heads, out: &mut [f32]) {
-    let mut blocks = Vec::new();
+    let matrices = heads.matrices(level);
+    let most = if matrices.is_some() { squares::QUERIES } else { flash::QUERIES };
+    let mut tasks = Vec::new();
     for question in questions {
         assert!(question.to.end(question.queries.tokens, heads.count, heads.channels) <= out.len(), "an answer has room");
         for head in 0..heads.count {
-            blocks.extend((0..question.queries.tokens).step_by(QUERIES).map(|first| (question, head, first)));
+            tasks.extend((0..question.queries.tokens).step_by(most).map(|first| (question, head, first)));
         }
     }
     let out = Out(out.as_mut_ptr());
-    let room = || (Scratch::new(heads.depth(level), heads.channels), Decoded::default());
-    tasks::each(blocks.len(), room, |(scratch, decoded), task| {
-        let (question, head, first) = blocks[task];
-        let queries = (question.queries.tokens - first).min(QUERIES);
+    let asked = |task: usize| {
+        let (question, head, first) = tasks[task];
+        let queries = (question.queries.tokens - first).min(most);
         let parts: Vec<Source<'_>> = question.panels.iter().map(|panels| panels.part(head * heads.groups / heads.count)).collect();
-        let together = heads.together(level);
-        level.run_loop(Ask { rows: &question.queries, head, first, queries, channels: heads.channels, together, scratch });
-        level.run(Block { queries, parts: &parts, pairs: heads.pairs, scratch, decoded });
         // SAFETY: there is room from here on for these queries, as checked above, and no other task has any of it.
         let to = unsafe { { &out }.0.add(question.to.at(first, head)) };
-        level.run_loop(Answer { queries, channels: heads.channels, strides: question.to, scratch, to });
+        let (rows, strides, channels) = (&question.queries, question.to, heads.channels);
+        (Asked { rows, head, first, queries, channels, strides, to }, parts)
+    };
+    if let Some(allowed) = matrices {
+        let room = || (squares::Scratch::new(heads.channels), Decoded::default());
+        tasks::each(tasks.len(), room, |(scratch, decoded), task| {
+            let (asked, parts) = asked(task);
+            level.run_loop(AskRows { asked, scratch });
+            level.run(squares::Block { allowed, queries: asked.queries, parts: &parts, scratch, decoded });
+            level.run_loop(AnswerRows { asked, scratch });
+        });
+        return;
+    }
+    let together = heads.together(level);
+    let room = || (Scratch::new(heads.depth(level), heads.channels), Decoded::default());
+    tasks::each(tasks.len(), room, |(scratch, decoded), task| {
+        let (asked, parts) = asked(task);
+        level.run_loop(Ask { asked, together, scratch });
+        level.run(flash::Block { queries: asked.queries, parts: &parts, pairs: heads.pairs, scratch, decoded });
+        level.run_loop(Answer { asked, scratch });
     });
+}
+
+/// Some queries of one head, and where their answers go.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    rows: &'a Rows<'a>,
+    head: usize,
+    first: usize,
+    queries: usize,
+    channels: usize,
+    strides: Strides,
+    /// There is room for all.
+    to: *mut f32,
+}
+
+impl Asked<'_> {
+    /// Prepares them one after the other; where a channel has no other to be a word with, a zero follows it.
+    #[inline(always)]
+    fn each(&self, mut take: impl FnMut(usize, &[f32])) {
+        let mut bare = vec![0.0; self.channels];
+        let mut row = vec![0.0; self.channels.next_multiple_of(2)];
+        for query in 0..self.queries {
+            self.rows.prepare(self.first + query, self.head, &mut bare, &mut row);
+            take(query, &row);
+        }
+    }
+
+    /// Writes one's weighted sums of values, of so many weights.
+    #[inline(always)]
+    fn answer(&self, query: usize, weights: f32, mixed: impl Iterator<Item = f32>) {
+        let share = 1.0 / weights;
+        for (channel, number) in mixed.take(self.channels).enumerate() {
+            // SAFETY: whoever made this has seen that there is room.
+            unsafe { self.to.add(query * self.strides.token + channel * self.strides.channel).write(number * share) };
+        }
+    }
 }
 
 /// Where all tasks write, each in its own place.
@@ -98,11 +158,7 @@ unsafe impl Sync for Out {}
 
 /// Queries into columns.
 struct Ask<'a> {
-    rows: &'a Rows<'a>,
-    head: usize,
-    first: usize,
-    queries: usize,
-    channels: usize,
+    asked: Asked<'a>,
     /// Whether a word holds two bf16.
     together: bool,
     scratch: &'a mut Scratch,
@@ -111,38 +167,57 @@ struct Ask<'a> {
 impl Loop for Ask<'_> {
     #[inline(always)]
     fn run(self) {
-        let channels = self.channels;
-        let mut bare = vec![0.0; channels];
-        // One more, zero, where two are a word.
-        let mut row = vec![0.0; channels.next_multiple_of(2)];
-        for query in 0..self.queries {
-            self.rows.prepare(self.first + query, self.head, &mut bare, &mut row);
-            match self.together {
-                true => self.scratch.query.set(query, row.chunks_exact(2).map(|two| pair(two[0], two[1]))),
-                false => self.scratch.query.set(query, row[..channels].iter().copied()),
-            }
-        }
+        self.asked.each(|query, row| match self.together {
+            true => self.scratch.query.set(query, row.chunks_exact(2).map(|two| pair(two[0], two[1]))),
+            false => self.scratch.query.set(query, row[..self.asked.channels].iter().copied()),
+        });
     }
 }
 
 /// Columns of sums into places, divided by the sums of weights.
 struct Answer<'a> {
-    queries: usize,
-    channels: usize,
-    strides: Strides,
+    asked: Asked<'a>,
     scratch: &'a Scratch,
-    to: *mut f32,
 }
 
 impl Loop for Answer<'_> {
     #[inline(always)]
     fn run(self) {
-        for query in 0..self.queries {
-            let share = 1.0 / self.scratch.weight.of(query).next().expect("there is one row");
-            for (channel, number) in self.scratch.mixed.of(query).take(self.channels).enumerate() {
-                // SAFETY: whoever made this has seen that there is room.
-                unsafe { self.to.add(query * self.strides.token + channel * self.strides.channel).write(number * share) };
-            }
+        for query in 0..self.asked.queries {
+            let weights = self.scratch.weight.of(query).next().expect("there is one row");
+            self.asked.answer(query, weights, self.scratch.mixed.of(query));
+        }
+    }
+}
+
+/// Queries into rows.
+struct AskRows<'a> {
+    asked: Asked<'a>,
+    scratch: &'a mut squares::Scratch,
+}
+
+impl Loop for AskRows<'_> {
+    #[inline(always)]
+    fn run(self) {
+        self.asked.each(|query, row| {
+            let words = self.scratch.query(query).iter_mut().zip(row.as_chunks::<2>().0);
+            words.for_each(|(to, [low, high])| *to = pair(*low, *high));
+        });
+    }
+}
+
+/// Rows of sums into places, divided by the sums of weights.
+struct AnswerRows<'a> {
+    asked: Asked<'a>,
+    scratch: &'a squares::Scratch,
+}
+
+impl Loop for AnswerRows<'_> {
+    #[inline(always)]
+    fn run(self) {
+        for query in 0..self.asked.queries {
+            let (weights, mixed) = self.scratch.mixed(query);
+            self.asked.answer(query, weights, mixed.iter().copied());
         }
     }
 }
@@ -253,6 +328,7 @@ mod tests {
             case((4, 2, 16, 5, 300), &[1, 4, 9]),
             case((3, 3, 24, 49, 7), &[3, 129, 257, 8]),
             case((2, 1, 64, 97, 1), &[300, 1, 64]),
+            case((1, 1, 96, 131, 5), &[33, 140]),
             case((1, 1, 640, 33, 2), &[70]),
             case((2, 2, 7, 20, 5), &[11, 130]),
         ]

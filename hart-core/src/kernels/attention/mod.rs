@@ -16,6 +16,9 @@ mod rotation;
 mod rounded;
 #[cfg(feature = "cpu")]
 mod rows;
+#[cfg(feature = "cpu")]
+#[allow(unsafe_code)] // Registers of AMX, filled from slices whose lengths are checked first.
+mod squares;
 
 pub(crate) use cache::{Cache, Extend, Group, Memory};
 #[cfg(any(feature = "cuda", feature = "wgpu"))]

@@ -3,15 +3,15 @@
 use rayon::prelude::*;
 
 use super::super::lanes::{Level, Loop};
-use super::super::memory::Buffer;
+use super::super::memory::Lines;
 use super::flash::{KEYS, PANEL, Part, words};
 use super::rows::{Rows, pair};
 
 /// Keys and values of one row's tokens that came together, all heads, in blocks as [`Part`] tells.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Panels {
-    keys: Buffer<f32>,
-    values: Buffer<f32>,
+    keys: Lines<f32>,
+    values: Lines<f32>,
     heads: usize,
     tokens: usize,
     /// Base-2 logarithm of how often each token counts.
@@ -25,13 +25,8 @@ impl Panels {
         (self.heads, self.tokens, self.log_weight) = (heads, tokens, 0.0);
         // Words of a token in all heads.
         let (key, value) = (heads * words(channels, pairs), heads * channels.next_multiple_of(PANEL));
-        let lengths = [tokens.next_multiple_of(PANEL) * key, words(tokens, pairs) * value];
-        for (numbers, length) in [&mut self.keys, &mut self.values].into_iter().zip(lengths) {
-            if numbers.len() < length {
-                *numbers = Buffer::new(length);
-            }
-            numbers.truncate(length);
-        }
+        self.keys.set_len(tokens.next_multiple_of(PANEL) * key);
+        self.values.set_len(words(tokens, pairs) * value);
         if key * value == 0 {
             return self;
         }
@@ -86,10 +81,10 @@ impl Loop for Pack<'_> {
         let width = self.channels.next_multiple_of(PANEL);
         let (depth, length) = (words(self.channels, self.pairs), words(self.count, self.pairs));
         let mut bare = vec![0.0; self.channels];
-        let mut eight = vec![0.0; PANEL * width];
+        let mut rows = vec![0.0; PANEL * width];
         let to_keys = self.to_keys.len() / self.heads;
         for (panel, head) in (0..self.count.div_ceil(PANEL)).flat_map(|panel| (0..self.heads).map(move |head| (panel, head))) {
-            for (row, to) in eight.chunks_exact_mut(width).enumerate() {
+            for (row, to) in rows.chunks_exact_mut(width).enumerate() {
                 let token = (panel * PANEL + row).min(self.count - 1);
                 self.keys.prepare(self.first + token, head, &mut bare, to);
             }
@@ -97,17 +92,17 @@ impl Loop for Pack<'_> {
             if self.pairs {
                 for (word, to) in to.chunks_exact_mut(PANEL).enumerate() {
                     to.iter_mut()
-                        .zip(eight.chunks_exact(width))
+                        .zip(rows.chunks_exact(width))
                         .for_each(|(to, from)| *to = pair(from[2 * word], from[2 * word + 1]));
                 }
             } else {
                 for (word, to) in to.chunks_exact_mut(PANEL).enumerate() {
-                    to.iter_mut().zip(eight.chunks_exact(width)).for_each(|(to, from)| *to = from[word]);
+                    to.iter_mut().zip(rows.chunks_exact(width)).for_each(|(to, from)| *to = from[word]);
                 }
             }
         }
-        eight.fill(0.0);
-        let (even, odd) = eight.split_at_mut(width);
+        rows.fill(0.0);
+        let (even, odd) = rows.split_at_mut(width);
         let to_values = self.to_values.len() / self.heads;
         for (word, head) in (0..length).flat_map(|word| (0..self.heads).map(move |head| (word, head))) {
             let to = &mut self.to_values[head * to_values..][..to_values];

@@ -4,9 +4,9 @@
 use rayon::prelude::*;
 
 use super::super::lanes::{Level, Loop, ROUND};
-use super::flash::{KEYS, PANEL, Part, words};
+use super::super::memory::Lines;
+use super::flash::{KEYS, PANEL, Part, share, words};
 use super::panels::Panels;
-use super::rows::pair;
 
 /// The largest integer; the smallest is its negative.
 const LARGEST: f32 = 127.0;
@@ -40,20 +40,15 @@ pub(super) struct RoundedPart<'a> {
 /// Where a block is read back to.
 #[derive(Default)]
 pub(super) struct Decoded {
-    keys: Vec<f32>,
-    values: Vec<f32>,
+    keys: Lines<f32>,
+    values: Lines<f32>,
 }
 
-/// A head's share of a block that begins at token `first` and has `count` tokens, of a whole with so many numbers for each token, or word
-/// of two tokens.
-fn share(heads: usize, head: usize, first: usize, count: usize, numbers: usize) -> std::ops::Range<usize> {
-    let start = (heads * first + head * count) * numbers;
-    start..start + count * numbers
-}
-
-/// What to multiply integers by, and numbers to become integers.
-fn scale_of(largest: f32) -> (f32, f32) {
-    if largest > f32::MIN_POSITIVE * LARGEST { (largest / LARGEST, LARGEST / largest) } else { (0.0, 0.0) }
+/// What to multiply integers by, and numbers to become integers; of the largest number's bits, without a sign.
+#[inline(always)]
+fn scale_of(largest: u32) -> (f32, f32) {
+    let largest = f32::from_bits(largest << 16);
+    if largest <= f32::MIN_POSITIVE * LARGEST { (0.0, 0.0) } else { (largest / LARGEST, LARGEST / largest) }
 }
 
 /// The two bf16 of a word.
@@ -107,6 +102,9 @@ impl Rounded {
     }
 }
 
+/// Bits of bf16 without their sign: as whole numbers they keep their order, and what is not a number lies above all.
+const SIZE: u32 = 0x7fff;
+
 /// Panels of keys, each with a scale.
 struct RoundKeys<'a> {
     from: &'a [f32],
@@ -120,20 +118,16 @@ impl Loop for RoundKeys<'_> {
     fn run(self) {
         let panels = self.from.chunks_exact(PANEL * self.depth).zip(self.to.chunks_exact_mut(ROW * self.depth));
         for ((from, to), scales) in panels.zip(self.scales.as_chunks_mut::<PANEL>().0) {
-            let mut largest = [0.0f32; PANEL];
+            let mut largest = [0; PANEL];
             for row in from.as_chunks::<PANEL>().0 {
                 for (largest, word) in largest.iter_mut().zip(row) {
-                    let [low, high] = unpaired(*word);
-                    *largest = largest.max(low.abs()).max(high.abs());
+                    *largest = (word.to_bits() & SIZE).max(word.to_bits() >> 16 & SIZE).max(*largest);
                 }
             }
-            let inverses: [f32; PANEL] = std::array::from_fn(|i| scale_of(largest[i]).1);
+            let inverses: [f32; PANEL] = largest.map(|largest| scale_of(largest).1);
             *scales = largest.map(|largest| scale_of(largest).0);
             for (from, to) in from.as_chunks::<PANEL>().0.iter().zip(to.as_chunks_mut::<ROW>().0) {
-                for i in 0..PANEL {
-                    let [low, high] = unpaired(from[i]);
-                    (to[i], to[PANEL + i]) = (nearest(low * inverses[i]), nearest(high * inverses[i]));
-                }
+                round(from, inverses, inverses, to);
             }
         }
     }
@@ -151,36 +145,52 @@ struct RoundValues<'a> {
 impl Loop for RoundValues<'_> {
     #[inline(always)]
     fn run(self) {
-        let panels = |from: &'_ [f32]| from.len() / (PANEL * self.length);
-        let row = |panel: usize, word: usize| (panel * self.length + word) * PANEL;
+        let (from, to) = (self.from.as_chunks::<PANEL>().0, self.to.as_chunks_mut::<ROW>().0);
         for (word, scales) in (0..self.length).zip(self.scales.as_chunks_mut::<2>().0) {
-            let mut largest = [[0.0f32; PANEL]; 2];
-            for panel in 0..panels(self.from) {
-                let from = &self.from[row(panel, word)..][..PANEL];
+            let mut largest = [[0; PANEL]; 2];
+            for row in from[word..].iter().step_by(self.length) {
                 for i in 0..PANEL {
-                    let [low, high] = unpaired(from[i]);
-                    (largest[0][i], largest[1][i]) = (largest[0][i].max(low.abs()), largest[1][i].max(high.abs()));
+                    largest[0][i] = (row[i].to_bits() & SIZE).max(largest[0][i]);
+                    largest[1][i] = (row[i].to_bits() >> 16 & SIZE).max(largest[1][i]);
                 }
             }
-            let largest = largest.map(|lanes| lanes.into_iter().fold(0.0, f32::max));
-            let inverses = largest.map(|largest| scale_of(largest).1);
-            *scales = largest.map(|largest| scale_of(largest).0);
-            for panel in 0..panels(self.from) {
-                let from = &self.from[row(panel, word)..][..PANEL];
-                let to = &mut self.to[2 * row(panel, word)..][..ROW];
-                for i in 0..PANEL {
-                    let [low, high] = unpaired(from[i]);
-                    (to[i], to[PANEL + i]) = (nearest(low * inverses[0]), nearest(high * inverses[1]));
-                }
+            let [low, high] = largest.map(|lanes| scale_of(lanes.into_iter().fold(0, u32::max)));
+            *scales = [low.0, high.0];
+            for (from, to) in from[word..].iter().step_by(self.length).zip(to[word..].iter_mut().step_by(self.length)) {
+                round(from, [low.1; PANEL], [high.1; PANEL], to);
             }
         }
     }
 }
 
-/// The nearest integer, of a number between -127 and 127.
+/// The nearest integers of a row of words, times what brings them between -127 and 127.
 #[inline(always)]
-fn nearest(x: f32) -> i8 {
-    (x + ROUND).to_bits() as i8
+fn round(from: &[f32; PANEL], low: [f32; PANEL], high: [f32; PANEL], to: &mut [i8; ROW]) {
+    let (lower, upper) = to.split_at_mut(PANEL);
+    // One after the other, of which the compiler makes vectors.
+    for i in 0..PANEL {
+        lower[i] = (unpaired(from[i])[0] * low[i] + ROUND).to_bits() as i8;
+    }
+    for i in 0..PANEL {
+        upper[i] = (unpaired(from[i])[1] * high[i] + ROUND).to_bits() as i8;
+    }
+}
+
+/// And back.
+#[inline(always)]
+fn widen(from: &[i8; ROW], low: [f32; PANEL], high: [f32; PANEL], to: &mut [f32; PANEL]) {
+    let (mut lower, mut upper) = ([0.0; PANEL], [0.0; PANEL]);
+    for i in 0..PANEL {
+        lower[i] = f32::from(from[i]) * low[i];
+    }
+    for i in 0..PANEL {
+        upper[i] = f32::from(from[PANEL + i]) * high[i];
+    }
+    // To the nearest bf16; which one of two equally near ones, doesn't matter here.
+    let rounded = |x: f32| x.to_bits().wrapping_add(0x8000);
+    for i in 0..PANEL {
+        to[i] = f32::from_bits(rounded(lower[i]) >> 16 | rounded(upper[i]) & 0xffff_0000);
+    }
 }
 
 impl<'a> RoundedPart<'a> {
@@ -204,17 +214,15 @@ impl Decoded {
         let (key_scales, value_scales) = (&part.of.key_scales[scales.clone()], &part.of.value_scales[scales]);
         let keys = &part.of.keys[share(heads, part.head, first, padded, 2 * depth)];
         let panel = if PAIRS { PANEL * depth } else { ROW * depth };
-        self.keys.resize(padded / PANEL * panel, 0.0);
+        self.keys.set_len(padded / PANEL * panel);
         let panels = self.keys.chunks_exact_mut(panel).zip(keys.chunks_exact(ROW * depth));
-        for ((to, from), scales) in panels.zip(key_scales.chunks_exact(PANEL)) {
+        for ((to, from), scales) in panels.zip(key_scales.as_chunks::<PANEL>().0) {
             if PAIRS {
-                for (to, from) in to.chunks_exact_mut(PANEL).zip(from.chunks_exact(ROW)) {
-                    for i in 0..PANEL {
-                        to[i] = pair(f32::from(from[i]) * scales[i], f32::from(from[PANEL + i]) * scales[i]);
-                    }
+                for (to, from) in to.as_chunks_mut().0.iter_mut().zip(from.as_chunks().0) {
+                    widen(from, *scales, *scales, to);
                 }
             } else {
-                for (to, from) in to.chunks_exact_mut(PANEL).zip(from.chunks_exact(PANEL)) {
+                for (to, from) in to.as_chunks_mut::<PANEL>().0.iter_mut().zip(from.as_chunks::<PANEL>().0) {
                     for i in 0..PANEL {
                         to[i] = f32::from(from[i]) * scales[i];
                     }
@@ -223,17 +231,16 @@ impl Decoded {
         }
         let values = &part.of.values[share(heads, part.head, words(first, true), length, 2 * channels)];
         let panel = words(count, PAIRS) * PANEL;
-        self.values.resize(channels / PANEL * panel, 0.0);
+        self.values.set_len(channels / PANEL * panel);
         for (to, from) in self.values.chunks_exact_mut(panel).zip(values.chunks_exact(ROW * length)) {
             if PAIRS {
-                let rows = to.chunks_exact_mut(PANEL).zip(from.chunks_exact(ROW));
-                for ((to, from), scales) in rows.zip(value_scales.chunks_exact(2)) {
-                    for i in 0..PANEL {
-                        to[i] = pair(f32::from(from[i]) * scales[0], f32::from(from[PANEL + i]) * scales[1]);
-                    }
+                let rows = to.as_chunks_mut().0.iter_mut().zip(from.as_chunks().0);
+                for ((to, from), [low, high]) in rows.zip(value_scales.as_chunks::<2>().0) {
+                    widen(from, [*low; PANEL], [*high; PANEL], to);
                 }
             } else {
-                for ((to, from), scale) in to.chunks_exact_mut(PANEL).zip(from.chunks_exact(PANEL)).zip(value_scales) {
+                let rows = to.as_chunks_mut::<PANEL>().0.iter_mut().zip(from.as_chunks::<PANEL>().0);
+                for ((to, from), scale) in rows.zip(value_scales) {
                     for i in 0..PANEL {
                         to[i] = f32::from(from[i]) * scale;
                     }
@@ -246,16 +253,14 @@ impl Decoded {
     /// The block of pairs that begins at token `first` and has `count` tokens as f32, of keys of `depth` words and so many channels.
     #[inline(always)]
     pub(super) fn widened(&mut self, part: &Part<'_>, first: usize, count: usize, depth: usize, channels: usize) -> Part<'_> {
-        let (padded, length) = (count.next_multiple_of(PANEL), words(count, true));
-        let keys = &part.keys[share(part.heads, part.head, first, padded, depth)];
-        self.keys.resize(2 * keys.len(), 0.0);
+        let ([keys, values], length) = (part.block(first, count, depth, channels, true), words(count, true));
+        self.keys.set_len(2 * keys.len());
         for (to, from) in self.keys.chunks_exact_mut(ROW).zip(keys.chunks_exact(PANEL)) {
             for i in 0..PANEL {
                 [to[i], to[PANEL + i]] = unpaired(from[i]);
             }
         }
-        let values = &part.values[share(part.heads, part.head, words(first, true), length, channels)];
-        self.values.resize(channels * count, 0.0);
+        self.values.set_len(channels * count);
         for (to, from) in self.values.chunks_exact_mut(PANEL * count).zip(values.chunks_exact(PANEL * length)) {
             for (to, from) in to.chunks_mut(ROW).zip(from.chunks_exact(PANEL)) {
                 let (even, odd) = to.split_at_mut(PANEL);

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use rayon::prelude::*;
 
 use super::super::lanes::{self, Loop};
-use super::super::memory::Buffer;
+use super::super::memory::Lines;
 use super::tile::{self, Finish, OUTPUTS, Part, of_panel, write};
 use super::{Out, instructions};
 
@@ -95,7 +95,7 @@ impl Bf16Weights {
 #[derive(Debug)]
 pub(crate) struct Bf16Rows {
     /// Blocks as the instructions' layout tells. A word is two bf16, or two are: an f32 each.
-    blocks: Buffer<u32>,
+    blocks: Lines<u32>,
     rows: usize,
     inputs: usize,
     by: instructions::Bf16,
@@ -120,13 +120,8 @@ impl Bf16Rows {
             halves.resize(words * WORD, 0);
             for (r, row) in rows.chunks(inputs).enumerate() {
                 level.run_loop(Round { row, halves });
-                for (word, [even, odd]) in block.chunks_mut(layout.block(1)).zip(halves.as_chunks::<WORD>().0) {
-                    let (even, odd) = (u32::from(*even), u32::from(*odd) << 16);
-                    match layout.wide {
-                        true => (word[r], word[r + layout.rows]) = (even << 16, odd),
-                        false => word[r] = even | odd,
-                    }
-                }
+                let words = |[even, odd]: [u16; WORD]| [u32::from(even) << 16, u32::from(odd) << 16];
+                layout.place(block, r, halves.as_chunks::<WORD>().0, |word| words(word)[0] >> 16 | words(word)[1], words);
             }
         });
         Self { blocks, rows, inputs, by }
@@ -165,9 +160,15 @@ struct Biased<'a> {
 }
 
 impl Finish<f32> for Biased<'_> {
+    type Panel = [f32; OUTPUTS];
+
     #[inline(always)]
-    unsafe fn finish(&self, row: usize, panel: usize, sums: &[f32; OUTPUTS]) {
-        let bias = self.bias.map_or([0.0; OUTPUTS], |bias| of_panel(bias, panel));
+    fn panel(&self, panel: usize) -> [f32; OUTPUTS] {
+        self.bias.map_or([0.0; OUTPUTS], |bias| of_panel(bias, panel))
+    }
+
+    #[inline(always)]
+    unsafe fn finish(&self, bias: &[f32; OUTPUTS], row: usize, panel: usize, sums: &[f32; OUTPUTS]) {
         let mut y = *sums;
         for (y, bias) in y.iter_mut().zip(bias) {
             *y += bias;

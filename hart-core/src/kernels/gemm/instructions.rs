@@ -1,10 +1,11 @@
 //! Instructions that multiply words of bytes or of bf16, and the choice of the best that the processor has.
 
+use super::super::amx::{self, Allowed};
 use super::super::lanes::{self, Job, Lanes};
-use super::many;
-use super::tile::{Arithmetic, Finish, Layout, Line, OUTPUTS, Part, multiply};
+use super::tile::{Arithmetic, Finish, Layout, Line, OUTPUTS, Part, Words, multiply};
 #[cfg(target_arch = "x86_64")]
 use super::x86;
+use super::{many, squares};
 
 /// Instructions for bytes: no value names what the processor lacks.
 #[derive(Clone, Copy, Debug)]
@@ -22,12 +23,13 @@ enum Int8Kind {
     Vnni256,
     #[cfg(target_arch = "x86_64")]
     Vnni512,
+    Amx(Allowed),
 }
 
 impl Int8 {
     /// All that the processor has, the best last.
     pub(super) fn all() -> impl DoubleEndedIterator<Item = Self> {
-        let mut all = [Some(Self(Int8Kind::Plain)), None, None, None, None];
+        let mut all = [Some(Self(Int8Kind::Plain)), None, None, None, None, None];
         #[cfg(target_arch = "x86_64")]
         {
             let avx2 = is_x86_feature_detected!("avx2");
@@ -39,6 +41,7 @@ impl Int8 {
             all[3] = (avx2 && is_x86_feature_detected!("avxvnni")).then_some(Self(Int8Kind::AvxVnni));
             all[4] = avx512.then_some(Self(Int8Kind::Vnni512));
         }
+        all[5] = Allowed::int8().map(|allowed| Self(Int8Kind::Amx(allowed)));
         all.into_iter().flatten()
     }
 
@@ -49,16 +52,17 @@ impl Int8 {
 
     /// How they want the rows of x.
     pub(super) fn layout(self) -> Layout {
-        let (rows, wide) = match self.0 {
-            Int8Kind::Plain => (Bytes::ROWS, false),
+        let (rows, words) = match self.0 {
+            Int8Kind::Plain => (Bytes::ROWS, Words::Narrow),
             #[cfg(target_arch = "x86_64")]
-            Int8Kind::Avx2 => (x86::BY_256_ROWS, true),
+            Int8Kind::Avx2 => (x86::BY_256_ROWS, Words::Wide),
             #[cfg(target_arch = "x86_64")]
-            Int8Kind::AvxVnni | Int8Kind::Vnni256 => (x86::BY_256_ROWS, false),
+            Int8Kind::AvxVnni | Int8Kind::Vnni256 => (x86::BY_256_ROWS, Words::Narrow),
             #[cfg(target_arch = "x86_64")]
-            Int8Kind::Vnni512 => (x86::Vnni512::ROWS, false),
+            Int8Kind::Vnni512 => (x86::Vnni512::ROWS, Words::Narrow),
+            Int8Kind::Amx(_) => (amx::ROWS, Words::Grouped),
         };
-        Layout { rows, wide }
+        Layout { rows, words }
     }
 
     /// Multiplies a part that nobody else multiplies at the same time.
@@ -75,6 +79,7 @@ impl Int8 {
                 Int8Kind::Vnni256 => x86::vnni256(&part),
                 #[cfg(target_arch = "x86_64")]
                 Int8Kind::Vnni512 => x86::vnni512(&part),
+                Int8Kind::Amx(allowed) => part.grouped(|part| squares::int8(allowed, &part)),
             }
         }
     }
@@ -90,6 +95,7 @@ enum Bf16Kind {
     Widened(lanes::Level),
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    Amx(Allowed),
 }
 
 impl Bf16 {
@@ -99,8 +105,9 @@ impl Bf16 {
         let native = lanes::Level::best().pairs().then_some(Self(Bf16Kind::Avx512));
         #[cfg(not(target_arch = "x86_64"))]
         let native = None;
+        let matrices = Allowed::bf16().map(|allowed| Self(Bf16Kind::Amx(allowed)));
         let widened: Vec<_> = lanes::Level::all().map(|level| Self(Bf16Kind::Widened(level))).collect();
-        widened.into_iter().chain(native)
+        widened.into_iter().chain(native).chain(matrices)
     }
 
     /// The best that the processor has.
@@ -111,9 +118,10 @@ impl Bf16 {
     /// How they want the rows of x.
     pub(super) fn layout(self) -> Layout {
         match self.0 {
-            Bf16Kind::Widened(level) => Layout { wide: true, ..many::layout(level) },
+            Bf16Kind::Widened(level) => Layout { words: Words::Wide, ..many::layout(level) },
             #[cfg(target_arch = "x86_64")]
-            Bf16Kind::Avx512 => Layout { rows: x86::Avx512Bf16::ROWS, wide: false },
+            Bf16Kind::Avx512 => Layout { rows: x86::Avx512Bf16::ROWS, words: Words::Narrow },
+            Bf16Kind::Amx(_) => Layout { rows: amx::ROWS, words: Words::Grouped },
         }
     }
 
@@ -126,6 +134,8 @@ impl Bf16 {
             // SAFETY: a value is made in `all` only, after asking the processor; and the caller's.
             #[cfg(target_arch = "x86_64")]
             Bf16Kind::Avx512 => unsafe { x86::avx512_bf16(&part) },
+            // SAFETY: as before.
+            Bf16Kind::Amx(allowed) => part.grouped(|part| unsafe { squares::bf16(allowed, &part) }),
         }
     }
 }

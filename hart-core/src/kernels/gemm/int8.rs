@@ -9,12 +9,14 @@ use bytes::Bytes;
 use rayon::prelude::*;
 
 use super::super::lanes::{self, Loop, ROUND};
-use super::super::memory::Buffer;
-use super::tile::{self, Finish, Layout, OUTPUTS, Part, of_panel, write};
+use super::super::memory::Lines;
+use super::tile::{self, Finish, OUTPUTS, Part, of_panel, write};
 use super::{Out, instructions};
 
 /// Inputs in a word.
 const WORD: usize = 4;
+/// Of a word, the bytes whose place is even.
+const EVEN: u32 = 0x00ff_00ff;
 /// The largest integer of a weight or of x; the smallest is its negative, so that no sign is favoured.
 const LARGEST: f32 = 127.0;
 /// What is added to the integers of x.
@@ -138,7 +140,7 @@ impl Int8Weights {
 #[derive(Debug)]
 pub(crate) struct Int8Rows {
     /// Blocks as the instructions' layout tells. A word is four bytes, or two of them are: the even ones as 16-bit integers, and the odd ones.
-    blocks: Buffer<u32>,
+    blocks: Lines<u32>,
     /// What a row's integers are to be multiplied by; not a number where the row has one that isn't.
     scales: Vec<f32>,
     inputs: usize,
@@ -165,23 +167,11 @@ impl Int8Rows {
             bytes.resize(words * WORD, 0);
             for (r, (row, scale)) in rows.chunks(inputs).zip(scales).enumerate() {
                 level.run_loop(Round { row, bytes, scale });
-                let words = bytes.as_chunks::<WORD>().0.iter().map(|bytes| u32::from_le_bytes(*bytes));
-                place(words, &mut block[r..], layout);
+                let halves = |word| [u32::from_le_bytes(word) & EVEN, u32::from_le_bytes(word) >> 8 & EVEN];
+                layout.place(block, r, bytes.as_chunks::<WORD>().0, u32::from_le_bytes, halves);
             }
         });
         Self { blocks, scales, inputs, by }
-    }
-}
-
-/// Puts a row's words of four bytes where the layout wants them.
-fn place(words: impl Iterator<Item = u32>, to: &mut [u32], layout: Layout) {
-    const EVEN: u32 = 0x00ff_00ff;
-    if !layout.wide {
-        to.iter_mut().step_by(layout.rows).zip(words).for_each(|(to, word)| *to = word);
-        return;
-    }
-    for (to, word) in to.chunks_mut(2 * layout.rows).zip(words) {
-        (to[0], to[layout.rows]) = (word & EVEN, word >> 8 & EVEN);
     }
 }
 
@@ -244,15 +234,31 @@ struct Scale<'a> {
     bias: Option<&'a [f32]>,
 }
 
+/// Of the outputs of a panel.
+struct ScalePanel {
+    offsets: [i32; OUTPUTS],
+    scales: [f32; OUTPUTS],
+    bias: [f32; OUTPUTS],
+}
+
 impl Finish<i32> for Scale<'_> {
+    type Panel = ScalePanel;
+
     #[inline(always)]
-    unsafe fn finish(&self, row: usize, panel: usize, sums: &[i32; OUTPUTS]) {
-        let offsets: &[i32; OUTPUTS] = self.offsets[panel * OUTPUTS..].first_chunk().expect("made for whole panels");
-        let (of_row, of_outputs) = (self.x.scales[row], of_panel(&self.weights.scales, panel));
-        let bias = self.bias.map_or([0.0; OUTPUTS], |bias| of_panel(bias, panel));
+    fn panel(&self, panel: usize) -> ScalePanel {
+        ScalePanel {
+            offsets: *self.offsets[panel * OUTPUTS..].first_chunk().expect("made for whole panels"),
+            scales: of_panel(&self.weights.scales, panel),
+            bias: self.bias.map_or([0.0; OUTPUTS], |bias| of_panel(bias, panel)),
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn finish(&self, of: &ScalePanel, row: usize, panel: usize, sums: &[i32; OUTPUTS]) {
+        let scale = self.x.scales[row];
         let mut y = [0.0; OUTPUTS];
         for i in 0..OUTPUTS {
-            y[i] = (sums[i] - offsets[i]) as f32 * of_row * of_outputs[i] + bias[i];
+            y[i] = (sums[i] - of.offsets[i]) as f32 * scale * of.scales[i] + of.bias[i];
         }
         // SAFETY: y has room for all rows, and the caller's.
         unsafe { write(self.out.0, self.weights.outputs(), row, panel, y) };
@@ -306,7 +312,7 @@ mod tests {
         let by = instructions::Int8::best();
         let rounded = lanes::Level::all().map(|level| Int8Rows::by(by, level, &x, 1003)).collect::<Vec<_>>();
         for other in &rounded {
-            assert_eq!((&other.blocks, &other.scales), (&rounded[0].blocks, &rounded[0].scales));
+            assert_eq!((&other.blocks[..], &other.scales), (&rounded[0].blocks[..], &rounded[0].scales));
         }
         assert_eq!(rounded[0].scales[1..3], [0.0; 2]);
     }

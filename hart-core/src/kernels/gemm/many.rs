@@ -9,10 +9,10 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::super::lanes::{self, Lanes, Level};
-use super::super::memory::Buffer;
+use super::super::memory::Lines;
 use super::super::tasks;
 use super::Out;
-use super::tile::{Arithmetic, Finish, Layout, OUTPUTS, Part, multiply, of_panel, write};
+use super::tile::{Arithmetic, Finish, Layout, OUTPUTS, Part, Words, multiply, of_panel, write};
 
 /// Panels that a task takes: with [`DEPTH`] inputs they fill a good part of a core's second cache.
 const TASK_PANELS: usize = 3;
@@ -26,7 +26,7 @@ const PIECE: usize = 64;
 
 /// How rows of x lie for such lanes.
 pub(super) fn layout(level: Level) -> Layout {
-    Layout { rows: rows(level.many()), wide: false }
+    Layout { rows: rows(level.many()), words: Words::Narrow }
 }
 
 /// Rows of a tile.
@@ -51,13 +51,13 @@ pub(super) fn product(level: Level, x: &[f32], w: &[f32], bias: Option<&[f32]>, 
         let depth = DEPTH.min(width - from);
         let blocks = arrange_rows(x, width, from..from + depth, layout);
         let finish = Sum { out: &out, columns, first: from == 0, bias };
-        tasks::each(row_tasks * panel_tasks, Vec::new, |scratch, task| {
+        tasks::each(row_tasks * panel_tasks, Lines::default, |scratch, task| {
             let (row, panel) = (task % row_tasks * task_rows, task / row_tasks * TASK_PANELS);
             let (row_end, panel_end) = ((row + task_rows).min(rows), (panel + TASK_PANELS).min(panels));
             let weights = &w[panel * OUTPUTS * width..(panel_end * OUTPUTS).min(columns) * width];
             level.run(Arrange { weights, width, from, depth, into: scratch });
             // SAFETY: f32 are bytes.
-            let w = unsafe { std::slice::from_raw_parts(scratch.as_ptr().cast(), size_of_val(scratch.as_slice())) };
+            let w = unsafe { std::slice::from_raw_parts(scratch.as_ptr().cast(), size_of_val(&scratch[..])) };
             let (rows, panels) = (row..row_end, panel..panel_end);
             level.run(Multiply(Part { x: &blocks[layout.blocks(row, depth)..], w, words: depth, rows, panels, finish: &finish }));
         });
@@ -67,7 +67,7 @@ pub(super) fn product(level: Level, x: &[f32], w: &[f32], bias: Option<&[f32]>, 
 }
 
 /// Some inputs of x in blocks of rows, zeros behind the last row.
-fn arrange_rows(x: &[f32], width: usize, inputs: Range<usize>, layout: Layout) -> Buffer<u32> {
+fn arrange_rows(x: &[f32], width: usize, inputs: Range<usize>, layout: Layout) -> Lines<u32> {
     let mut blocks = layout.room(x.len() / width, inputs.len());
     let parts = blocks.par_chunks_mut(layout.block(inputs.len())).zip(x.par_chunks(layout.rows * width));
     parts.for_each(|(block, rows)| {
@@ -88,7 +88,7 @@ struct Arrange<'a> {
     width: usize,
     from: usize,
     depth: usize,
-    into: &'a mut Vec<f32>,
+    into: &'a mut Lines<f32>,
 }
 
 impl lanes::Job for Arrange<'_> {
@@ -96,8 +96,7 @@ impl lanes::Job for Arrange<'_> {
     unsafe fn run<L: Lanes>(self) {
         let Self { weights, width, from, depth, into } = self;
         let outputs = weights.len() / width;
-        into.clear();
-        into.resize(outputs.next_multiple_of(OUTPUTS) * depth, 0.0);
+        into.set_len(outputs.next_multiple_of(OUTPUTS) * depth);
         for (panel, into) in into.chunks_mut(OUTPUTS * depth).enumerate() {
             let weights = &weights[panel * OUTPUTS * width..];
             let count = OUTPUTS.min(outputs - panel * OUTPUTS);
@@ -113,6 +112,8 @@ impl lanes::Job for Arrange<'_> {
                     }
                     done += L::COUNT;
                 }
+            } else {
+                into.fill(0.0);
             }
             for (output, row) in weights.chunks(width).take(count).enumerate() {
                 for k in done..depth {
@@ -145,11 +146,17 @@ struct Sum<'a> {
 }
 
 impl Finish<f32> for Sum<'_> {
+    type Panel = [f32; OUTPUTS];
+
     #[inline(always)]
-    unsafe fn finish(&self, row: usize, panel: usize, sums: &[f32; OUTPUTS]) {
+    fn panel(&self, panel: usize) -> [f32; OUTPUTS] {
+        self.bias.map_or([0.0; OUTPUTS], |bias| of_panel(bias, panel))
+    }
+
+    #[inline(always)]
+    unsafe fn finish(&self, bias: &[f32; OUTPUTS], row: usize, panel: usize, sums: &[f32; OUTPUTS]) {
         let column = panel * OUTPUTS;
-        let mut y = *sums;
-        let mut before = self.bias.map_or([0.0; OUTPUTS], |bias| of_panel(bias, panel));
+        let (mut y, mut before) = (*sums, *bias);
         // SAFETY: y has room for all rows, the pieces before have written these outputs, and the caller's.
         unsafe {
             if !self.first {

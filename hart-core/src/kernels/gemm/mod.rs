@@ -9,6 +9,7 @@ mod instructions;
 mod int8;
 mod many;
 mod rows;
+mod squares;
 mod tile;
 #[cfg(target_arch = "x86_64")]
 mod x86;

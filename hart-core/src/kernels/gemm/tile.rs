@@ -5,12 +5,14 @@
 //! without a stride.
 //!
 //! Processors without instructions for narrow numbers multiply wider ones: a word of x comes in two words then, and a task widens its
-//! weights before it goes over the rows with them.
+//! weights before it goes over the rows with them. Processors that multiply whole matrices ([`super::squares`]) want 16 words of a row
+//! together, and weights from a cache line's beginning on.
 
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::super::memory::Buffer;
+use super::super::amx;
+use super::super::memory::Lines;
 use super::super::tasks;
 
 /// Outputs of a panel.
@@ -19,14 +21,24 @@ pub(crate) const OUTPUTS: usize = 16;
 /// How instructions want the rows of x.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Layout {
-    /// Rows of a block: 4, 6 or 8.
+    /// Rows of a block: 4, 6, 8 or 16.
     pub(super) rows: usize,
-    /// Whether a word's even and odd numbers are words of their own, twice as wide.
-    pub(super) wide: bool,
+    pub(super) words: Words,
+}
+
+/// How the words of a block's rows lie.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Words {
+    /// `[words][rows]`.
+    Narrow,
+    /// `[words][2][rows]`: a word's even and odd numbers are words of their own, twice as wide.
+    Wide,
+    /// `[words / 16][rows][16]`, zeros behind a row's last word.
+    Grouped,
 }
 
 impl Layout {
-    /// 32-bit words of a block, whose rows have so many words before they are widened.
+    /// 32-bit words of a block, whose rows have so many words as they come.
     pub(super) fn block(self, words: usize) -> usize {
         self.words(words) * self.rows
     }
@@ -37,8 +49,8 @@ impl Layout {
     }
 
     /// Room for all blocks of so many rows, of any value but for the last block's zeros: it may have fewer rows.
-    pub(super) fn room(self, rows: usize, words: usize) -> Buffer<u32> {
-        let mut blocks = Buffer::new(self.blocks(rows, words));
+    pub(super) fn room(self, rows: usize, words: usize) -> Lines<u32> {
+        let mut blocks = Lines::new(self.blocks(rows, words));
         let last = blocks.len().saturating_sub(self.block(words));
         blocks[last..].fill(0);
         blocks
@@ -46,15 +58,50 @@ impl Layout {
 
     /// Words that so many become.
     pub(super) fn words(self, words: usize) -> usize {
-        if self.wide { 2 * words } else { words }
+        match self.words {
+            Words::Narrow => words,
+            Words::Wide => 2 * words,
+            Words::Grouped => words.next_multiple_of(amx::WORDS),
+        }
+    }
+
+    /// Puts a row's words into its block. A word is made of what is given by `whole`, or by `halves` where its numbers are words of
+    /// their own.
+    #[inline(always)]
+    pub(super) fn place<N: Copy>(
+        self,
+        block: &mut [u32],
+        row: usize,
+        from: &[N],
+        whole: impl Fn(N) -> u32,
+        halves: impl Fn(N) -> [u32; 2],
+    ) {
+        match self.words {
+            Words::Narrow => block.chunks_exact_mut(self.rows).zip(from).for_each(|(to, word)| to[row] = whole(*word)),
+            Words::Wide => {
+                let places = block.chunks_exact_mut(2 * self.rows);
+                places.zip(from).for_each(|(to, word)| [to[row], to[self.rows + row]] = halves(*word));
+            }
+            Words::Grouped => {
+                for (to, from) in block.chunks_exact_mut(self.rows * amx::WORDS).zip(from.chunks(amx::WORDS)) {
+                    let to = &mut to[row * amx::WORDS..][..amx::WORDS];
+                    to[from.len()..].fill(0);
+                    to.iter_mut().zip(from).for_each(|(to, word)| *to = whole(*word));
+                }
+            }
+        }
     }
 }
 
-/// Widened weights: a word of each of 16 outputs, in one cache line.
+/// A word of each of 16 outputs, in one cache line.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
 pub(super) struct Line {
     _words: [u32; OUTPUTS],
+}
+
+impl Line {
+    const ZERO: Self = Self { _words: [0; OUTPUTS] };
 }
 
 /// How a processor multiplies a word of a row by a word of each of 16 outputs, and adds.
@@ -86,23 +133,35 @@ pub(super) trait Arithmetic {
     unsafe fn numbers(sums: Self::Sums) -> [Self::Number; OUTPUTS];
 }
 
-/// What becomes of sums.
+/// What becomes of sums. All functions are to be marked `#[inline(always)]`.
 pub(super) trait Finish<Number>: Sync {
-    /// Takes the sums of one row and panel. To be marked `#[inline(always)]`.
+    /// What it knows of a panel's outputs.
+    type Panel;
+
+    /// Of one panel, for all of its rows.
+    fn panel(&self, panel: usize) -> Self::Panel;
+
+    /// Takes the sums of one row and panel.
     ///
     /// # Safety
     ///
-    /// Nobody else takes this row and panel at the same time, and both exist.
-    unsafe fn finish(&self, row: usize, panel: usize, sums: &[Number; OUTPUTS]);
+    /// Nobody else takes this row and panel at the same time, and both exist; `of` is the panel's.
+    unsafe fn finish(&self, of: &Self::Panel, row: usize, panel: usize, sums: &[Number; OUTPUTS]);
 }
 
 /// A panel's share of what there is one of for each output, zeros behind the last. Always sixteen, so that vectors are made of it.
 #[inline(always)]
 pub(super) fn of_panel(all: &[f32], panel: usize) -> [f32; OUTPUTS] {
+    /// Apart from the rest, so that the compiler doesn't make one of both.
+    #[cold]
+    #[inline(never)]
+    fn some(own: &[f32]) -> [f32; OUTPUTS] {
+        std::array::from_fn(|i| own.get(i).copied().unwrap_or(0.0))
+    }
     let own = &all[panel * OUTPUTS..];
     match own.first_chunk() {
         Some(own) => *own,
-        None => std::array::from_fn(|i| own.get(i).copied().unwrap_or(0.0)),
+        None => some(own),
     }
 }
 
@@ -146,20 +205,40 @@ pub(super) struct Part<'a, F> {
 
 thread_local! {
     /// Kept from task to task: fresh memory costs as much as a product of a few rows.
-    static WIDE: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
+    static MOVED: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
 }
 
 impl<F> Part<'_, F> {
-    /// Multiplies the same part with its weights widened, for rows that are: `widen` gets a place for as many lines again.
-    pub(super) fn widened(self, widen: impl FnOnce(&[u8], &mut [Line]), multiply: impl FnOnce(Part<'_, F>)) {
-        let lines = self.panels.len() * self.words;
-        WIDE.with_borrow_mut(|wide| {
-            wide.resize(2 * lines, Line { _words: [0; OUTPUTS] });
-            widen(&self.w[..lines * size_of::<Line>()], wide);
+    /// Multiplies the same part with its weights elsewhere, in so many words: `fill` gets them, and the place where they are wanted.
+    pub(super) fn moved(self, words: usize, fill: impl FnOnce(&[u8], &mut [Line]), multiply: impl FnOnce(Part<'_, F>)) {
+        let panels = self.panels.len();
+        MOVED.with_borrow_mut(|moved| {
+            moved.resize(panels * words, Line::ZERO);
+            fill(&self.w[..panels * self.words * size_of::<Line>()], moved);
             // SAFETY: lines are whole numbers, and bytes.
-            let w = unsafe { std::slice::from_raw_parts(wide.as_ptr().cast(), size_of_val(wide.as_slice())) };
-            multiply(Part { w, words: 2 * self.words, ..self });
+            let w = unsafe { std::slice::from_raw_parts(moved.as_ptr().cast(), size_of_val(moved.as_slice())) };
+            multiply(Part { w, words, ..self });
         });
+    }
+
+    /// The same with weights twice as wide.
+    pub(super) fn widened(self, widen: impl FnOnce(&[u8], &mut [Line]), multiply: impl FnOnce(Part<'_, F>)) {
+        let words = 2 * self.words;
+        self.moved(words, widen, multiply);
+    }
+
+    /// The same with weights from a cache line's beginning on, and zeros behind a panel's last word.
+    pub(super) fn grouped(self, multiply: impl FnOnce(Part<'_, F>)) {
+        let (panel, words) = (self.words * size_of::<Line>(), self.words.next_multiple_of(amx::WORDS));
+        let copy = |weights: &[u8], lines: &mut [Line]| {
+            for (from, to) in weights.chunks_exact(panel).zip(lines.chunks_exact_mut(words)) {
+                let (whole, rest) = to.split_at_mut(panel / size_of::<Line>());
+                rest.fill(Line::ZERO);
+                // SAFETY: lines are whole numbers, and so many bytes.
+                unsafe { std::slice::from_raw_parts_mut(whole.as_mut_ptr().cast::<u8>(), panel) }.copy_from_slice(from);
+            }
+        };
+        self.moved(words, copy, multiply);
     }
 }
 
@@ -168,7 +247,9 @@ const TASK_PANELS: usize = 6;
 /// 32-bit words of x that a task goes over: they stay in a core's second cache ...
 const TASK_WORDS: usize = 128 * 1024;
 /// ... or, where a task has its weights to widen, in the third.
-const WIDE_TASK_WORDS: usize = 1024 * 1024;
+const MOVED_TASK_WORDS: usize = 1024 * 1024;
+/// The same where weights are only copied.
+const GROUPED_TASK_WORDS: usize = 256 * 1024;
 
 /// Words of x that meet all of a part's panels before the next do: small second caches hold them.
 const NEAR_WORDS: usize = 20 * 1024;
@@ -176,8 +257,12 @@ const NEAR_WORDS: usize = 20 * 1024;
 /// Does all rows and panels of a product, a part at a time, on all threads.
 pub(super) fn parts(rows: usize, outputs: usize, words: usize, layout: Layout, each: impl Fn(Range<usize>, Range<usize>) + Sync) {
     let panels = outputs.div_ceil(OUTPUTS);
-    let most = if layout.wide { WIDE_TASK_WORDS } else { TASK_WORDS };
-    let task_rows = (most / layout.words(words)).max(1).next_multiple_of(layout.rows);
+    let most = match layout.words {
+        Words::Narrow => TASK_WORDS,
+        Words::Wide => MOVED_TASK_WORDS,
+        Words::Grouped => GROUPED_TASK_WORDS,
+    };
+    let task_rows = (most / layout.words(words)).max(1).next_multiple_of(2 * layout.rows);
     let (row_tasks, panel_tasks) = (rows.div_ceil(task_rows), panels.div_ceil(TASK_PANELS));
     tasks::each(
         row_tasks * panel_tasks,
@@ -275,9 +360,11 @@ unsafe fn tile<A: Arithmetic, F: Finish<A::Number>, const R: usize, const P: usi
                 *numbers = A::numbers(sums);
             }
         }
-        for (r, numbers) in numbers.iter().enumerate().take(part.rows.len() - row) {
-            for (p, numbers) in numbers.iter().enumerate() {
-                part.finish.finish(part.rows.start + row + r, part.panels.start + panel + p, numbers);
+        for p in 0..P {
+            let panel = part.panels.start + panel + p;
+            let of = part.finish.panel(panel);
+            for (r, numbers) in numbers.iter().enumerate().take(part.rows.len() - row) {
+                part.finish.finish(&of, part.rows.start + row + r, panel, &numbers[p]);
             }
         }
     }

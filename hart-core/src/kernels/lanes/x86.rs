@@ -97,6 +97,19 @@ impl<const BF16: bool> Lanes for Avx512<BF16> {
     }
 
     #[inline(always)]
+    unsafe fn halves(low: Self, high: Self) -> Self {
+        assert!(BF16, "only where there are PAIRS");
+        // SAFETY: see above; the types are both vectors of 512 bits.
+        Self(unsafe { std::mem::transmute::<__m512bh, __m512>(_mm512_cvtne2ps_pbh(high.0, low.0)) })
+    }
+
+    #[inline(always)]
+    unsafe fn largest(self) -> f32 {
+        // SAFETY: see above.
+        unsafe { _mm512_reduce_max_ps(self.0) }
+    }
+
+    #[inline(always)]
     unsafe fn times_power(self, n: Self) -> Self {
         // SAFETY: see above.
         unsafe {

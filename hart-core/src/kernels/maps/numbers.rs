@@ -1,12 +1,15 @@
 //! What products are taken of: numbers, or pairs of bfloat16.
 
+use bytemuck::{Pod, Zeroable};
+
+use super::super::amx::{self, Allowed, Ready};
 use super::super::lanes::{Lanes, Level};
 use super::STEP;
 use super::pairs;
 use super::product::Product;
 
 /// What a product's operands are made of.
-pub(super) trait Number: Copy + Default + Send + Sync {
+pub(super) trait Number: Pod + Default + Send + Sync {
     /// Channels that one holds.
     const CHANNELS: usize;
 
@@ -24,8 +27,13 @@ pub(super) trait Number: Copy + Default + Send + Sync {
     /// The processor has the lanes, and there is room.
     unsafe fn write_weights<L: Lanes>(first: L, second: L, to: *mut Self);
 
-    /// Multiplies.
-    fn multiply(level: Level, product: Product<'_, Self>);
+    /// Registers for matrices, where the processor has them for rows of so many of these.
+    fn matrices(_level: Level, _depth: usize) -> Option<Allowed> {
+        None
+    }
+
+    /// Multiplies; with registers that are `ready`, whole [`pairs::ROWS`].
+    fn multiply(level: Level, ready: Option<&Ready>, product: Product<'_, Self>);
 }
 
 impl Number for f32 {
@@ -44,15 +52,20 @@ impl Number for f32 {
     }
 
     #[inline(always)]
-    fn multiply(level: Level, product: Product<'_, Self>) {
+    fn multiply(level: Level, _: Option<&Ready>, product: Product<'_, Self>) {
         level.run(product);
     }
 }
 
 /// Two channels in bfloat16, the first in the lower half.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[repr(transparent)]
 pub(super) struct Pair(pub(super) u32);
+
+// SAFETY: a whole number, of which all bits may be anything.
+unsafe impl Zeroable for Pair {}
+// SAFETY: as before.
+unsafe impl Pod for Pair {}
 
 impl Pair {
     #[inline(always)]
@@ -99,8 +112,15 @@ impl Number for Pair {
         }
     }
 
+    fn matrices(level: Level, depth: usize) -> Option<Allowed> {
+        level.matrices().filter(|_| depth.is_multiple_of(amx::WORDS))
+    }
+
     #[inline(always)]
-    fn multiply(_: Level, product: Product<'_, Self>) {
-        pairs::multiply(product);
+    fn multiply(_: Level, ready: Option<&Ready>, product: Product<'_, Self>) {
+        match ready {
+            Some(ready) => pairs::squares(ready, product),
+            None => pairs::multiply(product),
+        }
     }
 }

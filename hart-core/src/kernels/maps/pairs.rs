@@ -1,11 +1,15 @@
-//! Products of pairs of bfloat16, summed in f32, by the instruction for them.
+//! Products of pairs of bfloat16, summed in f32, by the instructions for them.
 
+use super::super::amx::{self, Bf16, Kind, Ready, Squares, WORDS};
 use super::super::lanes::Level;
 use super::CHUNK;
 use super::numbers::Pair;
 use super::product::Product;
 
-/// Whether the processor has the instruction. Without it f32 is as fast as anything.
+/// Rows that [`squares`] multiplies together.
+pub(super) const ROWS: usize = 2 * amx::ROWS;
+
+/// Whether the processor has an instruction for them. Without it f32 is as fast as anything.
 pub(super) fn available() -> bool {
     Level::best().pairs()
 }
@@ -32,6 +36,35 @@ pub(super) fn multiply(product: Product<'_, Pair>) {
         return;
     }
     plain(product);
+}
+
+/// The same where registers for matrices are ready, of whole [`ROWS`] and a depth that fills the registers.
+///
+/// # Panics
+///
+/// If lengths don't fit together.
+pub(super) fn squares(_: &Ready, product: Product<'_, Pair>) {
+    product.check();
+    let Product { x, stride, rows, panel, depth, columns, y } = product;
+    assert!(depth > 0 && depth.is_multiple_of(WORDS) && rows.is_multiple_of(ROWS), "registers are full");
+    for row in (0..rows).step_by(ROWS) {
+        for column in (0..columns).step_by(2 * WORDS) {
+            let two = column + WORDS < columns;
+            let squares = Squares {
+                x: [row, row + amx::ROWS].map(|row| x[row * stride..].as_ptr().cast()),
+                x_row: stride * size_of::<Pair>(),
+                x_step: WORDS * size_of::<Pair>(),
+                w: [column, if two { column + WORDS } else { column }].map(|column| panel[column..].as_ptr().cast()),
+                w_row: columns * size_of::<Pair>(),
+                w_step: WORDS * columns * size_of::<Pair>(),
+                steps: depth / WORDS,
+                y: [row, row + amx::ROWS].map(|row| y[row * columns + column..].as_mut_ptr().cast()),
+                y_row: columns * size_of::<f32>(),
+            };
+            // SAFETY: the registers are ready; the lengths fit together, and columns are whole vectors.
+            unsafe { if two { Bf16::two(squares) } else { Bf16::one(squares) } }
+        }
+    }
 }
 
 /// The same for any processor, so that the code is right everywhere; none that lacks the instruction is asked for it.

@@ -1,8 +1,10 @@
 use burn::nn::GroupNormConfig;
 use burn::nn::conv::Conv2dConfig;
 
+use super::numbers::Number;
 use super::product::Product;
 use super::*;
+use crate::kernels::amx::Ready;
 use crate::kernels::{self, tensor, values};
 
 fn waves(count: usize, speed: f64) -> Vec<f32> {
@@ -10,8 +12,18 @@ fn waves(count: usize, speed: f64) -> Vec<f32> {
 }
 
 /// Height, width, input and output channels: whole tiles, chunks and vectors and others; the last has more than a band.
-const SIZES: [[usize; 4]; 8] =
-    [[8, 8, 16, 16], [9, 13, 5, 3], [1, 1, 1, 1], [6, 6, 33, 85], [2, 21, 4, 33], [7, 3, 48, 49], [5, 6, 7, 64], [71, 300, 40, 3]];
+const SIZES: [[usize; 4]; 10] = [
+    [8, 8, 16, 16],
+    [9, 13, 5, 3],
+    [1, 1, 1, 1],
+    [6, 6, 33, 85],
+    [2, 21, 4, 33],
+    [7, 3, 48, 49],
+    [5, 6, 7, 64],
+    [71, 300, 40, 3],
+    [13, 70, 64, 85],
+    [6, 9, 25, 8],
+];
 
 /// The convolution in f64 and plain loops, added to 0.5.
 fn plain_loops(x: &[f32], weights: &[f32], bias: &[f32], [height, width, from, to]: [usize; 4], doubled: usize) -> Vec<f64> {
@@ -61,7 +73,7 @@ fn convolutions_are_sums_of_products() {
 
 #[test]
 fn products_of_pairs_are_those_of_their_numbers() {
-    for (rows, depth, columns) in [(1, 1, 16), (13, 7, 80), (6, 20, 64), (9, 3, 48), (17, 5, 32)] {
+    for (rows, depth, columns) in [(1, 1, 16), (13, 7, 80), (6, 20, 64), (9, 3, 48), (17, 5, 32), (64, 32, 80)] {
         let numbers = |count: usize, speed| -> Vec<f32> {
             waves(count, speed).into_iter().map(|number| bf16::from_f32(number).to_f32()).collect()
         };
@@ -70,7 +82,10 @@ fn products_of_pairs_are_those_of_their_numbers() {
         let row = |k: usize| &weights[k * columns..][..columns];
         let panel: Vec<Pair> =
             (0..depth).flat_map(|k| row(2 * k).iter().zip(row(2 * k + 1)).map(|(a, b)| Pair::of(*a, *b))).collect();
-        for multiply in [pairs::multiply, pairs::plain] {
+        let matrices = Pair::matrices(Level::best(), depth).filter(|_| rows.is_multiple_of(pairs::ROWS));
+        let squares = matrices.map(|allowed| move |product: Product<'_, Pair>| pairs::squares(&Ready::new(allowed), product));
+        let squares = squares.iter().map(|multiply| multiply as &dyn Fn(Product<'_, Pair>));
+        for multiply in [&pairs::multiply as &dyn Fn(Product<'_, Pair>), &pairs::plain].into_iter().chain(squares) {
             let mut y = vec![0.0; rows * columns];
             multiply(Product { x: &of_x, stride: depth, rows, panel: &panel, depth, columns, y: &mut y });
             for (i, y) in y.iter().enumerate() {

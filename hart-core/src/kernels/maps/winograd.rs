@@ -10,15 +10,18 @@
 
 use rayon::prelude::*;
 
+use super::super::amx::{Allowed, Ready};
 use super::super::lanes::{Job, Lanes, Level};
+use super::super::memory::Lines;
 use super::super::tasks;
 use super::kernels::Kernels;
 use super::layout::{Band, Input};
 use super::numbers::Number;
+use super::pairs;
 use super::product::Product;
 use super::{CHUNK, Out, PATCH, POINTS, STEP, TILE, transforms};
 
-/// Tiles that a task multiplies: what comes out stays in a core's second cache.
+/// Tiles that are multiplied together: what comes out stays in a core's second cache.
 const RUN: usize = 30;
 /// Numbers of a band's transformed patches: they stay in the cache that cores share.
 const BAND: usize = 1 << 21;
@@ -43,15 +46,16 @@ pub(super) fn convolve<N: Number>(level: Level, x: &Input<'_>, kernels: &Kernels
     let transformed: Vec<Vec<N>> = if once { Vec::new() } else { kernels.transform_all(level) };
     let biases: Vec<Vec<f32>> = (0..kernels.chunks()).map(|chunk| kernels.bias(chunk)).collect();
     let mut band = x.band(rows, across);
-    let mut points = Points::<N>::new(rows * across, padded);
-    let room = || (vec![0.0; POINTS * RUN * CHUNK], Vec::new());
+    let mut points = Points::<N>::new(N::matrices(level, x.channels.div_ceil(N::CHANNELS)), rows * across, padded);
+    let run = points.run();
+    let room = || (vec![0.0; POINTS * run * CHUNK], Vec::new());
     for first in (0..down).step_by(rows) {
         let tiles = rows.min(down - first) * across;
         band.fill(level, x, first);
         points.fill(level, &band, tiles, across);
         let out = Out(y.as_mut_ptr());
         // Tiles that a task multiplies with a chunk of kernels.
-        let part = if once { tiles } else { RUN };
+        let part = if once { tiles } else { run };
         let parts = tiles.div_ceil(part);
         tasks::each(kernels.chunks() * parts, room, |(products, scratch), task| {
             let (chunk, start) = (task / parts, task % parts * part);
@@ -63,8 +67,8 @@ pub(super) fn convolve<N: Number>(level: Level, x: &Input<'_>, kernels: &Kernels
                 }
             };
             let (bias, channels) = (&biases[chunk], kernels.channels(chunk));
-            for start in (start..tiles.min(start + part)).step_by(RUN) {
-                let count = RUN.min(tiles - start);
+            for start in (start..tiles.min(start + part)).step_by(run) {
+                let count = run.min(tiles - start);
                 points.multiply(level, start, count, panels, bias.len(), products);
                 for tile in 0..count {
                     let (row, column) = ((start + tile) / across + first, (start + tile) % across);
@@ -73,7 +77,7 @@ pub(super) fn convolve<N: Number>(level: Level, x: &Input<'_>, kernels: &Kernels
                     let to = unsafe { { &out }.0.add((row * width + column) * kernels.to + channels.start) };
                     level.run(Tile {
                         products: &products[tile * bias.len()..],
-                        stride: RUN * bias.len(),
+                        stride: run * bias.len(),
                         bias,
                         channels: channels.len(),
                         height: TILE.min(height - row),
@@ -90,20 +94,29 @@ pub(super) fn convolve<N: Number>(level: Level, x: &Input<'_>, kernels: &Kernels
 }
 
 /// A band's patches at all points, `[points][tiles][channels as laid out]`.
-struct Points<N> {
-    numbers: Vec<N>,
+struct Points<N: Number> {
+    numbers: Lines<N>,
     /// From one point to the next: a little more than the tiles take, since distances of whole pages meet in the same places of the
     /// cache.
     stride: usize,
     /// Numbers of a tile.
     row: usize,
+    /// Registers for matrices, that multiply whole [`pairs::ROWS`].
+    matrices: Option<Allowed>,
 }
 
 impl<N: Number> Points<N> {
-    fn new(tiles: usize, padded: usize) -> Self {
+    fn new(matrices: Option<Allowed>, tiles: usize, padded: usize) -> Self {
         let row = padded / N::CHANNELS;
         let stride = tiles * row + STEP;
-        Self { numbers: vec![N::default(); POINTS * stride], stride, row }
+        // A last run that is not whole is multiplied with what lies behind it.
+        let behind = if matrices.is_some() { pairs::ROWS * row } else { 0 };
+        Self { numbers: Lines::new(POINTS * stride + behind), stride, row, matrices }
+    }
+
+    /// Tiles that are multiplied together.
+    fn run(&self) -> usize {
+        if self.matrices.is_some() { pairs::ROWS } else { RUN }
     }
 
     /// Transforms the patches of the first `tiles` of a band with rows of `across`.
@@ -119,13 +132,15 @@ impl<N: Number> Points<N> {
         });
     }
 
-    /// Tiles from `start` on times a chunk of kernels, `[points][from][columns]`: `[points][RUN][columns]`.
+    /// Tiles from `start` on times a chunk of kernels, `[points][from][columns]`: `[points][run][columns]`.
     fn multiply(&self, level: Level, start: usize, count: usize, panels: &[N], columns: usize, products: &mut [f32]) {
         let depth = panels.len() / POINTS / columns;
+        let ready = self.matrices.map(Ready::new);
+        let (run, rows) = (self.run(), if ready.is_some() { pairs::ROWS } else { count });
         for (point, panel) in panels.chunks(depth * columns).enumerate() {
-            let x = &self.numbers[point * self.stride + start * self.row..][..count * self.row];
-            let y = &mut products[point * RUN * columns..][..count * columns];
-            N::multiply(level, Product { x, stride: self.row, rows: count, panel, depth, columns, y });
+            let x = &self.numbers[point * self.stride + start * self.row..][..rows * self.row];
+            let y = &mut products[point * run * columns..][..rows * columns];
+            N::multiply(level, ready.as_ref(), Product { x, stride: self.row, rows, panel, depth, columns, y });
         }
     }
 }
