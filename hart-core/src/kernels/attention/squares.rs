@@ -127,6 +127,7 @@ fn ask(_: &Ready, scratch: &mut Scratch, keys: &[f32], row: usize) {
     assert!(panels * PANEL <= KEYS && keys.len().is_multiple_of(depth * PANEL) && row + TOGETHER <= QUERIES);
     for panel in (0..panels).step_by(2) {
         let two = panel + 1 < panels;
+        let (y, y_row) = (scratch.scores[panel * PANEL..].as_mut_ptr().cast::<u8>(), KEYS * size_of::<f32>());
         let squares = Squares {
             x: [row, row + ROWS].map(|row| scratch.query[row * depth..].as_ptr().cast()),
             x_row: depth * size_of::<f32>(),
@@ -135,8 +136,8 @@ fn ask(_: &Ready, scratch: &mut Scratch, keys: &[f32], row: usize) {
             w_row: PANEL * size_of::<f32>(),
             w_step: WORDS * PANEL * size_of::<f32>(),
             steps: depth / WORDS,
-            y: [0, ROWS].map(|row| scratch.scores[row * KEYS + panel * PANEL..].as_mut_ptr().cast()),
-            y_row: KEYS * size_of::<f32>(),
+            y: [y, y.wrapping_add(ROWS * y_row)],
+            y_row,
         };
         // SAFETY: the registers are ready; so many queries and panels are there, whose words are whole registers, and room for scores.
         unsafe { if two { Bf16::two(squares) } else { Bf16::one(squares) } }
@@ -196,6 +197,8 @@ fn answer(_: &Ready, scratch: &mut Scratch, values: Option<&[f32]>, length: usiz
     let values = values.unwrap_or(&scratch.values);
     assert!(length <= WEIGHTS && length.is_multiple_of(WORDS) && values.len() >= length * channels && row + TOGETHER <= QUERIES);
     for panel in (0..channels / PANEL).step_by(2) {
+        let y = scratch.mixed[row * channels + panel * PANEL..].as_mut_ptr().cast::<u8>();
+        let y_row = channels * size_of::<f32>();
         let squares = Squares {
             x: [0, ROWS].map(|row| scratch.weights[row * WEIGHTS..].as_ptr().cast()),
             x_row: WEIGHTS * size_of::<f32>(),
@@ -204,8 +207,8 @@ fn answer(_: &Ready, scratch: &mut Scratch, values: Option<&[f32]>, length: usiz
             w_row: PANEL * size_of::<f32>(),
             w_step: WORDS * PANEL * size_of::<f32>(),
             steps: length / WORDS,
-            y: [row, row + ROWS].map(|row| scratch.mixed[row * channels + panel * PANEL..].as_mut_ptr().cast()),
-            y_row: channels * size_of::<f32>(),
+            y: [y, y.wrapping_add(ROWS * y_row)],
+            y_row,
         };
         // SAFETY: the registers are ready; weights and panels are there, the latter even in number, and the mixes.
         unsafe { Bf16::add_two(squares) }

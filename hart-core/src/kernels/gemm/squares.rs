@@ -43,12 +43,14 @@ unsafe fn multiply<K: Kind, F: Finish<K::Number>>(allowed: Allowed, part: &Part<
     assert!(part.x.len() >= rows.div_ceil(ROWS) * block && part.w.len() >= panels * panel_size, "parts are whole");
     let _ready = Ready::new(allowed);
     let mut sums = Sums([[[K::Number::default(); OUTPUTS]; 2]; 2 * ROWS]);
+    let y_row = size_of_val(&sums.0[0]);
     for panel in (0..panels).step_by(2) {
         // Where there is no second panel or block, the first is multiplied again and forgotten.
         let both = [panel, (panel + 1).min(panels - 1)];
         let of = both.map(|panel| part.finish.panel(part.panels.start + panel));
         for row in (0..rows).step_by(2 * ROWS) {
             let blocks = [row, if row + ROWS < rows { row + ROWS } else { row }];
+            let y = (&raw mut sums).cast::<u8>();
             let squares = Squares {
                 x: blocks.map(|row| part.x[row / ROWS * block..].as_ptr().cast()),
                 x_row: WORDS * 4,
@@ -57,8 +59,8 @@ unsafe fn multiply<K: Kind, F: Finish<K::Number>>(allowed: Allowed, part: &Part<
                 w_row: OUTPUTS * 4,
                 w_step: SQUARE,
                 steps: words / WORDS,
-                y: [0, ROWS].map(|row| sums.0[row..].as_mut_ptr().cast()),
-                y_row: 2 * OUTPUTS * 4,
+                y: [y, y.wrapping_add(ROWS * y_row)],
+                y_row,
             };
             // SAFETY: the registers are ready; rows and panels are whole, as seen above, and there is room for their sums.
             unsafe { K::two_far(squares) };

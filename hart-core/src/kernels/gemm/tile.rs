@@ -210,7 +210,7 @@ thread_local! {
 
 impl<F> Part<'_, F> {
     /// Multiplies the same part with its weights elsewhere, in so many words: `fill` gets them, and the place where they are wanted.
-    pub(super) fn moved(self, words: usize, fill: impl FnOnce(&[u8], &mut [Line]), multiply: impl FnOnce(Part<'_, F>)) {
+    fn moved(self, words: usize, fill: impl FnOnce(&[u8], &mut [Line]), multiply: impl FnOnce(Part<'_, F>)) {
         let panels = self.panels.len();
         MOVED.with_borrow_mut(|moved| {
             moved.resize(panels * words, Line::ZERO);
@@ -247,8 +247,8 @@ const TASK_PANELS: usize = 6;
 /// 32-bit words of x that a task goes over: they stay in a core's second cache ...
 const TASK_WORDS: usize = 128 * 1024;
 /// ... or, where a task has its weights to widen, in the third.
-const MOVED_TASK_WORDS: usize = 1024 * 1024;
-/// The same where weights are only copied.
+const WIDE_TASK_WORDS: usize = 1024 * 1024;
+/// The same where weights are only copied: more, so that it is done seldom.
 const GROUPED_TASK_WORDS: usize = 256 * 1024;
 
 /// Words of x that meet all of a part's panels before the next do: small second caches hold them.
@@ -259,7 +259,7 @@ pub(super) fn parts(rows: usize, outputs: usize, words: usize, layout: Layout, e
     let panels = outputs.div_ceil(OUTPUTS);
     let most = match layout.words {
         Words::Narrow => TASK_WORDS,
-        Words::Wide => MOVED_TASK_WORDS,
+        Words::Wide => WIDE_TASK_WORDS,
         Words::Grouped => GROUPED_TASK_WORDS,
     };
     let task_rows = (most / layout.words(words)).max(1).next_multiple_of(2 * layout.rows);

@@ -47,9 +47,11 @@ pub(super) fn squares(_: &Ready, product: Product<'_, Pair>) {
     product.check();
     let Product { x, stride, rows, panel, depth, columns, y } = product;
     assert!(depth > 0 && depth.is_multiple_of(WORDS) && rows.is_multiple_of(ROWS), "registers are full");
+    let y_row = columns * size_of::<f32>();
     for row in (0..rows).step_by(ROWS) {
         for column in (0..columns).step_by(2 * WORDS) {
             let two = column + WORDS < columns;
+            let first = y[row * columns + column..].as_mut_ptr().cast::<u8>();
             let squares = Squares {
                 x: [row, row + amx::ROWS].map(|row| x[row * stride..].as_ptr().cast()),
                 x_row: stride * size_of::<Pair>(),
@@ -58,8 +60,8 @@ pub(super) fn squares(_: &Ready, product: Product<'_, Pair>) {
                 w_row: columns * size_of::<Pair>(),
                 w_step: WORDS * columns * size_of::<Pair>(),
                 steps: depth / WORDS,
-                y: [row, row + amx::ROWS].map(|row| y[row * columns + column..].as_mut_ptr().cast()),
-                y_row: columns * size_of::<f32>(),
+                y: [first, first.wrapping_add(amx::ROWS * y_row)],
+                y_row,
             };
             // SAFETY: the registers are ready; the lengths fit together, and columns are whole vectors.
             unsafe { if two { Bf16::two(squares) } else { Bf16::one(squares) } }
