@@ -152,7 +152,7 @@ pub(super) trait Kind {
     unsafe fn two_far(squares: Squares);
 }
 
-/// Four bytes, without a sign in x and with one in w.
+/// Four bytes with a sign.
 pub(super) struct Int8;
 /// Two bf16.
 pub(super) struct Bf16;
@@ -284,5 +284,5 @@ macro_rules! kind {
     };
 }
 
-kind!(Int8, i32, "tdpbusd");
+kind!(Int8, i32, "tdpbssd");
 kind!(Bf16, f32, "tdpbf16ps");

@@ -392,4 +392,34 @@ mod tests {
         let none = answer([f32::NAN, 0.0, 0.0, 1.0], [0.0; 6]);
         assert!(none[..2].iter().all(|x| x.is_nan()) && none[2..] == [3.0, 5.0]);
     }
+
+    /// Blocks of keys with small scores, with large ones and far below zero, in any order: those with the largest are what counts.
+    #[test]
+    fn scores_of_every_size_among_each_other() {
+        let (channels, keys) = (32, 128);
+        let heads = Heads { count: 1, groups: 1, channels, pairs: true };
+        let case = Case { heads, queries: 35, keys: vec![3 * keys], times: 1 };
+        let q = vec![1.0; case.queries * channels];
+        for scores in
+            [[1.0, 100.0, -300.0], [100.0, 1.0, -300.0], [-300.0, 1.0, 100.0], [-300.0, -200.0, -300.0], [1.0, -300.0, 0.0]]
+        {
+            let of = |numbers: [f32; 3]| numbers.into_iter().flat_map(|x| vec![x; keys * channels]).collect::<Vec<_>>();
+            let (k, v) = (of(scores.map(|score| score / channels as f32)), of([1.0, 2.0, 4.0]));
+            let panels = Panels::default().packed(
+                &case.rows(&k, 1, 0, 3 * keys, 1.0),
+                &case.rows(&v, 1, 0, 3 * keys, 1.0),
+                1,
+                channels,
+                true,
+            );
+            let queries = case.rows(&q, 1, 0, case.queries, 1.0);
+            let weights = scores.map(|score| 2f32.powf(score - scores.into_iter().fold(f32::MIN, f32::max)));
+            let want = (weights[0] + 2.0 * weights[1] + 4.0 * weights[2]) / weights.iter().sum::<f32>();
+            for level in Level::all() {
+                let mut out = vec![0.0; q.len()];
+                mix_by(level, &[Question { queries, panels: vec![Keyed::Packed(&panels)], to: queries.strides }], heads, &mut out);
+                assert!(out.iter().all(|got| (got - want).abs() < 2e-2), "{level:?}, {scores:?}: {} and not {want}", out[0]);
+            }
+        }
+    }
 }

@@ -78,7 +78,7 @@ impl Rows<'_> {
         };
         let mut factor = does.scale;
         if let Some(norms) = does.norms {
-            let norm = x.iter().map(|x| x * x).sum::<f32>().sqrt();
+            let norm = sum_of_squares(x).sqrt();
             factor *= norms[head] / norm.max(SMALLEST_NORM);
         }
         let Some((cos, sin)) = does.rotation else {
@@ -86,15 +86,49 @@ impl Rows<'_> {
             return;
         };
         let half = channels / 2;
-        let (x, y) = (&x[..half], &x[half..][..half]);
-        let (cos, sin) = (&cos[token * channels..][..channels], &sin[token * channels..][..channels]);
-        let ((cos_x, cos_y), (sin_x, sin_y)) = (cos.split_at(half), sin.split_at(half));
-        let (to_x, to_y) = to[..2 * half].split_at_mut(half);
-        for i in 0..half {
-            to_x[i] = (x[i] * cos_x[i] - y[i] * sin_x[i]) * factor;
-            to_y[i] = (y[i] * cos_y[i] + x[i] * sin_y[i]) * factor;
+        let (cos, sin) = (&cos[token * channels..][..2 * half], &sin[token * channels..][..2 * half]);
+        for first in (0..half).step_by(RUN) {
+            let [x, y] = [0, half].map(|at| run(&x[at..][first..half]));
+            let [cos_x, cos_y] = [0, half].map(|at| run(&cos[at..][first..half]));
+            let [sin_x, sin_y] = [0, half].map(|at| run(&sin[at..][first..half]));
+            let (mut to_x, mut to_y) = ([0.0; RUN], [0.0; RUN]);
+            for i in 0..RUN {
+                to_x[i] = (x[i] * cos_x[i] - y[i] * sin_x[i]) * factor;
+                to_y[i] = (y[i] * cos_y[i] + x[i] * sin_y[i]) * factor;
+            }
+            [(0, to_x), (half, to_y)].into_iter().for_each(|(at, run)| put(&run, &mut to[at..][first..half]));
         }
     }
+}
+
+/// Numbers that one vector or a few hold.
+const RUN: usize = 16;
+
+/// The first numbers, zeros behind the last.
+#[inline(always)]
+fn run(from: &[f32]) -> [f32; RUN] {
+    from.first_chunk().copied().unwrap_or_else(|| std::array::from_fn(|i| from.get(i).copied().unwrap_or(0.0)))
+}
+
+/// Writes as many as there are places.
+#[inline(always)]
+fn put(run: &[f32; RUN], to: &mut [f32]) {
+    match to.first_chunk_mut() {
+        Some(to) => *to = *run,
+        None => to.iter_mut().zip(run).for_each(|(to, number)| *to = *number),
+    }
+}
+
+/// In as many sums, of which the compiler makes vectors.
+#[inline(always)]
+fn sum_of_squares(x: &[f32]) -> f32 {
+    let mut sums = [0.0; RUN];
+    for x in x.chunks(RUN).map(run) {
+        for i in 0..RUN {
+            sums[i] += x[i] * x[i];
+        }
+    }
+    sums.iter().sum()
 }
 
 /// A word of two numbers rounded to bf16, ties to even. A processor's own NaN stays one.

@@ -15,6 +15,8 @@ pub(super) const QUERIES: usize = 512;
 const TOGETHER: usize = 2 * ROWS;
 /// Words of so many keys' weights.
 const WEIGHTS: usize = KEYS / 2;
+/// Scores this near zero need no largest one taken off: f32 holds their powers and the sums of them.
+const TAME: f32 = 60.0;
 
 /// What a task works in: its queries before, their mixes of values after.
 pub(super) struct Scratch {
@@ -22,8 +24,10 @@ pub(super) struct Scratch {
     query: Lines<f32>,
     /// `[QUERIES][channels]`: sums of weighted values.
     mixed: Lines<f32>,
-    /// Sums of weights, and the largest score.
-    sums: [Sum; QUERIES],
+    /// `[QUERIES][WORDS]`: sums of weights, lane by lane.
+    sums: Lines<f32>,
+    /// What is taken off the scores: the largest so far, or zero where none is large.
+    off: [f32; QUERIES],
     /// `[TOGETHER][KEYS]`
     scores: Lines<f32>,
     /// `[TOGETHER][WEIGHTS]`: scores become weights.
@@ -33,12 +37,6 @@ pub(super) struct Scratch {
     channels: usize,
 }
 
-#[derive(Clone, Copy)]
-struct Sum {
-    weights: f32,
-    largest: f32,
-}
-
 impl Scratch {
     /// For queries of so many channels, whose words fill registers.
     pub(super) fn new(channels: usize) -> Self {
@@ -46,7 +44,8 @@ impl Scratch {
         Self {
             query: Lines::new(QUERIES * channels / 2),
             mixed: Lines::new(QUERIES * channels),
-            sums: [Sum { weights: 0.0, largest: NO_SCORE }; QUERIES],
+            sums: Lines::new(QUERIES * WORDS),
+            off: [NO_SCORE; QUERIES],
             scores: Lines::new(TOGETHER * KEYS),
             weights: Lines::new(TOGETHER * WEIGHTS),
             values: Lines::new(WEIGHTS * channels),
@@ -61,7 +60,7 @@ impl Scratch {
 
     /// A query's sum of weights, and its weighted sum of values.
     pub(super) fn mixed(&self, query: usize) -> (f32, &[f32]) {
-        (self.sums[query].weights, &self.mixed[query * self.channels..][..self.channels])
+        (self.sums[query * WORDS..][..WORDS].iter().sum(), &self.mixed[query * self.channels..][..self.channels])
     }
 }
 
@@ -83,7 +82,8 @@ impl Job for Block<'_> {
         let (depth, channels) = (scratch.channels / 2, scratch.channels);
         let ready = Ready::new(allowed);
         scratch.mixed.fill(0.0);
-        scratch.sums.fill(Sum { weights: 0.0, largest: NO_SCORE });
+        scratch.sums.fill(0.0);
+        scratch.off.fill(NO_SCORE);
         for source in parts {
             let fits = match source {
                 Source::Packed(part) => part.fits(depth, channels, true),
@@ -144,7 +144,7 @@ fn ask(_: &Ready, scratch: &mut Scratch, keys: &[f32], row: usize) {
     }
 }
 
-/// Scores to weights for the first of 32 queries from `row` on, whose sums so far shrink where there is a larger score.
+/// Scores to weights for the first of 32 queries from `row` on. Where there is a larger score to take off, their sums so far shrink.
 ///
 /// # Safety
 ///
@@ -153,23 +153,27 @@ fn ask(_: &Ready, scratch: &mut Scratch, keys: &[f32], row: usize) {
 unsafe fn softmax<L: Lanes>(scratch: &mut Scratch, row: usize, rows: usize, count: usize, log_weight: f32) {
     let whole = count.next_multiple_of(2 * L::COUNT);
     assert!(whole <= KEYS && L::COUNT == WORDS && rows <= TOGETHER);
+    // SAFETY: as this function's.
+    let tame = unsafe { farthest::<L>(&scratch.scores[..rows * KEYS], count.next_multiple_of(PANEL)) } <= TAME;
     let (scores, weights) = (scratch.scores.chunks_exact_mut(KEYS), scratch.weights.chunks_exact_mut(WEIGHTS));
-    let sums = scratch.sums[row..].iter_mut().zip(scratch.mixed.chunks_exact_mut(scratch.channels).skip(row));
-    for ((scores, weights), (sum, mixed)) in scores.zip(weights).zip(sums).take(rows) {
+    let sums = scratch.sums.as_chunks_mut::<WORDS>().0.iter_mut().zip(&mut scratch.off);
+    let sums = sums.zip(scratch.mixed.chunks_exact_mut(scratch.channels)).skip(row);
+    for ((scores, weights), ((sums, off), mixed)) in scores.zip(weights).zip(sums).take(rows) {
         scores[count..whole].fill(NO_SCORE);
         // SAFETY: as this function's; so many scores are there, and half as many words of weights.
         unsafe {
-            let (scores, weights) = (scores.as_ptr(), weights.as_mut_ptr());
-            let (mut top, mut other) = (L::splat(NO_SCORE), L::splat(NO_SCORE));
-            let mut key = 0;
-            while key < whole {
-                top = top.max(L::load(scores.add(key)));
-                other = other.max(L::load(scores.add(key + L::COUNT)));
-                key += 2 * L::COUNT;
+            let (scores, weights, sums) = (scores.as_ptr(), weights.as_mut_ptr(), sums.as_mut_ptr());
+            let largest = off.max(if tame { 0.0 } else { largest::<L>(scores, whole) + log_weight });
+            if largest != *off {
+                let shrink = exp2(L::splat(*off - largest));
+                L::zero().add_product(L::load(sums), shrink).store(sums);
+                for channels in mixed.as_chunks_mut::<WORDS>().0 {
+                    L::zero().add_product(L::load(channels.as_ptr()), shrink).store(channels.as_mut_ptr());
+                }
+                *off = largest;
             }
-            let largest = sum.largest.max(top.max(other).largest() + log_weight);
             let less = L::splat(log_weight - largest);
-            let (mut low_sum, mut high_sum) = (L::zero(), L::zero());
+            let (mut low_sum, mut high_sum) = (L::load(sums), L::zero());
             let mut key = 0;
             while key < whole {
                 let low = power(L::load(scores.add(key)).add(less));
@@ -178,16 +182,48 @@ unsafe fn softmax<L: Lanes>(scratch: &mut Scratch, row: usize, rows: usize, coun
                 L::halves(low, high).store(weights.add(key / 2));
                 key += 2 * L::COUNT;
             }
-            let shrink = exp2(L::splat(sum.largest - largest));
-            let mut first = [0.0; WORDS];
-            shrink.store(first.as_mut_ptr());
-            *sum = Sum { weights: sum.weights * first[0] + low_sum.add(high_sum).sum(), largest };
-            if first[0] != 1.0 {
-                for channels in mixed.as_chunks_mut::<WORDS>().0 {
-                    L::zero().add_product(L::load(channels.as_ptr()), shrink).store(channels.as_mut_ptr());
-                }
+            low_sum.add(high_sum).store(sums);
+        }
+    }
+}
+
+/// How far from zero the first `count` scores of all rows are.
+///
+/// # Safety
+///
+/// The processor has the lanes.
+#[inline(always)]
+unsafe fn farthest<L: Lanes>(scores: &[f32], count: usize) -> f32 {
+    assert!(count <= KEYS && count.is_multiple_of(L::COUNT));
+    // SAFETY: as this function's; so many scores are there.
+    unsafe {
+        let mut squares = [L::zero(); 2];
+        for scores in scores.chunks_exact(KEYS) {
+            for key in (0..count).step_by(L::COUNT) {
+                let score = L::load(scores.as_ptr().add(key));
+                let square = &mut squares[key / L::COUNT % 2];
+                *square = square.max(L::zero().add_product(score, score));
             }
         }
+        squares[0].max(squares[1]).largest().sqrt()
+    }
+}
+
+/// The largest of so many scores, pairs of vectors.
+///
+/// # Safety
+///
+/// The processor has the lanes, and the scores are there.
+#[inline(always)]
+unsafe fn largest<L: Lanes>(scores: *const f32, whole: usize) -> f32 {
+    // SAFETY: as this function's.
+    unsafe {
+        let (mut top, mut other) = (L::splat(NO_SCORE), L::splat(NO_SCORE));
+        for key in (0..whole).step_by(2 * L::COUNT) {
+            top = top.max(L::load(scores.add(key)));
+            other = other.max(L::load(scores.add(key + L::COUNT)));
+        }
+        top.max(other).largest()
     }
 }
 

@@ -65,6 +65,11 @@ impl Int8 {
         Layout { rows, words }
     }
 
+    /// Whether the bytes of x have a sign.
+    pub(super) fn signed(self) -> bool {
+        matches!(self.0, Int8Kind::Amx(_))
+    }
+
     /// Multiplies a part that nobody else multiplies at the same time.
     pub(super) fn multiply(self, part: Part<'_, impl Finish<i32>>) {
         // SAFETY: a value is made in `all` only, after asking the processor; and the caller's.

@@ -1,7 +1,7 @@
 //! Products in 8-bit integers: weights with a scale for each output, rows of x with a scale each, sums in exact 32-bit integers.
 //!
-//! x is rounded as it comes, `x ~ scale (byte - 128)`: the processor's instructions multiply unsigned bytes by signed ones. What the
-//! 128 add to a sum is known with the weights, and taken off again.
+//! x is rounded as it comes. Most processors multiply unsigned bytes by signed ones, so that `x ~ scale (byte - 128)`; what the 128 add to
+//! a sum is known with the weights, and taken off again.
 
 use std::sync::OnceLock;
 
@@ -19,8 +19,10 @@ const WORD: usize = 4;
 const EVEN: u32 = 0x00ff_00ff;
 /// The largest integer of a weight or of x; the smallest is its negative, so that no sign is favoured.
 const LARGEST: f32 = 127.0;
-/// What is added to the integers of x.
+/// What is added to the integers of x where bytes have no sign.
 const OFFSET: i32 = 128;
+/// Of a word, what is that in each byte; without its carry it adds and takes off alike.
+const OFFSETS: u32 = 0x8080_8080;
 /// Rows all of whose numbers are smaller are zeros: the inverse of their scale would overflow.
 const SMALLEST: f32 = 1e-36;
 /// Inputs from which on a sum might overflow.
@@ -124,8 +126,9 @@ impl Int8Weights {
         assert!(x.inputs == self.inputs && bias.is_none_or(|bias| bias.len() == outputs), "the rows and the bias are the layer's");
         let words = self.inputs.div_ceil(WORD);
         y.reserve(rows * outputs);
-        let finish = Scale { out: Out::behind(y), x, weights: self, offsets: self.offsets(), bias };
         let (by, layout) = (x.by, x.by.layout());
+        let offsets = (!by.signed()).then(|| self.offsets());
+        let finish = Scale { out: Out::behind(y), x, weights: self, offsets, bias };
         tile::parts(rows, outputs, words, layout, |rows, panels| {
             let x = &x.blocks[layout.blocks(rows.start, words)..];
             let w = &self.panels[panels.start * words * OUTPUTS * WORD..];
@@ -160,6 +163,7 @@ impl Int8Rows {
     fn by(by: instructions::Int8, level: lanes::Level, x: &[f32], inputs: usize) -> Self {
         assert!(inputs > 0 && x.len().is_multiple_of(inputs), "rows must be whole");
         let (rows, words, layout) = (x.len() / inputs, inputs.div_ceil(WORD), by.layout());
+        let offsets = if by.signed() { OFFSETS } else { 0 };
         let mut blocks = layout.room(rows, words);
         let mut scales = vec![0.0; rows];
         let parts = blocks.par_chunks_mut(layout.block(words)).zip(scales.par_chunks_mut(layout.rows));
@@ -168,7 +172,7 @@ impl Int8Rows {
             for (r, (row, scale)) in rows.chunks(inputs).zip(scales).enumerate() {
                 level.run_loop(Round { row, bytes, scale });
                 let halves = |word| [u32::from_le_bytes(word) & EVEN, u32::from_le_bytes(word) >> 8 & EVEN];
-                layout.place(block, r, bytes.as_chunks::<WORD>().0, u32::from_le_bytes, halves);
+                layout.place(block, r, bytes.as_chunks::<WORD>().0, |word| u32::from_le_bytes(word) ^ offsets, halves);
             }
         });
         Self { blocks, scales, inputs, by }
@@ -230,7 +234,8 @@ struct Scale<'a> {
     out: Out,
     x: &'a Int8Rows,
     weights: &'a Int8Weights,
-    offsets: &'a [i32],
+    /// Where x has offsets.
+    offsets: Option<&'a [i32]>,
     bias: Option<&'a [f32]>,
 }
 
@@ -247,7 +252,7 @@ impl Finish<i32> for Scale<'_> {
     #[inline(always)]
     fn panel(&self, panel: usize) -> ScalePanel {
         ScalePanel {
-            offsets: *self.offsets[panel * OUTPUTS..].first_chunk().expect("made for whole panels"),
+            offsets: self.offsets.map_or([0; OUTPUTS], |all| *all[panel * OUTPUTS..].first_chunk().expect("made for whole panels")),
             scales: of_panel(&self.weights.scales, panel),
             bias: self.bias.map_or([0.0; OUTPUTS], |bias| of_panel(bias, panel)),
         }
