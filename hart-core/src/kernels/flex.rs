@@ -42,17 +42,15 @@ pub(super) fn swi_glu(x: &Tensor<3>, [gate, up, down]: [&Linear; 3]) -> Option<T
     let rows = batch * length;
     let at_once = rows.div_ceil(rows.div_ceil(GATED_ROWS).max(1)).max(1);
     let mut y = memory::room(rows * down.outputs);
-    let [mut hidden, mut other] = [gate.outputs, up.outputs].map(|outputs| memory::room(at_once * outputs));
+    let mut hidden = memory::room(at_once * gate.outputs);
     for x in x.as_slice::<f32>()?.chunks(at_once * width) {
         let rounded = gate.round(x);
         hidden.clear();
         gate.product(x, rounded.as_ref(), &mut hidden);
-        other.clear();
-        up.product(x, rounded.as_ref(), &mut other);
-        elementwise::silu_mul(&mut hidden, &other);
+        up.product_gated(x, rounded.as_ref(), &mut hidden);
         down.product(&hidden, down.round(&hidden).as_ref(), &mut y);
     }
-    [hidden, other].into_iter().for_each(memory::give_back);
+    memory::give_back(hidden);
     Some(tensor(y, vec![batch, length, down.outputs]))
 }
 
@@ -77,6 +75,9 @@ struct Layer {
     inputs: usize,
     outputs: usize,
 }
+
+/// Why packed weights find what they need.
+const ROUNDED: &str = "x is rounded for packed weights";
 
 enum Weight {
     /// A view of rows, one for each output.
@@ -117,17 +118,30 @@ impl Layer {
         }
     }
 
+    fn bias(&self) -> Option<&[f32]> {
+        self.bias.as_ref().map(|bias| bias.as_slice().expect("made contiguous, and f32"))
+    }
+
     /// Appends `x W + b` to y, given x rounded too where the weight is packed.
     fn product(&self, x: &[f32], rounded: Option<&Rounded>, y: &mut Vec<f32>) {
-        let bias = self.bias.as_ref().map(|bias| bias.as_slice().expect("made contiguous, and f32"));
-        match (&self.weight, rounded) {
-            (Weight::Packed(packed), Some(rounded)) => packed.product(rounded, bias, y),
-            (Weight::Packed(packed), None) => packed.product(&packed.round(x), bias, y),
-            (Weight::Rows(weight), _) => {
+        match &self.weight {
+            Weight::Packed(packed) => packed.product(rounded.expect(ROUNDED), self.bias(), y),
+            Weight::Rows(weight) => {
                 let rows = rows_of_outputs(weight).expect("looked at where the layer was made");
-                gemm::product(x, rows, bias, self.inputs, y);
+                gemm::product(x, rows, self.bias(), self.inputs, y);
             }
         }
+    }
+
+    /// `silu(gate) (x W + b)` in the gate's place.
+    fn product_gated(&self, x: &[f32], rounded: Option<&Rounded>, gates: &mut [f32]) {
+        if let Weight::Packed(packed) = &self.weight {
+            return packed.product_gated(rounded.expect(ROUNDED), self.bias(), gates);
+        }
+        let mut y = memory::room(gates.len());
+        self.product(x, rounded, &mut y);
+        elementwise::silu_mul(gates, &y);
+        memory::give_back(y);
     }
 }
 

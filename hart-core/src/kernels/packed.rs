@@ -109,4 +109,44 @@ impl Packed {
             _ => panic!("rows are rounded for the weights that they meet"),
         }
     }
+
+    /// `silu(gate) (x[m] . w[n] + b[n])` in the gate's place.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::product`], or if there is not one gate for each output of each row.
+    pub(super) fn product_gated(&self, x: &Rounded, bias: Option<&[f32]>, gates: &mut [f32]) {
+        match (self, x) {
+            (Self::Bf16(weights), Rounded::Bf16(x)) => weights.product_gated(x, bias, gates),
+            (Self::Int8(weights), Rounded::Int8(x)) => weights.product_gated(x, bias, gates),
+            _ => panic!("rows are rounded for the weights that they meet"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::elementwise;
+    use super::*;
+
+    fn waves(count: usize, speed: f64) -> Vec<f32> {
+        (0..count).map(|i| (i as f64 * speed).sin() as f32).collect()
+    }
+
+    #[test]
+    fn a_gated_product_is_a_product_and_a_gate() {
+        for (rows, inputs, outputs) in [(1, 3, 5), (35, 70, 50), (3, 64, 16)] {
+            let (x, w, bias, gates) =
+                (waves(rows * inputs, 0.7), waves(outputs * inputs, 1.3), waves(outputs, 0.4), waves(rows * outputs, 2.1));
+            for precision in [Precision::Bf16, Precision::Int8] {
+                let weights = Packed::of_rows(precision, &w, inputs).expect("there are weights");
+                let (x, mut plain, mut want, mut got) = (weights.round(&x), Vec::new(), gates.clone(), gates.clone());
+                weights.product(&x, Some(&bias), &mut plain);
+                elementwise::silu_mul(&mut want, &plain);
+                weights.product_gated(&x, Some(&bias), &mut got);
+                let close = |(got, want): (&f32, &f32)| (got - want).abs() <= 1e-6 * want.abs();
+                assert!(got.iter().zip(&want).all(close), "{precision:?}, {rows} x {inputs} x {outputs}: {got:?} and not {want:?}");
+            }
+        }
+    }
 }

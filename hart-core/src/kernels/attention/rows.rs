@@ -87,16 +87,12 @@ impl Rows<'_> {
         };
         let half = channels / 2;
         let (cos, sin) = (&cos[token * channels..][..2 * half], &sin[token * channels..][..2 * half]);
-        for first in (0..half).step_by(RUN) {
-            let [x, y] = [0, half].map(|at| run(&x[at..][first..half]));
-            let [cos_x, cos_y] = [0, half].map(|at| run(&cos[at..][first..half]));
-            let [sin_x, sin_y] = [0, half].map(|at| run(&sin[at..][first..half]));
-            let (mut to_x, mut to_y) = ([0.0; RUN], [0.0; RUN]);
-            for i in 0..RUN {
-                to_x[i] = (x[i] * cos_x[i] - y[i] * sin_x[i]) * factor;
-                to_y[i] = (y[i] * cos_y[i] + x[i] * sin_y[i]) * factor;
-            }
-            [(0, to_x), (half, to_y)].into_iter().for_each(|(at, run)| put(&run, &mut to[at..][first..half]));
+        let whole = half - half % RUN;
+        for first in (0..whole).step_by(RUN) {
+            rotate::<RUN>([x, cos, sin], half, first, factor, to);
+        }
+        for first in whole..half {
+            rotate::<1>([x, cos, sin], half, first, factor, to);
         }
     }
 }
@@ -104,29 +100,39 @@ impl Rows<'_> {
 /// Numbers that one vector or a few hold.
 const RUN: usize = 16;
 
-/// The first numbers, zeros behind the last.
+/// So many channels from `first` on, each with the one that lies a half further; x, cosines, sines.
 #[inline(always)]
-fn run(from: &[f32]) -> [f32; RUN] {
-    from.first_chunk().copied().unwrap_or_else(|| std::array::from_fn(|i| from.get(i).copied().unwrap_or(0.0)))
+fn rotate<const N: usize>(numbers: [&[f32]; 3], half: usize, first: usize, factor: f32, to: &mut [f32]) {
+    let [numbers, cos, sin] = numbers;
+    let (x, y) = (some::<N>(numbers, first), some::<N>(numbers, half + first));
+    let (cos_x, cos_y) = (some::<N>(cos, first), some::<N>(cos, half + first));
+    let (sin_x, sin_y) = (some::<N>(sin, first), some::<N>(sin, half + first));
+    let (mut to_x, mut to_y) = ([0.0; N], [0.0; N]);
+    for i in 0..N {
+        to_x[i] = (x[i] * cos_x[i] - y[i] * sin_x[i]) * factor;
+        to_y[i] = (y[i] * cos_y[i] + x[i] * sin_y[i]) * factor;
+    }
+    to[first..][..N].copy_from_slice(&to_x);
+    to[half + first..][..N].copy_from_slice(&to_y);
 }
 
-/// Writes as many as there are places.
 #[inline(always)]
-fn put(run: &[f32; RUN], to: &mut [f32]) {
-    match to.first_chunk_mut() {
-        Some(to) => *to = *run,
-        None => to.iter_mut().zip(run).for_each(|(to, number)| *to = *number),
-    }
+fn some<const N: usize>(numbers: &[f32], first: usize) -> &[f32; N] {
+    numbers[first..].first_chunk().expect("there are as many")
 }
 
 /// In as many sums, of which the compiler makes vectors.
 #[inline(always)]
 fn sum_of_squares(x: &[f32]) -> f32 {
     let mut sums = [0.0; RUN];
-    for x in x.chunks(RUN).map(run) {
+    let (whole, rest) = x.as_chunks::<RUN>();
+    for x in whole {
         for i in 0..RUN {
             sums[i] += x[i] * x[i];
         }
+    }
+    for (sum, x) in sums.iter_mut().zip(rest) {
+        *sum += x * x;
     }
     sums.iter().sum()
 }

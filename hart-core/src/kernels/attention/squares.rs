@@ -197,15 +197,21 @@ unsafe fn farthest<L: Lanes>(scores: &[f32], count: usize) -> f32 {
     assert!(count <= KEYS && count.is_multiple_of(L::COUNT));
     // SAFETY: as this function's; so many scores are there.
     unsafe {
-        let mut squares = [L::zero(); 2];
+        let (mut even, mut odd) = (L::zero(), L::zero());
         for scores in scores.chunks_exact(KEYS) {
-            for key in (0..count).step_by(L::COUNT) {
-                let score = L::load(scores.as_ptr().add(key));
-                let square = &mut squares[key / L::COUNT % 2];
-                *square = square.max(L::zero().add_product(score, score));
+            let mut key = 0;
+            while key + L::COUNT < count {
+                let (low, high) = (L::load(scores.as_ptr().add(key)), L::load(scores.as_ptr().add(key + L::COUNT)));
+                even = even.max(L::zero().add_product(low, low));
+                odd = odd.max(L::zero().add_product(high, high));
+                key += 2 * L::COUNT;
+            }
+            if key < count {
+                let last = L::load(scores.as_ptr().add(key));
+                even = even.max(L::zero().add_product(last, last));
             }
         }
-        squares[0].max(squares[1]).largest().sqrt()
+        even.max(odd).largest().sqrt()
     }
 }
 

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::super::lanes::{self, Loop};
 use super::super::memory::Lines;
-use super::tile::{self, Finish, OUTPUTS, Part, of_panel, write};
+use super::tile::{self, Finish, OUTPUTS, Part, Place, of_panel};
 use super::{Out, instructions};
 
 /// Inputs in a word.
@@ -75,19 +75,42 @@ impl Bf16Weights {
     ///
     /// If x has other inputs, or there is not one bias for each output.
     pub(crate) fn product(&self, x: &Bf16Rows, bias: Option<&[f32]>, y: &mut Vec<f32>) {
+        let numbers = x.rows * self.outputs;
+        y.reserve(numbers);
+        let place = Place { out: Out::behind(y), outputs: self.outputs, gated: false };
+        // SAFETY: there is room, and all of it is written.
+        unsafe {
+            self.multiply(x, bias, place);
+            y.set_len(y.len() + numbers);
+        }
+    }
+
+    /// `silu(gate) (x[m] . w[n] + b[n])` in the gate's place.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::product`], or if there is not one gate for each output of each row.
+    pub(crate) fn product_gated(&self, x: &Bf16Rows, bias: Option<&[f32]>, gates: &mut [f32]) {
+        assert_eq!(gates.len(), x.rows * self.outputs, "one gate for each output of each row");
+        let place = Place { out: Out(gates.as_mut_ptr()), outputs: self.outputs, gated: true };
+        // SAFETY: there is a gate in each place.
+        unsafe { self.multiply(x, bias, place) };
+    }
+
+    /// # Safety
+    ///
+    /// There is room for all outputs of all rows, or a gate in each place.
+    unsafe fn multiply(&self, x: &Bf16Rows, bias: Option<&[f32]>, place: Place) {
         let (rows, outputs) = (x.rows, self.outputs);
         assert!(x.inputs == self.inputs && bias.is_none_or(|bias| bias.len() == outputs), "the rows and the bias are the layer's");
         let words = self.inputs.div_ceil(WORD);
-        y.reserve(rows * outputs);
-        let finish = Biased { out: Out::behind(y), outputs, bias };
+        let finish = Biased { place, bias };
         let (by, layout) = (x.by, x.by.layout());
         tile::parts(rows, outputs, words, layout, |rows, panels| {
             let x = &x.blocks[layout.blocks(rows.start, words)..];
             let w = &self.panels[panels.start * words * OUTPUTS * 4..];
             by.multiply(Part { x, w, words, rows, panels, finish: &finish });
         });
-        // SAFETY: every part has written its outputs, and together they are all.
-        unsafe { y.set_len(y.len() + rows * outputs) };
     }
 }
 
@@ -154,8 +177,7 @@ fn rounded(x: f32) -> u16 {
 
 /// Adds the bias.
 struct Biased<'a> {
-    out: Out,
-    outputs: usize,
+    place: Place,
     bias: Option<&'a [f32]>,
 }
 
@@ -173,8 +195,8 @@ impl Finish<f32> for Biased<'_> {
         for (y, bias) in y.iter_mut().zip(bias) {
             *y += bias;
         }
-        // SAFETY: y has room for all rows, and the caller's.
-        unsafe { write(self.out.0, self.outputs, row, panel, y) };
+        // SAFETY: there is room for all rows, or there are gates, and the caller's.
+        unsafe { self.place.put(row, panel, y) };
     }
 }
 

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::super::lanes::{self, Loop, ROUND};
 use super::super::memory::Lines;
-use super::tile::{self, Finish, OUTPUTS, Part, of_panel, write};
+use super::tile::{self, Finish, OUTPUTS, Part, Place, of_panel};
 use super::{Out, instructions};
 
 /// Inputs in a word.
@@ -122,20 +122,43 @@ impl Int8Weights {
     ///
     /// If x has other inputs, or there is not one bias for each output.
     pub(crate) fn product(&self, x: &Int8Rows, bias: Option<&[f32]>, y: &mut Vec<f32>) {
+        let numbers = x.scales.len() * self.outputs();
+        y.reserve(numbers);
+        let place = Place { out: Out::behind(y), outputs: self.outputs(), gated: false };
+        // SAFETY: there is room, and all of it is written.
+        unsafe {
+            self.multiply(x, bias, place);
+            y.set_len(y.len() + numbers);
+        }
+    }
+
+    /// `silu(gate) (x[m] . w[n] + b[n])` in the gate's place.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::product`], or if there is not one gate for each output of each row.
+    pub(crate) fn product_gated(&self, x: &Int8Rows, bias: Option<&[f32]>, gates: &mut [f32]) {
+        assert_eq!(gates.len(), x.scales.len() * self.outputs(), "one gate for each output of each row");
+        let place = Place { out: Out(gates.as_mut_ptr()), outputs: self.outputs(), gated: true };
+        // SAFETY: there is a gate in each place.
+        unsafe { self.multiply(x, bias, place) };
+    }
+
+    /// # Safety
+    ///
+    /// There is room for all outputs of all rows, or a gate in each place.
+    unsafe fn multiply(&self, x: &Int8Rows, bias: Option<&[f32]>, place: Place) {
         let (rows, outputs) = (x.scales.len(), self.outputs());
         assert!(x.inputs == self.inputs && bias.is_none_or(|bias| bias.len() == outputs), "the rows and the bias are the layer's");
         let words = self.inputs.div_ceil(WORD);
-        y.reserve(rows * outputs);
         let (by, layout) = (x.by, x.by.layout());
         let offsets = (!by.signed()).then(|| self.offsets());
-        let finish = Scale { out: Out::behind(y), x, weights: self, offsets, bias };
+        let finish = Scale { place, x, weights: self, offsets, bias };
         tile::parts(rows, outputs, words, layout, |rows, panels| {
             let x = &x.blocks[layout.blocks(rows.start, words)..];
             let w = &self.panels[panels.start * words * OUTPUTS * WORD..];
             by.multiply(Part { x, w, words, rows, panels, finish: &finish });
         });
-        // SAFETY: every part has written its outputs, and together they are all.
-        unsafe { y.set_len(y.len() + rows * outputs) };
     }
 }
 
@@ -231,7 +254,7 @@ fn scale_of(largest: f32) -> (f32, f32) {
 
 /// Makes floats of the sums.
 struct Scale<'a> {
-    out: Out,
+    place: Place,
     x: &'a Int8Rows,
     weights: &'a Int8Weights,
     /// Where x has offsets.
@@ -265,8 +288,8 @@ impl Finish<i32> for Scale<'_> {
         for i in 0..OUTPUTS {
             y[i] = (sums[i] - of.offsets[i]) as f32 * scale * of.scales[i] + of.bias[i];
         }
-        // SAFETY: y has room for all rows, and the caller's.
-        unsafe { write(self.out.0, self.weights.outputs(), row, panel, y) };
+        // SAFETY: there is room for all rows, or there are gates, and the caller's.
+        unsafe { self.place.put(row, panel, y) };
     }
 }
 

@@ -12,7 +12,7 @@ use super::super::lanes::{self, Lanes, Level};
 use super::super::memory::Lines;
 use super::super::tasks;
 use super::Out;
-use super::tile::{Arithmetic, Finish, Layout, OUTPUTS, Part, Words, multiply, of_panel, write};
+use super::tile::{Arithmetic, Finish, Layout, OUTPUTS, Part, Words, multiply, of_panel, read, write};
 
 /// Panels that a task takes: with [`DEPTH`] inputs they fill a good part of a core's second cache.
 const TASK_PANELS: usize = 3;
@@ -155,18 +155,10 @@ impl Finish<f32> for Sum<'_> {
 
     #[inline(always)]
     unsafe fn finish(&self, bias: &[f32; OUTPUTS], row: usize, panel: usize, sums: &[f32; OUTPUTS]) {
-        let column = panel * OUTPUTS;
-        let (mut y, mut before) = (*sums, *bias);
+        let mut y = *sums;
         // SAFETY: y has room for all rows, the pieces before have written these outputs, and the caller's.
         unsafe {
-            if !self.first {
-                let from = self.out.0.add(row * self.columns + column);
-                if column + OUTPUTS <= self.columns {
-                    before = from.cast::<[f32; OUTPUTS]>().read();
-                } else {
-                    std::ptr::copy_nonoverlapping(from, before.as_mut_ptr(), self.columns - column);
-                }
-            }
+            let before = if self.first { *bias } else { read(self.out.0, self.columns, row, panel) };
             for (y, before) in y.iter_mut().zip(before) {
                 *y += before;
             }

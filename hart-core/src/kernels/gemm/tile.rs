@@ -12,8 +12,10 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use super::super::amx;
+use super::super::elementwise::silu_of;
 use super::super::memory::Lines;
 use super::super::tasks;
+use super::Out;
 
 /// Outputs of a panel.
 pub(crate) const OUTPUTS: usize = 16;
@@ -183,6 +185,59 @@ pub(super) unsafe fn write(y: *mut f32, outputs: usize, row: usize, panel: usize
             for (i, value) in values.into_iter().enumerate().take(outputs - first) {
                 y.add(i).write(value);
             }
+        }
+    }
+}
+
+/// What stands where [`write`] writes, anything behind the last.
+///
+/// # Safety
+///
+/// As [`write`]; all of it was written before.
+#[inline(always)]
+pub(super) unsafe fn read(y: *const f32, outputs: usize, row: usize, panel: usize) -> [f32; OUTPUTS] {
+    let first = panel * OUTPUTS;
+    let mut values = [0.0; OUTPUTS];
+    // SAFETY: the caller's.
+    unsafe {
+        let y = y.add(row * outputs + first);
+        if first + OUTPUTS <= outputs {
+            values = y.cast::<[f32; OUTPUTS]>().read();
+        } else {
+            for (i, value) in values.iter_mut().enumerate().take(outputs - first) {
+                *value = y.add(i).read();
+            }
+        }
+    }
+    values
+}
+
+/// Where outputs go.
+pub(super) struct Place {
+    pub(super) out: Out,
+    /// Of a row.
+    pub(super) outputs: usize,
+    /// Whether they are multiplied by SiLU of what stands there, which is the gate.
+    pub(super) gated: bool,
+}
+
+impl Place {
+    /// Takes a row's outputs of one panel.
+    ///
+    /// # Safety
+    ///
+    /// As [`write`]; where it is gated, there are gates.
+    #[inline(always)]
+    pub(super) unsafe fn put(&self, row: usize, panel: usize, mut y: [f32; OUTPUTS]) {
+        // SAFETY: the caller's.
+        unsafe {
+            if self.gated {
+                let gates = read(self.out.0, self.outputs, row, panel);
+                for i in 0..OUTPUTS {
+                    y[i] *= silu_of(gates[i]);
+                }
+            }
+            write(self.out.0, self.outputs, row, panel, y);
         }
     }
 }
