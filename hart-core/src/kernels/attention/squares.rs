@@ -1,5 +1,6 @@
 //! The same as [`super::flash`] where the processor multiplies whole matrices: scores and answers are products of 32 queries, each with
-//! its words in a row, with the panels of keys and of values as they lie. A softmax goes along the rows.
+//! its words in a row, with the panels of keys and of values as they lie. A softmax goes along the rows. Where all scores of 32 queries and
+//! a block of keys are small, as they are but for odd weights, no largest one is looked for and taken off: their powers don't overflow.
 
 use super::super::amx::{Allowed, Bf16, Kind, ROWS, Ready, Squares};
 use super::super::lanes::{Job, Lanes, ROUND};

@@ -17,7 +17,7 @@ use super::tile::{Arithmetic, Finish, Layout, OUTPUTS, Part, Words, multiply, of
 /// Panels that a task takes: with [`DEPTH`] inputs they fill a good part of a core's second cache.
 const TASK_PANELS: usize = 3;
 /// Rows that a task goes over, at most.
-const TASK_ROWS: usize = 1024;
+const TASK_ROWS: usize = 2048;
 /// Inputs that are multiplied before the next are rearranged.
 const DEPTH: usize = 1536;
 
@@ -49,7 +49,7 @@ pub(super) fn product(level: Level, x: &[f32], w: &[f32], bias: Option<&[f32]>, 
     let panel_tasks = panels.div_ceil(TASK_PANELS);
     for from in (0..width).step_by(DEPTH) {
         let depth = DEPTH.min(width - from);
-        let blocks = arrange_rows(x, width, from..from + depth, layout);
+        let blocks = arrange_rows(level, x, width, from..from + depth, layout);
         let finish = Sum { out: &out, columns, first: from == 0, bias };
         tasks::each(row_tasks * panel_tasks, Lines::default, |scratch, task| {
             let (row, panel) = (task % row_tasks * task_rows, task / row_tasks * TASK_PANELS);
@@ -67,19 +67,57 @@ pub(super) fn product(level: Level, x: &[f32], w: &[f32], bias: Option<&[f32]>, 
 }
 
 /// Some inputs of x in blocks of rows, zeros behind the last row.
-fn arrange_rows(x: &[f32], width: usize, inputs: Range<usize>, layout: Layout) -> Lines<u32> {
+fn arrange_rows(level: Level, x: &[f32], width: usize, inputs: Range<usize>, layout: Layout) -> Lines<u32> {
     let mut blocks = layout.room(x.len() / width, inputs.len());
-    let parts = blocks.par_chunks_mut(layout.block(inputs.len())).zip(x.par_chunks(layout.rows * width));
-    parts.for_each(|(block, rows)| {
-        for (piece, first) in block.chunks_mut(layout.block(PIECE)).zip(inputs.clone().step_by(PIECE)) {
-            for (r, row) in rows.chunks(width).enumerate() {
-                for (word, number) in piece.chunks_exact_mut(layout.rows).zip(&row[first..]) {
-                    word[r] = number.to_bits();
+    let parts = blocks.par_chunks_mut(2 * layout.block(inputs.len())).zip(x.par_chunks(2 * layout.rows * width));
+    parts.for_each(|(blocks, x)| level.run(ArrangeRows { x, width, inputs: inputs.clone(), layout, blocks }));
+    blocks
+}
+
+/// Two blocks of rows, or what there is of them.
+struct ArrangeRows<'a> {
+    x: &'a [f32],
+    width: usize,
+    inputs: Range<usize>,
+    layout: Layout,
+    blocks: &'a mut [u32],
+}
+
+impl lanes::Job for ArrangeRows<'_> {
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(self) {
+        let Self { x, width, inputs, layout, blocks } = self;
+        let rows = layout.rows;
+        let (first, second) = blocks.split_at_mut(layout.block(inputs.len()).min(blocks.len()));
+        // Inputs that are turned in squares: a vector holds a word of both blocks.
+        let mut done = 0;
+        if L::COUNT == 2 * rows && x.len() == L::COUNT * width {
+            let mut turned = [0f32; 16 * 16];
+            assert!(turned.len() >= L::COUNT * L::COUNT && inputs.end <= width);
+            while done + L::COUNT <= inputs.len() {
+                // SAFETY: so many numbers of so many rows are there, as seen above, and places; the processor has the lanes.
+                unsafe { L::turn(x.as_ptr().add(inputs.start + done), width, turned.as_mut_ptr(), L::COUNT) };
+                let words = done * rows..(done + L::COUNT) * rows;
+                let places = first[words.clone()].chunks_exact_mut(rows).zip(second[words].chunks_exact_mut(rows));
+                for ((first, second), word) in places.zip(turned.chunks_exact(L::COUNT)) {
+                    let (low, high) = word.split_at(rows);
+                    first.iter_mut().zip(low).for_each(|(to, number)| *to = number.to_bits());
+                    second.iter_mut().zip(high).for_each(|(to, number)| *to = number.to_bits());
+                }
+                done += L::COUNT;
+            }
+        }
+        for (block, x) in [first, second].into_iter().zip(x.chunks(rows * width)) {
+            for from in (done..inputs.len()).step_by(PIECE) {
+                let words = from * rows..(from + PIECE).min(inputs.len()) * rows;
+                for (r, row) in x.chunks(width).enumerate() {
+                    for (word, number) in block[words.clone()].chunks_exact_mut(rows).zip(&row[inputs.start + from..]) {
+                        word[r] = number.to_bits();
+                    }
                 }
             }
         }
-    });
-    blocks
+    }
 }
 
 /// Rearranges some inputs of a task's weights into panels, zeros where outputs are missing.
