@@ -9,7 +9,28 @@ use hart_core::{DeviceKind, Hart, Image, OpenOptions, Precision, Request};
 use support::{Goldens, device, scales, values};
 
 const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/hart-emoji");
-const PROMPTS: [&str; 4] = ["a parrot", "a red heart", "a slice of pizza", "the flag of Japan"];
+const PROMPTS: [&str; 20] = [
+    "a parrot",
+    "a red heart",
+    "a slice of pizza",
+    "the flag of Japan",
+    "a cat",
+    "a dog",
+    "a red apple",
+    "a banana",
+    "a car",
+    "a house",
+    "a tree",
+    "a star",
+    "an umbrella",
+    "a fish",
+    "a rocket",
+    "a guitar",
+    "a mushroom",
+    "a lemon",
+    "a moon",
+    "a boat",
+];
 
 /// What a precision may change.
 struct Bounds {

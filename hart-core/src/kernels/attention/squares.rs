@@ -1,6 +1,6 @@
 //! The same as [`super::flash`] where the processor multiplies whole matrices: scores and answers are products of 32 queries, each with
 //! its words in a row, with the panels of keys and of values as they lie. A softmax goes along the rows. Where all scores of 32 queries and
-//! a block of keys are small, as they are but for odd weights, no largest one is looked for and taken off: their powers don't overflow.
+//! a block of keys are small, as they usually are, no largest one is looked for and taken off: their powers don't overflow.
 
 use super::super::amx::{Allowed, Bf16, Kind, ROWS, Ready, Squares};
 use super::super::lanes::{Job, Lanes, ROUND};
@@ -188,7 +188,7 @@ unsafe fn softmax<L: Lanes>(scratch: &mut Scratch, row: usize, rows: usize, coun
     }
 }
 
-/// How far from zero the first `count` scores of all rows are.
+/// How far from zero the first `count` scores of all rows are, but for those that are not numbers.
 ///
 /// # Safety
 ///
@@ -203,13 +203,13 @@ unsafe fn farthest<L: Lanes>(scores: &[f32], count: usize) -> f32 {
             let mut key = 0;
             while key + L::COUNT < count {
                 let (low, high) = (L::load(scores.as_ptr().add(key)), L::load(scores.as_ptr().add(key + L::COUNT)));
-                even = even.max(L::zero().add_product(low, low));
-                odd = odd.max(L::zero().add_product(high, high));
+                even = L::zero().add_product(low, low).max(even);
+                odd = L::zero().add_product(high, high).max(odd);
                 key += 2 * L::COUNT;
             }
             if key < count {
                 let last = L::load(scores.as_ptr().add(key));
-                even = even.max(L::zero().add_product(last, last));
+                even = L::zero().add_product(last, last).max(even);
             }
         }
         even.max(odd).largest().sqrt()
@@ -258,7 +258,7 @@ fn answer(_: &Ready, scratch: &mut Scratch, values: Option<&[f32]>, length: usiz
     }
 }
 
-/// `2^x` to 8e-5, a twentieth of what a bf16 rounds away, for x of at most 0: x is a whole number and a rest of at most 1/2, whose power
+/// `2^x` to 8e-5, a twentieth of what a bf16 rounds away, for x below 127: x is a whole number and a rest of at most 1/2, whose power
 /// is the polynomial of degree 3 with the least relative error. Below the range of f32 it stays at the end; NaN stays NaN.
 ///
 /// # Safety

@@ -21,7 +21,7 @@ const EVEN: u32 = 0x00ff_00ff;
 const LARGEST: f32 = 127.0;
 /// What is added to the integers of x where bytes have no sign.
 const OFFSET: i32 = 128;
-/// Of a word, what is that in each byte; without its carry it adds and takes off alike.
+/// The same in each byte of a word: exclusive or, which carries nothing, takes it off.
 const OFFSETS: u32 = 0x8080_8080;
 /// Rows all of whose numbers are smaller are zeros: the inverse of their scale would overflow.
 const SMALLEST: f32 = 1e-36;

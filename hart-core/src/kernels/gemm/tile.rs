@@ -189,7 +189,7 @@ pub(super) unsafe fn write(y: *mut f32, outputs: usize, row: usize, panel: usize
     }
 }
 
-/// What stands where [`write`] writes, anything behind the last.
+/// What stands where [`write`] writes, zeros behind the last.
 ///
 /// # Safety
 ///
