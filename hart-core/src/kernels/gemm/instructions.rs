@@ -2,6 +2,8 @@
 
 use super::super::amx::{self, Allowed};
 use super::super::lanes::{self, Job, Lanes};
+#[cfg(target_arch = "aarch64")]
+use super::arm;
 use super::tile::{Arithmetic, Finish, Layout, Line, OUTPUTS, Part, Words, multiply};
 #[cfg(target_arch = "x86_64")]
 use super::x86;
@@ -23,6 +25,8 @@ enum Int8Kind {
     Vnni256,
     #[cfg(target_arch = "x86_64")]
     Vnni512,
+    #[cfg(target_arch = "aarch64")]
+    Dot,
     Amx(Allowed),
 }
 
@@ -40,6 +44,10 @@ impl Int8 {
             all[2] = (avx512 && avx2).then_some(Self(Int8Kind::Vnni256));
             all[3] = (avx2 && is_x86_feature_detected!("avxvnni")).then_some(Self(Int8Kind::AvxVnni));
             all[4] = avx512.then_some(Self(Int8Kind::Vnni512));
+        }
+        #[cfg(target_arch = "aarch64")]
+        {
+            all[1] = std::arch::is_aarch64_feature_detected!("dotprod").then_some(Self(Int8Kind::Dot));
         }
         all[5] = Allowed::int8().map(|allowed| Self(Int8Kind::Amx(allowed)));
         all.into_iter().flatten()
@@ -60,6 +68,8 @@ impl Int8 {
             Int8Kind::AvxVnni | Int8Kind::Vnni256 => (x86::BY_256_ROWS, Words::Narrow),
             #[cfg(target_arch = "x86_64")]
             Int8Kind::Vnni512 => (x86::Vnni512::ROWS, Words::Narrow),
+            #[cfg(target_arch = "aarch64")]
+            Int8Kind::Dot => (arm::Dot::ROWS, Words::Narrow),
             Int8Kind::Amx(_) => (amx::ROWS, Words::Grouped),
         };
         Layout { rows, words }
@@ -67,7 +77,12 @@ impl Int8 {
 
     /// Whether the bytes of x have a sign.
     pub(super) fn signed(self) -> bool {
-        matches!(self.0, Int8Kind::Amx(_))
+        match self.0 {
+            #[cfg(target_arch = "aarch64")]
+            Int8Kind::Dot => true,
+            Int8Kind::Amx(_) => true,
+            _ => false,
+        }
     }
 
     /// Multiplies a part that nobody else multiplies at the same time.
@@ -84,6 +99,8 @@ impl Int8 {
                 Int8Kind::Vnni256 => x86::vnni256(&part),
                 #[cfg(target_arch = "x86_64")]
                 Int8Kind::Vnni512 => x86::vnni512(&part),
+                #[cfg(target_arch = "aarch64")]
+                Int8Kind::Dot => arm::dot(&part),
                 Int8Kind::Amx(allowed) => part.grouped(|part| squares::int8(allowed, &part)),
             }
         }
@@ -169,7 +186,7 @@ impl Job for Widen<'_> {
     }
 }
 
-/// Bytes, for any processor: on ARM the compiler makes what it can of it.
+/// Bytes, for any processor.
 struct Bytes;
 
 impl Arithmetic for Bytes {

@@ -4,6 +4,8 @@
 //! rearranges a piece at a time. [`bf16`] and [`int8`] take weights that were rounded and rearranged before. A row comes out the same
 //! whatever other rows there are, within each form.
 
+#[cfg(target_arch = "aarch64")]
+mod arm;
 mod bf16;
 mod instructions;
 mod int8;
