@@ -78,7 +78,7 @@ impl Rows<'_> {
         };
         let mut factor = does.scale;
         if let Some(norms) = does.norms {
-            let norm = sum_of_squares(x).sqrt();
+            let norm = x.iter().map(|x| x * x).sum::<f32>().sqrt();
             factor *= norms[head] / norm.max(SMALLEST_NORM);
         }
         let Some((cos, sin)) = does.rotation else {
@@ -86,55 +86,15 @@ impl Rows<'_> {
             return;
         };
         let half = channels / 2;
-        let (cos, sin) = (&cos[token * channels..][..2 * half], &sin[token * channels..][..2 * half]);
-        let whole = half - half % RUN;
-        for first in (0..whole).step_by(RUN) {
-            rotate::<RUN>([x, cos, sin], half, first, factor, to);
-        }
-        for first in whole..half {
-            rotate::<1>([x, cos, sin], half, first, factor, to);
-        }
-    }
-}
-
-/// Numbers that one vector or a few hold.
-const RUN: usize = 16;
-
-/// So many channels from `first` on, each with the one that lies a half further; x, cosines, sines.
-#[inline(always)]
-fn rotate<const N: usize>(numbers: [&[f32]; 3], half: usize, first: usize, factor: f32, to: &mut [f32]) {
-    let [numbers, cos, sin] = numbers;
-    let (x, y) = (some::<N>(numbers, first), some::<N>(numbers, half + first));
-    let (cos_x, cos_y) = (some::<N>(cos, first), some::<N>(cos, half + first));
-    let (sin_x, sin_y) = (some::<N>(sin, first), some::<N>(sin, half + first));
-    let (mut to_x, mut to_y) = ([0.0; N], [0.0; N]);
-    for i in 0..N {
-        to_x[i] = (x[i] * cos_x[i] - y[i] * sin_x[i]) * factor;
-        to_y[i] = (y[i] * cos_y[i] + x[i] * sin_y[i]) * factor;
-    }
-    to[first..][..N].copy_from_slice(&to_x);
-    to[half + first..][..N].copy_from_slice(&to_y);
-}
-
-#[inline(always)]
-fn some<const N: usize>(numbers: &[f32], first: usize) -> &[f32; N] {
-    numbers[first..].first_chunk().expect("there are as many")
-}
-
-/// In as many sums, of which the compiler makes vectors.
-#[inline(always)]
-fn sum_of_squares(x: &[f32]) -> f32 {
-    let mut sums = [0.0; RUN];
-    let (whole, rest) = x.as_chunks::<RUN>();
-    for x in whole {
-        for i in 0..RUN {
-            sums[i] += x[i] * x[i];
+        let (x, y) = (&x[..half], &x[half..][..half]);
+        let (cos, sin) = (&cos[token * channels..][..channels], &sin[token * channels..][..channels]);
+        let ((cos_x, cos_y), (sin_x, sin_y)) = (cos.split_at(half), sin.split_at(half));
+        let (to_x, to_y) = to[..2 * half].split_at_mut(half);
+        for i in 0..half {
+            to_x[i] = (x[i] * cos_x[i] - y[i] * sin_x[i]) * factor;
+            to_y[i] = (y[i] * cos_y[i] + x[i] * sin_y[i]) * factor;
         }
     }
-    for (sum, x) in sums.iter_mut().zip(rest) {
-        *sum += x * x;
-    }
-    sums.iter().sum()
 }
 
 /// A word of two numbers rounded to bf16, ties to even. A processor's own NaN stays one.
