@@ -61,8 +61,11 @@
  * Stack     Functions that open a model or make a picture want half a megabyte of the calling thread's stack, as threads usually have.
  *
  * Runs at the same time share the processor's cores; each takes longer. hart installs no signal handler, no logger and no panic hook,
- * and prints nothing; the one exception is a defect of hart itself, whose panic message Rust's runtime writes to standard error before
- * the call answers HART_ERR_PANIC.
+ * and prints nothing, with one exception: where something below it panics, Rust's runtime writes that to standard error before the call
+ * answers with an error. A GPU that fails does so, a damaged tokenizer.json can, and so does a defect of hart (HART_ERR_PANIC).
+ *
+ * Signals   Where the processor has AMX, hart asks Linux for its registers. Stacks that are given to sigaltstack() later must be as large
+ *           as getauxval(AT_MINSIGSTKSZ) says, some 11 KB and not 2, and where a smaller one is in use, hart does without AMX.
  *
  * Made by hart-ffi/header from the comments in hart-ffi/src: don't edit. docs/c-abi.md says how to link, and what the ABI promises.
  */
@@ -183,10 +186,11 @@ typedef int32_t hart_status;
 /// A text is not UTF-8.
 #define HART_ERR_UTF8 101
 
-/// An argument won't do: out of range, an object of another kind, or a struct_size that is not set.
+/// An argument won't do: an object of another kind, an index that isn't there, a name or number that an option doesn't know, or a
+/// struct_size that is not set.
 #define HART_ERR_ARGUMENT 102
 
-/// The request can't be carried out as it stands.
+/// What is asked for can't be made: a setting, size or name is out of range, or doesn't fit the model or the device.
 #define HART_ERR_REQUEST 103
 
 /// Not now: the request is running, or there is no callback that the call could belong to.

@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use burn::prelude::{Tensor, TensorData};
 use divan::Bencher;
 use hart_core::stages::{Context, Hidden, Latent, Noise, Progress, Rule, Scale, Seeded, Soft, State, plan, sample};
-use hart_core::{Hart, OpenOptions, Precision, Respacing, burn};
+use hart_core::{CancelToken, Hart, OpenOptions, Precision, Respacing, burn};
 use hart_examples::random_checkpoint::{Float, Preset, RandomCheckpoint, Text};
 
 fn main() {
@@ -37,7 +37,7 @@ fn model() -> PathBuf {
     if !folder.is_dir() {
         let changes = vec!["llm.depth=1".to_string()];
         let checkpoint = RandomCheckpoint { preset, text: Text::Small, dtype: Float::F32, changes, seed: 0 };
-        checkpoint.write(&folder, &mut |_| Ok(())).unwrap();
+        checkpoint.write(&folder, &CancelToken::new(), &mut |_| Ok(())).unwrap();
     }
     folder
 }

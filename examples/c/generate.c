@@ -10,8 +10,8 @@
 static hart_cancel *cancel;
 
 static void on_interrupt(int signal_number) {
-    (void)signal_number;
-    hart_cancel_request(cancel); /* One atomic store: safe in a signal handler. */
+    hart_cancel_request(cancel);     /* One atomic store: safe in a signal handler. */
+    signal(signal_number, SIG_DFL);  /* The second one ends the program at once. */
 }
 
 static int32_t show_progress(const hart_event *event, void *user_data) {
@@ -41,11 +41,8 @@ int main(int argc, char **argv) {
         fprintf(stderr, "usage: %s MODEL PROMPT OUT.png [SEED]\n", argv[0]);
         return 2;
     }
-    hart_status status = hart_cancel_new(&cancel);
-    if (status == HART_OK) {
-        signal(SIGINT, on_interrupt);
-        status = hart_model_open(argv[1], NULL, HART_ABI_VERSION, &model);
-    }
+    hart_status status = hart_model_open(argv[1], NULL, HART_ABI_VERSION, &model);
+    if (status == HART_OK) status = hart_cancel_new(&cancel);
     if (status == HART_OK) status = hart_request_new(&request);
     if (status == HART_OK) status = hart_request_set_prompt(request, argv[2]);
     if (status == HART_OK) status = hart_request_set_seed(request, seed);
@@ -53,6 +50,7 @@ int main(int argc, char **argv) {
     if (status == HART_OK) status = hart_request_set_cancel(request, cancel);
     if (status == HART_OK) status = hart_model_memory(model, request, &weights, &peak);
     if (status == HART_OK) {
+        signal(SIGINT, on_interrupt);
         fprintf(stderr, "about %.1f MB of memory, %.1f MB of them weights\n", (double)peak / 1e6, (double)weights / 1e6);
         status = hart_generate(model, request, &result);
         fputc('\n', stderr);

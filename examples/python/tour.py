@@ -57,7 +57,8 @@ print("previews change nothing:", parrot.pixels == model.generate("a parrot on a
 
 # %% Or hear of it in a function, which may end the run
 try:
-    model.generate("a guitar", images_per_prompt=8, on_event=lambda event: event.step != "images" or event.index < 2)
+    enough = lambda event: hart.STOP if event.step == "images" and event.index >= 2 else None
+    model.generate("a guitar", images_per_prompt=8, on_event=enough)
 except hart.Cancelled as cancelled:
     print("cancelled from inside:", cancelled.completed)
 

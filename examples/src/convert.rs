@@ -5,9 +5,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use hart_core::{Precision, WeightSet};
-use hart_examples::output;
+use hart_core::{CancelToken, Control, Precision, WeightSet};
 use hart_examples::settings::weight_set;
+use hart_examples::{INTERRUPTED, output, stop_on_ctrl_c};
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// Of the bar.
+const STEPS: u64 = 1000;
 
 /// Writes a model with the large layers' weights in another precision
 #[derive(Parser, Debug)]
@@ -36,7 +40,20 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let Arguments { model, folder, precision, text_model, weights } = arguments;
-    hart_core::convert(model, folder, *precision, *weights, text_model.as_deref())?;
+    let cancel = CancelToken::new();
+    stop_on_ctrl_c(cancel.clone())?;
+    let bar = ProgressBar::new(STEPS);
+    bar.set_style(ProgressStyle::with_template("converting {bar:40} {percent:>3}% {elapsed}")?);
+    let mut observer = |share: f32| {
+        bar.set_position((share * STEPS as f32) as u64);
+        if cancel.is_cancelled() { Control::Cancel } else { Control::Continue }
+    };
+    let done = hart_core::convert(model, folder, *precision, *weights, text_model.as_deref(), &mut observer);
+    bar.finish_and_clear();
+    if done.as_ref().is_err_and(hart_core::Error::is_cancelled) {
+        return Ok(ExitCode::from(INTERRUPTED));
+    }
+    done?;
     output::say(folder.display())?;
     Ok(ExitCode::SUCCESS)
 }

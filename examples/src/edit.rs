@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::str::FromStr;
 
 use clap::Parser;
-use hart_core::{CancelToken, FromImage, Hart, Image, Mask};
+use hart_core::{CancelToken, FromImage, Image, Mask};
 use hart_examples::saver::{Saver, list};
 use hart_examples::settings::Settings;
 use hart_examples::{INTERRUPTED, output, picture, stop_on_ctrl_c};
@@ -99,7 +99,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     arguments.check_inputs()?;
     stop_on_ctrl_c(cancel)?;
 
-    let hart = Hart::open(&settings.model, settings.options())?;
+    let hart = settings.opening.open()?;
     let side = hart.config().resolution();
     let original = picture::open_square(&arguments.picture, side)?;
     let request = request.from_image(arguments.start(&original)?);

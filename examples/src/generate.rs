@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use hart_core::{CancelToken, Generation, Hart, Image, Request};
+use hart_core::{CancelToken, Generation, Image, Request};
 use hart_examples::saver::{Saver, list};
 use hart_examples::settings::Settings;
 use hart_examples::{INTERRUPTED, grid, lines, output, stop_on_ctrl_c};
@@ -82,7 +82,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     stop_on_ctrl_c(cancel)?;
 
     let opening = Instant::now();
-    let hart = Hart::open(&arguments.settings.model, arguments.settings.options())?;
+    let hart = arguments.settings.opening.open()?;
     let opened = opening.elapsed();
     let mut saver = Saver::new(&arguments.out, request.total_images(), arguments.quiet);
     let made = hart.generate(&request, &mut saver);

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use hart_examples::output;
+use hart_core::CancelToken;
 use hart_examples::random_checkpoint::{Float, Preset, RandomCheckpoint, Text};
+use hart_examples::{INTERRUPTED, output, stop_on_ctrl_c};
 
 /// Writes a checkpoint of random weights in the published layout
 #[derive(Parser, Debug)]
@@ -38,7 +39,14 @@ fn main() -> ExitCode {
 
 fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let Arguments { folder, preset, text, dtype, changes, seed } = arguments;
-    RandomCheckpoint { preset, text, dtype, changes, seed }.write(&folder, &mut |line| Ok(output::say(line)?))?;
+    let cancel = CancelToken::new();
+    stop_on_ctrl_c(cancel.clone())?;
+    let written =
+        RandomCheckpoint { preset, text, dtype, changes, seed }.write(&folder, &cancel, &mut |line| Ok(output::say(line)?));
+    if cancel.is_cancelled() && written.is_err() {
+        return Ok(ExitCode::from(INTERRUPTED));
+    }
+    written?;
     output::say(folder.display())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use hart_core::{CancelToken, Control, Event, Hart, Image, Observer, Provenance, Step};
+use hart_core::{CancelToken, Control, Event, Image, Observer, Provenance, Step};
 use hart_examples::animation::Format;
 use hart_examples::settings::Settings;
 use hart_examples::terminal::{Canvas, Draw};
@@ -47,7 +47,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let animation = arguments.animation.as_deref().map(|path| check_animation(path, &arguments.out)).transpose()?;
     stop_on_ctrl_c(cancel)?;
 
-    let hart = Hart::open(&settings.model, settings.options())?;
+    let hart = settings.opening.open()?;
     let mut watcher = Watcher {
         canvas: Canvas::open(arguments.draw, hart.config().resolution()),
         frames: animation.map(|_| Vec::new()),

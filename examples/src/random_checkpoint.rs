@@ -9,10 +9,10 @@ use std::path::Path;
 
 use clap::ValueEnum;
 use half::{bf16, f16};
-use hart_core::DeviceKind;
 use hart_core::config::{Config, GenerationConfig, TextConfig, TransformerConfig, VisualConfig};
 use hart_core::stages::{Qwen2, ResidualDiffusion, TextTokenizer, Transformer, VisualTokenizer};
 use hart_core::weights::{TEXT, TRANSFORMER, VISUAL, names_and_shapes, visual_names};
+use hart_core::{CancelToken, DeviceKind};
 use indicatif::{ProgressBar, ProgressStyle};
 use rayon::prelude::*;
 use safetensors::{Dtype, View};
@@ -93,8 +93,13 @@ impl RandomCheckpoint {
     ///
     /// # Errors
     ///
-    /// The folder is there already, a change won't do, or it can't be written.
-    pub fn write(&self, folder: &Path, say: &mut dyn FnMut(String) -> Result<(), Box<dyn Error>>) -> Result<(), Box<dyn Error>> {
+    /// The folder is there already, a change won't do, it can't be written, or it is cancelled.
+    pub fn write(
+        &self,
+        folder: &Path,
+        cancel: &CancelToken,
+        say: &mut dyn FnMut(String) -> Result<(), Box<dyn Error>>,
+    ) -> Result<(), Box<dyn Error>> {
         if folder.exists() {
             return Err(format!("{}: is there already; name a new folder, or remove it first", folder.display()).into());
         }
@@ -109,7 +114,7 @@ impl RandomCheckpoint {
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
         let staging = builder.prefix(".hart-").tempdir_in(beside).map_err(named)?;
-        write(self, &files, staging.path(), say)?;
+        write(self, &files, staging.path(), cancel, say)?;
         fs::rename(staging.path(), folder).map_err(|e| format!("{}: {e}", folder.display()))?;
         Ok(())
     }
@@ -164,6 +169,7 @@ fn write(
     checkpoint: &RandomCheckpoint,
     files: &[File],
     folder: &Path,
+    cancel: &CancelToken,
     say: &mut dyn FnMut(String) -> Result<(), Box<dyn Error>>,
 ) -> Result<(), Box<dyn Error>> {
     for file in files {
@@ -200,7 +206,10 @@ fn write(
     for (part, tensors) in parts {
         let parameters: usize = tensors.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
         say(format!("{part:10} {:4} tensors, {:.1} M parameters", tensors.len(), parameters as f64 / 1e6))?;
-        write_part(checkpoint, part, tensors, parameters, &folder.join(part).join("model.safetensors"))?;
+        write_part(checkpoint, part, tensors, parameters, &folder.join(part).join("model.safetensors"), cancel)?;
+        if cancel.is_cancelled() {
+            return Err("cancelled".into());
+        }
     }
     Ok(())
 }
@@ -211,13 +220,14 @@ fn write_part(
     tensors: Vec<(String, Vec<usize>)>,
     parameters: usize,
     file: &Path,
+    cancel: &CancelToken,
 ) -> Result<(), Box<dyn Error>> {
     let bar = ProgressBar::new(parameters as u64);
     bar.set_style(ProgressStyle::with_template("{msg:10} {bar:40} {percent:>3}% {elapsed}")?);
     bar.set_message(part.to_string());
     let tensors = tensors.into_iter().enumerate().map(|(index, (name, shape))| {
         let seed = checkpoint.seed ^ ((index as u64 + 1) << 32) ^ part.len() as u64;
-        let tensor = RandomTensor { spread: spread(&name, &shape), shape, dtype: checkpoint.dtype, seed, bar: bar.clone() };
+        let tensor = RandomTensor { spread: spread(&name, &shape), shape, dtype: checkpoint.dtype, seed, bar: bar.clone(), cancel };
         (name, tensor)
     });
     safetensors::serialize_to_file(tensors, None, file)?;
@@ -238,15 +248,16 @@ fn spread(name: &str, shape: &[usize]) -> (f32, f32) {
 }
 
 /// A tensor that is made when it is written.
-struct RandomTensor {
+struct RandomTensor<'a> {
     shape: Vec<usize>,
     dtype: Float,
     spread: (f32, f32),
     seed: u64,
     bar: ProgressBar,
+    cancel: &'a CancelToken,
 }
 
-impl RandomTensor {
+impl RandomTensor<'_> {
     fn value(&self, index: usize) -> f32 {
         let word = mix(self.seed.wrapping_add((index as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15)));
         let unit = (word >> 40) as f32 / (1u64 << 23) as f32 - 1.0; // -1 to 1
@@ -256,6 +267,10 @@ impl RandomTensor {
     fn bytes<const N: usize>(&self, store: impl Fn(f32) -> [u8; N] + Sync) -> Vec<u8> {
         let count: usize = self.shape.iter().product();
         let mut bytes = vec![0; count * N];
+        // The writing can't be ended from here, but what is left of it can be quick.
+        if self.cancel.is_cancelled() {
+            return bytes;
+        }
         bytes.par_chunks_exact_mut(N).enumerate().for_each(|(i, out)| out.copy_from_slice(&store(self.value(i))));
         self.bar.inc(count as u64);
         bytes
@@ -269,7 +284,7 @@ fn mix(mut word: u64) -> u64 {
     word ^ (word >> 31)
 }
 
-impl View for RandomTensor {
+impl View for RandomTensor<'_> {
     fn dtype(&self) -> Dtype {
         match self.dtype {
             Float::F32 => Dtype::F32,

@@ -4,16 +4,16 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{ArgAction, Args};
-use hart_core::{CancelToken, DeviceKind, OpenOptions, Precision, Request, Respacing, SystemPrompt, WeightSet};
+use hart_core::{CancelToken, DeviceKind, Hart, OpenOptions, Precision, Request, Respacing, SystemPrompt, WeightSet};
 
 use crate::word_filter::WordFilter;
 
 /// The model that is shipped with the examples.
 pub const SHIPPED_MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/hart-emoji");
 
-/// Which model, and how it samples.
+/// Which model, and how it is opened.
 #[derive(Args, Clone, Debug)]
-pub struct Settings {
+pub struct Opening {
     /// Folder of the model, which holds llm and tokenizer
     #[arg(short, long, value_name = "FOLDER", default_value = SHIPPED_MODEL, hide_default_value = true)]
     pub model: PathBuf,
@@ -23,6 +23,29 @@ pub struct Settings {
     /// Which weights: EMA if there are some, else plain
     #[arg(long, value_name = "auto|ema|plain", default_value = "auto", value_parser = weight_set)]
     pub weights: WeightSet,
+    /// Opens a model that has tensors which nothing uses, such as some fine-tuned ones
+    #[arg(long)]
+    pub allow_unused: bool,
+    /// Where to compute; `generate --list-devices` says what there is
+    #[arg(long, value_name = "auto|cpu|cuda[:n]|wgpu[:n]", default_value = "auto")]
+    pub device: DeviceKind,
+    /// Numbers to compute with: int8 and bf16, or f16 on a GPU, are faster and a little less exact
+    #[arg(long, value_name = "auto|f32|f16|bf16|int8", default_value = "auto")]
+    pub precision: Precision,
+    /// Threads of the CPU [default: all]
+    #[arg(long, value_name = "COUNT")]
+    pub threads: Option<usize>,
+    /// Refuses what is estimated to take more memory than this [default: no limit]
+    #[arg(long, value_name = "GIGABYTES", value_parser = gigabytes, allow_negative_numbers = true)]
+    pub max_memory: Option<f64>,
+}
+
+/// Which model, and how it samples.
+#[derive(Args, Clone, Debug)]
+pub struct Settings {
+    #[allow(missing_docs)] // A comment here would be the programs' description.
+    #[command(flatten)]
+    pub opening: Opening,
     /// Seed of the first picture; random draws one and prints it
     #[arg(short, long, value_name = "NUMBER|random", default_value = "0", allow_negative_numbers = true)]
     pub seed: Seed,
@@ -47,18 +70,6 @@ pub struct Settings {
     /// Refuses prompts with a word or phrase of this list, one a line
     #[arg(long, value_name = "FILE")]
     pub filter: Option<PathBuf>,
-    /// Where to compute; `generate --list-devices` says what there is
-    #[arg(long, value_name = "auto|cpu|cuda[:n]|wgpu[:n]", default_value = "auto")]
-    pub device: DeviceKind,
-    /// Numbers to compute with: int8 and bf16, or f16 on a GPU, are faster and a little less exact
-    #[arg(long, value_name = "auto|f32|f16|bf16|int8", default_value = "auto")]
-    pub precision: Precision,
-    /// Threads of the CPU [default: all]
-    #[arg(long, value_name = "COUNT")]
-    pub threads: Option<usize>,
-    /// Refuses what is estimated to take more memory than this [default: no limit]
-    #[arg(long, value_name = "GIGABYTES", value_parser = gigabytes, allow_negative_numbers = true)]
-    pub max_memory: Option<f64>,
 }
 
 /// A seed as it is asked for.
@@ -149,10 +160,22 @@ impl Settings {
             Some(text) => request.system_prompt(SystemPrompt::Text(text.into())),
         })
     }
+}
 
-    /// How the model is opened.
+impl Opening {
+    /// Opens the model.
+    ///
+    /// # Errors
+    ///
+    /// As [`Hart::open`].
+    pub fn open(&self) -> Result<Hart, hart_core::Error> {
+        Hart::open(&self.model, self.options())
+    }
+
+    /// How it is opened.
     pub fn options(&self) -> OpenOptions {
         let mut options = OpenOptions::new().device(self.device).precision(self.precision).weight_set(self.weights);
+        options = options.strict(!self.allow_unused);
         if let Some(threads) = self.threads {
             options = options.threads(threads);
         }

@@ -1,6 +1,8 @@
 //! The programs as a stranger runs them, with right and wrong arguments.
 
 use std::fs;
+#[cfg(unix)]
+use std::process::Command;
 
 use hart_core::Image;
 use serde_json::Value;
@@ -257,4 +259,21 @@ fn a_converted_model_draws_as_the_whole_one_does_in_its_precision() {
     fails(CONVERT, &[hart_examples::settings::SHIPPED_MODEL, "x", "--precision", "f32"], &["f32", "bf16, int8"]);
     fails(CONVERT, &["missing", "x"], &["missing", "no such folder"]);
     fails(CONVERT, &[hart_examples::settings::SHIPPED_MODEL, "."], &["is there already"]);
+}
+
+/// What was begun is gone, the folder beside it too.
+#[cfg(unix)]
+#[test]
+fn an_interrupted_checkpoint_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let arguments = ["checkpoint", "--preset", "256", "--set", "llm.depth=6"];
+    let mut program = Command::new(MAKE_CHECKPOINT).current_dir(folder.path()).args(arguments).spawn().unwrap();
+    let begun = || fs::read_dir(folder.path()).unwrap().count() > 0;
+    while !begun() {
+        assert!(program.try_wait().unwrap().is_none(), "it ended before it began");
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    assert!(Command::new("kill").args(["-s", "INT", &program.id().to_string()]).status().unwrap().success());
+    assert_eq!(program.wait().unwrap().code(), Some(130));
+    assert!(!begun());
 }

@@ -93,6 +93,25 @@ fn a_long_prompt_is_noted() {
 }
 
 #[test]
+fn the_model_is_opened_as_asked_and_prompts_may_be_refused() {
+    let list = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(list.path(), "gun\n").unwrap();
+    let server = Server::start(&["--precision", "int8", "--device", "cpu", "--filter", list.path().to_str().unwrap()]);
+    for path in ["/api/generate", "/v1/images/generations"] {
+        let refused = server.post(path, "{\"prompt\": \"a GUN\"}");
+        let error = &refused.json()["error"];
+        assert_eq!((refused.status, &error["code"], &error["param"]), (400, &json!("content_policy_violation"), &json!("prompt")));
+        assert!(refused.message().contains("\"gun\" is on the list"), "{error}");
+    }
+    let id = server.ask(json!({"prompt": "a parrot", "seed": 3}));
+    let events = server.events(&id);
+    let url = events.iter().find(|event| event.0 == "image").unwrap().1["url"].as_str().unwrap().to_string();
+    let hart = Hart::open(SHIPPED, OpenOptions::new().precision(hart_core::Precision::Int8)).unwrap();
+    let expected = hart.generate(&Request::new("a parrot").seed(3), &mut ()).unwrap().images[0].to_png().unwrap();
+    assert!(server.get(&url).body == expected);
+}
+
+#[test]
 fn the_queue_has_an_end_and_cancelling_frees_it() {
     let server = Server::start(&["--queue", "1", "--max-images", "200"]);
     let many = json!({"prompt": "a parrot", "count": 200, "steps": SLOW});

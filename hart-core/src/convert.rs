@@ -10,21 +10,30 @@ use crate::files::Storage;
 use crate::kernels::Linear;
 use crate::open::Layout;
 use crate::pipeline::transformer_weights;
+use crate::progress::Control;
 use crate::residual::ResidualDiffusion;
 use crate::transformer::Transformer;
-use crate::weights::{Checkpoint, TRANSFORMER, WeightSet, convert_tensors};
+use crate::weights::{Checkpoint, TRANSFORMER, Told, WeightSet, convert_tensors};
 
 /// Parts of the visual tokenizer whose 3x3 convolutions are computed in bfloat16.
 const HALVED: [&str; 2] = ["vae.decoder.mid.", "vae.decoder.up."];
 
 /// Writes a checkpoint, its text model included, into a new folder with the large layers' weights in `precision`: whole or not at all.
 /// [`Precision::Auto`](crate::Precision) then opens it in that precision, and only in that. The text model's files are copied.
+/// `observer` hears after every tensor what share of the numbers is converted, from 0 to 1, and may cancel.
 ///
 /// # Errors
 ///
 /// [`Error::Request`] if there is nothing to convert to, or the folder is there already; [`Error::Checkpoint`] and others as
-/// [`Hart::open`](crate::Hart::open); [`Error::Io`] if the folder can't be written.
-pub fn convert(from: &Path, to: &Path, precision: Precision, weight_set: WeightSet, text_model: Option<&Path>) -> Result<()> {
+/// [`Hart::open`](crate::Hart::open); [`Error::Io`] if the folder can't be written; [`Error::Cancelled`].
+pub fn convert(
+    from: &Path,
+    to: &Path,
+    precision: Precision,
+    weight_set: WeightSet,
+    text_model: Option<&Path>,
+    observer: &mut dyn FnMut(f32) -> Control,
+) -> Result<()> {
     if matches!(precision, Precision::Auto | Precision::F32 | Precision::F16) {
         return Err(Error::request("precision", format!("`{precision}` is no precision to convert to; there are bf16, int8")));
     }
@@ -36,11 +45,18 @@ pub fn convert(from: &Path, to: &Path, precision: Precision, weight_set: WeightS
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
     let staging = builder.prefix(".hart-").tempdir_in(beside).map_err(Error::io(beside))?;
-    write(from, staging.path(), precision, weight_set, text_model)?;
+    write(from, staging.path(), precision, weight_set, text_model, observer)?;
     fs::rename(staging.path(), to).map_err(Error::io(to))
 }
 
-fn write(from: &Path, to: &Path, precision: Precision, weight_set: WeightSet, text_model: Option<&Path>) -> Result<()> {
+fn write(
+    from: &Path,
+    to: &Path,
+    precision: Precision,
+    weight_set: WeightSet,
+    text_model: Option<&Path>,
+    observer: &mut dyn FnMut(f32) -> Control,
+) -> Result<()> {
     let storage = Storage::Disk { memory_map: true };
     let layout = Layout::find(&storage, from, text_model)?;
     let device = DeviceKind::Cpu.open()?;
@@ -55,10 +71,11 @@ fn write(from: &Path, to: &Path, precision: Precision, weight_set: WeightSet, te
     packed.extend(names(&weights, "residual", residual.packable(), &layout.transformer)?);
     // Copied as it is below, but not if it is damaged.
     Checkpoint::open_in(&storage, &layout.text)?;
-    convert_tensors(&weights, precision, &packed, |_, _| false, &llm.join("model.safetensors"))?;
     let visual = Checkpoint::open_in(&storage, &layout.visual)?;
+    let told = Told::new(observer, [&weights, &visual]);
+    convert_tensors(&weights, precision, &packed, |_, _| false, &llm.join("model.safetensors"), &told)?;
     let halved = |name: &str, shape: &[usize]| HALVED.iter().any(|part| name.starts_with(part)) && matches!(shape, [_, _, 3, 3]);
-    convert_tensors(&visual, precision, &BTreeMap::new(), halved, &tokenizer.join("model.safetensors"))?;
+    convert_tensors(&visual, precision, &BTreeMap::new(), halved, &tokenizer.join("model.safetensors"), &told)?;
     let settings = |name: &str| name == "config.json" || name == "generation_config.json" || name == "system_prompt.txt";
     copy(&layout.transformer, &llm, settings)?;
     copy(&layout.visual, &tokenizer, settings)?;

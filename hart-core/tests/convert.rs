@@ -4,13 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use hart_core::weights::{Checkpoint, NamedTensor, StoredAs, save_tensors};
-use hart_core::{Hart, OpenOptions, Precision, Request, WeightSet, convert};
+use hart_core::{Control, Hart, OpenOptions, Precision, Request, WeightSet, convert};
 
 const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/hart-emoji");
 
 fn converted(folder: &Path, precision: Precision) -> PathBuf {
     let to = folder.join(precision.to_string());
-    convert(Path::new(SHIPPED), &to, precision, WeightSet::PreferEma, None).unwrap();
+    convert(Path::new(SHIPPED), &to, precision, WeightSet::PreferEma, None, &mut |_| Control::Continue).unwrap();
     to
 }
 
@@ -53,16 +53,41 @@ fn a_converted_model_opens_in_its_own_precision_only() {
         let message = open(&to, other).unwrap_err().to_string();
         assert!(message.contains("holds int8 weights") && message.contains("auto"), "{message}");
     }
-    let again = convert(&to, &folder.path().join("again"), Precision::Int8, WeightSet::PreferEma, None).unwrap_err().to_string();
+    let again = convert(&to, &folder.path().join("again"), Precision::Int8, WeightSet::PreferEma, None, &mut |_| Control::Continue)
+        .unwrap_err()
+        .to_string();
     assert!(again.contains("packed already"), "{again}");
     assert!(!folder.path().join("again").exists());
+}
+
+/// Told from nothing to all, and ended by an answer without a trace.
+#[test]
+fn a_conversion_is_heard_of_and_cancelled() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut heard = vec![];
+    let mut run = |to: &str, last: f32| {
+        heard.clear();
+        let observer = &mut |share: f32| {
+            heard.push(share);
+            if share > last { Control::Cancel } else { Control::Continue }
+        };
+        let done = convert(Path::new(SHIPPED), &folder.path().join(to), Precision::Int8, WeightSet::PreferEma, None, observer);
+        (done, heard.clone())
+    };
+    let (done, heard) = run("whole", 1.0);
+    assert!(done.is_ok() && heard.is_sorted() && heard[0] == 0.0 && heard.last() == Some(&1.0), "{heard:?}");
+    for last in [-1.0, 0.5, 0.9] {
+        let (done, heard) = run("half", last);
+        assert!(done.unwrap_err().is_cancelled() && heard.last().is_some_and(|share| (last..1.0).contains(share)), "{heard:?}");
+    }
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
 }
 
 #[test]
 fn what_cannot_be_converted_is_refused_before_anything_is_written() {
     let folder = tempfile::tempdir().unwrap();
     let refused = |from: &str, to: &Path, precision| {
-        convert(Path::new(from), to, precision, WeightSet::PreferEma, None).unwrap_err().to_string()
+        convert(Path::new(from), to, precision, WeightSet::PreferEma, None, &mut |_| Control::Continue).unwrap_err().to_string()
     };
     let new = folder.path().join("new");
     assert!(refused(SHIPPED, &new, Precision::F32).contains("bf16, int8"));

@@ -2,8 +2,8 @@
 
 use hart_core::CancelToken;
 
-use crate::guard::{guard, guard_quietly, guard_value};
-use crate::handle::{Handle, free, get};
+use crate::guard::{guard, guard_quietly};
+use crate::handle::{Handle, free, get, number_of};
 use crate::out::Out;
 use crate::status::{HART_ERR_NULL, hart_status};
 
@@ -56,5 +56,5 @@ pub unsafe extern "C" fn hart_cancel_reset(cancel: *const hart_cancel) -> hart_s
 /// 1 if the token was used, else 0; 0 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_cancel_is_requested(cancel: *const hart_cancel) -> i32 {
-    guard_value(0, || Ok(get(cancel, "cancel")?.is_cancelled().into()))
+    number_of(cancel, "cancel", |cancel| cancel.is_cancelled().into())
 }

@@ -2,8 +2,8 @@
 
 use std::ffi::{CString, c_char};
 
-use crate::guard::{guard, guard_value};
-use crate::handle::{Handle, free, get};
+use crate::guard::guard;
+use crate::handle::{Handle, free, get, number_of};
 use crate::out::{self, Out, Struct};
 use crate::status::{Failure, hart_status};
 
@@ -59,7 +59,7 @@ pub unsafe extern "C" fn hart_device_list_free(list: *mut hart_device_list) {
 /// How many devices the list has; 0 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_device_list_count(list: *const hart_device_list) -> usize {
-    guard_value(0, || get(list, "list").map(Vec::len))
+    number_of(list, "list", Vec::len)
 }
 
 /// Describes device `index` of the list, from 0.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use hart_core::{Error, Image, Stage, Timings, Truncation};
 
-use crate::guard::{guard, guard_value};
-use crate::handle::{Handle, free, get};
+use crate::guard::guard;
+use crate::handle::{Handle, free, get, number_of};
 use crate::image::{Picture, hart_image};
 use crate::model::{hart_model, using};
 use crate::out::{self, Out, Struct};
@@ -117,7 +117,7 @@ pub unsafe extern "C" fn hart_result_free(result: *mut hart_result) {
 /// How many pictures were finished: all of the first prompt, then all of the second, and so on; 0 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_result_count(result: *const hart_result) -> usize {
-    guard_value(0, || Ok(get(result, "result")?.images.len()))
+    number_of(result, "result", |made| made.images.len())
 }
 
 /// Picture `index`, from 0, as an image of its own, which shares the pixels. Free it with `hart_image_free`.
@@ -157,7 +157,7 @@ pub unsafe extern "C" fn hart_result_timings(result: *const hart_result, timings
 /// How many prompts, the system prompt included, were cut because the model reads no more; 0 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_result_truncation_count(result: *const hart_result) -> usize {
-    guard_value(0, || Ok(get(result, "result")?.truncated.len()))
+    number_of(result, "result", |made| made.truncated.len())
 }
 
 /// What was cut, `index` from 0.

@@ -2,7 +2,7 @@
 
 use std::ptr;
 
-use crate::guard::guard_quietly;
+use crate::guard::{guard_quietly, guard_value};
 use crate::status::Failure;
 
 /// A kind of object that C holds a pointer to.
@@ -59,6 +59,15 @@ pub(crate) unsafe fn get<'a, H: Handle>(handle: *const H, name: &str) -> Result<
 /// As [`get`].
 pub(crate) unsafe fn get_optional<'a, H: Handle>(handle: *const H, name: &str) -> Result<Option<&'a H::Value>, Failure> {
     if handle.is_null() { Ok(None) } else { get(handle, name).map(Some) }
+}
+
+/// A number that an object holds; 0 for NULL, which is no error.
+///
+/// # Safety
+///
+/// As [`get`].
+pub(crate) unsafe fn number_of<H: Handle, N: Default>(handle: *const H, name: &str, read: impl FnOnce(&H::Value) -> N) -> N {
+    guard_value(N::default(), || Ok(get_optional(handle, name)?.map(read).unwrap_or_default()))
 }
 
 /// Takes an object back and drops it; NULL is nothing. The last error stays, so that clean-up comes before its reading.

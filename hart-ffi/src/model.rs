@@ -171,6 +171,8 @@ pub unsafe extern "C" fn hart_model_memory(
     peak: *mut u64,
 ) -> hart_status {
     guard(|| {
+        out::set_optional(weights, 0);
+        out::set_optional(peak, 0);
         let request = match get_optional(request, "request")? {
             Some(request) => request.settings(),
             None => Request::new("any"),

@@ -22,9 +22,10 @@ pub const HART_CANCELLED: hart_status = 1;
 pub const HART_ERR_NULL: hart_status = 100;
 /// A text is not UTF-8.
 pub const HART_ERR_UTF8: hart_status = 101;
-/// An argument won't do: out of range, an object of another kind, or a struct_size that is not set.
+/// An argument won't do: an object of another kind, an index that isn't there, a name or number that an option doesn't know, or a
+/// struct_size that is not set.
 pub const HART_ERR_ARGUMENT: hart_status = 102;
-/// The request can't be carried out as it stands.
+/// What is asked for can't be made: a setting, size or name is out of range, or doesn't fit the model or the device.
 pub const HART_ERR_REQUEST: hart_status = 103;
 /// Not now: the request is running, or there is no callback that the call could belong to.
 pub const HART_ERR_STATE: hart_status = 104;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use hart_core::stages::{ImageTokens, Progress};
 
-use crate::guard::{guard, guard_value};
-use crate::handle::{Handle, free, get};
+use crate::guard::guard;
+use crate::handle::{Handle, free, get, number_of};
 use crate::image::{Picture, hart_image};
 use crate::model::{Model, hart_model, using};
 use crate::out::{self, Out};
@@ -55,7 +55,7 @@ pub unsafe extern "C" fn hart_tokens_free(tokens: *mut hart_tokens) {
 /// How many scales the tokens have, coarse to fine; 0 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_tokens_scales(tokens: *const hart_tokens) -> usize {
-    guard_value(0, || Ok(get(tokens, "tokens")?.tokens.codes.len()))
+    number_of(tokens, "tokens", |tokens| tokens.tokens.codes.len())
 }
 
 /// The codes of scale `scale`, from 0: side * side numbers, row by row; valid until the tokens are freed.

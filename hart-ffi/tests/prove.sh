@@ -142,6 +142,7 @@ with hart.Model(sys.argv[1]) as model:
 PYTHON
 )
 same "$work/wheel.png"
-HART_LIBRARY=$prefix/lib/libhart.so python3 -B "$root/examples/python/tour.py" "$work/scratch" >/dev/null
+HART_LIBRARY=$prefix/lib/libhart.so python3 -B "$root/examples/python/tour.py" "$work/scratch" >"$work/tour.txt"
+grep -q "^cancelled from inside" "$work/tour.txt" || { echo "tour.py: nothing was cancelled from inside" >&2; exit 1; }
 
 step "done"

@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use contestant::{Contestant, PEERS};
-use hart_core::{DeviceKind, Precision, WeightSet};
+use hart_core::{CancelToken, Control, DeviceKind, Precision, WeightSet};
 use hart_examples::random_checkpoint::{Float, Preset, RandomCheckpoint, Text};
 use table::Results;
 
@@ -137,7 +137,7 @@ fn model(models: &Path, preset: Preset, precision: Precision, device: DeviceKind
     if !whole.is_dir() {
         eprintln!("making a model of random weights in {} (3 GB, once)", whole.display());
         let checkpoint = RandomCheckpoint { preset, text: Text::Small, dtype: Float::F32, changes: Vec::new(), seed: 0 };
-        checkpoint.write(&whole, &mut |_| Ok(()))?;
+        checkpoint.write(&whole, &CancelToken::new(), &mut |_| Ok(()))?;
     }
     // What is packed is the CPU's.
     if matches!(precision, Precision::Auto | Precision::F32 | Precision::F16) || device != DeviceKind::Cpu {
@@ -146,7 +146,7 @@ fn model(models: &Path, preset: Preset, precision: Precision, device: DeviceKind
     let converted = models.join(format!("{}-{precision}", preset.pixels()));
     if !converted.is_dir() {
         eprintln!("converting it into {}", converted.display());
-        hart_core::convert(&whole, &converted, precision, WeightSet::PreferEma, None)?;
+        hart_core::convert(&whole, &converted, precision, WeightSet::PreferEma, None, &mut |_| Control::Continue)?;
     }
     Ok(converted)
 }

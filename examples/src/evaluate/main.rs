@@ -14,7 +14,7 @@ use hart_examples::evaluate::prompts::Prompts;
 use hart_examples::evaluate::report::Report;
 use hart_examples::evaluate::score::{Scorer, Verdict};
 use hart_examples::evaluate::sheet;
-use hart_examples::settings::Settings;
+use hart_examples::settings::{Opening, Settings};
 use hart_examples::{INTERRUPTED, data, output, stop_on_ctrl_c};
 use serde_json::{Map, Value, json};
 
@@ -106,7 +106,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let drawings = data::open_or_render(arguments.data.as_deref()).map_err(|e| format!("--data: {e}"))?;
     let prompts = Prompts::new(&drawings, knows, hart.config().resolution())?;
     let scorer = Scorer::of(&drawings);
-    let artist = Artist::new(&hart, cancel.clone(), arguments.settings.threads, arguments.quiet);
+    let artist = Artist::new(&hart, cancel.clone(), arguments.settings.opening.threads, arguments.quiet);
     let (mut report, marked) = exam::examine(&artist, &scorer, &prompts, extent, &request, seed)?;
     report.about = arguments.about(seed, &hart, &request, start, !cancel.is_cancelled());
     arguments.write(&report, &marked)?;
@@ -119,12 +119,12 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
 
 impl Arguments {
     fn model(&self) -> &Path {
-        self.folder.as_ref().unwrap_or(&self.settings.model)
+        self.folder.as_ref().unwrap_or(&self.settings.opening.model)
     }
 
     /// The threads are the artist's, which gives each picture one.
     fn options(&self) -> OpenOptions {
-        Settings { threads: None, ..self.settings.clone() }.options()
+        Opening { threads: None, ..self.settings.opening.clone() }.options()
     }
 
     fn extent(&self) -> Result<Extent, String> {
@@ -132,7 +132,7 @@ impl Arguments {
         if !(1..=MOST_PROMPTS).contains(&prompts) {
             return Err(format!("--prompts {prompts}: expected 1 to {MOST_PROMPTS} prompts of each split"));
         }
-        if self.settings.threads == Some(0) {
+        if self.settings.opening.threads == Some(0) {
             return Err("--threads 0: ask for at least one, or leave it out for all cores".into());
         }
         Ok(Extent::new(prompts, self.quick, self.sweep))

@@ -59,7 +59,7 @@ async fn model(State(app): State<Arc<App>>) -> Json {
 
 async fn generate(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, Failure> {
     let settings: Settings = read_json(&headers, body).await?;
-    let checked = settings.check(app.max_images)?;
+    let checked = app.check(settings)?;
     let count = checked.count;
     let job = Job::new(checked, true);
     app.queue.push(&job)?;

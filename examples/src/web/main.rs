@@ -20,32 +20,31 @@ use std::time::Duration;
 
 use axum::Router;
 use clap::Parser;
-use hart_core::{Hart, OpenOptions};
-use hart_examples::settings::SHIPPED_MODEL;
+use hart_core::{Hart, PromptFilter};
+use hart_examples::settings::Opening;
+use hart_examples::word_filter::WordFilter;
 use hart_examples::{INTERRUPTED, output};
 use tokio::net::TcpListener;
 
+use crate::failure::Failure;
 use crate::queue::{KEPT_IMAGES, Queue};
+use crate::settings::{Checked, Settings};
 
 /// Serves a page that makes pictures, and OpenAI's images API.
 #[derive(Parser, Debug)]
 #[command(name = "web", version, about = "A web page and an API that make pictures with HART", max_term_width = 110)]
 struct Arguments {
-    /// Folder of the model, which holds llm and tokenizer [default: the small one that is shipped]
-    #[arg(short, long, value_name = "FOLDER", default_value = SHIPPED_MODEL, hide_default_value = true)]
-    model: PathBuf,
-    /// Folder of the text model, if it isn't in or beside the model's
-    #[arg(long, value_name = "FOLDER")]
-    text_model: Option<PathBuf>,
+    #[command(flatten)]
+    opening: Opening,
+    /// Refuses prompts with a word or phrase of this list, one a line
+    #[arg(long, value_name = "FILE")]
+    filter: Option<PathBuf>,
     /// Port; 0 takes a free one
     #[arg(short, long, default_value_t = 7860)]
     port: u16,
     /// Address to listen on; any but this machine's own is open to others, who need no password
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
     host: String,
-    /// Threads of the CPU [default: all]
-    #[arg(long, value_name = "COUNT")]
-    threads: Option<usize>,
     /// Requests that may wait while one is worked on
     #[arg(long, value_name = "COUNT", default_value_t = 8)]
     queue: usize,
@@ -60,12 +59,30 @@ pub struct App {
     pub hart: Hart,
     /// Its name: that of its folder.
     pub name: String,
+    /// What it won't draw.
+    pub filter: Option<WordFilter>,
     /// Work, and what came of it.
     pub queue: Queue,
     /// Most pictures of one request.
     pub max_images: usize,
     /// Whether only this machine reaches the server.
     pub loopback: bool,
+}
+
+impl App {
+    /// Checks what is to be made.
+    ///
+    /// # Errors
+    ///
+    /// The first value that won't do, or a prompt that is refused.
+    fn check(&self, settings: Settings) -> Result<Checked, Failure> {
+        match self.filter.as_ref().and_then(|filter| filter.refuse(&settings.prompt)) {
+            Some(reason) => {
+                Err(Failure::bad("prompt", format!("the prompt is refused: {reason}")).code("content_policy_violation"))
+            }
+            None => settings.check(self.max_images),
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -115,18 +132,13 @@ async fn serve(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn open(arguments: &Arguments, loopback: bool) -> Result<App, hart_core::Error> {
-    let mut options = OpenOptions::new();
-    if let Some(threads) = arguments.threads {
-        options = options.threads(threads);
-    }
-    if let Some(folder) = &arguments.text_model {
-        options = options.text_model(folder);
-    }
-    let hart = Hart::open(&arguments.model, options)?;
-    let folder = arguments.model.canonicalize().unwrap_or_else(|_| arguments.model.clone());
+fn open(arguments: &Arguments, loopback: bool) -> Result<App, Box<dyn Error>> {
+    let Arguments { opening: Opening { model, .. }, filter, .. } = arguments;
+    let filter = filter.as_deref().map(WordFilter::open).transpose()?;
+    let hart = arguments.opening.open()?;
+    let folder = model.canonicalize().unwrap_or_else(|_| model.clone());
     let name = folder.file_name().map_or_else(|| "hart".into(), |n| n.to_string_lossy().into_owned());
-    Ok(App { hart, name, queue: Queue::new(arguments.queue), max_images: arguments.max_images.into(), loopback })
+    Ok(App { hart, name, filter, queue: Queue::new(arguments.queue), max_images: arguments.max_images.into(), loopback })
 }
 
 fn router(app: Arc<App>) -> Router {

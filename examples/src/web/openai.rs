@@ -78,7 +78,7 @@ impl Drop for Connected<'_> {
 
 async fn generations(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Json, Failure> {
     let body: Wanted = read_json(&headers, body).await?;
-    let checked = body.settings(app.hart.config().resolution())?.check(app.max_images)?;
+    let checked = app.check(body.settings(app.hart.config().resolution())?)?;
     let job = Job::new(checked, false);
     app.queue.push(&job)?;
     let connected = Connected(&app, job);

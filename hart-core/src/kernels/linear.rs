@@ -117,6 +117,10 @@ pub(crate) fn linear(x: Tensor<3>, layer: &Linear) -> Tensor<3> {
     if let Some(y) = super::flex::linear(&x, layer) {
         return y;
     }
+    #[cfg(all(feature = "cpu", feature = "train"))]
+    if let Some(y) = super::extension::linear(&x, layer) {
+        return y;
+    }
     #[cfg(any(feature = "cuda", feature = "wgpu"))]
     if let Some(y) = super::cube::linear(&x, layer) {
         return y;

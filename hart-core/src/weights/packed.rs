@@ -3,6 +3,7 @@
 //! behind. Nothing is converted when such a file is opened: products read it where it is mapped.
 
 use std::borrow::Cow;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::Path;
@@ -16,6 +17,7 @@ use super::tensors::{Element, Stored};
 use crate::device::Precision;
 use crate::error::{Error, Result};
 use crate::kernels::{Linear, Packed};
+use crate::progress::Control;
 
 /// What stands behind a weight's name in that of its scales.
 const SCALE: &str = "_scale";
@@ -81,23 +83,56 @@ impl Loader<'_> {
     }
 }
 
+/// Who hears how far a conversion is, and may end it.
+pub(crate) struct Told<'a> {
+    observer: RefCell<&'a mut dyn FnMut(f32) -> Control>,
+    /// Numbers that are converted, and those of all checkpoints.
+    done: Cell<u64>,
+    all: u64,
+    cancelled: Cell<bool>,
+}
+
+impl<'a> Told<'a> {
+    /// Of the conversion of these checkpoints.
+    pub(crate) fn new<'c>(observer: &'a mut dyn FnMut(f32) -> Control, all: impl IntoIterator<Item = &'c Checkpoint>) -> Self {
+        let all = all.into_iter().flat_map(|checkpoint| checkpoint.names().filter_map(|name| checkpoint.info(name)));
+        let all = all.map(|info| info.shape.iter().product::<usize>() as u64).sum::<u64>().max(1);
+        Self { observer: RefCell::new(observer), done: Cell::new(0), all, cancelled: Cell::new(false) }
+    }
+
+    /// So many numbers more are converted.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Cancelled`], if that is what the observer answers or has answered.
+    pub(crate) fn more(&self, numbers: usize) -> Result<()> {
+        self.done.set(self.done.get() + numbers as u64);
+        if !self.cancelled.get() {
+            let answer = (self.observer.borrow_mut())((self.done.get() as f64 / self.all as f64).min(1.0) as f32);
+            self.cancelled.set(answer == Control::Cancel);
+        }
+        if self.cancelled.get() { Err(Error::Cancelled { completed: Vec::new() }) } else { Ok(()) }
+    }
+}
+
 /// Writes a safetensors file with the tensors of a checkpoint: those named in `packed`, of sizes `[in, out]`, packed, those of which
 /// `halved` says so in bfloat16, all others in f32. One tensor at a time is in memory.
 ///
 /// # Errors
 ///
-/// A tensor can't be read or packed, or the file can't be written.
+/// A tensor can't be read or packed, the file can't be written, or the conversion is cancelled.
 pub(crate) fn convert_tensors(
     checkpoint: &Checkpoint,
     precision: Precision,
     packed: &BTreeMap<String, [usize; 2]>,
     halved: impl Fn(&str, &[usize]) -> bool,
     path: &Path,
+    told: &Told<'_>,
 ) -> Result<()> {
     let mut tensors = Vec::new();
     for name in checkpoint.names() {
         let shape = checkpoint.info(name).map(|info| info.shape.clone()).unwrap_or_default();
-        let tensor = |form: Form, shape: Vec<usize>| Converted { checkpoint, name: name.to_string(), form, shape };
+        let tensor = |form: Form, shape: Vec<usize>| Converted { checkpoint, told, name: name.to_string(), form, shape };
         match packed.get(name).and_then(|&sizes| Some((sizes, Packed::stored_shape(precision, sizes)?))) {
             Some((sizes, stored)) if shape == [sizes[1], sizes[0]] => {
                 tensors.push((name.to_string(), tensor(Form::Panels(precision, sizes[0]), stored.to_vec())));
@@ -118,10 +153,12 @@ pub(crate) fn convert_tensors(
     // A view can't fail: whatever could is read once before.
     for (_, tensor) in &tensors {
         tensor.checkpoint.values(&tensor.name)?;
+        told.more(0)?;
     }
     // safetensors makes a private file; this one has the rights of any new one.
     let rights = File::create(path).and_then(|file| file.metadata()).map_err(Error::io(path))?.permissions();
     safetensors::serialize_to_file(tensors, None, path).map_err(|e| Error::checkpoint(path, format!("can't be written: {e}")))?;
+    told.more(0)?;
     fs::set_permissions(path, rights).map_err(Error::io(path))
 }
 
@@ -137,14 +174,15 @@ enum Form {
 }
 
 /// A tensor that is converted when it is written.
-struct Converted<'a> {
+struct Converted<'a, 'o> {
     checkpoint: &'a Checkpoint,
+    told: &'a Told<'o>,
     name: String,
     form: Form,
     shape: Vec<usize>,
 }
 
-impl View for Converted<'_> {
+impl View for Converted<'_, '_> {
     fn dtype(&self) -> Dtype {
         match self.form {
             Form::F32 | Form::Scales(_) => Dtype::F32,
@@ -158,6 +196,11 @@ impl View for Converted<'_> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
+        // A view can't end the writing, but what is left of it can be quick.
+        let numbers = self.checkpoint.info(&self.name).map_or(0, |info| info.shape.iter().product());
+        if self.told.more(if matches!(self.form, Form::Scales(_)) { 0 } else { numbers }).is_err() {
+            return Cow::Owned(vec![0; self.data_len()]);
+        }
         let values = self.checkpoint.values(&self.name).unwrap_or_default();
         let floats = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect();
         let pack = |precision, inputs| Packed::of_rows(precision, &values, inputs);

@@ -71,6 +71,9 @@ impl fmt::Display for Report {
         let (missing, unused, misshapen) = (self.missing.len(), self.unused.len(), self.misshapen.len());
         write!(f, "the tensors don't fit config.json: {missing} missing, {unused} unused, {misshapen} misshapen; ")?;
         write!(f, "take both from the same model")?;
+        if missing + misshapen == 0 {
+            write!(f, ", or open it without `strict`, which lets unused ones be")?;
+        }
         let file = |path: &Path| path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into_owned());
         list(f, &self.missing, |f, t| write!(f, "missing `{}` {:?} (looked in {})", shortened(&t.name), t.shape, file(&t.file)))?;
         list(f, &self.misshapen, |f, t| {

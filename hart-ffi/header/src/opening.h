@@ -61,8 +61,11 @@
  * Stack     Functions that open a model or make a picture want half a megabyte of the calling thread's stack, as threads usually have.
  *
  * Runs at the same time share the processor's cores; each takes longer. hart installs no signal handler, no logger and no panic hook,
- * and prints nothing; the one exception is a defect of hart itself, whose panic message Rust's runtime writes to standard error before
- * the call answers HART_ERR_PANIC.
+ * and prints nothing, with one exception: where something below it panics, Rust's runtime writes that to standard error before the call
+ * answers with an error. A GPU that fails does so, a damaged tokenizer.json can, and so does a defect of hart (HART_ERR_PANIC).
+ *
+ * Signals   Where the processor has AMX, hart asks Linux for its registers. Stacks that are given to sigaltstack() later must be as large
+ *           as getauxval(AT_MINSIGSTKSZ) says, some 11 KB and not 2, and where a smaller one is in use, hart does without AMX.
  *
  * Made by hart-ffi/header from the comments in hart-ffi/src: don't edit. docs/c-abi.md says how to link, and what the ABI promises.
  */

@@ -5,10 +5,14 @@
 
 mod conv3x3;
 mod group_norm;
+#[cfg(feature = "train")]
+mod linear;
 mod silu;
 
 pub(super) use conv3x3::conv3x3;
 pub(super) use group_norm::group_norm;
+#[cfg(feature = "train")]
+pub(super) use linear::linear;
 pub(super) use silu::{silu, silu_mul};
 
 use burn::prelude::*;

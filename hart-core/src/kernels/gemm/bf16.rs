@@ -9,7 +9,7 @@ use super::tile::{self, Finish, OUTPUTS, Part, Place, of_panel};
 use super::{Out, instructions};
 
 /// Inputs in a word.
-const WORD: usize = 2;
+pub(super) const WORD: usize = 2;
 
 /// Weights of a linear layer.
 #[derive(Clone, Debug)]
@@ -168,7 +168,7 @@ impl Loop for Round<'_> {
 
 /// The nearest bf16's bits, the even one of two.
 #[inline(always)]
-fn rounded(x: f32) -> u16 {
+pub(super) fn rounded(x: f32) -> u16 {
     let bits = x.to_bits();
     // What is not a number stays so: rounding might carry it over into infinity.
     let carried = bits.wrapping_add(0x7fff + (bits >> 16 & 1));

@@ -7,6 +7,8 @@
 #[cfg(target_arch = "aarch64")]
 mod arm;
 mod bf16;
+#[cfg(any(test, feature = "train"))]
+mod columns;
 mod instructions;
 mod int8;
 mod many;
@@ -34,6 +36,12 @@ pub(super) fn product(x: &[f32], w: &[f32], bias: Option<&[f32]>, width: usize, 
     let (rows, _) = sizes(x, w, bias, width);
     let form = if rows <= FEW_ROWS { rows::product } else { many::product };
     form(Level::best(), x, w, bias, width, y);
+}
+
+/// Whether the processor has instructions for bf16 that are faster than those for f32.
+#[cfg(feature = "train")]
+pub(super) fn bf16_is_fast() -> bool {
+    Level::best().pairs()
 }
 
 /// Numbers of rows of x and of w.
