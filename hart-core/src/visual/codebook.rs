@@ -170,12 +170,26 @@ impl Codebook {
     ///
     /// - tokens: `[B, L, Z]`
     /// - output: `[B][L]`
+    #[cfg(feature = "train")]
     pub(crate) fn nearest_codes(&self, tokens: Tensor<3>) -> Vec<Vec<u32>> {
         self.nearest(tokens, Metric::Distance)
     }
 
+    /// The same, left on the device, `[B, L]`.
+    pub(crate) fn nearest_indices(&self, tokens: Tensor<3>) -> Tensor<2, Int> {
+        self.nearest_rows(tokens, Metric::Distance)
+    }
+
     /// The nearest row of each token, `[B][L]`.
     fn nearest(&self, tokens: Tensor<3>, metric: Metric) -> Vec<Vec<u32>> {
+        let length = tokens.dims()[1];
+        let found = self.nearest_rows(tokens, metric).into_data().convert::<i64>();
+        let found: Vec<u32> = found.iter::<i64>().map(|i| i as u32).collect();
+        found.chunks(length).map(<[u32]>::to_vec).collect()
+    }
+
+    /// The same on the device, `[B, L]`.
+    fn nearest_rows(&self, tokens: Tensor<3>, metric: Metric) -> Tensor<2, Int> {
         let [batch, length, channels] = tokens.dims();
         let tokens = tokens.reshape([batch * length, channels]);
         let rows = self.embedding.weight.val();
@@ -188,9 +202,7 @@ impl Codebook {
                 tokens.matmul(rows.transpose()) - half_squares
             }
         };
-        let found = scores.argmax(1).into_data().convert::<i64>();
-        let found: Vec<u32> = found.iter::<i64>().map(|i| i as u32).collect();
-        found.chunks(length).map(<[u32]>::to_vec).collect()
+        scores.argmax(1).reshape([batch, length])
     }
 }
 

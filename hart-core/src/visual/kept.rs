@@ -1,6 +1,7 @@
 //! What a run keeps of a picture that it starts from: tokens scale by scale, and in the end the features themselves.
 
 use burn::prelude::*;
+use burn::tensor::IntDType;
 
 use super::resample::shrink;
 use super::{Codebook, Latent, VisualTokenizer};
@@ -64,17 +65,13 @@ impl Kept {
         let rest = self.features.clone() - latent.0.clone().narrow(0, 0, 1);
         let share = shrink(known.clone(), scale.side); // [1, tokens, 1]
         let wanted = shrink(rest * known, scale.side) / share.clone().clamp_min(f32::EPSILON);
-        let nearest = codebook.nearest_codes(wanted).swap_remove(0);
-        let given: Vec<bool> = kernels::values(share.clone()).iter().map(|s| *s >= KNOWN_SHARE).collect();
-        let choose = |((drawn, nearest), given): ((u32, &u32), &bool)| if *given { *nearest } else { drawn };
-        let chosen = codes.drawn().into_iter().flat_map(|row| row.into_iter().zip(&nearest).zip(&given).map(choose)).collect();
-        let device = self.features.device();
-        let given_mask: Vec<f32> = given.iter().map(|&g| f32::from(u8::from(g))).collect();
-        let given_mask = kernels::tensor(given_mask, [1, given.len(), 1], &device);
-        let rows = codebook.embed(std::slice::from_ref(&nearest));
+        let nearest = codebook.nearest_indices(wanted).cast(IntDType::from(codes.indices.dtype())); // [1, tokens]
+        let given = share.greater_equal_elem(KNOWN_SHARE);
+        let (drawn, features) = (codes.indices.dims(), codes.features.dims());
+        let rows = codebook.rows_of(nearest.clone());
         Codes {
-            features: codes.features * (given_mask.clone().neg() + 1.0) + rows * given_mask,
-            indices: kernels::integers(chosen, codes.indices.dims(), &device),
+            indices: codes.indices.mask_where(given.clone().squeeze_dim::<2>(2).expand(drawn), nearest.expand(drawn)),
+            features: codes.features.mask_where(given.expand(features), rows.expand(features)),
         }
     }
 

@@ -15,10 +15,12 @@ use cubek::attention::forward::routines::blackbox_accelerated::BlackboxAccelerat
 use super::super::attention::{Extend, Extended, Group, Kept, Rotation, SMALLEST_NORM, SelfAttention};
 use super::flash::{Heads, attend};
 use super::product::{Lies, Operand, Single, Sizes, View, multiply};
-use super::{cube_number, cubes, element, empty_like, primitive, tensor, thread_number, threads_for, whole};
+use super::{THREADS, cube_number, cubes, element, empty_like, tensor, thread_number, threads_for, whole};
 
-/// Heads of tokens that a cube works on.
-const HEADS: u32 = 8;
+/// Heads of tokens that a cube works on, where it has threads for so many.
+const HEADS: usize = 8;
+/// Scores that exist at once, unless one head has more.
+const MOST_SCORES: usize = if cfg!(test) { 1 << 14 } else { 1 << 25 };
 
 /// Keys and values `[rows, heads, room, channels]`, of which the first `filled` tokens of every head are there.
 #[derive(Debug)]
@@ -119,6 +121,7 @@ fn take_apart<X: Float>(
     turned: usize,
     scale: f32,
     #[comptime] half: usize,
+    #[comptime] lines: usize,
     #[comptime] normed: bool,
     #[define(X)] _type: ElemType,
 ) {
@@ -140,7 +143,7 @@ fn take_apart<X: Float>(
     let mut k1 = f32::cast_from(qkv[start + width + first]);
     let mut k2 = f32::cast_from(qkv[start + width + second]);
     if comptime!(normed) {
-        let mut squares = Shared::<[f32]>::new_slice(comptime!(2 * half * HEADS as usize));
+        let mut squares = Shared::<[f32]>::new_slice(comptime!(2 * half * lines));
         let at = line * channels;
         squares[at + pair] = q1 * q1 + q2 * q2;
         squares[at + half + pair] = k1 * k1 + k2 * k2;
@@ -175,31 +178,45 @@ fn take_apart<X: Float>(
 
 /// `softmax(scale q k^T) v`, with scores and softmax in f32, where [`attend`] has no units. In half precision by burn's flash
 /// attention, where the queries fill its tiles; its kernels round to f16 inside, so f32 never takes them.
-fn mix(query: CubeTensor, key: CubeTensor, value: CubeTensor, scale: f64) -> CubeTensor {
+fn mix(query: CubeTensor, here: &InPlace, scale: f64) -> Tensor<4> {
     const TILE: usize = 16;
-    let length = query.meta.shape()[2];
+    let [rows, heads, length, channels] = [0, 1, 2, 3].map(|dim| query.meta.shape()[dim]);
     let planes = [4u8, 2, 1].into_iter().find(|&planes| length.is_multiple_of(TILE * usize::from(planes)));
     if let (true, Some(num_planes)) = (query.dtype == DType::F16, planes) {
         let flash = AttentionStrategy::FlashBlackboxAccelerated(BlackboxAcceleratedStrategy { num_planes, seq_q: 1, seq_kv: 1 });
-        let (q, k, v) = (query.clone(), key.clone(), value.clone());
-        if let Ok(mixed) = attention(q, k, v, None, None, AttentionModuleOptions::default(), flash) {
-            return mixed;
+        let [key, value] = here.seen();
+        if let Ok(mixed) = attention(query.clone(), key, value, None, None, AttentionModuleOptions::default(), flash) {
+            return tensor(mixed);
         }
     }
-    let [rows, heads, length, channels] = [0, 1, 2, 3].map(|dim| query.meta.shape()[dim]);
-    let (tokens, room, kind) = (key.meta.shape()[2], key.meta.strides()[1] / channels, query.dtype);
+    // Some heads at a time: all scores of a large picture would be many gigabytes.
     let all = rows * heads;
+    let of_heads = |x: &CubeTensor, length: usize| tensor(Cube::float_reshape(x.clone(), Shape::from([all, length, channels])));
+    let query: Tensor<3> = of_heads(&query, length);
+    let (key, value) = (of_heads(&here.key, here.room()), of_heads(&here.value, here.room()));
+    let at_once = (MOST_SCORES / (length * here.filled)).clamp(1, all);
+    let mixed = (0..all).step_by(at_once).map(|first| {
+        let some = |x: &Tensor<3>| x.clone().narrow(0, first, at_once.min(all - first));
+        mix_heads([some(&query), some(&key), some(&value)], here.filled, scale)
+    });
+    Tensor::cat(mixed.collect(), 0).reshape([rows, heads, length, channels])
+}
+
+/// The same of some heads, `[heads, length, channels]`, of whose keys and values so many are there.
+fn mix_heads(of: [Tensor<3>; 3], tokens: usize, scale: f64) -> Tensor<3> {
+    let [[heads, length, channels], [_, room, _], _] = [0, 1, 2].map(|part| of[part].dims());
+    let [query, key, value] = of.map(|part| whole(&part).expect("it is the GPU's"));
+    let kind = query.dtype;
     let of_head = |tensor: CubeTensor, lies, apart| Operand::new(tensor, lies, channels).apart(apart);
     let product = |left: Operand, right: Operand, columns: usize, depth: usize, to| {
-        let sizes = Sizes { rows: length, columns, depth: all * depth, share: depth };
+        let sizes = Sizes { rows: length, columns, depth: heads * depth, share: depth };
         multiply(&left, &right, sizes, View::default(), None, to, Single::Exact)
     };
     let (query, key) = (of_head(query, Lies::Deep, length * channels), of_head(key, Lies::Deep, room * channels));
     let scores: Tensor<3> = tensor(product(query, key, tokens, channels, DType::F32));
-    let shares = primitive(&softmax(scores * scale, 2).cast(FloatDType::from(kind))).expect("it is the GPU's");
+    let shares = whole(&softmax(scores * scale, 2).cast(FloatDType::from(kind))).expect("it is the GPU's");
     let shares = Operand::new(shares, Lies::Deep, tokens).apart(length * tokens);
-    let mixed = product(shares, of_head(value, Lies::Wide, room * channels), channels, tokens, kind);
-    Cube::float_reshape(mixed, Shape::from([rows, heads, length, channels]))
+    tensor(product(shares, of_head(value, Lies::Wide, room * channels), channels, tokens, kind))
 }
 
 /// As [`SelfAttention::forward`], without a bias, with a cache, and with rows of one length.
@@ -214,6 +231,11 @@ pub(in super::super) fn self_attention(
     let [rows, length, width] = qkv.dims();
     let (heads, width) = (layer.heads, width / 3);
     let channels = width / heads;
+    let half = channels / 2;
+    if half == 0 || channels % 2 == 1 || half > THREADS as usize {
+        return None;
+    }
+    let lines = (THREADS as usize / half).clamp(1, HEADS);
     let alike = groups.iter().all(|group| group.tokens == length && group.times == 1);
     if !alike || rows * length == 0 || groups.iter().map(|group| group.rows).sum::<usize>() != rows {
         return None;
@@ -249,8 +271,8 @@ pub(in super::super) fn self_attention(
     let usual = 1.0 / (channels as f64).sqrt();
     take_apart::launch(
         &qkv.client.clone(),
-        cubes((rows * length * heads).div_ceil(HEADS as usize)),
-        CubeDim::new_2d((channels / 2) as u32, HEADS),
+        cubes((rows * length * heads).div_ceil(lines)),
+        CubeDim::new_2d(half as u32, lines as u32),
         qkv.clone().into_buffer_arg(),
         whole(&layer.query_bias)?.into_buffer_arg(),
         whole(&layer.value_bias)?.into_buffer_arg(),
@@ -267,7 +289,8 @@ pub(in super::super) fn self_attention(
         here.filled,
         turned,
         (layer.scale / usual) as f32,
-        channels / 2,
+        half,
+        lines,
         layer.norms.is_some(),
         element(qkv.dtype),
     );
@@ -276,8 +299,7 @@ pub(in super::super) fn self_attention(
     let mixed: Tensor<3> = match attend(of_heads, usual) {
         Some(mixed) => tensor(mixed),
         None => {
-            let [key, value] = here.seen();
-            let mixed: Tensor<4> = tensor(mix(query, key, value, usual));
+            let mixed: Tensor<4> = mix(query, &here, usual);
             mixed.swap_dims(1, 2).reshape([rows, length, width])
         }
     };

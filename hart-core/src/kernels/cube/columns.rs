@@ -13,7 +13,7 @@ use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::{THREADS, element, empty_like, is_here};
+use super::{THREADS, cube_number, cubes, element, empty_like, is_here};
 
 /// Columns that a cube sums side by side.
 pub(super) const COLUMNS: u32 = 32;
@@ -30,12 +30,15 @@ fn sum_kernel<X: Float>(
     y: &mut [f32],
     rows: usize,
     columns: usize,
+    parts: usize,
     #[comptime] times: bool,
     #[define(X)] _type: ElemType,
 ) {
+    let number = cube_number();
+    let (part, stretch) = (number % parts, number / parts);
     let mut shared = Shared::<[f32]>::new_slice(THREADS as usize);
-    let column = CUBE_POS_X as usize * COLUMNS as usize + UNIT_POS_X as usize;
-    let first = CUBE_POS_Y as usize * ROWS;
+    let column = stretch * COLUMNS as usize + UNIT_POS_X as usize;
+    let first = part * ROWS;
     let mut sum = 0.0f32;
     if column < columns {
         for row in range_stepped(first + UNIT_POS_Y as usize, min(first + ROWS, rows), LINES as usize) {
@@ -54,7 +57,7 @@ fn sum_kernel<X: Float>(
         for line in 0..LINES as usize {
             sum += shared[line * COLUMNS as usize + UNIT_POS_X as usize];
         }
-        y[CUBE_POS_Y as usize * columns + column] = sum;
+        y[part * columns + column] = sum;
     }
 }
 
@@ -68,13 +71,14 @@ pub(super) fn sum_rows(x: &CubeTensor, factor: Option<&CubeTensor>, columns: usi
     if columns > 0 {
         sum_kernel::launch(
             &x.client,
-            CubeCount::Static((columns as u32).div_ceil(COLUMNS), parts as u32, 1),
+            cubes(columns.div_ceil(COLUMNS as usize) * parts),
             CubeDim::new_2d(COLUMNS, LINES),
             x.clone().into_buffer_arg(),
             factor.unwrap_or_else(|| x.clone()).into_buffer_arg(),
             y.clone().into_buffer_arg(),
             rows,
             columns,
+            parts,
             times,
             element(x.dtype),
         );

@@ -83,8 +83,9 @@ impl Convolved {
 
     /// What all places look at: of kernels of one place, the map itself.
     fn seen_by_places(&self, x: CubeTensor) -> Operand {
-        match (self.view.kernel, self.view.stride, self.view.padding) {
-            (1, 1, 0) => Operand::new(x, Lies::Deep, self.view.channels),
+        let View { height, width, channels, out_height, out_width, kernel, stride, padding } = self.view;
+        match (kernel, stride, padding) {
+            (1, 1, 0) if (out_height, out_width) == (height, width) => Operand::new(x, Lies::Deep, channels),
             _ => Operand::map(x, Lies::Places),
         }
     }

@@ -47,7 +47,8 @@ pub(in super::super) fn group_norm(x: &Tensor<4>, norm: &GroupNorm, silu: bool) 
 /// Places of a map whose sums one cube makes.
 const PLACES: usize = 512;
 
-/// The sums of values and squares of every group, over some places of one map: `[batch, parts, groups, 2]`.
+/// The sums of every group's values and squares, over some places of one map: `[batch, parts, groups, 2]`. All are seen from the group's
+/// first value, so that squares don't lose their digits to a mean far from zero.
 #[cube(launch)]
 #[allow(clippy::too_many_arguments)]
 fn partial_sums<X: Float>(
@@ -86,8 +87,9 @@ fn partial_sums<X: Float>(
         let mut value = 0.0f32;
         let mut square = 0.0f32;
         if channel < channels && line < lines {
+            let about = f32::cast_from(x[batch * places * channels + channel / of_group * of_group]);
             for place in range_stepped(first + line, end, lines) {
-                let x = f32::cast_from(x[(batch * places + place) * channels + channel]);
+                let x = f32::cast_from(x[(batch * places + place) * channels + channel]) - about;
                 value += x;
                 square += x * x;
             }
@@ -119,7 +121,19 @@ fn partial_sums<X: Float>(
 
 /// Mean and factor of every group: `[batch, groups, 2]`.
 #[cube(launch)]
-fn statistics(sums: &[f32], found: &mut [f32], count: usize, parts: usize, groups: usize, numbers: f32, epsilon: f32) {
+#[allow(clippy::too_many_arguments)]
+fn statistics<X: Float>(
+    x: &[X],
+    sums: &[f32],
+    found: &mut [f32],
+    count: usize,
+    places: usize,
+    channels: usize,
+    parts: usize,
+    groups: usize,
+    epsilon: f32,
+    #[define(X)] _type: ElemType,
+) {
     let i = thread_number();
     if i < count {
         let (batch, group) = (i / groups, i % groups);
@@ -130,8 +144,10 @@ fn statistics(sums: &[f32], found: &mut [f32], count: usize, parts: usize, group
             value += sums[at];
             square += sums[at + 1];
         }
+        let of_group = channels / groups;
+        let numbers = f32::cast_from((places * of_group) as u32);
         let mean = value / numbers;
-        found[2 * i] = mean;
+        found[2 * i] = f32::cast_from(x[batch * places * channels + group * of_group]) + mean;
         found[2 * i + 1] = 1.0f32 / (max(square / numbers - mean * mean, 0.0f32) + epsilon).sqrt();
     }
 }
@@ -199,9 +215,21 @@ fn forward(x: CubeTensor, gain: CubeTensor, bias: CubeTensor, options: Options) 
         kind,
     );
     let (all, dim) = threads_for(batch * groups);
-    let numbers = (places * (channels / groups)) as f32;
-    let (sums, to) = (sums.into_buffer_arg(), found.clone().into_buffer_arg());
-    statistics::launch(&client, all, dim, sums, to, batch * groups, parts, groups, numbers, epsilon as f32);
+    statistics::launch(
+        &client,
+        all,
+        dim,
+        x.clone().into_buffer_arg(),
+        sums.into_buffer_arg(),
+        found.clone().into_buffer_arg(),
+        batch * groups,
+        places,
+        channels,
+        parts,
+        groups,
+        epsilon as f32,
+        kind,
+    );
     let count = batch * places * channels;
     let (all, dim) = threads_for(count);
     normalise::launch(

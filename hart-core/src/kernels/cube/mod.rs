@@ -94,10 +94,16 @@ fn element(dtype: DType) -> ElemType {
     })
 }
 
-/// So many cubes in two dimensions, since one alone is limited to 65,535.
-fn cubes(count: usize) -> CubeCount {
+/// So many cubes, or a few more, in two dimensions, since one alone is limited to 65,535.
+fn fold(count: usize) -> (u32, u32) {
     const LIMIT: usize = 1 << 15;
-    CubeCount::Static(count.min(LIMIT) as u32, count.div_ceil(LIMIT).max(1) as u32, 1)
+    (count.min(LIMIT) as u32, count.div_ceil(LIMIT).max(1) as u32)
+}
+
+/// The same as cubes are counted.
+fn cubes(count: usize) -> CubeCount {
+    let (x, y) = fold(count);
+    CubeCount::Static(x, y, 1)
 }
 
 /// This cube's number among [`cubes`].

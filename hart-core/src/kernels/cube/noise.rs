@@ -44,7 +44,17 @@ pub(super) fn minus_log(word: u32) -> f32 {
         -(((f32::cast_from(word) + 0.5f32) * 2.328_306_4e-10f32).ln())
     } else {
         let rest = (f32::cast_from(0xFFFF_FFFFu32 - word) + 0.5f32) * 2.328_306_4e-10f32;
-        -((-rest).log1p())
+        let mut value = -((1.0f32 - rest).ln());
+        // No device has a logarithm of what is next to one: where it matters, by its series.
+        if rest < 0.0625f32 {
+            value = 1.0f32 / 6.0f32;
+            #[unroll]
+            for term in 1..6u32 {
+                value = value * rest + comptime!(1.0 / (6 - term) as f32);
+            }
+            value *= rest;
+        }
+        value
     }
 }
 
@@ -59,12 +69,20 @@ fn normals_kernel(seeds: &[u32], out: &mut [f32], count: usize, length: usize, c
         let key = (seeds[2 * image], seeds[2 * image + 1]);
         let pair = channel % 4 / 2 * 2;
         let radius = (2.0f32 * minus_log(word(counter, key, pair))).sqrt();
-        // The angle's top bits are its quarter, which costs the rest no digit.
+        // The angle's nearest quarter, and an eighth of a turn at most on either side: devices promise digits of small angles only.
         let turn = word(counter, key, pair + 1);
-        let angle = (f32::cast_from(turn) + 0.5f32) * 1.462_918_1e-9f32;
+        let quarter = (turn + 0x2000_0000u32) >> 30;
+        let rest = i32::reinterpret(turn - (quarter << 30));
+        let angle = (f32::cast_from(rest) + 0.5f32) * 1.462_918_1e-9f32;
+        let odd = (channel as u32 + quarter) % 2 == 1;
         let mut value = radius * angle.cos();
-        if channel % 2 == 1 {
+        if odd {
             value = radius * angle.sin();
+        }
+        // cos and sin of quarters further: -sin and cos, -cos and -sin, sin and -cos.
+        let sine = channel % 2;
+        if (sine == 0 && (quarter == 1 || quarter == 2)) || (sine == 1 && (quarter == 2 || quarter == 3)) {
+            value = -value;
         }
         out[i] = value;
     }

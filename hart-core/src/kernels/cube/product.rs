@@ -9,7 +9,7 @@ use cubecl::ir::features::MmaConfig;
 use cubecl::ir::{ElemType, FloatKind};
 use cubecl::prelude::*;
 
-use super::{THREADS, element, empty_like};
+use super::{THREADS, element, empty_like, fold};
 use stage::{MapLaunch, Side};
 use sums::{PLANE, UNIT, Way};
 use tiles::multiply_tiles;
@@ -192,7 +192,8 @@ pub(super) fn multiply(
     // What there is none of is never read; something must be bound in its place.
     let bias = bias.unwrap_or(like);
     let types = [element(like.dtype), kind, element(to), element(bias.dtype)];
-    let count = [sizes.columns.div_ceil(tile_columns), sizes.rows.div_ceil(tile_rows), sizes.batch()].map(|n| n as u32);
+    let across = sizes.columns.div_ceil(tile_columns);
+    let (x, y_cubes) = fold(across * sizes.rows.div_ceil(tile_rows));
     let map = MapLaunch::new(
         view.height,
         view.width,
@@ -208,7 +209,7 @@ pub(super) fn multiply(
     unsafe {
         multiply_tiles::launch_unchecked(
             &like.client,
-            CubeCount::Static(count[0], count[1], count[2]),
+            CubeCount::Static(x, y_cubes, sizes.batch() as u32),
             CubeDim::new_1d(THREADS),
             left_side.vector,
             right_side.vector,
@@ -225,6 +226,7 @@ pub(super) fn multiply(
             left.apart,
             right.apart,
             map,
+            across,
             way,
             types,
         );

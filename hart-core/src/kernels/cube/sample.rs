@@ -171,12 +171,18 @@ fn sample_kernel(
         found[0] = u32::cast_from(last);
     }
     sync_cube();
-    let mut before = 0.0f32;
-    if unit > 0 {
-        before = sums[unit - 1];
+    // The first stretch that holds something kept and reaches beyond the target. There are others: sums that were added in another order
+    // don't always grow.
+    let mut reaches = 0.0f32;
+    if sum > 0.0f32 && target < sums[unit] {
+        reaches = f32::cast_from((threads - unit) as u32);
     }
-    if before <= target && target < sums[unit] {
-        let mut sum = before;
+    let first_reaches = cube_max(reaches, threads);
+    if reaches > 0.0f32 && reaches == first_reaches {
+        let mut sum = 0.0f32;
+        if unit > 0 {
+            sum = sums[unit - 1];
+        }
         let mut code = first as u32;
         let mut open = true;
         for i in first..end {
@@ -257,7 +263,8 @@ pub(crate) fn sample(
     let [rows, channels] = codebook.dims();
     let (logits, codebook) = (whole(logits)?, whole(codebook)?);
     let room = logits.client.properties().hardware.max_shared_memory_size;
-    let needed = (vocabulary + 4 * THREADS as usize) * size_of::<f32>();
+    // The logits, the sums, and what every fold shares, which not all compilers lay over each other.
+    let needed = (vocabulary + 10 * THREADS as usize) * size_of::<f32>();
     let fits = needed <= room && channels <= THREADS as usize && rows == vocabulary && seeds.len() == batch;
     if !fits || logits.dtype != DType::F32 || codebook.dtype != DType::F32 || batch * length == 0 {
         return None;

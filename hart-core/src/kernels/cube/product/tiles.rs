@@ -3,7 +3,7 @@
 use cubecl::cmma;
 use cubecl::prelude::*;
 
-use super::super::THREADS;
+use super::super::{THREADS, cube_number};
 use super::stage::{Map, fetch_part, keep_part};
 use super::sums::{PLANE, Sums, UNIT, Way, add_by_threads, add_on_units, place_of_sums};
 
@@ -24,14 +24,19 @@ pub(super) fn multiply_tiles<X: Float, S: Float, Y: Float, B: Float, NL: Size, N
     left_apart: usize,
     right_apart: usize,
     map: Map,
+    across: usize,
     #[comptime] way: Way,
     #[define(X, S, Y, B)] _types: [ElemType; 4],
 ) {
     let product = CUBE_POS_Z as usize;
     let depth = min(share, all_depth - product * share);
     let (left_start, right_start) = (product * left_apart, product * right_apart);
-    let first_row = CUBE_POS_Y as usize * comptime!(way.left.tile);
-    let first_column = CUBE_POS_X as usize * comptime!(way.right.tile);
+    let number = cube_number();
+    let first_row = number / across * comptime!(way.left.tile);
+    let first_column = number % across * comptime!(way.right.tile);
+    if first_row >= rows {
+        terminate!();
+    }
     let unit = UNIT_POS as usize;
     let step = comptime!(way.left.step());
     let steps = (depth + step - 1) / step;
