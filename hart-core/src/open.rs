@@ -165,6 +165,9 @@ impl VisualTokenizer {
     ) -> Result<(Self, Report)> {
         let checkpoint = Checkpoint::open_in(storage, folder)?;
         let mut loader = Loader::new(&checkpoint, &VISUAL);
+        if !config.has_phi() {
+            loader.overlook("quantize.quant_resi");
+        }
         let tokenizer = loader.load(Self::init(config, device).with_precision(arriving), "", device)?;
         Ok((tokenizer, loader.finish(options.strict)?))
     }
@@ -228,8 +231,10 @@ fn part(storage: &Storage, folder: &Path, advice: &str) -> Result<PathBuf> {
 /// `vae_path` is the training machine's: it counts where it leads somewhere here, else the folder `tokenizer` beside `llm` does.
 fn visual_folder(storage: &Storage, root: &Path, config: &TransformerConfig) -> PathBuf {
     let named = config.visual_path.iter().flat_map(|path| [root.join(path), root.join("llm").join(path)]);
-    let usual = root.join("tokenizer");
-    named.into_iter().find(|folder| storage.is_file(&folder.join("config.json"))).unwrap_or(usual)
+    let (usual, llm) = (root.join("tokenizer"), root.join("llm"));
+    // Nothing, or a dot, would lead to the transformer itself.
+    let mut others = named.into_iter().filter(|folder| !folder.components().eq(llm.components()));
+    others.find(|folder| storage.is_file(&folder.join("config.json"))).unwrap_or(usual)
 }
 
 fn text_folder(storage: &Storage, root: &Path, text_model: Option<&Path>) -> Result<PathBuf> {

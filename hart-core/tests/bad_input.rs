@@ -213,6 +213,21 @@ fn unused_tensors_may_be_allowed() {
     assert_eq!(hart.reports()[0].unused[0].name, "extra");
 }
 
+/// A phi that changes nothing, with its weights in the file or without; every step; and places that lead nowhere.
+#[test]
+fn rare_values_are_good_ones() {
+    let model = Model::new();
+    model.set("tokenizer/config.json", "quant_resi", json!(0.0)).set("llm/config.json", "num_sampling_steps", Value::Null);
+    for path in ["", ".", "./"] {
+        model.set("llm/config.json", "vae_path", json!(path));
+        let hart = model.open().unwrap();
+        assert_eq!(hart.config().residual.steps.to_string(), "1000");
+    }
+    model.rewrite("tokenizer/model.safetensors", |tensors| tensors.retain(|(name, ..)| !name.contains("quant_resi")));
+    model.open().unwrap();
+    model.set("tokenizer/config.json", "quant_resi", json!(0.5)).refused(&["missing", "quant_resi"]);
+}
+
 #[test]
 fn damaged_weights_are_found_before_pixels() {
     for (value, word) in [(f32::NAN, "NaN"), (f32::INFINITY, "inf")] {

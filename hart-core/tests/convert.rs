@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use hart_core::weights::{Checkpoint, NamedTensor, StoredAs, save_tensors};
 use hart_core::{Control, Hart, OpenOptions, Precision, Request, WeightSet, convert};
 
+const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
 const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/hart-emoji");
 
 fn converted(folder: &Path, precision: Precision) -> PathBuf {
@@ -58,6 +59,24 @@ fn a_converted_model_opens_in_its_own_precision_only() {
         .to_string();
     assert!(again.contains("packed already"), "{again}");
     assert!(!folder.path().join("again").exists());
+}
+
+/// With the buffers that a published file has besides its weights, infinite ones and integers.
+#[test]
+fn a_published_checkpoint_is_converted() {
+    for name in ["tiny-a", "slim-a", "slim-b", "slim-c"] {
+        let (folder, from) = (tempfile::tempdir().unwrap(), Path::new(FIXTURES).join(name));
+        let request = Request::new("a parrot").seed(3);
+        for precision in [Precision::Int8, Precision::Bf16] {
+            let to = folder.path().join(precision.to_string());
+            convert(&from, &to, precision, WeightSet::PreferEma, None, &mut |_| Control::Continue).unwrap();
+            let picture = |hart: Hart| hart.generate(&request, &mut ()).unwrap().images.remove(0).pixels().to_vec();
+            assert!(
+                picture(open(&to, Precision::Auto).unwrap()) == picture(open(&from, precision).unwrap()),
+                "{name}, {precision}"
+            );
+        }
+    }
 }
 
 /// Told from nothing to all, and ended by an answer without a trace.

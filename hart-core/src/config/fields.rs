@@ -39,6 +39,11 @@ impl Fields {
         self.map.get(name).filter(|v| !v.is_null())
     }
 
+    /// Whether `name` is there and null.
+    pub(crate) fn is_null(&self, name: &str) -> bool {
+        self.map.get(name).is_some_and(Value::is_null)
+    }
+
     /// What `read` makes of the value, if there is one.
     pub(crate) fn given<T>(&self, name: &str, read: impl FnOnce(&str) -> Result<T>) -> Result<Option<T>> {
         self.get(name).map(|_| read(name)).transpose()

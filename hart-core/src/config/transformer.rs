@@ -191,8 +191,9 @@ fn modulation(fields: &Fields) -> Result<ModulationKind> {
 
 fn steps(fields: &Fields) -> Result<Respacing> {
     let text = match fields.get("num_sampling_steps") {
-        None => "8".to_string(),
         // Every step, as in the published code.
+        None if fields.is_null("num_sampling_steps") => FULL_STEPS.to_string(),
+        None => "8".to_string(),
         Some(Value::String(s)) if s.is_empty() => FULL_STEPS.to_string(),
         Some(Value::String(s)) => s.clone(),
         Some(Value::Array(counts)) => counts.iter().map(Value::to_string).collect::<Vec<_>>().join(","),

@@ -164,7 +164,7 @@ impl Codebook {
         kernels::conv2d(map.clone(), phi) * self.phi_ratio + map * (1.0 - self.phi_ratio)
     }
 
-    /// The nearest codes by distance.
+    /// The nearest codes, by the angle where that is the configuration's metric.
     ///
     /// # Shapes
     ///
@@ -172,10 +172,10 @@ impl Codebook {
     /// - output: `[B][L]`
     #[cfg(feature = "train")]
     pub(crate) fn nearest_codes(&self, tokens: Tensor<3>) -> Vec<Vec<u32>> {
-        self.nearest(tokens, Metric::Distance)
+        self.nearest(tokens, self.metric)
     }
 
-    /// The same, left on the device, `[B, L]`.
+    /// The nearest codes by distance, left on the device, `[B, L]`.
     pub(crate) fn nearest_indices(&self, tokens: Tensor<3>) -> Tensor<2, Int> {
         self.nearest_rows(tokens, Metric::Distance)
     }

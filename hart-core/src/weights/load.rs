@@ -31,6 +31,8 @@ pub struct Loader<'a> {
     checkpoint: &'a Checkpoint,
     table: &'a Table,
     used: BTreeSet<String>,
+    /// What may be there although nothing uses it, besides what the table ignores: the beginning of its names.
+    overlooked: Option<&'static str>,
     report: Report,
     /// Packed weights that were met, by their field.
     #[cfg(feature = "cpu")]
@@ -45,10 +47,16 @@ impl<'a> Loader<'a> {
             checkpoint,
             table,
             used: BTreeSet::new(),
+            overlooked: None,
             report,
             #[cfg(feature = "cpu")]
             packed: BTreeMap::new(),
         }
+    }
+
+    /// Tensors whose names begin so may be there although nothing uses them.
+    pub(crate) fn overlook(&mut self, names: &'static str) {
+        self.overlooked = Some(names);
     }
 
     /// Where the checkpoint was opened.
@@ -85,7 +93,7 @@ impl<'a> Loader<'a> {
     /// [`Error::Weights`] if a tensor is missing or misshapen, or, where `strict`, if one is not used.
     pub fn finish(mut self, strict: bool) -> Result<Report> {
         for name in self.checkpoint.names().filter(|n| !self.used.contains(*n)) {
-            if self.table.ignores(name) {
+            if self.table.ignores(name) || self.overlooked.is_some_and(|names| self.table.is_below(name, names)) {
                 self.report.ignored.push(name.to_string());
             } else if let Some(info) = self.checkpoint.info(name) {
                 let unused = Misplaced { name: name.to_string(), file: info.file.clone(), shape: info.shape.clone() };

@@ -122,11 +122,13 @@ impl Table {
 
     /// Whether a tensor is known to hold nothing for us.
     pub(super) fn ignores(&self, name: &str) -> bool {
-        let known = |name: &str| {
-            let segments: Vec<&str> = name.split('.').collect();
-            self.ignored.iter().any(|pattern| capture(&segments, pattern).is_some())
-        };
-        known(name) || self.prefixes.iter().any(|prefix| name.strip_prefix(prefix).is_some_and(known))
+        self.ignored.iter().any(|pattern| self.is_below(name, pattern))
+    }
+
+    /// Whether a tensor's name begins with a pattern, behind one of the prefixes or none.
+    pub(super) fn is_below(&self, name: &str, pattern: &str) -> bool {
+        let below = |name: &str| capture(&name.split('.').collect::<Vec<_>>(), pattern).is_some();
+        below(name) || self.prefixes.iter().any(|prefix| name.strip_prefix(prefix).is_some_and(below))
     }
 }
 

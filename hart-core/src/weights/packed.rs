@@ -13,6 +13,7 @@ use safetensors::{Dtype, View};
 
 use super::checkpoint::Checkpoint;
 use super::load::Loader;
+use super::names::Table;
 use super::tensors::{Element, Stored};
 use crate::device::Precision;
 use crate::error::{Error, Result};
@@ -93,9 +94,13 @@ pub(crate) struct Told<'a> {
 }
 
 impl<'a> Told<'a> {
-    /// Of the conversion of these checkpoints.
-    pub(crate) fn new<'c>(observer: &'a mut dyn FnMut(f32) -> Control, all: impl IntoIterator<Item = &'c Checkpoint>) -> Self {
-        let all = all.into_iter().flat_map(|checkpoint| checkpoint.names().filter_map(|name| checkpoint.info(name)));
+    /// Of the conversion of these checkpoints, whose names are those of the tables.
+    pub(crate) fn new<'c>(
+        observer: &'a mut dyn FnMut(f32) -> Control,
+        all: impl IntoIterator<Item = (&'c Checkpoint, &'c Table)>,
+    ) -> Self {
+        let all =
+            all.into_iter().flat_map(|(checkpoint, table)| wanted(checkpoint, table).filter_map(|name| checkpoint.info(name)));
         let all = all.map(|info| info.shape.iter().product::<usize>() as u64).sum::<u64>().max(1);
         Self { observer: RefCell::new(observer), done: Cell::new(0), all, cancelled: Cell::new(false) }
     }
@@ -115,14 +120,19 @@ impl<'a> Told<'a> {
     }
 }
 
-/// Writes a safetensors file with the tensors of a checkpoint: those named in `packed`, of sizes `[in, out]`, packed, those of which
+/// The tensors that are worth keeping.
+fn wanted<'c>(checkpoint: &'c Checkpoint, table: &'c Table) -> impl Iterator<Item = &'c str> {
+    checkpoint.names().filter(|name| !table.ignores(name))
+}
+
+/// Writes a safetensors file with the tensors of a checkpoint, but for what its table ignores: those named in `packed`, of sizes `[in, out]`, packed, those of which
 /// `halved` says so in bfloat16, all others in f32. One tensor at a time is in memory.
 ///
 /// # Errors
 ///
 /// A tensor can't be read or packed, the file can't be written, or the conversion is cancelled.
 pub(crate) fn convert_tensors(
-    checkpoint: &Checkpoint,
+    (checkpoint, table): (&Checkpoint, &Table),
     precision: Precision,
     packed: &BTreeMap<String, [usize; 2]>,
     halved: impl Fn(&str, &[usize]) -> bool,
@@ -130,7 +140,7 @@ pub(crate) fn convert_tensors(
     told: &Told<'_>,
 ) -> Result<()> {
     let mut tensors = Vec::new();
-    for name in checkpoint.names() {
+    for name in wanted(checkpoint, table) {
         let shape = checkpoint.info(name).map(|info| info.shape.clone()).unwrap_or_default();
         let tensor = |form: Form, shape: Vec<usize>| Converted { checkpoint, told, name: name.to_string(), form, shape };
         match packed.get(name).and_then(|&sizes| Some((sizes, Packed::stored_shape(precision, sizes)?))) {

@@ -121,3 +121,40 @@ pub(crate) fn normals(stream: &Stream<'_>, [batch, length, channels]: [usize; 3]
 pub(super) fn words_of(seeds: &[u64]) -> Vec<u32> {
     seeds.iter().flat_map(|&seed| [seed as u32, (seed >> 32) as u32]).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::values;
+    use super::super::tests::device;
+    use super::super::whole;
+    use super::*;
+
+    #[cube(launch)]
+    fn minus_logs(words: &[u32], out: &mut [f32]) {
+        let i = UNIT_POS as usize;
+        if i < words.len() {
+            out[i] = minus_log(words[i]);
+        }
+    }
+
+    /// Next to one, where a logarithm loses its digits, and next to zero.
+    #[test]
+    fn logarithms_keep_their_digits() {
+        let words =
+            [0, 1, 77, 0x7FFF_FFFF, 0x8000_0000, 0xEFFF_FFFF, 0xF000_0000, 0xFFFF_0000, 0xFFFF_FF80, 0xFFFF_FFFE, 0xFFFF_FFFF];
+        let out = whole(&Tensor::<1>::zeros([words.len()], &device())).unwrap();
+        let input = out.client.create_from_slice(u32::as_bytes(&words));
+        minus_logs::launch(
+            &out.client.clone(),
+            CubeCount::Static(1, 1, 1),
+            CubeDim::new_1d(32),
+            // SAFETY: the buffer was just made of these words.
+            unsafe { BufferArg::from_raw_parts(input, words.len()) },
+            out.clone().into_buffer_arg(),
+        );
+        for (word, got) in words.into_iter().zip(values(tensor::<1>(out))) {
+            let want = -((f64::from(word) + 0.5) / 2f64.powi(32)).ln();
+            assert!((f64::from(got) / want - 1.0).abs() < 2e-6, "{word:x}: {got} and not {want}");
+        }
+    }
+}

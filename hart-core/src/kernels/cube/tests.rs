@@ -304,7 +304,7 @@ fn convolutions_equal_the_cpus() {
 fn self_attention_equals_the_cpus() {
     let (gpu, cpu) = (device(), Device::flex());
     let heads = 3;
-    for (channels, normalised, longest) in [(16, false, 49), (16, true, 49), (64, true, 149)] {
+    for (channels, normalised, longest) in [(16, false, 49), (16, true, 49), (64, true, 149), (512, true, 5)] {
         let width = heads * channels;
         let layer = |device: &Device| SelfAttention {
             heads,
@@ -336,6 +336,34 @@ fn self_attention_equals_the_cpus() {
             }
         }
     }
+}
+
+/// Means far from zero, which squares in f32 would swallow.
+#[test]
+fn groups_far_from_zero_are_normed_as_on_the_cpu() {
+    let (gpu, cpu) = (device(), Device::flex());
+    let norm = |device: &Device| GroupNormConfig::new(4, 8).with_epsilon(1e-6).init(device);
+    let x = wave([2, 8, 40, 40], 0.7, &cpu) * 0.5 + 300.0;
+    assert_close("far", super::group_norm(&on(&x, &gpu), &norm(&gpu), false).unwrap(), norm(&cpu).forward(x), 2e-3);
+}
+
+/// A kernel of one place with zeros behind the last places only.
+#[test]
+fn zeros_behind_are_not_read_from_elsewhere() {
+    use burn::nn::PaddingConfig2d;
+    use burn::nn::conv::Conv2dConfig;
+    let (gpu, cpu) = (device(), Device::flex());
+    let config = Conv2dConfig::new([4, 6], [1, 1]).with_padding(PaddingConfig2d::Explicit(0, 0, 1, 1));
+    let mut layer = config.init(&gpu);
+    layer.weight = layer.weight.map(|weight| on(&wave(weight.dims(), 0.3, &cpu), &gpu));
+    let x = wave([2, 4, 3, 5], 0.7, &cpu);
+    let got = on(&super::conv2d(on(&x, &gpu), &layer).unwrap(), &cpu);
+    assert_eq!(got.dims(), [2, 6, 4, 6]);
+    let mut usual = Conv2dConfig::new([4, 6], [1, 1]).init(&cpu);
+    usual.weight = usual.weight.map(|_| on(&layer.weight.val(), &cpu));
+    usual.bias = usual.bias.map(|bias| bias.map(|_| on(&layer.bias.as_ref().unwrap().val(), &cpu)));
+    assert_close("inside", got.clone().narrow(2, 0, 3).narrow(3, 0, 5), usual.forward(x.clone()), IN_F32);
+    assert_close("behind", got.narrow(2, 3, 1).narrow(3, 0, 5), usual.forward(x.narrow(2, 0, 1) * 0.0), IN_F32);
 }
 
 /// The same words make the same noise, to a few last digits.
