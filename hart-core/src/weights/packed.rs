@@ -125,8 +125,8 @@ fn wanted<'c>(checkpoint: &'c Checkpoint, table: &'c Table) -> impl Iterator<Ite
     checkpoint.names().filter(|name| !table.ignores(name))
 }
 
-/// Writes a safetensors file with the tensors of a checkpoint, but for what its table ignores: those named in `packed`, of sizes `[in, out]`, packed, those of which
-/// `halved` says so in bfloat16, all others in f32. One tensor at a time is in memory.
+/// Writes a safetensors file with the tensors of a checkpoint, but for what its table ignores: those named in `packed`, of sizes
+/// `[in, out]`, packed, those of which `halved` says so in bfloat16, all others in f32. One tensor at a time is in memory.
 ///
 /// # Errors
 ///
