@@ -74,7 +74,7 @@ fn normals_kernel(seeds: &[u32], out: &mut [f32], count: usize, length: usize, c
         let quarter = (turn + 0x2000_0000u32) >> 30;
         let rest = i32::reinterpret(turn - (quarter << 30));
         let angle = (f32::cast_from(rest) + 0.5f32) * 1.462_918_1e-9f32;
-        let odd = (channel as u32 + quarter) % 2 == 1;
+        let odd = (channel + quarter) % 2 == 1;
         let mut value = radius * angle.cos();
         if odd {
             value = radius * angle.sin();
