@@ -82,9 +82,9 @@ static void nulls(const hart_model *model, const char *path, const char *scratch
 /* No error, which would take the last one's place. */
 #define IS_ZERO(call)                                              \
     do {                                                           \
-        IS_NULL(hart_cancel_reset(NULL), "cancel");                \
+        IS_NULL(hart_options_new(NULL), "options");                \
         CHECK((call) == 0);                                        \
-        CHECK(strstr(hart_last_error(), "`cancel`") != NULL);      \
+        CHECK(strstr(hart_last_error(), "`options`") != NULL);     \
     } while (0)
     CHECK(hart_last_error_copy(NULL, 5, NULL) == HART_ERR_NULL);
     IS_NULL(hart_device_list_new(NULL), "list");
