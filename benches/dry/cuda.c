@@ -1,24 +1,31 @@
-/* A driver and a compiler for CUDA that hand out memory and launch nothing, so that what a program asks of a GPU can be counted
- * without one: launches, memory, copies. Numbers are zeros. `benches/dry.sh` uses it; Linux only.
+/* A driver and a compiler for CUDA, without a GPU. Linux only.
  *
- * DRY_KERNELS=1 also says how often each kernel was launched. */
+ * It hands out memory and launches nothing, so that what a program asks of a GPU can be counted: launches, memory, copies. Numbers are
+ * zeros. `benches/dry.sh` uses it so. DRY_KERNELS=1 also says how often each kernel was launched.
+ *
+ * With DRY_RUN set to a folder, kernels are compiled for the CPU into it, by `compile` and `kernel.h`, and run there: slow, but every
+ * number is computed as the kernel's CUDA source says. `benches/emulate.sh` uses it so. */
+#include <dlfcn.h>
 #include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 typedef int Result;
-enum { SUCCESS = 0, OUT_OF_MEMORY = 2, INVALID_DEVICE = 101 };
+enum { SUCCESS = 0, OUT_OF_MEMORY = 2, INVALID_DEVICE = 101, INVALID_IMAGE = 200 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static size_t launches, copies_in, copies_out, now, peak;
 
-/* Kernels, by the names under which they are loaded. */
+/* Kernels, by the names under which they are loaded; and how one is launched on the CPU. */
+typedef void Launch(const unsigned *grid, const unsigned *block, unsigned shared, void **arguments);
 typedef struct Kernel {
   char *name;
   size_t launches;
+  Launch *launch;
   struct Kernel *next;
 } Kernel;
 static Kernel *kernels;
@@ -36,6 +43,9 @@ static Block **place_of(void *start) {
   while (*place && (*place)->start != start) place = &(*place)->next;
   return place;
 }
+
+/* The folder for kernels, if they are run. */
+static const char *runs(void) { return getenv("DRY_RUN"); }
 
 /* Pages that nobody writes to take no memory. */
 static Result take(void **start, size_t bytes) {
@@ -132,11 +142,22 @@ Result cuMemFreeAsync(void *start, void *stream) { return give_back(start); }
 Result cuMemAllocHost_v2(void **start, size_t bytes) { return (*start = malloc(bytes)) ? SUCCESS : OUT_OF_MEMORY; }
 Result cuMemHostAlloc(void **start, size_t bytes, unsigned flags) { return cuMemAllocHost_v2(start, bytes); }
 Result cuMemFreeHost(void *start) { return free(start), SUCCESS; }
-Result cuMemcpyHtoDAsync_v2(void *to, const void *from, size_t bytes, void *stream) { return copies_in++, SUCCESS; }
-Result cuMemcpyDtoDAsync_v2(void *to, void *from, size_t bytes, void *stream) { return SUCCESS; }
-Result cuMemsetD8Async(void *start, unsigned char value, size_t bytes, void *stream) { return SUCCESS; }
+Result cuMemcpyHtoDAsync_v2(void *to, const void *from, size_t bytes, void *stream) {
+  copies_in++;
+  if (runs()) memcpy(to, from, bytes);
+  return SUCCESS;
+}
+Result cuMemcpyDtoDAsync_v2(void *to, void *from, size_t bytes, void *stream) {
+  if (runs()) memmove(to, from, bytes);
+  return SUCCESS;
+}
+Result cuMemsetD8Async(void *start, unsigned char value, size_t bytes, void *stream) {
+  if (runs()) memset(start, value, bytes);
+  return SUCCESS;
+}
 
 Result cuMemcpyDtoHAsync_v2(void *to, void *from, size_t bytes, void *stream) {
+  if (runs()) return memcpy(to, from, bytes), SUCCESS;
   memset(to, 0, bytes);
   /* A device is tried with 1 + 1, twice. */
   if (copies_out++ == 0 && bytes >= 8) memcpy(to, (float[]){2, 2}, 8);
@@ -147,23 +168,35 @@ Result cuMemcpyDtoHAsync_v2(void *to, void *from, size_t bytes, void *stream) {
 typedef struct {
   size_t from_x, from_y;
   int from_kind;
-  const void *from_host;
-  void *from_device, *from_array;
+  const char *from_host;
+  char *from_device, *from_array;
   size_t from_pitch, to_x, to_y;
   int to_kind;
   char *to_host;
-  void *to_device, *to_array;
+  char *to_device, *to_array;
   size_t to_pitch, width, height;
 } Copy2D;
 
 Result cuMemcpy2DAsync_v2(const Copy2D *copy, void *stream) {
-  if (copy->to_kind != 1) return copies_in++, SUCCESS;
-  copies_out++;
-  for (size_t row = 0; row < copy->height; row++) memset(copy->to_host + row * copy->to_pitch, 0, copy->width);
+  int from_host = copy->from_kind == 1, to_host = copy->to_kind == 1;
+  if (to_host) copies_out++;
+  else copies_in++;
+  const char *from = (from_host ? copy->from_host : copy->from_device) + copy->from_y * copy->from_pitch + copy->from_x;
+  char *to = (to_host ? copy->to_host : copy->to_device) + copy->to_y * copy->to_pitch + copy->to_x;
+  for (size_t row = 0; row < copy->height; row++)
+    if (runs()) memcpy(to + row * copy->to_pitch, from + row * copy->from_pitch, copy->width);
+    else if (to_host) memset(to + row * copy->to_pitch, 0, copy->width);
   return SUCCESS;
 }
 
-Result cuModuleLoadData(void **module, const void *image) { return *module = (void *)4, SUCCESS; }
+/* A module is a library's path, where kernels are run. */
+Result cuModuleLoadData(void **module, const void *image) {
+  *module = (void *)4;
+  if (!runs()) return SUCCESS;
+  *module = dlopen(image, RTLD_NOW | RTLD_LOCAL);
+  if (!*module) fprintf(stderr, "dry: %s\n", dlerror());
+  return *module ? SUCCESS : INVALID_IMAGE;
+}
 Result cuModuleUnload(void *module) { return SUCCESS; }
 Result cuModuleGetFunction(void **function, void *module, const char *name) {
   pthread_mutex_lock(&lock);
@@ -171,9 +204,10 @@ Result cuModuleGetFunction(void **function, void *module, const char *name) {
   while (kernel && strcmp(kernel->name, name)) kernel = kernel->next;
   if (!kernel) {
     kernel = malloc(sizeof *kernel);
-    *kernel = (Kernel){strdup(name), 0, kernels};
+    *kernel = (Kernel){strdup(name), 0, NULL, kernels};
     kernels = kernel;
   }
+  if (runs()) kernel->launch = (Launch *)dlsym(module, "launch_kernel");
   pthread_mutex_unlock(&lock);
   return *function = kernel, SUCCESS;
 }
@@ -184,22 +218,44 @@ Result cuLaunchKernel(Kernel *kernel, unsigned grid_x, unsigned grid_y, unsigned
   pthread_mutex_lock(&lock);
   kernel->launches++;
   launches++;
+  /* One at a time: what they do to memory happens in their order. */
+  if (kernel->launch)
+    kernel->launch((unsigned[]){grid_x, grid_y, grid_z}, (unsigned[]){block_x, block_y, block_z}, shared, arguments);
   pthread_mutex_unlock(&lock);
   return SUCCESS;
 }
 Result cuGetErrorString(Result result, const char **text) { return *text = "there is no GPU", SUCCESS; }
 Result cuGetErrorName(Result result, const char **name) { return *name = "DRY", SUCCESS; }
 
-/* The compiler. */
+/* The compiler: a program is its source's path, and what it is compiled to is a library's path, where kernels are run. */
 
 int nvrtcVersion(int *major, int *minor) { return *major = 12, *minor = 9, 0; }
-const char *nvrtcGetErrorString(int result) { return "nothing is compiled"; }
-int nvrtcCreateProgram(void **program, const char *source, const char *name, int headers, const char **texts, const char **names) {
-  return *program = malloc(1), 0;
+const char *nvrtcGetErrorString(int result) { return result ? "the kernel's source was not compiled" : "no error"; }
+
+int nvrtcCreateProgram(char **program, const char *source, const char *name, int headers, const char **texts, const char **names) {
+  static size_t count;
+  *program = calloc(1, 4096);
+  if (!runs()) return 0;
+  size_t number = __atomic_fetch_add(&count, 1, __ATOMIC_RELAXED);
+  snprintf(*program, 4000, "%s/%d-%zu.cu", runs(), (int)getpid(), number);
+  FILE *file = fopen(*program, "w");
+  if (!file) return 1;
+  int written = fputs(source, file) >= 0;
+  return fclose(file) || !written;
 }
-int nvrtcDestroyProgram(void **program) { return free(*program), 0; }
-int nvrtcCompileProgram(void *program, int count, const char **options) { return 0; }
-int nvrtcGetProgramLogSize(void *program, size_t *size) { return *size = 1, 0; }
-int nvrtcGetProgramLog(void *program, char *log) { return *log = 0, 0; }
-int nvrtcGetPTXSize(void *program, size_t *size) { return *size = 1, 0; }
-int nvrtcGetPTX(void *program, char *ptx) { return *ptx = 0, 0; }
+int nvrtcDestroyProgram(char **program) { return free(*program), 0; }
+
+int nvrtcCompileProgram(char *program, int count, const char **options) {
+  if (!runs()) return 0;
+  char command[9000];
+  snprintf(command, sizeof command, "'%s' '%s' '%s.so'", getenv("DRY_COMPILE"), program, program);
+  return system(command) != 0;
+}
+int nvrtcGetProgramLogSize(char *program, size_t *size) { return *size = 1, 0; }
+int nvrtcGetProgramLog(char *program, char *log) { return *log = 0, 0; }
+int nvrtcGetPTXSize(char *program, size_t *size) { return *size = *program ? strlen(program) + 4 : 1, 0; }
+int nvrtcGetPTX(char *program, char *ptx) {
+  *ptx = 0;
+  if (*program) sprintf(ptx, "%s.so", program);
+  return 0;
+}

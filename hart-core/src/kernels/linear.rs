@@ -137,6 +137,20 @@ pub(crate) fn linear_to_f32(x: Tensor<3>, layer: &Linear) -> Tensor<3> {
     linear(x, layer)
 }
 
+/// A matrix times another one. On a GPU f32 is multiplied as it is, where burn's matrix units would round it to ten bits.
+///
+/// # Shapes
+///
+/// - x: `[rows, in]`
+/// - other: `[in, out]`
+pub(crate) fn matmul(x: Tensor<2>, other: Tensor<2>) -> Tensor<2> {
+    #[cfg(any(feature = "cuda", feature = "wgpu"))]
+    if let Some(y) = super::cube::matmul(&x, &other) {
+        return y;
+    }
+    x.matmul(other)
+}
+
 /// A module's parameters in half precision, where that is the precision and the device a GPU: what reads them computes in it. Those
 /// that are yet to be loaded become so one by one as they arrive, so that a GPU never holds all of them in f32.
 pub(crate) fn in_half<M: Module>(module: M, precision: Precision, device: &Device) -> M {

@@ -195,11 +195,11 @@ impl Codebook {
         let rows = self.embedding.weight.val();
         let scores = match metric {
             // The angle doesn't change with a token's own length.
-            Metric::Angle => tokens.matmul(unit_rows(rows).transpose()),
+            Metric::Angle => kernels::matmul(tokens, unit_rows(rows).transpose()),
             // argmin |x - e|^2 is argmax of x e - |e|^2 / 2.
             Metric::Distance => {
                 let half_squares = rows.clone().powf_scalar(2.0).sum_dim(1).transpose() * 0.5; // [1, V]
-                tokens.matmul(rows.transpose()) - half_squares
+                kernels::matmul(tokens, rows.transpose()) - half_squares
             }
         };
         scores.argmax(1).reshape([batch, length])

@@ -51,6 +51,10 @@ pub(crate) fn attention(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, bias
     {
         return mixed;
     }
+    #[cfg(any(feature = "cuda", feature = "wgpu"))]
+    if let Some(mixed) = super::cube::attention([&query, &key, &value], bias.as_ref(), scale) {
+        return mixed;
+    }
     // Softmax in f32, whatever the type.
     let kind = query.dtype();
     let mixed = plain_attention(to_f32(query), to_f32(key), to_f32(value), bias, scale);
@@ -58,6 +62,11 @@ pub(crate) fn attention(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, bias
 }
 
 fn plain_attention(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, bias: Option<Tensor<4>>, scale: f64) -> Tensor<4> {
+    // burn's matrix units would round f32 to ten bits.
+    #[cfg(any(feature = "cuda", feature = "wgpu"))]
+    if let Some(mixed) = super::cube::attention([&query, &key, &value], bias.as_ref(), scale) {
+        return mixed;
+    }
     // The GPU backend takes as many keys as there are queries.
     let shared = if is_cpu(&query.device()) { 1 } else { query.dims()[1] / key.dims()[1].max(1) };
     let (key, value) = (repeat(key, shared), repeat(value, shared));

@@ -7,7 +7,7 @@ use burn::prelude::Tensor;
 use burn::tensor::activation::softmax;
 use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{DType, FloatDType, Shape};
-use burn_cubecl::kernel::attention::{AttentionStrategy, attention};
+use burn_cubecl::kernel::attention::{AttentionStrategy, attention as burns_attention};
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 use cubek::attention::forward::routines::blackbox_accelerated::BlackboxAcceleratedStrategy;
@@ -15,7 +15,7 @@ use cubek::attention::forward::routines::blackbox_accelerated::BlackboxAccelerat
 use super::super::attention::{Extend, Extended, Group, Kept, Rotation, SMALLEST_NORM, SelfAttention};
 use super::flash::{Heads, attend};
 use super::product::{Lies, Operand, Single, Sizes, View, multiply};
-use super::{THREADS, cube_number, cubes, element, empty_like, tensor, thread_number, threads_for, whole};
+use super::{THREADS, cube_number, cubes, element, empty_like, is_here, tensor, thread_number, threads_for, whole};
 
 /// Heads of tokens that a cube works on, where it has threads for so many.
 const HEADS: usize = 8;
@@ -185,7 +185,7 @@ fn mix(query: CubeTensor, here: &InPlace, scale: f64) -> Tensor<4> {
     if let (true, Some(num_planes)) = (query.dtype == DType::F16, planes) {
         let flash = AttentionStrategy::FlashBlackboxAccelerated(BlackboxAcceleratedStrategy { num_planes, seq_q: 1, seq_kv: 1 });
         let [key, value] = here.seen();
-        if let Ok(mixed) = attention(query.clone(), key, value, None, None, AttentionModuleOptions::default(), flash) {
+        if let Ok(mixed) = burns_attention(query.clone(), key, value, None, None, AttentionModuleOptions::default(), flash) {
             return tensor(mixed);
         }
     }
@@ -197,13 +197,37 @@ fn mix(query: CubeTensor, here: &InPlace, scale: f64) -> Tensor<4> {
     let at_once = (MOST_SCORES / (length * here.filled)).clamp(1, all);
     let mixed = (0..all).step_by(at_once).map(|first| {
         let some = |x: &Tensor<3>| x.clone().narrow(0, first, at_once.min(all - first));
-        mix_heads([some(&query), some(&key), some(&value)], here.filled, scale)
+        mix_heads([some(&query), some(&key), some(&value)], here.filled, scale, None)
     });
     Tensor::cat(mixed.collect(), 0).reshape([rows, heads, length, channels])
 }
 
+/// `softmax(scale q k^T + bias) v` of `[rows, heads, length, channels]`, some heads at a time as in [`mix`].
+pub(in super::super) fn attention(of: [&Tensor<4>; 3], bias: Option<&Tensor<4>>, scale: f64) -> Option<Tensor<4>> {
+    if !is_here(&of[0].device()) || of.iter().any(|part| part.dtype() != of[0].dtype()) {
+        return None;
+    }
+    let [rows, heads, length, channels] = of[0].dims();
+    let tokens = of[1].dims()[2];
+    if rows * heads * length * tokens == 0 {
+        return None;
+    }
+    let of = of.map(|part| {
+        let [_, groups, length, _] = part.dims();
+        let part = part.clone().reshape([rows, groups, 1, length * channels]).expand([rows, groups, heads / groups, length * channels]);
+        part.reshape([rows * heads, length, channels])
+    });
+    let bias = bias.map(|bias| bias.clone().expand([rows, heads, length, tokens]).reshape([rows * heads, length, tokens]));
+    let at_once = (MOST_SCORES / (length * tokens)).clamp(1, rows * heads);
+    let mixed = (0..rows * heads).step_by(at_once).map(|first| {
+        let some = |x: &Tensor<3>| x.clone().narrow(0, first, at_once.min(rows * heads - first));
+        mix_heads(of.each_ref().map(some), tokens, scale, bias.as_ref().map(some))
+    });
+    Some(Tensor::cat(mixed.collect(), 0).reshape([rows, heads, length, channels]))
+}
+
 /// The same of some heads, `[heads, length, channels]`, of whose keys and values so many are there.
-fn mix_heads(of: [Tensor<3>; 3], tokens: usize, scale: f64) -> Tensor<3> {
+fn mix_heads(of: [Tensor<3>; 3], tokens: usize, scale: f64, bias: Option<Tensor<3>>) -> Tensor<3> {
     let [[heads, length, channels], [_, room, _], _] = [0, 1, 2].map(|part| of[part].dims());
     let [query, key, value] = of.map(|part| whole(&part).expect("it is the GPU's"));
     let kind = query.dtype;
@@ -214,7 +238,11 @@ fn mix_heads(of: [Tensor<3>; 3], tokens: usize, scale: f64) -> Tensor<3> {
     };
     let (query, key) = (of_head(query, Lies::Deep, length * channels), of_head(key, Lies::Deep, room * channels));
     let scores: Tensor<3> = tensor(product(query, key, tokens, channels, DType::F32));
-    let shares = whole(&softmax(scores * scale, 2).cast(FloatDType::from(kind))).expect("it is the GPU's");
+    let scores = match bias {
+        Some(bias) => scores * scale + bias,
+        None => scores * scale,
+    };
+    let shares = whole(&softmax(scores, 2).cast(FloatDType::from(kind))).expect("it is the GPU's");
     let shares = Operand::new(shares, Lies::Deep, tokens).apart(length * tokens);
     tensor(product(shares, of_head(value, Lies::Wide, room * channels), channels, tokens, kind))
 }

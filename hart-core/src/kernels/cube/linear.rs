@@ -37,6 +37,12 @@ pub(in super::super) fn linear_to_f32(x: &Tensor<3>, layer: &Linear) -> Option<T
     layer_product(x, layer, DType::F32)
 }
 
+/// A matrix `[rows, in]` times a matrix `[in, out]`, in f32 as it is.
+pub(in super::super) fn matmul(x: &Tensor<2>, other: &Tensor<2>) -> Option<Tensor<2>> {
+    let here = is_here(&x.device()) && [x, other].iter().all(|matrix| matrix.dtype() == DType::F32);
+    here.then(|| Some(tensor(product(primitive(x)?, primitive(other)?, None, DType::F32, Single::Exact)))).flatten()
+}
+
 fn layer_product(x: &Tensor<3>, layer: &Linear, to: DType) -> Option<Tensor<3>> {
     let weight = layer.weight.val();
     let [rows, length, inputs] = x.dims();

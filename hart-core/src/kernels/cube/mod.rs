@@ -21,12 +21,12 @@ mod product;
 mod rows;
 mod sample;
 
-pub(super) use attention::{InPlace, self_attention};
+pub(super) use attention::{InPlace, attention, self_attention};
 #[cfg(feature = "train")]
 pub(super) use columns::{add_row, scale_by_row};
 pub(super) use conv::conv2d;
 pub(super) use group_norm::group_norm;
-pub(super) use linear::{linear, linear_to_f32};
+pub(super) use linear::{linear, linear_to_f32, matmul};
 pub(super) use maps::upsample_nearest;
 pub(crate) use noise::normals;
 #[cfg(feature = "train")]

@@ -182,16 +182,21 @@ pub(super) fn multiply(
     let processors = like.client.properties().hardware.num_streaming_multiprocessors.unwrap_or(16) as usize;
     let (tile_rows, tile_columns, down) = if found.is_some() { tile(sizes, processors) } else { (64, 64, 2) };
     let kind = found.unwrap_or(ElemType::Float(FloatKind::F32));
+    let from = element(like.dtype);
+    let words = found == Some(from) && like.client.properties().features.matmul.ldmatrix.contains(&from);
     let side = |operand: &Operand, across: usize, tile: usize| {
         let vector = if found.is_some() { operand.vector(across, sizes.share, &view) } else { 1 };
-        Side { lies: operand.lies, tile, vector, bytes: kind.size() }
+        let side = Side { lies: operand.lies, tile, vector, bytes: kind.size(), words, whole: false };
+        let whole = [sizes.depth, sizes.share].iter().all(|depth| *depth > 0 && depth.is_multiple_of(side.step()));
+        Side { whole, ..side }
     };
     let left_side = side(left, sizes.rows, tile_rows);
     let right_side = side(right, sizes.columns, tile_columns);
     let way = Way { left: left_side, right: right_side, down, on_units: found.is_some(), bias: bias.is_some() };
     // What there is none of is never read; something must be bound in its place.
     let bias = bias.unwrap_or(like);
-    let types = [element(like.dtype), kind, element(to), element(bias.dtype)];
+    let (left_read, right_read) = (left_side.read_as(from), right_side.read_as(from));
+    let types = [left_read.0, right_read.0, kind, element(to), element(bias.dtype)];
     let across = sizes.columns.div_ceil(tile_columns);
     let (x, y_cubes) = fold(across * sizes.rows.div_ceil(tile_rows));
     let map = MapLaunch::new(
@@ -211,6 +216,8 @@ pub(super) fn multiply(
             &like.client,
             CubeCount::Static(x, y_cubes, sizes.batch() as u32),
             CubeDim::new_1d(THREADS),
+            left_read.1,
+            right_read.1,
             left_side.vector,
             right_side.vector,
             left.tensor.clone().into_buffer_arg(),

@@ -4,15 +4,15 @@ use cubecl::cmma;
 use cubecl::prelude::*;
 
 use super::super::{THREADS, cube_number};
-use super::stage::{Map, fetch_part, keep_part};
+use super::stage::{Map, Source, fetch_part, keep_part};
 use super::sums::{PLANE, Sums, UNIT, Way, add_by_threads, add_on_units, place_of_sums};
 
 /// One cube a tile of the output, and one a product of a batch: `y = left right + bias`, sums in f32.
 #[cube(launch_unchecked)]
 #[allow(clippy::too_many_arguments, clippy::manual_div_ceil)] // A kernel's numbers have no `div_ceil`.
-pub(super) fn multiply_tiles<X: Float, S: Float, Y: Float, B: Float, NL: Size, NR: Size>(
-    left: &[Vector<X, NL>],
-    right: &[Vector<X, NR>],
+pub(super) fn multiply_tiles<XL: Numeric, XR: Numeric, S: Float, Y: Float, B: Float, NXL: Size, NXR: Size, NL: Size, NR: Size>(
+    left: &[Vector<XL, NXL>],
+    right: &[Vector<XR, NXR>],
     bias: &[B],
     y: &mut [Y],
     rows: usize,
@@ -26,11 +26,10 @@ pub(super) fn multiply_tiles<X: Float, S: Float, Y: Float, B: Float, NL: Size, N
     map: Map,
     across: usize,
     #[comptime] way: Way,
-    #[define(X, S, Y, B)] _types: [ElemType; 4],
+    #[define(XL, XR, S, Y, B)] _types: [ElemType; 5],
 ) {
     let product = CUBE_POS_Z as usize;
     let depth = min(share, all_depth - product * share);
-    let (left_start, right_start) = (product * left_apart, product * right_apart);
     let number = cube_number();
     let first_row = number / across * comptime!(way.left.tile);
     let first_column = number % across * comptime!(way.right.tile);
@@ -43,13 +42,15 @@ pub(super) fn multiply_tiles<X: Float, S: Float, Y: Float, B: Float, NL: Size, N
 
     let mut stage_left = Shared::<[Vector<S, NL>]>::new_aligned_slice(comptime!(2 * way.left.stage()), 32usize);
     let mut stage_right = Shared::<[Vector<S, NR>]>::new_aligned_slice(comptime!(2 * way.right.stage()), 32usize);
-    let mut part_left = Array::<Vector<X, NL>>::new(comptime!(way.left.each()));
-    let mut part_right = Array::<Vector<X, NR>>::new(comptime!(way.right.each()));
+    let mut part_left = Array::<Vector<XL, NXL>>::new(comptime!(way.left.each()));
+    let mut part_right = Array::<Vector<XR, NXR>>::new(comptime!(way.right.each()));
+    let from_left = Source { first: first_row, acrosses: rows, depth, line: left_line, start: product * left_apart };
+    let from_right = Source { first: first_column, acrosses: columns, depth, line: right_line, start: product * right_apart };
 
-    fetch_part::<X, NL>(left, &mut part_left, first_row, 0usize, rows, depth, left_line, left_start, &map, way.left);
-    fetch_part::<X, NR>(right, &mut part_right, first_column, 0usize, columns, depth, right_line, right_start, &map, way.right);
-    keep_part::<X, S, NL>(&part_left, &mut stage_left, 0usize, way.left);
-    keep_part::<X, S, NR>(&part_right, &mut stage_right, 0usize, way.right);
+    fetch_part::<XL, NXL>(left, &mut part_left, 0usize, &from_left, &map, way.left);
+    fetch_part::<XR, NXR>(right, &mut part_right, 0usize, &from_right, &map, way.right);
+    keep_part::<XL, NXL, S, NL>(&part_left, &mut stage_left, 0usize, way.left);
+    keep_part::<XR, NXR, S, NR>(&part_right, &mut stage_right, 0usize, way.right);
     sync_cube();
 
     let on_units = comptime!(way.on_units);
@@ -59,19 +60,8 @@ pub(super) fn multiply_tiles<X: Float, S: Float, Y: Float, B: Float, NL: Size, N
         // The next tiles are on their way while this one is multiplied.
         if index + 1 < steps {
             let begin = (index + 1) * step;
-            fetch_part::<X, NL>(left, &mut part_left, first_row, begin, rows, depth, left_line, left_start, &map, way.left);
-            fetch_part::<X, NR>(
-                right,
-                &mut part_right,
-                first_column,
-                begin,
-                columns,
-                depth,
-                right_line,
-                right_start,
-                &map,
-                way.right,
-            );
+            fetch_part::<XL, NXL>(left, &mut part_left, begin, &from_left, &map, way.left);
+            fetch_part::<XR, NXR>(right, &mut part_right, begin, &from_right, &map, way.right);
         }
         if on_units {
             add_on_units::<S, NL, NR>(&mut sums, &stage_left, &stage_right, now, way);
@@ -79,8 +69,8 @@ pub(super) fn multiply_tiles<X: Float, S: Float, Y: Float, B: Float, NL: Size, N
             add_by_threads::<S, NL, NR>(&mut sums, &stage_left, &stage_right, now, way);
         }
         if index + 1 < steps {
-            keep_part::<X, S, NL>(&part_left, &mut stage_left, 1 - now, way.left);
-            keep_part::<X, S, NR>(&part_right, &mut stage_right, 1 - now, way.right);
+            keep_part::<XL, NXL, S, NL>(&part_left, &mut stage_left, 1 - now, way.left);
+            keep_part::<XR, NXR, S, NR>(&part_right, &mut stage_right, 1 - now, way.right);
         }
         sync_cube();
     }
