@@ -176,6 +176,8 @@ template <class T> static T __shfl_down_sync(unsigned, T value, unsigned by) { r
 
 static uint32_t __umulhi(uint32_t a, uint32_t b) { return (uint32_t)((uint64_t)a * b >> 32); }
 static int32_t __mulhi(int32_t a, int32_t b) { return (int32_t)((int64_t)a * b >> 32); }
+static int __clz(uint32_t value) { return value ? __builtin_clz(value) : 32; }
+static int __popc(uint32_t value) { return __builtin_popcount(value); }
 static float rsqrt(float value) { return 1.0f / sqrtf(value); }
 static float min(float a, float b) { return fminf(a, b); }
 static float max(float a, float b) { return fmaxf(a, b); }

@@ -137,6 +137,11 @@ pub(crate) fn linear_to_f32(x: Tensor<3>, layer: &Linear) -> Tensor<3> {
     linear(x, layer)
 }
 
+/// The same numbers as a layer's products read them, so that what several layers read is rounded once.
+pub(crate) fn as_read_by(x: Tensor<3>, layer: &Linear) -> Tensor<3> {
+    if is_cpu(&x.device()) { x } else { x.cast(FloatDType::from(layer.weight.val().dtype())) }
+}
+
 /// A matrix times another one. On a GPU f32 is multiplied as it is, where burn's matrix units would round it to ten bits.
 ///
 /// # Shapes

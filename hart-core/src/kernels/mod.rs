@@ -47,7 +47,7 @@ mod swi_glu;
 mod tasks;
 
 pub(crate) use attention::{Cache, Extend, Group, Memory, Rotation, SelfAttention, attention};
-pub(crate) use linear::{Linear, LinearConfig, in_half, linear, linear_to_f32, matmul};
+pub(crate) use linear::{Linear, LinearConfig, as_read_by, in_half, linear, linear_to_f32, matmul};
 pub(crate) use mapping::{Mapped, map_file};
 pub(crate) use norm::{Modulation, add_gated, group_norm, group_norm_silu, layer_norm, rms_norm};
 #[cfg(feature = "cpu")]

@@ -113,6 +113,7 @@ impl ResidualMlp {
     pub fn forward(&self, x: Tensor<3>, steps: &[f32], condition: Tensor<3>) -> (Tensor<3>, Tensor<3>) {
         let channels = x.dims()[2];
         let signal = kernels::silu(condition + self.step_embed.forward(steps));
+        let signal = kernels::as_read_by(signal, &self.final_modulator);
         let mut x = kernels::linear(x, &self.input);
         for block in &self.blocks {
             let [shift, scale, gate] = split(kernels::linear(signal.clone(), &block.modulator));

@@ -30,14 +30,21 @@ impl Rotation {
     /// coordinates along a side a row of the batch.
     pub(crate) fn picture(sides: &[Vec<f32>], head_dim: usize, base: f64, device: &Device) -> Self {
         let frequencies = frequencies(head_dim, 4, base);
-        let turns = |side: &Vec<f32>| -> Vec<Turn> {
-            // The same in every row and column, and so computed once.
-            let line: Vec<Vec<Turn>> = side.iter().map(|p| frequencies.iter().map(|f| turn(p * f)).collect()).collect();
-            let place = |row: usize, column: usize| [row, row, column, column].map(|at| line[at].iter().copied());
-            let line = 0..side.len();
-            line.clone().flat_map(|row| line.clone().flat_map(move |column| place(row, column).into_iter().flatten())).collect()
+        // Of a side only, twice; a picture of thousands of places is laid out where it is needed.
+        let turns = |&place: &f32| {
+            let quarter: Vec<Turn> = frequencies.iter().map(|f| turn(place * f)).collect();
+            [quarter.clone(), quarter].concat()
         };
-        Self::of(sides.iter().map(turns).collect(), head_dim, device)
+        let (rows, side) = (sides.len(), sides.first().map_or(0, Vec::len));
+        let (cos, sin) = sides.iter().flatten().flat_map(turns).unzip();
+        let picture = |line: Vec<f32>| {
+            let line: Tensor<4> = kernels::tensor(line, [rows, side, 1, head_dim / 2], device);
+            let places = [rows, side, side, head_dim / 2];
+            let by_row = line.clone().expand(places);
+            let by_column = line.swap_dims(1, 2).expand(places);
+            Tensor::cat(vec![by_row, by_column], 3).reshape([rows, 1, side * side, head_dim])
+        };
+        Self { cos: picture(cos), sin: picture(sin) }
     }
 
     fn of(rows: Vec<Vec<Turn>>, head_dim: usize, device: &Device) -> Self {

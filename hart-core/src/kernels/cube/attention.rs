@@ -214,7 +214,8 @@ pub(in super::super) fn attention(of: [&Tensor<4>; 3], bias: Option<&Tensor<4>>,
     }
     let of = of.map(|part| {
         let [_, groups, length, _] = part.dims();
-        let part = part.clone().reshape([rows, groups, 1, length * channels]).expand([rows, groups, heads / groups, length * channels]);
+        let part =
+            part.clone().reshape([rows, groups, 1, length * channels]).expand([rows, groups, heads / groups, length * channels]);
         part.reshape([rows * heads, length, channels])
     });
     let bias = bias.map(|bias| bias.clone().expand([rows, heads, length, tokens]).reshape([rows * heads, length, tokens]));

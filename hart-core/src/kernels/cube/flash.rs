@@ -22,6 +22,8 @@ const QUERIES: usize = THREADS as usize / PLANE * ROWS;
 const KEYS: usize = 64;
 /// Half numbers that are read at once: 16 bytes, also what a matrix of eight by eight has in a line.
 const VECTOR: usize = 8;
+/// Words of that.
+const WORDS: usize = VECTOR / 2;
 /// Most channels of a head: what a thread has registers for.
 const MOST_CHANNELS: usize = 128;
 /// Most cubes in a second dimension.
@@ -74,6 +76,7 @@ pub(super) fn attend(heads: Heads<'_>, scale: f64) -> Option<CubeTensor> {
             CubeCount::Static(length.div_ceil(QUERIES) as u32, (rows * count) as u32, 1),
             CubeDim::new_1d(THREADS),
             2,
+            WORDS,
             VECTOR,
             query.clone().into_buffer_arg(),
             key.clone().into_buffer_arg(),
@@ -94,10 +97,10 @@ pub(super) fn attend(heads: Heads<'_>, scale: f64) -> Option<CubeTensor> {
 /// One cube a few queries of one head.
 #[cube(launch_unchecked)]
 #[allow(clippy::too_many_arguments, clippy::manual_div_ceil)] // A kernel's numbers have no `div_ceil`.
-fn attend_kernel<X: Float, N2: Size, N8: Size>(
+fn attend_kernel<X: Float, N2: Size, N4: Size, N8: Size>(
     query: &[Vector<X, N2>],
-    key: &[Vector<X, N8>],
-    value: &[Vector<X, N8>],
+    key: &[Vector<u32, N4>],
+    value: &[Vector<u32, N4>],
     mixed: &mut [Vector<X, N2>],
     heads: usize,
     length: usize,
@@ -119,12 +122,12 @@ fn attend_kernel<X: Float, N2: Size, N8: Size>(
     let mut values = Shared::<[Vector<X, N8>]>::new_aligned_slice(comptime!(2 * stage), 16usize);
     let start = head * room * comptime!(channels / VECTOR);
     let each = comptime!((KEYS * channels / VECTOR).div_ceil(THREADS as usize));
-    let mut next_keys = Array::<Vector<X, N8>>::new(each);
-    let mut next_values = Array::<Vector<X, N8>>::new(each);
-    fetch::<X, N8>(key, &mut next_keys, start, 0usize, tokens, channels);
-    fetch::<X, N8>(value, &mut next_values, start, 0usize, tokens, channels);
-    keep::<X, N8>(&next_keys, &mut keys, 0usize, channels);
-    keep::<X, N8>(&next_values, &mut values, 0usize, channels);
+    let mut next_keys = Array::<Vector<u32, N4>>::new(each);
+    let mut next_values = Array::<Vector<u32, N4>>::new(each);
+    fetch::<N4>(key, &mut next_keys, start, 0usize, tokens, channels);
+    fetch::<N4>(value, &mut next_values, start, 0usize, tokens, channels);
+    keep::<X, N4, N8>(&next_keys, &mut keys, 0usize, channels);
+    keep::<X, N4, N8>(&next_values, &mut values, 0usize, channels);
     sync_cube();
 
     // Of every eight channels, the upper row's two numbers and the lower one's.
@@ -140,64 +143,24 @@ fn attend_kernel<X: Float, N2: Size, N8: Size>(
         greatest[half] = LEAST;
         total[half] = 0.0f32;
     }
-    let steps = (tokens + comptime!(KEYS - 1)) / KEYS;
-    for step in 0..steps {
+    let last = (tokens - 1) / KEYS;
+    for step in 0..last {
         let now = step % 2 * stage;
-        let begin = step * KEYS;
         // The next ones are on their way while these are looked at.
-        if step + 1 < steps {
-            fetch::<X, N8>(key, &mut next_keys, start, begin + KEYS, tokens, channels);
-            fetch::<X, N8>(value, &mut next_values, start, begin + KEYS, tokens, channels);
-        }
+        fetch::<N4>(key, &mut next_keys, start, (step + 1) * KEYS, tokens, channels);
         let mut scores = scores_of::<X, N2, N8>(&queries, &keys, now, lane, channels);
-        let left = tokens - begin;
-        #[unroll]
-        for i in 0..comptime!(2 * KEYS / COLUMNS) {
-            let mut pair = scores[i] * Vector::<f32, N2>::new(scale);
-            if left < KEYS {
-                #[unroll]
-                for part in 0..2usize {
-                    if comptime!(i / 2 * COLUMNS) + column + part >= left {
-                        pair.insert(part, LEAST);
-                    }
-                }
-            }
-            scores[i] = pair;
-        }
-        #[unroll]
-        for half in 0..2usize {
-            let mut most = greatest[half];
-            #[unroll]
-            for tile in 0..comptime!(KEYS / COLUMNS) {
-                let pair = scores[comptime!(2 * tile + half)];
-                most = max(most, max(pair.extract(0usize), pair.extract(1usize)));
-            }
-            // A row lies with four threads.
-            most = max(most, plane_shuffle_xor(most, 1u32));
-            most = max(most, plane_shuffle_xor(most, 2u32));
-            let fade = (greatest[half] - most).exp();
-            greatest[half] = most;
-            let mut sum = total[half] * fade;
-            #[unroll]
-            for tile in 0..comptime!(KEYS / COLUMNS) {
-                let pair = (scores[comptime!(2 * tile + half)] - Vector::<f32, N2>::new(most)).exp();
-                sum += pair.extract(0usize) + pair.extract(1usize);
-                scores[comptime!(2 * tile + half)] = pair;
-            }
-            total[half] = sum;
-            #[unroll]
-            for tile in 0..comptime!(channels / COLUMNS) {
-                let faded = sums[comptime!(2 * tile + half)] * Vector::<f32, N2>::new(fade);
-                sums[comptime!(2 * tile + half)] = faded;
-            }
-        }
+        keep::<X, N4, N8>(&next_keys, &mut keys, stage - now, channels);
+        fetch::<N4>(value, &mut next_values, start, (step + 1) * KEYS, tokens, channels);
+        become_shares::<N2>(&mut scores, &mut sums, &mut greatest, &mut total, scale, channels);
         add_values::<X, N2, N8>(&mut sums, &scores, &values, now, lane, channels);
-        if step + 1 < steps {
-            keep::<X, N8>(&next_keys, &mut keys, stage - now, channels);
-            keep::<X, N8>(&next_values, &mut values, stage - now, channels);
-        }
+        keep::<X, N4, N8>(&next_values, &mut values, stage - now, channels);
         sync_cube();
     }
+    let now = last % 2 * stage;
+    let mut scores = scores_of::<X, N2, N8>(&queries, &keys, now, lane, channels);
+    leave_out::<N2>(&mut scores, column, tokens - last * KEYS);
+    become_shares::<N2>(&mut scores, &mut sums, &mut greatest, &mut total, scale, channels);
+    add_values::<X, N2, N8>(&mut sums, &scores, &values, now, lane, channels);
 
     #[unroll]
     for half in 0..2usize {
@@ -239,11 +202,12 @@ fn read_queries<X: Float, N2: Size>(
     queries
 }
 
-/// A thread's part of the next keys, or values; zeros beyond the last.
+/// A thread's part of the next keys, or values, as words of bits: numbers of half precision would be taken apart on the way. Beyond the
+/// last one it is the last one again, whose share is zero there.
 #[cube]
-fn fetch<X: Float, N8: Size>(
-    from: &[Vector<X, N8>],
-    part: &mut Array<Vector<X, N8>>,
+fn fetch<N4: Size>(
+    from: &[Vector<u32, N4>],
+    part: &mut Array<Vector<u32, N4>>,
     start: usize,
     begin: usize,
     tokens: usize,
@@ -253,18 +217,16 @@ fn fetch<X: Float, N8: Size>(
     #[unroll]
     for i in 0..comptime!((KEYS * of_key).div_ceil(THREADS as usize)) {
         let number = UNIT_POS as usize + comptime!(i * THREADS as usize);
-        let mut numbers = Vector::<X, N8>::from_int(0);
-        if number < comptime!(KEYS * of_key) && begin + number / of_key < tokens {
-            numbers = from[start + begin * of_key + number];
-        }
-        part[i] = numbers;
+        let token = min(begin + number / of_key, tokens - 1);
+        part[i] = from[start + token * of_key + number % of_key];
     }
 }
 
 /// That part to its place in shared memory.
 #[cube]
-fn keep<X: Float, N8: Size>(
-    part: &Array<Vector<X, N8>>,
+#[allow(clippy::if_same_then_else)] // Some kernels have no condition.
+fn keep<X: Float, N4: Size, N8: Size>(
+    part: &Array<Vector<u32, N4>>,
     stage: &mut Shared<[Vector<X, N8>]>,
     begin: usize,
     #[comptime] channels: usize,
@@ -273,8 +235,11 @@ fn keep<X: Float, N8: Size>(
     #[unroll]
     for i in 0..comptime!((KEYS * of_key).div_ceil(THREADS as usize)) {
         let number = UNIT_POS as usize + comptime!(i * THREADS as usize);
-        if number < comptime!(KEYS * of_key) {
-            stage[begin + number / of_key * comptime!(line(channels)) + number % of_key] = part[i];
+        let at = begin + number / of_key * comptime!(line(channels)) + number % of_key;
+        if comptime!((KEYS * of_key).is_multiple_of(THREADS as usize)) {
+            stage[at] = Vector::<X, N8>::reinterpret(part[i]);
+        } else if number < comptime!(KEYS * of_key) {
+            stage[at] = Vector::<X, N8>::reinterpret(part[i]);
         }
     }
 }
@@ -319,6 +284,63 @@ fn scores_of<X: Float, N2: Size, N8: Size>(
         }
     }
     scores
+}
+
+/// Keys from so many on are not there.
+#[cube]
+fn leave_out<N2: Size>(scores: &mut Array<Vector<f32, N2>>, column: usize, keys: usize) {
+    #[unroll]
+    for i in 0..comptime!(2 * KEYS / COLUMNS) {
+        let mut pair = scores[i];
+        #[unroll]
+        for part in 0..2usize {
+            if comptime!(i / 2 * COLUMNS) + column + part >= keys {
+                pair.insert(part, LEAST);
+            }
+        }
+        scores[i] = pair;
+    }
+}
+
+/// Scores become shares of what the greatest one so far would have, and so do the sums until now.
+#[cube]
+fn become_shares<N2: Size>(
+    scores: &mut Array<Vector<f32, N2>>,
+    sums: &mut Array<Vector<f32, N2>>,
+    greatest: &mut Array<f32>,
+    total: &mut Array<f32>,
+    scale: f32,
+    #[comptime] channels: usize,
+) {
+    #[unroll]
+    for half in 0..2usize {
+        let mut most = greatest[half];
+        #[unroll]
+        for tile in 0..comptime!(KEYS / COLUMNS) {
+            let pair = scores[comptime!(2 * tile + half)];
+            most = max(most, max(pair.extract(0usize), pair.extract(1usize)));
+        }
+        // A row lies with four threads.
+        most = max(most, plane_shuffle_xor(most, 1u32));
+        most = max(most, plane_shuffle_xor(most, 2u32));
+        let fade = ((greatest[half] - most) * scale).exp();
+        greatest[half] = most;
+        let (factor, shift) = (Vector::<f32, N2>::new(scale), Vector::<f32, N2>::new(-most * scale));
+        let mut sum = total[half] * fade;
+        #[unroll]
+        for tile in 0..comptime!(KEYS / COLUMNS) {
+            // Scaled and without the greatest by one operation.
+            let pair = fma(scores[comptime!(2 * tile + half)], factor, shift).exp();
+            sum += pair.extract(0usize) + pair.extract(1usize);
+            scores[comptime!(2 * tile + half)] = pair;
+        }
+        total[half] = sum;
+        #[unroll]
+        for tile in 0..comptime!(channels / COLUMNS) {
+            let faded = sums[comptime!(2 * tile + half)] * Vector::<f32, N2>::new(fade);
+            sums[comptime!(2 * tile + half)] = faded;
+        }
+    }
 }
 
 /// Adds values in their shares.

@@ -11,7 +11,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use super::pointwise::silu_of;
-use super::{THREADS, cube_number, cubes, element, empty_like, is_here, thread_number, threads_for};
+use super::{THREADS, cube_number, cube_sum, cubes, element, empty_like, is_here, thread_number, threads_for};
 
 #[cfg(feature = "train")]
 mod gradients;
@@ -119,7 +119,7 @@ fn partial_sums<X: Float>(
     }
 }
 
-/// Mean and factor of every group: `[batch, groups, 2]`.
+/// One cube a group: its mean and factor, `[batch, groups, 2]`.
 #[cube(launch)]
 #[allow(clippy::too_many_arguments)]
 fn statistics<X: Float>(
@@ -132,18 +132,25 @@ fn statistics<X: Float>(
     parts: usize,
     groups: usize,
     epsilon: f32,
+    #[comptime] threads: usize,
     #[define(X)] _type: ElemType,
 ) {
-    let i = thread_number();
-    if i < count {
-        let (batch, group) = (i / groups, i % groups);
-        let mut value = 0.0f32;
-        let mut square = 0.0f32;
-        for part in 0..parts {
-            let at = 2 * ((batch * parts + part) * groups + group);
-            value += sums[at];
-            square += sums[at + 1];
-        }
+    let i = cube_number();
+    if i >= count {
+        terminate!();
+    }
+    let (batch, group) = (i / groups, i % groups);
+    let unit = UNIT_POS as usize;
+    let mut value = 0.0f32;
+    let mut square = 0.0f32;
+    for part in range_stepped(unit, parts, threads) {
+        let at = 2 * ((batch * parts + part) * groups + group);
+        value += sums[at];
+        square += sums[at + 1];
+    }
+    value = cube_sum(value, threads);
+    square = cube_sum(square, threads);
+    if unit == 0 {
         let of_group = channels / groups;
         let numbers = f32::cast_from((places * of_group) as u32);
         let mean = value / numbers;
@@ -152,31 +159,54 @@ fn statistics<X: Float>(
     }
 }
 
+/// Channels that a thread norms side by side, and places below each other.
+const SIDE_BY_SIDE: usize = 4;
+const PLACES_OF_THREAD: usize = 8;
+
 #[cube(launch)]
 #[allow(clippy::too_many_arguments)]
-fn normalise<X: Float>(
-    x: &[X],
+fn normalise<X: Float, N: Size>(
+    x: &[Vector<X, N>],
     found: &[f32],
-    gain: &[X],
-    bias: &[X],
-    y: &mut [X],
-    count: usize,
+    gain: &[Vector<X, N>],
+    bias: &[Vector<X, N>],
+    y: &mut [Vector<X, N>],
+    batch: usize,
     places: usize,
     channels: usize,
     groups: usize,
+    #[comptime] side: usize,
     #[comptime] then_silu: bool,
     #[define(X)] _type: ElemType,
 ) {
     let i = thread_number();
-    if i < count {
-        let (channel, place) = (i % channels, i / channels);
-        let at = 2 * (place / places * groups + channel / (channels / groups));
-        let value = (f32::cast_from(x[i]) - found[at]) * found[at + 1];
-        let mut value = value * f32::cast_from(gain[channel]) + f32::cast_from(bias[channel]);
-        if comptime!(then_silu) {
-            value = silu_of(value);
+    let vectors = channels / side;
+    let parts = (places + comptime!(PLACES_OF_THREAD - 1)) / PLACES_OF_THREAD;
+    let (lane, rest) = (i % vectors, i / vectors);
+    let (part, map) = (rest % parts, rest / parts);
+    if map < batch {
+        let of_group = channels / groups;
+        let (gain, bias) = (Vector::<f32, N>::cast_from(gain[lane]), Vector::<f32, N>::cast_from(bias[lane]));
+        let mut mean = Vector::<f32, N>::from_int(0);
+        let mut factor = Vector::<f32, N>::from_int(0);
+        #[unroll]
+        for channel in 0..side {
+            let at = 2 * (map * groups + (lane * side + channel) / of_group);
+            mean.insert(channel, found[at]);
+            factor.insert(channel, found[at + 1]);
         }
-        y[i] = X::cast_from(value);
+        let first = part * PLACES_OF_THREAD;
+        for place in first..min(first + PLACES_OF_THREAD, places) {
+            let at = (map * places + place) * vectors + lane;
+            let mut value = (Vector::<f32, N>::cast_from(x[at]) - mean) * factor * gain + bias;
+            if comptime!(then_silu) {
+                #[unroll]
+                for channel in 0..side {
+                    value.insert(channel, silu_of(value.extract(channel)));
+                }
+            }
+            y[at] = Vector::cast_from(value);
+        }
     }
 }
 
@@ -214,11 +244,10 @@ fn forward(x: CubeTensor, gain: CubeTensor, bias: CubeTensor, options: Options) 
         THREADS as usize,
         kind,
     );
-    let (all, dim) = threads_for(batch * groups);
     statistics::launch(
         &client,
-        all,
-        dim,
+        cubes(batch * groups),
+        CubeDim::new_1d(THREADS),
         x.clone().into_buffer_arg(),
         sums.into_buffer_arg(),
         found.clone().into_buffer_arg(),
@@ -228,23 +257,26 @@ fn forward(x: CubeTensor, gain: CubeTensor, bias: CubeTensor, options: Options) 
         parts,
         groups,
         epsilon as f32,
+        THREADS as usize,
         kind,
     );
-    let count = batch * places * channels;
-    let (all, dim) = threads_for(count);
+    let side = if channels.is_multiple_of(SIDE_BY_SIDE) { SIDE_BY_SIDE } else { 1 };
+    let (all, dim) = threads_for(batch * places.div_ceil(PLACES_OF_THREAD) * (channels / side));
     normalise::launch(
         &client,
         all,
         dim,
+        side,
         x.into_buffer_arg(),
         found.clone().into_buffer_arg(),
         gain.into_buffer_arg(),
         bias.into_buffer_arg(),
         y.clone().into_buffer_arg(),
-        count,
+        batch,
         places,
         channels,
         groups,
+        side,
         silu,
         kind,
     );

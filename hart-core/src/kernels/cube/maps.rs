@@ -6,9 +6,9 @@ use cubecl::prelude::*;
 use super::{element, empty_like, tensor, thread_number, threads_for, whole};
 
 #[cube(launch)]
-fn double<X: Float>(
-    x: &[X],
-    y: &mut [X],
+fn double<X: Float, N: Size>(
+    x: &[Vector<X, N>],
+    y: &mut [Vector<X, N>],
     count: usize,
     height: usize,
     width: usize,
@@ -29,11 +29,26 @@ pub(in super::super) fn upsample_nearest(x: &Tensor<4>) -> Option<Tensor<4>> {
     let [batch, channels, height, width] = x.dims();
     let x = whole(&x.clone().permute([0, 2, 3, 1]))?;
     let y = empty_like(&x, [batch, 2 * height, 2 * width, channels], x.dtype);
+    // A few channels at once.
+    let side = if channels.is_multiple_of(4) { 4 } else { 1 };
+    let channels = channels / side;
     let count = 4 * batch * height * width * channels;
     if count > 0 {
         let (all, dim) = threads_for(count);
         let (client, kind) = (x.client.clone(), element(x.dtype));
-        double::launch(&client, all, dim, x.into_buffer_arg(), y.clone().into_buffer_arg(), count, height, width, channels, kind);
+        double::launch(
+            &client,
+            all,
+            dim,
+            side,
+            x.into_buffer_arg(),
+            y.clone().into_buffer_arg(),
+            count,
+            height,
+            width,
+            channels,
+            kind,
+        );
     }
     Some(tensor::<4>(y).permute([0, 3, 1, 2]))
 }

@@ -148,15 +148,20 @@ fn units(like: &CubeTensor, single: Single) -> Option<ElemType> {
     (planes && properties.features.matmul.cmma.contains(&config)).then_some(kind)
 }
 
-/// Tiles, and planes on top of each other.
-const TILES: [(usize, usize, usize); 5] = [(128, 128, 4), (128, 64, 4), (64, 64, 2), (32, 64, 2), (128, 32, 4)];
+/// Rows and columns of a tile, planes on top of each other, and how many a multiprocessor works on at once.
+pub(super) type Tile = (usize, usize, usize, usize);
 
-/// The tile that is done the soonest on so many multiprocessors: how often they all work on one each, times what one costs, its
-/// products and the reading of its operands.
-fn tile(sizes: Sizes, processors: usize) -> (usize, usize, usize) {
-    let cost = |&(rows, columns, _): &(usize, usize, usize)| {
+/// The widest one is for the decoder, whose channels are multiples of 160; of its sums there is no room for two at once.
+pub(super) const TILES: [Tile; 6] =
+    [(128, 160, 4, 1), (128, 128, 4, 2), (128, 64, 4, 2), (64, 64, 2, 2), (32, 64, 2, 2), (128, 32, 4, 2)];
+
+/// The tile that is done the soonest on so many multiprocessors: how often they all work on as many as they can, times what that costs,
+/// the tiles' products and the reading of their operands. A quarter more where no other tile's work fills what one waits for.
+fn tile(sizes: Sizes, processors: usize) -> Tile {
+    let cost = |&(rows, columns, _, at_once): &Tile| {
         let tiles = sizes.rows.div_ceil(rows) * sizes.columns.div_ceil(columns) * sizes.batch();
-        tiles.div_ceil(2 * processors) * (rows * columns + 48 * (rows + columns))
+        let waits = if at_once == 1 { 5 } else { 4 };
+        tiles.div_ceil(at_once * processors) * at_once * (rows * columns + 48 * (rows + columns)) * waits
     };
     TILES.into_iter().min_by_key(cost).expect("there are tiles")
 }
@@ -173,14 +178,29 @@ pub(super) fn multiply(
     to: DType,
     single: Single,
 ) -> CubeTensor {
+    let processors = left.tensor.client.properties().hardware.num_streaming_multiprocessors.unwrap_or(16) as usize;
+    multiply_in(tile(sizes, processors), left, right, sizes, view, bias, to, single)
+}
+
+/// The same in such tiles, where there are matrix units.
+#[allow(clippy::too_many_arguments)]
+pub(super) fn multiply_in(
+    tile: Tile,
+    left: &Operand,
+    right: &Operand,
+    sizes: Sizes,
+    view: View,
+    bias: Option<&CubeTensor>,
+    to: DType,
+    single: Single,
+) -> CubeTensor {
     let like = &left.tensor;
     let y = empty_like(like, [sizes.batch(), sizes.rows, sizes.columns], to);
     if y.meta.num_elements() == 0 {
         return y;
     }
     let found = units(like, single);
-    let processors = like.client.properties().hardware.num_streaming_multiprocessors.unwrap_or(16) as usize;
-    let (tile_rows, tile_columns, down) = if found.is_some() { tile(sizes, processors) } else { (64, 64, 2) };
+    let (tile_rows, tile_columns, down, _) = if found.is_some() { tile } else { (64, 64, 2, 2) };
     let kind = found.unwrap_or(ElemType::Float(FloatKind::F32));
     let from = element(like.dtype);
     let words = found == Some(from) && like.client.properties().features.matmul.ldmatrix.contains(&from);
