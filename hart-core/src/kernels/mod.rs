@@ -49,7 +49,7 @@ mod tasks;
 pub(crate) use attention::{Cache, Extend, Group, Memory, Rotation, SelfAttention, attention};
 pub(crate) use linear::{Linear, LinearConfig, as_read_by, in_half, linear, linear_to_f32, matmul};
 pub(crate) use mapping::{Mapped, map_file};
-pub(crate) use norm::{Modulation, add_gated, group_norm, group_norm_silu, layer_norm, rms_norm};
+pub(crate) use norm::{Modulation, add_gated, add_norm, group_norm, group_norm_silu, layer_norm, rms_norm};
 #[cfg(feature = "cpu")]
 pub(crate) use packed::Packed;
 pub(crate) use picture::{area, bicubic, conv2d, convolutions_in_bf16, norm_silu_conv2d, upsample_conv2d};

@@ -93,6 +93,26 @@ pub(crate) fn add_gated(x: Tensor<3>, y: Tensor<3>, gate: Option<&Tensor<3>>) ->
     }
 }
 
+/// [`add_gated`], and [`rms_norm`] of the sum: the sum and its norm.
+///
+/// # Shapes
+///
+/// - x, y, both outputs: `[B, L, C]`; the gate, scale and shift: `[B, 1 or L, C]`
+pub(crate) fn add_norm(
+    x: Tensor<3>,
+    y: Tensor<3>,
+    norm: &RmsNorm,
+    modulation: Option<(&Tensor<3>, &Modulation)>,
+) -> (Tensor<3>, Tensor<3>) {
+    #[cfg(any(feature = "cuda", feature = "wgpu"))]
+    if let Some(both) = super::cube::add_norm(&x, &y, norm, modulation) {
+        return both;
+    }
+    let sum = add_gated(x, y, modulation.map(|(gate, _)| gate));
+    let normed = rms_norm(sum.clone(), norm, modulation.map(|(_, modulation)| modulation));
+    (sum, normed)
+}
+
 /// Each group of channels to mean 0 and variance 1, then scaled and shifted channel by channel.
 ///
 /// # Shapes

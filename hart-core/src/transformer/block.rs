@@ -142,13 +142,16 @@ impl Block {
         cache: Extend<'_>,
         bias: Option<Tensor<4>>,
     ) -> Tensor<3> {
-        let branch = |i: usize| modulation.as_ref().map(|branches| &branches[i]);
-        let normed = |x: &Tensor<3>, i| kernels::rms_norm(x.clone(), &self.norm, branch(i).map(|b| &b.norm));
-        let add = |x, y, i| kernels::add_gated(x, y, branch(i).map(|b| &b.gate));
-        let y = self.attention.forward(normed(&x, 0), rotation, groups, cache, bias);
-        let x = add(x, y, 0);
-        let y = self.feed_forward.forward(normed(&x, 1));
-        add(x, y, 1)
+        let [first, second] = match modulation {
+            Some([first, second]) => [Some(first), Some(second)],
+            None => [None, None],
+        };
+        let normed = kernels::rms_norm(x.clone(), &self.norm, first.map(|b| &b.norm));
+        let y = self.attention.forward(normed, rotation, groups, cache, bias);
+        let between = first.zip(second).map(|(first, second)| (&first.gate, &second.norm));
+        let (x, normed) = kernels::add_norm(x, y, &self.norm, between);
+        let y = self.feed_forward.forward(normed);
+        kernels::add_gated(x, y, second.map(|b| &b.gate))
     }
 }
 

@@ -4,6 +4,7 @@
 //! Kernels read and write f32, f16 and bf16 side by side and compute in f32: the residual stream, norms, softmax and logits stay in
 //! f32 while products have operands of half precision.
 
+mod add_norm;
 mod attention;
 #[cfg(feature = "train")]
 mod columns;
@@ -21,6 +22,7 @@ mod product;
 mod rows;
 mod sample;
 
+pub(super) use add_norm::add_norm;
 pub(super) use attention::{InPlace, attention, self_attention};
 #[cfg(feature = "train")]
 pub(super) use columns::{add_row, scale_by_row};
@@ -44,7 +46,7 @@ use burn_cubecl::cubecl::server::Handle;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::ir::{ElemType, FloatKind};
-use cubecl::prelude::*;
+use cubecl::prelude::{Tensor as Strided, *};
 
 /// Threads of a cube.
 const THREADS: u32 = 256;
@@ -121,6 +123,12 @@ fn threads_for(count: usize) -> (CubeCount, CubeDim) {
 #[cube]
 fn thread_number() -> usize {
     cube_number() * CUBE_DIM_X as usize + UNIT_POS as usize
+}
+
+/// Where the row begins that a token of a batch is modulated by: there may be one for all of them.
+#[cube]
+fn row_of<M: Float>(of: &Strided<M>, batch: usize, token: usize) -> usize {
+    batch % of.shape(0) * of.stride(0) + token % of.shape(1) * of.stride(1)
 }
 
 /// How the numbers of a cube's threads become one.

@@ -4,7 +4,7 @@ use burn::prelude::Tensor;
 use burn::tensor::DType;
 use cubecl::prelude::{Tensor as Strided, *};
 
-use super::{element, empty_like, primitive, tensor, thread_number, threads_for, whole};
+use super::{element, empty_like, primitive, row_of, tensor, thread_number, threads_for, whole};
 
 #[cube]
 pub(super) fn silu_of(x: f32) -> f32 {
@@ -46,8 +46,7 @@ fn add_gated_kernel<X: Float, Y: Float, G: Float>(
         if comptime!(gated) {
             let (row, channel) = (i / width, i % width);
             let (batch, token) = (row / length, row % length);
-            let at = batch % gate.shape(0) * gate.stride(0) + token % gate.shape(1) * gate.stride(1) + channel * gate.stride(2);
-            value *= f32::cast_from(gate[at]);
+            value *= f32::cast_from(gate[row_of(gate, batch, token) + channel * gate.stride(2)]);
         }
         sum[i] = X::cast_from(f32::cast_from(x[i]) + value);
     }

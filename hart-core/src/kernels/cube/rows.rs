@@ -7,7 +7,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::{Tensor as Strided, *};
 
 use super::super::Modulation;
-use super::{THREADS, cube_number, cube_sum, cubes, element, empty_like, primitive, tensor, whole};
+use super::{THREADS, cube_number, cube_sum, cubes, element, empty_like, primitive, row_of, tensor, whole};
 
 /// What a norm does besides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -60,8 +60,8 @@ fn norm<X: Float, M: Float, G: Float>(
     let mut at_scale = 0usize;
     let mut at_shift = 0usize;
     if comptime!(does.modulates) {
-        at_scale = batch % scale.shape(0) * scale.stride(0) + token % scale.shape(1) * scale.stride(1);
-        at_shift = batch % shift.shape(0) * shift.stride(0) + token % shift.shape(1) * shift.stride(1);
+        at_scale = row_of(scale, batch, token);
+        at_shift = row_of(shift, batch, token);
     }
     for channel in range_stepped(unit, width, threads) {
         let mut value = (f32::cast_from(x[start + channel]) - mean) * factor;

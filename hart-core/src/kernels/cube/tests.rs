@@ -96,7 +96,14 @@ fn norms_and_sums_equal_the_cpus() {
             let (more, gate) = (wave([2, 5, width], 0.3, &cpu), here.map(|m| m.scale.clone()));
             let want = crate::kernels::add_gated(x.clone(), more.clone(), gate.as_ref());
             let gate = gate.map(|gate| on(&gate, &gpu));
-            assert_close("sum", crate::kernels::add_gated(y.clone(), on(&more, &gpu), gate.as_ref()), want, 1e-6);
+            assert_close("sum", crate::kernels::add_gated(y.clone(), on(&more, &gpu), gate.as_ref()), want.clone(), 1e-6);
+            // Both at once, gated by a part of a wider tensor.
+            let between = here.map(|m| (&m.scale, m));
+            let on_gpu = gate.as_ref().zip(there);
+            let (sum, normed) = super::add_norm(&y, &on(&more, &gpu), &rms_norm(&gpu), on_gpu).unwrap();
+            assert_close("sum", sum, want, 1e-6);
+            let (_, want) = crate::kernels::add_norm(x.clone(), more, &rms_norm(&cpu), between);
+            assert_close("its norm", normed, want, 1e-5);
             // A norm whose gain is in half precision gives that.
             let half = crate::kernels::in_half(rms_norm(&gpu), Precision::F16, &gpu);
             let got = crate::kernels::rms_norm(y, &half, there);
@@ -188,7 +195,7 @@ fn products_in_every_tile_equal_the_cpus() {
             let (x, w) = (held(wave([rows, depth], 0.7, &cpu)), held(wave([depth, columns], 0.3, &cpu)));
             let want = x.clone().matmul(w.clone());
             let most = values(want.clone().abs().max())[0];
-            let on_gpu = |x: &Tensor<2>| super::whole(&on(x, &gpu).cast(FloatDType::BF16)).unwrap();
+            let on_gpu = |x: &Tensor<2>| super::whole(&on(x, &gpu).cast(FloatDType::F16)).unwrap();
             let left = Operand::new(on_gpu(&x), Lies::Deep, depth);
             for (right, lies, line) in [(w.clone(), Lies::Wide, columns), (w.clone().transpose(), Lies::Deep, depth)] {
                 let right = Operand::new(on_gpu(&right), lies, line);
