@@ -1,7 +1,8 @@
 /* A driver and a compiler for CUDA, without a GPU. Linux only.
  *
  * It hands out memory and launches nothing, so that what a program asks of a GPU can be counted: launches, memory, copies. Numbers are
- * zeros. `benches/dry.sh` uses it so. DRY_KERNELS=1 also says how often each kernel was launched.
+ * zeros. `benches/dry.sh` uses it so. DRY_KERNELS=1 also says how often each kernel was launched; DRY_SOURCES=FOLDER keeps their
+ * sources there, for NVIDIA's compiler and disassembler, which need no GPU.
  *
  * With DRY_RUN set to a folder, kernels are compiled for the CPU into it, by `compile` and `kernel.h`, and run there: slow, but every
  * number is computed as the kernel's CUDA source says. `benches/emulate.sh` uses it so. */
@@ -14,14 +15,16 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "machine.h"
+
 typedef int Result;
-enum { SUCCESS = 0, OUT_OF_MEMORY = 2, INVALID_DEVICE = 101, INVALID_IMAGE = 200 };
+enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, INVALID_DEVICE = 101, INVALID_IMAGE = 200 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static size_t launches, copies_in, copies_out, now, peak;
 
 /* Kernels, by the names under which they are loaded; and how one is launched on the CPU. */
-typedef void Launch(const unsigned *grid, const unsigned *block, unsigned shared, void **arguments);
+typedef void Launch(struct Machine *machine, const unsigned *grid, const unsigned *block, unsigned shared, void **arguments);
 typedef struct Kernel {
   char *name;
   size_t launches;
@@ -219,10 +222,18 @@ Result cuLaunchKernel(Kernel *kernel, unsigned grid_x, unsigned grid_y, unsigned
   kernel->launches++;
   launches++;
   /* One at a time: what they do to memory happens in their order. */
-  if (kernel->launch)
-    kernel->launch((unsigned[]){grid_x, grid_y, grid_z}, (unsigned[]){block_x, block_y, block_z}, shared, arguments);
+  static struct Machine machine;
+  Result result = SUCCESS;
+  if (kernel->launch && !machine.stacks) {
+    machine.shared = aligned_alloc(4096, SHARED_BYTES);
+    machine.stacks = mmap(NULL, (size_t)MOST_THREADS * STACK_BYTES, PROT_READ | PROT_WRITE,
+                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  }
+  if (block_x * block_y * block_z > MOST_THREADS || shared > SHARED_BYTES) result = INVALID_VALUE;
+  else if (kernel->launch)
+    kernel->launch(&machine, (unsigned[]){grid_x, grid_y, grid_z}, (unsigned[]){block_x, block_y, block_z}, shared, arguments);
   pthread_mutex_unlock(&lock);
-  return SUCCESS;
+  return result;
 }
 Result cuGetErrorString(Result result, const char **text) { return *text = "there is no GPU", SUCCESS; }
 Result cuGetErrorName(Result result, const char **name) { return *name = "DRY", SUCCESS; }
@@ -234,10 +245,11 @@ const char *nvrtcGetErrorString(int result) { return result ? "the kernel's sour
 
 int nvrtcCreateProgram(char **program, const char *source, const char *name, int headers, const char **texts, const char **names) {
   static size_t count;
+  const char *folder = runs() ? runs() : getenv("DRY_SOURCES");
   *program = calloc(1, 4096);
-  if (!runs()) return 0;
+  if (!folder) return 0;
   size_t number = __atomic_fetch_add(&count, 1, __ATOMIC_RELAXED);
-  snprintf(*program, 4000, "%s/%d-%zu.cu", runs(), (int)getpid(), number);
+  snprintf(*program, 4000, "%s/%d-%zu.cu", folder, (int)getpid(), number);
   FILE *file = fopen(*program, "w");
   if (!file) return 1;
   int written = fputs(source, file) >= 0;
@@ -253,9 +265,5 @@ int nvrtcCompileProgram(char *program, int count, const char **options) {
 }
 int nvrtcGetProgramLogSize(char *program, size_t *size) { return *size = 1, 0; }
 int nvrtcGetProgramLog(char *program, char *log) { return *log = 0, 0; }
-int nvrtcGetPTXSize(char *program, size_t *size) { return *size = *program ? strlen(program) + 4 : 1, 0; }
-int nvrtcGetPTX(char *program, char *ptx) {
-  *ptx = 0;
-  if (*program) sprintf(ptx, "%s.so", program);
-  return 0;
-}
+int nvrtcGetPTXSize(char *program, size_t *size) { return *size = strlen(program) + sizeof ".so", 0; }
+int nvrtcGetPTX(char *program, char *ptx) { return sprintf(ptx, "%s.so", program), 0; }

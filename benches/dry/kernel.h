@@ -1,15 +1,17 @@
 /* What CUDA gives a kernel, on a CPU: the threads of a block are fibers that run one after the other, each until it waits for the
  * others of its warp or its block. `compile` puts this before a kernel's source. */
 #pragma once
-#include <cmath>
-#include <csetjmp>
-#include <cstdint>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
+#include <math.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <type_traits>
-#include <sys/mman.h>
 #include <ucontext.h>
+#include <utility>
+
+#include "machine.h"
 
 #define __global__
 #define __device__
@@ -37,8 +39,8 @@ struct Fiber {
   void (*together)(Fiber *const *lanes); /* What the warp does when all of it is there, */
   void *what;                            /* and this thread's part of it. */
 };
-enum { WARP = 32, MOST = 1024, STACK = 256 << 10 };
-static Fiber fibers[MOST];
+enum { WARP = 32 };
+static Fiber fibers[MOST_THREADS];
 static char *stacks;
 static unsigned current;
 static jmp_buf scheduler;
@@ -50,10 +52,17 @@ static void fail(const char *why) {
   abort();
 }
 
+static void wait(State state) {
+  fibers[current].state = state;
+  if (!_setjmp(fibers[current].place)) _longjmp(scheduler, 1);
+}
+
+/* A fiber lives on: it runs the next block's thread after this one's. */
 static void begin() {
-  body(body_arguments);
-  fibers[current].state = IS_DONE;
-  _longjmp(scheduler, 1);
+  for (;;) {
+    body(body_arguments);
+    wait(IS_DONE);
+  }
 }
 
 static void resume(unsigned number) {
@@ -64,15 +73,10 @@ static void resume(unsigned number) {
   if (fiber.began) _longjmp(fiber.place, 1);
   fiber.began = true;
   getcontext(&fiber.start);
-  fiber.start.uc_stack.ss_sp = stacks + (size_t)number * STACK;
-  fiber.start.uc_stack.ss_size = STACK;
+  fiber.start.uc_stack.ss_sp = stacks + (size_t)number * STACK_BYTES;
+  fiber.start.uc_stack.ss_size = STACK_BYTES;
   makecontext(&fiber.start, begin, 0);
   setcontext(&fiber.start);
-}
-
-static void wait(State state) {
-  fibers[current].state = state;
-  if (!_setjmp(fibers[current].place)) _longjmp(scheduler, 1);
 }
 
 static void run_warp(unsigned first, unsigned end) {
@@ -96,7 +100,7 @@ static void run_warp(unsigned first, unsigned end) {
 
 static void run_block() {
   unsigned count = blockDim.x * blockDim.y * blockDim.z;
-  for (unsigned i = 0; i < count; i++) fibers[i].state = RUNS, fibers[i].began = false;
+  for (unsigned i = 0; i < count; i++) fibers[i].state = RUNS;
   for (;;) {
     unsigned done = 0;
     for (unsigned first = 0; first < count; first += WARP) run_warp(first, first + WARP < count ? first + WARP : count);
@@ -107,30 +111,27 @@ static void run_block() {
   }
 }
 
-/* One launch: `grid` and `block` are three numbers each. */
-static void launch(void (*kernel)(void **), const unsigned *grid, const unsigned *block, unsigned shared, void **arguments) {
-  if (!stacks) {
-    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
-    stacks = (char *)mmap(NULL, (size_t)MOST * STACK, PROT_READ | PROT_WRITE, flags, -1, 0);
-  }
-  static char *memory;
-  if (!memory) memory = (char *)aligned_alloc(256, 256 << 10);
+/* One launch. */
+static void launch(void (*kernel)(void **), struct Machine *machine, const unsigned *grid, const unsigned *block, unsigned shared,
+                   void **arguments) {
   body = kernel;
   body_arguments = arguments;
-  shared_memory = memory;
+  shared_memory = machine->shared;
+  /* Another kernel's fibers were on these stacks. */
+  if (machine->owner != fibers) memset(fibers, 0, sizeof fibers);
+  machine->owner = fibers;
+  stacks = machine->stacks;
   gridDim = {grid[0], grid[1], grid[2]};
   blockDim = {block[0], block[1], block[2]};
   for (blockIdx.z = 0; blockIdx.z < gridDim.z; blockIdx.z++)
     for (blockIdx.y = 0; blockIdx.y < gridDim.y; blockIdx.y++)
       for (blockIdx.x = 0; blockIdx.x < gridDim.x; blockIdx.x++) {
         /* What a kernel reads before it writes is no number. */
-        memset(memory, 0xFF, shared < (256u << 10) ? shared : 256u << 10);
+        memset(shared_memory, 0xFF, shared);
         run_block();
       }
 }
 
-template <class... A, size_t... I> static void call(void (*kernel)(A...), void **arguments, std::integer_sequence<size_t, I...>);
-#include <utility>
 template <class... A, size_t... I> static void call_with(void (*kernel)(A...), void **arguments, std::index_sequence<I...>) {
   kernel(*(std::remove_const_t<std::remove_reference_t<A>> *)arguments[I]...);
 }
@@ -185,8 +186,6 @@ static uint32_t min(uint32_t a, uint32_t b) { return a < b ? a : b; }
 static uint32_t max(uint32_t a, uint32_t b) { return a > b ? a : b; }
 static int32_t min(int32_t a, int32_t b) { return a < b ? a : b; }
 static int32_t max(int32_t a, int32_t b) { return a > b ? a : b; }
-using std::isinf;
-using std::isnan;
 /* Instructions of PTX have its names. */
 static void max_NaN_f32(float &result, float a, float b) { result = isnan(a) || isnan(b) ? NAN : fmaxf(a, b); }
 static void min_NaN_f32(float &result, float a, float b) { result = isnan(a) || isnan(b) ? NAN : fminf(a, b); }
