@@ -218,11 +218,16 @@ pub(in super::super) fn attention(of: [&Tensor<4>; 3], bias: Option<&Tensor<4>>,
             part.clone().reshape([rows, groups, 1, length * channels]).expand([rows, groups, heads / groups, length * channels]);
         part.reshape([rows * heads, length, channels])
     });
-    let bias = bias.map(|bias| bias.clone().expand([rows, heads, length, tokens]).reshape([rows * heads, length, tokens]));
+    // One for all heads stays one.
+    let bias = bias.map(|bias| match bias.dims() {
+        [1, 1, length, tokens] => bias.clone().reshape([1, length, tokens]),
+        _ => bias.clone().expand([rows, heads, length, tokens]).reshape([rows * heads, length, tokens]),
+    });
     let at_once = (MOST_SCORES / (length * tokens)).clamp(1, rows * heads);
     let mixed = (0..rows * heads).step_by(at_once).map(|first| {
         let some = |x: &Tensor<3>| x.clone().narrow(0, first, at_once.min(rows * heads - first));
-        mix_heads(of.each_ref().map(some), tokens, scale, bias.as_ref().map(some))
+        let bias = bias.as_ref().map(|bias| if bias.dims()[0] == 1 { bias.clone() } else { some(bias) });
+        mix_heads(of.each_ref().map(some), tokens, scale, bias)
     });
     Some(Tensor::cat(mixed.collect(), 0).reshape([rows, heads, length, channels]))
 }

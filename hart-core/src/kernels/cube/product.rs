@@ -6,11 +6,11 @@
 use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::ir::features::MmaConfig;
-use cubecl::ir::{ElemType, FloatKind};
+use cubecl::ir::{ElemType, FloatKind, HardwareProperties};
 use cubecl::prelude::*;
 
 use super::{THREADS, element, empty_like, fold};
-use stage::{MapLaunch, Side};
+use stage::{LINE_BYTES, MapLaunch, Side};
 use sums::{PLANE, UNIT, Way};
 use tiles::multiply_tiles;
 
@@ -153,17 +153,25 @@ pub(super) type Tile = (usize, usize, usize, usize);
 
 /// The widest one is for the decoder, whose channels are multiples of 160; of its sums there is no room for two at once.
 pub(super) const TILES: [Tile; 6] =
-    [(128, 160, 4, 1), (128, 128, 4, 2), (128, 64, 4, 2), (64, 64, 2, 2), (32, 64, 2, 2), (128, 32, 4, 2)];
+    [(128, 160, 4, 1), (128, 128, 4, 2), (128, 64, 4, 2), (64, 64, 2, 2), (128, 32, 4, 2), (32, 64, 2, 2)];
 
-/// The tile that is done the soonest on so many multiprocessors: how often they all work on as many as they can, times what that costs,
-/// the tiles' products and the reading of their operands. A quarter more where no other tile's work fills what one waits for.
-fn tile(sizes: Sizes, processors: usize) -> Tile {
+/// Bytes of shared memory that a tile takes: two of each operand, and a square of sums of each plane.
+fn shared_bytes(&(rows, columns, ..): &Tile) -> usize {
+    2 * (rows + columns) * LINE_BYTES + THREADS as usize / PLANE * UNIT * UNIT * size_of::<f32>()
+}
+
+/// The tile that is done the soonest, of those that a device has room for: how often all its multiprocessors work on as many as they
+/// can, times what that costs, the tiles' products and the reading of their operands. A quarter more where no other tile's work fills
+/// what one waits for.
+fn tile(sizes: Sizes, hardware: &HardwareProperties) -> Tile {
+    let processors = hardware.num_streaming_multiprocessors.unwrap_or(16) as usize;
     let cost = |&(rows, columns, _, at_once): &Tile| {
         let tiles = sizes.rows.div_ceil(rows) * sizes.columns.div_ceil(columns) * sizes.batch();
         let waits = if at_once == 1 { 5 } else { 4 };
         tiles.div_ceil(at_once * processors) * at_once * (rows * columns + 48 * (rows + columns)) * waits
     };
-    TILES.into_iter().min_by_key(cost).expect("there are tiles")
+    let fits = |tile: &Tile| shared_bytes(tile) <= hardware.max_shared_memory_size;
+    TILES.into_iter().filter(fits).min_by_key(cost).unwrap_or(TILES[TILES.len() - 1])
 }
 
 /// `left right + bias`, `[shares, rows, columns]`, of the type asked for; the view is the map's, if one is.
@@ -178,8 +186,8 @@ pub(super) fn multiply(
     to: DType,
     single: Single,
 ) -> CubeTensor {
-    let processors = left.tensor.client.properties().hardware.num_streaming_multiprocessors.unwrap_or(16) as usize;
-    multiply_in(tile(sizes, processors), left, right, sizes, view, bias, to, single)
+    let tile = tile(sizes, &left.tensor.client.properties().hardware);
+    multiply_in(tile, left, right, sizes, view, bias, to, single)
 }
 
 /// The same in such tiles, where there are matrix units.

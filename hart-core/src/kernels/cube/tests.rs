@@ -368,6 +368,28 @@ fn self_attention_equals_the_cpus() {
     }
 }
 
+/// Heads that share keys, some at a time; without a bias, with one for all heads and with one for each row. Scores are far from what ten
+/// bits hold.
+#[test]
+fn attention_equals_the_cpus() {
+    let (gpu, cpu) = (device(), Device::flex());
+    let (rows, heads, groups, length, tokens, channels) = (2, 4, 2, 70, 90, 24);
+    let part = |heads, length, speed| wave::<4>([rows, heads, length, channels], speed, &cpu) * 3.0;
+    let of = [part(heads, length, 0.7), part(groups, tokens, 0.31), part(groups, tokens, 1.3)];
+    let biases = [None, Some([1, 1, 1, tokens]), Some([1, 1, length, tokens]), Some([rows, 1, length, tokens])];
+    for shape in biases {
+        let bias = shape.map(|shape| wave::<4>(shape, 0.11, &cpu) * 2.0);
+        let [query, key, value] = of.clone();
+        let want = crate::kernels::attention(query, key, value, bias.clone(), 0.3);
+        let bias = bias.map(|bias| on(&bias, &gpu));
+        for (kind, tolerance) in [(FloatDType::F32, 1e-5), (FloatDType::F16, 1e-2)] {
+            let there = of.each_ref().map(|part| on(part, &gpu).cast(kind));
+            let got = super::attention(there.each_ref(), bias.as_ref(), 0.3).unwrap();
+            assert_close(&format!("{shape:?}, {kind:?}"), got, want.clone(), tolerance);
+        }
+    }
+}
+
 /// Means far from zero, which squares in f32 would swallow.
 #[test]
 fn groups_far_from_zero_are_normed_as_on_the_cpu() {

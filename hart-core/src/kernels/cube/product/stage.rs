@@ -26,6 +26,8 @@ pub(super) struct Map {
 const STEP_BYTES: usize = 64;
 /// Bytes between lines there, so that neighbours lie in different banks.
 const GAP_BYTES: usize = 16;
+/// Bytes from one line to the next.
+pub(super) const LINE_BYTES: usize = STEP_BYTES + GAP_BYTES;
 
 /// One operand's tile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
