@@ -261,6 +261,7 @@ mod tests {
                 let there = sample(on(&logits, &gpu), &rule, &CodebookRows::new(on(&table, &gpu)), &scale, &seeds).unwrap();
                 let (got, want) = (there.drawn().concat(), host.drawn().concat());
                 let other = got.iter().zip(&want).filter(|(g, w)| g != w).count();
+                println!("{rule:?}: {other} of {} codes differ", got.len());
                 assert!(other <= 1, "{rule:?}: {other} of {} codes differ", got.len());
                 let (got, want) = (values(there.features), values(host.features));
                 let far = got.chunks(channels).zip(want.chunks(channels));
