@@ -98,12 +98,17 @@ static void run_warp(unsigned first, unsigned end) {
   }
 }
 
+/* Now the first warp begins and now the last one, so that a kernel which forgets to wait gives itself away. */
 static void run_block() {
-  unsigned count = blockDim.x * blockDim.y * blockDim.z;
+  static unsigned turn;
+  unsigned count = blockDim.x * blockDim.y * blockDim.z, warps = (count + WARP - 1) / WARP;
   for (unsigned i = 0; i < count; i++) fibers[i].state = RUNS;
-  for (;;) {
+  for (;; turn++) {
     unsigned done = 0;
-    for (unsigned first = 0; first < count; first += WARP) run_warp(first, first + WARP < count ? first + WARP : count);
+    for (unsigned i = 0; i < warps; i++) {
+      unsigned first = (turn % 2 ? warps - 1 - i : i) * WARP;
+      run_warp(first, first + WARP < count ? first + WARP : count);
+    }
     for (unsigned i = 0; i < count; i++) done += fibers[i].state == IS_DONE;
     if (done == count) return;
     if (done) fail("some threads wait for the block, others have ended");
