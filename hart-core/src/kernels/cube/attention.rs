@@ -239,7 +239,7 @@ fn mix_heads(of: [Tensor<3>; 3], tokens: usize, scale: f64, bias: Option<Tensor<
     let kind = query.dtype;
     let of_head = |tensor: CubeTensor, lies, apart| Operand::new(tensor, lies, channels).apart(apart);
     let product = |left: Operand, right: Operand, columns: usize, depth: usize, to| {
-        let sizes = Sizes { rows: length, columns, depth: heads * depth, share: depth };
+        let sizes = Sizes::new(length, columns, depth).times(heads);
         multiply(&left, &right, sizes, View::default(), None, to, Single::Exact)
     };
     let (query, key) = (of_head(query, Lies::Deep, length * channels), of_head(key, Lies::Deep, room * channels));

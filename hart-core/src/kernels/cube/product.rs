@@ -103,19 +103,31 @@ pub(super) struct Sizes {
     pub(super) depth: usize,
     /// How much of the depth each product of a batch sums over: all of it where there is one product. The last one has the rest.
     pub(super) share: usize,
+    /// The tile on matrix units, unless the soonest done is to be found.
+    tile: Option<Tile>,
 }
 
 impl Sizes {
     /// Of one product.
     pub(super) fn new(rows: usize, columns: usize, depth: usize) -> Self {
-        Self { rows, columns, depth, share: depth }
+        Self { rows, columns, depth, share: depth, tile: None }
+    }
+
+    /// Of so many products side by side.
+    pub(super) fn times(self, count: usize) -> Self {
+        Self { depth: count * self.depth, ..self }
+    }
+
+    #[cfg(test)]
+    pub(super) fn in_tile(self, tile: Tile) -> Self {
+        Self { tile: Some(tile), ..self }
     }
 
     /// Of a long sum in shares that are summed side by side, since its matrix is small.
     pub(super) fn in_shares(rows: usize, columns: usize, depth: usize) -> Self {
         /// A multiple of every step and vector.
         const SHARE: usize = 2048;
-        Self { rows, columns, depth, share: SHARE.min(depth) }
+        Self { share: SHARE.min(depth), ..Self::new(rows, columns, depth) }
     }
 
     fn batch(&self) -> usize {
@@ -186,29 +198,16 @@ pub(super) fn multiply(
     to: DType,
     single: Single,
 ) -> CubeTensor {
-    let tile = tile(sizes, &left.tensor.client.properties().hardware);
-    multiply_in(tile, left, right, sizes, view, bias, to, single)
-}
-
-/// The same in such tiles, where there are matrix units.
-#[allow(clippy::too_many_arguments)]
-pub(super) fn multiply_in(
-    tile: Tile,
-    left: &Operand,
-    right: &Operand,
-    sizes: Sizes,
-    view: View,
-    bias: Option<&CubeTensor>,
-    to: DType,
-    single: Single,
-) -> CubeTensor {
     let like = &left.tensor;
     let y = empty_like(like, [sizes.batch(), sizes.rows, sizes.columns], to);
     if y.meta.num_elements() == 0 {
         return y;
     }
     let found = units(like, single);
-    let (tile_rows, tile_columns, down, _) = if found.is_some() { tile } else { (64, 64, 2, 2) };
+    let (tile_rows, tile_columns, down, _) = match found {
+        Some(_) => sizes.tile.unwrap_or_else(|| tile(sizes, &like.client.properties().hardware)),
+        None => (64, 64, 2, 2),
+    };
     let kind = found.unwrap_or(ElemType::Float(FloatKind::F32));
     let from = element(like.dtype);
     let words = found == Some(from) && like.client.properties().features.matmul.ldmatrix.contains(&from);

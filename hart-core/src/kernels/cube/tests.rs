@@ -188,7 +188,7 @@ fn products_equal_the_cpus() {
 /// Every tile, filled and not, and steps of its depth that are whole and not.
 #[test]
 fn products_in_every_tile_equal_the_cpus() {
-    use super::product::{Lies, Operand, Single, Sizes, TILES, View, multiply_in};
+    use super::product::{Lies, Operand, Single, Sizes, TILES, View, multiply};
     let (gpu, cpu) = (device(), Device::flex());
     for tile in TILES {
         for (rows, columns, depth) in [(tile.0 + 3, tile.1 + 8, 96), (tile.0, 2 * tile.1, 40)] {
@@ -199,8 +199,8 @@ fn products_in_every_tile_equal_the_cpus() {
             let left = Operand::new(on_gpu(&x), Lies::Deep, depth);
             for (right, lies, line) in [(w.clone(), Lies::Wide, columns), (w.clone().transpose(), Lies::Deep, depth)] {
                 let right = Operand::new(on_gpu(&right), lies, line);
-                let (sizes, to) = (Sizes::new(rows, columns, depth), FloatDType::F32.into());
-                let got = multiply_in(tile, &left, &right, sizes, View::default(), None, to, Single::Exact);
+                let (sizes, to) = (Sizes::new(rows, columns, depth).in_tile(tile), FloatDType::F32.into());
+                let got = multiply(&left, &right, sizes, View::default(), None, to, Single::Exact);
                 let got = on(&super::tensor::<3>(got).reshape([rows, columns]), &cpu);
                 assert_close(&format!("{tile:?}, {lies:?}, depth {depth}"), got / most, want.clone() / most, 1e-5);
             }
