@@ -189,20 +189,13 @@ fn mix(query: CubeTensor, here: &InPlace, scale: f64) -> Tensor<4> {
             return tensor(mixed);
         }
     }
-    // Some heads at a time: all scores of a large picture would be many gigabytes.
-    let all = rows * heads;
-    let of_heads = |x: &CubeTensor, length: usize| tensor(Cube::float_reshape(x.clone(), Shape::from([all, length, channels])));
-    let query: Tensor<3> = of_heads(&query, length);
-    let (key, value) = (of_heads(&here.key, here.room()), of_heads(&here.value, here.room()));
-    let at_once = (MOST_SCORES / (length * here.filled)).clamp(1, all);
-    let mixed = (0..all).step_by(at_once).map(|first| {
-        let some = |x: &Tensor<3>| x.clone().narrow(0, first, at_once.min(all - first));
-        mix_heads([some(&query), some(&key), some(&value)], here.filled, scale, None)
-    });
-    Tensor::cat(mixed.collect(), 0).reshape([rows, heads, length, channels])
+    let of_heads =
+        |x: &CubeTensor, length: usize| tensor(Cube::float_reshape(x.clone(), Shape::from([rows * heads, length, channels])));
+    let of = [of_heads(&query, length), of_heads(&here.key, here.room()), of_heads(&here.value, here.room())];
+    mix_some_at_a_time(&of, here.filled, scale, None).reshape([rows, heads, length, channels])
 }
 
-/// `softmax(scale q k^T + bias) v` of `[rows, heads, length, channels]`, some heads at a time as in [`mix`].
+/// `softmax(scale q k^T + bias) v` of `[rows, heads, length, channels]`, with scores and softmax in f32.
 pub(in super::super) fn attention(of: [&Tensor<4>; 3], bias: Option<&Tensor<4>>, scale: f64) -> Option<Tensor<4>> {
     if !is_here(&of[0].device()) || of.iter().any(|part| part.dtype() != of[0].dtype()) {
         return None;
@@ -223,13 +216,19 @@ pub(in super::super) fn attention(of: [&Tensor<4>; 3], bias: Option<&Tensor<4>>,
         [1, 1, length, tokens] => bias.clone().reshape([1, length, tokens]),
         _ => bias.clone().expand([rows, heads, length, tokens]).reshape([rows * heads, length, tokens]),
     });
-    let at_once = (MOST_SCORES / (length * tokens)).clamp(1, rows * heads);
-    let mixed = (0..rows * heads).step_by(at_once).map(|first| {
-        let some = |x: &Tensor<3>| x.clone().narrow(0, first, at_once.min(rows * heads - first));
+    Some(mix_some_at_a_time(&of, tokens, scale, bias).reshape([rows, heads, length, channels]))
+}
+
+/// The same of all heads, `[heads, length, channels]`, some at a time: all scores of a large picture would be many gigabytes.
+fn mix_some_at_a_time(of: &[Tensor<3>; 3], tokens: usize, scale: f64, bias: Option<Tensor<3>>) -> Tensor<3> {
+    let [heads, length, _] = of[0].dims();
+    let at_once = (MOST_SCORES / (length * tokens)).clamp(1, heads);
+    let mixed = (0..heads).step_by(at_once).map(|first| {
+        let some = |x: &Tensor<3>| x.clone().narrow(0, first, at_once.min(heads - first));
         let bias = bias.as_ref().map(|bias| if bias.dims()[0] == 1 { bias.clone() } else { some(bias) });
         mix_heads(of.each_ref().map(some), tokens, scale, bias)
     });
-    Some(Tensor::cat(mixed.collect(), 0).reshape([rows, heads, length, channels]))
+    Tensor::cat(mixed.collect(), 0)
 }
 
 /// The same of some heads, `[heads, length, channels]`, of whose keys and values so many are there.

@@ -11,7 +11,7 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use super::pointwise::silu_of;
-use super::{THREADS, cube_number, cube_sum, cubes, element, empty_like, is_here, thread_number, threads_for};
+use super::{THREADS, cube_number, cube_sum, cubes, element, empty_like, is_here, side_by_side, thread_number, threads_for};
 
 #[cfg(feature = "train")]
 mod gradients;
@@ -159,8 +159,7 @@ fn statistics<X: Float>(
     }
 }
 
-/// Channels that a thread norms side by side, and places below each other.
-const SIDE_BY_SIDE: usize = 4;
+/// Places that a thread norms, one below the other.
 const PLACES_OF_THREAD: usize = 8;
 
 #[cube(launch)]
@@ -260,7 +259,7 @@ fn forward(x: CubeTensor, gain: CubeTensor, bias: CubeTensor, options: Options) 
         THREADS as usize,
         kind,
     );
-    let side = if channels.is_multiple_of(SIDE_BY_SIDE) { SIDE_BY_SIDE } else { 1 };
+    let side = side_by_side(channels);
     let (all, dim) = threads_for(batch * places.div_ceil(PLACES_OF_THREAD) * (channels / side));
     normalise::launch(
         &client,

@@ -3,7 +3,7 @@
 use burn::prelude::Tensor;
 use cubecl::prelude::*;
 
-use super::{element, empty_like, tensor, thread_number, threads_for, whole};
+use super::{element, empty_like, side_by_side, tensor, thread_number, threads_for, whole};
 
 #[cube(launch)]
 fn double<X: Float, N: Size>(
@@ -29,8 +29,7 @@ pub(in super::super) fn upsample_nearest(x: &Tensor<4>) -> Option<Tensor<4>> {
     let [batch, channels, height, width] = x.dims();
     let x = whole(&x.clone().permute([0, 2, 3, 1]))?;
     let y = empty_like(&x, [batch, 2 * height, 2 * width, channels], x.dtype);
-    // A few channels at once.
-    let side = if channels.is_multiple_of(4) { 4 } else { 1 };
+    let side = side_by_side(channels);
     let channels = channels / side;
     let count = 4 * batch * height * width * channels;
     if count > 0 {

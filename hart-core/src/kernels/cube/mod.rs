@@ -125,6 +125,11 @@ fn thread_number() -> usize {
     cube_number() * CUBE_DIM_X as usize + UNIT_POS as usize
 }
 
+/// How many of a map's channels a thread takes side by side.
+fn side_by_side(channels: usize) -> usize {
+    if channels.is_multiple_of(4) { 4 } else { 1 }
+}
+
 /// Where the row begins that a token of a batch is modulated by: there may be one for all of them.
 #[cube]
 fn row_of<M: Float>(of: &Strided<M>, batch: usize, token: usize) -> usize {
