@@ -10,8 +10,9 @@ This file needs nothing but Python's standard library and the shared library, wh
 
 1. the file that the environment variable HART_LIBRARY names, and then nowhere else;
 2. beside this file;
-3. in the repository that this file is part of, where `cargo build --release` puts it;
-4. wherever the system's loader looks.
+3. in the repository that this file is part of, where `cargo build` puts it (`--release`, then `--profile dist`);
+4. in `lib` of the prefix that this file is installed in;
+5. wherever the system's loader looks.
 
 Threads: any number of them may use the same `Model` at once, and the same `Image`, `Tokens`, `Result` or `Cancel`; a `Stream` is
 for one. Python's own lock is free while the library works.
@@ -322,24 +323,37 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
 
 # ---- The C library: loading ------------------------------------------------------------------------------------------------------
 
-#: The library's file name, and the name that the system's loader knows it by.
+#: The library's file name as it is built, and its name on the system with the number of the ABI in it.
 _FILE_NAME, _SYSTEM_NAME = {
     "win32": ("hart.dll", "hart.dll"),
     "darwin": ("libhart.dylib", "libhart.0.dylib"),
 }.get(sys.platform, ("libhart.so", "libhart.so.0"))
 
 
+def _library_files(folder: Path) -> list[Path]:
+    """Returns the files that may be the library of the hart.py in `folder`, best first."""
+    # install.sh puts this file into share/hart/python of the prefix, other installers into lib/pythonX.Y/site-packages.
+    installed = folder.parent.parent.parent / "lib"
+    build = folder.parent.parent / "target"
+    return [
+        folder / _SYSTEM_NAME,
+        folder / _FILE_NAME,
+        build / "release" / _FILE_NAME,
+        build / "dist" / _FILE_NAME,
+        installed / _SYSTEM_NAME,
+    ]
+
+
 def _open_library() -> ctypes.CDLL:
-    """Finds the library, the first place that has one counts."""
+    """Opens the first library that is found."""
     named = os.environ.get("HART_LIBRARY")
-    folder = Path(__file__).resolve().parent
-    places = [Path(named)] if named else [folder / _FILE_NAME, folder.parent.parent / "target" / "release" / _FILE_NAME]
-    for place in places:
-        if place.is_file():
+    files = [Path(named)] if named else _library_files(Path(__file__).resolve().parent)
+    for file in files:
+        if file.is_file():
             try:
-                return ctypes.CDLL(str(place))
+                return ctypes.CDLL(str(file))
             except OSError as error:
-                raise ImportError(f"hart: the library {place} can't be loaded: {error}") from error
+                raise ImportError(f"hart: the library {file} can't be loaded: {error}") from error
     if named:
         raise ImportError(f"hart: HART_LIBRARY is {named}, where there is no file: name the file, such as .../{_FILE_NAME}")
     for name in (_SYSTEM_NAME, ctypes.util.find_library("hart")):
@@ -348,9 +362,9 @@ def _open_library() -> ctypes.CDLL:
                 return ctypes.CDLL(name)
             except OSError:
                 continue
-    looked = ", ".join(str(place) for place in places)
+    searched = ", ".join(dict.fromkeys(str(file) for file in files))
     advice = "build it (cargo build --release -p hart-ffi) or name its file in the environment variable HART_LIBRARY"
-    raise ImportError(f"hart: no library; looked for {looked}, and asked the system for {_SYSTEM_NAME}: {advice}")
+    raise ImportError(f"hart: no library; looked for {searched}, and asked the system for {_SYSTEM_NAME}: {advice}")
 
 
 def _load() -> ctypes.CDLL:

@@ -799,6 +799,27 @@ class Loading(unittest.TestCase):
             if done.returncode:  # the system may have one
                 self.assertIn(f"no library; looked for {folder}", done.stderr)
 
+    @unittest.skipUnless(sys.platform == "linux", "the library's names are Linux's")
+    def test_it_finds_the_library_of_its_prefix_and_the_one_beside_it(self) -> None:
+        source = (HERE / "hart.py").read_text(encoding="utf-8")
+        library = Path(hart._lib._name).resolve()
+        for folder, file in (
+            ("share/hart/python", "lib/libhart.so.0"),
+            ("lib/python3/site-packages", "lib/libhart.so.0"),
+            ("folder", "folder/libhart.so.0"),
+            ("folder", "folder/libhart.so"),
+        ):
+            with self.subTest(folder=folder, file=file), tempfile.TemporaryDirectory() as name:
+                prefix = Path(name).resolve()
+                for path in (prefix / folder / "hart.py", prefix / file):
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                (prefix / folder / "hart.py").write_text(source, encoding="utf-8")
+                (prefix / file).symlink_to(library)
+                place = str(prefix / folder)
+                code = f"import os, sys; os.environ.pop('HART_LIBRARY', 0); sys.path.insert(0, {place!r}); import hart"
+                done = python(code + "; print(hart._lib._name)")
+                self.assertEqual(done.stdout.strip(), str(prefix / file), done.stderr)
+
     @unittest.skipUnless(sys.platform == "linux", "libc is named so on Linux")
     def test_another_library_and_an_old_one(self) -> None:
         done = python("import os; os.environ['HART_LIBRARY'] = '/proc/self/exe'; import hart")
