@@ -6,8 +6,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use hart_core::{CancelToken, Control, Precision, WeightSet};
-use hart_examples::settings::weight_set;
-use hart_examples::{INTERRUPTED, output, stop_on_ctrl_c};
+use hart_examples::cli::settings::weight_set;
+use hart_examples::cli::{INTERRUPTED, output, stop_on_ctrl_c};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// Of the bar.
@@ -35,7 +35,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    hart_examples::exit_code(run(&Arguments::parse()))
+    hart_examples::cli::exit_code(run(&Arguments::parse()))
 }
 
 fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {

@@ -8,11 +8,11 @@ use std::time::Instant;
 
 use clap::{Parser, ValueEnum};
 use hart_core::Image;
+use hart_examples::cli::{grid, output};
 use hart_examples::data::drawings::SIDES;
 use hart_examples::data::iconify::{self, Level};
 use hart_examples::data::vectors::{self, Vector};
 use hart_examples::data::{Drawings, SIDE, Scene, SceneOptions, Scenes, files, pictures};
-use hart_examples::{grid, output};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
@@ -77,7 +77,7 @@ fn side(text: &str) -> Result<usize, String> {
 }
 
 fn main() -> ExitCode {
-    hart_examples::exit_code(run(&Arguments::parse()))
+    hart_examples::cli::exit_code(run(&Arguments::parse()))
 }
 
 fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {

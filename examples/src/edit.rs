@@ -7,9 +7,9 @@ use std::str::FromStr;
 
 use clap::Parser;
 use hart_core::{CancelToken, FromImage, Image, Mask};
-use hart_examples::saver::{Saver, list};
-use hart_examples::settings::Settings;
-use hart_examples::{INTERRUPTED, output, picture, stop_on_ctrl_c};
+use hart_examples::cli::saver::{Saver, list};
+use hart_examples::cli::settings::Settings;
+use hart_examples::cli::{INTERRUPTED, image_file, output, stop_on_ctrl_c};
 
 /// Draws a part of a picture anew
 #[derive(Parser, Debug)]
@@ -83,7 +83,7 @@ impl<const N: usize> Percent<N> {
 }
 
 fn main() -> ExitCode {
-    hart_examples::exit_code(run(&Arguments::parse()))
+    hart_examples::cli::exit_code(run(&Arguments::parse()))
 }
 
 fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
@@ -101,7 +101,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
 
     let hart = settings.opening.open()?;
     let side = hart.config().resolution();
-    let original = picture::open_square(&arguments.picture, side)?;
+    let original = image_file::open_square(&arguments.picture, side)?;
     let request = request.from_image(arguments.start(&original)?);
     let mut saver = Saver::new(&arguments.out, arguments.count, arguments.quiet);
     let made = hart.generate(&request, &mut saver);
@@ -144,7 +144,7 @@ impl Arguments {
         let side = original.width();
         let inpaint = |mask| Ok(FromImage::inpaint(original.clone(), mask).keep_scales(self.keep_scales));
         match &self.what {
-            What { mask: Some(mask), .. } => inpaint(Mask::from_image(&picture::open_square(mask, side)?)),
+            What { mask: Some(mask), .. } => inpaint(Mask::from_image(&image_file::open_square(mask, side)?)),
             What { rectangle: Some(rectangle), .. } => {
                 let [left, top, width, height] = rectangle.of(side);
                 inpaint(Mask::rectangle((side, side), left, top, width, height))
@@ -157,7 +157,7 @@ impl Arguments {
                     )
                     .into());
                 }
-                Ok(FromImage::outpaint(picture::open_square(&self.picture, size)?, left, top))
+                Ok(FromImage::outpaint(image_file::open_square(&self.picture, size)?, left, top))
             }
             What { vary, .. } => Ok(FromImage::vary(original.clone(), vary.unwrap_or_default())),
         }

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use hart_core::{CancelToken, Generation, Image, Request};
-use hart_examples::saver::{Saver, list};
-use hart_examples::settings::Settings;
-use hart_examples::{INTERRUPTED, grid, lines, output, stop_on_ctrl_c};
+use hart_examples::cli::saver::{Saver, list};
+use hart_examples::cli::settings::Settings;
+use hart_examples::cli::{INTERRUPTED, grid, lines, output, stop_on_ctrl_c};
 use serde_json::json;
 
 /// Makes pictures from prompts.
@@ -61,7 +61,7 @@ impl Arguments {
 }
 
 fn main() -> ExitCode {
-    hart_examples::exit_code(run(&Arguments::parse()))
+    hart_examples::cli::exit_code(run(&Arguments::parse()))
 }
 
 fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use hart_core::CancelToken;
+use hart_examples::cli::{INTERRUPTED, output, stop_on_ctrl_c};
 use hart_examples::random_checkpoint::{Float, Preset, RandomCheckpoint, Text};
-use hart_examples::{INTERRUPTED, output, stop_on_ctrl_c};
 
 /// Writes a checkpoint of random weights in the published layout
 #[derive(Parser, Debug)]
@@ -34,7 +34,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    hart_examples::exit_code(run(Arguments::parse()))
+    hart_examples::cli::exit_code(run(Arguments::parse()))
 }
 
 fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn Error>> {

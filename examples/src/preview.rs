@@ -6,10 +6,10 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use hart_core::{CancelToken, Control, Event, Image, Observer, Provenance, Step};
-use hart_examples::animation::Format;
-use hart_examples::settings::Settings;
-use hart_examples::terminal::{Canvas, Draw};
-use hart_examples::{INTERRUPTED, enlarge, output, stop_on_ctrl_c};
+use hart_examples::cli::animation::Format;
+use hart_examples::cli::settings::Settings;
+use hart_examples::cli::terminal::{Canvas, Draw};
+use hart_examples::cli::{INTERRUPTED, enlarge, output, stop_on_ctrl_c};
 
 /// Least side of an animation's frames, so that the pictures of tiny models can be seen.
 const LEAST_SIDE: u32 = 256;
@@ -35,7 +35,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    hart_examples::exit_code(run(&Arguments::parse()))
+    hart_examples::cli::exit_code(run(&Arguments::parse()))
 }
 
 fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {

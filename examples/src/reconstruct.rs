@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use hart_core::stages::{Latent, Progress, VisualTokenizer};
 use hart_core::{DeviceKind, Image, OpenOptions};
-use hart_examples::settings::SHIPPED_MODEL;
-use hart_examples::{output, picture};
+use hart_examples::cli::settings::SHIPPED_MODEL;
+use hart_examples::cli::{image_file, output};
 use serde_json::json;
 
 /// Tokenizes a picture and decodes it again: the hybrid picture left, the discrete-only one right
@@ -36,7 +36,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    hart_examples::exit_code(run(&Arguments::parse()))
+    hart_examples::cli::exit_code(run(&Arguments::parse()))
 }
 
 fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
@@ -45,11 +45,11 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let options = OpenOptions::new().device(arguments.device);
     let device = arguments.device.open()?;
     let (tokenizer, _) = VisualTokenizer::open(&arguments.model.join("tokenizer"), &options, &device)?;
-    let original = picture::open_square(&arguments.picture, tokenizer.resolution())?;
+    let original = image_file::open_square(&arguments.picture, tokenizer.resolution())?;
     let tokens = tokenizer.tokenize_images(std::slice::from_ref(&original))?;
     let hybrid = decode(&tokenizer, &tokens.hybrid())?;
     let discrete = decode(&tokenizer, &tokenizer.discrete(&tokens))?;
-    let (hybrid_psnr, discrete_psnr) = (picture::psnr(&original, &hybrid), picture::psnr(&original, &discrete));
+    let (hybrid_psnr, discrete_psnr) = (image_file::psnr(&original, &hybrid), image_file::psnr(&original, &discrete));
     output::say(format!("hybrid        {hybrid_psnr:.2} dB\ndiscrete only {discrete_psnr:.2} dB"))?;
     let mut pictures = vec![hybrid, discrete];
     if arguments.original {

@@ -251,14 +251,14 @@ fn a_converted_model_draws_as_the_whole_one_does_in_its_precision() {
     let prompt = "a red heart on a yellow background";
     succeeds(GENERATE, folder.path(), &[prompt, "--out", "f32.png"]);
     succeeds(GENERATE, folder.path(), &[prompt, "--precision", "int8", "--out", "int8.png"]);
-    succeeds(CONVERT, folder.path(), &[hart_examples::settings::SHIPPED_MODEL, "small"]);
+    succeeds(CONVERT, folder.path(), &[hart_examples::cli::settings::SHIPPED_MODEL, "small"]);
     succeeds(GENERATE, folder.path(), &[prompt, "--model", "small", "--out", "small.png"]);
     let open = |name: &str| Image::open_png(folder.path().join(name)).unwrap();
     assert!(open("int8.png").pixels() == open("small.png").pixels() && open("int8.png").pixels() != open("f32.png").pixels());
     fails(GENERATE, &[prompt, "--precision", "int4"], &["int4", "f32, f16, bf16, int8"]);
-    fails(CONVERT, &[hart_examples::settings::SHIPPED_MODEL, "x", "--precision", "f32"], &["f32", "bf16, int8"]);
+    fails(CONVERT, &[hart_examples::cli::settings::SHIPPED_MODEL, "x", "--precision", "f32"], &["f32", "bf16, int8"]);
     fails(CONVERT, &["missing", "x"], &["missing", "no such folder"]);
-    fails(CONVERT, &[hart_examples::settings::SHIPPED_MODEL, "."], &["is there already"]);
+    fails(CONVERT, &[hart_examples::cli::settings::SHIPPED_MODEL, "."], &["is there already"]);
 }
 
 /// What was begun is gone, the folder beside it too.

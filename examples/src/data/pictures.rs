@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::drawings::Drawings;
 use super::files;
-use crate::picture;
+use crate::cli::image_file;
 
 /// File of captions in a folder of pictures; without it, each picture has a text file of its name beside it.
 const CAPTIONS: &str = "captions.jsonl";
@@ -89,7 +89,7 @@ fn one_line(text: &str) -> String {
 /// As [`list`], or a file is no picture.
 pub fn pack(listed: Vec<(PathBuf, String)>, side: usize, read: impl Fn() + Sync) -> Result<Drawings, String> {
     let one = |(path, _): &(PathBuf, String)| -> Result<Vec<u8>, String> {
-        let square = picture::open_square(path, side).map_err(|e| e.to_string())?;
+        let square = image_file::open_square(path, side).map_err(|e| e.to_string())?;
         read();
         Ok(square.pixels().chunks_exact(3).flat_map(|p| [p[0], p[1], p[2], 255]).collect())
     };

@@ -7,6 +7,9 @@ use std::time::Instant;
 
 use clap::Parser;
 use hart_core::{CancelToken, Hart, Image, OpenOptions, Request};
+use hart_examples::cli::settings::{Opening, Settings};
+use hart_examples::cli::{INTERRUPTED, output, stop_on_ctrl_c};
+use hart_examples::data;
 use hart_examples::evaluate::draw::Artist;
 use hart_examples::evaluate::exam::{self, Extent, Marked};
 use hart_examples::evaluate::knows::Knows;
@@ -14,8 +17,6 @@ use hart_examples::evaluate::prompts::Prompts;
 use hart_examples::evaluate::report::Report;
 use hart_examples::evaluate::score::{Scorer, Verdict};
 use hart_examples::evaluate::sheet;
-use hart_examples::settings::{Opening, Settings};
-use hart_examples::{INTERRUPTED, data, output, stop_on_ctrl_c};
 use serde_json::{Map, Value, json};
 
 /// Prompts of each split.
@@ -81,7 +82,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    hart_examples::exit_code(run(&Arguments::parse()))
+    hart_examples::cli::exit_code(run(&Arguments::parse()))
 }
 
 fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {

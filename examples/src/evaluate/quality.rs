@@ -4,7 +4,7 @@ use hart_core::stages::{Latent, Progress};
 use hart_core::{Error, Image};
 
 use super::draw::Artist;
-use crate::picture;
+use crate::cli::image_file;
 
 /// Highest figure of one picture, in decibels: one that is kept to the last bit would make every mean infinite.
 const MOST_DECIBELS: f64 = 60.0;
@@ -23,7 +23,7 @@ pub struct Reconstruction {
 impl Reconstruction {
     /// Adds a picture, and what became of it with and without the continuous features.
     pub fn add(&mut self, original: &Image, again: &Reconstructed) {
-        let decibels = |again: &Image| picture::psnr(original, again).min(MOST_DECIBELS);
+        let decibels = |again: &Image| image_file::psnr(original, again).min(MOST_DECIBELS);
         self.hybrid += decibels(&again.hybrid);
         self.discrete += decibels(&again.discrete);
         self.pictures += 1;

@@ -3,7 +3,7 @@
 use hart_core::{Error, Image};
 
 use super::score::Verdict;
-use crate::grid;
+use crate::cli::grid;
 
 /// Most pictures of a sheet; of more, every so many.
 const MOST_PICTURES: usize = 144;

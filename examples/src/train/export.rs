@@ -7,7 +7,7 @@ use hart_core::config::Config;
 use hart_core::stages::VisualTokenizer;
 use hart_core::train::Generator;
 use hart_core::weights::{NamedTensor, StoredAs, TEXT, TRANSFORMER, VISUAL, named_tensors, save_tensors, visual_names};
-use hart_examples::output;
+use hart_examples::cli::output;
 use serde_json::{Value, json};
 
 use crate::recipe::Model;

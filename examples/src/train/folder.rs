@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use hart_examples::output;
+use hart_examples::cli::output;
 use serde_json::{Map, Value};
 
 /// The folder of a run.

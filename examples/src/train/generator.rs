@@ -8,8 +8,8 @@ use hart_core::config::Config;
 use hart_core::stages::{TextTokenizer, VisualTokenizer};
 use hart_core::train::{Captioned, GeneratorLosses, GeneratorTrainer, OptimizerOptions, learning_rate};
 use hart_core::{DeviceKind, Hart, OpenOptions, Request};
+use hart_examples::cli::grid;
 use hart_examples::data::Scenes;
-use hart_examples::grid;
 use serde_json::{Map, json};
 
 use crate::export::write_generator;

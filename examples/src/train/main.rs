@@ -18,8 +18,8 @@ use clap::Parser;
 use hart_core::config::Config;
 use hart_core::train::train_text_tokenizer;
 use hart_core::{DeviceKind, Hart, OpenOptions, Precision};
+use hart_examples::cli::{INTERRUPTED, output};
 use hart_examples::data::{Scenes, open_or_render};
-use hart_examples::{INTERRUPTED, output};
 use serde_json::Value;
 
 use folder::Folder;
@@ -66,7 +66,7 @@ fn minutes(text: &str) -> Result<[f64; 2], String> {
 }
 
 fn main() -> ExitCode {
-    hart_examples::exit_code(run(&Arguments::parse()))
+    hart_examples::cli::exit_code(run(&Arguments::parse()))
 }
 
 fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use hart_examples::INTERRUPTED;
+use hart_examples::cli::INTERRUPTED;
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// Set by Ctrl-C: the step under way is finished, and the state saved. The second Ctrl-C ends the program at once.

@@ -21,9 +21,9 @@ use std::time::Duration;
 use axum::Router;
 use clap::Parser;
 use hart_core::{Hart, PromptFilter};
-use hart_examples::settings::Opening;
-use hart_examples::word_filter::WordFilter;
-use hart_examples::{INTERRUPTED, output};
+use hart_examples::cli::settings::Opening;
+use hart_examples::cli::word_filter::WordFilter;
+use hart_examples::cli::{INTERRUPTED, output};
 use tokio::net::TcpListener;
 
 use crate::failure::Failure;
@@ -86,7 +86,7 @@ impl App {
 }
 
 fn main() -> ExitCode {
-    hart_examples::exit_code(run(&Arguments::parse()))
+    hart_examples::cli::exit_code(run(&Arguments::parse()))
 }
 
 fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {

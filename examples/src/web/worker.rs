@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hart_core::{Control, Event, Generation, Image, Observer, Step};
-use hart_examples::output;
+use hart_examples::cli::output;
 use serde_json::{Value, json};
 
 use crate::App;

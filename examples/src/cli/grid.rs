@@ -4,8 +4,8 @@ use hart_core::{Image, Provenance};
 use image::imageops::replace;
 use image::{Rgb, RgbImage};
 
-use crate::enlarge;
-use crate::label::{Font, wrap};
+use super::enlarge;
+use super::label::{Font, wrap};
 
 /// Least side of a picture in the grid.
 const LEAST_SIDE: u32 = 128;

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use clap::{ArgAction, Args};
 use hart_core::{CancelToken, DeviceKind, Hart, OpenOptions, Precision, Request, Respacing, SystemPrompt, WeightSet};
 
-use crate::word_filter::WordFilter;
+use super::word_filter::WordFilter;
 
 /// The model that is shipped with the examples.
 pub const SHIPPED_MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/hart-emoji");

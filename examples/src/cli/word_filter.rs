@@ -5,7 +5,7 @@ use std::path::Path;
 
 use hart_core::PromptFilter;
 
-use crate::lines;
+use super::lines;
 
 /// Refuses prompts that hold a word or phrase of a list: whole words, in capitals or not.
 pub struct WordFilter {

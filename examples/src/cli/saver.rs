@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use hart_core::{Control, Event, Image, Observer};
 
-use crate::bars::Bars;
-use crate::output;
+use super::bars::Bars;
+use super::output;
 
 /// Shows progress, and saves every picture as soon as it is finished.
 pub struct Saver<'a> {

@@ -10,7 +10,7 @@ use icy_sixel::EncodeOptions;
 use image::RgbImage;
 use image::imageops::{FilterType, resize};
 
-use crate::{enlarge, output};
+use crate::cli::{enlarge, output};
 
 /// Side of the pictures that are sent to terminals which show real pixels.
 const GRAPHICS_SIDE: u32 = 384;
@@ -222,5 +222,4 @@ fn sixel(picture: &RgbImage) -> io::Result<String> {
 }
 
 #[cfg(test)]
-#[path = "terminal_tests.rs"]
 mod tests;
