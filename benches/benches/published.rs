@@ -8,7 +8,9 @@ use std::sync::LazyLock;
 
 use burn::prelude::{Tensor, TensorData};
 use divan::Bencher;
-use hart_core::stages::{Context, Hidden, Latent, Noise, Progress, Rule, Scale, Seeded, Soft, State, plan, sample};
+use hart_core::stages::{
+    Context, GumbelSoftmax, Hidden, Latent, Noise, Philox, Progress, Scale, State, TokenSampling, plan, sample,
+};
 use hart_core::{CancelToken, Hart, OpenOptions, Precision, Respacing, burn};
 use hart_examples::random_checkpoint::{Float, Preset, RandomCheckpoint, Text};
 
@@ -113,16 +115,16 @@ fn sampling(bencher: Bencher<'_, '_>) {
     let last = last();
     let logits = wave([1, last.tokens(), HART.config().visual.vocab_size]) * 4.0;
     let rows = HART.visual().codebook().rows();
-    let rule = Rule { top_k: last.top_k(), top_p: 0.0, soft: Some(Soft::of(&last)) };
-    let draws = Seeded::new(vec![1]);
-    bencher.bench_local(|| sample(logits.clone(), &rule, &rows, &last, &draws).unwrap());
+    let sampling = TokenSampling { top_k: last.top_k(), top_p: 0.0, smoothing: Some(GumbelSoftmax::of_scale(&last)) };
+    let random = Philox::new(vec![1]);
+    bencher.bench_local(|| sample(logits.clone(), &sampling, &rows, &last, &random).unwrap());
 }
 
 #[divan::bench(sample_count = 3)]
 fn diffusion_step(bencher: Bencher<'_, '_>) {
     let codes = HART.visual().codebook().embed(&vec![vec![0; last().tokens()]; 2]);
     let condition = HART.transformer().residual_condition(&hidden(), codes);
-    let noise = Noise { draws: &Seeded::new(vec![1]), scale: last().index };
+    let noise = Noise { random: &Philox::new(vec![1]), scale: last().index };
     let one: Respacing = "1".parse().unwrap();
     bencher.bench_local(|| HART.residual().sample(condition.clone(), 3.0, &one, &noise, &mut Progress::silent()).unwrap());
 }

@@ -5,7 +5,9 @@ use std::sync::LazyLock;
 use burn::prelude::Tensor;
 use divan::Bencher;
 use hart_benches::model;
-use hart_core::stages::{Conditioning, Context, Latent, Noise, Progress, Rule, Scale, Seeded, Soft, State, Tokens, plan, sample};
+use hart_core::stages::{
+    Conditioning, Context, GumbelSoftmax, Latent, Noise, Philox, Progress, Scale, State, TokenSampling, Tokens, plan, sample,
+};
 use hart_core::{Hart, Request, burn};
 
 fn main() {
@@ -54,9 +56,9 @@ fn sampling(bencher: Bencher<'_, '_>) {
     let (conditioning, last) = (conditioning(), last_scale());
     let logits = HART.transformer().logits(&first_scale(&conditioning), &conditioning).narrow(0, 0, 1);
     let rows = HART.visual().codebook().rows();
-    let rule = Rule { top_k: last.top_k(), top_p: 0.0, soft: Some(Soft::of(&last)) };
-    let draws = Seeded::new(vec![1]);
-    bencher.bench_local(|| sample(logits.clone(), &rule, &rows, &last, &draws).unwrap());
+    let sampling = TokenSampling { top_k: last.top_k(), top_p: 0.0, smoothing: Some(GumbelSoftmax::of_scale(&last)) };
+    let random = Philox::new(vec![1]);
+    bencher.bench_local(|| sample(logits.clone(), &sampling, &rows, &last, &random).unwrap());
 }
 
 #[divan::bench(sample_count = 20)]
@@ -64,7 +66,7 @@ fn residual(bencher: Bencher<'_, '_>) {
     let hidden = first_scale(&conditioning());
     let codes = HART.visual().codebook().embed(&vec![vec![0; hidden.0.dims()[1]]; 2]);
     let condition = HART.transformer().residual_condition(&hidden, codes);
-    let noise = Noise { draws: &Seeded::new(vec![1]), scale: last_scale().index };
+    let noise = Noise { random: &Philox::new(vec![1]), scale: last_scale().index };
     let steps = &HART.config().residual.steps;
     bencher.bench_local(|| HART.residual().sample(condition.clone(), 3.0, steps, &noise, &mut Progress::silent()).unwrap());
 }

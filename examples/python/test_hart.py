@@ -204,7 +204,7 @@ class Making(Case):
     def test_settings_count(self) -> None:
         settings: dict[str, Any] = {"guidance": 2, "soft_sampling": True, "top_k": 5, "top_p": 0.5, "system_prompt": "draw"}
         image = self.model.generate(PROMPT, **settings, steps="4")[0]
-        for part in ("guidance 2", "soft sampling true", "top-k 5", "top-p 0.5", "steps 4"):
+        for part in ("guidance 2", "smoothing true", "top-k 5", "top-p 0.5", "steps 4"):
             self.assertIn(part, image.settings or "")
         self.assertEqual(pixels(image), pixels(self.model.generate(PROMPT, **settings, steps=4)[0]))
         self.assertNotEqual(pixels(image), pixels(self.model.generate(PROMPT)[0]))

@@ -153,7 +153,7 @@ impl Observer for Watcher {
         Control::Cancel
     }
 
-    fn picture(&mut self, image: &Image) {
+    fn image(&mut self, image: &Image) {
         let text = |made: &Provenance| format!("{}, seed {}", output::shortened(&made.prompt), made.seed);
         let text = image.provenance.as_ref().map_or_else(String::new, text);
         if let Err(error) = self.picture_at(image.clone(), &text) {

@@ -69,7 +69,7 @@ fn the_file_says_how_it_was_made() {
     let folder = tempfile::tempdir().unwrap();
     succeeds(GENERATE, folder.path(), &["a parrot 🦜", "--seed", "12345", "--guidance", "3", "--steps", "4,2", "--top-k", "50"]);
     let bytes = fs::read(folder.path().join("out.png")).unwrap();
-    for text in ["a parrot 🦜", "12345", "guidance 3, soft sampling false, top-k 50, top-p 0.4, steps 4,2"] {
+    for text in ["a parrot 🦜", "12345", "guidance 3, smoothing false, top-k 50, top-p 0.4, steps 4,2"] {
         assert!(bytes.windows(text.len()).any(|w| w == text.as_bytes()), "{text}");
     }
 }

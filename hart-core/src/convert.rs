@@ -13,7 +13,7 @@ use crate::pipeline::transformer_weights;
 use crate::progress::Control;
 use crate::residual::ResidualDiffusion;
 use crate::transformer::Transformer;
-use crate::weights::{Checkpoint, TRANSFORMER, Told, VISUAL, WeightSet, convert_tensors};
+use crate::weights::{Checkpoint, ConversionProgress, TRANSFORMER, VISUAL, WeightSet, convert_tensors};
 
 /// Parts of the visual tokenizer whose 3x3 convolutions are computed in bfloat16.
 const HALVED: [&str; 2] = ["vae.decoder.mid.", "vae.decoder.up."];
@@ -73,10 +73,10 @@ fn write(
     Checkpoint::open_in(&storage, &layout.text)?;
     let visual = Checkpoint::open_in(&storage, &layout.visual)?;
     let (weights, visual) = ((&weights, &TRANSFORMER), (&visual, &VISUAL));
-    let told = Told::new(observer, [weights, visual]);
-    convert_tensors(weights, precision, &packed, |_, _| false, &llm.join("model.safetensors"), &told)?;
+    let progress = ConversionProgress::new(observer, [weights, visual]);
+    convert_tensors(weights, precision, &packed, |_, _| false, &llm.join("model.safetensors"), &progress)?;
     let halved = |name: &str, shape: &[usize]| HALVED.iter().any(|part| name.starts_with(part)) && matches!(shape, [_, _, 3, 3]);
-    convert_tensors(visual, precision, &BTreeMap::new(), halved, &tokenizer.join("model.safetensors"), &told)?;
+    convert_tensors(visual, precision, &BTreeMap::new(), halved, &tokenizer.join("model.safetensors"), &progress)?;
     let settings = |name: &str| name == "config.json" || name == "generation_config.json" || name == "system_prompt.txt";
     copy(&layout.transformer, &llm, settings)?;
     copy(&layout.visual, &tokenizer, settings)?;

@@ -197,7 +197,7 @@ impl FromStr for DeviceKind {
 /// # Errors
 ///
 /// [`Error::Device`] with what the panic said.
-pub(crate) fn survive<T>(kind: DeviceKind, work: impl FnOnce() -> Result<T>) -> Result<T> {
+pub(crate) fn catch_backend_panic<T>(kind: DeviceKind, work: impl FnOnce() -> Result<T>) -> Result<T> {
     if kind == DeviceKind::Cpu {
         return work();
     }
@@ -222,7 +222,7 @@ pub(crate) fn is_cpu(device: &Device) -> bool {
 /// # Errors
 ///
 /// [`Error::Device`] if some of it failed.
-pub(crate) fn wait(kind: DeviceKind, device: &Device) -> Result<()> {
+pub(crate) fn synchronize(kind: DeviceKind, device: &Device) -> Result<()> {
     device.sync().map_err(|error| kind.problem(format!("failed: {error:?}")))
 }
 
@@ -254,7 +254,7 @@ mod gpu {
     use burn::tensor::{DType, DeviceType, TensorData};
     use cubecl::config::{CubeClRuntimeConfig, RuntimeConfig};
 
-    use super::{DeviceInfo, DeviceKind, SOFTWARE, survive, wait};
+    use super::{DeviceInfo, DeviceKind, SOFTWARE, catch_backend_panic, synchronize};
     use crate::error::Result;
 
     /// All of a kind.
@@ -311,8 +311,8 @@ mod gpu {
 
     /// A small sum, to find out whether kernels can be compiled and run.
     fn try_out(kind: DeviceKind, device: &Device) -> Result<()> {
-        let sum = survive(kind, || {
-            wait(kind, device)?;
+        let sum = catch_backend_panic(kind, || {
+            synchronize(kind, device)?;
             let two = Tensor::<1>::from_data(TensorData::new(vec![1.0f32; 2], [2]), (device, DType::F32));
             Ok((two.clone() + two).into_data().convert::<f32>().try_into_vec::<f32>().unwrap_or_default())
         })?;

@@ -27,7 +27,7 @@ pub enum Error {
     },
     /// A picture file is not what its name promises.
     #[error("{}: {problem}", path.display())]
-    Picture {
+    Image {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.

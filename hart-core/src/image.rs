@@ -188,11 +188,11 @@ impl Image {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] if it can't be read, [`Error::Picture`] if it isn't a PNG picture.
+    /// [`Error::Io`] if it can't be read, [`Error::Image`] if it isn't a PNG picture.
     pub fn open_png(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         if !path.metadata().map_err(Error::io(path))?.is_file() {
-            return Err(Error::Picture { path: path.to_path_buf(), problem: "expected a plain file".into() });
+            return Err(Error::Image { path: path.to_path_buf(), problem: "expected a plain file".into() });
         }
         let file = fs::File::open(path).map_err(Error::io(path))?;
         Self::read_png(BufReader::new(file), path)
@@ -202,13 +202,13 @@ impl Image {
     ///
     /// # Errors
     ///
-    /// [`Error::Picture`] if it isn't a PNG picture.
+    /// [`Error::Image`] if it isn't a PNG picture.
     pub fn from_png(name: impl AsRef<Path>, bytes: &[u8]) -> Result<Self> {
         Self::read_png(io::Cursor::new(bytes), name.as_ref())
     }
 
     fn read_png(source: impl BufRead + Seek, path: &Path) -> Result<Self> {
-        let wrong = |problem: String| Error::Picture { path: path.to_path_buf(), problem };
+        let wrong = |problem: String| Error::Image { path: path.to_path_buf(), problem };
         let damaged = |e: png::DecodingError| wrong(format!("not a PNG picture: {e}"));
         let mut decoder = png::Decoder::new(source);
         decoder.set_transformations(png::Transformations::normalize_to_color8());

@@ -162,7 +162,7 @@ pub trait Observer {
     fn event(&mut self, event: &Event<'_>) -> Control;
 
     /// Called with every finished picture, before the run goes on: to save it, or to show it.
-    fn picture(&mut self, _: &Image) {}
+    fn image(&mut self, _: &Image) {}
 }
 
 impl<F: FnMut(&Event<'_>) -> Control> Observer for F {
@@ -230,7 +230,7 @@ pub struct Progress<'a> {
 
 impl<'a> Progress<'a> {
     /// `work` is an estimate of the whole run's cost, in units of the caller's choice; stages report what they did with
-    /// [`Progress::done`].
+    /// [`Progress::report`].
     pub fn new(observer: &'a mut dyn Observer, cancel: Option<&'a CancelToken>, work: f64) -> Self {
         let start = Instant::now();
         Self { observer, cancel, start, entered: (Stage::Text, start), timings: Timings::default(), work: (0.0, work.max(1.0)) }
@@ -254,20 +254,20 @@ impl<'a> Progress<'a> {
     /// # Errors
     ///
     /// [`Error::Cancelled`] if the observer or the token asks for it.
-    pub fn done(&mut self, step: Step, work: f64) -> Result<()> {
-        self.tell(step, work, None)
+    pub fn report(&mut self, step: Step, work: f64) -> Result<()> {
+        self.notify(step, work, None)
     }
 
     /// Reports a step after which there is a picture to see: `preview` decodes it with at most so many pixels a side.
     ///
     /// # Errors
     ///
-    /// As [`Self::done`].
-    pub fn offer(&mut self, step: Step, preview: &dyn Fn(usize) -> Result<Image>) -> Result<()> {
-        self.tell(step, 0.0, Some(preview))
+    /// As [`Self::report`].
+    pub fn report_preview(&mut self, step: Step, preview: &dyn Fn(usize) -> Result<Image>) -> Result<()> {
+        self.notify(step, 0.0, Some(preview))
     }
 
-    fn tell(&mut self, step: Step, work: f64, preview: Option<&dyn Fn(usize) -> Result<Image>>) -> Result<()> {
+    fn notify(&mut self, step: Step, work: f64, preview: Option<&dyn Fn(usize) -> Result<Image>>) -> Result<()> {
         self.work.0 += work;
         let fraction = (self.work.0 / self.work.1).min(1.0) as f32;
         let event = Event { stage: self.entered.0, step, elapsed: self.start.elapsed(), fraction, preview };
@@ -281,8 +281,8 @@ impl<'a> Progress<'a> {
     }
 
     /// Hands a finished picture to the observer.
-    pub(crate) fn picture(&mut self, image: &Image) {
-        self.observer.picture(image);
+    pub(crate) fn image(&mut self, image: &Image) {
+        self.observer.image(image);
     }
 
     /// Stops here if the token was used.
@@ -315,13 +315,13 @@ mod tests {
     fn observer_and_token_both_stop_a_run() {
         let step = Step::Diffusion { step: 1, steps: 8 };
         let mut refuse = |_: &Event<'_>| Control::Cancel;
-        assert!(Progress::new(&mut refuse, None, 1.0).done(step, 0.5).unwrap_err().is_cancelled());
+        assert!(Progress::new(&mut refuse, None, 1.0).report(step, 0.5).unwrap_err().is_cancelled());
         let token = CancelToken::new();
         let mut silent = ();
         let mut progress = Progress::new(&mut silent, Some(&token), 1.0);
-        progress.done(step, 0.5).unwrap();
+        progress.report(step, 0.5).unwrap();
         token.clone().cancel();
-        assert!(progress.check().is_err() && progress.done(step, 0.5).is_err());
+        assert!(progress.check().is_err() && progress.report(step, 0.5).is_err());
         token.reset();
         assert!(progress.check().is_ok());
     }
@@ -336,7 +336,7 @@ mod tests {
         let mut progress = Progress::new(&mut observer, None, 4.0);
         progress.enter(Stage::Decode);
         for block in 1..=5 {
-            progress.done(Step::Decoder { block, blocks: 5 }, 1.0).unwrap();
+            progress.report(Step::Decoder { block, blocks: 5 }, 1.0).unwrap();
         }
         let timings = progress.timings();
         assert!(Stage::ALL.iter().map(|s| timings.of(*s)).sum::<Duration>() <= timings.total);

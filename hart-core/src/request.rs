@@ -39,7 +39,7 @@ pub struct Request {
     pub(crate) images_per_prompt: usize,
     pub(crate) seed: u64,
     pub(crate) guidance: Option<f64>,
-    pub(crate) soft: Option<bool>,
+    pub(crate) smoothing: Option<bool>,
     pub(crate) top_k: Option<usize>,
     pub(crate) top_p: Option<f64>,
     pub(crate) system_prompt: SystemPrompt,
@@ -63,7 +63,7 @@ impl Request {
             images_per_prompt: 1,
             seed: 0,
             guidance: None,
-            soft: None,
+            smoothing: None,
             top_k: None,
             top_p: None,
             system_prompt: SystemPrompt::default(),
@@ -98,10 +98,10 @@ impl Request {
         self
     }
 
-    /// Soft sampling: a token is a mix of codebook rows instead of one; default the model's own, usually
+    /// Sets whether tokens are mixed from several codebook rows by Gumbel-softmax smoothing. Defaults to the model's setting, usually
     /// on.
-    pub fn soft_sampling(mut self, soft: bool) -> Self {
-        self.soft = Some(soft);
+    pub fn smoothing(mut self, smoothing: bool) -> Self {
+        self.smoothing = Some(smoothing);
         self
     }
 

@@ -1,38 +1,65 @@
-//! Logits to codes: guidance, top-k and top-p, the draw, and soft codes (spec section 3).
+//! Logits to codes: classifier-free guidance, top-k and top-p filtering, the draw, and Gumbel-softmax smoothing (spec section 3).
 //!
-//! Rows of logits are independent, so this is plain Rust over slices, all cores at once.
+//! Tokens are independent, so this is plain Rust over slices on all cores.
 
 use burn::prelude::*;
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::kernels;
-use crate::rng::{Draws, Place};
+use crate::rng::{RandomKey, RandomSource};
 use crate::scales::Scale;
+use crate::schedule::Respacing;
 
-/// How the tokens of one scale are sampled.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Rule {
-    /// How many codes are kept.
-    pub top_k: usize,
-    /// Probability of the codes that are kept; 0 keeps all.
+/// Sampling parameters of a run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SamplingParams {
+    /// Strength of classifier-free guidance.
+    pub guidance: f64,
+    /// Whether tokens are mixed from several codebook rows by Gumbel-softmax.
+    pub smoothing: bool,
+    /// Number of codes kept for sampling. `None` uses the number of each scale, [`Scale::top_k`].
+    pub top_k: Option<usize>,
+    /// Total probability of the codes kept for sampling. 0 keeps all.
     pub top_p: f64,
-    /// Soft sampling's logit factor and temperature; a token is then a mix of codes.
-    pub soft: Option<Soft>,
+    /// Steps of the residual diffusion.
+    pub steps: Respacing,
 }
 
-/// Soft sampling of one scale: weights are `softmax((factor * logits + gumbel) / temperature)`.
+impl SamplingParams {
+    /// Returns the parameters of one scale's tokens.
+    pub fn of_scale(&self, scale: &Scale) -> TokenSampling {
+        TokenSampling {
+            top_k: self.top_k.unwrap_or(scale.top_k()),
+            top_p: self.top_p,
+            smoothing: self.smoothing.then(|| GumbelSoftmax::of_scale(scale)),
+        }
+    }
+}
+
+/// Sampling parameters of one scale's tokens.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Soft {
-    /// `1 + ratio`.
+pub struct TokenSampling {
+    /// Number of codes kept. 0 keeps all.
+    pub top_k: usize,
+    /// Total probability of the codes kept. 0 keeps all.
+    pub top_p: f64,
+    /// Gumbel-softmax smoothing: a token becomes a mix of codebook rows. `None` takes the drawn row.
+    pub smoothing: Option<GumbelSoftmax>,
+}
+
+/// Gumbel-softmax smoothing. The weights of a mix are `softmax((factor * logits + gumbel) / temperature)`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct GumbelSoftmax {
+    /// Factor of the logits.
     pub factor: f64,
-    /// tau.
+    /// Temperature of the softmax.
     pub temperature: f64,
 }
 
-impl Soft {
-    /// The published settings for a scale.
-    pub fn of(scale: &Scale) -> Self {
+impl GumbelSoftmax {
+    /// Returns the published parameters of a scale: `factor = 1 + ratio`, `temperature = tau`.
+    pub fn of_scale(scale: &Scale) -> Self {
         Self { factor: 1.0 + scale.ratio(), temperature: scale.temperature() }
     }
 }
@@ -40,22 +67,27 @@ impl Soft {
 /// The codes of one scale.
 #[derive(Clone, Debug)]
 pub struct Codes {
-    /// Drawn codebook rows, `[B, L]`.
+    /// Indices of the drawn codebook rows, `[B, L]`.
     pub indices: Tensor<2, Int>,
-    /// What enters the latent, `[B, L, Z]`: the drawn rows, or their soft mix.
+    /// Features added to the latent, `[B, L, Z]`: the drawn rows, or the smoothed mix.
     pub features: Tensor<3>,
 }
 
 impl Codes {
-    /// The drawn codebook rows on the host, `[B][L]`.
+    /// Copies the drawn indices to the host, `[B][L]`.
     pub fn drawn(&self) -> Vec<Vec<u32>> {
-        let [_, length] = self.indices.dims();
-        let indices: Vec<u32> = self.indices.to_data().iter::<i64>().map(|i| i as u32).collect();
-        indices.chunks(length.max(1)).map(<[u32]>::to_vec).collect()
+        indices_on_host(self.indices.clone())
     }
 }
 
-/// The codebook: V rows of Z values, on the host and on the device.
+/// Copies code indices `[B, L]` to the host, `[B][L]`.
+pub(crate) fn indices_on_host(indices: Tensor<2, Int>) -> Vec<Vec<u32>> {
+    let [_, length] = indices.dims();
+    let flat: Vec<u32> = indices.into_data().iter::<i64>().map(|index| index as u32).collect();
+    flat.chunks(length.max(1)).map(<[u32]>::to_vec).collect()
+}
+
+/// The codebook's V rows of Z values, on the host and on the device.
 #[derive(Clone, Debug)]
 pub struct CodebookRows {
     values: Vec<f32>,
@@ -65,7 +97,7 @@ pub struct CodebookRows {
 }
 
 impl CodebookRows {
-    /// Of a table `[V, Z]`.
+    /// Copies a table `[V, Z]` to the host.
     pub fn new(table: Tensor<2>) -> Self {
         let [_, width] = table.dims();
         Self { values: kernels::values(table.clone()), width, table }
@@ -75,18 +107,18 @@ impl CodebookRows {
         &self.values[index * self.width..][..self.width]
     }
 
-    /// How many rows there are, V.
+    /// Returns the number of rows, V.
     pub fn len(&self) -> usize {
         self.values.len() / self.width
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no rows.
     pub fn is_empty(&self) -> bool {
         self.values.is_empty()
     }
 }
 
-/// Classifier-free guidance, `(1 + t) conditional - t unconditional`.
+/// Applies classifier-free guidance: `(1 + t) * conditional - t * unconditional`.
 ///
 /// # Shapes
 ///
@@ -106,15 +138,22 @@ pub fn guide(logits: Tensor<3>, t: f64) -> Tensor<3> {
 ///
 /// # Errors
 ///
-/// [`Error::Overflow`] if a logit is not finite. On a GPU, which isn't waited for, the features are then not finite either.
-pub fn sample(logits: Tensor<3>, rule: &Rule, codebook: &CodebookRows, scale: &Scale, draws: &dyn Draws) -> Result<Codes> {
+/// [`Error::Overflow`] if a logit is not finite. On a GPU, whose results are not read back here, the features are NaN instead.
+pub fn sample(
+    logits: Tensor<3>,
+    sampling: &TokenSampling,
+    codebook: &CodebookRows,
+    scale: &Scale,
+    random: &dyn RandomSource,
+) -> Result<Codes> {
     let device = logits.device();
     let [batch, length, vocab] = logits.dims();
     #[cfg(any(feature = "cuda", feature = "wgpu"))]
-    if let Some(seeds) = draws.seeds() {
-        let soft = rule.soft.map(|soft| [soft.factor, soft.temperature]);
-        let choice = kernels::cube::Choice { top_k: rule.top_k, top_p: rule.top_p, soft };
-        if let Some((indices, features)) = kernels::cube::sample(&logits, &codebook.table, choice, scale.index, seeds) {
+    if let Some(seeds) = random.seeds() {
+        let TokenSampling { top_k, top_p, smoothing } = *sampling;
+        let smoothing = smoothing.map(|smoothing| [smoothing.factor, smoothing.temperature]);
+        let drawn = kernels::cube::sample(&logits, &codebook.table, top_k, top_p, smoothing, scale.index, seeds);
+        if let Some((indices, features)) = drawn {
             return Ok(Codes { indices, features });
         }
     }
@@ -126,8 +165,8 @@ pub fn sample(logits: Tensor<3>, rule: &Rule, codebook: &CodebookRows, scale: &S
         .zip(features.par_chunks_mut(width))
         .enumerate()
         .map(|(token, (row, feature))| {
-            let place = Place { image: token / length, scale: scale.index, position: token % length };
-            sample_row(row, rule, codebook, place, draws, feature)
+            let key = RandomKey { image: token / length, scale: scale.index, position: token % length };
+            sample_token(row, sampling, codebook, key, random, feature)
         })
         .collect::<Option<Vec<u32>>>();
     let Some(drawn) = drawn else {
@@ -139,39 +178,40 @@ pub fn sample(logits: Tensor<3>, rule: &Rule, codebook: &CodebookRows, scale: &S
     })
 }
 
-/// One token: masks its logits in place, draws its code and writes its feature. None if a logit is not finite.
-fn sample_row(
+/// Samples one token: filters its logits in place, draws its code and writes its feature. Returns `None` if a logit is not finite.
+fn sample_token(
     logits: &mut [f32],
-    rule: &Rule,
+    sampling: &TokenSampling,
     codebook: &CodebookRows,
-    place: Place,
-    draws: &dyn Draws,
+    key: RandomKey,
+    random: &dyn RandomSource,
     feature: &mut [f32],
 ) -> Option<u32> {
     if !logits.iter().all(|l| l.is_finite()) {
         return None;
     }
-    keep_top_k(logits, rule.top_k);
-    keep_top_p(logits, rule.top_p);
+    keep_top_k(logits, sampling.top_k);
+    keep_top_p(logits, sampling.top_p);
     let mut probabilities = logits.to_vec();
     softmax(&mut probabilities);
-    let index = draws.code(place, &probabilities);
-    match rule.soft {
+    let index = random.code(key, &probabilities);
+    match sampling.smoothing {
         None => feature.copy_from_slice(codebook.row(index)),
-        Some(soft) => {
+        Some(smoothing) => {
             let mut gumbel = probabilities;
-            draws.gumbel(place, &mut gumbel);
-            mix(&soft_weights(logits, &gumbel, soft), codebook, feature);
+            random.gumbel(key, &mut gumbel);
+            mix(&gumbel_softmax(logits, &gumbel, smoothing), codebook, feature);
         }
     }
     Some(index as u32)
 }
 
-/// Soft sampling's weights of the codes that are kept. In f64: a low temperature magnifies rounding.
-fn soft_weights(logits: &[f32], gumbel: &[f32], soft: Soft) -> Vec<(usize, f64)> {
+/// Returns the codes that are kept, with their Gumbel-softmax weights. Computed in f64, since a low temperature amplifies rounding.
+fn gumbel_softmax(logits: &[f32], gumbel: &[f32], smoothing: GumbelSoftmax) -> Vec<(usize, f64)> {
+    let GumbelSoftmax { factor, temperature } = smoothing;
     let kept = logits.iter().zip(gumbel).enumerate().filter(|(_, (logit, _))| logit.is_finite());
-    let sharp = |(&logit, &noise): (&f32, &f32)| (f64::from(logit) * soft.factor + f64::from(noise)) / soft.temperature;
-    let mut weights: Vec<(usize, f64)> = kept.map(|(index, pair)| (index, sharp(pair))).collect();
+    let scaled = |(&logit, &noise): (&f32, &f32)| (f64::from(logit) * factor + f64::from(noise)) / temperature;
+    let mut weights: Vec<(usize, f64)> = kept.map(|(index, pair)| (index, scaled(pair))).collect();
     let largest = weights.iter().map(|(_, w)| *w).fold(f64::NEG_INFINITY, f64::max);
     weights.iter_mut().for_each(|(_, w)| *w = (*w - largest).exp());
     let sum: f64 = weights.iter().map(|(_, w)| w).sum();
@@ -179,7 +219,7 @@ fn soft_weights(logits: &[f32], gumbel: &[f32], soft: Soft) -> Vec<(usize, f64)>
     weights
 }
 
-/// Removes (sets to minus infinity) every logit below the k-th largest; logits equal to it stay.
+/// Sets every logit below the k-th largest to minus infinity. Logits equal to the k-th largest stay. 0 keeps all.
 pub fn keep_top_k(logits: &mut [f32], k: usize) {
     if k == 0 || k >= logits.len() {
         return;
@@ -189,8 +229,8 @@ pub fn keep_top_k(logits: &mut [f32], k: usize) {
     logits.iter_mut().filter(|l| **l < threshold).for_each(|l| *l = f32::NEG_INFINITY);
 }
 
-/// Removes the least likely logits whose probabilities, added from the smallest, stay within `1 - p`; never the largest one.
-/// 0 removes none.
+/// Sets the least likely logits, whose probabilities add up to at most `1 - p`, to minus infinity. The largest logit always stays.
+/// 0 keeps all.
 pub fn keep_top_p(logits: &mut [f32], p: f64) {
     if p <= 0.0 {
         return;
@@ -210,7 +250,7 @@ pub fn keep_top_p(logits: &mut [f32], p: f64) {
     }
 }
 
-/// Softmax in place; at least one value must be finite.
+/// Applies softmax in place. At least one value must be finite.
 fn softmax(values: &mut [f32]) {
     let largest = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let mut sum = 0.0f64;
@@ -222,7 +262,7 @@ fn softmax(values: &mut [f32]) {
     values.iter_mut().for_each(|v| *v *= scale);
 }
 
-/// Weighted sum of codebook rows.
+/// Writes the weighted sum of codebook rows to `feature`.
 fn mix(weights: &[(usize, f64)], codebook: &CodebookRows, feature: &mut [f32]) {
     feature.fill(0.0);
     for &(index, weight) in weights {
@@ -232,46 +272,46 @@ fn mix(weights: &[(usize, f64)], codebook: &CodebookRows, feature: &mut [f32]) {
     }
 }
 
-/// On the device that the kernels for GPUs are tested on.
+/// Tests on the device of the GPU kernels' tests.
 #[cfg(all(test, any(feature = "cuda", feature = "wgpu")))]
 mod tests {
     use super::*;
     use crate::kernels::cube::tests::{device, on, wave, waves};
     use crate::kernels::{tensor, values};
-    use crate::rng::Seeded;
+    use crate::rng::Philox;
 
-    /// Codes are the host's, but for those that rounding decides, and so are their features.
+    /// Codes and features equal the host's, except where rounding decides.
     #[test]
     fn sampling_equals_the_hosts() {
         let (gpu, cpu) = (device(), Device::flex());
         let scale = Scale { index: 2, count: 4, side: 8, last_side: 8 };
-        let seeds = Seeded::new(vec![11, 12]);
+        let seeds = Philox::new(vec![11, 12]);
         for (vocabulary, channels) in [(100, 5), (1000, 32)] {
             let logits = wave([2, 64, vocabulary], 1.7, &cpu) * 4.0 + wave([2, 64, vocabulary], 0.013, &cpu);
             let table = wave([vocabulary, channels], 0.9, &cpu);
-            let soft = Some(Soft { factor: 1.6, temperature: 0.1 });
-            for rule in [
-                Rule { top_k: 0, top_p: 0.0, soft: None },
-                Rule { top_k: 30, top_p: 0.0, soft: None },
-                Rule { top_k: 30, top_p: 0.0, soft },
-                Rule { top_k: 50, top_p: 0.4, soft: None },
-                Rule { top_k: 0, top_p: 0.9, soft },
+            let smoothing = Some(GumbelSoftmax { factor: 1.6, temperature: 0.1 });
+            for sampling in [
+                TokenSampling { top_k: 0, top_p: 0.0, smoothing: None },
+                TokenSampling { top_k: 30, top_p: 0.0, smoothing: None },
+                TokenSampling { top_k: 30, top_p: 0.0, smoothing },
+                TokenSampling { top_k: 50, top_p: 0.4, smoothing: None },
+                TokenSampling { top_k: 0, top_p: 0.9, smoothing },
             ] {
-                let host = sample(logits.clone(), &rule, &CodebookRows::new(table.clone()), &scale, &seeds).unwrap();
-                let there = sample(on(&logits, &gpu), &rule, &CodebookRows::new(on(&table, &gpu)), &scale, &seeds).unwrap();
+                let host = sample(logits.clone(), &sampling, &CodebookRows::new(table.clone()), &scale, &seeds).unwrap();
+                let there = sample(on(&logits, &gpu), &sampling, &CodebookRows::new(on(&table, &gpu)), &scale, &seeds).unwrap();
                 let (got, want) = (there.drawn().concat(), host.drawn().concat());
                 let other = got.iter().zip(&want).filter(|(g, w)| g != w).count();
-                println!("{rule:?}: {other} of {} codes differ", got.len());
-                assert!(other <= 1, "{rule:?}: {other} of {} codes differ", got.len());
+                println!("{sampling:?}: {other} of {} codes differ", got.len());
+                assert!(other <= 1, "{sampling:?}: {other} of {} codes differ", got.len());
                 let (got, want) = (values(there.features), values(host.features));
                 let far = got.chunks(channels).zip(want.chunks(channels));
                 let far = far.filter(|(g, w)| g.iter().zip(*w).any(|(g, w)| (g - w).abs() > 2e-3)).count();
-                assert!(far <= 1, "{rule:?}: the features of {far} tokens differ");
+                assert!(far <= 1, "{sampling:?}: the features of {far} tokens differ");
             }
         }
     }
 
-    /// Logits that are not finite make features that are not, and nothing else.
+    /// Logits that are not finite give features that are not finite, for their own token only.
     #[test]
     fn broken_logits_are_seen() {
         let gpu = device();
@@ -279,9 +319,9 @@ mod tests {
         logits[250] = f32::NAN;
         let logits = tensor(logits, [1, 4, 100], &gpu);
         let table = wave([100, 3], 0.9, &gpu);
-        let rule = Rule { top_k: 30, top_p: 0.0, soft: None };
+        let sampling = TokenSampling { top_k: 30, top_p: 0.0, smoothing: None };
         let scale = Scale { index: 0, count: 4, side: 2, last_side: 8 };
-        let codes = sample(logits, &rule, &CodebookRows::new(table), &scale, &Seeded::new(vec![1])).unwrap();
+        let codes = sample(logits, &sampling, &CodebookRows::new(table), &scale, &Philox::new(vec![1])).unwrap();
         let features = values(codes.features);
         assert!(features[6..9].iter().all(|v| v.is_nan()), "{features:?}");
         assert!(features[..6].iter().chain(&features[9..]).all(|v| v.is_finite()), "{features:?}");

@@ -42,7 +42,7 @@ impl Scale {
         guidance * self.ratio()
     }
 
-    /// Temperature of soft sampling. Source: `hart_transformer_t2i.py`, `gum_t`.
+    /// Temperature of Gumbel-softmax smoothing. Source: `hart_transformer_t2i.py`, `gum_t`.
     pub fn temperature(&self) -> f64 {
         (0.27 * (1.0 - self.ratio() * 0.95)).max(0.005)
     }

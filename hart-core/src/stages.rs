@@ -3,7 +3,7 @@
 //! They are the types that [`Hart::generate`](crate::Hart::generate) runs; [`Hart`](crate::Hart) hands out its own.
 //!
 //! ```
-//! use hart_core::stages::{Progress, Sampling, Seeded};
+//! use hart_core::stages::{Progress, SamplingParams, Philox};
 //! use hart_core::{Hart, OpenOptions};
 //!
 //! # fn main() -> Result<(), hart_core::Error> {
@@ -17,9 +17,9 @@
 //!
 //! // ... and drawn twice.
 //! let steps = hart.config().residual.steps.clone();
-//! let sampling = Sampling { guidance: 4.5, soft: true, top_k: None, top_p: 0.0, steps };
-//! let first = hart.sample(context.clone(), &sampling, &Seeded::new(vec![1]), &mut progress)?;
-//! let second = hart.sample(context, &sampling, &Seeded::new(vec![2]), &mut progress)?;
+//! let sampling = SamplingParams { guidance: 4.5, smoothing: true, top_k: None, top_p: 0.0, steps };
+//! let first = hart.sample(context.clone(), &sampling, &Philox::new(vec![1]), &mut progress)?;
+//! let second = hart.sample(context, &sampling, &Philox::new(vec![2]), &mut progress)?;
 //! let picture = hart.visual().decode_images(&first, &mut progress)?.remove(0);
 //! # let _ = second;
 //!
@@ -30,13 +30,14 @@
 //! # Ok(()) }
 //! ```
 
-pub use crate::pipeline::Sampling;
 pub use crate::progress::Progress;
 pub use crate::residual::{LATENT_SCALE, Noise, Residual, ResidualDiffusion, ResidualMlp};
-pub use crate::rng::{Draws, Place, Seeded};
-pub use crate::sampling::{CodebookRows, Codes, Rule, Soft, guide, keep_top_k, keep_top_p, sample};
+pub use crate::rng::{Philox, RandomKey, RandomSource};
+pub use crate::sampling::{
+    CodebookRows, Codes, GumbelSoftmax, SamplingParams, TokenSampling, guide, keep_top_k, keep_top_p, sample,
+};
 pub use crate::scales::{Scale, plan, plan_of};
 pub use crate::schedule::{DiffusionStep, FULL_STEPS, Respacing, schedule};
 pub use crate::text::{Context, Qwen2, Side, TextEncoder, TextTokenizer, Tokens, Truncation};
 pub use crate::transformer::{Conditioning, Hidden, State, Transformer};
-pub use crate::visual::{Codebook, ImageTokens, Kept, Latent, VisualTokenizer};
+pub use crate::visual::{Codebook, ImageTokens, KnownTokens, Latent, VisualTokenizer};

@@ -119,7 +119,7 @@ impl Report {
         let _telling = Telling::begin();
         match self {
             Self::Picture(image) => {
-                observer.picture(&image);
+                observer.image(&image);
                 Control::Continue
             }
             Self::Event { stage, step, elapsed, fraction, has_preview } => {
@@ -163,7 +163,7 @@ impl Observer for Relay {
         self.pass(Report::Event { stage, step, elapsed, fraction, has_preview: preview.is_some() }, Some(event))
     }
 
-    fn picture(&mut self, image: &Image) {
+    fn image(&mut self, image: &Image) {
         self.pass(Report::Picture(image.clone()), None);
     }
 }

@@ -51,7 +51,7 @@ impl Observer for Viewer {
         Control::Continue
     }
 
-    fn picture(&mut self, image: &Image) {
+    fn image(&mut self, image: &Image) {
         self.finished.push(image.clone());
     }
 }
@@ -186,10 +186,10 @@ fn a_models_own_settings_stand_in_for_what_a_request_leaves_out() {
     let made = |request: Request| hart.generate(&request, &mut ()).unwrap().images.remove(0);
     let settings = |image: &Image| image.provenance.as_ref().unwrap().settings.clone();
     let own = made(Request::new("a house"));
-    assert!(settings(&own).starts_with("guidance 2, soft sampling false, top-k model, top-p 0.4"), "{}", settings(&own));
-    assert!(own == made(Request::new("a house").guidance(2.0).soft_sampling(false).top_p(0.4)));
-    let asked = made(Request::new("a house").guidance(3.0).soft_sampling(true).top_p(0.0).top_k(50));
-    assert!(settings(&asked).starts_with("guidance 3, soft sampling true, top-k 50, top-p 0,"), "{}", settings(&asked));
+    assert!(settings(&own).starts_with("guidance 2, smoothing false, top-k model, top-p 0.4"), "{}", settings(&own));
+    assert!(own == made(Request::new("a house").guidance(2.0).smoothing(false).top_p(0.4)));
+    let asked = made(Request::new("a house").guidance(3.0).smoothing(true).top_p(0.0).top_k(50));
+    assert!(settings(&asked).starts_with("guidance 3, smoothing true, top-k 50, top-p 0,"), "{}", settings(&asked));
 
     let files =
         in_memory_but(

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use hart_core::stages::{Progress, Sampling, Seeded};
+use hart_core::stages::{Philox, Progress, SamplingParams};
 use hart_core::{Control, Error, Event, FromImage, Hart, Image, Mask, OpenOptions, Request};
 
 const SIDE: usize = 64;
@@ -29,7 +29,7 @@ fn what_is_kept_has_the_pictures_own_latent_to_the_last_bit() {
     let hart = hart();
     let picture = made(&hart, Request::new("a red heart on a yellow background").seed(7));
     let mask = Mask::rectangle((SIDE, SIDE), 0, 0, SIDE / 2, SIDE);
-    let kept = hart.visual().keep(&FromImage::inpaint(picture.clone(), mask)).unwrap();
+    let kept = hart.visual().known_tokens(&FromImage::inpaint(picture.clone(), mask)).unwrap();
     let features = hart.visual().tokenize_images(&[picture]).unwrap().features;
     let [_, channels, height, width] = features.dims();
     let mut progress = Progress::silent();
@@ -37,8 +37,8 @@ fn what_is_kept_has_the_pictures_own_latent_to_the_last_bit() {
     let context = hart.text().encode(&tokens, &mut progress).unwrap();
     let steps = hart.config().residual.steps.clone();
     for soft in [false, true] {
-        let sampling = Sampling { guidance: 2.0, soft, top_k: None, top_p: 0.0, steps: steps.clone() };
-        let latent = hart.sample_from(Some(&kept), context.clone(), &sampling, &Seeded::new(vec![1]), &mut progress).unwrap();
+        let sampling = SamplingParams { guidance: 2.0, smoothing: soft, top_k: None, top_p: 0.0, steps: steps.clone() };
+        let latent = hart.sample_from(Some(&kept), context.clone(), &sampling, &Philox::new(vec![1]), &mut progress).unwrap();
         let values = |tensor: &hart_core::burn::prelude::Tensor<4>| tensor.clone().into_data().iter::<f32>().collect::<Vec<f32>>();
         let (made, own) = (values(&latent.0), values(&features));
         for i in 0..channels * height * width {

@@ -8,7 +8,9 @@
 mod support;
 
 use burn::prelude::*;
-use hart_core::stages::{Context, Hidden, Latent, Noise, Progress, Rule, State, guide, keep_top_k, keep_top_p, sample, schedule};
+use hart_core::stages::{
+    Context, Hidden, Latent, Noise, Progress, State, TokenSampling, guide, keep_top_k, keep_top_p, sample, schedule,
+};
 use hart_core::weights::Checkpoint;
 use hart_core::{Hart, WeightSet};
 use support::{Goldens, Replay, Run, check_close, part, scales, values};
@@ -189,7 +191,7 @@ fn climb(goldens: &Goldens, hart: &Hart, run: &Run) -> Staircase {
         logits.push(guide(transformer.logits(&hidden, state.conditioning()), scale.guidance(run.guidance)));
         let own = recorded.clone().narrow(1, from, scale.tokens());
         from += scale.tokens();
-        let codes = sample(own, &sampling.rule(scale), &codebook.rows(), scale, &replay).unwrap();
+        let codes = sample(own, &sampling.of_scale(scale), &codebook.rows(), scale, &replay).unwrap();
         latent = codebook.accumulate(latent, codes.features, scale);
         if let Some(next) = scales.get(scale.index + 1) {
             input = transformer.next_input(codebook.next_features(&latent, next), next).repeat_dim(0, 2);
@@ -270,7 +272,7 @@ fn masks_keep_the_right_logits() {
 #[test]
 fn soft_codes() {
     for_each(|goldens| {
-        for run in goldens.runs().iter().filter(|run| run.soft) {
+        for run in goldens.runs().iter().filter(|run| run.smoothing) {
             let hart = goldens.hart(run.weights);
             let scales = scales(&hart);
             let replay = Replay::new(goldens, run, &scales);
@@ -284,13 +286,13 @@ fn soft_codes() {
                 let own = logits.clone().narrow(1, from, scale.tokens());
                 let noise = values(gumbel.clone().narrow(1, from, scale.tokens()));
                 from += scale.tokens();
-                let rule = run.sampling(&hart).rule(scale);
-                let got = values(sample(own.clone(), &rule, &rows, scale, &replay).unwrap().features);
+                let sampling = run.sampling(&hart).of_scale(scale);
+                let got = values(sample(own.clone(), &sampling, &rows, scale, &replay).unwrap().features);
                 let own = values(own);
                 let want: Vec<f32> = own
                     .chunks(rows.len())
                     .zip(noise.chunks(rows.len()))
-                    .flat_map(|(logits, noise)| soft_code(logits, noise, &rule, &table, width))
+                    .flat_map(|(logits, noise)| soft_code(logits, noise, &sampling, &table, width))
                     .collect();
                 check_close(&format!("soft codes of scale {}", scale.index), &got, &want, part());
             }
@@ -298,12 +300,12 @@ fn soft_codes() {
     });
 }
 
-fn soft_code(logits: &[f32], noise: &[f32], rule: &Rule, table: &[f32], width: usize) -> Vec<f32> {
-    let soft = rule.soft.unwrap();
+fn soft_code(logits: &[f32], noise: &[f32], sampling: &TokenSampling, table: &[f32], width: usize) -> Vec<f32> {
+    let smoothing = sampling.smoothing.unwrap();
     let mut masked = logits.to_vec();
-    keep_top_k(&mut masked, rule.top_k);
-    keep_top_p(&mut masked, rule.top_p);
-    let sharp = |(&l, &g): (&f32, &f32)| (f64::from(l) * soft.factor + f64::from(g)) / soft.temperature;
+    keep_top_k(&mut masked, sampling.top_k);
+    keep_top_p(&mut masked, sampling.top_p);
+    let sharp = |(&l, &g): (&f32, &f32)| (f64::from(l) * smoothing.factor + f64::from(g)) / smoothing.temperature;
     let sharp: Vec<f64> = masked.iter().zip(noise).map(sharp).collect();
     let largest = sharp.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let weights: Vec<f64> = sharp.iter().map(|s| (s - largest).exp()).collect();
@@ -337,7 +339,7 @@ fn residual_diffusion_and_final_latent() {
         let codes: Vec<Vec<u32>> = codes.iter().map(|row| row[row.len() - last.tokens()..].to_vec()).collect();
         let drawn = hart.visual().codebook().embed(&[codes.clone(), codes].concat());
         let condition = hart.transformer().residual_condition(&hidden, drawn);
-        let noise = Noise { draws: &replay, scale: last.index };
+        let noise = Noise { random: &replay, scale: last.index };
         let steps = hart.config().residual.steps.clone();
         let guidance = last.guidance(run.guidance);
         let residual = quietly(|p| hart.residual().sample(condition, guidance, &steps, &noise, p)).unwrap();
@@ -379,7 +381,7 @@ fn teacher_forced_logits() {
     for_each(|goldens| {
         let hart = goldens.hart(WeightSet::Plain);
         let conditioning = hart.transformer().condition(&goldens.context(hart.device()));
-        let hidden = hart.transformer().forward_all(goldens.tensor("vae.var_input", hart.device()), &conditioning);
+        let hidden = hart.transformer().teacher_forcing(goldens.tensor("vae.var_input", hart.device()), None, &conditioning);
         let tokens = goldens.shape("train.logits")[1];
         let logits = hart.transformer().logits(&hidden.last(tokens), &conditioning);
         goldens.check_tensor("train.logits", logits, part());

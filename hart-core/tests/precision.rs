@@ -67,7 +67,7 @@ fn recorded_logits() {
         let options = OpenOptions::new().weight_set(hart_core::WeightSet::Plain).device(device()).precision(bounds.precision);
         let hart = Hart::open(&goldens.folder, options).unwrap();
         let conditioning = hart.transformer().condition(&goldens.context(hart.device()));
-        let hidden = hart.transformer().forward_all(goldens.tensor("vae.var_input", hart.device()), &conditioning);
+        let hidden = hart.transformer().teacher_forcing(goldens.tensor("vae.var_input", hart.device()), None, &conditioning);
         let logits = hart.transformer().logits(&hidden.last(goldens.shape("train.logits")[1]), &conditioning);
         goldens.check_tensor("train.logits", logits, bounds.recorded);
     }
@@ -79,7 +79,7 @@ fn logits(hart: &Hart, context: &Context, pictures: &[Image]) -> Vec<Vec<f32>> {
     let conditioning = hart.transformer().condition(context);
     let plan = scales(hart);
     let count = plan.iter().map(Scale::tokens).sum();
-    let hidden = hart.transformer().forward_all(tokens.inputs, &conditioning).last(count);
+    let hidden = hart.transformer().teacher_forcing(tokens.inputs, None, &conditioning).last(count);
     let all = hart.transformer().logits(&hidden, &conditioning);
     let starts = plan.iter().scan(0, |from, scale| Some(std::mem::replace(from, *from + scale.tokens())));
     starts.zip(&plan).map(|(from, scale)| values(all.clone().narrow(1, from, scale.tokens()))).collect()

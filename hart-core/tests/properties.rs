@@ -4,14 +4,16 @@
 mod support;
 
 use burn::prelude::*;
-use hart_core::stages::{Context, Draws, Place, Progress, Sampling, Scale, Seeded, State, Tokens, keep_top_k, keep_top_p};
+use hart_core::stages::{
+    Context, Philox, Progress, RandomKey, RandomSource, SamplingParams, Scale, State, Tokens, keep_top_k, keep_top_p,
+};
 use hart_core::{Hart, Image, OpenOptions, Request, SystemPrompt, WeightSet};
 use support::{Goldens, check_close, scales, values};
 
 /// Made-up numbers of case `case`.
 fn noise(case: usize, count: usize) -> Vec<f32> {
     let mut out = vec![0.0; count];
-    Seeded::new(vec![case as u64]).initial_noise(Place { image: 0, scale: 0, position: 0 }, &mut out);
+    Philox::new(vec![case as u64]).initial_noise(RandomKey { image: 0, scale: 0, position: 0 }, &mut out);
     out
 }
 
@@ -79,7 +81,7 @@ fn cached_scales_equal_one_masked_pass() {
         let transformer = hart.transformer();
         let inputs: Tensor<3> = goldens.tensor("vae.var_input", hart.device());
         let conditioning = transformer.condition(&goldens.context(hart.device()));
-        let whole = transformer.forward_all(inputs.clone(), &conditioning).0;
+        let whole = transformer.teacher_forcing(inputs.clone(), None, &conditioning).0;
         let mut state = State::new(conditioning.clone());
         let (mut from_input, mut from_whole) = (0, 0);
         for scale in scales(&hart) {
@@ -156,7 +158,7 @@ const PROMPTS: [&str; 3] = ["a parrot", "two red circles above a blue square", "
 fn same_seed_same_picture_in_any_batch() {
     let hart = model();
     for soft in [false, true] {
-        let request = |prompts: &[&str]| Request::batch(prompts.to_vec()).seed(11).soft_sampling(soft).images_per_prompt(2);
+        let request = |prompts: &[&str]| Request::batch(prompts.to_vec()).seed(11).smoothing(soft).images_per_prompt(2);
         let together = pictures(&hart, &request(&PROMPTS));
         let alone: Vec<Image> = PROMPTS.iter().flat_map(|p| pictures(&hart, &request(&[p]))).collect();
         assert!(pixels(&together) == pixels(&alone), "soft {soft}");
@@ -168,11 +170,12 @@ fn same_seed_same_picture_in_any_batch() {
 fn batch_of_three_equals_three_singles() {
     let hart = model();
     let tokens = hart.text().tokenizer().tokenize(&PROMPTS, None, hart.config().transformer.context_tokens).unwrap();
-    let sampling = Sampling { guidance: 4.5, soft: false, top_k: None, top_p: 0.0, steps: hart.config().residual.steps.clone() };
+    let sampling =
+        SamplingParams { guidance: 4.5, smoothing: false, top_k: None, top_p: 0.0, steps: hart.config().residual.steps.clone() };
     let latent = |tokens: &Tokens, seeds: Vec<u64>| {
         let mut progress = Progress::silent();
         let context = hart.text().encode(tokens, &mut progress).unwrap();
-        values(hart.sample(context, &sampling, &Seeded::new(seeds), &mut progress).unwrap().0)
+        values(hart.sample(context, &sampling, &Philox::new(seeds), &mut progress).unwrap().0)
     };
     let together = latent(&tokens, vec![7, 8, 9]);
     let alone: Vec<f32> = (0..3).flat_map(|row| latent(&tokens.row(row), vec![7 + row as u64])).collect();
@@ -222,13 +225,13 @@ fn threads_share_one_model() {
 #[test]
 fn settings_change_the_picture() {
     let hart = model();
-    let base = || Request::new("a parrot").seed(5).soft_sampling(false);
+    let base = || Request::new("a parrot").seed(5).smoothing(false);
     let reference = pictures(&hart, &base());
     let others = [
         base().guidance(0.0),
         base().top_k(1),
         base().top_p(0.2),
-        base().soft_sampling(true),
+        base().smoothing(true),
         base().steps("3,2".parse().unwrap()),
         base().system_prompt(SystemPrompt::Text("Draw this:".into())),
     ];

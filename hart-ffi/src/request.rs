@@ -166,7 +166,7 @@ pub unsafe extern "C" fn hart_request_set_guidance(request: *mut hart_request, g
 /// Whether a token is a mix of codes (not 0) or one code (0); default the model's own, usually 1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_request_set_soft_sampling(request: *mut hart_request, soft: i32) -> hart_status {
-    set(request, |settings| Ok(settings.soft_sampling(soft != 0)))
+    set(request, |settings| Ok(settings.smoothing(soft != 0)))
 }
 
 /// Codes kept in drawing a token, at least 1; default the model's own, usually 600 on the first seven scales and 300 after.

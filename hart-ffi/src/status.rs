@@ -111,7 +111,7 @@ impl From<Error> for Failure {
         let status = match &error {
             Error::Io { .. } => HART_ERR_IO,
             Error::Checkpoint { .. } => HART_ERR_CHECKPOINT,
-            Error::Picture { .. } => HART_ERR_PICTURE,
+            Error::Image { .. } => HART_ERR_PICTURE,
             Error::Config { .. } => HART_ERR_CONFIG,
             Error::Weights(_) => HART_ERR_WEIGHTS,
             Error::NotFinite { .. } => HART_ERR_NOT_FINITE,

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use hart_core::burn::prelude::{Tensor, TensorData};
 use hart_core::burn::tensor::DType;
-use hart_core::stages::{Context, Progress, Sampling, Seeded};
+use hart_core::stages::{Context, Philox, Progress, SamplingParams};
 use hart_core::{DeviceKind, Hart, OpenOptions, Precision, Stage};
 use serde_json::{Value, json};
 
@@ -31,10 +31,10 @@ pub fn measure(model: &Path, precision: Precision, arguments: &Arguments) -> Res
     let batch = arguments.batch as usize;
     let context = random_context(&hart, batch);
     let steps = hart.config().residual.steps.clone();
-    let sampling = Sampling { guidance: GUIDANCE, soft: true, top_k: None, top_p: 0.0, steps };
+    let sampling = SamplingParams { guidance: GUIDANCE, smoothing: true, top_k: None, top_p: 0.0, steps };
     let make = || {
         let mut progress = Progress::silent();
-        let latent = hart.sample(context.clone(), &sampling, &Seeded::new((1..=batch as u64).collect()), &mut progress)?;
+        let latent = hart.sample(context.clone(), &sampling, &Philox::new((1..=batch as u64).collect()), &mut progress)?;
         progress.enter(Stage::Decode);
         let picture = hart.visual().decode_images(&latent, &mut progress)?;
         Ok::<_, hart_core::Error>((picture, progress.timings()))

@@ -37,7 +37,7 @@ impl Observer for Saver<'_> {
         if self.error.is_some() { Control::Cancel } else { self.bars.event(event) }
     }
 
-    fn picture(&mut self, image: &Image) {
+    fn image(&mut self, image: &Image) {
         let path = output::numbered(self.out, self.files.len(), self.count);
         match image.save_png(&path) {
             Ok(()) => self.files.push(path),

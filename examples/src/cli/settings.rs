@@ -140,7 +140,7 @@ impl Settings {
             request = request.guidance(guidance);
         }
         if let Some(soft) = self.soft {
-            request = request.soft_sampling(soft);
+            request = request.smoothing(soft);
         }
         if let Some(top_p) = self.top_p {
             request = request.top_p(top_p);

@@ -143,7 +143,7 @@ impl Arguments {
     fn about(&self, seed: u64, hart: &Hart, request: &Request, start: Instant, complete: bool) -> Map<String, Value> {
         let sampling = hart.sampling(request);
         let settings = json!({
-            "guidance": sampling.guidance, "soft": sampling.soft, "top_k": sampling.top_k, "top_p": sampling.top_p,
+            "guidance": sampling.guidance, "soft": sampling.smoothing, "top_k": sampling.top_k, "top_p": sampling.top_p,
             "steps": sampling.steps.to_string(),
         });
         let about = [

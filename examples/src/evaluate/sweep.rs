@@ -37,8 +37,8 @@ pub fn sweep(artist: &Artist<'_>, scorer: &Scorer, requests: &[Request], answers
         let respacing: Respacing = steps.parse()?;
         settings.push((format!("{steps} steps"), changed(&|request| request.steps(respacing.clone()))));
     }
-    for soft in [true, false] {
-        settings.push((format!("soft sampling {soft}"), changed(&|request| request.soft_sampling(soft))));
+    for smoothing in [true, false] {
+        settings.push((format!("smoothing {smoothing}"), changed(&|request| request.smoothing(smoothing))));
     }
     let mut rows = Vec::new();
     for (index, (setting, requests)) in settings.into_iter().enumerate() {

@@ -49,7 +49,7 @@ async fn model(State(app): State<Arc<App>>) -> Json {
         "max_guidance": MAX_GUIDANCE,
         "defaults": {
             "guidance": own.guidance,
-            "soft": own.soft,
+            "soft": own.smoothing,
             "top_k": own.top_k,
             "top_p": own.top_p,
             "steps": own.steps.to_string(),

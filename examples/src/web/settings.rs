@@ -83,7 +83,7 @@ impl Settings {
             request = request.guidance(guidance);
         }
         if let Some(soft) = self.soft {
-            request = request.soft_sampling(soft);
+            request = request.smoothing(soft);
         }
         if let Some(top_k) = self.top_k {
             request = request.top_k(top_k);

@@ -118,7 +118,7 @@ impl Observer for Teller<'_> {
         if self.failed.is_some() || self.job.is_cancelled() { Control::Cancel } else { Control::Continue }
     }
 
-    fn picture(&mut self, image: &Image) {
+    fn image(&mut self, image: &Image) {
         // Whoever cancelled was told how many pictures there are.
         if self.job.has_ended() {
             return;

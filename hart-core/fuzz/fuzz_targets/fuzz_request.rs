@@ -39,7 +39,7 @@ fuzz_target!(|input: Input| {
         .images_per_prompt(input.images_per_prompt)
         .seed(input.seed)
         .guidance(input.guidance)
-        .soft_sampling(input.soft)
+        .smoothing(input.soft)
         .top_p(input.top_p)
         .system_prompt(match input.system_prompt {
             None => SystemPrompt::Checkpoint,

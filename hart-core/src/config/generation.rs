@@ -16,7 +16,7 @@ pub struct GenerationConfig {
     /// Strength of classifier-free guidance, `guidance_scale`.
     pub guidance: Option<f64>,
     /// Whether a token is a mix of codes, `more_smooth`.
-    pub soft: Option<bool>,
+    pub smoothing: Option<bool>,
     /// Codes kept in sampling, `top_k`.
     pub top_k: Option<usize>,
     /// Probability of the codes kept, `top_p`.
@@ -40,7 +40,7 @@ impl GenerationConfig {
     fn of(fields: &Fields) -> Result<Self> {
         Ok(Self {
             guidance: fields.given("guidance_scale", |name| fields.number_or(name, 0.0, -MAX_GUIDANCE..=MAX_GUIDANCE))?,
-            soft: fields.given("more_smooth", |name| fields.flag_or(name, true))?,
+            smoothing: fields.given("more_smooth", |name| fields.flag_or(name, true))?,
             top_k: fields.given("top_k", |name| fields.size(name, 1..=usize::MAX))?,
             top_p: fields.given("top_p", |name| fields.number_or(name, 0.0, 0.0..=1.0))?,
         })

@@ -1,13 +1,14 @@
 //! A request to its pictures.
 
-use super::{Hart, Sampling};
-use crate::device::{is_cpu, survive};
+use super::Hart;
+use crate::device::{catch_backend_panic, is_cpu};
 use crate::error::{Error, Result};
 use crate::image::{Image, Provenance};
 use crate::memory;
 use crate::progress::{Observer, Progress, Stage, Step, Timings};
 use crate::request::{Request, SystemPrompt};
-use crate::rng::Seeded;
+use crate::rng::Philox;
+use crate::sampling::SamplingParams;
 use crate::scales::Scale;
 use crate::text::{Tokens, Truncation};
 
@@ -36,7 +37,7 @@ impl Hart {
         request.validate()?;
         request.filter.as_ref().map_or(Ok(()), |filter| filter.check(&request.prompts))?;
         memory::allow("this request", self.max_memory, || self.memory(request).peak())?;
-        self.threads.observe(observer, |observer| survive(self.kind, || self.generate_here(request, observer)))
+        self.threads.observe(observer, |observer| catch_backend_panic(self.kind, || self.generate_here(request, observer)))
     }
 
     /// Makes a picture and throws it away, so that the first one that counts doesn't wait. On a GPU kernels are compiled when
@@ -82,33 +83,33 @@ impl Hart {
     fn make_all(&self, request: &Request, tokens: &Tokens, images: &mut Vec<Image>, progress: &mut Progress<'_>) -> Result<()> {
         let sampling = self.sampling(request);
         progress.enter(Stage::Decode);
-        let kept = request.from_image.as_ref().map(|from| self.visual.keep(from)).transpose()?;
+        let known = request.from_image.as_ref().map(|from| self.visual.known_tokens(from)).transpose()?;
         for (prompt, text) in request.prompts.iter().enumerate() {
             progress.enter(Stage::Text);
             let context = self.text.encode(&tokens.row(prompt), progress)?;
             for index in 0..request.images_per_prompt {
                 let seed = request.seed.wrapping_add(index as u64);
-                let latent = self.sample_from(kept.as_ref(), context.clone(), &sampling, &Seeded::new(vec![seed]), progress)?;
+                let latent = self.sample_from(known.as_ref(), context.clone(), &sampling, &Philox::new(vec![seed]), progress)?;
                 progress.enter(Stage::Decode);
                 let provenance = Provenance { prompt: text.clone(), seed, settings: self.settings(request, &sampling) };
                 let made = self.visual.decode_images(&latent, progress)?;
                 for image in made.into_iter().map(|image| image.with_provenance(provenance.clone())) {
-                    progress.picture(&image);
+                    progress.image(&image);
                     images.push(image);
                 }
                 let step = Step::Images { finished: images.len(), total: request.total_images() };
-                self.offer(step, &latent, images.last(), progress)?;
+                self.report_preview(step, &latent, images.last(), progress)?;
             }
         }
         Ok(())
     }
 
     /// A request's settings, filled in with the model's own, and those with the published tools'.
-    pub fn sampling(&self, request: &Request) -> Sampling {
+    pub fn sampling(&self, request: &Request) -> SamplingParams {
         let own = &self.config.generation;
-        Sampling {
+        SamplingParams {
             guidance: request.guidance.or(own.guidance).unwrap_or(PUBLISHED_GUIDANCE),
-            soft: request.soft.or(own.soft).unwrap_or(true),
+            smoothing: request.smoothing.or(own.smoothing).unwrap_or(true),
             top_k: request.top_k.or(own.top_k),
             top_p: request.top_p.or(own.top_p).unwrap_or(0.0),
             steps: request.steps.clone().unwrap_or_else(|| self.config.residual.steps.clone()),
@@ -126,7 +127,7 @@ impl Hart {
     }
 
     /// The settings as they are written into a picture's file.
-    fn settings(&self, request: &Request, sampling: &Sampling) -> String {
+    fn settings(&self, request: &Request, sampling: &SamplingParams) -> String {
         let top_k = sampling.top_k.map_or_else(|| "model".to_string(), |k| k.to_string());
         let system = match (self.system_prompt(request), &request.system_prompt) {
             (None, _) => "none",
@@ -135,8 +136,8 @@ impl Hart {
         };
         let start = request.from_image.as_ref().map_or_else(String::new, |from| format!(", {} of a picture", from.name()));
         format!(
-            "guidance {}, soft sampling {}, top-k {top_k}, top-p {}, steps {}, system prompt {system}{start}",
-            sampling.guidance, sampling.soft, sampling.top_p, sampling.steps
+            "guidance {}, smoothing {}, top-k {top_k}, top-p {}, steps {}, system prompt {system}{start}",
+            sampling.guidance, sampling.smoothing, sampling.top_p, sampling.steps
         )
     }
 

@@ -2,17 +2,16 @@
 
 mod generate;
 mod opening;
-mod staircase;
+mod sample;
 
 pub use generate::Generation;
 #[cfg(feature = "cpu")]
 pub(crate) use opening::transformer_weights;
-pub use staircase::Sampling;
 
 use burn::prelude::Device;
 
 use crate::config::Config;
-use crate::device::{DeviceKind, Precision, survive};
+use crate::device::{DeviceKind, Precision, catch_backend_panic};
 use crate::error::Result;
 use crate::memory::{self, Memory};
 use crate::request::Request;
@@ -129,6 +128,6 @@ impl Hart {
     ///
     /// The work's, and [`Error::Device`](crate::Error::Device).
     pub fn attempt<R: Send>(&self, work: impl FnOnce() -> Result<R> + Send) -> Result<R> {
-        self.threads.install(|| survive(self.kind, work))
+        self.threads.install(|| catch_backend_panic(self.kind, work))
     }
 }

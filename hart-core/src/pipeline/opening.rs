@@ -5,7 +5,7 @@ use std::path::Path;
 use burn::prelude::Device;
 
 use super::Hart;
-use crate::device::{self, DeviceKind, Precision, is_cpu, survive};
+use crate::device::{self, DeviceKind, Precision, catch_backend_panic, is_cpu};
 use crate::error::{Error, Result};
 use crate::files::{Files, Storage};
 use crate::memory;
@@ -46,7 +46,7 @@ impl Hart {
             let stored = transformer_weights(storage, &layout.transformer, options.weight_set);
             memory::weights(&layout.config, &device).saturating_sub(stored.map_or(0, |stored| stored.saved_bytes()))
         })?;
-        threads.install(|| survive(kind, || Self::load(storage, layout, options, &device))).map(|hart| Self {
+        threads.install(|| catch_backend_panic(kind, || Self::load(storage, layout, options, &device))).map(|hart| Self {
             threads,
             kind,
             ..hart
@@ -76,7 +76,7 @@ impl Hart {
         let mut residual = residual.with_precision(precision);
         let visual = visual.with_precision(precision);
         #[cfg(any(feature = "cuda", feature = "wgpu"))]
-        crate::kernels::cube::carve_pages(device, memory::largest_map(&config, precision));
+        crate::kernels::cube::reserve_pool(device, memory::largest_map(&config, precision));
         let layers = transformer.packable().into_iter().chain(residual.packable());
         let saved_bytes = layers.map(|(_, layer)| layer.saved_bytes()).sum();
         Ok(Self {

@@ -15,7 +15,7 @@ use crate::kernels::{self, Linear};
 use crate::progress::{Progress, Step};
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
 use crate::rng::Stream;
-use crate::rng::{Draws, Place};
+use crate::rng::{RandomKey, RandomSource};
 use crate::schedule::{Respacing, schedule};
 
 /// The diffusion works on residuals divided by this.
@@ -117,7 +117,7 @@ impl ResidualDiffusion {
                 x = x + (log_variance * 0.5).exp() * step_noise;
             }
             let work = self.work_per_token(1) * (rows * length) as f64;
-            progress.done(Step::Diffusion { step: taken + 1, steps: steps.len() }, work)?;
+            progress.report(Step::Diffusion { step: taken + 1, steps: steps.len() }, work)?;
         }
         Ok(Residual(x * LATENT_SCALE))
     }
@@ -125,8 +125,8 @@ impl ResidualDiffusion {
 
 /// The run's normal noise.
 pub struct Noise<'a> {
-    /// Where it comes from.
-    pub draws: &'a dyn Draws,
+    /// Source of the noise.
+    pub random: &'a dyn RandomSource,
     /// Number of the last scale, from 0.
     pub scale: usize,
 }
@@ -135,34 +135,34 @@ impl Noise<'_> {
     /// What the diffusion starts from, `[B, L, Z]`.
     fn initial(&self, shape: [usize; 3], device: &Device) -> Tensor<3> {
         #[cfg(any(feature = "cuda", feature = "wgpu"))]
-        if let Some(seeds) = self.draws.seeds()
+        if let Some(seeds) = self.random.seeds()
             && let Some(noise) = kernels::cube::normals(&Stream::initial_noise(seeds, self.scale), shape, device)
         {
             return noise;
         }
-        self.tensor(shape, &|place, out| self.draws.initial_noise(place, out), device)
+        self.tensor(shape, &|key, out| self.random.initial_noise(key, out), device)
     }
 
     /// What is added after a step, `[B, L, Z]`.
     fn step(&self, taken: usize, shape: [usize; 3], device: &Device) -> Tensor<3> {
         #[cfg(any(feature = "cuda", feature = "wgpu"))]
-        if let Some(seeds) = self.draws.seeds()
+        if let Some(seeds) = self.random.seeds()
             && let Some(noise) = kernels::cube::normals(&Stream::step_noise(seeds, self.scale, taken), shape, device)
         {
             return noise;
         }
-        self.tensor(shape, &|place, out| self.draws.step_noise(place, taken, out), device)
+        self.tensor(shape, &|key, out| self.random.step_noise(key, taken, out), device)
     }
 
     fn tensor(
         &self,
         [batch, length, channels]: [usize; 3],
-        fill: &(dyn Fn(Place, &mut [f32]) + Sync),
+        fill: &(dyn Fn(RandomKey, &mut [f32]) + Sync),
         device: &Device,
     ) -> Tensor<3> {
         let mut values = vec![0.0; batch * length * channels];
         values.par_chunks_mut(channels).enumerate().for_each(|(token, out)| {
-            fill(Place { image: token / length, scale: self.scale, position: token % length }, out);
+            fill(RandomKey { image: token / length, scale: self.scale, position: token % length }, out);
         });
         kernels::tensor(values, [batch, length, channels], device)
     }

@@ -141,7 +141,7 @@ impl Qwen2 {
             let normed = kernels::rms_norm(x.clone(), &layer.feed_forward_norm, None);
             x = kernels::add_gated(x, layer.feed_forward.forward(normed), None);
             let step = Step::TextLayer { layer: index + 1, layers: self.layers.len() };
-            progress.done(step, self.work(length) * rows as f64 / self.layers.len() as f64)?;
+            progress.report(step, self.work(length) * rows as f64 / self.layers.len() as f64)?;
         }
         let hidden = kernels::rms_norm(x, &self.norm, None).narrow(1, system, length - system);
         Ok(Context { hidden, mask: tokens.mask.clone(), positions: tokens.positions.clone(), unconditional: 0 })

@@ -5,6 +5,7 @@ use burn::prelude::*;
 
 use super::random::{Purpose, StepRandom};
 use crate::kernels;
+use crate::sampling::indices_on_host;
 use crate::scales::plan_of;
 use crate::visual::resample::shrink;
 use crate::visual::{Codebook, VisualTokenizer};
@@ -33,7 +34,7 @@ pub(super) fn quantize(codebook: &Codebook, features: Tensor<4>, sides: &[usize]
     let mut usage = Usage::default();
     for scale in plan_of(sides) {
         let tokens = shrink(rest.clone(), scale.side);
-        let codes = codebook.nearest_codes(tokens.clone());
+        let codes = indices_on_host(codebook.nearest_codes(tokens.clone(), codebook.metric()));
         let added = codebook.smooth(codebook.embed(&codes).detach(), &scale);
         usage.add(tokens, &codes);
         rest = rest - added.clone().detach();

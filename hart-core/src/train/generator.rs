@@ -248,7 +248,7 @@ impl GeneratorTrainer {
         let wanted = (last_tokens as f64 * options.last_scale_share).ceil() as usize;
         let kept = random.subset(Purpose::LastScale, last_tokens, wanted.clamp(1, last_tokens));
         let inputs = targets::tracked(picture.inputs.clone());
-        let hidden = model.transformer.forward_some(inputs, Some(&kept), &conditioning);
+        let hidden = model.transformer.teacher_forcing(inputs, Some(&kept), &conditioning);
         // The last context row predicts the first scale's one token.
         let predicted = hidden.0.dims()[1] - self.config.transformer.context_tokens + 1;
         let hidden = hidden.last(predicted);

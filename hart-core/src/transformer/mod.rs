@@ -189,7 +189,7 @@ impl Transformer {
         let work = tokens as f64 * self.work_per_token() / self.blocks.len() as f64;
         self.run(input, scale, state, |block, _, _| {
             let step = Step::Block { scale: scale.index + 1, scales: scale.count, block: block + 1, blocks: self.blocks.len() };
-            progress.done(step, work)
+            progress.report(step, work)
         })
     }
 
@@ -231,27 +231,23 @@ impl Transformer {
         Ok(Hidden(batch.unpack(x)))
     }
 
-    /// All scales in one pass under the block-causal mask, as in training: a token sees its own and earlier scales.
+    /// Runs all scales in one pass under the block-causal mask, as in training: a token attends to its own and earlier scales.
+    /// `last_scale_tokens` selects the tokens of the last scale that are computed, at their own positions; `None` computes all.
+    /// Training selects a part, which saves most of the work of that scale.
     ///
     /// # Shapes
     ///
-    /// - inputs: `[R, sum of side^2 over scales 1.., Z]`, `inputs` of a tokenized picture
-    /// - output: `[R, T + that, C]`
-    pub fn forward_all(&self, inputs: Tensor<3>, conditioning: &Conditioning) -> Hidden {
-        self.forward_some(inputs, None, conditioning)
-    }
-
-    /// As [`Self::forward_all`], with only some of the last scale's tokens: `kept` of them, by number, at their own positions.
-    /// Training saves most of that scale's work so.
-    pub fn forward_some(&self, inputs: Tensor<3>, kept: Option<&[usize]>, conditioning: &Conditioning) -> Hidden {
+    /// - inputs: `[R, sum of side^2 over scales 1.., Z]`, `inputs` of a tokenized image
+    /// - output: `[R, T + that, C]`, with the selected tokens of the last scale
+    pub fn teacher_forcing(&self, inputs: Tensor<3>, last_scale_tokens: Option<&[usize]>, conditioning: &Conditioning) -> Hidden {
         let device = inputs.device();
         let scales = plan(&self.config);
         let mut parts = vec![self.first_input(conditioning)];
         let mut from = 0;
         for scale in &scales[1..] {
             let features = inputs.clone().narrow(1, from, scale.tokens());
-            let features = match kept {
-                Some(kept) if scale.is_last() => features.select(1, kernels::indices(kept, &device)),
+            let features = match last_scale_tokens {
+                Some(tokens) if scale.is_last() => features.select(1, kernels::indices(tokens, &device)),
                 _ => features,
             };
             parts.push(self.next_input(features, scale));
@@ -261,8 +257,8 @@ impl Transformer {
         let bias = block_causal(&lengths, &device);
         let rotations = scales.iter().map(|scale| {
             let rotation = rope::of_scale(&self.config, scale, &conditioning.positions, &device);
-            match kept {
-                Some(kept) if scale.is_last() => rotation.select(kernels::indices(kept, &device)),
+            match last_scale_tokens {
+                Some(tokens) if scale.is_last() => rotation.select(kernels::indices(tokens, &device)),
                 _ => rotation,
             }
         });

@@ -9,7 +9,7 @@ use super::resample::{enlarge, shrink, to_map, to_rows};
 use super::{ImageTokens, Latent};
 use crate::config::VisualConfig;
 use crate::kernels;
-use crate::sampling::CodebookRows;
+use crate::sampling::{CodebookRows, indices_on_host};
 use crate::scales::{Scale, plan_of};
 
 /// V rows of Z channels, and the phi convolutions that smooth a scale's enlarged codes.
@@ -23,10 +23,12 @@ pub struct Codebook {
     metric: Metric,
 }
 
-/// What "nearest" means.
+/// Metric of the search for the nearest code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Metric {
+pub(crate) enum Metric {
+    /// Euclidean distance.
     Distance,
+    /// Cosine of the angle.
     Angle,
 }
 
@@ -119,24 +121,24 @@ impl Codebook {
     ///
     /// With fewer than two sides.
     pub fn tokenize(&self, features: Tensor<4>, sides: &[usize]) -> ImageTokens {
-        self.tokenize_by(Metric::Distance, features, sides)
+        self.tokenize_with(Metric::Distance, features, sides)
     }
 
-    fn tokenize_by(&self, metric: Metric, features: Tensor<4>, sides: &[usize]) -> ImageTokens {
+    fn tokenize_with(&self, metric: Metric, features: Tensor<4>, sides: &[usize]) -> ImageTokens {
         let scales = plan_of(sides);
         let mut rest = features.clone();
         let mut latent = Latent(features.zeros_like());
         let (mut codes, mut inputs) = (vec![], vec![]);
         for (scale, next) in scales.iter().zip(&scales[1..]) {
-            let found = self.nearest(shrink(rest.clone(), scale.side), metric);
-            let added = self.smooth(self.embed(&found), scale);
-            codes.push(found);
+            let nearest = indices_on_host(self.nearest_codes(shrink(rest.clone(), scale.side), metric));
+            let added = self.smooth(self.embed(&nearest), scale);
+            codes.push(nearest);
             rest = rest - added.clone();
             latent = latent.plus(added);
             inputs.push(self.next_features(&latent, next));
         }
         let continuous = to_rows(rest);
-        codes.push(self.nearest(continuous.clone(), metric));
+        codes.push(indices_on_host(self.nearest_codes(continuous.clone(), metric)));
         ImageTokens { codes, continuous, inputs: Tensor::cat(inputs, 1), features }
     }
 
@@ -145,7 +147,7 @@ impl Codebook {
     pub fn discrete(&self, tokens: &ImageTokens, sides: &[usize]) -> Latent {
         match self.metric {
             Metric::Distance => self.latent_of(&tokens.codes, sides),
-            Metric::Angle => self.latent_of(&self.tokenize_by(Metric::Angle, tokens.features.clone(), sides).codes, sides),
+            Metric::Angle => self.latent_of(&self.tokenize_with(Metric::Angle, tokens.features.clone(), sides).codes, sides),
         }
     }
 
@@ -164,32 +166,19 @@ impl Codebook {
         kernels::conv2d(map.clone(), phi) * self.phi_ratio + map * (1.0 - self.phi_ratio)
     }
 
-    /// The nearest codes, by the angle where that is the configuration's metric.
+    /// The metric that the codebook was trained with.
+    #[cfg(feature = "train")]
+    pub(crate) fn metric(&self) -> Metric {
+        self.metric
+    }
+
+    /// Returns the index of the nearest row of each token.
     ///
     /// # Shapes
     ///
     /// - tokens: `[B, L, Z]`
-    /// - output: `[B][L]`
-    #[cfg(feature = "train")]
-    pub(crate) fn nearest_codes(&self, tokens: Tensor<3>) -> Vec<Vec<u32>> {
-        self.nearest(tokens, self.metric)
-    }
-
-    /// The nearest codes by distance, left on the device, `[B, L]`.
-    pub(crate) fn nearest_indices(&self, tokens: Tensor<3>) -> Tensor<2, Int> {
-        self.nearest_rows(tokens, Metric::Distance)
-    }
-
-    /// The nearest row of each token, `[B][L]`.
-    fn nearest(&self, tokens: Tensor<3>, metric: Metric) -> Vec<Vec<u32>> {
-        let length = tokens.dims()[1];
-        let found = self.nearest_rows(tokens, metric).into_data().convert::<i64>();
-        let found: Vec<u32> = found.iter::<i64>().map(|i| i as u32).collect();
-        found.chunks(length).map(<[u32]>::to_vec).collect()
-    }
-
-    /// The same on the device, `[B, L]`.
-    fn nearest_rows(&self, tokens: Tensor<3>, metric: Metric) -> Tensor<2, Int> {
+    /// - output: `[B, L]`
+    pub(crate) fn nearest_codes(&self, tokens: Tensor<3>, metric: Metric) -> Tensor<2, Int> {
         let [batch, length, channels] = tokens.dims();
         let tokens = tokens.reshape([batch * length, channels]);
         let rows = self.embedding.weight.val();

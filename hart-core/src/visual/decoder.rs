@@ -88,7 +88,7 @@ impl Decoder {
         let mut done = 0;
         let mut report = |progress: &mut Progress<'_>| {
             done += 1;
-            progress.done(Step::Decoder { block: done, blocks }, work)
+            progress.report(Step::Decoder { block: done, blocks }, work)
         };
         let mut x = self.mid.forward(kernels::conv2d(features, &self.conv_in));
         report(progress)?;

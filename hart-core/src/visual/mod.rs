@@ -4,13 +4,13 @@ mod blocks;
 mod codebook;
 mod decoder;
 mod encoder;
-mod kept;
+mod known_tokens;
 pub(crate) mod resample;
 
 pub use codebook::Codebook;
 pub use decoder::Decoder;
 pub use encoder::Encoder;
-pub use kept::Kept;
+pub use known_tokens::KnownTokens;
 
 use burn::module::Module;
 use burn::nn::conv::Conv2d;

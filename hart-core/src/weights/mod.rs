@@ -16,7 +16,7 @@ pub use checkpoint::{Checkpoint, TensorInfo};
 pub use load::{Loader, names_and_shapes, parameters};
 pub use names::{TEXT, TRANSFORMER, Table, VISUAL, visual_names};
 #[cfg(feature = "cpu")]
-pub(crate) use packed::{Told, convert_tensors};
+pub(crate) use packed::{ConversionProgress, convert_tensors};
 pub use report::{Misplaced, Misshapen, Report};
 #[cfg(feature = "train")]
 pub(crate) use save::parameter_names;

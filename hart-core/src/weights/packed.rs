@@ -85,7 +85,7 @@ impl Loader<'_> {
 }
 
 /// Who hears how far a conversion is, and may end it.
-pub(crate) struct Told<'a> {
+pub(crate) struct ConversionProgress<'a> {
     observer: RefCell<&'a mut dyn FnMut(f32) -> Control>,
     /// Numbers that are converted, and those of all checkpoints.
     done: Cell<u64>,
@@ -93,7 +93,7 @@ pub(crate) struct Told<'a> {
     cancelled: Cell<bool>,
 }
 
-impl<'a> Told<'a> {
+impl<'a> ConversionProgress<'a> {
     /// Of the conversion of these checkpoints, whose names are those of the tables.
     pub(crate) fn new<'c>(
         observer: &'a mut dyn FnMut(f32) -> Control,
@@ -137,12 +137,12 @@ pub(crate) fn convert_tensors(
     packed: &BTreeMap<String, [usize; 2]>,
     halved: impl Fn(&str, &[usize]) -> bool,
     path: &Path,
-    told: &Told<'_>,
+    progress: &ConversionProgress<'_>,
 ) -> Result<()> {
     let mut tensors = Vec::new();
     for name in wanted(checkpoint, table) {
         let shape = checkpoint.info(name).map(|info| info.shape.clone()).unwrap_or_default();
-        let tensor = |form: Form, shape: Vec<usize>| Converted { checkpoint, told, name: name.to_string(), form, shape };
+        let tensor = |form: Form, shape: Vec<usize>| Converted { checkpoint, progress, name: name.to_string(), form, shape };
         match packed.get(name).and_then(|&sizes| Some((sizes, Packed::stored_shape(precision, sizes)?))) {
             Some((sizes, stored)) if shape == [sizes[1], sizes[0]] => {
                 tensors.push((name.to_string(), tensor(Form::Panels(precision, sizes[0]), stored.to_vec())));
@@ -163,12 +163,12 @@ pub(crate) fn convert_tensors(
     // A view can't fail: whatever could is read once before.
     for (_, tensor) in &tensors {
         tensor.checkpoint.values(&tensor.name)?;
-        told.more(0)?;
+        progress.more(0)?;
     }
     // safetensors makes a private file; this one has the rights of any new one.
     let rights = File::create(path).and_then(|file| file.metadata()).map_err(Error::io(path))?.permissions();
     safetensors::serialize_to_file(tensors, None, path).map_err(|e| Error::checkpoint(path, format!("can't be written: {e}")))?;
-    told.more(0)?;
+    progress.more(0)?;
     fs::set_permissions(path, rights).map_err(Error::io(path))
 }
 
@@ -186,7 +186,7 @@ enum Form {
 /// A tensor that is converted when it is written.
 struct Converted<'a, 'o> {
     checkpoint: &'a Checkpoint,
-    told: &'a Told<'o>,
+    progress: &'a ConversionProgress<'o>,
     name: String,
     form: Form,
     shape: Vec<usize>,
@@ -208,7 +208,7 @@ impl View for Converted<'_, '_> {
     fn data(&self) -> Cow<'_, [u8]> {
         // A view can't end the writing, but what is left of it can be quick.
         let numbers = self.checkpoint.info(&self.name).map_or(0, |info| info.shape.iter().product());
-        if self.told.more(if matches!(self.form, Form::Scales(_)) { 0 } else { numbers }).is_err() {
+        if self.progress.more(if matches!(self.form, Form::Scales(_)) { 0 } else { numbers }).is_err() {
             return Cow::Owned(vec![0; self.data_len()]);
         }
         let values = self.checkpoint.values(&self.name).unwrap_or_default();

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use burn::prelude::*;
 use burn::tensor::DType;
-use hart_core::stages::{Context, Draws, Place, Sampling, Scale, plan};
+use hart_core::stages::{Context, RandomKey, RandomSource, SamplingParams, Scale, plan};
 use hart_core::{DeviceKind, Hart, OpenOptions, Precision, WeightSet};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
@@ -32,7 +32,7 @@ pub struct Goldens {
 pub struct Run {
     pub name: String,
     pub guidance: f64,
-    pub soft: bool,
+    pub smoothing: bool,
     pub top_p: f64,
     pub weights: WeightSet,
 }
@@ -77,7 +77,7 @@ impl Goldens {
         let run = |(name, settings): (&String, &Value)| Run {
             name: name.clone(),
             guidance: settings["cfg"].as_f64().unwrap(),
-            soft: settings["more_smooth"].as_bool().unwrap(),
+            smoothing: settings["more_smooth"].as_bool().unwrap(),
             top_p: settings["top_p"].as_f64().unwrap_or(0.0),
             weights: if settings["weights"].as_str().unwrap().starts_with("ema") { WeightSet::Ema } else { WeightSet::Plain },
         };
@@ -165,19 +165,19 @@ impl Run {
         format!("sample.{}.{name}", self.name)
     }
 
-    pub fn sampling(&self, hart: &Hart) -> Sampling {
-        Sampling {
+    pub fn sampling(&self, hart: &Hart) -> SamplingParams {
+        SamplingParams {
             guidance: self.guidance,
-            soft: self.soft,
+            smoothing: self.smoothing,
             top_k: None,
             top_p: self.top_p,
             steps: hart.config().residual.steps.clone(),
         }
     }
 
-    /// Soft sampling amplifies rounding at low temperatures.
+    /// Gumbel-softmax smoothing amplifies rounding at low temperatures.
     pub fn end_tolerance(&self) -> f64 {
-        part() * if self.soft { 20.0 } else { 2.0 }
+        part() * if self.smoothing { 20.0 } else { 2.0 }
     }
 }
 
@@ -224,7 +224,7 @@ impl Replay {
         };
         Self {
             indices: goldens.codes(&name("indices")),
-            gumbel: if run.soft { goldens.floats(&name("gumbel")) } else { vec![] },
+            gumbel: if run.smoothing { goldens.floats(&name("gumbel")) } else { vec![] },
             initial_noise: goldens.floats(&name("diffusion_init_noise")),
             step_noise: goldens.floats(&name("diffusion_step_noise")),
             starts: scales.iter().scan(0, start).collect(),
@@ -235,23 +235,23 @@ impl Replay {
     }
 }
 
-impl Draws for Replay {
-    fn code(&self, place: Place, _: &[f32]) -> usize {
-        self.indices[place.image][self.starts[place.scale] + place.position] as usize
+impl RandomSource for Replay {
+    fn code(&self, key: RandomKey, _: &[f32]) -> usize {
+        self.indices[key.image][self.starts[key.scale] + key.position] as usize
     }
 
-    fn gumbel(&self, place: Place, out: &mut [f32]) {
-        let token = place.image * self.tokens + self.starts[place.scale] + place.position;
+    fn gumbel(&self, key: RandomKey, out: &mut [f32]) {
+        let token = key.image * self.tokens + self.starts[key.scale] + key.position;
         out.copy_from_slice(&self.gumbel[token * out.len()..][..out.len()]);
     }
 
-    fn initial_noise(&self, place: Place, out: &mut [f32]) {
-        let row = place.image * self.last_tokens + place.position;
+    fn initial_noise(&self, key: RandomKey, out: &mut [f32]) {
+        let row = key.image * self.last_tokens + key.position;
         out.copy_from_slice(&self.initial_noise[row * out.len()..][..out.len()]);
     }
 
-    fn step_noise(&self, place: Place, step: usize, out: &mut [f32]) {
-        let row = step * self.noise_rows + place.image * self.last_tokens + place.position;
+    fn step_noise(&self, key: RandomKey, step: usize, out: &mut [f32]) {
+        let row = step * self.noise_rows + key.image * self.last_tokens + key.position;
         out.copy_from_slice(&self.step_noise[row * out.len()..][..out.len()]);
     }
 }

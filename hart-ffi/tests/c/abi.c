@@ -415,7 +415,7 @@ static void settings(const hart_model *model) {
     OK(hart_result_image(result, 3, &image));
     hart_image_view view = view_of(image);
     CHECK(view.seed == 0 && strcmp(view.prompt, "a crown") == 0);
-    CHECK(strcmp(view.settings, "guidance 2, soft sampling true, top-k 20, top-p 0.9, steps 4, system prompt none") == 0);
+    CHECK(strcmp(view.settings, "guidance 2, smoothing true, top-k 20, top-p 0.9, steps 4, system prompt none") == 0);
     hart_timings timings = {.struct_size = sizeof timings};
     OK(hart_result_timings(result, &timings));
     double parts = timings.text + timings.transformer + timings.sampling + timings.residual + timings.decode;

@@ -37,7 +37,7 @@ pub(super) use pointwise::{add_gated, silu, silu_mul};
 #[cfg(feature = "train")]
 pub(super) use rows::normed;
 pub(super) use rows::{layer_norm, rms_norm};
-pub(crate) use sample::{Choice, sample};
+pub(crate) use sample::sample;
 
 use burn::backend::Cube;
 use burn::prelude::{Device, Tensor};
@@ -75,7 +75,7 @@ fn empty_like(like: &CubeTensor, shape: impl Into<Shape>, dtype: DType) -> CubeT
 
 /// Has a GPU's allocator carve pages for so many bytes from now on, and give back those that it carved for less. Its pages are as large
 /// as the largest allocation so far, and what is free on smaller ones serves nothing more: so the largest one had better come first.
-pub(crate) fn carve_pages(device: &Device, bytes: u64) {
+pub(crate) fn reserve_pool(device: &Device, bytes: u64) {
     let like = is_here(device).then(|| primitive(&Tensor::<1>::empty([1], device))).flatten();
     if let Some(like) = like {
         drop(like.client.empty(bytes.min(like.client.properties().memory.max_page_size) as usize));

@@ -22,22 +22,11 @@ fn ordered(value: f32) -> u32 {
     key
 }
 
-/// How codes are chosen.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Choice {
-    /// How many codes are kept.
-    pub(crate) top_k: usize,
-    /// Probability of those that are kept; 0 keeps all.
-    pub(crate) top_p: f64,
-    /// Factor of the logits and temperature of a mix; none: the drawn row alone.
-    pub(crate) soft: Option<[f64; 2]>,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Does {
     top_k: bool,
     top_p: bool,
-    soft: bool,
+    smoothing: bool,
 }
 
 /// One cube a token.
@@ -200,7 +189,7 @@ fn sample_kernel(
         indices[token] = i32::cast_from(code);
     }
 
-    if comptime!(does.soft) {
+    if comptime!(does.smoothing) {
         let mut sharpest = REMOVED.runtime();
         for i in range_stepped(unit, vocabulary, threads) {
             if values[i] > REMOVED {
@@ -251,11 +240,14 @@ fn sample_kernel(
 }
 
 /// Draws codes `[B, L]` and their features `[B, L, Z]` from guided logits `[B, L, V]`; None where the device isn't a GPU, or too
-/// small a one. The words are the host's, and so are the codes, except where rounding decides.
+/// small a one. The words are the host's, and so are the codes, except where rounding decides. `smoothing` is the factor of the logits
+/// and the temperature of Gumbel-softmax smoothing.
 pub(crate) fn sample(
     logits: &Tensor<3>,
     codebook: &Tensor<2>,
-    choice: Choice,
+    top_k: usize,
+    top_p: f64,
+    smoothing: Option<[f64; 2]>,
     scale: usize,
     seeds: &[u64],
 ) -> Option<(Tensor<2, Int>, Tensor<3>)> {
@@ -273,9 +265,8 @@ pub(crate) fn sample(
     let features = empty_like(&logits, [batch, length, channels], DType::F32);
     let words = words_of(seeds);
     let seeds = logits.client.create_from_slice(u32::as_bytes(&words));
-    let Choice { top_k, top_p, soft } = choice;
-    let [factor, temperature] = soft.unwrap_or([1.0, 1.0]);
-    let does = Does { top_k: top_k > 0 && top_k < vocabulary, top_p: top_p > 0.0, soft: soft.is_some() };
+    let [factor, temperature] = smoothing.unwrap_or([1.0, 1.0]);
+    let does = Does { top_k: top_k > 0 && top_k < vocabulary, top_p: top_p > 0.0, smoothing: smoothing.is_some() };
     sample_kernel::launch(
         &logits.client.clone(),
         cubes(batch * length),

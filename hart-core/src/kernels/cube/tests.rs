@@ -7,7 +7,7 @@ use burn::tensor::FloatDType;
 use super::super::attention::{Cache, Memory};
 use super::super::{Group, Modulation, Rotation, SelfAttention, tensor, to_f32, values};
 use crate::device::{DeviceKind, Precision};
-use crate::rng::{Draws, Place, Seeded, Stream};
+use crate::rng::{Philox, RandomKey, RandomSource, Stream};
 
 /// The device that the kernels are tested on.
 pub(crate) fn device() -> Device {
@@ -424,10 +424,10 @@ fn noise_equals_the_hosts() {
     let seeds = [7, u64::MAX - 3];
     let (length, channels) = (50, 7);
     let got = super::normals(&Stream::step_noise(&seeds, 3, 2), [2, length, channels], &device()).unwrap();
-    let draws = Seeded::new(seeds.to_vec());
+    let draws = Philox::new(seeds.to_vec());
     let mut want = vec![0.0; 2 * length * channels];
     for (token, out) in want.chunks_mut(channels).enumerate() {
-        draws.step_noise(Place { image: token / length, scale: 3, position: token % length }, 2, out);
+        draws.step_noise(RandomKey { image: token / length, scale: 3, position: token % length }, 2, out);
     }
     assert_close("noise", got, tensor(want, [2, length, channels], &Device::flex()), 1e-5);
 }

@@ -3,6 +3,7 @@
 use burn::prelude::*;
 use burn::tensor::IntDType;
 
+use super::codebook::Metric;
 use super::resample::shrink;
 use super::{Codebook, Latent, VisualTokenizer};
 use crate::error::Result;
@@ -18,7 +19,7 @@ const BLEND_PART: usize = 16;
 
 /// The kept part of a picture.
 #[derive(Clone, Debug)]
-pub struct Kept {
+pub struct KnownTokens {
     /// The encoder's features, `[1, Z, h, w]`.
     features: Tensor<4>,
     /// 1 where a position is kept, else 0, `[1, 1, h, w]`; none: nowhere in particular.
@@ -35,7 +36,7 @@ impl VisualTokenizer {
     /// # Errors
     ///
     /// [`Error::Request`](crate::Error::Request) if it doesn't fit the model.
-    pub fn keep(&self, from: &FromImage) -> Result<Kept> {
+    pub fn known_tokens(&self, from: &FromImage) -> Result<KnownTokens> {
         let side = self.resolution();
         from.check(side, self.config.sides.len())?;
         let (canvas, mask) = from.canvas(side)?;
@@ -44,7 +45,7 @@ impl VisualTokenizer {
         let known = mask.map(|mask| mask.kept_patches(self.config.downsample()));
         let [_, _, height, width] = features.dims();
         let map = |values: Vec<f32>| kernels::tensor(values, [1, 1, height, width], &device);
-        Ok(Kept {
+        Ok(KnownTokens {
             share_of_new: known.as_ref().map(|known| map(shares_of_new(known, width))),
             known: known.map(|known| map(known.iter().map(|&k| f32::from(u8::from(k))).collect())),
             features,
@@ -53,10 +54,10 @@ impl VisualTokenizer {
     }
 }
 
-impl Kept {
+impl KnownTokens {
     /// Puts the picture's tokens of one scale in the place of those drawn: where enough of a token is known, the nearest code to what
     /// the latent so far lacks of the features there.
-    pub fn give(&self, codes: Codes, latent: &Latent, codebook: &Codebook, scale: &Scale) -> Codes {
+    pub fn replace(&self, codes: Codes, latent: &Latent, codebook: &Codebook, scale: &Scale) -> Codes {
         let known = match &self.known {
             _ if scale.index < self.scales => self.features.ones_like().narrow(1, 0, 1),
             Some(known) => known.clone(),
@@ -65,18 +66,18 @@ impl Kept {
         let rest = self.features.clone() - latent.0.clone().narrow(0, 0, 1);
         let share = shrink(known.clone(), scale.side); // [1, tokens, 1]
         let wanted = shrink(rest * known, scale.side) / share.clone().clamp_min(f32::EPSILON);
-        let nearest = codebook.nearest_indices(wanted).cast(IntDType::from(codes.indices.dtype())); // [1, tokens]
-        let given = share.greater_equal_elem(KNOWN_SHARE);
+        let nearest = codebook.nearest_codes(wanted, Metric::Distance).cast(IntDType::from(codes.indices.dtype())); // [1, tokens]
+        let replaced = share.greater_equal_elem(KNOWN_SHARE);
         let (drawn, features) = (codes.indices.dims(), codes.features.dims());
         let rows = codebook.rows_of(nearest.clone());
         Codes {
-            indices: codes.indices.mask_where(given.clone().squeeze_dim::<2>(2).expand(drawn), nearest.expand(drawn)),
-            features: codes.features.mask_where(given.expand(features), rows.expand(features)),
+            indices: codes.indices.mask_where(replaced.clone().squeeze_dim::<2>(2).expand(drawn), nearest.expand(drawn)),
+            features: codes.features.mask_where(replaced.expand(features), rows.expand(features)),
         }
     }
 
     /// The final latent: the picture's own features where it is kept, to the last bit, and a blend beyond its edge.
-    pub fn finish(&self, latent: Latent) -> Latent {
+    pub fn blend(&self, latent: Latent) -> Latent {
         match &self.share_of_new {
             None => latent,
             Some(new) => Latent(latent.0 * new.clone() + self.features.clone() * (new.clone().neg() + 1.0)),

@@ -3,41 +3,18 @@
 use burn::prelude::Tensor;
 
 use super::Hart;
-use crate::device::{is_cpu, survive, wait};
+use crate::device::{catch_backend_panic, is_cpu, synchronize};
 use crate::error::Result;
 use crate::image::Image;
 use crate::kernels;
 use crate::progress::{Progress, Stage, Step};
 use crate::residual::Noise;
-use crate::rng::Draws;
-use crate::sampling::{self, Codes, Rule, Soft};
+use crate::rng::RandomSource;
+use crate::sampling::{self, Codes, SamplingParams};
 use crate::scales::Scale;
-use crate::schedule::Respacing;
 use crate::text::Context;
 use crate::transformer::{Hidden, State};
-use crate::visual::{Kept, Latent};
-
-/// How a picture is sampled.
-#[derive(Clone, Debug)]
-pub struct Sampling {
-    /// Strength of classifier-free guidance.
-    pub guidance: f64,
-    /// Whether a token is a mix of codes.
-    pub soft: bool,
-    /// Codes kept in sampling; none: the model's own number.
-    pub top_k: Option<usize>,
-    /// Probability of the codes kept; 0 is off.
-    pub top_p: f64,
-    /// Steps of the residual diffusion.
-    pub steps: Respacing,
-}
-
-impl Sampling {
-    /// The rule for one scale's tokens.
-    pub fn rule(&self, scale: &Scale) -> Rule {
-        Rule { top_k: self.top_k.unwrap_or(scale.top_k()), top_p: self.top_p, soft: self.soft.then(|| Soft::of(scale)) }
-    }
-}
+use crate::visual::{KnownTokens, Latent};
 
 impl Hart {
     /// Context to latent: all scales, and the residual diffusion of the last one. One row of context makes one picture.
@@ -45,8 +22,14 @@ impl Hart {
     /// # Errors
     ///
     /// [`Error::Cancelled`](crate::Error::Cancelled), or [`Error::Overflow`](crate::Error::Overflow) if logits are not finite.
-    pub fn sample(&self, context: Context, sampling: &Sampling, draws: &dyn Draws, progress: &mut Progress<'_>) -> Result<Latent> {
-        self.sample_from(None, context, sampling, draws, progress)
+    pub fn sample(
+        &self,
+        context: Context,
+        sampling: &SamplingParams,
+        random: &dyn RandomSource,
+        progress: &mut Progress<'_>,
+    ) -> Result<Latent> {
+        self.sample_from(None, context, sampling, random, progress)
     }
 
     /// As [`Self::sample`], starting from what is kept of a picture.
@@ -56,14 +39,14 @@ impl Hart {
     /// As [`Self::sample`].
     pub fn sample_from(
         &self,
-        kept: Option<&Kept>,
+        known: Option<&KnownTokens>,
         context: Context,
-        sampling: &Sampling,
-        draws: &dyn Draws,
+        sampling: &SamplingParams,
+        random: &dyn RandomSource,
         progress: &mut Progress<'_>,
     ) -> Result<Latent> {
-        let given = |codes: Codes, latent: &Latent, scale: &Scale| match kept {
-            Some(kept) => kept.give(codes, latent, self.visual.codebook(), scale),
+        let known_or = |codes: Codes, latent: &Latent, scale: &Scale| match known {
+            Some(known) => known.replace(codes, latent, self.visual.codebook(), scale),
             None => codes,
         };
         let _reuse = kernels::reuse_memory();
@@ -74,43 +57,49 @@ impl Hart {
         let mut input = self.transformer.first_input(state.conditioning());
         let mut latent = Latent::zeros(batch, channels, self.config.transformer.last_side(), &self.device);
         for (scale, next) in self.scales.iter().zip(&self.scales[1..]) {
-            let (_, codes) = self.predict(input, scale, &mut state, sampling, draws, progress)?;
-            let codes = given(codes, &latent, scale);
+            let (_, codes) = self.predict(input, scale, &mut state, sampling, random, progress)?;
+            let codes = known_or(codes, &latent, scale);
             latent = codebook.accumulate(latent, codes.features, scale);
-            wait(self.kind, &self.device)?;
-            self.offer(scale_done(scale), &latent, None, progress)?;
+            synchronize(self.kind, &self.device)?;
+            self.report_preview(scale_done(scale), &latent, None, progress)?;
             // Both halves of the guided batch go on from the same latent.
             input = self.transformer.next_input(codebook.next_features(&latent, next), next).repeat_dim(0, 2);
         }
         let last = &self.scales[self.scales.len() - 1];
-        let (hidden, codes) = self.predict(input, last, &mut state, sampling, draws, progress)?;
-        let codes = given(codes, &latent, last);
+        let (hidden, codes) = self.predict(input, last, &mut state, sampling, random, progress)?;
+        let codes = known_or(codes, &latent, last);
         latent = codebook.accumulate(latent, codes.features, last);
         // So that each stage's time is its own.
-        wait(self.kind, &self.device)?;
-        self.offer(scale_done(last), &latent, None, progress)?;
+        synchronize(self.kind, &self.device)?;
+        self.report_preview(scale_done(last), &latent, None, progress)?;
         progress.enter(Stage::Residual);
         let drawn = codebook.rows_of(codes.indices.repeat_dim(0, 2));
         let condition = self.transformer.residual_condition(&hidden, drawn);
-        let noise = Noise { draws, scale: last.index };
+        let noise = Noise { random, scale: last.index };
         let t = last.guidance(sampling.guidance);
         let residual = self.residual.sample(condition, t, &sampling.steps, &noise, progress)?;
         let latent = latent.plus_rows(residual.0);
-        wait(self.kind, &self.device)?;
-        Ok(match kept {
-            Some(kept) => kept.finish(latent),
+        synchronize(self.kind, &self.device)?;
+        Ok(match known {
+            Some(known) => known.blend(latent),
             None => latent,
         })
     }
 
     /// Reports a step after which there is a picture to see: the finished one, or what the latent holds so far.
-    pub(super) fn offer(&self, step: Step, latent: &Latent, finished: Option<&Image>, progress: &mut Progress<'_>) -> Result<()> {
+    pub(super) fn report_preview(
+        &self,
+        step: Step,
+        latent: &Latent,
+        finished: Option<&Image>,
+        progress: &mut Progress<'_>,
+    ) -> Result<()> {
         let cancel = progress.cancel_token();
         let decode = |max_side: usize| match finished {
             Some(image) if image.width().max(image.height()) <= max_side => Ok(image.clone()),
-            _ => survive(self.kind, || self.visual.preview(latent, max_side, &mut Progress::new(&mut (), cancel, 1.0))),
+            _ => catch_backend_panic(self.kind, || self.visual.preview(latent, max_side, &mut Progress::new(&mut (), cancel, 1.0))),
         };
-        progress.offer(step, &decode)
+        progress.report_preview(step, &decode)
     }
 
     /// One scale: its tokens through the transformer, guided logits, codes.
@@ -119,12 +108,12 @@ impl Hart {
         input: Tensor<3>,
         scale: &Scale,
         state: &mut State,
-        sampling: &Sampling,
-        draws: &dyn Draws,
+        sampling: &SamplingParams,
+        random: &dyn RandomSource,
         progress: &mut Progress<'_>,
     ) -> Result<(Hidden, Codes)> {
         progress.enter(Stage::Transformer);
-        progress.done(Step::Scale { scale: scale.index + 1, scales: scale.count, side: scale.side }, 0.0)?;
+        progress.report(Step::Scale { scale: scale.index + 1, scales: scale.count, side: scale.side }, 0.0)?;
         // All context tokens go in at the first scale, and the last of them predicts its one image token.
         let hidden = self.transformer.forward(input, scale, state, progress)?.last(scale.tokens());
         let logits = sampling::guide(self.transformer.logits(&hidden, state.conditioning()), scale.guidance(sampling.guidance));
@@ -132,7 +121,7 @@ impl Hart {
             // A GPU is waited for once a scale, and what it took is the transformer's.
             progress.enter(Stage::Sampling);
         }
-        let codes = sampling::sample(logits, &sampling.rule(scale), &self.codebook, scale, draws)?;
+        let codes = sampling::sample(logits, &sampling.of_scale(scale), &self.codebook, scale, random)?;
         Ok((hidden, codes))
     }
 }
