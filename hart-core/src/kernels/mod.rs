@@ -1,57 +1,27 @@
 //! The operations that cost time, one function each: modules call these and never a backend.
 //!
 //! Every operation has a body in plain tensor operations, right on any device; faster bodies for one backend stand beside it and
-//! are tested to be equal (`flex.rs` holds those for burn's CPU backend, `cube` those for GPUs). This folder is also the only place
+//! are tested to be equal (`cpu` holds those for burn's CPU backend, `gpu` those for GPUs). This folder is also the only place
 //! of the library with `unsafe`: the mapping of a file, SIMD, and what a GPU's kernels are given.
 
-#[cfg(feature = "cpu")]
-#[allow(unsafe_code)] // Assembly.
-mod amx;
 mod attention;
 #[cfg(feature = "cpu")]
-#[allow(unsafe_code)] // SIMD over slices whose lengths are checked first.
-mod conv;
+mod cpu;
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
 #[allow(unsafe_code)] // Buffers that were just made are described to kernels.
-pub(crate) mod cube;
-#[cfg(feature = "cpu")]
-mod elementwise;
-#[cfg(feature = "cpu")]
-mod extension;
-#[cfg(feature = "cpu")]
-mod flex;
-#[cfg(feature = "cpu")]
-#[allow(unsafe_code)] // SIMD over slices whose lengths are checked first.
-mod gemm;
-#[cfg(feature = "cpu")]
-mod group_norm;
-#[cfg(feature = "cpu")]
-#[allow(unsafe_code)] // SIMD.
-mod lanes;
+pub(crate) mod gpu;
+mod kv;
 mod linear;
-mod mapping;
-#[cfg(feature = "cpu")]
-#[allow(unsafe_code)] // SIMD over slices whose lengths are checked first.
-mod maps;
-#[cfg(feature = "cpu")]
-#[allow(unsafe_code)] // The memory that burn's tensors hold.
-mod memory;
 mod norm;
-#[cfg(feature = "cpu")]
-mod norm_rows;
-#[cfg(feature = "cpu")]
-mod packed;
 mod picture;
 mod swi_glu;
-#[cfg(feature = "cpu")]
-mod tasks;
 
-pub(crate) use attention::{Cache, Extend, Group, Memory, Rotation, SelfAttention, attention};
-pub(crate) use linear::{Linear, LinearConfig, as_read_by, in_half, linear, linear_to_f32, matmul};
-pub(crate) use mapping::{Mapped, map_file};
-pub(crate) use norm::{Modulation, add_gated, add_norm, group_norm, group_norm_silu, layer_norm, rms_norm};
+pub(crate) use attention::{SelfAttention, attention};
 #[cfg(feature = "cpu")]
-pub(crate) use packed::Packed;
+pub(crate) use cpu::Packed;
+pub(crate) use kv::{Cache, Extend, Group, Memory};
+pub(crate) use linear::{Linear, LinearConfig, as_read_by, in_half, linear, linear_to_f32, matmul};
+pub(crate) use norm::{Modulation, add_gated, add_norm, group_norm, group_norm_silu, layer_norm, rms_norm};
 pub(crate) use picture::{area, bicubic, conv2d, convolutions_in_bf16, norm_silu_conv2d, upsample_conv2d};
 pub(crate) use swi_glu::{SwiGlu, silu};
 
@@ -61,7 +31,7 @@ use burn::tensor::DType;
 /// While its answer is held, kernels on the CPU use each other's memory again.
 pub(crate) fn reuse_memory() -> impl Sized {
     #[cfg(feature = "cpu")]
-    return memory::Reuse::begin();
+    return cpu::Reuse::begin();
 }
 
 /// A float tensor from values in row-major order. All arithmetic is f32, whatever the device's default is.

@@ -17,16 +17,16 @@ pub(crate) struct Modulation {
 /// - x, output: `[B, L, C]`; scale, shift: `[B, 1 or L, C]`
 pub(crate) fn rms_norm(x: Tensor<3>, norm: &RmsNorm, modulation: Option<&Modulation>) -> Tensor<3> {
     #[cfg(feature = "cpu")]
-    if let Some(y) = super::flex::rms_norm(&x, norm, modulation) {
+    if let Some(y) = super::cpu::rms_norm(&x, norm, modulation) {
         return y;
     }
     #[cfg(any(feature = "cuda", feature = "wgpu"))]
-    if let Some(y) = super::cube::rms_norm(&x, norm, modulation) {
+    if let Some(y) = super::gpu::rms_norm(&x, norm, modulation) {
         return y;
     }
     #[cfg(all(any(feature = "cuda", feature = "wgpu"), feature = "train"))]
-    if let Some(y) = super::cube::normed(&x, false, norm.epsilon) {
-        return modulate(super::cube::scale_by_row(y, norm.gamma.val()), modulation);
+    if let Some(y) = super::gpu::normed(&x, false, norm.epsilon) {
+        return modulate(super::gpu::scale_by_row(y, norm.gamma.val()), modulation);
     }
     modulate(norm.forward(x), modulation)
 }
@@ -38,19 +38,19 @@ pub(crate) fn rms_norm(x: Tensor<3>, norm: &RmsNorm, modulation: Option<&Modulat
 /// - x, output: `[B, L, C]`; scale, shift: `[B, 1 or L, C]`
 pub(crate) fn layer_norm(x: Tensor<3>, norm: Option<&LayerNorm>, epsilon: f64, modulation: Option<&Modulation>) -> Tensor<3> {
     #[cfg(feature = "cpu")]
-    if let Some(y) = super::flex::layer_norm(&x, norm, epsilon, modulation) {
+    if let Some(y) = super::cpu::layer_norm(&x, norm, epsilon, modulation) {
         return y;
     }
     #[cfg(any(feature = "cuda", feature = "wgpu"))]
-    if let Some(y) = super::cube::layer_norm(&x, norm, epsilon, modulation) {
+    if let Some(y) = super::gpu::layer_norm(&x, norm, epsilon, modulation) {
         return y;
     }
     #[cfg(all(any(feature = "cuda", feature = "wgpu"), feature = "train"))]
-    if let Some(y) = super::cube::normed(&x, true, epsilon) {
+    if let Some(y) = super::gpu::normed(&x, true, epsilon) {
         let y = match norm.map(|norm| (norm.gamma.val(), norm.beta.as_ref().map(|beta| beta.val()))) {
             None => y,
-            Some((gain, None)) => super::cube::scale_by_row(y, gain),
-            Some((gain, Some(bias))) => super::cube::add_row(super::cube::scale_by_row(y, gain), bias),
+            Some((gain, None)) => super::gpu::scale_by_row(y, gain),
+            Some((gain, Some(bias))) => super::gpu::add_row(super::gpu::scale_by_row(y, gain), bias),
         };
         return modulate(y, modulation);
     }
@@ -79,12 +79,12 @@ fn modulate(x: Tensor<3>, modulation: Option<&Modulation>) -> Tensor<3> {
 /// - x, y, output: `[B, L, C]`; gate: `[B, 1 or L, C]`
 pub(crate) fn add_gated(x: Tensor<3>, y: Tensor<3>, gate: Option<&Tensor<3>>) -> Tensor<3> {
     #[cfg(feature = "cpu")]
-    let (x, y) = match super::flex::add_gated(x, y, gate) {
+    let (x, y) = match super::cpu::add_gated(x, y, gate) {
         Ok(sum) => return sum,
         Err(both) => both,
     };
     #[cfg(any(feature = "cuda", feature = "wgpu"))]
-    if let Some(sum) = super::cube::add_gated(&x, &y, gate) {
+    if let Some(sum) = super::gpu::add_gated(&x, &y, gate) {
         return sum;
     }
     match gate {
@@ -105,7 +105,7 @@ pub(crate) fn add_norm(
     modulation: Option<(&Tensor<3>, &Modulation)>,
 ) -> (Tensor<3>, Tensor<3>) {
     #[cfg(any(feature = "cuda", feature = "wgpu"))]
-    if let Some(both) = super::cube::add_norm(&x, &y, norm, modulation) {
+    if let Some(both) = super::gpu::add_norm(&x, &y, norm, modulation) {
         return both;
     }
     let sum = add_gated(x, y, modulation.map(|(gate, _)| gate));
@@ -120,12 +120,12 @@ pub(crate) fn add_norm(
 /// - x, output: `[B, C, h, w]`
 pub(crate) fn group_norm(x: Tensor<4>, norm: &GroupNorm) -> Tensor<4> {
     #[cfg(feature = "cpu")]
-    let x = match super::extension::group_norm(x, norm, false) {
+    let x = match super::cpu::group_norm(x, norm, false) {
         Ok(y) => return y,
         Err(x) => x,
     };
     #[cfg(any(feature = "cuda", feature = "wgpu"))]
-    if let Some(y) = super::cube::group_norm(&x, norm, false) {
+    if let Some(y) = super::gpu::group_norm(&x, norm, false) {
         return y;
     }
     norm.forward(x)
@@ -138,12 +138,12 @@ pub(crate) fn group_norm(x: Tensor<4>, norm: &GroupNorm) -> Tensor<4> {
 /// - x, output: `[B, C, h, w]`
 pub(crate) fn group_norm_silu(x: Tensor<4>, norm: &GroupNorm) -> Tensor<4> {
     #[cfg(feature = "cpu")]
-    let x = match super::extension::group_norm(x, norm, true) {
+    let x = match super::cpu::group_norm(x, norm, true) {
         Ok(y) => return y,
         Err(x) => x,
     };
     #[cfg(any(feature = "cuda", feature = "wgpu"))]
-    if let Some(y) = super::cube::group_norm(&x, norm, true) {
+    if let Some(y) = super::gpu::group_norm(&x, norm, true) {
         return y;
     }
     super::silu(norm.forward(x))

@@ -8,7 +8,7 @@ use burn::tensor::ops::{InterpolateMode, InterpolateOptions};
 use burn::tensor::{DType, module};
 
 #[cfg(feature = "cpu")]
-use super::maps::{self, Before};
+use super::cpu::{self, Before};
 
 /// 2-D convolution.
 ///
@@ -18,12 +18,12 @@ use super::maps::{self, Before};
 /// - output: `[B, out, h', w']`
 pub(crate) fn conv2d(x: Tensor<4>, layer: &Conv2d) -> Tensor<4> {
     #[cfg(feature = "cpu")]
-    let x = match maps::conv2d(x, Before::Nothing, layer, None) {
+    let x = match cpu::conv2d(x, Before::Nothing, layer, None) {
         Ok(y) => return y,
         Err((x, _)) => x,
     };
     #[cfg(any(feature = "cuda", feature = "wgpu"))]
-    let x = match super::cube::conv2d(x, layer) {
+    let x = match super::gpu::conv2d(x, layer) {
         Ok(y) => return y,
         Err(x) => x,
     };
@@ -33,7 +33,7 @@ pub(crate) fn conv2d(x: Tensor<4>, layer: &Conv2d) -> Tensor<4> {
         return conv2d(x, &layer);
     }
     #[cfg(feature = "cpu")]
-    let x = match super::extension::conv3x3(x, layer) {
+    let x = match super::cpu::conv3x3(x, layer) {
         Ok(y) => return y,
         Err(x) => x,
     };
@@ -61,7 +61,7 @@ pub(crate) fn convolutions_in_bf16<M: Module>(module: M) -> M {
 /// - plus, output: `[B, out, h, w]`
 pub(crate) fn norm_silu_conv2d(x: Tensor<4>, norm: &GroupNorm, layer: &Conv2d, plus: Option<Tensor<4>>) -> Tensor<4> {
     #[cfg(feature = "cpu")]
-    let (x, plus) = match maps::conv2d(x, Before::Norm(norm), layer, plus) {
+    let (x, plus) = match cpu::conv2d(x, Before::Norm(norm), layer, plus) {
         Ok(y) => return y,
         Err(back) => back,
     };
@@ -80,7 +80,7 @@ pub(crate) fn norm_silu_conv2d(x: Tensor<4>, norm: &GroupNorm, layer: &Conv2d, p
 /// - output: `[B, out, 2h, 2w]`
 pub(crate) fn upsample_conv2d(x: Tensor<4>, layer: &Conv2d) -> Tensor<4> {
     #[cfg(feature = "cpu")]
-    let x = match maps::conv2d(x, Before::Doubling, layer, None) {
+    let x = match cpu::conv2d(x, Before::Doubling, layer, None) {
         Ok(y) => return y,
         Err((x, _)) => x,
     };
@@ -90,7 +90,7 @@ pub(crate) fn upsample_conv2d(x: Tensor<4>, layer: &Conv2d) -> Tensor<4> {
 /// Every pixel four times: `[B, C, h, w]` to `[B, C, 2h, 2w]`.
 fn upsample_nearest(x: Tensor<4>) -> Tensor<4> {
     #[cfg(any(feature = "cuda", feature = "wgpu"))]
-    if let Some(y) = super::cube::upsample_nearest(&x) {
+    if let Some(y) = super::gpu::upsample_nearest(&x) {
         return y;
     }
     let [batch, channels, height, width] = x.dims();

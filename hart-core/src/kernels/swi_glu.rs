@@ -9,12 +9,12 @@ use super::linear::{Linear, LinearConfig, linear};
 /// `x / (1 + e^-x)`, element by element.
 pub(crate) fn silu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     #[cfg(feature = "cpu")]
-    let x = match super::extension::silu(x) {
+    let x = match super::cpu::silu(x) {
         Ok(y) => return y,
         Err(x) => x,
     };
     #[cfg(any(feature = "cuda", feature = "wgpu"))]
-    if let Some(y) = super::cube::silu(&x) {
+    if let Some(y) = super::gpu::silu(&x) {
         return y;
     }
     activation::silu(x)
@@ -23,12 +23,12 @@ pub(crate) fn silu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 /// `silu(gate) up`, element by element.
 fn silu_mul(gate: Tensor<3>, up: Tensor<3>) -> Tensor<3> {
     #[cfg(feature = "cpu")]
-    let (gate, up) = match super::extension::silu_mul(gate, up) {
+    let (gate, up) = match super::cpu::silu_mul(gate, up) {
         Ok(y) => return y,
         Err(both) => both,
     };
     #[cfg(any(feature = "cuda", feature = "wgpu"))]
-    if let Some(y) = super::cube::silu_mul(&gate, &up) {
+    if let Some(y) = super::gpu::silu_mul(&gate, &up) {
         return y;
     }
     activation::silu(gate) * up
@@ -54,7 +54,7 @@ impl SwiGlu {
     /// - output: `[B, L, C]`
     pub(crate) fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         #[cfg(feature = "cpu")]
-        if let Some(y) = super::flex::swi_glu(&x, [&self.gate, &self.up, &self.down]) {
+        if let Some(y) = super::cpu::swi_glu(&x, [&self.gate, &self.up, &self.down]) {
             return y;
         }
         let gate = linear(x.clone(), &self.gate);

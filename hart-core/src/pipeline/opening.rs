@@ -76,7 +76,7 @@ impl Hart {
         let mut residual = residual.with_precision(precision);
         let visual = visual.with_precision(precision);
         #[cfg(any(feature = "cuda", feature = "wgpu"))]
-        crate::kernels::cube::reserve_pool(device, memory::largest_map(&config, precision));
+        crate::kernels::gpu::reserve_pool(device, memory::largest_map(&config, precision));
         let layers = transformer.packable().into_iter().chain(residual.packable());
         let saved_bytes = layers.map(|(_, layer)| layer.saved_bytes()).sum();
         Ok(Self {

@@ -6,8 +6,8 @@ use burn::prelude::*;
 
 use crate::config::Config;
 use crate::device::Precision;
-use crate::embedding::StepEmbedding;
 use crate::kernels::{self, Linear, LinearConfig, Modulation};
+use crate::nn::StepEmbedding;
 
 /// Epsilon of the layer norms.
 const NORM_EPS: f64 = 1e-6;

@@ -136,7 +136,7 @@ impl Noise<'_> {
     fn initial(&self, shape: [usize; 3], device: &Device) -> Tensor<3> {
         #[cfg(any(feature = "cuda", feature = "wgpu"))]
         if let Some(seeds) = self.random.seeds()
-            && let Some(noise) = kernels::cube::normals(&Stream::initial_noise(seeds, self.scale), shape, device)
+            && let Some(noise) = kernels::gpu::normals(&Stream::initial_noise(seeds, self.scale), shape, device)
         {
             return noise;
         }
@@ -147,7 +147,7 @@ impl Noise<'_> {
     fn step(&self, taken: usize, shape: [usize; 3], device: &Device) -> Tensor<3> {
         #[cfg(any(feature = "cuda", feature = "wgpu"))]
         if let Some(seeds) = self.random.seeds()
-            && let Some(noise) = kernels::cube::normals(&Stream::step_noise(seeds, self.scale, taken), shape, device)
+            && let Some(noise) = kernels::gpu::normals(&Stream::step_noise(seeds, self.scale, taken), shape, device)
         {
             return noise;
         }

@@ -8,7 +8,8 @@ use super::{Context, Tokens};
 use crate::config::TextConfig;
 use crate::device::Precision;
 use crate::error::Result;
-use crate::kernels::{self, Linear, LinearConfig, Rotation};
+use crate::kernels::{self, Linear, LinearConfig};
+use crate::nn::Rotation;
 use crate::progress::{Progress, Step};
 
 /// Grouped-query self-attention.

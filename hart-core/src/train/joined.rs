@@ -166,7 +166,7 @@ impl Joined {
     }
 
     fn step_adam(&mut self, gradient: &Tensor<1>, scale: f32, step: &StepOptions) {
-        use crate::kernels::cube::{Adam, adam};
+        use crate::kernels::gpu::{Adam, adam};
         self.time += 1;
         let [moment_1, moment_2] = self.moments.clone();
         let before = Adam { value: self.values[1].clone(), average: self.averages[1].clone(), moment_1, moment_2 };

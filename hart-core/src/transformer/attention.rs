@@ -4,7 +4,8 @@ use burn::module::{Initializer, Module, Param};
 use burn::prelude::*;
 
 use crate::config::TransformerConfig;
-use crate::kernels::{self, Extend, Group, Linear, LinearConfig, Rotation, SelfAttention};
+use crate::kernels::{self, Extend, Group, Linear, LinearConfig, SelfAttention};
+use crate::nn::Rotation;
 
 /// Softmax scale of the published code, times 1/sqrt(d), where queries and keys are not normalised.
 const SOFTMAX_FACTOR: f64 = 0.25;

@@ -7,7 +7,8 @@ use burn::prelude::*;
 use super::attention::Attention;
 use crate::config::{ModulationKind, Pooling, TransformerConfig};
 use crate::device::Precision;
-use crate::kernels::{self, Extend, Group, Linear, LinearConfig, Modulation, Rotation, SwiGlu};
+use crate::kernels::{self, Extend, Group, Linear, LinearConfig, Modulation, SwiGlu};
+use crate::nn::Rotation;
 
 /// What modulates a block: its six vectors in the checkpoint's order gamma1, gamma2, scale1, scale2, shift1, shift2.
 #[derive(Module, Debug)]

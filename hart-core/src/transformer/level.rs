@@ -5,7 +5,7 @@ use burn::nn::{Embedding, EmbeddingConfig};
 use burn::prelude::*;
 
 use crate::config::{LevelEmbeddingKind, TransformerConfig};
-use crate::embedding::StepEmbedding;
+use crate::nn::StepEmbedding;
 
 /// The embedding of a scale's number.
 #[derive(Module, Debug)]

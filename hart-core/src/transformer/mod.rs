@@ -262,7 +262,7 @@ impl Transformer {
                 _ => rotation,
             }
         });
-        let rotation = kernels::Rotation::concat(rotations.collect());
+        let rotation = crate::nn::Rotation::concat(rotations.collect());
         let mut x = Tensor::cat(parts, 1);
         let [rows, tokens, _] = x.dims();
         let groups = [Group { rows, tokens, times: 1 }];

@@ -3,7 +3,7 @@
 use burn::prelude::*;
 
 use crate::config::TransformerConfig;
-use crate::kernels::Rotation;
+use crate::nn::Rotation;
 use crate::scales::Scale;
 
 /// Base of the rotary embedding; fixed in the published code.

@@ -10,8 +10,7 @@ use serde_json::Value;
 use super::tensors::{Element, Stored};
 use crate::config::Fields;
 use crate::error::{Error, Result};
-use crate::files::{Storage, require_plain_file};
-use crate::kernels::Mapped;
+use crate::files::{Mapped, Storage, require_plain_file};
 
 /// File names of a set of weights, in the order in which they are looked for; the index files name shards.
 const PLAIN_FILES: [&str; 4] =

@@ -32,7 +32,7 @@ const MOST_STEPS: f64 = (1 << 24) as f64;
 
 impl OptimizerOptions {
     /// What each number may be, named as part of the options of a trainer.
-    pub(in super::super) fn ranges(&self) -> [Ranged; 7] {
+    pub(crate) fn ranges(&self) -> [Ranged; 7] {
         [
             ("optimizer.learning_rate", self.learning_rate, UNIT),
             ("optimizer.steps", self.steps as f64, 1.0..=MOST_STEPS),

@@ -10,20 +10,20 @@ use crate::kernels;
 
 /// One parameter, as a row of numbers, and what is kept about it.
 #[derive(Clone)]
-pub(in super::super) struct Slot {
+pub(crate) struct Slot {
     pub(super) name: String,
     pub(super) id: ParamId,
     /// Rows and columns, if it is a matrix that Muon changes.
-    pub(in super::super) matrix: Option<[usize; 2]>,
-    pub(in super::super) value: Tensor<1>,
-    pub(in super::super) average: Tensor<1>,
-    pub(in super::super) state: State,
+    pub(crate) matrix: Option<[usize; 2]>,
+    pub(crate) value: Tensor<1>,
+    pub(crate) average: Tensor<1>,
+    pub(crate) state: State,
 }
 
 /// What an optimizer keeps about a parameter.
 #[allow(clippy::large_enum_variant, reason = "handles; the numbers lie elsewhere")]
 #[derive(Clone)]
-pub(in super::super) enum State {
+pub(crate) enum State {
     New,
     Moments(AdamWState<1>),
     Velocity(Tensor<1>),
@@ -34,16 +34,16 @@ pub(super) const BETA_1: f32 = 0.9;
 /// What AdamW adds to the root that it divides by.
 pub(super) const EPSILON: f32 = 1e-8;
 /// Decay of Muon's velocity.
-pub(in super::super) const MOMENTUM: f64 = 0.95;
+pub(crate) const MOMENTUM: f64 = 0.95;
 /// A matrix with fewer rows or columns leads into the model or out of it, and is AdamW's.
 pub(super) const SMALLEST_MATRIX: usize = 32;
 
 /// Numbers of one step.
-pub(in super::super) struct StepOptions {
-    pub(in super::super) options: OptimizerOptions,
-    pub(in super::super) rate: f64,
+pub(crate) struct StepOptions {
+    pub(crate) options: OptimizerOptions,
+    pub(crate) rate: f64,
     /// Decay of the running average.
-    pub(in super::super) average: f64,
+    pub(crate) average: f64,
 }
 
 impl StepOptions {
@@ -54,15 +54,15 @@ impl StepOptions {
     }
 
     /// What gradients of such a norm are multiplied by, so that they measure no more than they may.
-    pub(in super::super) fn scale(&self, norm: f32) -> f32 {
+    pub(crate) fn scale(&self, norm: f32) -> f32 {
         const SMALLEST_NORM: f32 = 1e-6;
         (self.options.clip / (norm + SMALLEST_NORM)).min(1.0)
     }
 
     #[cfg(any(feature = "cuda", feature = "wgpu"))]
-    pub(in super::super) fn adam(&self, time: usize, scale: f32) -> kernels::cube::AdamStep {
+    pub(crate) fn adam(&self, time: usize, scale: f32) -> kernels::gpu::AdamStep {
         let OptimizerOptions { beta_2, weight_decay, .. } = self.options;
         let (rate, average) = (self.rate, self.average);
-        kernels::cube::AdamStep { beta_1: BETA_1, beta_2, epsilon: EPSILON, time, rate, weight_decay, scale, average }
+        kernels::gpu::AdamStep { beta_1: BETA_1, beta_2, epsilon: EPSILON, time, rate, weight_decay, scale, average }
     }
 }

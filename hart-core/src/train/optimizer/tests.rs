@@ -1,7 +1,7 @@
 use burn::nn::{Linear, LinearConfig};
 
 use super::*;
-use crate::kernels::cube::tests::{device, wave};
+use crate::kernels::gpu::tests::{device, wave};
 
 /// Matrices by Muon, rows by AdamW, clipped; and a state that is taken up in between.
 #[test]

@@ -1,0 +1,158 @@
+//! Where a checkpoint's files are: in folders, or in memory under the names that they would have there.
+
+mod map;
+
+pub(crate) use map::{Mapped, map_file};
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Component, Path, PathBuf};
+
+use bytes::Bytes;
+
+use crate::error::{Error, Result};
+
+/// A checkpoint's files in memory, for programs that carry a model inside or fetch it themselves.
+///
+/// ```
+/// use hart_core::{Files, Hart, OpenOptions};
+///
+/// # fn main() -> Result<(), hart_core::Error> {
+/// # let folder = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tiny-a"));
+/// let mut files = Files::new();
+/// for name in ["config.json", "model.safetensors"] {
+///     for part in ["llm", "tokenizer", "text"] {
+///         files.insert(format!("{part}/{name}"), std::fs::read(folder.join(part).join(name)).unwrap())?;
+///     }
+/// }
+/// for name in ["text/tokenizer.json", "text/tokenizer_config.json"] {
+///     files.insert(name, std::fs::read(folder.join(name)).unwrap())?;
+/// }
+/// let hart = Hart::from_files(files, OpenOptions::new())?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Files(BTreeMap<PathBuf, Bytes>);
+
+impl Files {
+    /// None yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a file under its name relative to the checkpoint's root, such as `llm/config.json`. Clones share the contents, and so
+    /// does a model that is opened from them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Request`] if the name is empty, absolute, leads upwards, or is there already.
+    pub fn insert(&mut self, name: impl AsRef<Path>, contents: impl Into<Vec<u8>>) -> Result<()> {
+        let name = name.as_ref();
+        let wrong = |problem: &str| Err(Error::request("file", format!("`{}` {problem}", name.display())));
+        let plain = name.components().all(|part| matches!(part, Component::Normal(_)));
+        if name.as_os_str().is_empty() || !plain {
+            return wrong("is no name below the checkpoint's root, such as llm/config.json");
+        }
+        if self.0.contains_key(name) {
+            return wrong("is there already");
+        }
+        self.0.insert(name.to_path_buf(), Bytes::from(contents.into()));
+        Ok(())
+    }
+}
+
+/// Where files are looked for.
+#[derive(Clone, Debug)]
+pub(crate) enum Storage {
+    /// The file system; whole files are mapped or read.
+    Disk { memory_map: bool },
+    /// Memory.
+    Memory(Files),
+}
+
+impl Storage {
+    /// Whether a plain file of that name is there.
+    pub(crate) fn is_file(&self, path: &Path) -> bool {
+        match self {
+            Self::Disk { .. } => path.is_file(),
+            Self::Memory(files) => files.0.contains_key(path),
+        }
+    }
+
+    /// A file of at most `limit` bytes.
+    pub(crate) fn read(&self, path: &Path, limit: u64) -> Result<Vec<u8>> {
+        match self {
+            Self::Disk { .. } => read_limited(path, limit),
+            Self::Memory(files) => {
+                let bytes = files.find(path)?;
+                within(path, bytes.len(), limit)?;
+                Ok(bytes.to_vec())
+            }
+        }
+    }
+
+    /// A file of any size, not copied where it can be mapped or is in memory; the mapping too, if it is mapped.
+    pub(crate) fn contents(&self, path: &Path) -> Result<(Bytes, Option<Mapped>)> {
+        match self {
+            Self::Memory(files) => Ok((files.find(path)?.clone(), None)),
+            Self::Disk { memory_map } => {
+                require_plain_file(path)?;
+                if *memory_map {
+                    let mapped = map_file(path).map_err(Error::io(path))?;
+                    Ok((Bytes::from_owner(mapped.clone()), Some(mapped)))
+                } else {
+                    std::fs::read(path).map(|bytes| (bytes.into(), None)).map_err(Error::io(path))
+                }
+            }
+        }
+    }
+}
+
+impl Files {
+    fn find(&self, path: &Path) -> Result<&Bytes> {
+        self.0.get(path).ok_or_else(|| Error::checkpoint(path, "no such file among those in memory"))
+    }
+}
+
+/// Refuses what is no plain file: a pipe could keep its reader waiting, a device could go on without end.
+pub(crate) fn require_plain_file(path: &Path) -> Result<()> {
+    if path.metadata().map_err(Error::io(path))?.is_file() { Ok(()) } else { Err(Error::checkpoint(path, "expected a plain file")) }
+}
+
+/// A plain file of at most `limit` bytes.
+pub(crate) fn read_limited(path: &Path, limit: u64) -> Result<Vec<u8>> {
+    require_plain_file(path)?;
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(Error::io(path))?;
+    file.take(limit + 1).read_to_end(&mut bytes).map_err(Error::io(path))?;
+    within(path, bytes.len(), limit)?;
+    Ok(bytes)
+}
+
+fn within(path: &Path, bytes: usize, limit: u64) -> Result<()> {
+    if bytes as u64 <= limit {
+        return Ok(());
+    }
+    Err(Error::checkpoint(path, format!("has more than {limit} bytes, too many for what its name promises")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_lie_below_the_root() {
+        let mut files = Files::new();
+        for name in ["", "/etc/passwd", "../x", "llm/../../x", "."] {
+            assert!(files.insert(name, []).unwrap_err().to_string().contains("below"), "{name}");
+        }
+        files.insert("llm/config.json", *b"{}").unwrap();
+        assert!(files.insert("llm/config.json", []).unwrap_err().to_string().contains("already"));
+        let storage = Storage::Memory(files);
+        assert!(storage.is_file(&Path::new("").join("llm").join("config.json")));
+        assert_eq!(storage.read(Path::new("llm/config.json"), 2).unwrap(), b"{}");
+        assert!(storage.read(Path::new("llm/config.json"), 1).unwrap_err().to_string().contains("more than 1 bytes"));
+        assert!(storage.contents(Path::new("llm/x")).unwrap_err().to_string().contains("no such file"));
+    }
+}

@@ -1,0 +1,211 @@
+//! Attention's bodies for burn's CPU backend. Each answers None where it doesn't apply, and the plain body does the work.
+
+#[allow(unsafe_code)] // Registers of AMX, filled from slices whose lengths are checked first.
+mod amx;
+#[allow(unsafe_code)] // SIMD over slices whose lengths are checked first.
+mod flash;
+#[allow(unsafe_code)] // Tasks write to places of their own.
+mod mix;
+mod panels;
+mod quantized;
+mod rows;
+
+use std::f64::consts::LOG2_E;
+
+use burn::backend::flex::FlexTensor;
+use burn::prelude::*;
+use rayon::prelude::*;
+
+use super::memory;
+use super::tensor::{primitive, tensor};
+use crate::kernels::attention::SelfAttention;
+use crate::kernels::kv::{Extend, Extended, Group, Kept};
+use crate::kernels::values;
+use crate::nn::Rotation;
+use mix::{Heads, Keyed, Question, mix};
+pub(crate) use panels::Panels;
+use quantized::Rounded;
+use rows::{Preparation, Rows, Strides};
+
+/// What came with one scale, on the CPU.
+#[derive(Clone, Debug)]
+pub(crate) enum Waiting {
+    Packed(Panels),
+    Rounded(Rounded),
+}
+
+impl Waiting {
+    fn keyed(&self) -> Keyed<'_> {
+        match self {
+            Self::Packed(panels) => Keyed::Packed(panels),
+            Self::Rounded(rounded) => Keyed::Rounded(rounded),
+        }
+    }
+}
+
+/// As [`super::attention`], without a bias.
+pub(crate) fn attention(query: &Tensor<4>, key: &Tensor<4>, value: &Tensor<4>, scale: f64) -> Option<Tensor<4>> {
+    let [batch, count, length, channels] = query.dims();
+    let heads = Heads { count, groups: key.dims()[1], channels, pairs: false };
+    let (query, key, value) = (primitive(query)?, primitive(key)?, primitive(value)?);
+    let packed = |row: usize| {
+        let (key, value) = (rows_of(&key, row, 1.0)?, rows_of(&value, row, 1.0)?);
+        Some(Panels::default().packed(&key, &value, heads.groups, channels, false))
+    };
+    let packed = (0..batch).into_par_iter().map(packed).collect::<Option<Vec<_>>>()?;
+    // Channel by channel where the queries are, as in a picture's map.
+    let channels_first = query.layout().strides()[3] > query.layout().strides()[2];
+    let (token, channel) = if channels_first { (1, length) } else { (channels, 1) };
+    let question = |row: usize| {
+        let to = Strides { start: row * count * length * channels, head: length * channels, token, channel };
+        Some(Question { queries: rows_of(&query, row, (scale * LOG2_E) as f32)?, panels: vec![Keyed::Packed(&packed[row])], to })
+    };
+    let questions = (0..batch).map(question).collect::<Option<Vec<_>>>()?;
+    let mut out = memory::numbers(batch * count * length * channels);
+    mix(&questions, heads, &mut out);
+    Some(if channels_first {
+        tensor::<4>(out, vec![batch, count, channels, length]).swap_dims(2, 3)
+    } else {
+        tensor(out, vec![batch, count, length, channels])
+    })
+}
+
+/// One row of `[rows, heads, seq, dim]`.
+fn rows_of(x: &FlexTensor, row: usize, scale: f32) -> Option<Rows<'_>> {
+    let [_, _, tokens, _] = x.layout().shape().to_vec().try_into().ok()?;
+    let strides = x.layout().strides().iter().map(|&stride| usize::try_from(stride).ok());
+    let strides: [usize; 4] = strides.collect::<Option<Vec<_>>>()?.try_into().ok()?;
+    let [from_row, head, token, channel] = strides;
+    let strides = Strides { start: x.layout().start_offset() + row * from_row, head, token, channel };
+    Some(Rows { numbers: x.storage(), strides, tokens, preparation: Preparation { scale, ..Preparation::NONE } })
+}
+
+/// Product of a block's first linear layer: tokens of all rows, each with its queries, keys and values side by side.
+#[derive(Clone, Copy)]
+struct Product<'a> {
+    numbers: &'a [f32],
+    /// Numbers of a token's queries.
+    width: usize,
+    /// Channels of a head.
+    channels: usize,
+}
+
+/// What lies in a product.
+#[derive(Clone, Copy)]
+enum Of {
+    Queries,
+    Keys,
+    Values,
+}
+
+/// Tokens of one row of the batch.
+#[derive(Clone, Copy)]
+struct Span {
+    first: usize,
+    group: Group,
+}
+
+impl<'a> Product<'a> {
+    fn rows(&self, of: Of, span: Span, preparation: Preparation<'a>) -> Rows<'a> {
+        let start = (span.first * 3 + of as usize) * self.width;
+        let strides = Strides { start, token: 3 * self.width, head: self.channels, channel: 1 };
+        Rows { numbers: self.numbers, strides, tokens: span.group.tokens, preparation }
+    }
+}
+
+fn spans(groups: &[Group]) -> Vec<Span> {
+    let mut first = 0;
+    let of = |group: Group| {
+        let span = Span { first, group };
+        first += group.tokens;
+        span
+    };
+    groups.iter().flat_map(|group| vec![*group; group.rows]).map(of).collect()
+}
+
+/// Cosines and sines of the tokens from `first` on; where the rows share them, every row begins at the first.
+#[derive(Clone, Copy)]
+struct Tables<'a> {
+    cos: &'a [f32],
+    sin: &'a [f32],
+    channels: usize,
+    shared: bool,
+}
+
+impl<'a> Tables<'a> {
+    fn of(&self, span: Span) -> Option<(&'a [f32], &'a [f32])> {
+        let from = if self.shared { 0 } else { span.first * self.channels };
+        Some((&self.cos[from..], &self.sin[from..]))
+    }
+}
+
+/// As [`SelfAttention::forward`], without a bias and with a cache.
+pub(crate) fn self_attention(
+    layer: &SelfAttention,
+    qkv: &Tensor<3>,
+    rotation: &Rotation,
+    groups: &[Group],
+    cache: &mut Extend<'_>,
+) -> Option<Tensor<3>> {
+    let Extended { cache, last } = cache.0.as_mut()?;
+    if matches!(cache.kept, Kept::Tensors(_)) {
+        return None;
+    }
+    let [batch, length, width] = qkv.dims();
+    let (total, width) = (batch * length, width / 3);
+    let heads = Heads { count: layer.heads, groups: layer.heads, channels: width / layer.heads, pairs: cache.bf16 };
+    let qkv = primitive(qkv)?.to_contiguous();
+    let product = Product { numbers: qkv.as_slice()?, width, channels: heads.channels };
+    let (query_bias, value_bias) = (primitive(&layer.query_bias)?.to_contiguous(), primitive(&layer.value_bias)?.to_contiguous());
+    let norms = layer.norms.clone().map(values);
+    let ones = vec![1.0; heads.count];
+    let (cos, sin) = rotation.tables();
+    let [rotated_rows, _, rotated, _] = cos.dims();
+    let (cos, sin) = (primitive(cos)?.to_contiguous(), primitive(sin)?.to_contiguous());
+    let shared = rotated_rows * rotated != total;
+    let turns = Tables { cos: cos.as_slice()?, sin: sin.as_slice()?, channels: heads.channels, shared };
+    let spans = spans(groups);
+    assert_eq!(spans.iter().map(|span| span.group.tokens).sum::<usize>(), total, "groups hold all tokens");
+    assert!(!shared || spans.iter().all(|span| span.group.tokens <= rotated), "every token has its angles");
+
+    let mut memory = last.as_mut().map(|memory| std::mem::take(&mut memory.panels)).unwrap_or_default();
+    memory.resize_with(spans.len(), Panels::default);
+    let packed = |(&span, memory): (&Span, Panels)| {
+        let norms = norms.is_some().then_some(&ones[..]);
+        let keys = Preparation { norms, rotation: turns.of(span), ..Preparation::NONE };
+        let values = Preparation { bias: value_bias.as_slice(), ..Preparation::NONE };
+        let (keys, values) = (product.rows(Of::Keys, span, keys), product.rows(Of::Values, span, values));
+        memory.packed(&keys, &values, heads.groups, heads.channels, heads.pairs).counting(span.group.times)
+    };
+    let new: Vec<Panels> = spans.par_iter().zip(memory).map(packed).collect();
+    let mut kept = match std::mem::take(&mut cache.kept) {
+        Kept::Panels(kept) => kept,
+        _ => vec![Vec::new(); spans.len()],
+    };
+    let scale = (layer.scale * LOG2_E) as f32;
+    let questions = spans.iter().zip(&kept).zip(&new).map(|((&span, kept), new)| {
+        let queries = Preparation { bias: query_bias.as_slice(), norms: norms.as_deref(), rotation: turns.of(span), scale };
+        let to = Strides { start: span.first * width, token: width, head: heads.channels, channel: 1 };
+        Question {
+            queries: product.rows(Of::Queries, span, queries),
+            panels: kept.iter().map(Waiting::keyed).chain([Keyed::Packed(new)]).collect(),
+            to,
+        }
+    });
+    let mut out = memory::numbers(total * width);
+    mix(&questions.collect::<Vec<_>>(), heads, &mut out);
+    match last {
+        Some(memory) => memory.panels = new,
+        None => {
+            let rounded = cache.rounded;
+            kept.iter_mut().zip(new).for_each(|(kept, new)| {
+                kept.push(match rounded {
+                    true => Waiting::Rounded(Rounded::of(&new, heads.channels)),
+                    false => Waiting::Packed(new),
+                })
+            });
+            cache.kept = Kept::Panels(kept);
+        }
+    }
+    Some(tensor(out, vec![batch, length, width]))
+}

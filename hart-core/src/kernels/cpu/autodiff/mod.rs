@@ -1,0 +1,44 @@
+//! Operations with a body and a gradient of our own on burn's CPU backend, through its extension interface: unlike those of
+//! [`super::tensor`] they serve training too. Each gives its input back where it doesn't apply, and the plain body does the work.
+
+#![allow(clippy::result_large_err)] // What comes back is a tensor, not an error.
+
+mod conv3x3;
+mod group_norm;
+#[cfg(feature = "train")]
+mod linear;
+mod silu;
+
+pub(crate) use conv3x3::conv3x3;
+pub(crate) use group_norm::group_norm;
+#[cfg(feature = "train")]
+pub(crate) use linear::linear;
+pub(crate) use silu::{silu, silu_mul};
+
+use burn::prelude::*;
+use burn::tensor::DType;
+
+/// Whether a tensor is the CPU backend's and f32, and tracked only where this crate knows of tracking.
+fn here<const D: usize>(x: &Tensor<D>) -> bool {
+    let device = x.device();
+    x.dtype() == DType::F32 && device == Device::flex() && (cfg!(feature = "train") || !device.is_autodiff())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::values;
+
+    pub(super) fn waves(count: usize, speed: f32) -> Vec<f32> {
+        (0..count).map(|i| (i as f32 * speed).sin()).collect()
+    }
+
+    /// Equal to a ten-thousandth of the largest number.
+    pub(super) fn assert_close<const D: usize>(what: &str, got: Tensor<D>, want: Tensor<D>) {
+        assert_eq!(got.dims(), want.dims());
+        let (got, want) = (values(got), values(want));
+        let largest = want.iter().filter(|w| w.is_finite()).fold(0f32, |largest, w| largest.max(w.abs()));
+        let close = |(g, w): (&f32, &f32)| (g - w).abs() <= 1e-4 * largest || g.is_nan() && w.is_nan() || g == w;
+        assert!(got.iter().zip(&want).all(close), "{what}: {got:?} and not {want:?}");
+    }
+}

@@ -1,0 +1,193 @@
+//! Convolution strip by strip, and so the gradient of x: it is one with other kernels.
+
+use rayon::prelude::*;
+
+use super::super::simd::{Job, Lanes, Level};
+use super::{BLOCK, STEP, Sizes, TAPS, lay_out};
+
+/// Numbers of the input that a task lays out: they stay in a core's second cache.
+const TASK: usize = 96 * 1024;
+/// Rows that a task computes at least, since it lays out two more.
+const ROWS: usize = 4;
+
+/// `y[o] = b[o] + sum over i of x[i] * w[o][i]`, with x `[B, from, H, W]`, w `[to, from, 3, 3]` and y `[B, to, H, W]`.
+pub(crate) fn forward(x: &[f32], weights: &[f32], bias: &[f32], sizes: Sizes) -> Vec<f32> {
+    forward_by(Level::best(), x, weights, bias, sizes)
+}
+
+pub(super) fn forward_by(level: Level, x: &[f32], weights: &[f32], bias: &[f32], sizes: Sizes) -> Vec<f32> {
+    assert_eq!(bias.len(), sizes.to, "one bias for each output channel");
+    let (from, to) = (sizes.from, sizes.to);
+    assert_eq!(weights.len(), to * from * TAPS, "a 3x3 kernel for each pair of channels");
+    let packed = pack(to, from, bias, |o, i, tap| weights[(o * from + i) * TAPS + tap]);
+    convolve(level, x, &packed, sizes)
+}
+
+/// The gradient of x: `dy` convolved with the kernels turned around and their channels swapped.
+#[cfg(any(test, feature = "train"))]
+pub(crate) fn gradient_x(dy: &[f32], weights: &[f32], sizes: Sizes) -> Vec<f32> {
+    gradient_x_by(Level::best(), dy, weights, sizes)
+}
+
+#[cfg(any(test, feature = "train"))]
+pub(super) fn gradient_x_by(level: Level, dy: &[f32], weights: &[f32], sizes: Sizes) -> Vec<f32> {
+    let (from, to) = (sizes.from, sizes.to);
+    assert_eq!(weights.len(), to * from * TAPS, "a 3x3 kernel for each pair of channels");
+    let packed = pack(from, to, &vec![0.0; from], |i, o, tap| weights[(o * from + i) * TAPS + TAPS - 1 - tap]);
+    convolve(level, dy, &packed, Sizes { from: to, to: from, ..sizes })
+}
+
+/// Weights and biases of a block of output channels, as they are used: `[from][taps][block]`, zeros for channels that aren't there.
+struct Packed {
+    weights: Vec<f32>,
+    bias: [f32; BLOCK],
+}
+
+fn pack(to: usize, from: usize, bias: &[f32], weight: impl Fn(usize, usize, usize) -> f32 + Sync) -> Vec<Packed> {
+    let block = |first: usize| {
+        let there = |o: usize| (first + o < to).then_some(first + o);
+        let mut weights = Vec::with_capacity(from * TAPS * BLOCK);
+        for i in 0..from {
+            for tap in 0..TAPS {
+                weights.extend((0..BLOCK).map(|o| there(o).map_or(0.0, |o| weight(o, i, tap))));
+            }
+        }
+        Packed { weights, bias: std::array::from_fn(|o| there(o).map_or(0.0, |o| bias[o])) }
+    };
+    (0..to).into_par_iter().step_by(BLOCK).map(block).collect()
+}
+
+fn convolve(level: Level, x: &[f32], packed: &[Packed], sizes: Sizes) -> Vec<f32> {
+    let Sizes { batch, from, to, height, width } = sizes;
+    let (map, stride) = (sizes.map(), sizes.stride());
+    let mut y = vec![0.0; batch * to * map];
+    sizes.check(x, &y);
+    if y.is_empty() {
+        return y;
+    }
+    // Rows of output that a task computes; two more of input are read.
+    let rows = (TASK / (from.max(1) * stride)).max(ROWS).min(height);
+    let strips = height.div_ceil(rows);
+    let positions = (rows * stride).next_multiple_of(STEP);
+    let plane = positions + 2 * stride + 2;
+    // Each strip's rows of each channel: what a task writes.
+    let mut parts: Vec<Vec<&mut [f32]>> = (0..batch * strips).map(|_| Vec::with_capacity(to)).collect();
+    for (index, channel) in y.chunks_mut(map).enumerate() {
+        for (strip, part) in channel.chunks_mut(rows * width).enumerate() {
+            parts[index / to * strips + strip].push(part);
+        }
+    }
+    parts.into_par_iter().enumerate().for_each_init(
+        || (vec![0.0; from * plane], vec![0.0; BLOCK * positions]),
+        |(input, output), (task, mut parts)| {
+            let (image, first) = (task / strips, task % strips * rows);
+            let maps = x[image * from * map..][..from * map].chunks(map);
+            for (plane, map) in input.chunks_mut(plane).zip(maps) {
+                lay_out(plane, map, width, first as isize - 1);
+            }
+            // The last strip may have fewer rows.
+            let positions = (parts[0].len() / width * stride).next_multiple_of(STEP);
+            for (packed, parts) in packed.iter().zip(parts.chunks_mut(BLOCK)) {
+                level.run(Strip { input, plane, stride, packed, channels: parts.len(), positions, output });
+                for (part, channel) in parts.iter_mut().zip(output.chunks(positions)) {
+                    for (row, computed) in part.chunks_mut(width).zip(channel.chunks(stride)) {
+                        row.copy_from_slice(&computed[..width]);
+                    }
+                }
+            }
+        },
+    );
+    y
+}
+
+/// A block of output channels of a strip.
+struct Strip<'a> {
+    /// Planes of the input channels.
+    input: &'a [f32],
+    /// Numbers of a plane.
+    plane: usize,
+    /// From one row to the next.
+    stride: usize,
+    packed: &'a Packed,
+    /// Output channels that are there.
+    channels: usize,
+    /// Positions of the output, a multiple of [`STEP`].
+    positions: usize,
+    /// Rows of positions, one for each channel of the block.
+    output: &'a mut [f32],
+}
+
+impl Job for Strip<'_> {
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(mut self) {
+        assert!(self.positions + 2 * self.stride + 2 <= self.plane && self.positions.is_multiple_of(STEP));
+        assert!(self.input.len().is_multiple_of(self.plane) && self.output.len() >= BLOCK * self.positions);
+        assert_eq!(self.packed.weights.len(), self.input.len() / self.plane * TAPS * BLOCK);
+        let vectors = self.positions / L::COUNT;
+        let mut channel = 0;
+        while channel < self.channels {
+            let wide = L::MANY && self.channels - channel > 4;
+            let mut vector = 0;
+            while vector < vectors {
+                let p = vector * L::COUNT;
+                // SAFETY: the processor has the lanes; channel and positions are below their ends, as tile asks.
+                unsafe {
+                    match (vectors - vector, wide) {
+                        (1, true) => self.tile::<L, 8, 1>(channel, p),
+                        (2, true) => self.tile::<L, 8, 2>(channel, p),
+                        (_, true) => self.tile::<L, 8, 3>(channel, p),
+                        (1, false) => self.tile::<L, 4, 1>(channel, p),
+                        (2, false) => self.tile::<L, 4, 2>(channel, p),
+                        (_, false) => self.tile::<L, 4, 3>(channel, p),
+                    }
+                }
+                vector += (vectors - vector).min(3);
+            }
+            channel += if wide { 8 } else { 4 };
+        }
+    }
+}
+
+impl Strip<'_> {
+    /// `C` channels at `V` vectors of positions from p on.
+    ///
+    /// # Safety
+    ///
+    /// The processor has the lanes; `channel + C <= BLOCK` and `p + V * L::COUNT <= self.positions`.
+    #[allow(clippy::needless_range_loop)] // Channels and vectors play the same part.
+    #[inline(always)]
+    unsafe fn tile<L: Lanes, const C: usize, const V: usize>(&mut self, channel: usize, p: usize) {
+        // SAFETY: the furthest tap is `2 * stride + 2` behind a position, and `run` has seen that planes are that long, and that there
+        // are weights for every plane and outputs for every position.
+        unsafe {
+            let mut sums = [[L::zero(); V]; C];
+            for (c, sums) in sums.iter_mut().enumerate() {
+                *sums = [L::splat(*self.packed.bias.get_unchecked(channel + c)); V];
+            }
+            let mut plane = self.input.as_ptr().add(p);
+            let mut weights = self.packed.weights.as_ptr().add(channel);
+            for _ in 0..self.input.len() / self.plane {
+                for ky in 0..3 {
+                    for kx in 0..3 {
+                        let from = plane.add(ky * self.stride + kx);
+                        let xs: [L; V] = std::array::from_fn(|v| L::load(from.add(v * L::COUNT)));
+                        for c in 0..C {
+                            let w = L::splat(*weights.add(c));
+                            for v in 0..V {
+                                sums[c][v] = sums[c][v].add_product(w, xs[v]);
+                            }
+                        }
+                        weights = weights.add(BLOCK);
+                    }
+                }
+                plane = plane.add(self.plane);
+            }
+            for c in 0..C {
+                let to = self.output.as_mut_ptr().add((channel + c) * self.positions + p);
+                for v in 0..V {
+                    sums[c][v].store(to.add(v * L::COUNT));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! The gradients of weights and bias: products and sums over all places.
+
+use rayon::prelude::*;
+
+use super::super::simd::{Job, Lanes, Level};
+use super::{BLOCK, STEP, Sizes, TAPS, lay_out};
+
+/// Positions that are summed over at once: a block of output channels stays in a core's first cache.
+const CHUNK: usize = 512;
+/// Input channels that a task takes.
+const PART: usize = 16;
+/// Numbers of input and output that are laid out at once, if an image is not more.
+const SLAB: usize = 8 << 20;
+
+/// The gradient of the weights, `[to, from, 3, 3]`: at each tap the products of dy with x as that tap reads it, summed over all places.
+pub(crate) fn gradient_weights(x: &[f32], dy: &[f32], sizes: Sizes) -> Vec<f32> {
+    gradient_weights_by(Level::best(), x, dy, sizes)
+}
+
+pub(super) fn gradient_weights_by(level: Level, x: &[f32], dy: &[f32], sizes: Sizes) -> Vec<f32> {
+    let Sizes { batch, from, to, height, width } = sizes;
+    let (map, stride) = (sizes.map(), sizes.stride());
+    let mut gradient = vec![0.0; to * from * TAPS];
+    sizes.check(x, dy);
+    if x.is_empty() || dy.is_empty() {
+        return gradient;
+    }
+    // Blocks of output channels with parts of input channels, each in its own place.
+    let mut sums: Vec<Vec<f32>> = vec![vec![0.0; PART * TAPS * BLOCK]; to.div_ceil(BLOCK) * from.div_ceil(PART)];
+    // The row of zeros below an image is also the one above the next.
+    let image = (height + 1) * stride;
+    let images = (SLAB / (image * (from + to))).clamp(1, batch);
+    let positions = (images * image).next_multiple_of(STEP);
+    let plane = positions + 2 * stride + 2;
+    let mut inputs = vec![0.0; from * plane];
+    let mut outputs = vec![0.0; to.next_multiple_of(BLOCK) * positions];
+    for first in (0..batch).step_by(images) {
+        let images = images.min(batch - first);
+        let positions_here = (images * image).next_multiple_of(STEP);
+        inputs.par_chunks_mut(plane).enumerate().for_each(|(channel, plane)| {
+            for n in 0..images {
+                let map = &x[((first + n) * from + channel) * map..][..map];
+                lay_out(&mut plane[n * image..(n + 1) * image + stride + 1], map, width, -1);
+            }
+        });
+        outputs.par_chunks_mut(positions).take(to).enumerate().for_each(|(channel, positions)| {
+            for n in 0..images {
+                let map = &dy[((first + n) * to + channel) * map..][..map];
+                for (place, row) in positions[n * image..].chunks_mut(stride).zip(map.chunks(width)) {
+                    place[..width].copy_from_slice(row);
+                }
+            }
+        });
+        let (inputs, outputs) = (&inputs, &outputs);
+        sums.par_iter_mut().enumerate().for_each(|(task, sums)| {
+            let (block, part) = (task / from.div_ceil(PART) * BLOCK, task % from.div_ceil(PART) * PART);
+            for start in (0..positions_here).step_by(CHUNK) {
+                level.run(Products {
+                    inputs: &inputs[part * plane..(part + PART).min(from) * plane],
+                    plane,
+                    stride,
+                    outputs: &outputs[block * positions..][..BLOCK * positions],
+                    channels: BLOCK.min(to - block),
+                    positions,
+                    start,
+                    end: (start + CHUNK).min(positions_here),
+                    sums,
+                });
+            }
+        });
+    }
+    for (index, gradient) in gradient.iter_mut().enumerate() {
+        let (o, i, tap) = (index / TAPS / from, index / TAPS % from, index % TAPS);
+        let sums = &sums[o / BLOCK * from.div_ceil(PART) + i / PART];
+        *gradient = sums[(i % PART * TAPS + tap) * BLOCK + o % BLOCK];
+    }
+    gradient
+}
+
+/// Products of a block of output channels with a part of the input channels.
+struct Products<'a> {
+    /// Planes of the input channels.
+    inputs: &'a [f32],
+    /// Numbers of a plane.
+    plane: usize,
+    /// From one row to the next.
+    stride: usize,
+    /// Rows of positions, one for each channel of the block.
+    outputs: &'a [f32],
+    /// Output channels that are there.
+    channels: usize,
+    /// Numbers of such a row.
+    positions: usize,
+    /// The positions to go over: a multiple of [`STEP`].
+    start: usize,
+    end: usize,
+    /// `[part][taps][block]`
+    sums: &'a mut [f32],
+}
+
+impl Job for Products<'_> {
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(mut self) {
+        assert!(self.start <= self.end && self.end <= self.positions && (self.end - self.start).is_multiple_of(STEP));
+        assert!(self.positions + 2 * self.stride + 2 <= self.plane && self.outputs.len() == BLOCK * self.positions);
+        let inputs = self.inputs.len() / self.plane;
+        assert!(inputs * TAPS * BLOCK <= self.sums.len());
+        let mut channel = 0;
+        while channel < self.channels {
+            let wide = L::MANY && self.channels - channel > 4;
+            for input in 0..inputs {
+                for ky in 0..3 {
+                    // SAFETY: the processor has the lanes; channels and rows are below their ends.
+                    unsafe {
+                        if wide {
+                            self.tile::<L, 8>(channel, input, ky);
+                        } else {
+                            self.tile::<L, 4>(channel, input, ky);
+                        }
+                    }
+                }
+            }
+            channel += if wide { 8 } else { 4 };
+        }
+    }
+}
+
+impl Products<'_> {
+    /// `C` output channels with the three taps of a kernel's row.
+    ///
+    /// # Safety
+    ///
+    /// The processor has the lanes; `channel + C <= BLOCK`, `ky < 3`, and the input is there.
+    #[allow(clippy::needless_range_loop)] // Channels and taps play the same part.
+    #[inline(always)]
+    unsafe fn tile<L: Lanes, const C: usize>(&mut self, channel: usize, input: usize, ky: usize) {
+        // SAFETY: `run` has seen that all positions and their taps are there, and a sum for each.
+        unsafe {
+            let x = self.inputs.as_ptr().add(input * self.plane + ky * self.stride);
+            let dy = self.outputs.as_ptr().add(channel * self.positions);
+            let mut sums = [[L::zero(); 3]; C];
+            let mut p = self.start;
+            while p < self.end {
+                let xs: [L; 3] = std::array::from_fn(|kx| L::load(x.add(p + kx)));
+                for c in 0..C {
+                    let d = L::load(dy.add(c * self.positions + p));
+                    for kx in 0..3 {
+                        sums[c][kx] = sums[c][kx].add_product(d, xs[kx]);
+                    }
+                }
+                p += L::COUNT;
+            }
+            // Before anything branches, so that the sums stay in registers.
+            let totals: [[f32; 3]; C] = std::array::from_fn(|c| std::array::from_fn(|kx| sums[c][kx].sum()));
+            for (c, totals) in totals.iter().enumerate() {
+                for (kx, total) in totals.iter().enumerate() {
+                    *self.sums.get_unchecked_mut((input * TAPS + ky * 3 + kx) * BLOCK + channel + c) += total;
+                }
+            }
+        }
+    }
+}
+
+/// The gradient of the bias: dy summed over all places and images.
+pub(crate) fn gradient_bias(dy: &[f32], sizes: Sizes) -> Vec<f32> {
+    let map = sizes.map();
+    let sum = |channel: usize| {
+        let images = (0..sizes.batch).map(|n| &dy[(n * sizes.to + channel) * map..][..map]);
+        images.map(|map| f64::from(sum(map))).sum::<f64>() as f32
+    };
+    (0..sizes.to).into_par_iter().map(sum).collect()
+}
+
+/// In sixteen sums, so that the compiler may use vectors.
+fn sum(values: &[f32]) -> f32 {
+    let (chunks, rest) = values.as_chunks::<16>();
+    let mut sums = [0.0; 16];
+    for chunk in chunks {
+        sums.iter_mut().zip(chunk).for_each(|(sum, value)| *sum += value);
+    }
+    sums.iter().sum::<f32>() + rest.iter().sum::<f32>()
+}

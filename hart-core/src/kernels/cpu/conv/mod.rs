@@ -1,0 +1,170 @@
+//! Convolution with a 3x3 kernel, stride 1 and a border of zeros, and its gradients.
+//!
+//! A map is laid out in rows of `width + 1` numbers, one zero before each row, with a row of zeros above and below: so every tap of
+//! the kernel is the same map, read from another place on, and positions need no case for the border. The zero before a row is also
+//! the one behind the row above. The one position a row that belongs to no output is computed and dropped.
+//!
+//! Every output is the sum of the same products in the same order, wherever it lies in a tile and whoever computes it: results don't
+//! depend on the number of threads.
+
+mod forward;
+#[cfg(any(test, feature = "train"))]
+mod gradients;
+
+pub(super) use forward::forward;
+#[cfg(any(test, feature = "train"))]
+pub(super) use forward::gradient_x;
+#[cfg(any(test, feature = "train"))]
+pub(super) use gradients::{gradient_bias, gradient_weights};
+
+/// Taps of the kernel.
+const TAPS: usize = 9;
+/// Output channels that are computed together.
+const BLOCK: usize = 8;
+/// Positions that all vectors divide.
+const STEP: usize = 16;
+
+/// What is convolved.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sizes {
+    pub(super) batch: usize,
+    /// Input channels.
+    pub(super) from: usize,
+    /// Output channels.
+    pub(super) to: usize,
+    pub(super) height: usize,
+    pub(super) width: usize,
+}
+
+impl Sizes {
+    /// Numbers of a channel.
+    fn map(self) -> usize {
+        self.height * self.width
+    }
+
+    /// From one row to the next as laid out.
+    fn stride(self) -> usize {
+        self.width + 1
+    }
+
+    fn check(self, x: &[f32], y: &[f32]) {
+        assert_eq!(x.len(), self.batch * self.from * self.map(), "one input for each place");
+        assert_eq!(y.len(), self.batch * self.to * self.map(), "one output for each place");
+    }
+}
+
+/// Rows of a map from row `first` on, zeros where there are none, for as long as the plane is.
+fn lay_out(plane: &mut [f32], map: &[f32], width: usize, first: isize) {
+    for (index, row) in plane.chunks_mut(width + 1).enumerate() {
+        let from = usize::try_from(first + index as isize).ok().map(|row| row * width);
+        match from.and_then(|at| map.get(at..at + width)) {
+            Some(values) => {
+                row[0] = 0.0;
+                let count = row.len() - 1;
+                row[1..].copy_from_slice(&values[..count]);
+            }
+            _ => row.fill(0.0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::simd::Level;
+    use super::*;
+
+    fn waves(count: usize, speed: f64) -> Vec<f32> {
+        (0..count).map(|i| (i as f64 * speed).sin() as f32).collect()
+    }
+
+    /// Many sizes, with and without whole blocks and vectors; the last has more than a strip, a part and a chunk.
+    fn all_sizes() -> Vec<Sizes> {
+        let of = |(batch, from, to, height, width)| Sizes { batch, from, to, height, width };
+        let mut all: Vec<Sizes> =
+            [(1, 3, 16, 9, 11), (2, 33, 5, 12, 8), (3, 5, 33, 1, 19), (1, 1, 1, 8, 8), (0, 3, 2, 8, 8), (2, 40, 9, 70, 67)]
+                .map(of)
+                .to_vec();
+        for side in 8..20 {
+            all.push(of((side % 3 + 1, [1, 3, 5][side % 3], [16, 5, 4, 3][side % 4], 27 - side, side)));
+        }
+        all
+    }
+
+    /// Output, and gradients of x, weights and bias, in f64.
+    fn plain_loops(x: &[f32], weights: &[f32], bias: &[f32], dy: &[f32], sizes: Sizes) -> [Vec<f64>; 4] {
+        let Sizes { batch, from, to, height, width } = sizes;
+        let mut y: Vec<f64> = (0..dy.len()).map(|i| f64::from(bias[i / sizes.map() % to])).collect();
+        let (mut dx, mut dw, mut db) = (vec![0.0; x.len()], vec![0.0; weights.len()], vec![0.0; to]);
+        dy.iter().enumerate().for_each(|(i, dy)| db[i / sizes.map() % to] += f64::from(*dy));
+        for (n, o, i, tap) in
+            (0..batch * to * from * TAPS).map(|k| (k / TAPS / from / to, k / TAPS / from % to, k / TAPS % from, k % TAPS))
+        {
+            let w = (o * from + i) * TAPS + tap;
+            for (row, column) in (0..height * width).map(|place| (place / width, place % width)) {
+                let (above, left) = (row + tap / 3, column + tap % 3); // one more than the place in x
+                if (1..=height).contains(&above) && (1..=width).contains(&left) {
+                    let at = (n * from + i) * sizes.map() + (above - 1) * width + left - 1;
+                    let out = (n * to + o) * sizes.map() + row * width + column;
+                    y[out] += f64::from(x[at]) * f64::from(weights[w]);
+                    dx[at] += f64::from(dy[out]) * f64::from(weights[w]);
+                    dw[w] += f64::from(dy[out]) * f64::from(x[at]);
+                }
+            }
+        }
+        [y, dx, dw, db]
+    }
+
+    fn inputs(sizes: Sizes) -> [Vec<f32>; 4] {
+        let Sizes { batch, from, to, .. } = sizes;
+        let map = sizes.map();
+        [waves(batch * from * map, 0.7), waves(to * from * TAPS, 1.3), waves(to, 0.4), waves(batch * to * map, 0.9)]
+    }
+
+    #[test]
+    fn outputs_and_gradients_are_sums_of_products() {
+        for sizes in all_sizes() {
+            let [x, weights, bias, dy] = inputs(sizes);
+            let want = plain_loops(&x, &weights, &bias, &dy, sizes);
+            for level in Level::all() {
+                let got = [
+                    forward::forward_by(level, &x, &weights, &bias, sizes),
+                    forward::gradient_x_by(level, &dy, &weights, sizes),
+                    gradients::gradient_weights_by(level, &x, &dy, sizes),
+                    gradient_bias(&dy, sizes),
+                ];
+                for (index, (got, want)) in got.iter().zip(&want).enumerate() {
+                    assert_eq!(got.len(), want.len());
+                    let error = got.iter().zip(want).map(|(g, w)| (f64::from(*g) - w).abs()).fold(0.0, f64::max);
+                    assert!(error < 2e-4, "{level:?} {sizes:?}, result {index}: off by {error}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn same_bits_with_any_number_of_threads() {
+        let sizes = Sizes { batch: 3, from: 40, to: 33, height: 70, width: 45 };
+        let [x, weights, bias, dy] = inputs(sizes);
+        let with = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| {
+                [
+                    forward(&x, &weights, &bias, sizes),
+                    gradient_x(&dy, &weights, sizes),
+                    gradient_weights(&x, &dy, sizes),
+                    gradient_bias(&dy, sizes),
+                ]
+                .concat()
+            })
+        };
+        let bits = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect::<Vec<_>>();
+        let one = bits(with(1));
+        assert!(one == bits(with(2)) && one == bits(with(7)));
+    }
+
+    #[test]
+    #[should_panic(expected = "one input for each place")]
+    fn lengths_that_do_not_fit_are_refused() {
+        forward(&[0.0; 7], &[0.0; 9], &[0.0], Sizes { batch: 1, from: 1, to: 1, height: 8, width: 8 });
+    }
+}

@@ -1,0 +1,138 @@
+//! Element-wise operations over slices, on all cores and in vectors: plain Rust that the compiler vectorises.
+
+use rayon::prelude::*;
+
+use super::simd::{Level, Loop, ROUND};
+
+/// Numbers that a task takes.
+const CHUNK: usize = 16 * 1024;
+
+/// `silu(x)` in place.
+pub(super) fn silu(x: &mut [f32]) {
+    each(x, [], |x, []| silu_of(x));
+}
+
+/// `silu(gate) * up`, in `gate`'s place.
+///
+/// # Panics
+///
+/// If their lengths differ.
+pub(super) fn silu_mul(gate: &mut [f32], up: &[f32]) {
+    each(gate, [up], |gate, [up]| silu_of(gate) * up);
+}
+
+/// The gradient of x from that of `silu(x)`, in the latter's place.
+///
+/// # Panics
+///
+/// If their lengths differ.
+#[cfg(feature = "train")]
+pub(super) fn silu_gradient(dy: &mut [f32], x: &[f32]) {
+    each(dy, [x], |dy, [x]| dy * silu_slope(x));
+}
+
+/// The gradient of the gate from that of `silu(gate) * up`, in the latter's place.
+///
+/// # Panics
+///
+/// If their lengths differ.
+#[cfg(feature = "train")]
+pub(super) fn silu_mul_gradient(dy: &mut [f32], gate: &[f32], up: &[f32]) {
+    each(dy, [gate, up], |dy, [gate, up]| dy * up * silu_slope(gate));
+}
+
+/// Changes every number of `x`, given those at the same place of the others.
+fn each<const N: usize>(x: &mut [f32], others: [&[f32]; N], change: impl Fn(f32, [f32; N]) -> f32 + Copy + Sync) {
+    assert!(others.iter().all(|other| other.len() == x.len()), "one number of each for each");
+    let level = Level::best();
+    x.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, x)| {
+        let others = others.map(|other| &other[chunk * CHUNK..][..x.len()]);
+        level.run_loop(Each { x, others, change });
+    });
+}
+
+struct Each<'a, const N: usize, F> {
+    x: &'a mut [f32],
+    others: [&'a [f32]; N],
+    change: F,
+}
+
+impl<const N: usize, F: Fn(f32, [f32; N]) -> f32> Loop for Each<'_, N, F> {
+    #[inline(always)]
+    fn run(self) {
+        // One length for all, so that the compiler needs to look at none inside the loop.
+        let others = self.others.map(|other| &other[..self.x.len()]);
+        for (i, x) in self.x.iter_mut().enumerate() {
+            *x = (self.change)(*x, others.map(|other| other[i]));
+        }
+    }
+}
+
+#[inline(always)]
+pub(super) fn silu_of(x: f32) -> f32 {
+    x / (1.0 + exp(-x))
+}
+
+/// The derivative of SiLU: `s (1 + x (1 - s))`, s the sigmoid of x.
+#[cfg(feature = "train")]
+#[inline(always)]
+pub(super) fn silu_slope(x: f32) -> f32 {
+    let s = 1.0 / (1.0 + exp(-x));
+    s * (1.0 + x * (1.0 - s))
+}
+
+/// e^x to 2 units in the last place, without a branch: x is `n ln 2 + r`, and e^r a polynomial (Cephes' `expf`). Beyond the range of
+/// f32 it stays at the ends; NaN stays NaN.
+#[inline(always)]
+fn exp(x: f32) -> f32 {
+    const ENDS: (f32, f32) = (-87.3, 88.3);
+    // ln 2 in two parts, the first exact in a product with n.
+    const LN_2: (f32, f32) = (0.693_359_4, -2.121_944_4e-4);
+    let x = x.clamp(ENDS.0, ENDS.1);
+    let whole = x * std::f32::consts::LOG2_E + ROUND;
+    let n = whole - ROUND;
+    let r = (x - n * LN_2.0) - n * LN_2.1;
+    let p = 1.987_569_2e-4;
+    let p = p * r + 1.398_199_9e-3;
+    let p = p * r + 8.333_452e-3;
+    let p = p * r + 4.166_579_6e-2;
+    let p = p * r + 1.666_666_5e-1;
+    let p = p * r + 0.5;
+    let power = p * r * r + r + 1.0;
+    // As whole numbers, of whose bits the lowest hold n: a conversion would be one by one.
+    power * f32::from_bits(whole.to_bits().wrapping_add(127) << 23)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_is_right_to_the_last_places() {
+        for i in -8_700..8_800 {
+            let x = i as f32 * 0.01 + 0.003_7;
+            let want = f64::from(x).exp();
+            let error = (f64::from(exp(x)) - want).abs() / want;
+            assert!(error < 2.5e-7, "exp({x}) is {} and not {want}", exp(x));
+        }
+        assert_eq!(exp(0.0), 1.0);
+        assert!(exp(f32::NAN).is_nan() && exp(1e30).is_finite() && exp(-1e30) > 0.0);
+    }
+
+    #[test]
+    fn silu_is_x_times_its_sigmoid() {
+        let x: Vec<f32> = (0..40_000).map(|i| (i as f32 * 0.37).sin() * 20.0).collect();
+        let up: Vec<f32> = (0..40_000).map(|i| (i as f32 * 0.11).cos()).collect();
+        let (mut alone, mut gated) = (x.clone(), x.clone());
+        silu(&mut alone);
+        silu_mul(&mut gated, &up);
+        for i in 0..x.len() {
+            let want = f64::from(x[i]) / (1.0 + (-f64::from(x[i])).exp());
+            assert!((f64::from(alone[i]) - want).abs() <= 5e-7 * want.abs(), "silu({}) is {} and not {want}", x[i], alone[i]);
+            assert!((f64::from(gated[i]) - want * f64::from(up[i])).abs() <= 6e-7 * want.abs());
+        }
+        let mut ends = [f32::NAN, f32::INFINITY, -1e30, 0.0];
+        silu(&mut ends);
+        assert!(ends[0].is_nan() && ends[1] == f32::INFINITY && ends[2].abs() < 1e-5 && ends[3] == 0.0, "{ends:?}");
+    }
+}

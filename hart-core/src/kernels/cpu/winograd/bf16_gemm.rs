@@ -1,0 +1,149 @@
+//! Products of pairs of bfloat16, summed in f32, by the instructions for them.
+
+use super::super::amx::{self, Bf16, Kind, Ready, Squares, WORDS};
+use super::super::simd::Level;
+use super::CHUNK;
+use super::element::Pair;
+use super::gemm::Product;
+
+/// Rows that [`squares`] multiplies together.
+pub(super) const ROWS: usize = 2 * amx::ROWS;
+
+/// Whether the processor has an instruction for them. Without it f32 is as fast as anything.
+pub(super) fn available() -> bool {
+    Level::best().pairs()
+}
+
+/// Rows of pairs times a panel of pairs.
+///
+/// # Panics
+///
+/// If lengths don't fit together.
+pub(super) fn multiply(product: Product<'_, Pair>) {
+    product.check();
+    #[cfg(target_arch = "x86_64")]
+    if available() {
+        // SAFETY: the processor has the instructions; `check` has seen that the lengths fit together.
+        unsafe {
+            match product.columns / 16 {
+                5 => x86::tiles::<5, 5>(product),
+                4 => x86::tiles::<6, 4>(product),
+                3 => x86::tiles::<8, 3>(product),
+                2 => x86::tiles::<8, 2>(product),
+                _ => x86::tiles::<8, 1>(product),
+            }
+        }
+        return;
+    }
+    plain(product);
+}
+
+/// The same where registers for matrices are ready, of whole [`ROWS`] and a depth that fills the registers.
+///
+/// # Panics
+///
+/// If lengths don't fit together.
+pub(super) fn squares(_: &Ready, product: Product<'_, Pair>) {
+    product.check();
+    let Product { x, stride, rows, panel, depth, columns, y } = product;
+    assert!(depth > 0 && depth.is_multiple_of(WORDS) && rows.is_multiple_of(ROWS), "registers are full");
+    let y_row = columns * size_of::<f32>();
+    for row in (0..rows).step_by(ROWS) {
+        for column in (0..columns).step_by(2 * WORDS) {
+            let two = column + WORDS < columns;
+            let first = y[row * columns + column..].as_mut_ptr().cast::<u8>();
+            let squares = Squares {
+                x: [row, row + amx::ROWS].map(|row| x[row * stride..].as_ptr().cast()),
+                x_row: stride * size_of::<Pair>(),
+                x_step: WORDS * size_of::<Pair>(),
+                w: [column, if two { column + WORDS } else { column }].map(|column| panel[column..].as_ptr().cast()),
+                w_row: columns * size_of::<Pair>(),
+                w_step: WORDS * columns * size_of::<Pair>(),
+                steps: depth / WORDS,
+                y: [first, first.wrapping_add(amx::ROWS * y_row)],
+                y_row,
+            };
+            // SAFETY: the registers are ready; the lengths fit together, and columns are whole vectors.
+            unsafe { if two { Bf16::two(squares) } else { Bf16::one(squares) } }
+        }
+    }
+}
+
+/// The same for any processor, so that the code is right everywhere; none that lacks the instruction is asked for it.
+pub(super) fn plain(product: Product<'_, Pair>) {
+    let Product { x, stride, panel, depth, columns, y, rows } = product;
+    let halves = |pair: Pair| [f32::from_bits(pair.0 << 16), f32::from_bits(pair.0 & 0xffff_0000)];
+    let panel: Vec<[f32; 2]> = panel[..depth * columns].iter().map(|pair| halves(*pair)).collect();
+    for (x, y) in x.chunks(stride).zip(y.chunks_mut(columns)).take(rows) {
+        let mut sums = [0.0; CHUNK];
+        for (x, weights) in x[..depth].iter().zip(panel.chunks(columns)) {
+            let [first, second] = halves(*x);
+            sums.iter_mut().zip(weights).for_each(|(sum, w)| *sum += first * w[0] + second * w[1]);
+        }
+        y.copy_from_slice(&sums[..columns]);
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+    use std::mem::transmute;
+
+    use super::{Pair, Product};
+
+    /// All rows, `R` at a time, with all `V` vectors of columns.
+    ///
+    /// # Safety
+    ///
+    /// The processor has the instructions; rows, columns and room for the results are there, and there are `V` vectors of columns.
+    #[target_feature(enable = "avx512f,avx512vl,avx512bf16")]
+    pub(super) unsafe fn tiles<const R: usize, const V: usize>(mut product: Product<'_, Pair>) {
+        let mut row = 0;
+        // SAFETY: the caller's; rows are below their number.
+        unsafe {
+            while row + R <= product.rows {
+                tile::<R, V>(&mut product, row);
+                row += R;
+            }
+            while row < product.rows {
+                tile::<1, V>(&mut product, row);
+                row += 1;
+            }
+        }
+    }
+
+    /// # Safety
+    ///
+    /// As [`tiles`]; `R` rows from `row` on are there.
+    #[allow(clippy::needless_range_loop)] // Rows and vectors play the same part.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512vl,avx512bf16")]
+    unsafe fn tile<const R: usize, const V: usize>(product: &mut Product<'_, Pair>, row: usize) {
+        // SAFETY: the caller's.
+        unsafe {
+            let x = product.x.as_ptr().add(row * product.stride);
+            let mut w = product.panel.as_ptr().cast::<i32>();
+            let mut sums = [[_mm512_setzero_ps(); V]; R];
+            for k in 0..product.depth {
+                let mut ws = [_mm512_setzero_si512(); V];
+                for v in 0..V {
+                    ws[v] = _mm512_loadu_si512(w.add(16 * v).cast());
+                }
+                for r in 0..R {
+                    let x = _mm512_set1_epi32((*x.add(r * product.stride + k)).0.cast_signed());
+                    for v in 0..V {
+                        sums[r][v] =
+                            _mm512_dpbf16_ps(sums[r][v], transmute::<__m512i, __m512bh>(x), transmute::<__m512i, __m512bh>(ws[v]));
+                    }
+                }
+                w = w.add(product.columns);
+            }
+            for r in 0..R {
+                let y = product.y.as_mut_ptr().add((row + r) * product.columns);
+                for v in 0..V {
+                    _mm512_storeu_ps(y.add(16 * v), sums[r][v]);
+                }
+            }
+        }
+    }
+}

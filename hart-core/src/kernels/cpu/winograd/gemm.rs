@@ -1,0 +1,107 @@
+//! Rows times a panel of weights, the innermost loop: `y[m][n] = sum over k of x[m][k] * w[k][n]`.
+
+use super::super::simd::{Job, Lanes};
+use super::{CHUNK, STEP};
+
+/// Rows times a panel.
+pub(super) struct Product<'a, N> {
+    /// Rows of x, `stride` apart.
+    pub(super) x: &'a [N],
+    pub(super) stride: usize,
+    pub(super) rows: usize,
+    /// `[depth][columns]`.
+    pub(super) panel: &'a [N],
+    /// Numbers of a row that are multiplied.
+    pub(super) depth: usize,
+    /// A multiple of [`STEP`], at most [`CHUNK`].
+    pub(super) columns: usize,
+    /// `[rows][columns]`.
+    pub(super) y: &'a mut [f32],
+}
+
+impl<N> Product<'_, N> {
+    /// Looks whether all lengths fit together.
+    #[inline(always)]
+    pub(super) fn check(&self) {
+        assert!(self.rows == 0 || self.x.len() >= (self.rows - 1) * self.stride + self.depth, "rows are there");
+        assert!(self.panel.len() >= self.depth * self.columns && self.y.len() >= self.rows * self.columns, "room for all");
+        assert!(self.columns.is_multiple_of(STEP) && self.columns <= CHUNK, "whole vectors");
+    }
+}
+
+impl Job for Product<'_, f32> {
+    #[inline(always)]
+    unsafe fn run<L: Lanes>(mut self) {
+        self.check();
+        let vectors = self.columns / L::COUNT;
+        // SAFETY: the processor has the lanes; rows and columns are there.
+        unsafe {
+            match (L::MANY, vectors) {
+                (true, 5) => self.tiles::<L, 5, 5>(),
+                (true, 4) => self.tiles::<L, 6, 4>(),
+                (true, 3) => self.tiles::<L, 8, 3>(),
+                (true, 2) => self.tiles::<L, 8, 2>(),
+                (true, _) => self.tiles::<L, 8, 1>(),
+                // Two vectors at a time: 16 columns are a whole number of them.
+                (false, _) => self.tiles::<L, 6, 2>(),
+            }
+        }
+    }
+}
+
+impl Product<'_, f32> {
+    /// All rows, `R` at a time, with all columns, `V` vectors at a time.
+    ///
+    /// # Safety
+    ///
+    /// The processor has the lanes, and `V` divides the vectors of a row.
+    #[inline(always)]
+    unsafe fn tiles<L: Lanes, const R: usize, const V: usize>(&mut self) {
+        let mut column = 0;
+        while column < self.columns {
+            let mut row = 0;
+            // SAFETY: rows and columns are there.
+            unsafe {
+                while row + R <= self.rows {
+                    self.tile::<L, R, V>(row, column);
+                    row += R;
+                }
+                while row < self.rows {
+                    self.tile::<L, 1, V>(row, column);
+                    row += 1;
+                }
+            }
+            column += V * L::COUNT;
+        }
+    }
+
+    /// # Safety
+    ///
+    /// The processor has the lanes; `R` rows and `V` vectors of columns from here on are there.
+    #[allow(clippy::needless_range_loop)] // Rows and vectors play the same part.
+    #[inline(always)]
+    unsafe fn tile<L: Lanes, const R: usize, const V: usize>(&mut self, row: usize, column: usize) {
+        // SAFETY: the caller's, and `run` has looked at the lengths.
+        unsafe {
+            let x = self.x.as_ptr().add(row * self.stride);
+            let mut w = self.panel.as_ptr().add(column);
+            let mut sums = [[L::zero(); V]; R];
+            for k in 0..self.depth {
+                let ws: [L; V] = std::array::from_fn(|v| L::load(w.add(v * L::COUNT)));
+                for r in 0..R {
+                    let x = L::splat(*x.add(r * self.stride + k));
+                    for v in 0..V {
+                        sums[r][v] = sums[r][v].add_product(x, ws[v]);
+                    }
+                }
+                w = w.add(self.columns);
+            }
+            for r in 0..R {
+                let y = self.y.as_mut_ptr().add((row + r) * self.columns + column);
+                for v in 0..V {
+                    sums[r][v].store(y.add(v * L::COUNT));
+                }
+            }
+        }
+    }
+}

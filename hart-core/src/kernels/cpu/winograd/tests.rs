@@ -1,0 +1,203 @@
+use burn::nn::GroupNormConfig;
+use burn::nn::conv::Conv2dConfig;
+
+use super::element::Number;
+use super::gemm::Product;
+use super::*;
+use crate::kernels::cpu::amx::Ready;
+use crate::kernels::{self, tensor, values};
+
+fn waves(count: usize, speed: f64) -> Vec<f32> {
+    (0..count).map(|i| (i as f64 * speed).sin() as f32).collect()
+}
+
+/// Height, width, input and output channels: whole tiles, chunks and vectors and others; the last has more than a band.
+const SIZES: [[usize; 4]; 10] = [
+    [8, 8, 16, 16],
+    [9, 13, 5, 3],
+    [1, 1, 1, 1],
+    [6, 6, 33, 85],
+    [2, 21, 4, 33],
+    [7, 3, 48, 49],
+    [5, 6, 7, 64],
+    [71, 300, 40, 3],
+    [13, 70, 64, 85],
+    [6, 9, 25, 8],
+];
+
+/// The convolution in f64 and plain loops, added to 0.5.
+fn plain_loops(x: &[f32], weights: &[f32], bias: &[f32], [height, width, from, to]: [usize; 4], doubled: usize) -> Vec<f64> {
+    let (tall, wide) = (height * doubled, width * doubled);
+    let mut y: Vec<f64> = (0..tall * wide * to).map(|i| 0.5 + f64::from(bias[i % to])).collect();
+    for (place, y) in y.chunks_mut(to).enumerate() {
+        for tap in 0..9 {
+            let (row, column) = (place / wide + tap / 3, place % wide + tap % 3); // one more than the place in x
+            if (1..=tall).contains(&row) && (1..=wide).contains(&column) {
+                let x = &x[((row - 1) / doubled * width + (column - 1) / doubled) * from..][..from];
+                for (o, y) in y.iter_mut().enumerate() {
+                    let products = x.iter().enumerate().map(|(i, x)| f64::from(*x) * f64::from(weights[(o * from + i) * 9 + tap]));
+                    *y += products.sum::<f64>();
+                }
+            }
+        }
+    }
+    y
+}
+
+#[test]
+fn convolutions_are_sums_of_products() {
+    for sizes in SIZES {
+        let [height, width, from, to] = sizes;
+        let (map, weights, bias) = (waves(height * width * from, 0.7), waves(to * from * 9, 1.3), waves(to, 0.4));
+        let kernels = Kernels { weights: Weights::F32(&weights), bias: &bias, from, to };
+        for (source, doubled) in [(Source::Itself, 1), (Source::Doubled, 2)] {
+            let x = Input { map: &map, height, width, channels: from, source };
+            let want = plain_loops(&map, &weights, &bias, sizes, doubled);
+            // The largest number, or a standard deviation of sums of that many products, where they cancel.
+            let size = want.iter().fold((from as f64 * 9.0 / 4.0).sqrt(), |largest, want| largest.max(want.abs()));
+            for level in Level::all() {
+                for (pairs, most) in [(false, 1e-5), (true, 0.06)] {
+                    let mut y = vec![0.5; want.len()];
+                    if pairs {
+                        winograd::convolve::<Pair>(level, &x, &kernels, &mut y, true);
+                    } else {
+                        winograd::convolve::<f32>(level, &x, &kernels, &mut y, true);
+                    }
+                    let error = y.iter().zip(&want).map(|(y, want)| (f64::from(*y) - want).abs()).fold(0.0, f64::max) / size;
+                    assert!(error < most, "{level:?} {sizes:?}, {source:?}, pairs {pairs}: off by {error}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn products_of_pairs_are_those_of_their_numbers() {
+    for (rows, depth, columns) in [(1, 1, 16), (13, 7, 80), (6, 20, 64), (9, 3, 48), (17, 5, 32), (64, 32, 80)] {
+        let numbers = |count: usize, speed| -> Vec<f32> {
+            waves(count, speed).into_iter().map(|number| bf16::from_f32(number).to_f32()).collect()
+        };
+        let (x, weights) = (numbers(rows * 2 * depth, 0.7), numbers(2 * depth * columns, 1.3));
+        let of_x: Vec<Pair> = x.chunks(2).map(|x| Pair::of(x[0], x[1])).collect();
+        let row = |k: usize| &weights[k * columns..][..columns];
+        let panel: Vec<Pair> =
+            (0..depth).flat_map(|k| row(2 * k).iter().zip(row(2 * k + 1)).map(|(a, b)| Pair::of(*a, *b))).collect();
+        let matrices = Pair::matrices(Level::best(), depth).filter(|_| rows.is_multiple_of(bf16_gemm::ROWS));
+        let squares = matrices.map(|allowed| move |product: Product<'_, Pair>| bf16_gemm::squares(&Ready::new(allowed), product));
+        let squares = squares.iter().map(|multiply| multiply as &dyn Fn(Product<'_, Pair>));
+        for multiply in [&bf16_gemm::multiply as &dyn Fn(Product<'_, Pair>), &bf16_gemm::plain].into_iter().chain(squares) {
+            let mut y = vec![0.0; rows * columns];
+            multiply(Product { x: &of_x, stride: depth, rows, panel: &panel, depth, columns, y: &mut y });
+            for (i, y) in y.iter().enumerate() {
+                let (row, column) = (i / columns, i % columns);
+                let want: f32 = (0..2 * depth).map(|k| x[row * 2 * depth + k] * weights[k * columns + column]).sum();
+                assert!((y - want).abs() < 1e-5, "{rows} x {depth} x {columns}: {y} and not {want}");
+            }
+        }
+    }
+}
+
+fn layer(from: usize, to: usize, kernel: usize) -> Conv2d {
+    let half = kernel / 2;
+    let padding = PaddingConfig2d::Explicit(half, half, half, half);
+    Conv2dConfig::new([from, to], [kernel, kernel]).with_padding(padding).init(&Device::flex())
+}
+
+fn group_norm(channels: usize, groups: usize) -> GroupNorm {
+    let mut norm = GroupNormConfig::new(groups, channels).with_epsilon(1e-6).init(&Device::flex());
+    let of = |speed, more| Some(Param::from_tensor(tensor(waves(channels, speed), [channels], &Device::flex()) + more));
+    (norm.gamma, norm.beta) = (of(1.3, 1.5), of(0.3, 0.0));
+    norm
+}
+
+/// Equal to a part of the largest number.
+fn assert_close(what: &str, got: Tensor<4>, want: Tensor<4>, part: f32) {
+    assert_eq!(got.dims(), want.dims());
+    let (got, want) = (values(got), values(want));
+    let largest = want.iter().fold(0f32, |largest, w| largest.max(w.abs()));
+    assert!(got.iter().zip(&want).all(|(g, w)| (g - w).abs() <= part * largest), "{what}: {got:?} and not {want:?}");
+}
+
+/// Whole maps, maps that come from here, and parts of larger ones; what others hold stays as it was.
+#[test]
+fn fused_convolutions_equal_plain_operations() {
+    for [batch, from, to, height, width, groups] in [[1, 4, 6, 9, 7, 2], [2, 32, 48, 24, 17, 16], [3, 6, 6, 5, 5, 3]] {
+        let map = |channels: usize| {
+            tensor(waves(batch * channels * height * width, 0.7), [batch, channels, height, width], &Device::flex())
+        };
+        let (plus, conv, norm) = (map(to) * 3.0, layer(from, to, 3), group_norm(from, groups));
+        let x = map(from) * 2.0 + 3.0;
+        let from_here = turned(channels_last(x.clone()));
+        let part = Tensor::cat(vec![x.clone(), x.clone()], 3).narrow(3, 4, width);
+        for x in [x, from_here, part] {
+            let before = values(x.clone());
+            let normed = burn::tensor::activation::silu(norm.forward(x.clone()));
+            let want = plus.clone() + conv.forward(normed);
+            let get = |plus: Tensor<4>| conv2d(x.clone(), Before::Norm(&norm), &conv, Some(plus)).unwrap();
+            assert_close("norm", get(plus.clone()), want.clone(), 1e-5);
+            assert_close("in place", get(plus.clone() * 1.0), want.clone(), 1e-5);
+            assert_close("in place, turned", get(turned(channels_last(plus.clone() * 1.0))), want, 1e-5);
+            assert_close("itself", conv2d(x.clone(), Before::Nothing, &conv, None).unwrap(), conv.forward(x.clone()), 1e-5);
+            let twice = x.clone().reshape([batch * from, height, 1, width, 1]).repeat_dim(4, 2).repeat_dim(2, 2);
+            let twice = conv.forward(twice.reshape([batch, from, 2 * height, 2 * width]));
+            assert_close("doubled", conv2d(x.clone(), Before::Doubling, &conv, None).unwrap(), twice, 1e-5);
+            let point = layer(from, to, 1);
+            assert_close("1x1", conv2d(x.clone(), Before::Nothing, &point, None).unwrap(), point.forward(x.clone()), 1e-5);
+            assert_eq!(values(x), before);
+        }
+        assert_eq!(values(plus), values(map(to) * 3.0));
+    }
+}
+
+#[test]
+fn kernels_in_bf16_give_nearly_the_same() {
+    let (conv, x) = (layer(24, 20, 3), tensor(waves(24 * 19 * 18, 0.7), [1, 24, 19, 18], &Device::flex()));
+    let rounded = kernels::convolutions_in_bf16(conv.clone());
+    assert_eq!(rounded.weight.val().dtype(), DType::BF16);
+    let want = conv.forward(x.clone());
+    assert_close("on this device", conv2d(x.clone(), Before::Nothing, &rounded, None).unwrap(), want.clone(), 0.02);
+    // Where nothing faster applies, as for this kernel's stride, weights are widened.
+    let strided = Conv2d { stride: [2, 2], ..conv.clone() };
+    let rounded = Conv2d { stride: [2, 2], ..rounded };
+    assert_close("widened", kernels::conv2d(x.clone(), &rounded), strided.forward(x), 0.01);
+}
+
+#[test]
+fn other_convolutions_are_left_alone() {
+    let map = |channels| tensor(waves(channels * 81, 0.7), [1, channels, 9, 9], &Device::flex());
+    let same = PaddingConfig2d::Explicit(1, 1, 1, 1);
+    let usual = Conv2dConfig::new([2, 2], [3, 3]).with_padding(same.clone());
+    for config in [
+        usual.clone().with_bias(false),
+        usual.clone().with_stride([2, 2]),
+        usual.clone().with_dilation([2, 2]),
+        usual.clone().with_groups(2),
+        usual.clone().with_padding(PaddingConfig2d::Valid),
+        Conv2dConfig::new([2, 2], [5, 5]).with_padding(same.clone()),
+        Conv2dConfig::new([2, 2], [1, 1]).with_padding(same),
+    ] {
+        assert!(conv2d(map(2), Before::Nothing, &config.init(&Device::flex()), None).is_err(), "{config}");
+    }
+    assert!(conv2d(map(2), Before::Nothing, &layer(2, 3, 3), Some(map(2))).is_err());
+    assert!(conv2d(map(2), Before::Norm(&group_norm(4, 2)), &layer(2, 3, 3), None).is_err());
+    assert!(conv2d(map(2), Before::Doubling, &layer(2, 3, 1), None).is_err());
+    #[cfg(feature = "train")]
+    assert!(
+        conv2d(tensor(waves(162, 0.7), [1, 2, 9, 9], &Device::flex().autodiff()), Before::Nothing, &layer(2, 3, 3), None).is_err()
+    );
+}
+
+#[test]
+fn same_bits_with_any_number_of_threads() {
+    let [height, width, from, to] = [90, 310, 48, 100];
+    let (x, conv, norm) = (waves(height * width * from, 0.7), layer(from, to, 3), group_norm(from, 3));
+    let x = tensor(x, [1, from, height, width], &Device::flex());
+    for conv in [conv.clone(), kernels::convolutions_in_bf16(conv)] {
+        let with = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| values(conv2d(x.clone(), Before::Norm(&norm), &conv, None).unwrap()))
+        };
+        let one = with(1);
+        assert!([2, 5].into_iter().all(|threads| one.iter().zip(with(threads)).all(|(a, b)| a.to_bits() == b.to_bits())));
+    }
+}
