@@ -1,4 +1,6 @@
 #![doc = include_str!("../README.md")]
+// docs.rs names the feature that each item needs.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 // Unsafe code is denied workspace-wide; `kernels` allows it item by item.
 
 pub mod config;

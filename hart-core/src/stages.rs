@@ -8,6 +8,8 @@
 //!
 //! # fn main() -> Result<(), hart_core::Error> {
 //! # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tiny-a");
+//! # // A published package has no weights to open.
+//! # if std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml.orig")).exists() { return Ok(()) }
 //! let hart = Hart::open(folder, OpenOptions::new())?;
 //! let mut progress = Progress::silent();
 //!

@@ -20,6 +20,8 @@ use crate::error::{Error, Result};
 ///
 /// # fn main() -> Result<(), hart_core::Error> {
 /// # let folder = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tiny-a"));
+/// # // A published package has no weights to open.
+/// # if std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml.orig")).exists() { return Ok(()) }
 /// let mut files = Files::new();
 /// for name in ["config.json", "model.safetensors"] {
 ///     for part in ["llm", "tokenizer", "text"] {
