@@ -1,23 +1,33 @@
 #!/bin/sh
-# Builds hart's C library and installs it with its headers, pkg-config files and CMake package (Linux and macOS).
+# Builds hart's C library and installs it with its headers, pkg-config files, CMake package and Python module (Linux and macOS).
 set -eu
 
 usage() {
   cat <<'TEXT'
-usage: hart-ffi/install.sh --prefix DIR [--no-build]
+usage: hart-ffi/install.sh --prefix DIR [--features LIST] [--profile NAME] [--no-build]
 
-  --prefix DIR   where lib and include go, such as /usr/local or $HOME/hart
-  --no-build     installs what `cargo build --release` has built before
+  --prefix DIR      where lib, include and share go, such as /usr/local or $HOME/hart
+  --features LIST   features of hart-ffi to build with, such as cuda-nvrtc
+  --profile NAME    cargo profile of the library (default: dist, which is small and slow to compile)
+  --no-build        installs what `cargo build --profile NAME -p hart-ffi` has built before
 
-DESTDIR in the environment is put before the prefix, for packagers.
+DESTDIR in the environment is put before the prefix, for packagers. HART_COMMIT names the commit that hart_build_info
+reports; by default the repository's.
 TEXT
 }
 
-prefix='' build=yes
+prefix='' build=yes profile='' features=''
 while [ $# -gt 0 ]; do
   case $1 in
-    --prefix) [ $# -ge 2 ] || { usage >&2; exit 2; }; prefix=$2; shift 2 ;;
+    --prefix | --features | --profile) [ $# -ge 2 ] || { usage >&2; exit 2; } ;;
+  esac
+  case $1 in
+    --prefix) prefix=$2; shift 2 ;;
     --prefix=*) prefix=${1#--prefix=}; shift ;;
+    --features) features=$2; shift 2 ;;
+    --features=*) features=${1#--features=}; shift ;;
+    --profile) profile=$2; shift 2 ;;
+    --profile=*) profile=${1#--profile=}; shift ;;
     --no-build) build=no; shift ;;
     -h | --help) usage; exit 0 ;;
     *) echo "install.sh: unknown argument $1" >&2; usage >&2; exit 2 ;;
@@ -27,16 +37,23 @@ done
 
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(dirname "$here")
+# A published package of hart-ffi stands by itself, without the workspace's profiles.
+if ! grep -qs '^\[profile\.dist\]' "$root/Cargo.toml"; then root=$here profile=${profile:-release}; fi
+profile=${profile:-dist}
 version=$(sed -n 's/^version = "\(.*\)"$/\1/p' "$root/Cargo.toml" | head -n 1)
 major=${version%%.*} minor=${version#*.} minor=${minor%%.*}
 
 if [ "$build" = yes ]; then
-  HART_COMMIT=$(git -C "$root" rev-parse --short HEAD 2>/dev/null || echo unknown)
+  # A source archive has no commit, whatever repository it was unpacked in.
+  if [ -z "${HART_COMMIT:-}" ] && [ -e "$root/.git" ]; then
+    HART_COMMIT=$(git -C "$root" rev-parse --short HEAD 2>/dev/null) || true
+  fi
+  HART_COMMIT=${HART_COMMIT:-unknown}
   export HART_COMMIT
-  # Together with the examples, whose build the library then shares.
-  (cd "$root" && cargo build --release -p hart-ffi -p hart-examples)
+  (cd "$root" && cargo build --profile "$profile" -p hart-ffi ${features:+--features "$features"})
 fi
-built=${CARGO_TARGET_DIR:-$root/target}/release
+case $profile in dev) folder=debug ;; *) folder=$profile ;; esac
+built=${CARGO_TARGET_DIR:-$root/target}/$folder
 
 case $(uname -s) in
   Linux)
@@ -48,7 +65,7 @@ case $(uname -s) in
   *) echo "install.sh: knows Linux and macOS only; docs/c-abi.md says what goes where" >&2; exit 1 ;;
 esac
 for made in "$built/$shared" "$built/libhart.a"; do
-  [ -f "$made" ] || { echo "install.sh: no $made: leave out --no-build" >&2; exit 1; }
+  [ -f "$made" ] || { echo "install.sh: no $made: leave out --no-build, or name the profile that was built" >&2; exit 1; }
 done
 
 target=${DESTDIR:-}$prefix
@@ -76,6 +93,12 @@ place "$static" "$target/lib/libhart.a" 644
 
 place "$root/include/hart.h" "$target/include/hart.h" 644
 place "$root/include/hart.hpp" "$target/include/hart.hpp" 644
+# For any version of Python, therefore not in lib/pythonX.Y. It finds the library in lib of its prefix.
+python=$root/examples/python/hart.py
+if [ -f "$python" ]; then
+  mkdir -p "$target/share/hart/python"
+  place "$python" "$target/share/hart/python/hart.py" 644
+fi
 configure() {
   sed -e "s|@VERSION@|$version|g" -e "s|@MAJOR@|$major|g" -e "s|@MINOR@|$minor|g" -e "s|@NATIVE_LIBS@|$native|g" \
     -e "s|@SHARED@|$file|g" -e "s|@SONAME@|$soname|g" "$here/packaging/$1.in" >"$2/$1.new"
@@ -86,3 +109,4 @@ configure hart-static.pc "$target/lib/pkgconfig"
 configure hartConfig.cmake "$target/lib/cmake/hart"
 configure hartConfigVersion.cmake "$target/lib/cmake/hart"
 echo "installed hart $version in $target"
+if [ -f "$python" ]; then echo "Python: PYTHONPATH=$prefix/share/hart/python"; fi

@@ -41,7 +41,7 @@ export PKG_CONFIG_PATH=$prefix/lib/pkgconfig
 read -ra flags <<<"$(pkg-config --cflags --libs hart) -Wl,-rpath,$prefix/lib"
 for source in block-*.c; do gcc -std=c99 -Wall -Wextra -Werror "$source" "${flags[@]}" -o program && ./program; done
 for source in block-*.cpp; do g++ -std=c++17 -Wall -Wextra -Werror "$source" "${flags[@]}" -o program && ./program 2>/dev/null; done
-for source in block-*.py; do HART_LIBRARY=$prefix/lib/libhart.so PYTHONPATH=$root/examples/python python3 -B "$source" >/dev/null; done
+for source in block-*.py; do env -u HART_LIBRARY PYTHONPATH="$prefix/share/hart/python" python3 -B "$source" >/dev/null; done
 cmp crown-c.png crown-cpp.png
 cmp crown-c.png crown-py.png
 for picture in heart left-half around variation-0 variation-3 picture-7 all line-0 line-1 sunflower allowed crowns key; do

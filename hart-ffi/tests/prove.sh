@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Proves the C ABI on this machine: what the library exports, every function under valgrind and the sanitizers, the installed packages,
 # and the same picture from Rust, C, C++ and Python. Linux; needs gcc, clang, valgrind, cmake, pkg-config and Python.
-# Takes what `cargo build --release --workspace` has built.
+# Takes what `cargo build --release --workspace` has built. With HART_PROFILE=dist the library is the one that
+# `cargo build --profile dist -p hart-ffi` has built.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 built=${CARGO_TARGET_DIR:-$root/target}/release
@@ -19,7 +20,7 @@ step "the header is made from hart-ffi"
 
 step "only hart_* is exported, and all of it is in the header and in the test"
 prefix=$work/prefix
-"$root/hart-ffi/install.sh" --prefix "$prefix" --no-build
+"$root/hart-ffi/install.sh" --prefix "$prefix" --no-build --profile "${HART_PROFILE:-release}"
 nm -D --defined-only "$prefix/lib/libhart.so" | awk '{print $3}' | sort >"$work/shared"
 nm -g --defined-only "$prefix/lib/libhart.a" 2>/dev/null | awk 'NF == 3 {print $3}' | sort >"$work/static"
 grep -v '^ \*' "$root/include/hart.h" | grep -oE '\bhart_[a-z0-9_]+\(' | tr -d '(' | sort -u >"$work/declared"
@@ -133,7 +134,7 @@ same "$work/python.png"
 step "Python: its tests, and the wheel in a fresh environment"
 (cd "$root/examples/python" && HART_LIBRARY=$prefix/lib/libhart.so python3 -B -m unittest -q test_hart)
 python3 -m venv "$work/venv"
-"$work/venv/bin/pip" -q --disable-pip-version-check wheel --no-deps -w "$work/wheels" "$root/examples/python"
+HART_LIBRARY=$prefix/lib/libhart.so "$work/venv/bin/pip" -q --disable-pip-version-check wheel --no-deps -w "$work/wheels" "$root/examples/python"
 "$work/venv/bin/pip" -q --disable-pip-version-check install "$work"/wheels/hart-*.whl
 (cd "$work" && env -u HART_LIBRARY "$work/venv/bin/python" - "$model" "$prompt" wheel.png <<'PYTHON'
 import sys, hart
