@@ -1,4 +1,4 @@
-"""Text to image with HART, in Python: the C library `libhart` behind plain classes.
+"""Text-to-image generation with HART: Python bindings for the C library `libhart`.
 
     import hart
 
@@ -6,18 +6,19 @@
         image = model.generate("a red heart on a yellow background", seed=7)[0]
         image.save("heart.png")
 
-This file needs nothing but Python's standard library and the shared library, which it looks for in this order:
+This file needs only Python's standard library and the shared library, which it looks for in this order:
 
-1. the file that the environment variable HART_LIBRARY names, and then nowhere else;
-2. beside this file;
-3. in the repository that this file is part of, where `cargo build` puts it (`--release`, then `--profile dist`);
-4. in `lib` of the prefix that this file is installed in;
-5. wherever the system's loader looks.
+1. the file named by the environment variable HART_LIBRARY; if it is set, nothing else is tried;
+2. the folder of this file;
+3. the repository that contains this file, where `cargo build` puts it (`--release`, then `--profile dist`);
+4. `lib` of the prefix that this file is installed in;
+5. the default search path of the system's loader.
 
-Threads: any number of them may use the same `Model` at once, and the same `Image`, `Tokens`, `Result` or `Cancel`; a `Stream` is
-for one. Python's own lock is free while the library works.
+Threads: any number of threads may use a `Model`, `Image`, `Tokens`, `Result` or `Cancel` at once. A `Stream` belongs to one thread
+at a time. The library runs without holding the GIL.
 
-Errors: what won't do is an `Error`; its subclasses say whose fault it is. A value of the wrong type is a `TypeError`.
+Errors: a failed call raises a subclass of `Error`, which tells whether the call, a file, the device or hart is at fault. A value of
+the wrong type raises `TypeError`.
 """
 
 from __future__ import annotations
@@ -78,14 +79,16 @@ _ABI_VERSION = 1
 
 
 class _hart_status(c_int32):
-    """What a call came to. Functions that return it raise an `Error` instead where it isn't HART_OK."""
+    """The status that a C function returns. Any value but HART_OK is raised as an `Error`."""
 
 
 class _Handle(c_void_p):
-    """Owns an object of the library: frees it when the last reference goes. A call under way holds a reference, so that nothing is
-    freed while it is used, whatever other threads close meanwhile."""
+    """An owned pointer to an object of the library, which is freed with the last reference.
 
-    #: The C function that frees it. It stays here because a module's names may be gone before its last objects.
+    A call in progress holds a reference to its handles. An object is therefore never freed while another thread uses it.
+    """
+
+    #: The C function that frees the object. It is kept here because module globals may be gone when the last objects are deleted.
     _free: ClassVar[Callable[[_Handle], None]]
 
     def __del__(self) -> None:
@@ -97,7 +100,7 @@ class _Handle(c_void_p):
 
     @classmethod
     def from_param(cls, value: Any) -> Any:
-        """Lets ctypes pass this type only; c_void_p would let numbers and texts pass."""
+        """Accept only this type. `c_void_p` would also accept integers and bytes."""
         if value is None or isinstance(value, cls):
             return value
         raise TypeError(f"expected {cls.__name__}, got {type(value).__name__}")
@@ -140,13 +143,13 @@ class _hart_tokens(_Handle):
 
 
 class _Struct(ctypes.Structure):
-    """A struct that the library fills: it begins with its own size."""
+    """A struct that the library fills in. The first field is the size of the struct."""
 
     def __init__(self) -> None:
         super().__init__(ctypes.sizeof(self))
 
     def values(self) -> dict[str, Any]:
-        """The fields by name, texts decoded."""
+        """Return the fields by name, with strings decoded."""
         names = [field[0] for field in self._fields_ if field[0] not in ("struct_size", "reserved")]
         return {name: _decoded(getattr(self, name)) for name in names}
 
@@ -226,10 +229,10 @@ class _hart_image_view(_Struct):
 _hart_observer = ctypes.CFUNCTYPE(c_int32, POINTER(_hart_event), c_void_p)
 _hart_reader = ctypes.CFUNCTYPE(c_int32, c_void_p, c_uint64, POINTER(c_uint8), c_size_t)
 
-# A `const uint8_t *` that goes in: Python's bytes pass without a copy, NULs and all.
+# A `const uint8_t *` parameter. As c_char_p it takes Python's bytes without a copy, embedded NULs included.
 _data = c_char_p
 
-#: Every function of hart.h in its order: what it returns, what it takes.
+#: Return type and parameter types of every function in hart.h, in the header's order.
 _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     # Version
     "hart_version": (c_uint32, []),
@@ -323,7 +326,7 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
 
 # ---- The C library: loading ------------------------------------------------------------------------------------------------------
 
-#: The library's file name as it is built, and its name on the system with the number of the ABI in it.
+#: File name of the library as it is built, and its installed name, which contains the ABI number.
 _FILE_NAME, _SYSTEM_NAME = {
     "win32": ("hart.dll", "hart.dll"),
     "darwin": ("libhart.dylib", "libhart.0.dylib"),
@@ -331,7 +334,7 @@ _FILE_NAME, _SYSTEM_NAME = {
 
 
 def _library_files(folder: Path) -> list[Path]:
-    """Returns the files that may be the library of the hart.py in `folder`, best first."""
+    """Return the files that may be the library of the hart.py in `folder`, in order of preference."""
     # install.sh puts this file into share/hart/python of the prefix, other installers into lib/pythonX.Y/site-packages.
     installed = folder.parent.parent.parent / "lib"
     build = folder.parent.parent / "target"
@@ -345,7 +348,7 @@ def _library_files(folder: Path) -> list[Path]:
 
 
 def _open_library() -> ctypes.CDLL:
-    """Opens the first library that is found."""
+    """Open the first library that is found."""
     named = os.environ.get("HART_LIBRARY")
     files = [Path(named)] if named else _library_files(Path(__file__).resolve().parent)
     for file in files:
@@ -368,15 +371,16 @@ def _open_library() -> ctypes.CDLL:
 
 
 def _load() -> ctypes.CDLL:
-    """The library with every function declared."""
+    """Load the library and declare every function of `_FUNCTIONS`."""
     lib = _open_library()
     try:
         lib.hart_abi_version.restype = c_uint32
         abi = lib.hart_abi_version()
     except AttributeError:
-        raise ImportError(f"hart: {lib._name} is another library: it has no hart_abi_version") from None
+        raise ImportError(f"hart: {lib._name} is a different library: it has no hart_abi_version") from None
     if abi < _ABI_VERSION:
-        raise ImportError(f"hart: {lib._name} has the ABI {abi}, this file needs {_ABI_VERSION} or higher: install a newer library")
+        advice = f"this file needs {_ABI_VERSION} or higher: install a newer library"
+        raise ImportError(f"hart: {lib._name} has ABI version {abi}, {advice}")
     for name, (restype, argtypes) in _FUNCTIONS.items():
         function = getattr(lib, name)
         function.restype, function.argtypes = restype, argtypes
@@ -388,7 +392,10 @@ def _load() -> ctypes.CDLL:
 
 
 def _check(status: _hart_status, _function: object, _arguments: object) -> None:
-    """Raises what a call failed with. It runs on the thread of the call, right after it: the last error is still the call's."""
+    """Raise an `Error` if a call failed.
+
+    ctypes runs this after every call that returns a status, on the thread of the call, which keeps the last error.
+    """
     if status.value != Status.OK:
         raise _error(status.value, _decoded(_lib.hart_last_error()))
 
@@ -399,8 +406,7 @@ _lib = _load()
 
 
 class Status(enum.IntEnum):
-    """What a call came to, as the C library numbers it. The hundreds say whose fault it is: 1xx the call's, 2xx the files', 3xx the
-    device's, 9xx hart's."""
+    """Status codes of the C library. The hundreds name the cause: 1xx the call, 2xx a file, 3xx the device, 9xx hart itself."""
 
     OK = 0
     CANCELLED = 1
@@ -416,7 +422,7 @@ class Status(enum.IntEnum):
     ERR_CONFIG = 202
     ERR_WEIGHTS = 203
     ERR_NOT_FINITE = 204
-    ERR_PICTURE = 205
+    ERR_IMAGE = 205
     ERR_DEVICE = 300
     ERR_MEMORY = 301
     ERR_OVERFLOW = 302
@@ -426,9 +432,9 @@ class Status(enum.IntEnum):
 
 
 class Error(Exception):
-    """What the library answers instead of a result. Its text says what was wrong, where, and what to do."""
+    """Base class of hart's errors. The message says what is wrong, where, and what to do."""
 
-    #: A `Status`, or the bare number if a newer library has one that this file doesn't know.
+    #: A `Status`, or a plain int if a newer library returns a code that this file does not know.
     status: int
 
     def __init__(self, status: int, message: str) -> None:
@@ -440,34 +446,34 @@ class Error(Exception):
 
 
 class Cancelled(Error):
-    """The run was cancelled, which is no fault."""
+    """The run was cancelled. This is not a failure."""
 
-    #: The pictures that were finished before.
+    #: Images that were finished before the run stopped.
     completed: tuple[Image, ...] = ()
 
 
 class RequestError(Error, ValueError):
-    """The call's fault (1xx): a value is out of range, the request can't be carried out, or the object is closed."""
+    """The call is invalid (1xx): a value is out of range, the request cannot be fulfilled, or the object is closed."""
 
 
 class FileError(Error):
-    """The files' fault (2xx): one can't be read or written, or is not what its name promises."""
+    """A file cannot be read or written, or its content is invalid (2xx)."""
 
 
 class CheckpointError(FileError):
-    """A model's files are missing or damaged, or don't fit together."""
+    """A model's files are missing, damaged, or inconsistent with each other."""
 
 
 class DeviceError(Error):
-    """The device's fault (3xx): it is not there, has failed, or its numbers are no longer finite."""
+    """The device is unavailable, has failed, or computed a value that is not finite (3xx)."""
 
 
 class OutOfMemoryError(DeviceError, MemoryError):
-    """More memory is needed than there is, or than the model's `max_memory` allows."""
+    """More memory is needed than is available, or than the model's `max_memory` allows."""
 
 
 class InternalError(Error):
-    """A defect of the library (9xx). The program may go on, but a model that has failed so must be closed and opened again."""
+    """A bug in hart (9xx). The program may continue, but the model concerned must be closed and opened again."""
 
 
 _ERRORS: dict[int, type[Error]] = {
@@ -481,13 +487,13 @@ _ERRORS: dict[int, type[Error]] = {
 _ERRORS_BY_HUNDRED: dict[int, type[Error]] = {1: RequestError, 2: FileError, 3: DeviceError, 9: InternalError}
 
 
-def _error(number: int, message: str) -> Error:
-    kind = _ERRORS.get(number) or _ERRORS_BY_HUNDRED.get(number // 100, Error)
-    status = Status(number) if number in Status._value2member_map_ else number
-    return kind(status, message or _decoded(_lib.hart_status_text(number)))
+def _error(code: int, message: str) -> Error:
+    kind = _ERRORS.get(code) or _ERRORS_BY_HUNDRED.get(code // 100, Error)
+    status = Status(code) if code in Status._value2member_map_ else code
+    return kind(status, message or _decoded(_lib.hart_status_text(code)))
 
 
-# ---- What goes in and out --------------------------------------------------------------------------------------------------------
+# ---- Conversions -----------------------------------------------------------------------------------------------------------------
 
 _Buffer = Union[bytes, bytearray, memoryview]
 _T = TypeVar("_T")
@@ -501,7 +507,7 @@ def _text(name: str, value: str) -> bytes:
     if not isinstance(value, str):
         raise TypeError(f"{name} must be str, not {type(value).__name__}")
     if "\0" in value:
-        raise RequestError(Status.ERR_ARGUMENT, f"{name} holds a NUL character, at {value.index(chr(0))}")
+        raise RequestError(Status.ERR_ARGUMENT, f"{name} contains a NUL character at {value.index(chr(0))}")
     try:
         return value.encode()
     except UnicodeEncodeError as error:
@@ -513,14 +519,14 @@ def _path(name: str, value: str | os.PathLike[str]) -> bytes:
 
 
 def _integer(name: str, value: SupportsIndex, bits: int) -> int:
-    """ctypes would cut what doesn't fit."""
+    """Return `value` as an int of at most `bits` bits. ctypes would silently truncate a larger one."""
     try:
-        number = operator.index(value)
+        integer = operator.index(value)
     except TypeError:
         raise TypeError(f"{name} must be int, not {type(value).__name__}") from None
-    if not 0 <= number < 1 << bits:
-        raise RequestError(Status.ERR_ARGUMENT, f"{name} is {number}, expected 0 to {(1 << bits) - 1}")
-    return number
+    if not 0 <= integer < 1 << bits:
+        raise RequestError(Status.ERR_ARGUMENT, f"{name} is {integer}, expected 0 to {(1 << bits) - 1}")
+    return integer
 
 
 def _float(name: str, value: SupportsFloat | SupportsIndex) -> float:
@@ -542,8 +548,8 @@ def _bytes(name: str, value: _Buffer) -> bytes:
         raise TypeError(f"{name} must be bytes or another buffer, not {type(value).__name__}") from None
 
 
-def _borrowed(owner: _Handle, pointer: Any, count: int, element: Any) -> memoryview:
-    """Looks at the library's memory without a copy. The view keeps the owner, so that the memory stays while anybody looks."""
+def _view_of(owner: _Handle, pointer: Any, count: int, element: Any) -> memoryview:
+    """Return a read-only view of memory that belongs to the library. The view keeps `owner`, and thereby the memory, alive."""
     array = (element * count).from_address(ctypes.addressof(pointer.contents))
     array.owner = owner
     return memoryview(array).toreadonly()
@@ -553,59 +559,68 @@ def _borrowed(owner: _Handle, pointer: Any, count: int, element: Any) -> memoryv
 
 
 class Image:
-    """A picture of 8-bit RGB. It never changes, and it outlives the result or the model that it is from."""
+    """An immutable 8-bit RGB image. It stays valid after its result or model is gone."""
 
     def __init__(self, width: int, height: int, pixels: _Buffer) -> None:
-        """A picture from pixels of your own, which are copied: 3 bytes each, red, green, blue, row by row from the top left.
+        """Create an image from a copy of `pixels`.
 
-        Raises `RequestError` if their number isn't 3 * width * height, or 0.
+        Args:
+            width: Pixels in a row.
+            height: Number of rows.
+            pixels: 3 bytes per pixel (red, green, blue), row by row from the top left.
+
+        Raises:
+            RequestError: `pixels` is empty, or its size is not 3 * width * height bytes.
         """
         width, height, data = _integer("width", width, 32), _integer("height", height, 32), _bytes("pixels", pixels)
         if len(data) != 3 * width * height:
-            expected = f"expected {3 * width * height}, 3 a pixel"
+            expected = f"expected {3 * width * height}, 3 per pixel"
             raise RequestError(Status.ERR_ARGUMENT, f"pixels has {len(data)} bytes for {width} x {height} pixels, {expected}")
         handle = _hart_image()
         _lib.hart_image_new(width, height, 0, data, byref(handle))
-        self._take(handle)
+        self._set_handle(handle)
 
-    def _take(self, handle: _hart_image) -> None:
+    def _set_handle(self, handle: _hart_image) -> None:
         self._handle, self._view = handle, _hart_image_view()
         _lib.hart_image_describe(handle, byref(self._view))
 
     @classmethod
-    def _of(cls, handle: _hart_image) -> Image:
+    def _from_handle(cls, handle: _hart_image) -> Image:
         image = cls.__new__(cls)
-        image._take(handle)
+        image._set_handle(handle)
         return image
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Image:
-        """Reads a PNG file of any colour type; transparency is laid over white. Prompt, seed and settings are read too,
-        if hart wrote them.
+        """Read a PNG file of any colour type. Transparent pixels are composited over white.
 
-        Raises `FileError` if it can't be read or isn't a PNG picture.
+        The image has a prompt, a seed and settings if hart wrote the file.
+
+        Raises:
+            FileError: The file cannot be read or is not a PNG image.
         """
         handle = _hart_image()
         _lib.hart_image_open(_path("path", path), byref(handle))
-        return cls._of(handle)
+        return cls._from_handle(handle)
 
     @classmethod
     def from_png(cls, data: bytes) -> Image:
-        """Reads a PNG file that is in memory, as `open` does."""
+        """Decode the bytes of a PNG file. Otherwise like `open`."""
         handle, data = _hart_image(), bytes(data)
         _lib.hart_image_open_memory(data, len(data), byref(handle))
-        return cls._of(handle)
+        return cls._from_handle(handle)
 
     @classmethod
     def grid(cls, images: Iterable[Image], columns: int) -> Image:
-        """Pictures of one size side by side, in rows of `columns`; places that are left over stay white.
+        """Arrange images of equal size in rows of `columns`. Empty cells are white.
 
-        Raises `RequestError` if there is none or more than 1024, or their sizes differ.
+        Raises:
+            RequestError: There are no images or more than 1024, their sizes differ, or `columns` is 0.
         """
         handles = [_instance("image", image, Image)._handle for image in images]
-        pointers, handle = (c_void_p * len(handles))(*[each.value for each in handles]), _hart_image()
-        _lib.hart_image_grid(pointers, len(handles), _integer("columns", columns, 32), byref(handle))
-        return cls._of(handle)
+        pointers, grid = (c_void_p * len(handles))(*[handle.value for handle in handles]), _hart_image()
+        _lib.hart_image_grid(pointers, len(handles), _integer("columns", columns, 32), byref(grid))
+        return cls._from_handle(grid)
 
     @property
     def width(self) -> int:
@@ -614,54 +629,66 @@ class Image:
 
     @property
     def height(self) -> int:
-        """Rows."""
+        """Number of rows."""
         return int(self._view.height)
 
     @property
     def pixels(self) -> memoryview:
-        """The pixels, 3 bytes each, red, green, blue, row by row from the top left: read-only, no copy, may outlive the image."""
+        """Read-only view of the pixels: 3 bytes per pixel (red, green, blue), row by row from the top left.
+
+        The view is not a copy. It may outlive the image.
+        """
         view, row = self._view, self._view.channels * self._view.width
-        pixels = _borrowed(self._handle, view.pixels, view.size, c_uint8).cast("B")
+        pixels = _view_of(self._handle, view.pixels, view.size, c_uint8).cast("B")
         if view.stride == row:
             return pixels
-        # No library does so yet, but the ABI allows for gaps between the rows.
+        # The ABI allows gaps between the rows, although the library leaves none today.
         return memoryview(b"".join(pixels[y * view.stride :][:row] for y in range(view.height)))
 
     @property
     def prompt(self) -> str | None:
-        """The prompt that it was made from; None if it wasn't made."""
+        """The prompt that the image was generated from, or None if it was not generated."""
         return None if self._view.prompt is None else str(_decoded(self._view.prompt))
 
     @property
     def seed(self) -> int | None:
-        """The seed that it was made with; None if it wasn't made."""
+        """The seed that the image was generated with, or None if it was not generated."""
         return None if self._view.prompt is None else int(self._view.seed)
 
     @property
     def settings(self) -> str | None:
-        """The other settings in one line; None if it wasn't made."""
+        """The other settings in one line, or None if the image was not generated."""
         return None if self._view.settings is None else str(_decoded(self._view.settings))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes a PNG file, whole or not at all; prompt, seed and settings stand in its text chunks.
+        """Write a PNG file, completely or not at all. Its text chunks hold the prompt, the seed and the settings.
 
-        Raises `FileError` if it can't be written.
+        Raises:
+            FileError: The file cannot be written.
         """
         _lib.hart_image_save(self._handle, _path("path", path))
 
     def png(self) -> bytes:
-        """The bytes of the PNG file that `save` writes."""
+        """Return the bytes of the PNG file that `save` writes."""
         data, size = POINTER(c_uint8)(), c_size_t()
         _lib.hart_image_png(self._handle, byref(data), byref(size))
         return ctypes.string_at(data, size.value)
 
     def numpy(self) -> Any:
-        """The pixels as a read-only NumPy array of uint8, height x width x 3, no copy. Raises `ImportError` without NumPy."""
+        """Return the pixels as a read-only NumPy array of uint8, `[height, width, 3]`, without a copy.
+
+        Raises:
+            ImportError: NumPy is not installed.
+        """
         numpy = importlib.import_module("numpy")
         return numpy.frombuffer(self.pixels, numpy.uint8).reshape(self.height, self.width, 3)
 
     def pil(self) -> Any:
-        """A copy as a `PIL.Image.Image`. Raises `ImportError` without Pillow."""
+        """Return a copy as a `PIL.Image.Image`.
+
+        Raises:
+            ImportError: Pillow is not installed.
+        """
         pil = importlib.import_module("PIL.Image")
         return pil.frombytes("RGB", (self.width, self.height), self.pixels.tobytes())
 
@@ -669,30 +696,30 @@ class Image:
         return self.png()
 
     def __repr__(self) -> str:
-        made = "" if self.prompt is None else f", {self.prompt!r}, seed {self.seed}"
-        return f"<hart.Image {self.width} x {self.height}{made}>"
+        origin = "" if self.prompt is None else f", {self.prompt!r}, seed {self.seed}"
+        return f"<hart.Image {self.width} x {self.height}{origin}>"
 
 
 # ---- Events ----------------------------------------------------------------------------------------------------------------------
 
-#: The parts of a run. A newer library may have "other" ones.
+#: Stage of a run. "other" is a stage that only a newer library has.
 Stage = Literal[
     "text",  # prompt to context
-    "transformer",  # scale by scale
+    "transformer",  # hidden states and logits, scale by scale
     "sampling",  # logits to codes, codes to the latent
-    "residual",  # the residual diffusion of the last scale
+    "residual",  # residual diffusion of the last scale
     "decode",  # latent to pixels
     "other",
 ]
-#: What has just been reached, `index` of `count`. A newer library may have "other" ones.
+#: Kind of an event. "other" is a kind that only a newer library has.
 Step = Literal[
-    "text_layer",  # layers of the text encoder are done
-    "scale",  # scale `index` begins
-    "block",  # transformer blocks of the scale are done
-    "scale_done",  # scale `index` is done, and there is a preview
-    "diffusion",  # steps of the residual diffusion are done
-    "decoder",  # blocks of the decoder are done
-    "images",  # pictures are finished; the preview is the last of them
+    "text_layer",  # `index` of `count` layers of the text encoder are done
+    "scale",  # scale `index` of `count` begins
+    "block",  # `index` of `count` transformer blocks of the scale are done
+    "scale_done",  # scale `index` of `count` is done; a preview is available
+    "diffusion",  # `index` of `count` steps of the residual diffusion are done
+    "decoder",  # `index` of `count` blocks of the decoder are done
+    "images",  # `index` of `count` images are finished; the preview shows the last of them
     "other",
 ]
 
@@ -702,35 +729,35 @@ _STEPS: dict[int, Step] = {0: "text_layer", 1: "scale", 2: "block", 3: "scale_do
 
 @dataclasses.dataclass(frozen=True)
 class Event:
-    """One report from a run."""
+    """A progress report of a run."""
 
-    #: The part of the run.
+    #: Current stage of the run.
     stage: Stage
-    #: What has just been reached in it.
+    #: Kind of the event.
     step: Step
-    #: Which one of the step's `count`, from 1.
+    #: Progress within the step, from 1 to `count`.
     index: int
-    #: How many there are.
+    #: Last value of `index` in this step.
     count: int
-    #: The current scale, from 1; 0 before the first of a picture.
+    #: Current scale, from 1; 0 before the first scale of an image.
     scale: int
-    #: How many scales there are; 0 before the first of a picture.
+    #: Number of scales; 0 before the first scale of an image.
     scales: int
-    #: Side of the current scale in latent positions; 0 before the first of a picture.
+    #: Side of the current scale in latent positions; 0 before the first scale of an image.
     side: int
-    #: Estimated share of the whole run that is done, 0 to 1; never falls.
+    #: Estimated fraction of the run that is done, 0 to 1. It never decreases.
     fraction: float
-    #: Whether there is a picture to see.
+    #: True if `preview` can be called.
     has_preview: bool
     #: Seconds since the run began.
     elapsed: float
-    #: The preview that `Model.stream` was asked for, where there is something to see.
+    #: The preview, if `Model.stream` was called with `previews` and the event has one.
     image: Image | None = None
-    #: The C event; emptied when its callback is over.
+    #: The C event. Cleared when its callback returns.
     _source: list[Any] = dataclasses.field(default_factory=list, repr=False, compare=False)
 
     @classmethod
-    def _of(cls, pointer: Any) -> Event:
+    def _from_pointer(cls, pointer: Any) -> Event:
         values = pointer.contents.values()
         values["stage"] = _STAGES.get(values["stage"], "other")
         values["step"] = _STEPS.get(values["step"], "other")
@@ -738,64 +765,82 @@ class Event:
         return cls(**values, _source=[pointer])
 
     def preview(self, max_side: int = 0) -> Image:
-        """The picture as it stands, decoded now: with sides of at most `max_side` pixels but at least those of one latent position
-        (16 in published models), 0 for the full size. A small one costs little. It never changes the final picture.
+        """Decode the image in its current state. The final image is not affected.
 
-        Raises `RequestError` if there is nothing to see, or if the event's callback is over: it works inside `on_event` only. For a
-        stream's events say `Model.stream(..., previews=max_side)`, and look at `image`.
+        This works only inside `on_event`. In a stream, pass `previews=max_side` to `Model.stream` and read `image` instead.
+
+        Args:
+            max_side: Largest side of the preview in pixels; 0 for full size. A small preview takes little time. The smallest one
+                has the size of one latent position, 16 pixels in published models.
+
+        Raises:
+            RequestError: The event has no preview, or its callback has returned.
+            Cancelled: The run was cancelled in the meantime.
         """
         if not self._source:
-            raise RequestError(Status.ERR_STATE, "the event's callback is over: call preview() in it, or use stream(previews=...)")
+            advice = "call preview() inside it, or use stream(previews=...)"
+            raise RequestError(Status.ERR_STATE, f"the event's callback has returned: {advice}")
         handle = _hart_image()
         _lib.hart_event_preview(self._source[0], _integer("max_side", max_side, 32), byref(handle))
-        return Image._of(handle)
+        return Image._from_handle(handle)
 
 
 class FromImage:
-    """A picture to start from: to draw a part of it anew, around it, or a variation."""
+    """An image that a run starts from, for inpainting, outpainting or a variation."""
 
-    def __init__(self, set_it: Callable[[_hart_request], object]) -> None:
-        self._set = set_it
+    def __init__(self, apply: Callable[[_hart_request], object]) -> None:
+        self._apply = apply
 
     @classmethod
     def inpaint(cls, image: Image, mask: Image, kept_scales: int = 0) -> FromImage:
-        """Draws anew where `mask` is white; both have the model's width and height. The latent of the rest stays exactly as the
-        picture's own. The coarsest `kept_scales` scales are kept everywhere, so that what was there shines through."""
-        picture, where = _instance("image", image, Image)._handle, _instance("mask", mask, Image)._handle
+        """Redraw the part of an image where `mask` is white. The latent of the other part stays exactly as it is.
+
+        Args:
+            image: The image, with the model's width and height.
+            mask: The mask, with the same size.
+            kept_scales: Number of scales, from the coarsest, that are kept in the redrawn part too. The new content then follows
+                the composition of the old one.
+        """
+        source, where = _instance("image", image, Image)._handle, _instance("mask", mask, Image)._handle
         kept = _integer("kept_scales", kept_scales, 32)
-        return cls(lambda request: _lib.hart_request_set_inpaint(request, picture, where, kept))
+        return cls(lambda request: _lib.hart_request_set_inpaint(request, source, where, kept))
 
     @classmethod
     def outpaint(cls, image: Image, left: int, top: int) -> FromImage:
-        """Draws around a picture that is smaller than the model's, with its left top corner at (left, top) of the canvas."""
-        picture, place = _instance("image", image, Image)._handle, (_integer("left", left, 32), _integer("top", top, 32))
-        return cls(lambda request: _lib.hart_request_set_outpaint(request, picture, *place))
+        """Extend an image that is smaller than the model's images. Its top left corner goes to (`left`, `top`), in pixels."""
+        source, corner = _instance("image", image, Image)._handle, (_integer("left", left, 32), _integer("top", top, 32))
+        return cls(lambda request: _lib.hart_request_set_outpaint(request, source, *corner))
 
     @classmethod
     def vary(cls, image: Image, kept_scales: int) -> FromImage:
-        """Keeps a picture's coarsest `kept_scales` scales, 1 to all but the last, and draws the finer ones anew."""
-        picture, kept = _instance("image", image, Image)._handle, _integer("kept_scales", kept_scales, 32)
-        return cls(lambda request: _lib.hart_request_set_variation(request, picture, kept))
+        """Keep the coarsest `kept_scales` scales of an image and redraw the finer ones.
+
+        Args:
+            image: The image, with the model's width and height.
+            kept_scales: At least 1 and less than the model's number of scales.
+        """
+        source, kept = _instance("image", image, Image)._handle, _integer("kept_scales", kept_scales, 32)
+        return cls(lambda request: _lib.hart_request_set_variation(request, source, kept))
 
 
 class Cancel:
-    """Stops the runs that it was given to. From any thread, and in signal handlers."""
+    """A token that cancels the runs it was passed to. It may be used from any thread and in signal handlers."""
 
     def __init__(self) -> None:
         self._handle = _hart_cancel()
         _lib.hart_cancel_new(byref(self._handle))
 
     def request(self) -> None:
-        """Asks every run that holds it to stop, also one that begins later."""
+        """Ask every run that holds this token to stop, including runs that begin later."""
         _lib.hart_cancel_request(self._handle)
 
     def reset(self) -> None:
-        """Makes it usable again."""
+        """Undo `request`, so that the token can be used again."""
         _lib.hart_cancel_reset(self._handle)
 
     @property
     def requested(self) -> bool:
-        """Whether it was used."""
+        """True after `request`, until `reset`."""
         return bool(_lib.hart_cancel_is_requested(self._handle))
 
     def __repr__(self) -> str:
@@ -807,15 +852,15 @@ class Cancel:
 
 @dataclasses.dataclass(frozen=True)
 class Timings:
-    """Seconds that a run spent in each stage."""
+    """Seconds spent in each stage of a run."""
 
     #: Prompt to context.
     text: float
-    #: The transformer.
+    #: Hidden states and logits of all scales.
     transformer: float
     #: Logits to codes, codes to the latent.
     sampling: float
-    #: The residual diffusion.
+    #: Residual diffusion of the last scale.
     residual: float
     #: Latent to pixels.
     decode: float
@@ -825,33 +870,33 @@ class Timings:
 
 @dataclasses.dataclass(frozen=True)
 class Truncation:
-    """A prompt that was longer than the model reads."""
+    """A prompt that was cut because it is longer than the model's context."""
 
-    #: Which prompt of the request, from 0; None is the system prompt.
+    #: Index of the prompt in the request, from 0; None for the system prompt.
     prompt: int | None
-    #: Tokens of the whole text.
+    #: Number of tokens of the whole text.
     tokens: int
-    #: Tokens that were read.
+    #: Number of tokens that the model read.
     kept: int
-    #: The text that was not read.
+    #: The text that was cut off.
     cut: str
 
 
 class Result(Sequence[Image]):
-    """What a run made: a sequence of pictures, all of the first prompt, then all of the second, and so on."""
+    """The images of a run as a sequence: all images of the first prompt, then all of the second, and so on."""
 
-    #: The pictures.
+    #: The images.
     images: tuple[Image, ...]
-    #: Where the time went.
+    #: Time spent in each stage.
     timings: Timings
-    #: What was cut because the model reads no more.
+    #: Prompts that were cut because they are longer than the model's context.
     truncated: tuple[Truncation, ...]
 
     def __init__(self, images: Iterable[Image], timings: Timings, truncated: Iterable[Truncation]) -> None:
         self.images, self.timings, self.truncated = tuple(images), timings, tuple(truncated)
 
     @classmethod
-    def _of(cls, handle: _hart_result) -> Result:
+    def _from_handle(cls, handle: _hart_result) -> Result:
         timings = _hart_timings()
         _lib.hart_result_timings(handle, byref(timings))
         truncated = []
@@ -882,152 +927,158 @@ def _images(handle: _hart_result) -> tuple[Image, ...]:
     for index in range(_lib.hart_result_count(handle)):
         image = _hart_image()
         _lib.hart_result_image(handle, index, byref(image))
-        images.append(Image._of(image))
+        images.append(Image._from_handle(image))
     return tuple(images)
 
 
 # ---- Runs ------------------------------------------------------------------------------------------------------------------------
 
 
-#: What an `on_event` returns to cancel its run.
+#: Return value of `on_event` that cancels the run.
 STOP: Any = type("STOP", (), {"__repr__": lambda self: "hart.STOP"})()
 
 
 class _Run:
-    """One call of hart_generate, with all that must live until it returns."""
+    """A call of hart_generate and the objects that must live until it returns."""
 
     def __init__(self, model: _hart_model, request: _hart_request, on_event: Callable[[Event], object] | None) -> None:
         self._model: _hart_model | None = model
         self._request: _hart_request | None = request
         self._on_event = on_event
         self._raised: BaseException | None = None
-        #: Set from any thread: the run ends at its next event.
+        #: May be set from any thread. The run then ends at its next event.
         self.stopped = False
-        self.over = threading.Event()
+        self.finished = threading.Event()
 
-    def make(self) -> Result:
-        """Makes the pictures, on this thread."""
-        made, listener = _hart_result(), self._listen()
-        next(listener)
-        # A property's getter is C code that calls with the first of its two arguments: the listener has no use for user_data.
-        observer = _hart_observer(property(listener.send).__get__)
+    def generate(self) -> Result:
+        """Generate the images on this thread."""
+        result, receiver = _hart_result(), self._receive()
+        next(receiver)
+        # `property.__get__` is C code that calls `send` with the first of the two arguments. The second, user_data, is not needed.
+        observer = _hart_observer(property(receiver.send).__get__)
         failure: BaseException | None = None
         _runs.add(self)
         try:
             _lib.hart_request_set_observer(self._request, observer, None)
             try:
-                _lib.hart_generate(self._model, self._request, byref(made))
+                _lib.hart_generate(self._model, self._request, byref(result))
             except Error as error:
                 failure = error
             finally:
-                next(listener, None)
+                next(receiver, None)
             if self._raised is not None:
                 failure = self._raised
             if isinstance(failure, Cancelled):
-                failure.completed = _images(made)
+                failure.completed = _images(result)
             if failure is not None:
                 raise failure
-            return Result._of(made)
+            return Result._from_handle(result)
         finally:
             _runs.discard(self)
-            self.over.set()
-            # Whoever keeps the error or a stream keeps this run, which must not keep the model; and no rings of error and frame.
+            self.finished.set()
+            # An error or a stream may keep this run alive. The run must not keep the model alive or form a reference cycle.
             self._model = self._request = self._on_event = self._raised = failure = None
 
-    def _listen(self) -> Generator[int, Any, None]:
-        """Gets each event's pointer, gives C's answer; None ends it.
+    def _receive(self) -> Generator[int, Any, None]:
+        """Receive pointers to events and yield the callback's return values. Sending None ends the generator.
 
-        Nothing may be raised out of a callback: ctypes would print it, and the run would go on. That includes what signal handlers
-        raise, such as KeyboardInterrupt for Ctrl-C. They run as soon as there is Python code again, which is before the first line
-        of a function that is called back: no `try` inside it would help. A generator goes on where it stood, inside its `try`.
+        A callback must not raise: ctypes would print the exception, and the run would continue. This includes exceptions from
+        signal handlers, such as KeyboardInterrupt for Ctrl-C. Python runs signal handlers before the first line of a function that
+        is called from C, where a `try` inside the function does not apply yet. A generator resumes inside its `try`.
         """
-        answer = 0
+        cancel = 0
         try:
             while True:
-                pointer = yield answer
+                pointer = yield cancel
                 if pointer is None:
                     return
-                answer = int(self.stopped or self._cancels(pointer))
+                cancel = int(self.stopped or self._notify(pointer))
         except BaseException as error:
             self._raised = error
         yield 1
 
-    def _cancels(self, pointer: Any) -> bool:
-        """Tells the program, and asks whether to cancel."""
+    def _notify(self, pointer: Any) -> bool:
+        """Call `on_event`. Return True if it asks to cancel the run."""
         if self._on_event is None:
             return False
-        event = Event._of(pointer)
+        event = Event._from_pointer(pointer)
         try:
             return self._on_event(event) is STOP
         finally:
             event._source.clear()
 
 
-#: The runs that are under way.
+#: Runs in progress.
 _runs: set[_Run] = set()
 
 
 @atexit.register
 def _end_runs() -> None:
-    """Stops what daemon threads are still running: Python ends them when it ends, which must not happen below the library."""
+    """Stop the runs of daemon threads when Python exits. Python would otherwise end those threads inside the library."""
     runs = list(_runs)
     for run in runs:
         run.stopped = True
     for run in runs:
-        # One that is stuck in the program's own on_event will not come back.
-        run.over.wait(10)
+        # The time limit is for a run that hangs in the program's on_event.
+        run.finished.wait(10)
 
 
 class Stream(Iterator[Event]):
-    """The events of a run that goes on in a thread of its own: see `Model.stream`."""
+    """An iterator over the events of a run in a background thread. `Model.stream` creates it."""
 
     def __init__(self, model: _hart_model, request: _hart_request, previews: int | None) -> None:
-        """For `Model.stream`."""
+        """Start the run. Use `Model.stream` instead."""
         events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         outcome: list[Result | BaseException] = []
 
-        def tell(event: Event) -> None:
+        def enqueue(event: Event) -> None:
             if previews is not None and event.has_preview:
                 event = dataclasses.replace(event, image=event.preview(previews))
             events.put(event)
 
         def work() -> None:
             try:
-                outcome.append(run.make())
+                outcome.append(run.generate())
             except BaseException as error:
-                # Its frames know the outcome: a ring.
+                # The frames of the traceback refer to `outcome`, which would be a reference cycle.
                 outcome.append(error.with_traceback(None))
             finally:
                 events.put(None)
 
-        run = _Run(model, request, tell)
+        run = _Run(model, request, enqueue)
         self._run, self._events, self._outcome = run, events, outcome
-        # The thread knows nothing of the stream, so that a stream that nobody holds any more ends its run.
+        # The thread holds no reference to the stream. Dropping the stream therefore ends the run.
         self._thread = threading.Thread(target=work, name="hart-stream", daemon=True)
-        # Here already, for a program that ends before the thread gets that far.
+        # The program may exit before the thread adds the run itself.
         _runs.add(run)
         try:
             self._thread.start()
         except BaseException:
             _runs.discard(run)
-            run.over.set()
+            run.finished.set()
             raise
 
     def __next__(self) -> Event:
-        """Waits for the next event. Raises the run's `Error` after the last one, unless the stream is closed."""
+        """Wait for the next event and return it.
+
+        Raises:
+            Error: The run has failed. Raised after the last event, unless the stream is closed.
+        """
         event = self._events.get()
         if event is not None:
             return event
-        # For whoever asks again.
+        # Further calls must find the end marker too.
         self._events.put(None)
         if not self._run.stopped:
             self.result()
         raise StopIteration
 
     def result(self) -> Result:
-        """Waits for the end of the run, also where events were not taken, and gives what it made.
+        """Wait for the end of the run and return its result. The events need not be consumed first.
 
-        Raises the run's `Error`; `Cancelled` if the stream was closed before the end.
+        Raises:
+            Error: The run has failed.
+            Cancelled: The run was cancelled, or the stream was closed before the run ended.
         """
         self._thread.join()
         outcome = self._outcome[0]
@@ -1036,7 +1087,7 @@ class Stream(Iterator[Event]):
         return outcome
 
     def close(self) -> None:
-        """Cancels the run, if it is still going on, and waits for its end. May be called again."""
+        """Cancel the run if it is in progress, and wait for its end. May be called more than once."""
         self._run.stopped = True
         if self._thread is not threading.current_thread():
             self._thread.join()
@@ -1048,8 +1099,8 @@ class Stream(Iterator[Event]):
         self.close()
 
     def __del__(self) -> None:
-        # When Python ends, _end_runs was here before, and the thread may never end.
-        if not (self._run.stopped or self._run.over.is_set()):
+        # At exit, _end_runs has stopped the run already, and the thread may never end.
+        if not (self._run.stopped or self._run.finished.is_set()):
             self.close()
 
 
@@ -1058,70 +1109,81 @@ class Stream(Iterator[Event]):
 
 @dataclasses.dataclass(frozen=True)
 class ModelInfo:
-    """What a model is."""
+    """Properties of a model."""
 
-    #: Pixels in a row of its pictures.
+    #: Width of its images in pixels.
     width: int
-    #: Rows of its pictures.
+    #: Height of its images in pixels.
     height: int
-    #: Scales of a picture, coarse to fine.
+    #: Number of scales of an image.
     scales: int
-    #: Tokens of a prompt that it reads.
+    #: Largest number of prompt tokens that it reads.
     context_tokens: int
-    #: Codes that an image token is drawn from.
+    #: Number of codes in its codebook, from which image tokens are sampled.
     codes: int
-    #: Parameters, text encoder and visual tokenizer included.
+    #: Number of parameters, including the text encoder and the visual tokenizer.
     parameters: int
-    #: Where it computes, such as "cpu".
+    #: Device that it computes on, such as "cpu".
     device: str
-    #: The numbers that it computes with, such as "f32".
+    #: Number format that it computes in, such as "f32".
     precision: str
 
 
 class Memory(NamedTuple):
-    """An estimate of memory, in bytes."""
+    """Estimated memory in bytes."""
 
-    #: What the model holds.
+    #: Memory of the opened model.
     weights: int
-    #: That, and what a run needs at its height. Every further run at the same time adds `peak - weights`.
+    #: Peak memory during one run, weights included. Every further run at the same time adds `peak - weights`.
     peak: int
 
 
 class Tokens:
-    """A picture as its model's tokens: codes scale by scale, and the residual that they lose. Keeps the weights in memory."""
+    """An image as tokens of a model: codes of every scale, and the residual that the codes do not represent.
+
+    The tokens keep the model's weights in memory.
+    """
 
     _handle: _hart_tokens
 
     def __init__(self) -> None:
-        raise TypeError("tokens are made by Model.tokenize")
+        raise TypeError("Tokens cannot be created directly: use Model.tokenize")
 
     @classmethod
-    def _of(cls, handle: _hart_tokens) -> Tokens:
+    def _from_handle(cls, handle: _hart_tokens) -> Tokens:
         tokens = cls.__new__(cls)
         tokens._handle = handle
         return tokens
 
     @property
     def scales(self) -> int:
-        """How many scales there are, coarse to fine."""
+        """Number of scales."""
         return int(_lib.hart_tokens_scales(self._handle))
 
     def codes(self, scale: int) -> memoryview:
-        """The codes of a scale, from 0: side * side numbers of 32 bits, row by row; read-only, no copy. It may outlive the tokens.
+        """Return a read-only view of the codes of a scale: side * side integers of 32 bits, row by row.
 
-        Raises `IndexError` if there is no such scale.
+        The view is not a copy. It may outlive the tokens.
+
+        Args:
+            scale: Index of the scale, from 0 for the coarsest. Negative values count from the finest.
+
+        Raises:
+            IndexError: There is no such scale.
         """
         codes, count = POINTER(c_uint32)(), c_size_t()
         _lib.hart_tokens_codes(self._handle, range(self.scales)[scale], byref(codes), byref(count))
-        return _borrowed(self._handle, codes, count.value, c_uint32).cast("B").cast("I")
+        return _view_of(self._handle, codes, count.value, c_uint32).cast("B").cast("I")
 
     def __repr__(self) -> str:
         return f"<hart.Tokens, {self.scales} scales>"
 
 
 class Model:
-    """An opened model. Any number of threads may use it at once. `close` it, or use it as a context manager, to give back its
-    memory at a certain time; else that goes with the last reference."""
+    """An opened model. Any number of threads may use it at once.
+
+    Its memory is freed with the last reference. To free it at a certain time, call `close` or use the model as a context manager.
+    """
 
     def __init__(
         self,
@@ -1136,22 +1198,30 @@ class Model:
         threads: int | None = None,
         max_memory: int | None = None,
     ) -> None:
-        """Opens a model's folder, which holds `llm` and `tokenizer`.
+        """Open a model from a folder. This cannot be interrupted.
 
-        device      Where it computes: "auto", "cpu", or another name from `devices()`.
-        precision   The numbers that it computes with: "auto" (f32 on the CPU, f16 on a GPU, or those that a converted model is
-                    stored in), "f32", or faster and a little less exact "bf16" or "int8" on the CPU, "f16" on a GPU.
-        text_model  Folder of the text model; None: `text` in the model's folder, or `Qwen2-VL-1.5B-Instruct` there or beside it.
-        weights     Which weights: "auto" (EMA weights if there are some, else the plain ones), "ema" or "plain".
-        memory_map  Whether safetensors files are mapped or read into memory. Mapped files must not change while the model is open.
-        strict      Whether tensors that nothing uses are an error or overlooked.
-        threads     How many threads of its own the model works on, 1 to 1024; None shares one set of threads, as many as there are
-                    cores, with all models of the program. The picture is the same with any number.
-        max_memory  Most bytes of memory that the model may be expected to take; None is no limit. What is estimated to need more,
-                    opening it or a run, is refused before any work.
+        Args:
+            path: The model's folder, which contains `llm` and `tokenizer`.
+            device: "auto" for the best device, "cpu", or another name from `devices()`.
+            precision: Number format of the computation. "auto" is f32 on the CPU, f16 on a GPU, and the stored format for a
+                converted model. "bf16" and "int8" on the CPU and "f16" on a GPU are faster than "f32" and slightly less accurate.
+            text_model: Folder of the text encoder. None looks for `text` in the model's folder, then for
+                `Qwen2-VL-1.5B-Instruct` in it and next to it.
+            weights: "ema", "plain", or "auto" for the EMA weights if there are any and the plain ones otherwise.
+            memory_map: True to map safetensors files, False to read them into memory. Mapped files must not change while the model
+                is open.
+            strict: True to reject a checkpoint with unused tensors, False to ignore them.
+            threads: Number of threads of the model's own pool, 1 to 1024. None shares one pool, with a thread per core, among all
+                models of the program. The number of threads does not change the images.
+            max_memory: Limit in bytes for the estimated memory; None for no limit. Opening the model, or a run, fails before any
+                work if its estimate is above the limit.
 
-        Raises `CheckpointError` or `FileError` naming the file, `DeviceError`, `OutOfMemoryError`, and `RequestError` if an option
-        won't do. Opening can't be interrupted.
+        Raises:
+            CheckpointError: A file of the model is missing or invalid; the message names it.
+            FileError: A file cannot be read; the message names it.
+            DeviceError: The device is unavailable or has failed.
+            OutOfMemoryError: More memory is needed than is available or allowed.
+            RequestError: An option is invalid.
         """
         options = _options(device, precision, text_model, weights, memory_map, strict, threads, max_memory)
         handle = _hart_model()
@@ -1172,8 +1242,13 @@ class Model:
         threads: int | None = None,
         max_memory: int | None = None,
     ) -> Model:
-        """Opens a model whose files are in memory, each under the name that it would have below the model's folder, such as
-        "llm/config.json". Their contents are copied. Options and errors as for a folder; there is nothing to map."""
+        """Open a model from files in memory.
+
+        The other arguments and the exceptions are those of `Model(path)`. `memory_map` has no effect.
+
+        Args:
+            files: Contents of the files, by path relative to the model's folder, such as "llm/config.json". They are copied.
+        """
         options = _options(device, precision, text_model, weights, memory_map, strict, threads, max_memory)
         contents, handle = _hart_files(), _hart_model()
         _lib.hart_files_new(byref(contents))
@@ -1186,13 +1261,15 @@ class Model:
         return model
 
     def close(self) -> None:
-        """Gives the model back. Runs that are under way in other threads go on to their end, and the memory goes with the last of
-        them. May be called again."""
+        """Close the model. Runs in progress in other threads continue; the memory is freed after the last of them.
+
+        May be called more than once.
+        """
         self._handle = None
 
     @property
     def closed(self) -> bool:
-        """Whether it is closed."""
+        """True if the model is closed."""
         return self._handle is None
 
     def __enter__(self) -> Model:
@@ -1209,19 +1286,19 @@ class Model:
 
     @property
     def info(self) -> ModelInfo:
-        """What the model is."""
+        """Properties of the model."""
         handle, info = self._open_handle(), _hart_model_info()
         _lib.hart_model_describe(handle, byref(info))
         return ModelInfo(**info.values())
 
     def memory(
         self,
-        prompt: str | Iterable[str] = "a picture",
+        prompt: str | Iterable[str] = "an image",
         *,
         images_per_prompt: int = 1,
         system_prompt: str | None = None,
     ) -> Memory:
-        """Estimates the memory, in bytes, that making these pictures takes: `weights, peak = model.memory(...)`."""
+        """Estimate the memory in bytes that generating these images needs: `weights, peak = model.memory(...)`."""
         handle = self._open_handle()
         request = _request(prompt, images_per_prompt=images_per_prompt, system_prompt=system_prompt)
         weights, peak = c_uint64(), c_uint64()
@@ -1229,7 +1306,7 @@ class Model:
         return Memory(weights.value, peak.value)
 
     def warm_up(self) -> None:
-        """Makes a picture that nobody sees, so that the first one that counts doesn't wait for a GPU's kernels to be compiled."""
+        """Generate and discard an image, so that a GPU's kernels are compiled before the first real run."""
         _lib.hart_model_warm_up(self._open_handle())
 
     def generate(
@@ -1248,29 +1325,37 @@ class Model:
         on_event: Callable[[Event], object] | None = None,
         cancel: Cancel | None = None,
     ) -> Result:
-        """Makes pictures of one prompt or several, and returns when they are finished. None always means the model's own setting.
+        """Generate images from one or more prompts. Returns when all images are finished.
 
-        images_per_prompt  Picture i of a prompt, from 0, has the seed `seed + i`. At most 1024 pictures in all.
-        seed               0 to 2**64 - 1. The same seed makes the same picture.
-        guidance           Strength of classifier-free guidance, -100 to 100, 0 is none; usually 4.5.
-        soft_sampling      Whether a token is a mix of codes or one code; usually a mix.
-        top_k              Codes kept in drawing a token, at least 1; usually 600 on the first seven scales and 300 after.
-        top_p              Keeps the likeliest codes that together have this probability, 0 is off; usually off.
-        steps              Steps of the residual diffusion, such as 8, "10,5" or "ddim25"; usually 8.
-        system_prompt      Text that goes before the prompts; "" for none.
-        from_image         A `FromImage`: a picture to start from.
-        on_event           Called with every `Event`, on this thread, often: be quick. Returning `STOP` cancels, returning
-                           anything else goes on. What it raises cancels too, and is raised here.
-        cancel             Stops the run from another thread.
+        None selects the model's default for a setting. Ctrl-C cancels the run and raises KeyboardInterrupt within one step.
 
-        Ctrl-C cancels: KeyboardInterrupt is raised within a step of the run.
+        Args:
+            prompt: A prompt, or several.
+            images_per_prompt: Number of images per prompt, at most 1024 in total. Image i of a prompt, from 0, has the seed
+                `seed + i`.
+            seed: 0 to 2**64 - 1. The same seed generates the same image.
+            guidance: Scale of classifier-free guidance, -100 to 100; 0 turns it off. Usually 4.5.
+            soft_sampling: True for Gumbel-softmax smoothing, which embeds a token as a weighted mix of codes; False to use its one
+                sampled code. Usually True.
+            top_k: Number of most likely codes that a token is sampled from, at least 1. Usually 600 on the first seven scales and
+                300 on the others.
+            top_p: Probability mass of the most likely codes that a token is sampled from; 0 turns this off. Usually 0.
+            steps: Steps of the residual diffusion, such as 8, "10,5" or "ddim25". Usually 8.
+            system_prompt: Text before each prompt; "" for none.
+            from_image: An image to start from.
+            on_event: Called with every `Event`, on this thread. It is called often and should return quickly. If it returns `STOP`,
+                the run is cancelled. If it raises, the run is cancelled and the exception is raised here.
+            cancel: A token that cancels the run from another thread.
 
-        Raises `Cancelled` with the pictures that were finished, `RequestError` and `OutOfMemoryError` before any work, and
-        `DeviceError`.
+        Raises:
+            Cancelled: The run was cancelled; `completed` has the images that were finished.
+            RequestError: A setting is invalid. Raised before any work.
+            OutOfMemoryError: More memory is needed than is available or allowed.
+            DeviceError: The device has failed.
         """
         settings = (images_per_prompt, seed, guidance, soft_sampling, top_k, top_p, steps, system_prompt, from_image, cancel)
         request = _request(prompt, *settings)
-        return _Run(self._open_handle(), request, on_event).make()
+        return _Run(self._open_handle(), request, on_event).generate()
 
     def stream(
         self,
@@ -1288,36 +1373,49 @@ class Model:
         previews: int | None = None,
         cancel: Cancel | None = None,
     ) -> Stream:
-        """As `generate`, in a thread of its own: an iterator of the run's events, as they happen.
+        """Like `generate`, but run in a background thread and return an iterator over the events.
 
             with model.stream("a parrot", previews=64) as events:
                 for event in events:
                     show(event.fraction, event.image)
-                picture = events.result()[0]
+                image = events.result()[0]
 
-        `previews` asks for pictures on the way: with sides of at most so many pixels, 0 for the full size. Leaving the `with`,
-        `close`, or dropping the stream cancels the run and waits for its end. Events that nobody takes wait in memory.
+        Leaving the `with` block, calling `close` or dropping the stream cancels the run and waits for its end. Events are queued in
+        memory until they are consumed. The other arguments are those of `generate`.
 
-        Raises `RequestError` at once if the request won't do; the loop and `result` raise what the run fails with.
+        Args:
+            previews: Largest side in pixels of the preview images in `Event.image`; 0 for full size, None for no previews.
+
+        Raises:
+            RequestError: A setting is invalid. Errors of the run itself are raised by the iteration and by `Stream.result`.
         """
         settings = (images_per_prompt, seed, guidance, soft_sampling, top_k, top_p, steps, system_prompt, from_image, cancel)
         request = _request(prompt, *settings)
         return Stream(self._open_handle(), request, None if previews is None else _integer("previews", previews, 32))
 
     def tokenize(self, image: Image) -> Tokens:
-        """A picture to tokens. Raises `RequestError` if it hasn't the model's width and height."""
+        """Encode an image into tokens.
+
+        Raises:
+            RequestError: The image does not have the model's width and height.
+        """
         handle, tokens = self._open_handle(), _hart_tokens()
         _lib.hart_model_tokenize(handle, _instance("image", image, Image)._handle, byref(tokens))
-        return Tokens._of(tokens)
+        return Tokens._from_handle(tokens)
 
     def reconstruct(self, tokens: Tokens, with_residual: bool = True) -> Image:
-        """Tokens to a picture: with the residual, which is all that the autoencoder can do, or from the codes alone.
+        """Decode tokens into an image.
 
-        Raises `RequestError` if the tokens are another model's.
+        Args:
+            tokens: Tokens from `tokenize` of this model.
+            with_residual: True for the best reconstruction of the autoencoder, False to decode the codes alone.
+
+        Raises:
+            RequestError: The tokens are from another model.
         """
         handle, image = self._open_handle(), _hart_image()
         _lib.hart_model_reconstruct(handle, _instance("tokens", tokens, Tokens)._handle, bool(with_residual), byref(image))
-        return Image._of(image)
+        return Image._from_handle(image)
 
     def __repr__(self) -> str:
         if self.closed:
@@ -1370,8 +1468,8 @@ def _request(
     _lib.hart_request_new(byref(request))
     if isinstance(prompt, (str, bytes)) or not isinstance(prompt, Iterable):
         prompt = [prompt]
-    for each in prompt:
-        _lib.hart_request_add_prompt(request, _text("prompt", each))
+    for text in prompt:
+        _lib.hart_request_add_prompt(request, _text("prompt", text))
     _lib.hart_request_set_images_per_prompt(request, _integer("images_per_prompt", images_per_prompt, 32))
     _lib.hart_request_set_seed(request, _integer("seed", seed, 64))
     if guidance is not None:
@@ -1387,7 +1485,7 @@ def _request(
     if system_prompt is not None:
         _lib.hart_request_set_system_prompt(request, _text("system_prompt", system_prompt))
     if from_image is not None:
-        _instance("from_image", from_image, FromImage)._set(request)
+        _instance("from_image", from_image, FromImage)._apply(request)
     if cancel is not None:
         _lib.hart_request_set_cancel(request, _instance("cancel", cancel, Cancel)._handle)
     return request
@@ -1400,14 +1498,14 @@ def _request(
 class Device:
     """A device that a model can be opened on."""
 
-    #: Its name for `Model(..., device=name)`, such as "cpu".
+    #: Name for `Model(..., device=name)`, such as "cpu".
     name: str
-    #: What it is, for people.
+    #: Human-readable description.
     description: str
 
 
 def devices() -> list[Device]:
-    """The devices that are compiled in and there, the best first."""
+    """Return the available devices, the best first."""
     handle, found = _hart_device_list(), []
     _lib.hart_device_list_new(byref(handle))
     for index in range(_lib.hart_device_list_count(handle)):
@@ -1418,10 +1516,10 @@ def devices() -> list[Device]:
 
 
 def version() -> str:
-    """Version of the library, such as "0.1.0"."""
+    """Return the version of the library, such as "0.1.0"."""
     return str(_decoded(_lib.hart_version_text()))
 
 
 def build_info() -> dict[str, Any]:
-    """What is built into the library: version, abi, backends (such as "cpu", "cuda"), target, commit (or "unknown")."""
+    """Return facts about the library's build: version, abi, backends (such as "cpu", "cuda"), target, commit (or "unknown")."""
     return dict(json.loads(_lib.hart_build_info()))

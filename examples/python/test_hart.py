@@ -1,4 +1,4 @@
-"""Tests of hart.py: `python -m unittest test_hart`. HART_MODEL may name another small model than the shipped one."""
+"""Tests of hart.py: `python -m unittest test_hart`. HART_MODEL may name a small model to use instead of the shipped one."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ HERE = Path(__file__).resolve().parent
 MODEL = Path(os.environ.get("HART_MODEL", HERE.parent / "models" / "hart-emoji")).resolve()
 HEADER = HERE.parent.parent / "include" / "hart.h"
 PROMPT = "a red heart on a yellow background"
-#: Seconds in which a cancelled run must have ended; the small model's steps take milliseconds.
+#: Time limit in seconds for a cancelled run to end. The steps of the small model take milliseconds.
 SOON = 5
-#: C's types in ctypes, and pointers that are types of their own there.
+#: The ctypes counterparts of C types, and of pointers that have a separate type in ctypes.
 TYPES = {
     "uint8_t": ctypes.c_uint8,
     "uint32_t": ctypes.c_uint32,
@@ -49,13 +49,13 @@ def pixels(image: hart.Image) -> bytes:
     return bytes(image.pixels)
 
 
-def opened_files() -> dict[str, bytes]:
+def model_files() -> dict[str, bytes]:
     names = [path for part in ("llm", "tokenizer", "text") for path in sorted((MODEL / part).iterdir())]
     return {path.relative_to(MODEL).as_posix(): path.read_bytes() for path in names}
 
 
 def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Runs a program of its own."""
+    """Run Python code in a new process."""
     environment = dict(os.environ, PYTHONPATH=str(HERE), PYTHONDONTWRITEBYTECODE="1", HART_MODEL=str(MODEL))
     command = [sys.executable, "-c", textwrap.dedent(code), *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
@@ -81,7 +81,7 @@ class Case(unittest.TestCase):
 
 @unittest.skipUnless(HEADER.is_file(), "outside the repository")
 class Header(unittest.TestCase):
-    """hart.py says what hart.h says."""
+    """The declarations of hart.py agree with hart.h."""
 
     text: str
     handles: dict[str, Any]
@@ -102,7 +102,7 @@ class Header(unittest.TestCase):
         cls.numbers = {name: int(number) for name, number in re.findall(r"#define (HART_\w+) (\d+)", cls.text)}
 
     def c_type(self, text: str, result: bool = False) -> Any:
-        """The ctypes type of a C type, as hart.py writes it."""
+        """Return the ctypes type that hart.py uses for a C type."""
         text = text.replace("const", "")
         name, depth = text.replace("*", " ").split()[0], text.count("*")
         if name in self.handles:
@@ -126,7 +126,7 @@ class Header(unittest.TestCase):
         self.assertEqual(list(self.functions), list(hart._FUNCTIONS), "in the header's order")
 
     def test_every_function_has_its_types(self) -> None:
-        # Two liberties: bytes that go in are c_char_p, so that Python's bytes pass; an array of handles is one of bare pointers.
+        # Two exceptions: input bytes are c_char_p, which accepts Python's bytes; an array of handles is one of void pointers.
         for name, (result, parameters) in self.functions.items():
             restype, argtypes = hart._FUNCTIONS[name]
             self.assertEqual(restype, self.c_type(result, True), name)
@@ -149,7 +149,7 @@ class Header(unittest.TestCase):
 
     def test_struct_sizes(self) -> None:
         if ctypes.sizeof(ctypes.c_void_p) != 8:
-            self.skipTest("the sizes are those of 64 bits")
+            self.skipTest("the sizes are those of a 64-bit system")
         sizes = {
             "hart_device_info": 24,
             "hart_model_info": 48,
@@ -184,8 +184,8 @@ class Header(unittest.TestCase):
             self.assertIn(device.name.split(":")[0], backends)
 
 
-class Making(Case):
-    def test_a_seed_makes_its_picture(self) -> None:
+class Generating(Case):
+    def test_a_seed_determines_the_image(self) -> None:
         first = self.model.generate(PROMPT, seed=7)
         self.assertEqual((len(first), first[0].prompt, first[0].seed), (1, PROMPT, 7))
         self.assertIn("guidance", first[0].settings or "")
@@ -209,7 +209,7 @@ class Making(Case):
         self.assertEqual(pixels(image), pixels(self.model.generate(PROMPT, **settings, steps=4)[0]))
         self.assertNotEqual(pixels(image), pixels(self.model.generate(PROMPT)[0]))
 
-    def test_what_is_too_long_is_told(self) -> None:
+    def test_a_prompt_that_is_too_long_is_reported(self) -> None:
         (cut,) = self.model.generate(["a parrot", "a parrot " * self.model.info.context_tokens]).truncated
         self.assertEqual((cut.prompt, cut.kept <= self.model.info.context_tokens < cut.tokens), (1, True))
         self.assertIn("parrot", cut.cut)
@@ -223,8 +223,8 @@ class Making(Case):
         self.assertEqual(more, 15 * 3 * info.width * info.height)
 
     def test_files_in_memory_are_the_same_model(self) -> None:
-        files: dict[str, Any] = opened_files()
-        # Any buffer will do.
+        files: dict[str, Any] = model_files()
+        # Any buffer is accepted.
         files["llm/config.json"] = bytearray(files["llm/config.json"])
         files["text/config.json"] = memoryview(files["text/config.json"])
         with hart.Model.from_files(files) as model:
@@ -246,7 +246,7 @@ class Making(Case):
             thread.join()
         self.assertEqual(made, [alone] * 8)
 
-    def test_own_threads_make_the_same(self) -> None:
+    def test_options_do_not_change_the_image(self) -> None:
         events: list[hart.Event] = []
         with hart.Model(MODEL, threads=2, memory_map=False, text_model=MODEL / "text", weights="plain", strict=True) as model:
             image = model.generate(PROMPT, on_event=events.append)[0]
@@ -291,13 +291,13 @@ class Events(Case):
             if not event.has_preview:
                 with self.assertRaisesRegex(hart.RequestError, "no preview"):
                     event.preview()
-            # The library itself would give the current event's preview for the old one's.
+            # The library would return the preview of the current event for an old one.
             if len(events) > 1:
-                with self.assertRaisesRegex(hart.RequestError, "callback is over"):
+                with self.assertRaisesRegex(hart.RequestError, "callback has returned"):
                     events[0].preview()
 
         self.model.generate(PROMPT, on_event=on_event)
-        with self.assertRaisesRegex(hart.RequestError, "callback is over") as caught:
+        with self.assertRaisesRegex(hart.RequestError, "callback has returned") as caught:
             events[-1].preview()
         self.assertEqual(caught.exception.status, hart.Status.ERR_STATE)
 
@@ -336,12 +336,12 @@ class Cancelling(Case):
         answers: list[object] = [None, False, 0, "", True, []]
         self.model.generate(PROMPT, on_event=lambda event: answers[event.index % len(answers)])
 
-    def test_what_on_event_raises_is_raised(self) -> None:
-        class Own(BaseException):
+    def test_an_exception_of_on_event_is_raised(self) -> None:
+        class Falsy(BaseException):
             def __bool__(self) -> bool:
                 return False
 
-        for error in (ValueError("mine"), Own(), SystemExit(3), GeneratorExit(), StopIteration(), KeyboardInterrupt()):
+        for error in (ValueError("mine"), Falsy(), SystemExit(3), GeneratorExit(), StopIteration(), KeyboardInterrupt()):
             calls: list[hart.Event] = []
 
             def on_event(event: hart.Event, calls: list[hart.Event] = calls, error: BaseException = error) -> None:
@@ -349,13 +349,13 @@ class Cancelling(Case):
                 if len(calls) == 3:
                     raise error
 
-            noise = io.StringIO()
-            with self.assertRaises(type(error)) as caught, contextlib.redirect_stderr(noise):
+            stderr = io.StringIO()
+            with self.assertRaises(type(error)) as caught, contextlib.redirect_stderr(stderr):
                 self.model.generate(PROMPT, on_event=on_event)
             self.assertIs(caught.exception, error)
-            self.assertEqual((len(calls), noise.getvalue()), (3, ""))
+            self.assertEqual((len(calls), stderr.getvalue()), (3, ""))
 
-    def test_what_on_event_raises_at_the_very_end_is_raised(self) -> None:
+    def test_an_exception_of_the_last_event_is_raised(self) -> None:
         def on_event(event: hart.Event) -> None:
             if event.fraction == 1.0 and event.step == "images":
                 raise ValueError("late")
@@ -374,7 +374,7 @@ class Cancelling(Case):
         with self.assertRaises(hart.Cancelled):
             self.model.generate(PROMPT, images_per_prompt=2, on_event=on_event, cancel=cancel)
 
-    @unittest.skipUnless(hasattr(signal, "raise_signal") and os.name == "posix", "signals are POSIX's")
+    @unittest.skipUnless(hasattr(signal, "raise_signal") and os.name == "posix", "needs POSIX signals")
     def test_a_signal_handler_that_raises(self) -> None:
         class Alarm(Exception):
             pass
@@ -391,7 +391,7 @@ class Cancelling(Case):
         finally:
             signal.signal(signal.SIGALRM, before)
 
-    @unittest.skipUnless(os.name == "posix", "signals are POSIX's")
+    @unittest.skipUnless(os.name == "posix", "needs POSIX signals")
     def test_ctrl_c_ends_a_program(self) -> None:
         code = """
             import hart, os, signal, sys, threading, time
@@ -438,7 +438,7 @@ class Cancelling(Case):
 
 
 class Streams(Case):
-    def test_the_same_events_and_picture(self) -> None:
+    def test_same_events_and_image_as_generate(self) -> None:
         events: list[hart.Event] = []
         expected = self.model.generate(PROMPT, on_event=events.append)
         with self.model.stream(PROMPT) as stream:
@@ -446,7 +446,7 @@ class Streams(Case):
             result = stream.result()
         self.assertEqual(pixels(result[0]), pixels(expected[0]))
         self.assertEqual([(e.stage, e.step, e.index) for e in streamed], [(e.stage, e.step, e.index) for e in events])
-        self.assertEqual(list(stream), [], "it stays at its end")
+        self.assertEqual(list(stream), [], "an exhausted stream stays exhausted")
         self.assertIs(stream.result(), result)
 
     def test_previews(self) -> None:
@@ -459,7 +459,7 @@ class Streams(Case):
             events[-1].preview()
 
     def test_leaving_early_cancels(self) -> None:
-        def working() -> int:
+        def stream_threads() -> int:
             return sum(thread.name == "hart-stream" for thread in threading.enumerate())
 
         with self.soon():
@@ -467,18 +467,18 @@ class Streams(Case):
                 for event in stream:
                     if event.scale == 2:
                         break
-            self.assertEqual(working(), 0)
+            self.assertEqual(stream_threads(), 0)
             with self.assertRaises(hart.Cancelled):
                 stream.result()
             stream.close()
             list(stream)
-            # A stream that nobody holds.
+            # Dropping a stream without closing it.
             for _ in self.model.stream(PROMPT, images_per_prompt=1000):
                 break
             gc.collect()
-            self.assertEqual(working(), 0)
+            self.assertEqual(stream_threads(), 0)
 
-    def test_closing_keeps_what_was_finished(self) -> None:
+    def test_closing_keeps_finished_images(self) -> None:
         with self.model.stream(PROMPT, images_per_prompt=1000) as stream:
             next(event for event in stream if event.step == "images")
         with self.assertRaises(hart.Cancelled) as caught:
@@ -498,21 +498,21 @@ class Streams(Case):
         with self.assertRaises(hart.Cancelled):
             stream.result()
 
-    def test_a_result_without_its_events(self) -> None:
+    def test_the_result_without_consuming_events(self) -> None:
         self.assertEqual(len(self.model.stream(PROMPT).result()), 1)
 
-    def test_a_finished_stream_lets_the_model_go(self) -> None:
+    def test_a_finished_stream_releases_the_model(self) -> None:
         model = hart.Model(MODEL)
         stream = model.stream(PROMPT)
         stream.result()
         handle = model._handle
         model.close()
-        # Ours, and getrefcount's own.
+        # This variable, and the argument of getrefcount.
         self.assertEqual(sys.getrefcount(handle), 2)
 
 
 class Editing(Case):
-    def test_a_part_is_drawn_anew(self) -> None:
+    def test_editing_changes_the_image(self) -> None:
         image = self.model.generate(PROMPT, seed=7)[0]
         size, half = image.width * image.height * 3, image.width // 2
         row = b"\xff" * (3 * half) + b"\0" * (3 * (image.width - half))
@@ -528,10 +528,10 @@ class Editing(Case):
             with self.assertRaises(hart.RequestError):
                 self.model.generate("a house", from_image=wrong)
         with self.assertRaises(TypeError):
-            hart.FromImage.vary("picture.png", 1)  # type: ignore[arg-type]
+            hart.FromImage.vary("image.png", 1)  # type: ignore[arg-type]
 
 
-class Pictures(Case):
+class Images(Case):
     def test_files(self) -> None:
         image = self.model.generate(PROMPT)[0]
         with tempfile.TemporaryDirectory() as folder:
@@ -544,10 +544,10 @@ class Pictures(Case):
                 self.assertEqual((again.prompt, again.seed, again.settings), (image.prompt, image.seed, image.settings))
             with self.assertRaises(hart.FileError):
                 image.save(Path(folder) / "missing" / "x.png")
-            path.write_bytes(b"no picture")
+            path.write_bytes(b"not an image")
             with self.assertRaises(hart.FileError) as caught:
                 hart.Image.open(path)
-            self.assertEqual(caught.exception.status, hart.Status.ERR_PICTURE)
+            self.assertEqual(caught.exception.status, hart.Status.ERR_IMAGE)
         self.assertEqual(image._repr_png_()[:8], b"\x89PNG\r\n\x1a\n")
 
     def test_pixels_outlive_everything(self) -> None:
@@ -561,7 +561,7 @@ class Pictures(Case):
         self.assertTrue(view.readonly and view.format == "B" and view.ndim == 1)
         del junk
 
-    def test_own_pixels(self) -> None:
+    def test_an_image_from_pixels(self) -> None:
         data = bytes(range(24))
         for buffer in (data, bytearray(data), memoryview(data), memoryview(bytes(48))[::2]):
             image = hart.Image(4, 2, buffer)
@@ -587,7 +587,7 @@ class Pictures(Case):
         try:
             numpy: Any = importlib.import_module("numpy")
         except ImportError:
-            self.skipTest("no NumPy here")
+            self.skipTest("NumPy is not installed")
         image = self.model.generate(PROMPT)[0]
         array, expected, size = image.numpy(), pixels(image), (image.height, image.width, 3)
         del image
@@ -601,7 +601,7 @@ class Pictures(Case):
         try:
             pil: Any = importlib.import_module("PIL.Image")
         except ImportError:
-            self.skipTest("no Pillow here")
+            self.skipTest("Pillow is not installed")
         image = self.model.generate(PROMPT)[0]
         self.assertEqual((image.pil().size, image.pil().tobytes()), ((image.width, image.height), pixels(image)))
         read = pil.open(io.BytesIO(image.png()))
@@ -624,7 +624,7 @@ class Pictures(Case):
         gc.collect()
         self.assertEqual(list(view), codes[-1])
 
-    def test_wrong_things_to_tokenize(self) -> None:
+    def test_invalid_arguments_of_tokenize(self) -> None:
         with self.assertRaisesRegex(hart.RequestError, "1 x 1"):
             self.model.tokenize(hart.Image(1, 1, b"rgb"))
         with self.assertRaises(TypeError):
@@ -635,8 +635,8 @@ class Pictures(Case):
             hart.Tokens()
 
 
-class Refusals(Case):
-    def test_values(self) -> None:
+class InvalidUse(Case):
+    def test_invalid_values(self) -> None:
         wrong: list[dict[str, Any]] = [
             {"prompt": ""},
             {"prompt": " \n"},
@@ -667,7 +667,7 @@ class Refusals(Case):
             self.assertIsInstance(caught.exception, ValueError)
             self.assertTrue(str(caught.exception))
 
-    def test_types(self) -> None:
+    def test_wrong_types(self) -> None:
         wrong: list[dict[str, Any]] = [
             {"prompt": None},
             {"prompt": b"a parrot"},
@@ -689,7 +689,7 @@ class Refusals(Case):
             with self.subTest(settings), self.assertRaises(TypeError):
                 self.model.generate(**{"prompt": PROMPT, **settings})
 
-    def test_models(self) -> None:
+    def test_invalid_models_and_options(self) -> None:
         for path in ("/no/such/folder", HERE, ""):
             with self.subTest(path), self.assertRaises(hart.CheckpointError):
                 hart.Model(path)
@@ -712,7 +712,7 @@ class Refusals(Case):
         for option, kind in options:
             with self.subTest(option), self.assertRaises(kind):
                 hart.Model(MODEL, **option)
-        # Enough to open it, too little for a run.
+        # Enough to open the model, but not for a run.
         with hart.Model(MODEL, max_memory=self.model.memory().weights + 1) as model, self.assertRaises(hart.OutOfMemoryError):
             model.generate(PROMPT)
 
@@ -742,7 +742,7 @@ class Refusals(Case):
         image = model.generate(PROMPT, on_event=lambda event: model.close())[0]
         self.assertEqual(pixels(image), pixels(self.model.generate(PROMPT)[0]))
 
-    def test_a_defect_of_the_library(self) -> None:
+    def test_a_panic_poisons_the_model(self) -> None:
         with hart.Model(MODEL) as model:
             for status in (hart.Status.ERR_PANIC, hart.Status.ERR_POISONED):
                 with self.assertRaises(hart.InternalError) as caught:
@@ -762,16 +762,16 @@ class Refusals(Case):
             with self.assertRaises(ctypes.ArgumentError):
                 hart._lib.hart_model_test_panic(wrong)
 
-    def test_what_the_library_owns_is_never_doubled(self) -> None:
+    def test_handles_cannot_be_copied(self) -> None:
         for owner in (self.model, hart.Cancel()):
-            for double in (copy.deepcopy, pickle.dumps):
+            for duplicate in (copy.deepcopy, pickle.dumps):
                 with self.assertRaisesRegex(TypeError, "can't be copied"):
-                    double(owner)
+                    duplicate(owner)
             self.assertIsNotNone(copy.copy(owner))
 
     def test_open_and_close_often(self) -> None:
         def resident() -> int:
-            # In pages; 0 where the system doesn't tell so.
+            # In pages; 0 where the system does not report it.
             with contextlib.suppress(OSError):
                 return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
             return 0
@@ -782,11 +782,11 @@ class Refusals(Case):
             if cycle == 20:
                 before = resident()
         grown = (resident() - before) * 4096
-        self.assertLess(grown, 2 * self.model.memory().weights, "80 models would take 80 times their weights")
+        self.assertLess(grown, 2 * self.model.memory().weights, "leaking 80 models would take 80 times their weights")
 
 
 class Loading(unittest.TestCase):
-    def test_it_says_where_it_looked(self) -> None:
+    def test_errors_name_the_searched_files(self) -> None:
         for named, message in (("/no/such/file", "HART_LIBRARY is /no/such/file"), (str(Path(__file__)), "can't be loaded")):
             done = python(f"import os; os.environ['HART_LIBRARY'] = {named!r}; import hart")
             self.assertEqual(done.returncode, 1)
@@ -799,8 +799,8 @@ class Loading(unittest.TestCase):
             if done.returncode:  # the system may have one
                 self.assertIn(f"no library; looked for {folder}", done.stderr)
 
-    @unittest.skipUnless(sys.platform == "linux", "the library's names are Linux's")
-    def test_it_finds_the_library_of_its_prefix_and_the_one_beside_it(self) -> None:
+    @unittest.skipUnless(sys.platform == "linux", "the file names are those of Linux")
+    def test_it_finds_the_library_of_its_prefix_and_of_its_folder(self) -> None:
         source = (HERE / "hart.py").read_text(encoding="utf-8")
         library = Path(hart._lib._name).resolve()
         for folder, file in (
@@ -815,12 +815,12 @@ class Loading(unittest.TestCase):
                     path.parent.mkdir(parents=True, exist_ok=True)
                 (prefix / folder / "hart.py").write_text(source, encoding="utf-8")
                 (prefix / file).symlink_to(library)
-                place = str(prefix / folder)
-                code = f"import os, sys; os.environ.pop('HART_LIBRARY', 0); sys.path.insert(0, {place!r}); import hart"
+                module_folder = str(prefix / folder)
+                code = f"import os, sys; os.environ.pop('HART_LIBRARY', 0); sys.path.insert(0, {module_folder!r}); import hart"
                 done = python(code + "; print(hart._lib._name)")
                 self.assertEqual(done.stdout.strip(), str(prefix / file), done.stderr)
 
-    @unittest.skipUnless(sys.platform == "linux", "libc is named so on Linux")
+    @unittest.skipUnless(sys.platform == "linux", "/proc is a feature of Linux")
     def test_another_library_and_an_old_one(self) -> None:
         done = python("import os; os.environ['HART_LIBRARY'] = '/proc/self/exe'; import hart")
         self.assertEqual(done.returncode, 1)
@@ -840,7 +840,7 @@ class Script(unittest.TestCase):
         environment = dict(os.environ, PYTHONDONTWRITEBYTECODE="1")
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
-    def test_pictures(self) -> None:
+    def test_image_files(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "x.png"
             done = self.run_script("a parrot", "--out", str(out), "--count", "2", "--seed", "3")
@@ -849,27 +849,27 @@ class Script(unittest.TestCase):
             with hart.Model(MODEL) as model:
                 self.assertEqual(out.read_bytes(), model.generate("a parrot", seed=3)[0].png())
 
-    def test_errors_are_plain(self) -> None:
+    def test_errors_are_one_line(self) -> None:
         wrong = [("", "prompt"), ("a parrot", "--seed=-1"), ("a parrot", "--model=/no/such"), ("a parrot", "--out=/no/such/x.png")]
         for arguments in wrong:
             done = self.run_script(*arguments)
             self.assertEqual(done.returncode, 1)
             self.assertRegex(done.stderr, r"\Aerror: .+\n\Z")
 
-    @unittest.skipUnless(os.name == "posix", "signals are POSIX's")
+    @unittest.skipUnless(os.name == "posix", "needs POSIX signals")
     def test_ctrl_c(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "x.png"
             command = [sys.executable, str(HERE / "generate.py"), "--model", str(MODEL), "a parrot", "-n", "1000", "-o", str(out)]
             process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
             assert process.stderr is not None
-            process.stderr.readline()  # the first picture is there
+            process.stderr.readline()  # wait for the first image
             process.send_signal(signal.SIGINT)
             _, rest = process.communicate(timeout=SOON)
             self.assertEqual(process.returncode, 130)
             self.assertTrue(rest.endswith("cancelled\n"), rest)
             self.assertNotIn("Traceback", rest)
-            self.assertTrue(out.is_file(), "what was finished stays")
+            self.assertTrue(out.is_file(), "finished images are kept")
 
 
 if __name__ == "__main__":
