@@ -1,6 +1,6 @@
-"""Packs hart.py and the shared library into a wheel: the package `hart`, for this system, for any Python from 3.9 on.
+"""Build a wheel of the package `hart` from hart.py and the shared library, for this platform and Python 3.9 or later.
 
-The library is the file that HART_LIBRARY names, or the repository's own build.
+The library is the file named by HART_LIBRARY, or the one that `cargo build --release` has built in this repository.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent.parent
-#: The library's file name, as hart.py looks for it.
+#: File name of the library that hart.py looks for.
 LIBRARY = {"win32": "hart.dll", "darwin": "libhart.dylib"}.get(sys.platform, "libhart.so")
 
 
 def version() -> str:
-    """hart.py says it."""
+    """Return `__version__` of hart.py."""
     found = re.search(r'^__version__ = "(.+)"$', (HERE / "hart.py").read_text(encoding="utf-8"), re.MULTILINE)
     if found is None:
         sys.exit("hart.py has no __version__")
@@ -39,7 +39,7 @@ def library() -> Path:
 
 
 class BuildPackage(build_py):
-    """There is no package folder: its files come from where they are."""
+    """A build step that copies the files of the package from the repository, since there is no package folder."""
 
     def run(self) -> None:
         package = Path(self.build_lib) / "hart"
@@ -48,30 +48,30 @@ class BuildPackage(build_py):
         sources = {"__init__.py": HERE / "hart.py", LIBRARY: library(), **{path.name: path for path in licences if path.is_file()}}
         for name, source in sources.items():
             shutil.copyfile(source, package / name)
-        # Its types are for type checkers.
+        # Marks the package as typed for type checkers.
         (package / "py.typed").touch()
 
 
 class BuildWheel(bdist_wheel):
-    """The library is the system's, and of no certain Python."""
+    """A wheel for one platform and any Python version and ABI: the library does not use Python's C API."""
 
     def get_tag(self) -> tuple[str, str, str]:
         return "py3", "none", super().get_tag()[2]
 
 
 class Binary(Distribution):
-    """There is machine code in it, though no extension module."""
+    """A distribution that is specific to a platform although it has no extension module."""
 
     def has_ext_modules(self) -> bool:
         return True
 
 
-# What setuptools writes on its way would otherwise stay here.
+# Keeps setuptools' intermediate files out of this folder.
 scratch = tempfile.mkdtemp(prefix="hart-wheel-")
 atexit.register(shutil.rmtree, scratch, ignore_errors=True)
 setup(
     version=version(),
-    # The name of what is in the wheel; BuildPackage knows where it comes from.
+    # Names the content for setuptools; BuildPackage copies the files.
     py_modules=["hart"],
     distclass=Binary,
     cmdclass={"build_py": BuildPackage, "bdist_wheel": BuildWheel},

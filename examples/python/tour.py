@@ -1,10 +1,10 @@
-"""A tour of hart, in cells for an editor that knows `# %%`, or from top to bottom: `python tour.py [FOLDER]`.
+"""A tour of hart. Run it as a script, `python tour.py [FOLDER]`, or cell by cell in an editor that supports `# %%`.
 
-It writes its PNG files into the folder, or into a temporary one that it names. HART_MODEL may name another model than the
-shipped one.
+PNG files are written to the folder, or to a temporary folder whose name is printed. HART_MODEL may name a model to use instead of
+the one in this repository.
 """
 
-# %% Where things are
+# %% Setup
 import os
 import sys
 import tempfile
@@ -15,50 +15,55 @@ import hart
 
 here = Path(__file__).resolve().parent
 model_folder = Path(os.environ.get("HART_MODEL", here.parent / "models" / "hart-emoji"))
-# In a notebook the arguments are its kernel's.
-named = "ipykernel" not in sys.modules and len(sys.argv) > 1
-out = Path(sys.argv[1] if named else tempfile.mkdtemp(prefix="hart-tour-"))
+# In a notebook, sys.argv holds the arguments of the kernel.
+has_folder = "ipykernel" not in sys.modules and len(sys.argv) > 1
+out = Path(sys.argv[1] if has_folder else tempfile.mkdtemp(prefix="hart-tour-"))
 out.mkdir(parents=True, exist_ok=True)
 print(f"hart {hart.version()} on {', '.join(device.description for device in hart.devices())}")
-print(f"pictures go to {out}")
+print(f"writing images to {out}")
 
 # %% Open a model
 model = hart.Model(model_folder)
 print(model)
 print(model.info)
 weights, peak = model.memory()
-print(f"{weights / 1e6:.0f} MB of weights, about {peak / 1e6:.0f} MB at the height of a run")
+print(f"{weights / 1e6:.0f} MB of weights, about {peak / 1e6:.0f} MB at the peak of a run")
 
-# %% Make a picture
+# %% Generate an image
 result = model.generate("a red heart on a yellow background", seed=7)
 heart = result[0]
 heart.save(out / "heart.png")
 print(heart, heart.settings)
 print(result.timings)
-heart  # a notebook shows it
+heart  # displayed in a notebook
 
-# %% Settings: None, or leaving one out, is the model's own
+# %% Change settings; None, or omitting one, selects the model's default
 same = model.generate("a red heart on a yellow background", seed=7)[0]
-harsh = model.generate("a red heart on a yellow background", seed=7, guidance=8, top_k=10, steps="10,5")[0]
-print("same seed, same picture:", same.pixels == heart.pixels)
-print("other settings, another picture:", harsh.pixels != heart.pixels)
+strict = model.generate("a red heart on a yellow background", seed=7, guidance=8, top_k=10, steps="10,5")[0]
+print("same seed, same image:", same.pixels == heart.pixels)
+print("other settings, another image:", strict.pixels != heart.pixels)
 
-# %% Watch a run: events, and the picture as it grows, scale by scale
-stages = []
+# %% Stream a run: events, and a preview after every scale
+previews = []
 with model.stream("a parrot on a light blue background", seed=3, previews=0) as events:
     for event in events:
         if event.image is not None:
             print(f"{event.fraction:4.0%} {event.stage}: {event.step} {event.index} of {event.count}")
-            stages.append(event.image)
+            previews.append(event.image)
     parrot = events.result()[0]
 parrot.save(out / "parrot.png")
-hart.Image.grid(stages, columns=len(stages)).save(out / "parrot-grows.png")
+hart.Image.grid(previews, columns=len(previews)).save(out / "parrot-grows.png")
 print("previews change nothing:", parrot.pixels == model.generate("a parrot on a light blue background", seed=3)[0].pixels)
 
-# %% Or hear of it in a function, which may end the run
+# %% Receive the events in a callback, which can cancel the run
+
+
+def stop_after_two_images(event: hart.Event) -> object:
+    return hart.STOP if event.step == "images" and event.index >= 2 else None
+
+
 try:
-    enough = lambda event: hart.STOP if event.step == "images" and event.index >= 2 else None
-    model.generate("a guitar", images_per_prompt=8, on_event=enough)
+    model.generate("a guitar", images_per_prompt=8, on_event=stop_after_two_images)
 except hart.Cancelled as cancelled:
     print("cancelled from inside:", cancelled.completed)
 
@@ -69,9 +74,9 @@ timer.start()
 try:
     model.generate("a penguin", images_per_prompt=1000, cancel=cancel)
 except hart.Cancelled as cancelled:
-    print(f"cancelled from outside, {len(cancelled.completed)} pictures were finished")
+    print(f"cancelled from outside, {len(cancelled.completed)} images were finished")
 
-# %% Several prompts, several seeds, one picture of all
+# %% Generate from several prompts and seeds, and arrange the images in a grid
 prompts = ["a red apple on a white background", "a rocket", "a cat face", "a sunflower"]
 result = model.generate(prompts, images_per_prompt=4, seed=1)
 for image in result[:4]:
@@ -81,33 +86,33 @@ grid.save(out / "grid.png")
 print(grid)
 grid
 
-# %% A picture to tokens and back: with the residual, which HART adds to codes, and from the codes alone
+# %% Encode an image into tokens, and decode it with the residual and from the codes alone
 tokens = model.tokenize(heart)
 for scale in range(tokens.scales):
     codes = tokens.codes(scale)
     print(f"scale {scale + 1}: {len(codes):3} codes, first {list(codes[:6])}")
-both = model.reconstruct(tokens)
+full = model.reconstruct(tokens)
 codes_only = model.reconstruct(tokens, with_residual=False)
-hart.Image.grid([heart, both, codes_only], columns=3).save(out / "reconstructed.png")
+hart.Image.grid([heart, full, codes_only], columns=3).save(out / "reconstructed.png")
 
 
 def difference(a: hart.Image, b: hart.Image) -> float:
     return sum(abs(x - y) for x, y in zip(a.pixels, b.pixels)) / len(a.pixels)
 
 
-print(f"mean difference, of 255: {difference(heart, both):.2f} with the residual, {difference(heart, codes_only):.2f} without")
+print(f"mean difference, out of 255: {difference(heart, full):.2f} with the residual, {difference(heart, codes_only):.2f} without")
 
-# %% NumPy and Pillow, if they are there
+# %% Use NumPy and Pillow, if they are installed
 try:
-    array = heart.numpy()  # looks at the picture's own memory
+    array = heart.numpy()  # a view of the image's memory
     print(array.shape, array.dtype, "mean colour", array.mean(axis=(0, 1)).round(1))
-    print(hart.Image(array.shape[1], array.shape[0], 255 - array))  # and back: copied
+    print(hart.Image(array.shape[1], array.shape[0], 255 - array))  # a copy
     large = heart.pil().resize((256, 256), resample=0)
     large.save(out / "heart-large.png")
 except ImportError as error:
-    print(f"left out: {error}")
+    print(f"skipped: {error}")
 
-# %% What won't do is said, and whose fault it is
+# %% Handle errors: the class names the cause, the message what to do
 for attempt in (
     lambda: model.generate(""),
     lambda: model.generate("a parrot", guidance=float("nan")),
@@ -118,6 +123,6 @@ for attempt in (
     except hart.Error as error:
         print(f"{type(error).__name__}: {error}")
 
-# %% Done
+# %% Close the model
 model.close()
 print("wrote", *sorted(path.name for path in out.glob("*.png")))
