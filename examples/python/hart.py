@@ -406,7 +406,7 @@ _lib = _load()
 
 
 class Status(enum.IntEnum):
-    """Status codes of the C library. The hundreds name the cause: 1xx the call, 2xx a file, 3xx the device, 9xx hart itself."""
+    """Status codes of the C library, grouped by cause: 1xx the call, 2xx a file, 3xx the device, 9xx hart itself."""
 
     OK = 0
     CANCELLED = 1
@@ -1125,7 +1125,7 @@ class ModelInfo:
     parameters: int
     #: Device that it computes on, such as "cpu".
     device: str
-    #: Number format that it computes in, such as "f32".
+    #: Numeric precision that it computes in, such as "f32".
     precision: str
 
 
@@ -1203,7 +1203,7 @@ class Model:
         Args:
             path: The model's folder, which contains `llm` and `tokenizer`.
             device: "auto" for the best device, "cpu", or another name from `devices()`.
-            precision: Number format of the computation. "auto" is f32 on the CPU, f16 on a GPU, and the stored format for a
+            precision: Numeric precision. "auto" is f32 on the CPU, f16 on a GPU, and the stored precision for a
                 converted model. "bf16" and "int8" on the CPU and "f16" on a GPU are faster than "f32" and slightly less accurate.
             text_model: Folder of the text encoder. None looks for `text` in the model's folder, then for
                 `Qwen2-VL-1.5B-Instruct` in it and next to it.
