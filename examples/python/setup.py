@@ -1,6 +1,6 @@
 """Build a wheel of the package `hart` from hart.py and the shared library, for this platform and Python 3.9 or later.
 
-The library is the file named by HART_LIBRARY, or the one that `cargo build --release` has built in this repository.
+The library is the file named by HART_LIBRARY. Without it, cargo builds one for the CPU in this repository.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import atexit
 import os
 import re
 import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -31,11 +32,33 @@ def version() -> str:
     return found[1]
 
 
+def commit() -> str:
+    """Return the commit of the repository, which `hart.build_info` reports."""
+    # A source archive has no commit, whatever repository it was unpacked in.
+    if not (REPOSITORY / ".git").exists():
+        return "unknown"
+    command = ["git", "-C", str(REPOSITORY), "rev-parse", "--short", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
 def library() -> Path:
-    path = Path(os.environ.get("HART_LIBRARY") or REPOSITORY / "target" / "release" / LIBRARY)
-    if not path.is_file():
-        sys.exit(f"no library at {path}: run `cargo build --release -p hart-ffi`, or name its file in HART_LIBRARY")
-    return path
+    """Return the path of the shared library, after building it unless HART_LIBRARY names one."""
+    named = os.environ.get("HART_LIBRARY")
+    if named:
+        if not Path(named).is_file():
+            sys.exit(f"HART_LIBRARY is {named}, where there is no file: name the file, such as .../{LIBRARY}")
+        return Path(named)
+    environment = {"HART_COMMIT": commit(), **os.environ}
+    try:
+        subprocess.run(["cargo", "build", "--profile", "dist", "-p", "hart-ffi"], cwd=REPOSITORY, env=environment, check=True)
+    except FileNotFoundError:
+        sys.exit("no cargo to build the library with: install Rust, or name the library's file in HART_LIBRARY")
+    except subprocess.CalledProcessError as error:
+        sys.exit(f"cargo could not build the library: exit code {error.returncode}")
+    return REPOSITORY / os.environ.get("CARGO_TARGET_DIR", "target") / "dist" / LIBRARY
 
 
 class BuildPackage(build_py):
@@ -44,9 +67,7 @@ class BuildPackage(build_py):
     def run(self) -> None:
         package = Path(self.build_lib) / "hart"
         self.mkpath(str(package))
-        licences = [REPOSITORY / name for name in ("LICENSE-MIT", "LICENSE-APACHE")]
-        sources = {"__init__.py": HERE / "hart.py", LIBRARY: library(), **{path.name: path for path in licences if path.is_file()}}
-        for name, source in sources.items():
+        for name, source in {"__init__.py": HERE / "hart.py", LIBRARY: library()}.items():
             shutil.copyfile(source, package / name)
         # Marks the package as typed for type checkers.
         (package / "py.typed").touch()
