@@ -1,4 +1,4 @@
-//! The web server as its clients see it, over plain HTTP.
+//! Tests of the web server over plain HTTP.
 
 #[path = "web/client.rs"]
 mod client;
@@ -15,17 +15,18 @@ use client::{Server, WEB, post};
 
 const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/hart-emoji");
 
-/// Diffusion steps that make the small model slow on any machine.
+/// Number of diffusion steps that makes the small model slow on any machine.
 const SLOW: &str = "100";
 
-/// What the library makes of the same.
+/// Returns the PNG files that the library makes of the same prompt and seed.
 fn library(prompt: &str, seed: u64, count: usize) -> Vec<Vec<u8>> {
     let hart = Hart::open(SHIPPED, OpenOptions::new()).unwrap();
     let made = hart.generate(&Request::new(prompt).seed(seed).images_per_prompt(count), &mut ()).unwrap();
     made.images.iter().map(|i| i.to_png().unwrap()).collect()
 }
 
-fn names(events: &[(String, Value)], name: &str) -> usize {
+/// Returns the number of events with a name.
+fn count(events: &[(String, Value)], name: &str) -> usize {
     events.iter().filter(|e| e.0 == name).count()
 }
 
@@ -42,25 +43,25 @@ fn the_page_and_its_files() {
     assert!(!page.head.contains("access-control") && !page.head.contains("unsafe-inline"));
     let mut files = text.clone();
     for file in ["/page.js", "/run.js", "/stage.js", "/history.js", "/style.css", "/icon.svg"] {
-        let answer = server.get(file);
-        assert_eq!(answer.status, 200, "{file}");
-        files.push_str(&String::from_utf8(answer.body).unwrap());
+        let response = server.get(file);
+        assert_eq!(response.status, 200, "{file}");
+        files.push_str(&String::from_utf8(response.body).unwrap());
     }
-    // Nothing comes from elsewhere.
+    // Nothing is loaded from other hosts.
     assert!(!files.replace("http://www.w3.org/2000/svg", "").contains("http"));
     let model = server.get("/api/model").json();
     assert_eq!((&model["name"], &model["width"], &model["defaults"]["top_p"]), (&json!("hart-emoji"), &json!(64), &json!(0.4)));
 }
 
 #[test]
-fn events_lead_to_the_librarys_pictures() {
+fn events_lead_to_the_librarys_images() {
     let server = Server::start(&["--threads", "2"]);
-    let id = server.ask(json!({"prompt": "A parrot 🦜", "seed": "18446744073709551615", "count": 2}));
+    let id = server.submit(json!({"prompt": "A parrot 🦜", "seed": "18446744073709551615", "count": 2}));
     let events = server.events(&id);
     assert_eq!(events[0], ("queued".into(), json!({"position": 0})));
     assert_eq!(events.last().unwrap().0, "done");
     assert!(events.last().unwrap().1["milliseconds"]["total"].as_f64().unwrap() > 0.0);
-    assert_eq!((names(&events, "preview"), names(&events, "image")), (12, 2));
+    assert_eq!((count(&events, "preview"), count(&events, "image")), (12, 2));
     let fractions: Vec<f64> = events.iter().filter(|e| e.0 == "progress").map(|e| e.1["fraction"].as_f64().unwrap()).collect();
     assert!(fractions.len() >= 10 && fractions.is_sorted() && fractions.iter().all(|f| (0.0..=1.0).contains(f)));
     for (_, preview) in events.iter().filter(|e| e.0 == "preview") {
@@ -72,22 +73,22 @@ fn events_lead_to_the_librarys_pictures() {
     assert_eq!((&images[0]["seed"], &images[1]["seed"]), (&json!("18446744073709551615"), &json!("0")));
     let urls = images.iter().map(|i| i["url"].as_str().unwrap());
     for (url, expected) in urls.zip(library("A parrot 🦜", u64::MAX, 2)) {
-        let answer = server.get(url);
-        assert!(answer.head.contains("content-type: image/png") && !answer.head.contains("content-disposition"));
-        assert!(answer.body == expected, "{url} isn't what the library makes");
-        let answer = server.get(&format!("{url}?download"));
-        assert!(answer.head.contains("filename=\"a-parrot-"), "{}", answer.head);
+        let response = server.get(url);
+        assert!(response.head.contains("content-type: image/png") && !response.head.contains("content-disposition"));
+        assert!(response.body == expected, "{url} isn't what the library makes");
+        let response = server.get(&format!("{url}?download"));
+        assert!(response.head.contains("filename=\"a-parrot-"), "{}", response.head);
     }
-    // Whoever comes back hears only the rest; and the end can be cancelled as little as it can be undone.
+    // A client that reconnects receives only the rest. Cancelling a request that has ended has no effect.
     let rest: Vec<_> = server.listen(&id, &format!("Last-Event-ID: {}\r\n", events.len() - 2)).collect();
     assert_eq!(rest, events[events.len() - 1..]);
     assert_eq!(server.post(&format!("/api/generate/{id}/cancel"), "").json(), json!({"cancelled": false}));
 }
 
 #[test]
-fn a_long_prompt_is_noted() {
+fn a_truncated_prompt_is_reported() {
     let server = Server::start(&[]);
-    let id = server.ask(json!({"prompt": format!("{} finally", "a parrot and ".repeat(20))}));
+    let id = server.submit(json!({"prompt": format!("{} finally", "a parrot and ".repeat(20))}));
     let (name, done) = server.events(&id).pop().unwrap();
     assert!(name == "done" && done["notes"][0].as_str().unwrap().contains("finally"), "{done}");
 }
@@ -103,7 +104,7 @@ fn the_model_is_opened_as_asked_and_prompts_may_be_refused() {
         assert_eq!((refused.status, &error["code"], &error["param"]), (400, &json!("content_policy_violation"), &json!("prompt")));
         assert!(refused.message().contains("\"gun\" is on the list"), "{error}");
     }
-    let id = server.ask(json!({"prompt": "a parrot", "seed": 3}));
+    let id = server.submit(json!({"prompt": "a parrot", "seed": 3}));
     let events = server.events(&id);
     let url = events.iter().find(|event| event.0 == "image").unwrap().1["url"].as_str().unwrap().to_string();
     let hart = Hart::open(SHIPPED, OpenOptions::new().precision(hart_core::Precision::Int8)).unwrap();
@@ -112,47 +113,47 @@ fn the_model_is_opened_as_asked_and_prompts_may_be_refused() {
 }
 
 #[test]
-fn the_queue_has_an_end_and_cancelling_frees_it() {
+fn the_queue_is_bounded_and_cancelling_frees_it() {
     let server = Server::start(&["--queue", "1", "--max-images", "200"]);
     let many = json!({"prompt": "a parrot", "count": 200, "steps": SLOW});
-    let running = server.ask(many.clone());
-    let waiting = server.ask(many.clone());
+    let running = server.submit(many.clone());
+    let waiting = server.submit(many.clone());
     let refused = server.post("/api/generate", &many.to_string());
     assert_eq!((refused.status, &refused.json()["error"]["code"]), (429, &json!("queue_full")));
     assert!(refused.head.contains("retry-after: "), "{}", refused.head);
     let refused = server.post("/v1/images/generations", "{\"prompt\": \"a parrot\"}");
     assert_eq!((refused.status, &refused.json()["error"]["type"]), (429, &json!("rate_limit_error")));
-    let mut heard = server.listen(&waiting, "");
-    assert_eq!(heard.next().unwrap(), ("queued".into(), json!({"position": 1})));
+    let mut events = server.listen(&waiting, "");
+    assert_eq!(events.next().unwrap(), ("queued".into(), json!({"position": 1})));
     assert_eq!(server.post(&format!("/api/generate/{waiting}/cancel"), "").json(), json!({"cancelled": true}));
-    assert_eq!(heard.last().unwrap(), ("cancelled".into(), json!({"finished": 0})));
-    let mut heard = server.listen(&running, "");
-    heard.find(|e| e.0 == "image").unwrap();
+    assert_eq!(events.last().unwrap(), ("cancelled".into(), json!({"finished": 0})));
+    let mut events = server.listen(&running, "");
+    events.find(|e| e.0 == "image").unwrap();
     server.post(&format!("/api/generate/{running}/cancel"), "");
-    let (name, data) = heard.last().unwrap();
+    let (name, data) = events.last().unwrap();
     assert!(name == "cancelled" && data["finished"].as_u64().unwrap() < 200, "{name} {data}");
-    assert_eq!(server.get(&format!("/api/images/{running}/0.png")).status, 200, "what was finished is there");
+    assert_eq!(server.get(&format!("/api/images/{running}/0.png")).status, 200, "finished images stay available");
     server.assert_free(Duration::from_secs(10));
 }
 
 #[test]
-fn what_is_wrong_is_said_in_json() {
+fn errors_are_json() {
     let server = Server::start(&[]);
     let wrong = |body: &str, status: u16, words: &str| {
         for path in ["/api/generate", "/v1/images/generations"] {
-            let answer = server.post(path, body);
-            assert!(answer.status == status && answer.message().contains(words), "{path} {body:.50}: {}", answer.json());
-            assert_eq!(answer.json()["error"]["type"], "invalid_request_error");
+            let response = server.post(path, body);
+            assert!(response.status == status && response.message().contains(words), "{path} {body:.50}: {}", response.json());
+            assert_eq!(response.json()["error"]["type"], "invalid_request_error");
         }
     };
     for body in ["", "{", "[]", "null", "\"x\"", "{}", "{\"prompt\": 3}", "{\"prompt\": \"\\ud800\"}"] {
-        wrong(body, 400, "the body won't do");
+        wrong(body, 400, "the body is invalid");
     }
-    wrong(&"[".repeat(60_000), 400, "the body won't do");
+    wrong(&"[".repeat(60_000), 400, "the body is invalid");
     wrong(&format!("{{\"prompt\": \"{}\"}}", "x".repeat(70_000)), 413, "65536 bytes");
     wrong("{\"prompt\": \" \"}", 400, "empty: say what to draw");
     wrong("{\"prompt\": \"x\", \"guidance\": 101}", 400, "-100 to 100");
-    wrong("{\"prompt\": \"x\", \"guidance\": 1e999}", 400, "the body won't do");
+    wrong("{\"prompt\": \"x\", \"guidance\": 1e999}", 400, "the body is invalid");
     wrong("{\"prompt\": \"x\", \"seed\": \"one\"}", 400, "whole number");
     for seed in ["-1", "1.5", "18446744073709551616", "true"] {
         let body = format!("{{\"prompt\": \"x\", \"seed\": {seed}}}");
@@ -167,13 +168,13 @@ fn what_is_wrong_is_said_in_json() {
     let text = post("/api/generate", "{\"prompt\": \"x\"}").replace("application/json", "text/plain");
     assert_eq!(server.raw(text.as_bytes()).status, 415);
     for path in ["/x", "/api/generate/0/events", "/api/images/0/0.png", "/api/images/0/../../x", "/v1/models/x"] {
-        let answer = server.get(path);
-        assert_eq!(answer.status, 404, "{path}: {}", answer.message());
+        let response = server.get(path);
+        assert_eq!(response.status, 404, "{path}: {}", response.message());
     }
     assert_eq!(server.post("/api/generate/0/cancel", "").status, 404);
     assert_eq!((server.get("/api/generate").status, server.post("/", "").status), (405, 405));
     assert!(server.get("/api/images/%ff/0.png").status >= 400);
-    let id = server.ask(json!({"prompt": "x"}));
+    let id = server.submit(json!({"prompt": "x"}));
     assert_eq!(server.events(&id).last().unwrap().0, "done");
     for file in ["1.png", "0", "0.jpg", "-1.png", "99999999999999999999999.png", ".png"] {
         assert_eq!(server.get(&format!("/api/images/{id}/{file}")).json()["error"]["code"], "not_found", "{file}");
@@ -181,7 +182,7 @@ fn what_is_wrong_is_said_in_json() {
 }
 
 #[test]
-fn only_localhost_is_answered() {
+fn only_requests_for_localhost_are_served() {
     let server = Server::start(&[]);
     let status = |host: &str| server.raw(format!("GET /api/model HTTP/1.0\r\n{host}\r\n").as_bytes()).status;
     for host in ["Host: localhost:1\r\n", "Host: 127.0.0.1\r\n", "Host: [::1]:7860\r\n"] {
@@ -196,19 +197,19 @@ fn only_localhost_is_answered() {
 fn the_openai_api() {
     let server = Server::start(&["--max-images", "200"]);
     let body = json!({"model": "dall-e-3", "prompt": "a parrot", "n": 2, "size": "64x64", "seed": 5, "quality": "hd", "user": "x"});
-    let answer = server.post("/v1/images/generations", &body.to_string()).json();
-    assert!(answer["created"].as_u64().unwrap() > 1_600_000_000);
+    let response = server.post("/v1/images/generations", &body.to_string()).json();
+    assert!(response["created"].as_u64().unwrap() > 1_600_000_000);
     let expected = library("a parrot", 5, 2);
-    assert_eq!(answer["data"].as_array().unwrap().len(), expected.len());
-    for (data, expected) in answer["data"].as_array().unwrap().iter().zip(expected) {
+    assert_eq!(response["data"].as_array().unwrap().len(), expected.len());
+    for (data, expected) in response["data"].as_array().unwrap().iter().zip(expected) {
         let png = base64::engine::general_purpose::STANDARD.decode(data["b64_json"].as_str().unwrap()).unwrap();
         assert!(png == expected);
     }
     let wrong = |key: &str, value: Value| {
         let mut body = json!({"prompt": "a parrot"});
         body[key] = value;
-        let answer = server.post("/v1/images/generations", &body.to_string());
-        assert_eq!((answer.status, &answer.json()["error"]["param"]), (400, &json!(key)), "{}", answer.json());
+        let response = server.post("/v1/images/generations", &body.to_string());
+        assert_eq!((response.status, &response.json()["error"]["param"]), (400, &json!(key)), "{}", response.json());
     };
     wrong("size", json!("1024x1024"));
     wrong("response_format", json!("url"));
@@ -216,7 +217,7 @@ fn the_openai_api() {
     wrong("stream", json!(true));
     assert_eq!(server.get("/v1/models").json()["data"][0]["id"], "hart-emoji");
     assert_eq!(server.get("/v1/models/hart-emoji").json()["id"], "hart-emoji");
-    // A client that goes takes its run with it: two hundred pictures would take half a minute.
+    // A client that disconnects cancels its run: two hundred images would take half a minute.
     let client = server.connect(post("/v1/images/generations", "{\"prompt\": \"a parrot\", \"n\": 200}").as_bytes());
     std::thread::sleep(Duration::from_millis(500));
     drop(client);
@@ -224,45 +225,45 @@ fn the_openai_api() {
 }
 
 #[test]
-fn a_run_that_nobody_watches_any_more_ends() {
+fn a_run_without_listeners_is_cancelled() {
     let server = Server::start(&["--max-images", "200"]);
-    let id = server.ask(json!({"prompt": "a parrot", "count": 200, "steps": SLOW}));
-    let mut heard = server.listen(&id, "");
-    heard.find(|e| e.0 == "preview").unwrap();
-    drop(heard);
+    let id = server.submit(json!({"prompt": "a parrot", "count": 200, "steps": SLOW}));
+    let mut events = server.listen(&id, "");
+    events.find(|e| e.0 == "preview").unwrap();
+    drop(events);
     std::thread::sleep(Duration::from_millis(500));
-    // Coming back in time goes on.
-    let mut heard = server.listen(&id, "");
-    heard.find(|e| e.0 == "image").unwrap();
+    // Reconnecting in time keeps the run going.
+    let mut events = server.listen(&id, "");
+    events.find(|e| e.0 == "image").unwrap();
     std::thread::sleep(Duration::from_secs(5));
-    assert!(heard.any(|e| e.0 == "image"));
-    drop(heard);
+    assert!(events.any(|e| e.0 == "image"));
+    drop(events);
     std::thread::sleep(Duration::from_secs(6));
     let (name, data) = server.events(&id).pop().unwrap();
     assert!(name == "cancelled" && data["finished"].as_u64().unwrap() > 1, "{name} {data}");
 }
 
 #[test]
-fn slow_clients_are_sent_away() {
+fn slow_clients_are_disconnected() {
     let server = Server::start(&["--max-images", "200"]);
-    let running = server.ask(json!({"prompt": "a parrot", "count": 200, "steps": SLOW}));
-    let heard = server.listen(&running, "");
+    let running = server.submit(json!({"prompt": "a parrot", "count": 200, "steps": SLOW}));
+    let events = server.listen(&running, "");
     let start = Instant::now();
-    // Nothing, half a header, and nothing after the first request.
+    // No request, half a header, and no second request.
     let texts: [&[u8]; 3] = [b"", b"GET / HT", b"GET /icon.svg HTTP/1.1\r\nHost: localhost\r\n\r\n"];
-    let answers = texts.map(|text| server.connect(text)).map(|mut client| {
-        let mut answer = String::new();
-        client.read_to_string(&mut answer).unwrap();
-        answer
+    let responses = texts.map(|text| server.connect(text)).map(|mut client| {
+        let mut response = String::new();
+        client.read_to_string(&mut response).unwrap();
+        response
     });
     assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
-    assert!(answers[0].is_empty() && answers[1].is_empty() && answers[2].starts_with("HTTP/1.1 200"), "{answers:?}");
-    // Whoever has asked may listen for longer.
+    assert!(responses[0].is_empty() && responses[1].is_empty() && responses[2].starts_with("HTTP/1.1 200"), "{responses:?}");
+    // An event stream may stay open for longer.
     server.post(&format!("/api/generate/{running}/cancel"), "");
-    assert_eq!(heard.last().unwrap().0, "cancelled");
+    assert_eq!(events.last().unwrap().0, "cancelled");
 }
 
-// Elsewhere a test may open too few files.
+// Other systems limit the number of open files of a test too much.
 #[cfg(target_os = "linux")]
 #[test]
 fn connections_have_a_limit_and_the_next_gets_its_turn() {
@@ -280,21 +281,21 @@ fn connections_have_a_limit_and_the_next_gets_its_turn() {
 fn a_signal_ends_everything_in_time() {
     for signal in ["TERM", "INT"] {
         let mut server = Server::start(&["--max-images", "200"]);
-        let running = server.ask(json!({"prompt": "a parrot", "count": 200, "steps": SLOW}));
-        let waiting = server.ask(json!({"prompt": "a parrot"}));
+        let running = server.submit(json!({"prompt": "a parrot", "count": 200, "steps": SLOW}));
+        let waiting = server.submit(json!({"prompt": "a parrot"}));
         let client = server.connect(post("/v1/images/generations", "{\"prompt\": \"a parrot\"}").as_bytes());
-        // Never says what it wants.
+        // Never completes its request.
         let idle = server.connect(b"GET / HT");
-        let mut heard = server.listen(&running, "");
+        let mut events = server.listen(&running, "");
         let waits = server.listen(&waiting, "");
-        heard.find(|e| e.0 == "preview").unwrap();
+        events.find(|e| e.0 == "preview").unwrap();
         let start = Instant::now();
         assert!(Command::new("kill").args(["-s", signal, &server.child.id().to_string()]).status().unwrap().success());
-        assert_eq!((heard.last().unwrap().0.as_str(), waits.last().unwrap().0.as_str()), ("cancelled", "cancelled"));
-        let mut answer = String::new();
+        assert_eq!((events.last().unwrap().0.as_str(), waits.last().unwrap().0.as_str()), ("cancelled", "cancelled"));
+        let mut response = String::new();
         let mut client = client;
-        client.read_to_string(&mut answer).unwrap();
-        assert!(answer.starts_with("HTTP/1.0 503") && answer.contains("the server is stopping"), "{answer}");
+        client.read_to_string(&mut response).unwrap();
+        assert!(response.starts_with("HTTP/1.0 503") && response.contains("the server is stopping"), "{response}");
         let status = server.child.wait().unwrap();
         assert!(status.success() && start.elapsed() < Duration::from_secs(2), "{signal}: {status}, {:?}", start.elapsed());
         drop(idle);
@@ -310,7 +311,7 @@ fn fails(arguments: &[&str]) -> String {
 }
 
 #[test]
-fn what_keeps_it_from_starting_is_said() {
+fn startup_errors_are_reported() {
     let server = Server::start(&["--host", "localhost"]);
     let port = server.port.to_string();
     assert!(fails(&["--port", &port, "--host", "localhost"]).contains("in use"));
@@ -320,7 +321,7 @@ fn what_keeps_it_from_starting_is_said() {
 }
 
 #[test]
-fn other_addresses_are_warned_of() {
+fn other_addresses_cause_a_warning() {
     let mut child =
         Command::new(WEB).args(["--port", "0", "--host", "0.0.0.0"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
@@ -330,6 +331,6 @@ fn other_addresses_are_warned_of() {
     BufReader::new(child.stderr.take().unwrap()).read_line(&mut warning).unwrap();
     let server = Server { child, port };
     assert!(warning.contains("no password"), "{warning}");
-    // Whoever may reach it may call it by any name.
+    // Any Host header is accepted.
     assert_eq!(server.raw(b"GET / HTTP/1.0\r\nHost: example.com\r\n\r\n").status, 200);
 }

@@ -1,4 +1,4 @@
-//! The page's own API: requests, their events, their pictures.
+//! The page's API: requests, their events and their images.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -16,17 +16,17 @@ use hart_core::{MAX_GUIDANCE, Request};
 use serde_json::json;
 
 use crate::App;
-use crate::failure::Failure;
-use crate::job::{Happened, Job, Listener};
+use crate::api_error::ApiError;
+use crate::job::{Job, JobEvent, Listener};
 use crate::json::Json;
 use crate::settings::{Settings, read_json};
 
-/// Time after which a browser that lost an event stream comes back; well before the run counts as abandoned.
-const RETRY: std::time::Duration = std::time::Duration::from_millis(1000);
-/// Most characters of a file's name that come from the prompt.
-const NAME_LENGTH: usize = 60;
+/// Time after which a browser reopens a lost event stream; well before the run counts as abandoned.
+const RECONNECT_DELAY: std::time::Duration = std::time::Duration::from_millis(1000);
+/// Maximum number of characters that a file name takes from the prompt.
+const MAX_NAME_LENGTH: usize = 60;
 
-/// Their routes.
+/// Returns the routes of the page's API.
 pub fn routes() -> Router<Arc<App>> {
     Router::new()
         .route("/api/model", get(model))
@@ -36,9 +36,10 @@ pub fn routes() -> Router<Arc<App>> {
         .route("/api/images/{id}/{file}", get(image))
 }
 
+/// Describes the model, its defaults and the limits.
 async fn model(State(app): State<Arc<App>>) -> Json {
     let (config, side) = (app.hart.config(), app.hart.config().resolution());
-    let own = app.hart.sampling(&Request::new(""));
+    let defaults = app.hart.sampling(&Request::new(""));
     Json(json!({
         "name": app.name,
         "version": env!("CARGO_PKG_VERSION"),
@@ -48,16 +49,17 @@ async fn model(State(app): State<Arc<App>>) -> Json {
         "max_images": app.max_images,
         "max_guidance": MAX_GUIDANCE,
         "defaults": {
-            "guidance": own.guidance,
-            "soft": own.smoothing,
-            "top_k": own.top_k,
-            "top_p": own.top_p,
-            "steps": own.steps.to_string(),
+            "guidance": defaults.guidance,
+            "soft": defaults.smoothing,
+            "top_k": defaults.top_k,
+            "top_p": defaults.top_p,
+            "steps": defaults.steps.to_string(),
         },
     }))
 }
 
-async fn generate(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, Failure> {
+/// Queues a request.
+async fn generate(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
     let settings: Settings = read_json(&headers, body).await?;
     let checked = app.check(settings)?;
     let count = checked.count;
@@ -72,56 +74,58 @@ async fn generate(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -
     Ok((StatusCode::ACCEPTED, Json(answer)).into_response())
 }
 
-fn find(app: &App, id: &str) -> Result<Arc<Job>, Failure> {
-    app.queue.find(id).ok_or_else(|| Failure::missing("there is no such request, or it is too long ago"))
+/// Looks up a job.
+fn find(app: &App, id: &str) -> Result<Arc<Job>, ApiError> {
+    app.queue.find(id).ok_or_else(|| ApiError::not_found("there is no such request, or it is no longer stored"))
 }
 
-async fn events(State(app): State<Arc<App>>, Path(id): Path<String>, headers: HeaderMap) -> Result<Response, Failure> {
+/// Streams the events of a request. A browser that reconnects sends the number of the last event that it received.
+async fn events(State(app): State<Arc<App>>, Path(id): Path<String>, headers: HeaderMap) -> Result<Response, ApiError> {
     let job = find(&app, &id)?;
-    // A browser that comes back says what it heard last.
     let last = headers.get("last-event-id").and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<u64>().ok());
     let listener = Listener::new(job, last.map_or(0, |n| n.saturating_add(1)));
-    let heard = stream::unfold((listener, VecDeque::<Arc<Happened>>::new()), async |(mut listener, mut news)| {
-        if news.is_empty() {
-            news.extend(listener.hear().await);
+    let events = stream::unfold((listener, VecDeque::<Arc<JobEvent>>::new()), async |(mut listener, mut received)| {
+        if received.is_empty() {
+            received.extend(listener.receive().await);
         }
-        let event = news.pop_front()?;
-        Some((Ok::<_, Infallible>(to_event(&event)), (listener, news)))
+        let event = received.pop_front()?;
+        Some((Ok::<_, Infallible>(to_sse(&event)), (listener, received)))
     });
-    let retry = stream::iter([Ok(Event::default().retry(RETRY))]);
-    let mut response = Sse::new(retry.chain(heard)).keep_alive(KeepAlive::default()).into_response();
-    // Proxies such as nginx would wait for the end.
+    let retry = stream::iter([Ok(Event::default().retry(RECONNECT_DELAY))]);
+    let mut response = Sse::new(retry.chain(events)).keep_alive(KeepAlive::default()).into_response();
+    // Turns off buffering in proxies such as nginx.
     response.headers_mut().insert("x-accel-buffering", header::HeaderValue::from_static("no"));
     Ok(response)
 }
 
-fn to_event(happened: &Happened) -> Event {
-    Event::default().id(happened.number.to_string()).event(happened.name).data(happened.data.to_string())
+fn to_sse(event: &JobEvent) -> Event {
+    Event::default().id(event.number.to_string()).event(event.name).data(event.data.to_string())
 }
 
-async fn cancel(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Json, Failure> {
+/// Cancels a request. Cancelling one that has ended has no effect and is no error: the end and the click may cross.
+async fn cancel(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Json, ApiError> {
     let job = find(&app, &id)?;
     let ended = job.has_ended();
     app.queue.cancel(&job);
-    // Cancelling what has ended changes nothing, and is no error: the end and the click may cross.
     Ok(Json(json!({ "cancelled": !ended })))
 }
 
+/// Returns the PNG file of a finished image.
 async fn image(
     State(app): State<Arc<App>>,
     Path((id, file)): Path<(String, String)>,
     RawQuery(query): RawQuery,
-) -> Result<Response, Failure> {
+) -> Result<Response, ApiError> {
     let job = find(&app, &id)?;
     let index = file.strip_suffix(".png").and_then(|n| n.parse().ok());
-    let picture =
-        index.and_then(|n| job.picture(n)).ok_or_else(|| Failure::missing("there is no such picture, or it is too long ago"))?;
-    let mut response = picture.png.clone().into_response();
+    let image =
+        index.and_then(|n| job.image(n)).ok_or_else(|| ApiError::not_found("there is no such image, or it is no longer stored"))?;
+    let mut response = image.png.clone().into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("image/png"));
     headers.insert(header::CACHE_CONTROL, header::HeaderValue::from_static("private, max-age=86400, immutable"));
     if query.is_some_and(|q| q.split('&').any(|part| part == "download" || part.starts_with("download="))) {
-        let value = format!("attachment; filename=\"{}\"", file_name(&job.prompt, picture.seed));
+        let value = format!("attachment; filename=\"{}\"", file_name(&job.prompt, image.seed));
         if let Ok(value) = value.parse() {
             headers.insert(header::CONTENT_DISPOSITION, value);
         }
@@ -129,14 +133,14 @@ async fn image(
     Ok(response)
 }
 
-/// A name of prompt and seed that every system takes.
+/// Returns a file name made of prompt and seed that is valid on every system.
 fn file_name(prompt: &str, seed: u64) -> String {
     let letters = prompt.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { ' ' });
     let words: Vec<String> = letters.collect::<String>().split_whitespace().map(Into::into).collect();
-    let mut name: String = words.join("-").chars().take(NAME_LENGTH).collect();
+    let mut name: String = words.join("-").chars().take(MAX_NAME_LENGTH).collect();
     name.truncate(name.trim_end_matches('-').len());
     if name.is_empty() {
-        name.push_str("picture");
+        name.push_str("image");
     }
     format!("{name}-{seed}.png")
 }
@@ -149,7 +153,7 @@ mod tests {
     fn files_are_named_after_prompt_and_seed() {
         assert_eq!(file_name("A red heart, on \"yellow\"", 7), "a-red-heart-on-yellow-7.png");
         assert_eq!(file_name("../../etc/passwd\r\nX: y", 0), "etc-passwd-x-y-0.png");
-        assert_eq!(file_name("心 🦜", 1), "picture-1.png");
+        assert_eq!(file_name("心 🦜", 1), "image-1.png");
         assert!(file_name(&"long ".repeat(100), u64::MAX).len() < 90);
     }
 }

@@ -1,4 +1,4 @@
-//! What every request passes: whom it is for, and what browsers may do with the answer.
+//! Middleware for every request: checks the Host header and sets the security headers.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,20 +9,20 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use crate::App;
-use crate::failure::Failure;
+use crate::api_error::ApiError;
 
-/// The page has no inline code and loads nothing from elsewhere.
+/// Content security policy: the page has no inline code and loads nothing from other hosts.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
      connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
-/// Refuses requests for other hosts, makes every error JSON, and sets the security headers.
+/// Rejects requests for other hosts, converts every error to JSON, and sets the security headers.
 pub async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    let mut response = if app.loopback && !names_this_machine(request.headers()) {
-        Failure::new(StatusCode::FORBIDDEN, "this server answers to localhost only: the Host header names another")
+    let mut response = if app.loopback && !has_loopback_host(request.headers()) {
+        ApiError::new(StatusCode::FORBIDDEN, "the Host header names another host: this server accepts requests for localhost only")
             .code("wrong_host")
             .into_response()
     } else {
-        plain_errors(next.run(request).await)
+        errors_as_json(next.run(request).await)
     };
     for (name, value) in [
         (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
@@ -37,9 +37,10 @@ pub async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) ->
     response
 }
 
-/// Whether the Host header is a name of this machine. A page elsewhere whose name was made to resolve to 127.0.0.1 would send its
-/// own name (DNS rebinding).
-fn names_this_machine(headers: &HeaderMap) -> bool {
+/// Returns whether there is exactly one Host header and it names this machine.
+///
+/// This stops DNS rebinding: a foreign page whose domain resolves to 127.0.0.1 sends its own domain.
+fn has_loopback_host(headers: &HeaderMap) -> bool {
     let mut hosts = headers.get_all(header::HOST).iter();
     let (Some(host), None) = (hosts.next(), hosts.next()) else { return false };
     host.to_str().is_ok_and(is_loopback)
@@ -53,14 +54,14 @@ fn is_loopback(host: &str) -> bool {
     name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
-/// An error that axum answered in its own words, such as for a path that isn't UTF-8, in ours.
-fn plain_errors(response: Response) -> Response {
+/// Replaces axum's own error responses, such as for a path that isn't UTF-8, with JSON.
+fn errors_as_json(response: Response) -> Response {
     let status = response.status();
     let is_json = response.headers().get(header::CONTENT_TYPE).is_some_and(|t| t == "application/json");
     if is_json || !(status.is_client_error() || status.is_server_error()) {
         return response;
     }
-    Failure::new(status, status.canonical_reason().unwrap_or("error").to_lowercase()).into_response()
+    ApiError::new(status, status.canonical_reason().unwrap_or("error").to_lowercase()).into_response()
 }
 
 #[cfg(test)]

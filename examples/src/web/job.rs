@@ -1,4 +1,4 @@
-//! One request on its way: what has happened to it, for any number of listeners at any time.
+//! A request in progress and the events that it has emitted, for any number of listeners at any time.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,80 +8,81 @@ use hart_core::{CancelToken, Request};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::settings::{Checked, random};
+use crate::settings::{CheckedSettings, random};
 
-/// Progress and previews that are kept for a listener that comes late or reads slowly.
-const KEPT_MOMENTS: usize = 64;
-/// Whoever made a request is expected to listen within this time, and previews are made for them already.
-const EXPECTED: Duration = Duration::from_secs(2);
-/// A run that nobody listens to any more is cancelled after this time.
-const ABANDONED: Duration = Duration::from_secs(5);
+/// Number of progress and preview events kept for a listener that connects late or reads slowly.
+const MAX_TRANSIENT_EVENTS: usize = 64;
+/// Time in which the client is expected to open the event stream. Previews are made during it even without a listener.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time after which a run without listeners is cancelled.
+const ABANDON_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A finished picture.
+/// A finished image.
 #[derive(Debug)]
-pub struct Picture {
+pub struct FinishedImage {
     /// The PNG file.
     pub png: Vec<u8>,
-    /// Its seed.
+    /// Seed of the image.
     pub seed: u64,
 }
 
-/// One thing that happened.
+/// An entry of a job's event stream.
 #[derive(Debug)]
-pub struct Happened {
-    /// Rises by one.
+pub struct JobEvent {
+    /// Sequence number, from 0.
     pub number: u64,
-    /// Its name in the event stream.
+    /// Name in the event stream.
     pub name: &'static str,
-    /// Its data.
+    /// Data as JSON.
     pub data: Value,
 }
 
-impl Happened {
-    /// Whether it matters only for a moment.
-    fn is_moment(&self) -> bool {
+impl JobEvent {
+    /// Returns whether later events make this one obsolete.
+    fn is_transient(&self) -> bool {
         matches!(self.name, "queued" | "progress" | "preview")
     }
 
-    /// Whether nothing comes after it.
+    /// Returns whether this is the last event of its job.
     pub fn is_last(&self) -> bool {
         matches!(self.name, "done" | "cancelled" | "error")
     }
 }
 
-/// A request, and what has happened to it.
+/// A request, its events and its finished images.
 #[derive(Debug)]
 pub struct Job {
-    /// Its name in addresses; can't be guessed.
+    /// Identifier in URLs; random, so that it can't be guessed.
     pub id: String,
-    /// What to make.
+    /// The request to run.
     pub request: Request,
-    /// What to draw.
+    /// The prompt.
     pub prompt: String,
-    /// Seed of the first picture.
+    /// Seed of the first image.
     pub seed: u64,
-    /// Whether someone may listen and fetch pictures; else they go to the maker alone.
+    /// Whether clients may fetch events and images by the identifier. If not, only the handler that created the job gets its images.
     pub public: bool,
     cancel: CancelToken,
-    made: Instant,
-    state: Mutex<State>,
+    created: Instant,
+    state: Mutex<JobState>,
+    /// Notifies listeners of new events.
     changes: watch::Sender<()>,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    log: VecDeque<Arc<Happened>>,
-    next: u64,
-    pictures: Vec<Option<Arc<Picture>>>,
+struct JobState {
+    events: VecDeque<Arc<JobEvent>>,
+    next_number: u64,
+    images: Vec<Option<Arc<FinishedImage>>>,
     listeners: usize,
-    /// How often the last listener has left.
-    left: u64,
+    /// Number of listeners that have disconnected.
+    disconnects: u64,
     ended: bool,
 }
 
 impl Job {
-    /// A request that waits for its turn.
-    pub fn new(checked: Checked, public: bool) -> Arc<Self> {
+    /// Creates a job that waits for its turn.
+    pub fn new(checked: CheckedSettings, public: bool) -> Arc<Self> {
         Arc::new(Self {
             id: format!("{:016x}{:016x}", random(), random()),
             request: checked.request,
@@ -89,94 +90,94 @@ impl Job {
             seed: checked.seed,
             public,
             cancel: checked.cancel,
-            made: Instant::now(),
+            created: Instant::now(),
             state: Mutex::default(),
             changes: watch::Sender::new(()),
         })
     }
 
-    /// Nothing that is done under the lock can leave it half-done.
-    fn state(&self) -> MutexGuard<'_, State> {
+    /// Locks the state. A poisoned lock is used as it is: no panic can leave the state half changed.
+    fn state(&self) -> MutexGuard<'_, JobState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells all listeners. After the last event nothing more is told.
-    pub fn tell(&self, name: &'static str, data: Value) {
+    /// Appends an event and notifies all listeners. Does nothing after the last event.
+    pub fn emit(&self, name: &'static str, data: Value) {
         let mut state = self.state();
         if state.ended {
             return;
         }
-        let happened = Happened { number: state.next, name, data };
-        state.next += 1;
-        state.ended = happened.is_last();
-        state.log.push_back(Arc::new(happened));
-        let moments = state.log.iter().filter(|h| h.is_moment()).count();
-        if moments > KEPT_MOMENTS
-            && let Some(oldest) = state.log.iter().position(|h| h.is_moment())
+        let event = JobEvent { number: state.next_number, name, data };
+        state.next_number += 1;
+        state.ended = event.is_last();
+        state.events.push_back(Arc::new(event));
+        let transient = state.events.iter().filter(|e| e.is_transient()).count();
+        if transient > MAX_TRANSIENT_EVENTS
+            && let Some(oldest) = state.events.iter().position(|e| e.is_transient())
         {
-            state.log.remove(oldest);
+            state.events.remove(oldest);
         }
         drop(state);
         self.changes.send_replace(());
     }
 
-    /// Keeps a finished picture, and tells of it.
-    pub fn add(&self, picture: Arc<Picture>) {
+    /// Stores a finished image and emits its event.
+    pub fn add_image(&self, image: Arc<FinishedImage>) {
         let mut state = self.state();
-        let index = state.pictures.len();
-        let seed = picture.seed.to_string();
-        state.pictures.push(Some(picture));
+        let index = state.images.len();
+        let seed = image.seed.to_string();
+        state.images.push(Some(image));
         drop(state);
-        self.tell("image", json!({ "index": index, "seed": seed, "url": format!("/api/images/{}/{index}.png", self.id) }));
+        self.emit("image", json!({ "index": index, "seed": seed, "url": format!("/api/images/{}/{index}.png", self.id) }));
     }
 
-    /// Cancels it, wherever it is, and tells so at once.
+    /// Cancels the job, waiting or running, and emits `cancelled` at once.
     pub fn cancel(&self) {
         self.cancel.cancel();
-        let finished = self.state().pictures.len();
-        self.tell("cancelled", json!({ "finished": finished }));
+        let finished = self.state().images.len();
+        self.emit("cancelled", json!({ "finished": finished }));
     }
 
-    /// Whether its token was used.
+    /// Returns whether the job has been cancelled.
     pub fn is_cancelled(&self) -> bool {
         self.cancel.is_cancelled()
     }
 
-    /// Whether its last event was told.
+    /// Returns whether the last event has been emitted.
     pub fn has_ended(&self) -> bool {
         self.state().ended
     }
 
-    /// Whether anybody sees previews, or is about to.
+    /// Returns whether somebody receives previews, or is expected to connect in a moment.
     pub fn is_watched(&self) -> bool {
-        self.public && (self.state().listeners > 0 || self.made.elapsed() < EXPECTED)
+        self.public && (self.state().listeners > 0 || self.created.elapsed() < CONNECT_TIMEOUT)
     }
 
-    /// What happened from `number` on.
-    pub fn since(&self, number: u64) -> Vec<Arc<Happened>> {
-        self.state().log.iter().filter(|h| h.number >= number).cloned().collect()
+    /// Returns the stored events from sequence number `number` on.
+    pub fn events_since(&self, number: u64) -> Vec<Arc<JobEvent>> {
+        self.state().events.iter().filter(|e| e.number >= number).cloned().collect()
     }
 
-    /// A finished picture, if it is still kept.
-    pub fn picture(&self, index: usize) -> Option<Arc<Picture>> {
-        self.state().pictures.get(index).cloned().flatten()
+    /// Returns a finished image, or `None` if it is not finished or no longer stored.
+    pub fn image(&self, index: usize) -> Option<Arc<FinishedImage>> {
+        self.state().images.get(index).cloned().flatten()
     }
 
-    /// All finished pictures that are still kept.
-    pub fn pictures(&self) -> Vec<Arc<Picture>> {
-        self.state().pictures.iter().flatten().cloned().collect()
+    /// Returns all finished images that are still stored.
+    pub fn images(&self) -> Vec<Arc<FinishedImage>> {
+        self.state().images.iter().flatten().cloned().collect()
     }
 
-    /// Forgets a picture.
-    pub fn drop_picture(&self, index: usize) {
-        if let Some(place) = self.state().pictures.get_mut(index) {
-            *place = None;
+    /// Frees a finished image.
+    pub fn drop_image(&self, index: usize) {
+        if let Some(slot) = self.state().images.get_mut(index) {
+            *slot = None;
         }
     }
 
-    /// Forgets what mattered only for a moment.
-    pub fn drop_moments(&self) {
-        self.state().log.retain(|h| !h.is_moment());
+    /// Frees the events that are obsolete.
+    pub fn drop_transient_events(&self) {
+        self.state().events.retain(|e| !e.is_transient());
     }
 
     /// Waits for the last event.
@@ -186,29 +187,29 @@ impl Job {
     }
 }
 
-/// Somebody who hears what happens to a job. If the last one leaves and none comes back, the job is cancelled.
+/// A receiver of a job's events. When the last one is dropped and none follows in time, the job is cancelled.
 pub struct Listener {
     job: Arc<Job>,
     changes: watch::Receiver<()>,
-    next: u64,
+    next_number: u64,
 }
 
 impl Listener {
-    /// Hears everything from `next` on that is still kept.
-    pub fn new(job: Arc<Job>, next: u64) -> Self {
+    /// Creates a listener for the stored events from sequence number `next_number` on, and all later ones.
+    pub fn new(job: Arc<Job>, next_number: u64) -> Self {
         job.state().listeners += 1;
         let changes = job.changes.subscribe();
-        Self { job, changes, next }
+        Self { job, changes, next_number }
     }
 
-    /// What has happened since it last heard something; nothing at the end.
-    pub async fn hear(&mut self) -> Vec<Arc<Happened>> {
+    /// Waits for events and returns those not yet received; empty after the last event.
+    pub async fn receive(&mut self) -> Vec<Arc<JobEvent>> {
         loop {
             let ended = self.job.has_ended();
-            let news = self.job.since(self.next);
-            if let Some(last) = news.last() {
-                self.next = last.number + 1;
-                return news;
+            let events = self.job.events_since(self.next_number);
+            if let Some(last) = events.last() {
+                self.next_number = last.number + 1;
+                return events;
             }
             if ended || self.changes.changed().await.is_err() {
                 return Vec::new();
@@ -221,19 +222,19 @@ impl Drop for Listener {
     fn drop(&mut self) {
         let mut state = self.job.state();
         state.listeners -= 1;
-        state.left += 1;
-        let left = state.left;
+        state.disconnects += 1;
+        let disconnects = state.disconnects;
         if state.listeners > 0 || state.ended {
             return;
         }
         drop(state);
         let job = self.job.clone();
-        // Without a runtime the server is gone, and the job with it.
+        // Without a runtime the server has stopped, and the job with it.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
-                tokio::time::sleep(ABANDONED).await;
+                tokio::time::sleep(ABANDON_TIMEOUT).await;
                 let state = job.state();
-                let abandoned = state.listeners == 0 && state.left == left && !state.ended;
+                let abandoned = state.listeners == 0 && state.disconnects == disconnects && !state.ended;
                 drop(state);
                 if abandoned {
                     job.cancel();

@@ -1,18 +1,18 @@
-//! Answers of JSON.
+//! JSON responses.
 
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 
-/// A value as an answer. Nothing about a request is kept in caches.
+/// A JSON response that caches must not store.
 pub struct Json(pub Value);
 
 impl IntoResponse for Json {
     fn into_response(self) -> Response {
-        let kind = [
+        let headers = [
             (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
             (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
         ];
-        (kind, self.0.to_string()).into_response()
+        (headers, self.0.to_string()).into_response()
     }
 }

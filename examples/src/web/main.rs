@@ -1,8 +1,9 @@
-//! A page to try hart in a browser, and a server for programs: `cargo run --release -p hart-examples --features web --bin web`.
+//! A web server with a page for trying hart in a browser and an API for programs:
+//! `cargo run --release -p hart-examples --features web --bin web`.
 
 mod api;
+mod api_error;
 mod connections;
-mod failure;
 mod guard;
 mod job;
 mod json;
@@ -26,59 +27,59 @@ use hart_examples::cli::word_filter::WordFilter;
 use hart_examples::cli::{INTERRUPTED, output};
 use tokio::net::TcpListener;
 
-use crate::failure::Failure;
-use crate::queue::{KEPT_IMAGES, Queue};
-use crate::settings::{Checked, Settings};
+use crate::api_error::ApiError;
+use crate::queue::{MAX_STORED_IMAGES, Queue};
+use crate::settings::{CheckedSettings, Settings};
 
-/// Serves a page that makes pictures, and OpenAI's images API.
+/// Command line of the server.
 #[derive(Parser, Debug)]
-#[command(name = "web", version, about = "A web page and an API that make pictures with HART", max_term_width = 110)]
+#[command(name = "web", version, about = "Serves a web page and an API that generate images with HART", max_term_width = 110)]
 struct Arguments {
     #[command(flatten)]
     opening: Opening,
-    /// Refuses prompts with a word or phrase of this list, one a line
+    /// Refuses prompts that contain a word or phrase of this file, one per line
     #[arg(long, value_name = "FILE")]
     filter: Option<PathBuf>,
-    /// Port; 0 takes a free one
+    /// Port to listen on; 0 selects a free one
     #[arg(short, long, default_value_t = 7860)]
     port: u16,
-    /// Address to listen on; any but this machine's own is open to others, who need no password
+    /// Address to listen on; with other than a loopback address, everyone who can reach the server can use it without a password
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
     host: String,
-    /// Requests that may wait while one is worked on
+    /// Maximum number of requests that wait while one runs
     #[arg(long, value_name = "COUNT", default_value_t = 8)]
     queue: usize,
-    /// Most pictures of one request
-    #[arg(long, value_name = "COUNT", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=KEPT_IMAGES as i64))]
+    /// Maximum number of images per request
+    #[arg(long, value_name = "COUNT", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=MAX_STORED_IMAGES as i64))]
     max_images: u16,
 }
 
-/// What every handler sees.
+/// State shared by all handlers and the worker.
 pub struct App {
     /// The model.
     pub hart: Hart,
-    /// Its name: that of its folder.
+    /// Name of the model: its folder's name.
     pub name: String,
-    /// What it won't draw.
+    /// Filter that refuses prompts.
     pub filter: Option<WordFilter>,
-    /// Work, and what came of it.
+    /// Jobs and their results.
     pub queue: Queue,
-    /// Most pictures of one request.
+    /// Maximum number of images per request.
     pub max_images: usize,
-    /// Whether only this machine reaches the server.
+    /// Whether the server listens on a loopback address.
     pub loopback: bool,
 }
 
 impl App {
-    /// Checks what is to be made.
+    /// Applies the filter and validates settings.
     ///
     /// # Errors
     ///
-    /// The first value that won't do, or a prompt that is refused.
-    fn check(&self, settings: Settings) -> Result<Checked, Failure> {
+    /// Returns an error if the prompt is refused, or one that names the first invalid field.
+    fn check(&self, settings: Settings) -> Result<CheckedSettings, ApiError> {
         match self.filter.as_ref().and_then(|filter| filter.refuse(&settings.prompt)) {
             Some(reason) => {
-                Err(Failure::bad("prompt", format!("the prompt is refused: {reason}")).code("content_policy_violation"))
+                Err(ApiError::bad_request("prompt", format!("the prompt is refused: {reason}")).code("content_policy_violation"))
             }
             None => settings.check(self.max_images),
         }
@@ -90,39 +91,39 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
-    // One thread serves: all it does is hand over text and finished files.
+    // One thread is enough: handlers only pass on text and finished files.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(serve(arguments))?;
     Ok(ExitCode::SUCCESS)
 }
 
 async fn serve(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
-    // The port before the model, which may take long to open.
+    // Bind first: opening the model may take long, and the port may be taken.
     let listener = TcpListener::bind((arguments.host.as_str(), arguments.port))
         .await
         .map_err(|e| format!("can't listen on {}, port {}: {e}; see --host and --port", arguments.host, arguments.port))?;
     let address = listener.local_addr()?;
-    let app = Arc::new(open(arguments, address.ip().is_loopback())?);
+    let app = Arc::new(open_app(arguments, address.ip().is_loopback())?);
     let worker = std::thread::Builder::new().name("hart-worker".into()).spawn({
         let app = app.clone();
-        move || worker::work(&app)
+        move || worker::run(&app)
     })?;
-    let signal = signals()?;
+    let signal = shutdown_signal()?;
     if !app.loopback {
-        eprintln!("warning: whoever reaches {address} can make pictures: there is no password and no encryption");
+        eprintln!("warning: everyone who can reach {address} can generate images: there is no password and no encryption");
     }
     let side = app.hart.config().resolution();
-    // If nobody reads this the server is no worse for it.
-    let _ = output::say(format!("http://{address}/ ({}, {side} x {side} pixels; Ctrl-C ends it)", app.name));
+    // The server works without a reader of its output.
+    let _ = output::say(format!("http://{address}/ ({}, {side} x {side} pixels; Ctrl-C stops the server)", app.name));
 
     let shutdown = async {
         signal.await;
         eprintln!("stopping");
-        // Ends the event streams too.
+        // This ends the event streams too.
         app.queue.close();
     };
     connections::serve(listener, router(app.clone()), shutdown).await;
-    // A run that was just cancelled ends within a layer; one that doesn't is left to the end of the program.
+    // A cancelled run ends within a layer. If it doesn't, the exit of the process ends it.
     for _ in 0..10 {
         if worker.is_finished() {
             break;
@@ -132,7 +133,7 @@ async fn serve(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn open(arguments: &Arguments, loopback: bool) -> Result<App, Box<dyn Error>> {
+fn open_app(arguments: &Arguments, loopback: bool) -> Result<App, Box<dyn Error>> {
     let Arguments { opening: Opening { model, .. }, filter, .. } = arguments;
     let filter = filter.as_deref().map(WordFilter::open).transpose()?;
     let hart = arguments.opening.open()?;
@@ -146,14 +147,15 @@ fn router(app: Arc<App>) -> Router {
         .merge(page::routes())
         .merge(api::routes())
         .merge(openai::routes())
-        .fallback(failure::not_found)
-        .method_not_allowed_fallback(failure::not_allowed)
+        .fallback(api_error::unknown_path)
+        .method_not_allowed_fallback(api_error::wrong_method)
         .layer(axum::middleware::from_fn_with_state(app.clone(), guard::guard))
         .with_state(app)
 }
 
-/// Heard from here on; ends with the first Ctrl-C or SIGTERM. The second ends the program at once.
-fn signals() -> std::io::Result<impl Future<Output = ()>> {
+/// Installs the signal handlers and returns a future that completes with the first Ctrl-C or SIGTERM. A second Ctrl-C ends the
+/// process at once.
+fn shutdown_signal() -> std::io::Result<impl Future<Output = ()>> {
     #[cfg(unix)]
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     let terminated = async move {

@@ -1,4 +1,4 @@
-//! OpenAI's images API, as far as it makes sense here: <https://platform.openai.com/docs/api-reference/images>.
+//! The part of OpenAI's images API that applies to HART: <https://platform.openai.com/docs/api-reference/images>.
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -14,12 +14,12 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::App;
-use crate::failure::Failure;
+use crate::api_error::ApiError;
 use crate::job::Job;
 use crate::json::Json;
 use crate::settings::{Seed, Settings, read_json};
 
-/// The routes.
+/// Returns the routes of OpenAI's API.
 pub fn routes() -> Router<Arc<App>> {
     Router::new()
         .route("/v1/images/generations", post(generations))
@@ -27,48 +27,55 @@ pub fn routes() -> Router<Arc<App>> {
         .route("/v1/models/{name}", get(model))
 }
 
-/// The body of a request. Fields that say nothing here, such as `model` and `quality`, are ignored.
+/// The body of `POST /v1/images/generations`. Fields that don't apply, such as `model` and `quality`, are ignored.
 #[derive(Deserialize)]
-struct Wanted {
+struct GenerationsBody {
     prompt: String,
     n: Option<usize>,
     size: Option<String>,
     response_format: Option<String>,
     output_format: Option<String>,
     stream: Option<bool>,
-    /// Not OpenAI's: seed of the first picture.
+    /// Extension: seed of the first image.
     seed: Option<Seed>,
-    /// Not OpenAI's: strength of guidance.
+    /// Extension: guidance scale.
     guidance: Option<f64>,
 }
 
-impl Wanted {
-    fn settings(self, side: usize) -> Result<Settings, Failure> {
-        let own = format!("{side}x{side}");
+impl GenerationsBody {
+    /// Converts the body to settings for a model that makes images of `side` x `side` pixels.
+    fn settings(self, side: usize) -> Result<Settings, ApiError> {
+        let native = format!("{side}x{side}");
         match self.size.as_deref() {
             None | Some("auto") => {}
-            Some(size) if size == own => {}
+            Some(size) if size == native => {}
             Some(size) => {
-                return Err(Failure::bad("size", format!("\"{size}\", this model makes {own}: leave it out or say \"auto\"")));
+                return Err(ApiError::bad_request(
+                    "size",
+                    format!("\"{size}\", expected \"{native}\", the size of this model's images, or \"auto\""),
+                ));
             }
         }
         if let Some(format) = self.response_format.filter(|f| f != "b64_json") {
-            return Err(Failure::bad("response_format", format!("\"{format}\", expected \"b64_json\", the default here")));
+            return Err(ApiError::bad_request(
+                "response_format",
+                format!("\"{format}\", expected \"b64_json\", the default of this server"),
+            ));
         }
         if let Some(format) = self.output_format.filter(|f| f != "png") {
-            return Err(Failure::bad("output_format", format!("\"{format}\", expected \"png\"")));
+            return Err(ApiError::bad_request("output_format", format!("\"{format}\", expected \"png\"")));
         }
         if self.stream == Some(true) {
-            return Err(Failure::bad("stream", "not supported: see /api/generate for events"));
+            return Err(ApiError::bad_request("stream", "not supported: use the events of /api/generate"));
         }
         Ok(Settings { prompt: self.prompt, seed: self.seed, count: self.n, guidance: self.guidance, ..Settings::default() })
     }
 }
 
-/// Cancels the run when the client has gone: the server then drops the handler, and this with it.
-struct Connected<'a>(&'a App, Arc<Job>);
+/// Guard that cancels the run when the client disconnects: the server then drops the handler, which owns the guard.
+struct CancelOnDisconnect<'a>(&'a App, Arc<Job>);
 
-impl Drop for Connected<'_> {
+impl Drop for CancelOnDisconnect<'_> {
     fn drop(&mut self) {
         if !self.1.has_ended() {
             self.0.queue.cancel(&self.1);
@@ -76,43 +83,44 @@ impl Drop for Connected<'_> {
     }
 }
 
-async fn generations(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Json, Failure> {
-    let body: Wanted = read_json(&headers, body).await?;
+async fn generations(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Json, ApiError> {
+    let body: GenerationsBody = read_json(&headers, body).await?;
     let checked = app.check(body.settings(app.hart.config().resolution())?)?;
     let job = Job::new(checked, false);
     app.queue.push(&job)?;
-    let connected = Connected(&app, job);
-    let job = &connected.1;
+    let guard = CancelOnDisconnect(&app, job);
+    let job = &guard.1;
     job.ended().await;
-    match job.since(0).last() {
+    match job.events_since(0).last() {
         Some(last) if last.name == "done" => {}
         Some(last) if last.name == "error" => {
             let message = last.data["message"].as_str().unwrap_or_default();
-            return Err(Failure::new(StatusCode::INTERNAL_SERVER_ERROR, message));
+            return Err(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, message));
         }
-        _ => return Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, "cancelled: the server is stopping").code("cancelled")),
+        _ => return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "cancelled: the server is stopping").code("cancelled")),
     }
     let data: Vec<Value> = job
-        .pictures()
+        .images()
         .iter()
-        .map(|p| json!({ "b64_json": STANDARD.encode(&p.png), "revised_prompt": null, "seed": p.seed }))
+        .map(|image| json!({ "b64_json": STANDARD.encode(&image.png), "revised_prompt": null, "seed": image.seed }))
         .collect();
     let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     Ok(Json(json!({ "created": created, "data": data, "output_format": "png" })))
 }
 
-fn entry(app: &App) -> Value {
+/// Returns the API's description of the model.
+fn model_object(app: &App) -> Value {
     json!({ "id": app.name, "object": "model", "created": 0, "owned_by": "hart" })
 }
 
 async fn models(State(app): State<Arc<App>>) -> Json {
-    Json(json!({ "object": "list", "data": [entry(&app)] }))
+    Json(json!({ "object": "list", "data": [model_object(&app)] }))
 }
 
-async fn model(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<Json, Failure> {
+async fn model(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<Json, ApiError> {
     if name == app.name {
-        Ok(Json(entry(&app)))
+        Ok(Json(model_object(&app)))
     } else {
-        Err(Failure::missing(format!("there is no model {name}")).code("model_not_found"))
+        Err(ApiError::not_found(format!("there is no model {name}")).code("model_not_found"))
     }
 }

@@ -1,4 +1,4 @@
-//! The page. Its files are in the program.
+//! The web page. Its files are compiled into the program.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use axum::routing::get;
 
 use crate::App;
 
-/// Path, type and content of each file.
+/// Path, content type and content of each file.
 const FILES: [(&str, &str, &str); 7] = [
     ("/", "text/html; charset=utf-8", include_str!("page/index.html")),
     ("/style.css", "text/css; charset=utf-8", include_str!("page/style.css")),
@@ -20,11 +20,11 @@ const FILES: [(&str, &str, &str); 7] = [
     ("/icon.svg", "image/svg+xml", include_str!("page/icon.svg")),
 ];
 
-/// A route for each.
+/// Returns the routes of the page's files.
 pub fn routes() -> Router<Arc<App>> {
-    FILES.into_iter().fold(Router::new(), |router, (path, kind, content)| {
+    FILES.into_iter().fold(Router::new(), |router, (path, content_type, content)| {
         // After an update the browser must not mix old files with new ones.
-        let headers = [(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "no-cache")];
+        let headers = [(header::CONTENT_TYPE, content_type), (header::CACHE_CONTROL, "no-cache")];
         router.route(path, get(async move || (headers, content).into_response()))
     })
 }

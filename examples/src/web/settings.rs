@@ -1,4 +1,4 @@
-//! Bodies of requests to settings, checked before anything is queued.
+//! Request bodies and their validation, which comes before anything is queued.
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
@@ -10,73 +10,76 @@ use hart_core::{CancelToken, Request, SystemPrompt};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::failure::Failure;
+use crate::api_error::ApiError;
 
-/// Longest body that is read.
-const MAX_BODY: usize = 64 << 10;
-/// A longer body is read and dropped up to here, so that its sender hears the answer instead of a broken connection.
-const MAX_DRAINED: usize = 1 << 20;
-/// Longest time that a body may take.
-const BODY_TIME: Duration = Duration::from_secs(10);
+/// Maximum size of a body, in bytes.
+const MAX_BODY_SIZE: usize = 64 << 10;
+/// Number of bytes of an oversized body that are still read, so that the client receives the error instead of a broken connection.
+const MAX_DRAINED_SIZE: usize = 1 << 20;
+/// Time limit for a body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A seed as a number, or as text: JavaScript's numbers end at 2^53.
+/// A seed as a number or as text; JavaScript's integers are exact only up to 2^53.
 #[derive(Deserialize, Debug, Clone)]
 #[serde(untagged, expecting = "seed: expected a whole number from 0 to 18446744073709551615, or the same as text")]
 pub enum Seed {
-    /// As a number.
+    /// A JSON number.
     Number(u64),
-    /// As text.
+    /// A decimal number as text.
     Text(String),
 }
 
-/// What to make: the body of `POST /api/generate`. Whatever is left out is the model's own.
+/// The body of `POST /api/generate`. Fields that are left out take the model's defaults.
 #[derive(Deserialize, Debug, Default)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// What to draw.
+    /// The prompt.
     pub prompt: String,
-    /// Seed of the first picture; a random one if left out.
+    /// Seed of the first image; random by default.
     pub seed: Option<Seed>,
-    /// How many pictures.
+    /// Number of images.
     pub count: Option<usize>,
-    /// Strength of guidance.
+    /// Guidance scale.
     pub guidance: Option<f64>,
-    /// Soft sampling.
+    /// Whether tokens are sampled with Gumbel-softmax smoothing.
     pub soft: Option<bool>,
-    /// Codes kept.
+    /// Number of most likely codes to sample from.
     pub top_k: Option<usize>,
-    /// Probability of the codes kept.
+    /// Cumulative probability of the codes to sample from.
     pub top_p: Option<f64>,
-    /// Steps of the residual diffusion.
+    /// Number of residual diffusion steps, or a respacing.
     pub steps: Option<String>,
-    /// System prompt; empty for none.
+    /// The system prompt; an empty one turns it off.
     pub system_prompt: Option<String>,
 }
 
-/// Settings that are checked.
-pub struct Checked {
-    /// The request.
+/// Validated settings.
+pub struct CheckedSettings {
+    /// The request to run.
     pub request: Request,
-    /// Its token.
+    /// The request's cancel token.
     pub cancel: CancelToken,
-    /// What to draw.
+    /// The prompt.
     pub prompt: String,
-    /// Seed of the first picture.
+    /// Seed of the first image.
     pub seed: u64,
-    /// How many pictures.
+    /// Number of images.
     pub count: usize,
 }
 
 impl Settings {
-    /// The request that they make.
+    /// Validates the settings and builds the request.
     ///
     /// # Errors
     ///
-    /// The first value that won't do.
-    pub fn check(self, max_images: usize) -> Result<Checked, Failure> {
+    /// Returns an error that names the first invalid field.
+    pub fn check(self, max_images: usize) -> Result<CheckedSettings, ApiError> {
         let (seed, count, cancel) = (seed(self.seed)?, self.count.unwrap_or(1), CancelToken::new());
         if count > max_images {
-            return Err(Failure::bad("count", format!("{count} pictures, at most {max_images} in one request: split it")));
+            return Err(ApiError::bad_request(
+                "count",
+                format!("{count} images, expected at most {max_images}: split the request"),
+            ));
         }
         let mut request = Request::new(self.prompt.clone()).seed(seed).images_per_prompt(count).cancel_token(cancel.clone());
         if let Some(guidance) = self.guidance {
@@ -100,58 +103,59 @@ impl Settings {
             Some(text) => request.system_prompt(SystemPrompt::Text(text)),
         };
         request.validate()?;
-        Ok(Checked { request, cancel, prompt: self.prompt, seed, count })
+        Ok(CheckedSettings { request, cancel, prompt: self.prompt, seed, count })
     }
 }
 
-fn seed(seed: Option<Seed>) -> Result<u64, Failure> {
+/// Parses the seed, or draws one of 32 bits.
+fn seed(seed: Option<Seed>) -> Result<u64, ApiError> {
     match seed {
         None => Ok(random() >> 32),
         Some(Seed::Number(seed)) => Ok(seed),
         Some(Seed::Text(text)) => text
             .trim()
             .parse()
-            .map_err(|_| Failure::bad("seed", format!("\"{text}\", expected a whole number from 0 to {}", u64::MAX))),
+            .map_err(|_| ApiError::bad_request("seed", format!("\"{text}\", expected a whole number from 0 to {}", u64::MAX))),
     }
 }
 
-/// A random number from the operating system's randomness, by way of the keys of the standard library's hash maps.
+/// Returns a random number. The keys of the standard library's hash maps come from the operating system's randomness.
 pub fn random() -> u64 {
     RandomState::new().hash_one(0)
 }
 
-/// A body of JSON.
+/// Reads and parses a JSON body.
 ///
 /// # Errors
 ///
-/// It is too long, comes too slowly, isn't declared as JSON, or isn't what is expected.
-pub async fn read_json<T: DeserializeOwned>(headers: &HeaderMap, body: Body) -> Result<T, Failure> {
-    let bytes = tokio::time::timeout(BODY_TIME, read(body))
+/// Returns an error if the body is too large, too slow, not declared as JSON, or not of the expected form.
+pub async fn read_json<T: DeserializeOwned>(headers: &HeaderMap, body: Body) -> Result<T, ApiError> {
+    let bytes = tokio::time::timeout(BODY_TIMEOUT, read_body(body))
         .await
-        .map_err(|_| Failure::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time"))??;
-    // Browsers let any page send other types anywhere, and ask before they send this one.
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|t| t.to_str().ok()).unwrap_or("");
-    if !kind.split(';').next().unwrap_or("").trim().eq_ignore_ascii_case("application/json") {
-        return Err(Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "expected Content-Type: application/json"));
+        .map_err(|_| ApiError::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time"))??;
+    // Browsers let any page send other content types to any host, but ask the server before they send this one.
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|t| t.to_str().ok()).unwrap_or("");
+    if !content_type.split(';').next().unwrap_or("").trim().eq_ignore_ascii_case("application/json") {
+        return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "expected Content-Type: application/json"));
     }
     serde_json::from_slice(&bytes)
-        .map_err(|e| Failure::new(StatusCode::BAD_REQUEST, format!("the body won't do: {e}")).code("bad_body"))
+        .map_err(|e| ApiError::new(StatusCode::BAD_REQUEST, format!("the body is invalid: {e}")).code("bad_body"))
 }
 
-async fn read(body: Body) -> Result<Vec<u8>, Failure> {
+async fn read_body(body: Body) -> Result<Vec<u8>, ApiError> {
     let (mut stream, mut bytes, mut length) = (body.into_data_stream(), Vec::new(), 0);
     while let Some(chunk) = stream.next().await {
-        let chunk = chunk.map_err(|e| Failure::new(StatusCode::BAD_REQUEST, format!("the body broke off: {e}")))?;
+        let chunk = chunk.map_err(|e| ApiError::new(StatusCode::BAD_REQUEST, format!("the body is incomplete: {e}")))?;
         length += chunk.len();
-        if length <= MAX_BODY {
+        if length <= MAX_BODY_SIZE {
             bytes.extend_from_slice(&chunk);
-        } else if length > MAX_DRAINED {
+        } else if length > MAX_DRAINED_SIZE {
             break;
         }
     }
-    if length > MAX_BODY {
+    if length > MAX_BODY_SIZE {
         return Err(
-            Failure::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body has more than {MAX_BODY} bytes")).code("too_large")
+            ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body has more than {MAX_BODY_SIZE} bytes")).code("too_large")
         );
     }
     Ok(bytes)

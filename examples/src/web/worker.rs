@@ -1,4 +1,4 @@
-//! The one thread that generates, and what it tells.
+//! The worker thread, which runs the jobs one after the other and emits their events.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -11,61 +11,75 @@ use hart_examples::cli::output;
 use serde_json::{Value, json};
 
 use crate::App;
-use crate::job::{Job, Picture};
+use crate::job::{FinishedImage, Job};
 
-/// Smallest and largest side of a preview. Twice the side takes four times the time to decode: seconds, on a CPU.
+/// Smallest and largest side of a preview, in pixels. Twice the side takes four times as long to decode: seconds, on a CPU.
 const PREVIEW_SIDES: [usize; 2] = [64, 256];
-/// Previews grow as long as one takes at most this share of the run's time until then, and shrink if one takes twice as much.
+/// Target for the time that a preview takes, as a share of the time since the run started. The side of the previews doubles while
+/// it stays below the target, and halves when one takes more than twice the target.
 const PREVIEW_SHARE: f64 = 0.05;
-/// Shortest time between two reports of progress within a scale.
-const PROGRESS_TIME: Duration = Duration::from_millis(100);
+/// Minimum time between two progress events of the same scale.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Works until the queue is closed.
-pub fn work(app: &App) {
+/// Runs jobs until the queue is closed.
+pub fn run(app: &App) {
     while let Some(job) = app.queue.next() {
         let start = Instant::now();
-        let mut teller =
-            Teller { app, job: &job, finished: 0, scale: (0, 0), preview_side: PREVIEW_SIDES[0], told: None, failed: None };
-        // A bug in a run must not end the server.
-        let made = catch_unwind(AssertUnwindSafe(|| app.hart.generate(&job.request, &mut teller)));
-        let failed = teller.failed;
+        let mut observer = JobObserver {
+            app,
+            job: &job,
+            finished: 0,
+            scale: (0, 0),
+            preview_side: PREVIEW_SIDES[0],
+            last_progress: None,
+            failed: None,
+        };
+        // A panic in a run must not end the server.
+        let made = catch_unwind(AssertUnwindSafe(|| app.hart.generate(&job.request, &mut observer)));
+        let failed = observer.failed;
         match made {
-            _ if failed.is_some() => job.tell("error", json!({ "message": failed })),
-            Ok(Ok(made)) => job.tell("done", done(&made)),
+            _ if failed.is_some() => job.emit("error", json!({ "message": failed })),
+            Ok(Ok(made)) => job.emit("done", done(&made)),
             Ok(Err(error)) if error.is_cancelled() => job.cancel(),
-            Ok(Err(error)) => job.tell("error", json!({ "message": error.to_string() })),
-            Err(_) => job.tell("error", json!({ "message": "an internal error; the server's output says more" })),
+            Ok(Err(error)) => job.emit("error", json!({ "message": error.to_string() })),
+            Err(_) => job.emit("error", json!({ "message": "internal error: see the server's output" })),
         }
-        app.queue.finished(job, start.elapsed());
+        app.queue.finish(job, start.elapsed());
     }
 }
 
+/// Returns the data of the `done` event.
 fn done(made: &Generation) -> Value {
     let notes: Vec<String> = made
         .truncated
         .iter()
         .map(|t| {
             let which = if t.prompt.is_some() { "prompt" } else { "system prompt" };
-            format!("The {which} has {} tokens, the model reads {}. Not read: \"{}\"", t.tokens, t.kept, t.cut)
+            format!("The {which} has {} tokens, the model reads only {}. Left out: \"{}\"", t.tokens, t.kept, t.cut)
         })
         .collect();
     json!({ "images": made.images.len(), "milliseconds": output::milliseconds(&made.timings), "notes": notes })
 }
 
-/// Tells a job's listeners what its run reports.
-struct Teller<'a> {
+/// Observer of a run that emits the job's events.
+struct JobObserver<'a> {
     app: &'a App,
     job: &'a Arc<Job>,
+    /// Number of finished images.
     finished: usize,
+    /// Current scale from 1, or 0 before the first, and number of scales.
     scale: (usize, usize),
+    /// Side of the next preview.
     preview_side: usize,
-    told: Option<Instant>,
+    /// Time of the last progress event.
+    last_progress: Option<Instant>,
+    /// Error that made the observer stop the run.
     failed: Option<String>,
 }
 
-impl Teller<'_> {
+impl JobObserver<'_> {
     fn progress(&mut self, event: &Event<'_>) {
-        self.told = Some(Instant::now());
+        self.last_progress = Some(Instant::now());
         let (scale, scales) = self.scale;
         let data = json!({
             "stage": event.stage.name(),
@@ -75,12 +89,12 @@ impl Teller<'_> {
             "fraction": (f64::from(event.fraction) * 1e4).round() / 1e4,
             "seconds": (event.elapsed.as_secs_f64() * 1e3).round() / 1e3,
         });
-        self.job.tell("progress", data);
+        self.job.emit("progress", data);
     }
 
     fn preview(&mut self, event: &Event<'_>) {
         let start = Instant::now();
-        // A preview that can't be made is no reason to stop; the run itself will say what is wrong.
+        // A preview that fails is skipped; if the error is serious, the run itself returns it.
         let Some(Ok(image)) = event.preview(self.preview_side) else { return };
         let share = start.elapsed().as_secs_f64() / event.elapsed.as_secs_f64();
         let [smallest, largest] = PREVIEW_SIDES;
@@ -92,19 +106,19 @@ impl Teller<'_> {
         let Ok(png) = image.to_png() else { return };
         let (scale, scales) = self.scale;
         let data = json!({ "image": self.finished, "scale": scale, "scales": scales, "png": STANDARD.encode(png) });
-        self.job.tell("preview", data);
+        self.job.emit("preview", data);
     }
 }
 
-impl Observer for Teller<'_> {
+impl Observer for JobObserver<'_> {
     fn event(&mut self, event: &Event<'_>) -> Control {
-        let mut is_news = self.told.is_none_or(|told| told.elapsed() >= PROGRESS_TIME);
+        let mut is_due = self.last_progress.is_none_or(|last| last.elapsed() >= PROGRESS_INTERVAL);
         match event.step {
             Step::Scale { scale, scales, .. } => {
                 self.scale = (scale, scales);
-                is_news = true;
+                is_due = true;
             }
-            // The picture itself was told already.
+            // The image's own event has been emitted by `image`.
             Step::Images { finished, .. } => {
                 self.finished = finished;
                 self.scale.0 = 0;
@@ -112,21 +126,21 @@ impl Observer for Teller<'_> {
             Step::ScaleDone { .. } if self.job.is_watched() => self.preview(event),
             _ => {}
         }
-        if is_news {
+        if is_due {
             self.progress(event);
         }
         if self.failed.is_some() || self.job.is_cancelled() { Control::Cancel } else { Control::Continue }
     }
 
     fn image(&mut self, image: &Image) {
-        // Whoever cancelled was told how many pictures there are.
+        // The `cancelled` event has already reported the number of images.
         if self.job.has_ended() {
             return;
         }
         let seed = image.provenance.as_ref().map_or(self.job.seed, |p| p.seed);
         match image.to_png() {
-            Ok(png) => self.app.queue.add(self.job, self.finished, Picture { png, seed }),
-            Err(error) => self.failed = Some(format!("the picture's file: {error}")),
+            Ok(png) => self.app.queue.add_image(self.job, self.finished, FinishedImage { png, seed }),
+            Err(error) => self.failed = Some(format!("can't encode the image as PNG: {error}")),
         }
     }
 }

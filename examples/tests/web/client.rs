@@ -1,4 +1,4 @@
-//! A small HTTP client, and a server for it.
+//! A web server process and a small HTTP client for it.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-/// The server's program.
+/// Path of the server's executable.
 pub const WEB: &str = env!("CARGO_BIN_EXE_web");
 
-/// A server on a free port; it ends with the test.
+/// A server on a free port; it is killed when dropped.
 pub struct Server {
-    /// Its process.
+    /// The server process.
     pub child: Child,
-    /// Where it listens.
+    /// The port that the server listens on.
     pub port: u16,
 }
 
@@ -25,15 +25,15 @@ impl Drop for Server {
     }
 }
 
-/// What it answers.
-pub struct Answer {
+/// A response.
+pub struct Response {
     pub status: u16,
-    /// In lower case.
+    /// Status line and headers, in lower case.
     pub head: String,
     pub body: Vec<u8>,
 }
 
-impl Answer {
+impl Response {
     pub fn json(&self) -> Value {
         assert!(self.head.contains("content-type: application/json"), "{}", self.head);
         serde_json::from_slice(&self.body).unwrap()
@@ -60,37 +60,37 @@ impl Server {
         stream
     }
 
-    /// Sends exactly this, and reads to the end.
-    pub fn raw(&self, text: &[u8]) -> Answer {
+    /// Sends raw bytes and reads the response to its end.
+    pub fn raw(&self, text: &[u8]) -> Response {
         let mut bytes = Vec::new();
         self.connect(text).read_to_end(&mut bytes).unwrap();
         let split = bytes.windows(4).position(|w| w == b"\r\n\r\n").unwrap();
         let head = String::from_utf8(bytes[..split].to_vec()).unwrap().to_lowercase();
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        Answer { status, head, body: bytes[split + 4..].to_vec() }
+        Response { status, head, body: bytes[split + 4..].to_vec() }
     }
 
-    pub fn get(&self, path: &str) -> Answer {
+    pub fn get(&self, path: &str) -> Response {
         self.raw(format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").as_bytes())
     }
 
-    pub fn post(&self, path: &str, body: &str) -> Answer {
+    pub fn post(&self, path: &str, body: &str) -> Response {
         self.raw(post(path, body).as_bytes())
     }
 
-    /// Asks for pictures; the request's id.
-    pub fn ask(&self, settings: Value) -> String {
-        let answer = self.post("/api/generate", &settings.to_string());
-        assert_eq!(answer.status, 202, "{}", answer.json());
-        answer.json()["id"].as_str().unwrap().to_string()
+    /// Submits a request for images and returns its identifier.
+    pub fn submit(&self, settings: Value) -> String {
+        let response = self.post("/api/generate", &settings.to_string());
+        assert_eq!(response.status, 202, "{}", response.json());
+        response.json()["id"].as_str().unwrap().to_string()
     }
 
-    /// All events of a request, until its stream ends.
+    /// Collects all events of a request until its stream ends.
     pub fn events(&self, id: &str) -> Vec<(String, Value)> {
         self.listen(id, "").collect()
     }
 
-    /// Events as they come.
+    /// Streams the events of a request.
     pub fn listen(&self, id: &str, headers: &str) -> impl Iterator<Item = (String, Value)> + use<> {
         let request = format!("GET /api/generate/{id}/events HTTP/1.0\r\nHost: localhost\r\n{headers}\r\n");
         let mut lines = BufReader::new(self.connect(request.as_bytes())).lines().map(Result::unwrap);
@@ -101,10 +101,10 @@ impl Server {
         })
     }
 
-    /// A quick run: the server is free again.
+    /// Asserts that a short run ends in time, so that the server is free again.
     pub fn assert_free(&self, within: Duration) {
         let start = Instant::now();
-        let id = self.ask(json!({"prompt": "a parrot"}));
+        let id = self.submit(json!({"prompt": "a parrot"}));
         assert_eq!(self.events(&id).last().unwrap().0, "done");
         assert!(start.elapsed() < within, "{:?}", start.elapsed());
     }

@@ -1,0 +1,90 @@
+//! Errors as JSON in the form of OpenAI's API.
+
+use axum::http::{StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use hart_core::Error;
+use serde_json::json;
+
+use crate::json::Json;
+
+/// An error response.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiError {
+    status: StatusCode,
+    message: String,
+    /// Name of the request field at fault.
+    param: Option<&'static str>,
+    /// Machine-readable name of the error.
+    code: Option<&'static str>,
+    /// Seconds after which the client may try again.
+    retry_after: Option<u64>,
+}
+
+impl ApiError {
+    /// Creates an error with a human-readable message.
+    pub fn new(status: StatusCode, message: impl Into<String>) -> Self {
+        Self { status, message: message.into(), param: None, code: None, retry_after: None }
+    }
+
+    /// Creates an error for an invalid request field (400).
+    pub fn bad_request(param: &'static str, message: impl Into<String>) -> Self {
+        Self { param: Some(param), ..Self::new(StatusCode::BAD_REQUEST, message) }
+    }
+
+    /// Creates an error for an unknown resource (404).
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, message).code("not_found")
+    }
+
+    /// Creates an error for a full queue (429).
+    pub fn queue_full(waiting: usize, retry_after: u64) -> Self {
+        let message = format!("the queue is full, {waiting} requests are waiting: try again later");
+        Self { retry_after: Some(retry_after), ..Self::new(StatusCode::TOO_MANY_REQUESTS, message).code("queue_full") }
+    }
+
+    /// Sets the machine-readable name of the error.
+    pub fn code(mut self, code: &'static str) -> Self {
+        self.code = Some(code);
+        self
+    }
+
+    /// Returns OpenAI's error type for the status.
+    fn error_type(&self) -> &'static str {
+        match self.status {
+            StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
+            status if status.is_server_error() => "server_error",
+            _ => "invalid_request_error",
+        }
+    }
+}
+
+impl From<Error> for ApiError {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Request { field, .. } => Self::bad_request(field, error.to_string()),
+            _ => Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let body =
+            json!({ "error": { "message": self.message, "type": self.error_type(), "param": self.param, "code": self.code } });
+        let mut response = (self.status, Json(body)).into_response();
+        if let Some(seconds) = self.retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+        }
+        response
+    }
+}
+
+/// Handles paths that have no route.
+pub async fn unknown_path(uri: Uri) -> ApiError {
+    ApiError::not_found(format!("there is nothing at {}", uri.path()))
+}
+
+/// Handles paths that are requested with the wrong method.
+pub async fn wrong_method() -> ApiError {
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "this path expects another method").code("method_not_allowed")
+}
