@@ -42,7 +42,7 @@ fn the_page_and_its_files() {
     }
     assert!(!page.head.contains("access-control") && !page.head.contains("unsafe-inline"));
     let mut files = text.clone();
-    for file in ["/page.js", "/run.js", "/stage.js", "/history.js", "/style.css", "/icon.svg"] {
+    for file in ["/page.js", "/api.js", "/view.js", "/history.js", "/style.css", "/icon.svg"] {
         let response = server.get(file);
         assert_eq!(response.status, 200, "{file}");
         files.push_str(&String::from_utf8(response.body).unwrap());

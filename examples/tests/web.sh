@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The web server with a real browser and with OpenAI's client: web.sh [PYTHON [SCREENSHOT]].
-# Installs nothing. PYTHON has the packages selenium and openai; chromium and chromedriver are in PATH; the server is built:
+# Tests the web server with a browser and with OpenAI's client: web.sh [PYTHON [SCREENSHOT]].
+# Needs a PYTHON with the packages selenium and openai, chromium and chromedriver in PATH, and the server built:
 # cargo build --release --workspace --features hart-examples/web
 set -euo pipefail
 cd "$(dirname "$0")/../.."

@@ -1,4 +1,4 @@
-"""OpenAI's own client against the web server: python web_openai.py URL. Needs openai."""
+"""Tests the web server with OpenAI's client: python web_openai.py URL. Needs openai."""
 
 import asyncio
 import base64
@@ -9,6 +9,7 @@ import openai
 
 
 def fails(call, kind, words):
+    """Asserts that a call raises an error of a kind with some words in its message, and returns the error."""
     try:
         call()
     except kind as error:
@@ -18,14 +19,14 @@ def fails(call, kind, words):
 
 
 async def give_up(url):
-    """A client that gives up takes its run with it."""
+    """A client that disconnects cancels its run."""
     async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
         many = client.images.generate(prompt="a parrot", n=16, extra_body={"guidance": 2})
         try:
             await asyncio.wait_for(many, 0.3)
         except asyncio.TimeoutError:
             return
-    raise AssertionError("sixteen pictures were quicker than expected")
+    raise AssertionError("sixteen images were generated faster than expected")
 
 
 def main():
@@ -36,14 +37,14 @@ def main():
 
     settings = {"size": "auto", "response_format": "b64_json", "extra_body": {"seed": 5}}
     made = client.images.generate(model=models[0], prompt="a parrot", n=2, **settings)
-    pictures = [base64.b64decode(image.b64_json) for image in made.data]
-    assert len(pictures) == 2 and pictures[0] != pictures[1] and made.created > 1_600_000_000
-    assert all(picture.startswith(b"\x89PNG") for picture in pictures)
+    images = [base64.b64decode(image.b64_json) for image in made.data]
+    assert len(images) == 2 and images[0] != images[1] and made.created > 1_600_000_000
+    assert all(image.startswith(b"\x89PNG") for image in images)
     assert [image.seed for image in made.data] == [5, 6]
     again = client.images.generate(prompt="a parrot", extra_body={"seed": 6})
-    assert base64.b64decode(again.data[0].b64_json) == pictures[1]
+    assert base64.b64decode(again.data[0].b64_json) == images[1]
     random = client.images.generate(prompt="a parrot", n=1).data[0].b64_json
-    assert base64.b64decode(random) not in pictures
+    assert base64.b64decode(random) not in images
 
     error = fails(lambda: client.images.generate(prompt=" "), openai.BadRequestError, "empty")
     assert error.param == "prompt" and error.type == "invalid_request_error"

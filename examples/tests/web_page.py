@@ -1,4 +1,4 @@
-"""The web page in a real browser: python web_page.py URL [--screenshot FILE]. Needs selenium, chromium and chromedriver."""
+"""Tests the web page in a browser: python web_page.py URL [--screenshot FILE]. Needs selenium, chromium and chromedriver."""
 
 import argparse
 import shutil
@@ -22,9 +22,10 @@ FLAGS = [
     "--disable-sync",
     "--hide-scrollbars",
 ]
-# So many diffusion steps make the small model slow enough to be watched and cancelled.
+# Number of diffusion steps that makes the small model slow enough to be watched and cancelled.
 SLOW = "250"
-DRAWN = [
+# Requests of the screenshot: prompt, seed, number of images.
+SCREENSHOT_REQUESTS = [
     ("an owl on a white background", 0, 1),
     ("a watermelon on a white background", 0, 1),
     ("a hamburger on a white background", 1, 4),
@@ -38,15 +39,15 @@ DRAWN = [
     ("a red apple on a light blue background", 1, 1),
     ("a red heart on a yellow background", 7, 1),
 ]
-# Counts the previews that are shown, from the first on.
+# Collects the addresses of all previews that are shown.
 COUNT_PREVIEWS = """
 window.previews = new Set();
 new MutationObserver((changes) => changes.forEach(({target}) => {
   if (target.src?.startsWith('data:')) window.previews.add(target.src);
-})).observe(document.getElementById('pictures'), {subtree: true, childList: true, attributes: true, attributeFilter: ['src']});
+})).observe(document.getElementById('images'), {subtree: true, childList: true, attributes: true, attributeFilter: ['src']});
 new MutationObserver((changes) => changes.forEach(({addedNodes}) => addedNodes.forEach((node) => {
   if (node.src?.startsWith('data:')) window.previews.add(node.src);
-}))).observe(document.getElementById('pictures'), {subtree: true, childList: true});
+}))).observe(document.getElementById('images'), {subtree: true, childList: true});
 """
 
 
@@ -68,26 +69,26 @@ class Page:
         return self.wait.until(lambda _: condition())
 
     def fill(self, name, value):
-        # The value is set as typing would set it, also where an element is folded away.
+        # Sets the value as typing would, even if the element is hidden.
         self.driver.execute_script(
             "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('input', {bubbles: true}))",
             self[name],
             str(value),
         )
 
-    def ask(self, prompt, seed="", count=1, steps="8"):
+    def submit(self, prompt, seed="", count=1, steps="8"):
         for name, value in [("seed", seed), ("count", count), ("steps", steps)]:
             self.fill(name, value)
         self["prompt"].clear()
         self["prompt"].send_keys(prompt, Keys.ENTER)
 
-    def rest(self):
-        """Waits until nothing is drawn any more."""
+    def wait_until_idle(self):
+        """Waits until no request is running."""
         self.until(lambda: self["go"].is_enabled() and not self["working"].is_displayed())
 
-    def draw(self, *arguments, **settings):
-        self.ask(*arguments, **settings)
-        self.rest()
+    def generate(self, *arguments, **settings):
+        self.submit(*arguments, **settings)
+        self.wait_until_idle()
         assert not self["error"].is_displayed(), self["error"].text
 
     def tiles(self):
@@ -110,9 +111,9 @@ class Page:
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
 
 
-def everything(page):
-    # Previews come before the picture, and the picture is real.
-    page.draw("a red heart on a yellow background", seed=7)
+def check_everything(page):
+    # Previews appear before the image, and the image is loaded.
+    page.generate("a red heart on a yellow background", seed=7)
     previews = page.driver.execute_script("return window.previews.size")
     assert previews >= 2, f"{previews} previews were shown"
     (image,) = page.tiles()
@@ -123,67 +124,67 @@ def everything(page):
     assert "Finished" in page["live"].get_property("textContent")
     assert len(page.thumbnails()) == 1
 
-    # What is wrong is said, and nothing is lost.
-    for settings, words in [({"prompt": "", "seed": ""}, "what to draw"), ({"prompt": "x", "seed": "one"}, "whole number")]:
-        page.ask(**settings)
+    # Errors are shown, and the shown image stays.
+    for settings, words in [({"prompt": "", "seed": ""}, "enter a prompt"), ({"prompt": "x", "seed": "one"}, "whole number")]:
+        page.submit(**settings)
         page.until(lambda: words in page["error"].text.lower())
-        page.rest()
+        page.wait_until_idle()
         assert len(page.tiles()) == 1
 
-    # Progress is seen, and Escape cancels; what was shown comes back.
-    page.ask("a rocket", seed=3, steps=SLOW)
+    # Progress is shown, and Escape cancels. The image shown before comes back.
+    page.submit("a rocket", seed=3, steps=SLOW)
     page.until(lambda: "scale 6/6" in page["step"].text.lower())
     assert int(page["bar"].get_attribute("aria-valuenow")) > 0 and not page["go"].is_enabled()
     page["prompt"].send_keys(Keys.ESCAPE)
-    page.rest()
+    page.wait_until_idle()
     assert page["live"].get_property("textContent") == "Cancelled." and len(page.thumbnails()) == 1
     assert page["caption"].text.startswith("a red heart")
 
-    # Cancelling one of many keeps those that were finished.
-    page.ask("a guitar", seed=3, count=16, steps="60")
-    page.until(lambda: "picture 2 of 16" in page["step"].text.lower())
+    # Cancelling keeps the finished images of a request.
+    page.submit("a guitar", seed=3, count=16, steps="60")
+    page.until(lambda: "image 2 of 16" in page["step"].text.lower())
     page["cancel"].click()
-    page.rest()
+    page.wait_until_idle()
     assert page.driver.switch_to.active_element == page["go"]
     kept = (len(page.thumbnails()), len(page.tiles()))
     assert kept[0] == 2 and 1 <= kept[1] < 16, kept
 
-    # Another page waits its turn, and says so.
-    page.ask("a guitar", seed=3, count=4, steps=SLOW)
+    # A second page waits for its turn and shows that.
+    page.submit("a guitar", seed=3, count=4, steps=SLOW)
     page.until(lambda: "scale" in page["step"].text.lower())
     first = page.driver.current_window_handle
     page.driver.switch_to.new_window("tab")
     other = Page(page.driver, page.url)
-    other.ask("a rocket")
-    other.until(lambda: "waiting: one request is before yours" in other["step"].text.lower())
+    other.submit("a rocket")
+    other.until(lambda: "waiting: one request is ahead of yours" in other["step"].text.lower())
     other["cancel"].click()
-    other.rest()
-    assert "Cancelled." in other["pictures"].text
+    other.wait_until_idle()
+    assert "Cancelled." in other["images"].text
     page.driver.close()
     page.driver.switch_to.window(first)
     page["cancel"].click()
-    page.rest()
+    page.wait_until_idle()
 
-    # The dice, and several pictures of which one is picked.
+    # The dice sets a seed, and one of several images can be selected.
     page["dice"].click()
     seed = int(page["seed"].get_property("value"))
-    page.draw("a parrot", seed=seed, count=4)
+    page.generate("a parrot", seed=seed, count=4)
     tiles = page.driver.find_elements(By.CLASS_NAME, "tile")
     assert len(tiles) == 4
     tiles[2].click()
     assert page["seed-shown"].text == str(seed + 2) and tiles[2].get_attribute("aria-pressed") == "true"
 
-    # A thumbnail brings back pictures and settings, from which the same picture comes again.
+    # A thumbnail restores images and settings, and the same settings give the same image.
     page.thumbnails()[-1].click()
     values = [page[name].get_property("value") for name in ("prompt", "seed", "count", "guidance", "steps")]
     assert values == ["a red heart on a yellow background", "7", "1", "2", "8"], values
     before = pixels(page)
     page["prompt"].send_keys(Keys.CONTROL, Keys.ENTER)
     page.until(lambda: not page["go"].is_enabled())
-    page.rest()
+    page.wait_until_idle()
     assert pixels(page) == before and len(before) > 3000
 
-    # Every control has a name, and the keyboard goes through them in order.
+    # Every control has a label, and Tab visits them in order.
     unnamed = page.driver.execute_script(
         "return [...document.querySelectorAll('input, select, textarea, button, a')]"
         ".filter(e => !(e.labels?.length || e.getAttribute('aria-label') || e.textContent.trim())).map(e => e.outerHTML)"
@@ -196,17 +197,17 @@ def everything(page):
         order.append(page.driver.switch_to.active_element.get_attribute("id"))
     assert order == ["prompt", "count", "seed", "dice", "guidance"], order
 
-    # On a phone, with every setting unfolded.
+    # The page fits a phone, with all settings visible.
     page.driver.find_element(By.TAG_NAME, "summary").click()
     page.fill("seed", "18446744073709551615")
-    page.draw("long" * 100, seed="18446744073709551615", count=5)
+    page.generate("long" * 100, seed="18446744073709551615", count=5)
     for width in (360, 320, 761, 1001, 1200):
         page.width_fits(width, 740)
     page.driver.find_element(By.TAG_NAME, "summary").click()
 
 
 def pixels(page):
-    """The shown picture's pixels, as a text."""
+    """Returns the pixels of the shown image as text."""
     (image,) = page.tiles()
     page.until(lambda: image.get_property("complete"))
     return page.driver.execute_script(
@@ -220,30 +221,30 @@ def screenshots(page, file):
     page.driver.refresh()
     page = Page(page.driver, page.url)
     page.resize(1200, 800)
-    for prompt, seed, count in DRAWN:
-        page.draw(prompt, seed=seed, count=count)
+    for prompt, seed, count in SCREENSHOT_REQUESTS:
+        page.generate(prompt, seed=seed, count=count)
     page.driver.execute_script("document.activeElement.blur(); scrollTo(0, 0)")
     time.sleep(0.3)
     page.driver.save_screenshot(str(file))
-    # For the eye: dark, a phone, and one at work.
+    # For visual inspection: dark mode, a run in progress, and a phone.
     if file.parent.name != "docs":
         page.media(prefers_color_scheme="dark")
         page.driver.save_screenshot(str(file.with_name("dark.png")))
-        page.ask("a parrot", seed=1, count=4, steps=SLOW)
-        page.until(lambda: "picture 2 of 4" in page["step"].text.lower())
+        page.submit("a parrot", seed=1, count=4, steps=SLOW)
+        page.until(lambda: "image 2 of 4" in page["step"].text.lower())
         page.until(lambda: len(page.driver.find_elements(By.CSS_SELECTOR, ".tile img")) > 1)
         page.driver.save_screenshot(str(file.with_name("working.png")))
         page.media()
         page.resize(360, 1500, 2)
         page.driver.save_screenshot(str(file.with_name("phone.png")))
         page["cancel"].click()
-        page.rest()
+        page.wait_until_idle()
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("url")
-    parser.add_argument("--screenshot", type=Path, help="writes what the page looks like into this PNG file")
+    parser.add_argument("--screenshot", type=Path, help="PNG file for a screenshot of the page")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as profile:
         options = webdriver.ChromeOptions()
@@ -255,10 +256,10 @@ def main():
         driver = webdriver.Chrome(options=options, service=service)
         try:
             page = Page(driver, arguments.url)
-            everything(page)
+            check_everything(page)
             if arguments.screenshot:
                 screenshots(page, arguments.screenshot)
-            # The one request that is refused on purpose is the one line that the browser may write.
+            # The only message allowed in the browser's log is the request that fails on purpose.
             log = [e["message"] for e in driver.get_log("browser") if "/api/generate - Failed to load resource" not in e["message"]]
             assert log == [], log
         finally:

@@ -14,8 +14,8 @@ const FILES: [(&str, &str, &str); 7] = [
     ("/", "text/html; charset=utf-8", include_str!("page/index.html")),
     ("/style.css", "text/css; charset=utf-8", include_str!("page/style.css")),
     ("/page.js", "text/javascript; charset=utf-8", include_str!("page/page.js")),
-    ("/run.js", "text/javascript; charset=utf-8", include_str!("page/run.js")),
-    ("/stage.js", "text/javascript; charset=utf-8", include_str!("page/stage.js")),
+    ("/api.js", "text/javascript; charset=utf-8", include_str!("page/api.js")),
+    ("/view.js", "text/javascript; charset=utf-8", include_str!("page/view.js")),
     ("/history.js", "text/javascript; charset=utf-8", include_str!("page/history.js")),
     ("/icon.svg", "image/svg+xml", include_str!("page/icon.svg")),
 ];

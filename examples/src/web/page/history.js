@@ -1,15 +1,16 @@
-// What was drawn on this page since it was opened. The pictures themselves stay on the server, which forgets the oldest.
+// Thumbnails of the finished requests since the page was opened. The images stay on the server, which drops the oldest.
 
-const LONGEST = 60;
+/** Maximum number of thumbnails. */
+const MAX_THUMBNAILS = 60;
 const list = document.getElementById("thumbnails");
 
-/** Puts a finished request first; `show` is called with it when its thumbnail is clicked. */
-export function remember(run, show) {
+/** Adds the thumbnail of a finished request in front. A click on it calls `show(run)`. */
+export function addThumbnail(run, show) {
   const button = document.createElement("button");
   button.type = "button";
   button.className = "thumb";
-  const many = run.images.length > 1 ? `, ${run.images.length} pictures` : "";
-  button.setAttribute("aria-label", `${run.settings.prompt}, seed ${run.images[0].seed}${many}`);
+  const count = run.images.length > 1 ? `, ${run.images.length} images` : "";
+  button.setAttribute("aria-label", `${run.settings.prompt}, seed ${run.images[0].seed}${count}`);
   button.title = run.settings.prompt;
   const image = document.createElement("img");
   image.src = run.images[0].url;
@@ -19,7 +20,7 @@ export function remember(run, show) {
   button.append(image);
   if (run.images.length > 1) {
     const badge = document.createElement("span");
-    badge.className = "many";
+    badge.className = "count";
     badge.textContent = run.images.length;
     button.append(badge);
   }
@@ -28,12 +29,12 @@ export function remember(run, show) {
   item.append(button);
   run.thumbnail = button;
   list.prepend(item);
-  while (list.children.length > LONGEST) list.lastChild.remove();
+  while (list.children.length > MAX_THUMBNAILS) list.lastChild.remove();
   document.getElementById("history").hidden = false;
 }
 
-/** Marks the thumbnail of what is shown; none without a request. */
-export function mark(run) {
+/** Marks the thumbnail of the shown request; without a request, clears the mark. */
+export function markCurrent(run) {
   for (const button of list.querySelectorAll("[aria-current]")) button.removeAttribute("aria-current");
   run?.thumbnail?.setAttribute("aria-current", "true");
 }

@@ -1,199 +1,207 @@
-// The page: settings in, pictures out. run.js speaks with the server, history.js keeps the thumbnails.
+// The page's logic: reads the form, runs requests and shows their progress.
 
-import { begin, cancel, duration, listen, sentence } from "/run.js";
-import { mark, remember } from "/history.js";
-import { about, empty, pictures, say, select } from "/stage.js";
+import { cancel, duration, listen, sentence, submit } from "/api.js";
+import { addThumbnail, markCurrent } from "/history.js";
+import { announce, select, showDetails, showPlaceholder, showTiles } from "/view.js";
 
 const $ = (id) => document.getElementById(id);
-/** Pictures of at most this side are drawn as crisp squares. */
-const SMALL = 128;
+/** Images up to this side are scaled without interpolation. */
+const SMALL_SIDE = 128;
+/** What the progress line calls the stages of the pipeline. */
 const STAGES = {
-  text: "reading the prompt",
-  transformer: "drawing",
-  sampling: "drawing",
+  text: "encoding the prompt",
+  transformer: "generating",
+  sampling: "generating",
   residual: "refining",
   decode: "decoding",
 };
 
 let model;
-/** The run that is under way, and the one that is shown when none is. */
+/** The run in progress, if any, and the finished run that is shown otherwise. */
 let active, shown;
 
 async function open() {
   try {
     model = await (await fetch("/api/model")).json();
   } catch {
-    return fail("The server can't be reached. Is it still running?");
+    return showError("The server can't be reached. Is it still running?");
   }
   $("model").textContent = `${model.name}, ${model.width} × ${model.height} pixels`;
   $("count").max = model.max_images;
-  fill(model.defaults);
+  fillForm(model.defaults);
 }
 
 /** Puts settings into the form. */
-function fill(settings) {
+function fillForm(settings) {
   for (const name of ["guidance", "top_k", "top_p", "steps"]) $(name).value = settings[name] ?? "";
   $("soft").value = String(settings.soft);
-  slide();
+  syncSlider();
 }
 
-function slide() {
+/** Moves the guidance slider to the value of the field. */
+function syncSlider() {
   $("guidance-slider").value = $("guidance").value || (model?.defaults.guidance ?? 0);
 }
 
-/** The form's settings; what is empty is left to the server. */
-function read() {
+/** Reads the settings from the form. Empty fields are left to the server. */
+function readForm() {
   const settings = { prompt: $("prompt").value.trim(), soft: $("soft").value === "true" };
-  if (!settings.prompt) throw new Error("Say what to draw.");
+  if (!settings.prompt) throw new Error("Enter a prompt.");
   for (const name of ["count", "guidance", "top_k", "top_p"]) {
     const input = $(name);
-    if (input.validity.badInput) throw new Error(`${input.labels[0].textContent}: that is no number.`);
+    if (input.validity.badInput) throw new Error(`${input.labels[0].textContent}: not a number.`);
     if (input.value !== "") settings[name] = Number(input.value);
   }
-  if (!Number.isInteger(settings.count ?? 1) || settings.count < 1) throw new Error("Ask for at least one picture.");
+  if (!Number.isInteger(settings.count ?? 1) || settings.count < 1) throw new Error("Images: at least one is needed.");
   for (const name of ["seed", "steps"]) if ($(name).value.trim()) settings[name] = $(name).value.trim();
   return settings;
 }
 
-function fail(message) {
+function showError(message) {
   $("error").textContent = message;
   $("error").hidden = !message;
 }
 
-async function draw() {
+/** Submits the form's settings and follows the run. */
+async function generate() {
   if (active || !model) return;
-  fail("");
+  showError("");
   let settings;
   try {
-    settings = read();
+    settings = readForm();
   } catch (error) {
-    fail(error.message);
+    showError(error.message);
     if (!$("prompt").value.trim()) $("prompt").focus();
     return;
   }
-  const run = { settings, images: [], notes: [], small: model.width <= SMALL, waiting: false };
+  const run = { settings, images: [], notes: [], small: model.width <= SMALL_SIDE, waiting: false };
   active = run;
-  busy(true);
+  setBusy(true);
   try {
-    const begun = await begin(settings);
-    run.id = begun.id;
-    run.settings = { ...settings, seed: begun.seed, count: begun.count };
-    run.tiles = pictures(begun.count, run);
-    about(null);
-    mark(null);
+    const submitted = await submit(settings);
+    run.id = submitted.id;
+    run.settings = { ...settings, seed: submitted.seed, count: submitted.count };
+    run.tiles = showTiles(submitted.count, run);
+    showDetails(null);
+    markCurrent(null);
     $("working").scrollIntoView({ block: "nearest" });
-    listen(begun.events, (name, data) => hear[name](run, data));
-    // Escape may have come before the answer.
-    if (run.unwanted) cancel(run.id);
+    listen(submitted.events, (name, data) => handlers[name](run, data));
+    // Escape may have been pressed before the server's answer.
+    if (run.cancelled) cancel(run.id);
   } catch (error) {
-    finish(run);
-    fail(error.message);
+    endRun(run);
+    showError(error.message);
   }
 }
 
-function stop() {
-  if (!active || active.unwanted) return;
-  active.unwanted = true;
+function cancelActive() {
+  if (!active || active.cancelled) return;
+  active.cancelled = true;
   if (active.id) cancel(active.id);
 }
 
-const hear = {
+/** Handlers of the server's events. */
+const handlers = {
   queued(run, { position }) {
     run.waiting = position > 0;
-    const before = position === 1 ? "one request is before yours" : `${position} requests are before yours`;
-    progress(0, run.waiting ? sentence(`waiting: ${before}`) : "Starting", "");
-    if (run.waiting) say(before);
+    const ahead = position === 1 ? "one request is ahead of yours" : `${position} requests are ahead of yours`;
+    showProgress(0, run.waiting ? sentence(`waiting: ${ahead}`) : "Starting", "");
+    if (run.waiting) announce(ahead);
   },
   progress(run, { stage, image, scale, scales, fraction, seconds }) {
-    const of = run.settings.count > 1 ? `Picture ${Math.min(image + 1, run.settings.count)} of ${run.settings.count}, ` : "";
+    const of = run.settings.count > 1 ? `Image ${Math.min(image + 1, run.settings.count)} of ${run.settings.count}, ` : "";
     const at = scale > 0 ? `scale ${scale}/${scales}, ` : "";
     const rest = (seconds * (1 - fraction)) / fraction;
-    // Early on an estimate would be a guess.
+    // Early estimates are too inexact to show.
     const left = seconds > 3 && fraction > 0.15 && rest >= 1 ? `, about ${duration(rest)} left` : "";
     run.waiting = false;
-    progress(fraction, sentence(of + at + STAGES[stage]).slice(0, -1), seconds >= 1 ? duration(seconds) + left : "");
+    showProgress(fraction, sentence(of + at + STAGES[stage]).slice(0, -1), seconds >= 1 ? duration(seconds) + left : "");
   },
   preview(run, { image, scale, scales, png }) {
     run.tiles[image]?.show(`data:image/png;base64,${png}`, `Scale ${scale} of ${scales}`);
   },
-  image(run, picture) {
-    run.images.push(picture);
-    run.tiles[picture.index]?.finish(picture);
-    if (run.settings.count > 1) say(`Picture ${picture.index + 1} of ${run.settings.count} is finished.`);
+  image(run, image) {
+    run.images.push(image);
+    run.tiles[image.index]?.finish(image);
+    if (run.settings.count > 1) announce(`Image ${image.index + 1} of ${run.settings.count} is finished.`);
   },
   done(run, { milliseconds, notes }) {
     run.notes = notes;
     run.seconds = milliseconds.total / 1000;
-    finish(run);
-    say(`Finished. Seed ${run.images[0].seed}.`);
+    endRun(run);
+    announce(`Finished. Seed ${run.images[0].seed}.`);
   },
   cancelled(run) {
-    finish(run, "Cancelled.");
-    say("Cancelled.");
+    endRun(run, "Cancelled.");
+    announce("Cancelled.");
   },
   error(run, { message }) {
-    finish(run);
-    fail(sentence(message));
+    endRun(run);
+    showError(sentence(message));
   },
   lost(run) {
-    finish(run);
-    fail("The connection to the server was lost. The picture was not finished.");
+    endRun(run);
+    showError("The connection to the server was lost before the image was finished.");
   },
 };
 
-/** After the last event: what is finished is shown and remembered; else what was shown before comes back. */
-function finish(run, words) {
+/**
+ * Ends a run after its last event. Finished images are shown and get a thumbnail. Without any, the run shown before
+ * comes back, or the text `placeholder`.
+ */
+function endRun(run, placeholder) {
   active = undefined;
-  busy(false);
+  setBusy(false);
   if (run.images.length > 0) {
     run.settings.count = run.images.length;
-    remember(run, restore);
-    show(run);
+    addThumbnail(run, restore);
+    showRun(run);
   } else if (shown) {
-    show(shown);
+    showRun(shown);
   } else {
-    empty(words);
+    showPlaceholder(placeholder);
   }
-  if (words && run.images.length === 0) fail("");
+  if (placeholder && run.images.length === 0) showError("");
 }
 
-function show(run) {
+function showRun(run) {
   shown = run;
-  run.tiles = pictures(run.images.length, run);
-  run.images.forEach((picture, index) => run.tiles[index].finish(picture));
-  about(run);
+  run.tiles = showTiles(run.images.length, run);
+  run.images.forEach((image, index) => run.tiles[index].finish(image));
+  showDetails(run);
   select(run, 0);
-  mark(run);
+  markCurrent(run);
 }
 
-/** A thumbnail was clicked: its pictures, and its settings for another try. */
+/** Restores the images and the settings of a finished run. */
 function restore(run) {
-  if (active) return say("A picture is being drawn; cancel it first.");
-  fail("");
+  if (active) return announce("A request is running; cancel it first.");
+  showError("");
   const { prompt, seed, count } = run.settings;
-  fill({ ...model.defaults, ...run.settings });
+  fillForm({ ...model.defaults, ...run.settings });
   $("prompt").value = prompt;
   $("seed").value = seed;
   $("count").value = count;
-  show(run);
+  showRun(run);
 }
 
-function busy(is) {
-  $("go").disabled = is;
-  $("go").textContent = is ? "Drawing…" : "Draw";
-  // The keyboard's place must not be lost with the button.
-  if (!is && document.activeElement === $("cancel")) $("go").focus();
-  $("working").hidden = !is;
-  $("stage").setAttribute("aria-busy", is);
-  if (is) {
-    progress(0, "Starting", "");
-    // On a phone the keyboard would hide what happens.
+/** Switches the page between a run in progress and none. */
+function setBusy(busy) {
+  $("go").disabled = busy;
+  $("go").textContent = busy ? "Generating…" : "Generate";
+  // Move the keyboard focus before its button is hidden.
+  if (!busy && document.activeElement === $("cancel")) $("go").focus();
+  $("working").hidden = !busy;
+  $("result").setAttribute("aria-busy", busy);
+  if (busy) {
+    showProgress(0, "Starting", "");
+    // On a phone, hide the on-screen keyboard, which would cover the progress.
     if (matchMedia("(pointer: coarse)").matches) document.activeElement?.blur();
   }
-  if (!is) document.title = "hart";
+  if (!busy) document.title = "hart";
 }
 
-function progress(fraction, step, time) {
+function showProgress(fraction, step, time) {
   const percent = Math.round(100 * fraction);
   $("bar").classList.toggle("waiting", active?.waiting ?? false);
   $("bar").setAttribute("aria-valuenow", percent);
@@ -206,25 +214,25 @@ function progress(fraction, step, time) {
 
 $("form").addEventListener("submit", (event) => {
   event.preventDefault();
-  draw();
+  generate();
 });
 $("form").addEventListener("keydown", (event) => {
   if (event.key !== "Enter" || event.isComposing) return;
   const inPrompt = event.target === $("prompt") && !event.shiftKey;
   if (inPrompt || event.ctrlKey || event.metaKey) {
     event.preventDefault();
-    draw();
+    generate();
   }
 });
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && !event.isComposing) stop();
+  if (event.key === "Escape" && !event.isComposing) cancelActive();
 });
-$("cancel").addEventListener("click", stop);
+$("cancel").addEventListener("click", cancelActive);
 $("dice").addEventListener("click", () => {
   $("seed").value = crypto.getRandomValues(new Uint32Array(1))[0];
 });
-$("defaults").addEventListener("click", () => model && fill(model.defaults));
-$("guidance").addEventListener("input", slide);
+$("defaults").addEventListener("click", () => model && fillForm(model.defaults));
+$("guidance").addEventListener("input", syncSlider);
 $("guidance-slider").addEventListener("input", () => ($("guidance").value = $("guidance-slider").value));
 
 open();
