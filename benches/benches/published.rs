@@ -1,7 +1,9 @@
-//! The stages at the published 0.7B sizes, with random weights: `cargo bench -p hart-benches --bench published`. One block of the
-//! transformer stands for its 24. `HART_PRECISION=int8` (or bf16) measures another precision, `HART_RESOLUTION=1024` larger pictures.
+//! Benchmarks of the stages at the published 0.7B sizes, with random weights: `cargo bench -p hart-benches --bench published`.
 //!
-//! The model, 0.8 GB, is made once, beside this program.
+//! The transformer has one block instead of 24. `HART_PRECISION` (`f32`, `bf16` or `int8`) sets the precision, and
+//! `HART_RESOLUTION` (256, 512 or 1024) the image size in pixels.
+//!
+//! The first run writes the model, 0.8 GB, next to this program. Later runs use it again.
 
 use std::path::PathBuf;
 use std::sync::LazyLock;
@@ -20,15 +22,15 @@ fn main() {
 
 static HART: LazyLock<Hart> = LazyLock::new(|| {
     let precision: Precision = variable("HART_PRECISION").map_or(Precision::F32, |name| name.parse().unwrap());
-    Hart::open(model(), OpenOptions::new().device(hart_core::DeviceKind::Cpu).precision(precision)).unwrap()
+    Hart::open(model_folder(), OpenOptions::new().device(hart_core::DeviceKind::Cpu).precision(precision)).unwrap()
 });
 
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-/// A model of one block.
-fn model() -> PathBuf {
+/// Returns the folder of a model with one transformer block. Writes the model if it does not exist.
+fn model_folder() -> PathBuf {
     let preset = match variable("HART_RESOLUTION").as_deref() {
         None | Some("512") => Preset::P512,
         Some("256") => Preset::P256,
@@ -48,12 +50,13 @@ fn scales() -> Vec<Scale> {
     plan(&HART.config().transformer)
 }
 
+/// Returns a tensor of deterministic values between -1 and 1.
 fn wave<const D: usize>(shape: [usize; D]) -> Tensor<D> {
     let values: Vec<f32> = (0..shape.iter().product::<usize>()).map(|i| (i as f32 * 0.618).sin()).collect();
     Tensor::from_data(TensorData::new(values, shape), HART.device())
 }
 
-/// A context of noise with 40 places of text.
+/// Returns a context whose first 40 positions hold text.
 fn context() -> Context {
     let c = &HART.config().transformer;
     let (tokens, text) = (c.context_tokens, 40);
@@ -65,8 +68,8 @@ fn context() -> Context {
     }
 }
 
-/// A scale's input, and the state that it meets: keys and values of all scales before it.
-fn before(scale: usize) -> (Tensor<3>, State) {
+/// Returns the transformer's input at a scale, and its state with the keys and values of all earlier scales.
+fn input_and_state(scale: usize) -> (Tensor<3>, State) {
     let transformer = HART.transformer();
     let mut state = State::new(transformer.condition(&context().with_unconditional()));
     let input = |state: &State, scale: &Scale| match scale.index {
@@ -80,22 +83,22 @@ fn before(scale: usize) -> (Tensor<3>, State) {
     (input(&state, &scales()[scale]), state)
 }
 
-/// One block, for every scale.
+/// Measures one transformer block at every scale.
 #[divan::bench(args = 0..scales().len(), sample_count = 3)]
 fn block(bencher: Bencher<'_, '_>, scale: usize) {
-    let which = scales()[scale];
-    let (input, state) = before(scale);
+    let current = scales()[scale];
+    let (input, state) = input_and_state(scale);
     bencher.with_inputs(|| (input.clone(), state.clone())).bench_local_values(|(input, mut state)| {
-        HART.transformer().forward(input, &which, &mut state, &mut Progress::silent()).unwrap()
+        HART.transformer().forward(input, &current, &mut state, &mut Progress::silent()).unwrap()
     });
 }
 
-fn last() -> Scale {
+fn last_scale() -> Scale {
     *scales().last().unwrap()
 }
 
 fn hidden() -> Hidden {
-    Hidden(wave([2, last().tokens(), HART.config().transformer.embed_dim]))
+    Hidden(wave([2, last_scale().tokens(), HART.config().transformer.embed_dim]))
 }
 
 #[divan::bench(sample_count = 3)]
@@ -106,13 +109,13 @@ fn text_layer(bencher: Bencher<'_, '_>) {
 
 #[divan::bench(sample_count = 3)]
 fn head(bencher: Bencher<'_, '_>) {
-    let (conditioning, hidden) = (before(0).1.conditioning().clone(), hidden());
+    let (conditioning, hidden) = (input_and_state(0).1.conditioning().clone(), hidden());
     bencher.bench_local(|| HART.transformer().logits(&hidden, &conditioning));
 }
 
 #[divan::bench(sample_count = 3)]
 fn sampling(bencher: Bencher<'_, '_>) {
-    let last = last();
+    let last = last_scale();
     let logits = wave([1, last.tokens(), HART.config().visual.vocab_size]) * 4.0;
     let rows = HART.visual().codebook().rows();
     let sampling = TokenSampling { top_k: last.top_k(), top_p: 0.0, smoothing: Some(GumbelSoftmax::of_scale(&last)) };
@@ -122,16 +125,16 @@ fn sampling(bencher: Bencher<'_, '_>) {
 
 #[divan::bench(sample_count = 3)]
 fn diffusion_step(bencher: Bencher<'_, '_>) {
-    let codes = HART.visual().codebook().embed(&vec![vec![0; last().tokens()]; 2]);
+    let codes = HART.visual().codebook().embed(&vec![vec![0; last_scale().tokens()]; 2]);
     let condition = HART.transformer().residual_condition(&hidden(), codes);
-    let noise = Noise { random: &Philox::new(vec![1]), scale: last().index };
-    let one: Respacing = "1".parse().unwrap();
-    bencher.bench_local(|| HART.residual().sample(condition.clone(), 3.0, &one, &noise, &mut Progress::silent()).unwrap());
+    let noise = Noise { random: &Philox::new(vec![1]), scale: last_scale().index };
+    let one_step: Respacing = "1".parse().unwrap();
+    bencher.bench_local(|| HART.residual().sample(condition.clone(), 3.0, &one_step, &noise, &mut Progress::silent()).unwrap());
 }
 
 #[divan::bench(sample_count = 2)]
 fn decode(bencher: Bencher<'_, '_>) {
-    let side = last().side;
+    let side = last_scale().side;
     let latent = Latent(wave([1, HART.config().visual.z_channels, side, side]));
     bencher.bench_local(|| HART.visual().decode_images(&latent, &mut Progress::silent()).unwrap());
 }

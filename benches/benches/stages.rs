@@ -1,4 +1,4 @@
-//! Each stage by itself, so that a slowdown names its stage: `cargo bench -p hart-benches`.
+//! Benchmarks of every stage by itself, with a small model: `cargo bench -p hart-benches --bench stages`.
 
 use std::sync::LazyLock;
 
@@ -32,7 +32,7 @@ fn last_scale() -> Scale {
     *plan(&HART.config().transformer).last().unwrap()
 }
 
-/// As many hidden states as the first scale has, one batch row for each half of guidance.
+/// Returns the hidden states of the first scale, `[2, tokens, width]`: one batch row with the prompt and one without.
 fn first_scale(conditioning: &Conditioning) -> hart_core::stages::Hidden {
     let mut state = State::new(conditioning.clone());
     let input: Tensor<3> = HART.transformer().first_input(conditioning);
@@ -78,6 +78,6 @@ fn decode(bencher: Bencher<'_, '_>) {
 }
 
 #[divan::bench(sample_count = 10)]
-fn whole_picture(bencher: Bencher<'_, '_>) {
+fn whole_image(bencher: Bencher<'_, '_>) {
     bencher.bench_local(|| HART.generate(&Request::new("a parrot"), &mut ()).unwrap());
 }

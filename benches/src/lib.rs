@@ -1,12 +1,12 @@
-//! What the benchmarks share.
+//! Support code of the benchmarks.
 
 use hart_core::{Hart, OpenOptions};
 
-/// The model that `HART_MODEL` names, or the one shipped with the examples.
+/// Opens the model folder that `HART_MODEL` names, or the shipped model.
 ///
 /// # Panics
 ///
-/// If it can't be opened; the message says why.
+/// If the model can't be opened.
 pub fn model() -> Hart {
     let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/hart-emoji");
     let folder = std::env::var_os("HART_MODEL").unwrap_or_else(|| shipped.into());

@@ -1,9 +1,9 @@
-//! hart and PyTorch side by side at the published 0.7B size: the same shapes, random weights, one picture, the same number of threads.
+//! Comparison of hart with PyTorch at the published 0.7B size: the same shapes, random weights and number of threads.
 //!
-//! Every run is a process of its own, so that memory is counted by itself, and the contestants take turns, so that a slow minute of
-//! the machine meets all of them.
+//! Every run is a separate process, so that its peak memory can be measured. The implementations take turns, so that a slow phase of
+//! the machine affects all of them.
 
-mod contestant;
+mod implementation;
 mod measure;
 mod stages;
 mod table;
@@ -14,53 +14,53 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use contestant::{Contestant, PEERS};
 use hart_core::{CancelToken, Control, DeviceKind, Precision, WeightSet};
 use hart_examples::random_checkpoint::{Float, Preset, RandomCheckpoint, Text};
+use implementation::{Implementation, TORCH_DTYPES};
 use table::Results;
 
 /// Times hart against PyTorch at the published size, with random weights
 #[derive(Parser, Debug)]
 #[command(name = "compare", version, max_term_width = 110)]
 struct Arguments {
-    /// Side of the picture in pixels
+    /// Side of the image in pixels
     #[arg(short, long, value_name = "256|512|1024", default_value = "512")]
     res: Preset,
     /// hart's precisions, separated by commas
     #[arg(short, long, value_name = "f32,int8,bf16", default_value = "f32,int8,bf16", value_delimiter = ',')]
     precision: Vec<Precision>,
-    /// Where both sides compute: cpu, cuda, or another device of hart's
+    /// Device of both: cpu, cuda, or another device of hart
     #[arg(short, long, default_value = "cpu")]
     device: DeviceKind,
-    /// Pictures of a batch
+    /// Images in a batch
     #[arg(short, long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     batch: u32,
-    /// Pictures, or batches, that a run makes one after the other, of which the last is counted: the first ones on a GPU compile
-    /// kernels
+    /// Images, or batches, that a run generates one after the other. Only the last is measured, since the first ones on a GPU
+    /// compile kernels
     #[arg(short, long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     warm: u32,
-    /// Runs of each
+    /// Runs of each implementation
     #[arg(short = 'n', long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     repeat: u32,
-    /// Threads of both sides [default: all cores]
+    /// Threads of both [default: all cores]
     #[arg(short, long, default_value_t = std::thread::available_parallelism().map_or(1, usize::from), hide_default_value = true)]
     threads: usize,
-    /// Python with torch and numpy
+    /// Python interpreter with torch and numpy
     #[arg(long, default_value = "python3")]
     python: PathBuf,
-    /// PyTorch's precisions, separated by commas [default: f32 and, where the processor has instructions for it, bf16; f16 on a GPU]
-    #[arg(long, value_name = "f32,bf16,f16", value_delimiter = ',', value_parser = PEERS, conflicts_with = "alone")]
+    /// PyTorch's precisions, separated by commas [default: f32, and bf16 if the processor has instructions for it; f16 on a GPU]
+    #[arg(long, value_name = "f32,bf16,f16", value_delimiter = ',', value_parser = TORCH_DTYPES, conflicts_with = "alone")]
     peers: Vec<String>,
-    /// Leaves PyTorch out
+    /// Measures hart only, without PyTorch
     #[arg(long)]
     alone: bool,
-    /// Writes every run's times into this file
+    /// Writes the times of every run to this file
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
-    /// Prints the results as JSON in the last line
+    /// Prints the results as JSON on the last line
     #[arg(long)]
     json: bool,
-    /// One run of hart with this model, for the comparison's own use
+    /// Runs hart once with this model. The comparison starts itself with this option
     #[arg(long, value_name = "FOLDER", hide = true)]
     measure: Option<PathBuf>,
 }
@@ -75,19 +75,23 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         println!("{}", measure::measure(model, precision, arguments)?);
         return Ok(());
     }
-    let contestants =
-        arguments.peers().into_iter().map(Contestant::Torch).chain(arguments.precision.iter().copied().map(Contestant::Hart));
-    let mut results = Results(contestants.map(|contestant| (contestant, Vec::new())).collect());
-    let models = models()?;
+    let torch = arguments.torch_dtypes().into_iter().map(Implementation::Torch);
+    let hart = arguments.precision.iter().copied().map(Implementation::Hart);
+    let mut results = Results(torch.chain(hart).map(|implementation| (implementation, Vec::new())).collect());
+    let models = models_folder()?;
     let mut prepared = Vec::new();
     for &precision in &arguments.precision {
         prepared.push((precision, model(&models, arguments.res, precision, arguments.device)?));
     }
     for round in 1..=arguments.repeat {
-        for (contestant, runs) in &mut results.0 {
-            let model = prepared.iter().find(|(precision, _)| *contestant == Contestant::Hart(*precision));
-            let run = contestant.run(arguments, model.map_or(Path::new(""), |(_, model)| model))?;
-            eprintln!("round {round} of {}: {contestant} took {:.2} s", arguments.repeat, run.times.0[stages::STAGES.len() - 1]);
+        for (implementation, runs) in &mut results.0 {
+            let model = prepared.iter().find(|(precision, _)| *implementation == Implementation::Hart(*precision));
+            let run = implementation.run(arguments, model.map_or(Path::new(""), |(_, model)| model))?;
+            eprintln!(
+                "round {round} of {}: {implementation} took {:.2} s",
+                arguments.repeat,
+                run.times.0[stages::STAGES.len() - 1]
+            );
             runs.push(run);
         }
     }
@@ -102,61 +106,59 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
 }
 
 impl Arguments {
-    /// PyTorch's precisions that take part.
-    fn peers(&self) -> Vec<&'static str> {
+    /// Returns the precisions in which PyTorch is measured.
+    fn torch_dtypes(&self) -> Vec<&'static str> {
         if self.alone {
             return vec![];
         }
         if !self.peers.is_empty() {
-            return PEERS.into_iter().filter(|peer| self.peers.iter().any(|asked| asked == peer)).collect();
+            return TORCH_DTYPES.into_iter().filter(|dtype| self.peers.iter().any(|peer| peer == dtype)).collect();
         }
         if self.device != DeviceKind::Cpu {
             return vec!["f16"];
         }
-        if !contestant::computes_in_bf16() {
-            eprintln!(
-                "PyTorch's bf16 is left out: without instructions for it, it takes many minutes; --peers f32,bf16 lets it run"
-            );
+        if !implementation::has_bf16_instructions() {
+            eprintln!("skipping bf16 in PyTorch, which takes many minutes without bf16 instructions; --peers f32,bf16 includes it");
             return vec!["f32"];
         }
         vec!["f32", "bf16"]
     }
 }
 
-/// Where models of random weights are kept, beside this program: made once.
-fn models() -> Result<PathBuf, Box<dyn Error>> {
+/// Returns the folder for models of random weights, next to this program. Creates it if it does not exist.
+fn models_folder() -> Result<PathBuf, Box<dyn Error>> {
     let program = std::env::current_exe()?;
     let folder = program.parent().unwrap_or(Path::new(".")).join("compare-models");
     std::fs::create_dir_all(&folder)?;
     Ok(folder)
 }
 
-/// The model of a size in a precision, made if it isn't there.
+/// Returns the folder of the model of a size in a precision. Writes the model if it does not exist.
 fn model(models: &Path, preset: Preset, precision: Precision, device: DeviceKind) -> Result<PathBuf, Box<dyn Error>> {
-    let whole = models.join(format!("{}-f32", preset.pixels()));
-    if !whole.is_dir() {
-        eprintln!("making a model of random weights in {} (3 GB, once)", whole.display());
+    let original = models.join(format!("{}-f32", preset.pixels()));
+    if !original.is_dir() {
+        eprintln!("writing a model of random weights to {} (3 GB, once)", original.display());
         let checkpoint = RandomCheckpoint { preset, text: Text::Small, dtype: Float::F32, changes: Vec::new(), seed: 0 };
-        checkpoint.write(&whole, &CancelToken::new(), &mut |_| Ok(()))?;
+        checkpoint.write(&original, &CancelToken::new(), &mut |_| Ok(()))?;
     }
-    // What is packed is the CPU's.
+    // Only the CPU uses packed weights.
     if matches!(precision, Precision::Auto | Precision::F32 | Precision::F16) || device != DeviceKind::Cpu {
-        return Ok(whole);
+        return Ok(original);
     }
     let converted = models.join(format!("{}-{precision}", preset.pixels()));
     if !converted.is_dir() {
-        eprintln!("converting it into {}", converted.display());
-        hart_core::convert(&whole, &converted, precision, WeightSet::PreferEma, None, &mut |_| Control::Continue)?;
+        eprintln!("converting it to {precision} in {}", converted.display());
+        hart_core::convert(&original, &converted, precision, WeightSet::PreferEma, None, &mut |_| Control::Continue)?;
     }
     Ok(converted)
 }
 
-/// Writes a file whole or not at all.
+/// Writes a file completely or not at all.
 fn write(path: &Path, text: &str) -> Result<(), Box<dyn Error>> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let named = |e: std::io::Error| format!("{}: {e}", path.display());
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(named)?;
-    file.write_all(text.as_bytes()).map_err(named)?;
-    file.persist(path).map_err(|e| named(e.error))?;
+    let with_path = |e: std::io::Error| format!("{}: {e}", path.display());
+    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(with_path)?;
+    file.write_all(text.as_bytes()).map_err(with_path)?;
+    file.persist(path).map_err(|e| with_path(e.error))?;
     Ok(())
 }

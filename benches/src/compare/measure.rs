@@ -1,4 +1,4 @@
-//! hart's side: one picture from a random context, as the peer makes it, and what it took as one line of JSON.
+//! A run of hart: an image from a random context, like in the PyTorch program, and its times as one line of JSON.
 
 use std::error::Error;
 use std::path::Path;
@@ -11,20 +11,20 @@ use serde_json::{Value, json};
 
 use crate::Arguments;
 
-/// Places of the context that hold text, the peer's number.
+/// Number of context positions that hold text, as in the PyTorch program.
 const TEXT_TOKENS: usize = 40;
-/// Guidance of the published tools.
+/// Guidance scale of the published code.
 const GUIDANCE: f64 = 4.5;
 
-/// Opens the model, makes one picture, and says what both took.
+/// Opens the model, generates images, and returns the times of opening, of the first image and of the last one's stages.
 ///
 /// # Errors
 ///
-/// The model can't be opened, or a stage fails.
+/// If the model can't be opened or a stage fails.
 pub fn measure(model: &Path, precision: Precision, arguments: &Arguments) -> Result<Value, Box<dyn Error>> {
     let clock = std::time::Instant::now();
     let options = OpenOptions::new().device(arguments.device).precision(precision);
-    // A GPU's work belongs to a thread: this one.
+    // Work for a GPU must stay on one thread.
     let on_cpu = arguments.device == DeviceKind::Cpu;
     let hart = Hart::open(model, if on_cpu { options.threads(arguments.threads) } else { options })?;
     let open = clock.elapsed().as_secs_f64();
@@ -32,21 +32,21 @@ pub fn measure(model: &Path, precision: Precision, arguments: &Arguments) -> Res
     let context = random_context(&hart, batch);
     let steps = hart.config().residual.steps.clone();
     let sampling = SamplingParams { guidance: GUIDANCE, smoothing: true, top_k: None, top_p: 0.0, steps };
-    let make = || {
+    let generate = || {
         let mut progress = Progress::silent();
         let latent = hart.sample(context.clone(), &sampling, &Philox::new((1..=batch as u64).collect()), &mut progress)?;
         progress.enter(Stage::Decode);
-        let picture = hart.visual().decode_images(&latent, &mut progress)?;
-        Ok::<_, hart_core::Error>((picture, progress.timings()))
+        let images = hart.visual().decode_images(&latent, &mut progress)?;
+        Ok::<_, hart_core::Error>((images, progress.timings()))
     };
     let first = std::time::Instant::now();
-    let (mut picture, mut times) = hart.install(make)?;
+    let (mut images, mut times) = hart.install(generate)?;
     let first = first.elapsed().as_secs_f64();
     for _ in 1..arguments.warm {
-        (picture, times) = hart.install(make)?;
+        (images, times) = hart.install(generate)?;
     }
     let of = |stage| times.of(stage).as_secs_f64();
-    assert_eq!(picture[0].width(), hart.visual().resolution());
+    assert_eq!(images[0].width(), hart.visual().resolution());
     Ok(json!({
         "open_s": open,
         "first_s": first,
@@ -60,11 +60,11 @@ pub fn measure(model: &Path, precision: Precision, arguments: &Arguments) -> Res
     }))
 }
 
-/// A context of noise: no text encoder has to run.
+/// Returns a random context, in place of the output of the text encoder.
 fn random_context(hart: &Hart, batch: usize) -> Context {
     let config = &hart.config().transformer;
     let (tokens, width) = (config.context_tokens, config.context_dim);
-    // A golden-ratio sequence: even, and the same on every machine.
+    // A golden-ratio sequence is uniform and the same on every machine.
     let noise = |i: usize| ((i as f64 * 0.618_033_988_749_894_9).fract() * 2.0 - 1.0) as f32;
     let values: Vec<f32> = (0..batch * tokens * width).map(noise).collect();
     Context {
@@ -75,7 +75,9 @@ fn random_context(hart: &Hart, batch: usize) -> Context {
     }
 }
 
-/// Memory that is taken of an NVIDIA GPU, in gigabytes: what a process once took it keeps, so that this is its most, if it is alone.
+/// Returns the memory in use on the first NVIDIA GPU in gigabytes.
+///
+/// hart does not return memory to the driver while it runs. The value is therefore its peak, if no other process uses the GPU.
 fn gpu_gb() -> Option<f64> {
     let query = ["--query-gpu=memory.used", "--format=csv,noheader,nounits"];
     let output = std::process::Command::new("nvidia-smi").args(query).output().ok()?;
@@ -83,7 +85,7 @@ fn gpu_gb() -> Option<f64> {
     Some(megabytes * 1_048_576.0 / 1e9)
 }
 
-/// Most memory that this process has had, in gigabytes; 0 where the system doesn't say.
+/// Returns the peak memory of this process in gigabytes; 0 if the system does not report it.
 fn peak_rss_gb() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix("kB")?.trim().parse().ok());

@@ -1,31 +1,31 @@
-//! The stages that both sides time.
+//! The stages that both implementations measure, and statistics of their times.
 
-/// Their names; the last is the whole, which also holds what lies between the others.
+/// Names of the stages. The last is the total, which includes the time between the stages.
 pub const STAGES: [&str; 5] = ["transformer", "sampling", "diffusion", "decode", "total"];
 
-/// Seconds of each stage.
+/// Seconds for every stage.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Times(pub [f64; STAGES.len()]);
 
-/// The least, the middle and the most of some numbers.
+/// Minimum, median and maximum of some values.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Spread {
-    /// The least.
+    /// Minimum.
     pub min: f64,
-    /// The middle one; the mean of the two middle ones of an even count.
+    /// Median; the mean of the two middle values if their count is even.
     pub median: f64,
-    /// The most.
+    /// Maximum.
     pub max: f64,
 }
 
 impl Spread {
-    /// Of at least one number.
+    /// Computes the statistics of at least one value.
     ///
     /// # Panics
     ///
-    /// If there is none.
-    pub fn of(numbers: impl Iterator<Item = f64>) -> Self {
-        let mut sorted: Vec<f64> = numbers.collect();
+    /// If there are no values.
+    pub fn of(values: impl Iterator<Item = f64>) -> Self {
+        let mut sorted: Vec<f64> = values.collect();
         sorted.sort_by(f64::total_cmp);
         let last = sorted.len() - 1;
         Self { min: sorted[0], median: (sorted[last / 2] + sorted[last.div_ceil(2)]) / 2.0, max: sorted[last] }
@@ -37,8 +37,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spread_has_the_middle_of_any_count() {
-        let of = |numbers: &[f64]| Spread::of(numbers.iter().copied());
+    fn median_of_odd_and_even_counts() {
+        let of = |values: &[f64]| Spread::of(values.iter().copied());
         assert_eq!(of(&[3.0]), Spread { min: 3.0, median: 3.0, max: 3.0 });
         assert_eq!(of(&[3.0, 1.0]), Spread { min: 1.0, median: 2.0, max: 3.0 });
         assert_eq!(of(&[9.0, 1.0, 2.0]), Spread { min: 1.0, median: 2.0, max: 9.0 });

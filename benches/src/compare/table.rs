@@ -1,56 +1,58 @@
-//! Results as a table, as JSON, and as rows of a CSV file.
+//! Results as a table, as JSON, and as the rows of a CSV file.
 
 use serde_json::{Map, Value, json};
 
-use crate::contestant::{Contestant, PEERS, Run};
+use crate::implementation::{Implementation, Run, TORCH_DTYPES};
 use crate::stages::{STAGES, Spread};
 
-/// All runs of each contestant, in the order in which they were compared.
-pub struct Results(pub Vec<(Contestant, Vec<Run>)>);
+/// All runs of every implementation, in the order in which they were made.
+pub struct Results(pub Vec<(Implementation, Vec<Run>)>);
 
 impl Results {
-    fn runs(&self, contestant: Contestant) -> Option<&[Run]> {
-        self.0.iter().find(|(c, _)| *c == contestant).map(|(_, runs)| runs.as_slice())
+    fn runs(&self, implementation: Implementation) -> Option<&[Run]> {
+        self.0.iter().find(|(c, _)| *c == implementation).map(|(_, runs)| runs.as_slice())
     }
 
-    fn hart(&self) -> impl Iterator<Item = (Contestant, &[Run])> {
-        self.0.iter().filter(|(c, _)| matches!(c, Contestant::Hart(_))).map(|(c, runs)| (*c, runs.as_slice()))
+    fn hart(&self) -> impl Iterator<Item = (Implementation, &[Run])> {
+        self.0.iter().filter(|(c, _)| matches!(c, Implementation::Hart(_))).map(|(c, runs)| (*c, runs.as_slice()))
     }
 
-    /// How often a contestant's time goes into the peer's, stage by stage: the runs made one after the other are compared.
-    fn speedups(peer: &[Run], runs: &[Run]) -> [Spread; STAGES.len()] {
-        std::array::from_fn(|stage| Spread::of(peer.iter().zip(runs).map(|(p, r)| p.times.0[stage] / r.times.0[stage])))
+    /// Returns the speed-up of `runs` over `torch` for every stage. Runs of the same round are compared with each other.
+    fn speedups(torch: &[Run], runs: &[Run]) -> [Spread; STAGES.len()] {
+        std::array::from_fn(|stage| Spread::of(torch.iter().zip(runs).map(|(t, r)| t.times.0[stage] / r.times.0[stage])))
     }
 
-    /// Seconds of all, and hart's speed-ups over each of the peer's precisions.
+    /// Formats the seconds of every implementation, and hart's speed-up over each precision of PyTorch.
     pub fn table(&self) -> String {
-        let mut lines = vec![row("seconds, median (least to most)", STAGES.iter().map(|s| s.to_string()), "open  peak GB")];
-        for (contestant, runs) in &self.0 {
+        let mut lines = vec![row("seconds, median (min to max)", STAGES.iter().map(|s| s.to_string()), "open  peak GB")];
+        for (implementation, runs) in &self.0 {
             let spread = |stage: usize| Spread::of(runs.iter().map(|run| run.times.0[stage]));
             let cells = (0..STAGES.len()).map(|stage| cell(spread(stage)));
             let open = open(runs).map_or_else(|| "-".to_string(), |seconds| format!("{seconds:.2}"));
             let gpu = runs.iter().filter_map(|run| run.peak_gpu_gb).reduce(f64::max);
-            lines.push(row(&contestant.to_string(), cells, &format!("{open:>4}  {:7.2}", gpu.unwrap_or(memory(runs)))));
+            lines.push(row(&implementation.to_string(), cells, &format!("{open:>4}  {:7.2}", gpu.unwrap_or(memory(runs)))));
         }
-        for dtype in PEERS {
-            let Some(peer) = self.runs(Contestant::Torch(dtype)) else { continue };
+        for dtype in TORCH_DTYPES {
+            let Some(torch) = self.runs(Implementation::Torch(dtype)) else { continue };
             lines.push(String::new());
             lines.push(row(&format!("times faster than torch_{dtype}"), STAGES.iter().map(|s| s.to_string()), ""));
-            for (contestant, runs) in self.hart() {
-                lines.push(row(&contestant.to_string(), Self::speedups(peer, runs).into_iter().map(cell), ""));
+            for (implementation, runs) in self.hart() {
+                lines.push(row(&implementation.to_string(), Self::speedups(torch, runs).into_iter().map(cell), ""));
             }
         }
         lines.join("\n")
     }
 
-    /// `speedup` (over the peer's f32), `speedup_over_bf16`, `speedup_over_f16` and `seconds` by contestant and stage, `open_seconds`, `first_seconds`, `peak_rss_gb`
-    /// and `peak_gpu_gb` by contestant.
+    /// Returns the medians as JSON.
+    ///
+    /// `speedup` (over PyTorch's f32), `speedup_over_bf16`, `speedup_over_f16` and `seconds` are grouped by implementation and stage;
+    /// `open_seconds`, `first_seconds`, `peak_rss_gb` and `peak_gpu_gb` by implementation.
     pub fn json(&self) -> Value {
         let mut object = Map::new();
         for (name, dtype) in [("speedup", "f32"), ("speedup_over_bf16", "bf16"), ("speedup_over_f16", "f16")] {
-            let Some(peer) = self.runs(Contestant::Torch(dtype)) else { continue };
-            let of = |runs: &[Run]| by_stage(Self::speedups(peer, runs).map(|spread| spread.median));
-            let all = self.hart().map(|(contestant, runs)| (contestant.to_string(), of(runs)));
+            let Some(torch) = self.runs(Implementation::Torch(dtype)) else { continue };
+            let of = |runs: &[Run]| by_stage(Self::speedups(torch, runs).map(|spread| spread.median));
+            let all = self.hart().map(|(implementation, runs)| (implementation.to_string(), of(runs)));
             object.insert(name.into(), Value::Object(all.collect()));
         }
         let each =
@@ -69,35 +71,36 @@ impl Results {
         Value::Object(object)
     }
 
-    /// One row a run.
+    /// Returns a CSV file with one row per run.
     pub fn csv(&self, resolution: usize, threads: usize) -> String {
-        let mut lines = vec![format!("resolution,threads,contestant,run,{},peak_rss_gb", STAGES.join("_s,") + "_s")];
-        for (contestant, runs) in &self.0 {
+        let mut lines = vec![format!("resolution,threads,implementation,run,{},peak_rss_gb", STAGES.join("_s,") + "_s")];
+        for (implementation, runs) in &self.0 {
             for (index, run) in runs.iter().enumerate() {
                 let times = run.times.0.map(|time| format!("{time:.4}")).join(",");
-                lines.push(format!("{resolution},{threads},{contestant},{},{times},{:.3}", index + 1, run.peak_rss_gb));
+                lines.push(format!("{resolution},{threads},{implementation},{},{times},{:.3}", index + 1, run.peak_rss_gb));
             }
         }
         lines.join("\n") + "\n"
     }
 }
 
+/// Returns the peak memory of all runs in gigabytes.
 fn memory(runs: &[Run]) -> f64 {
     runs.iter().map(|run| run.peak_rss_gb).fold(0.0, f64::max)
 }
 
-/// The middle of the times in which a model was opened.
+/// Returns the median time of opening the model; `None` for PyTorch.
 fn open(runs: &[Run]) -> Option<f64> {
     let times: Option<Vec<f64>> = runs.iter().map(|run| run.open).collect();
     Some(Spread::of(times?.into_iter()).median)
 }
 
-fn rounded(number: f64) -> f64 {
-    (number * 1000.0).round() / 1000.0
+fn rounded(value: f64) -> f64 {
+    (value * 1000.0).round() / 1000.0
 }
 
-fn by_stage(numbers: [f64; STAGES.len()]) -> Value {
-    Value::Object(STAGES.iter().zip(numbers).map(|(stage, number)| (stage.to_string(), json!(rounded(number)))).collect())
+fn by_stage(values: [f64; STAGES.len()]) -> Value {
+    Value::Object(STAGES.iter().zip(values).map(|(stage, value)| (stage.to_string(), json!(rounded(value)))).collect())
 }
 
 fn cell(Spread { min, median, max }: Spread) -> String {

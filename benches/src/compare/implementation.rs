@@ -1,4 +1,4 @@
-//! Who is compared, each in a process of its own, and what it measures of itself.
+//! The implementations that are compared. Each one runs in a separate process and reports its times.
 
 use std::fmt;
 use std::path::Path;
@@ -10,30 +10,30 @@ use serde_json::Value;
 use crate::Arguments;
 use crate::stages::{STAGES, Times};
 
-/// PyTorch's precisions that hart is held against. On a GPU f32 is many times slower than f16, and nobody draws with it.
-pub const PEERS: [&str; 3] = ["f32", "bf16", "f16"];
+/// Precisions that PyTorch can be measured in.
+pub const TORCH_DTYPES: [&str; 3] = ["f32", "bf16", "f16"];
 
-/// Whether the processor has instructions that PyTorch multiplies bf16 with.
-pub fn computes_in_bf16() -> bool {
+/// Returns true if the processor has the bf16 instructions that PyTorch uses.
+pub fn has_bf16_instructions() -> bool {
     #[cfg(target_arch = "x86_64")]
     return is_x86_feature_detected!("avx512bf16");
     #[cfg(not(target_arch = "x86_64"))]
     true
 }
 
-/// The peer's program.
-const PEER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/torch_hart.py");
+/// The PyTorch program.
+const TORCH_PROGRAM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/torch_hart.py");
 
-/// One side of the comparison.
+/// An implementation of HART in one precision.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Contestant {
-    /// PyTorch, eager, with numbers of this type.
+pub enum Implementation {
+    /// Eager PyTorch with tensors of this type.
     Torch(&'static str),
     /// hart in this precision.
     Hart(Precision),
 }
 
-impl fmt::Display for Contestant {
+impl fmt::Display for Implementation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Torch(dtype) => write!(f, "torch_{dtype}"),
@@ -42,33 +42,33 @@ impl fmt::Display for Contestant {
     }
 }
 
-/// What one run took.
+/// Time and memory of one run.
 #[derive(Clone, Copy, Debug)]
 pub struct Run {
-    /// Seconds of each stage.
+    /// Time of every stage.
     pub times: Times,
-    /// Seconds in which hart opened its model; the peer makes its weights anew.
+    /// Seconds for opening the model; `None` for PyTorch, which creates random weights.
     pub open: Option<f64>,
-    /// Seconds of the first picture, for which kernels were compiled and chosen.
+    /// Seconds for the first image, including the compilation and tuning of kernels; `None` for PyTorch.
     pub first: Option<f64>,
-    /// Most memory that the process had, in gigabytes (1e9 bytes).
+    /// Peak memory of the process in gigabytes (1e9 bytes).
     pub peak_rss_gb: f64,
-    /// Most memory of the GPU, where it says.
+    /// Peak memory of the GPU in gigabytes, if it is known.
     pub peak_gpu_gb: Option<f64>,
 }
 
-impl Contestant {
-    /// Runs it once.
+impl Implementation {
+    /// Runs the implementation once in a new process.
     ///
     /// # Errors
     ///
-    /// The program can't be started or fails: what to do.
+    /// If the program can't be started, fails, or prints no times.
     pub fn run(self, arguments: &Arguments, model: &Path) -> Result<Run, String> {
         let (resolution, threads) = (arguments.res.pixels().to_string(), arguments.threads.to_string());
         let mut command = match self {
             Self::Torch(dtype) => {
                 let mut command = Command::new(&arguments.python);
-                command.args([PEER, "--dtype", dtype]);
+                command.args([TORCH_PROGRAM, "--dtype", dtype]);
                 command
             }
             Self::Hart(precision) => {
@@ -81,7 +81,7 @@ impl Contestant {
         let (batch, warm) = (arguments.batch.to_string(), arguments.warm.to_string());
         command.args(["--res", &resolution, "--threads", &threads, "--batch", &batch]).stderr(Stdio::inherit());
         match self {
-            // The peer knows one CUDA device, the first.
+            // The PyTorch program always uses the first CUDA device.
             Self::Torch(_) => {
                 let device = if matches!(arguments.device, DeviceKind::Cuda(_)) { "cuda" } else { "cpu" };
                 command.args(["--device", device, "--repeat", &warm])
@@ -97,19 +97,21 @@ impl Contestant {
             return Err(format!("{self}: ended with {}{advice}", output.status));
         }
         let text = String::from_utf8_lossy(&output.stdout);
+        // A PyTorch run prints a line per image. The last one counts.
         let line = text.lines().last().unwrap_or_default();
         let json = serde_json::from_str(line).map_err(|e| format!("{self}: {e} in `{line}`"))?;
-        read(&json).ok_or_else(|| format!("{self}: expected times in `{line}`"))
+        parse(&json).ok_or_else(|| format!("{self}: expected times in `{line}`"))
     }
 }
 
-/// The peer counts embedding the context by itself, hart with the transformer.
-fn read(json: &Value) -> Option<Run> {
+/// Parses the line of JSON that a run prints.
+fn parse(json: &Value) -> Option<Run> {
     let number = |name: &str| json[name].as_f64();
     let mut times = Times::default();
     for (time, stage) in times.0.iter_mut().zip(STAGES) {
         *time = number(&format!("{stage}_s"))?;
     }
+    // PyTorch reports the embedding of the context separately, hart as part of the transformer.
     times.0[0] += number("context_s").unwrap_or(0.0);
     Some(Run {
         times,
