@@ -1,11 +1,12 @@
-/* A driver and a compiler for CUDA, without a GPU. Linux only.
+/* A replacement for the CUDA driver and for NVRTC that needs no GPU. Linux only.
  *
- * It hands out memory and launches nothing, so that what a program asks of a GPU can be counted: launches, memory, copies. Numbers are
- * zeros. `benches/dry.sh` uses it so. DRY_KERNELS=1 also says how often each kernel was launched; DRY_SOURCES=FOLDER keeps their
- * sources there, for NVIDIA's compiler and disassembler, which need no GPU.
+ * By default it allocates memory but launches no kernels, and every result reads as zero. At exit it reports the number of
+ * launches and copies and the peak memory. `benches/dry.sh` uses this mode. DRY_KERNELS=1 also reports the launches of every
+ * kernel. DRY_SOURCES=FOLDER writes the source of every kernel to the folder, for NVIDIA's compiler and disassembler, which need
+ * no GPU.
  *
- * With DRY_RUN set to a folder, kernels are compiled for the CPU into it, by `compile` and `kernel.h`, and run there: slow, but every
- * number is computed as the kernel's CUDA source says. `benches/emulate.sh` uses it so. */
+ * DRY_RUN=FOLDER compiles every kernel for the CPU into the folder, using `compile` and `kernel.h`, and runs it. This is slow, but
+ * every value is computed as in the CUDA source of the kernel. `benches/emulate.sh` uses this mode. */
 #include <dlfcn.h>
 #include <pthread.h>
 #include <stdint.h>
@@ -21,10 +22,11 @@ typedef int Result;
 enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, INVALID_DEVICE = 101, INVALID_IMAGE = 200 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static size_t launches, copies_in, copies_out, now, peak;
+static size_t launches, copies_in, copies_out, allocated, peak;
 
-/* Kernels, by the names under which they are loaded; and how one is launched on the CPU. */
+/* Launches a kernel on the CPU. */
 typedef void Launch(struct Machine *machine, const unsigned *grid, const unsigned *block, unsigned shared, void **arguments);
+/* A list of the loaded kernels by name. */
 typedef struct Kernel {
   char *name;
   size_t launches;
@@ -33,61 +35,62 @@ typedef struct Kernel {
 } Kernel;
 static Kernel *kernels;
 
-/* What is allocated. */
-typedef struct Block {
+/* A hash table of the allocations by address. */
+typedef struct Allocation {
   void *start;
   size_t bytes;
-  struct Block *next;
-} Block;
-static Block *blocks[4096];
+  struct Allocation *next;
+} Allocation;
+static Allocation *allocations[4096];
 
-static Block **place_of(void *start) {
-  Block **place = &blocks[((uintptr_t)start >> 12) % 4096];
-  while (*place && (*place)->start != start) place = &(*place)->next;
-  return place;
+/* Returns the link to the allocation at `start`, or the link at the end of its list. */
+static Allocation **find(void *start) {
+  Allocation **link = &allocations[((uintptr_t)start >> 12) % 4096];
+  while (*link && (*link)->start != start) link = &(*link)->next;
+  return link;
 }
 
-/* The folder for kernels, if they are run. */
-static const char *runs(void) { return getenv("DRY_RUN"); }
+/* Returns the folder for compiled kernels, or NULL if kernels are not run. */
+static const char *run_folder(void) { return getenv("DRY_RUN"); }
 
-/* Pages that nobody writes to take no memory. */
-static Result take(void **start, size_t bytes) {
+/* Allocates device memory. Pages that are never written take no memory of the host. */
+static Result allocate(void **start, size_t bytes) {
   bytes = bytes ? bytes : 1;
   void *pages = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (pages == MAP_FAILED) return OUT_OF_MEMORY;
   pthread_mutex_lock(&lock);
-  Block *block = malloc(sizeof *block), **place = place_of(pages);
-  *block = (Block){pages, bytes, *place};
-  *place = block;
-  now += bytes;
-  peak = now > peak ? now : peak;
+  Allocation *allocation = malloc(sizeof *allocation), **link = find(pages);
+  *allocation = (Allocation){pages, bytes, *link};
+  *link = allocation;
+  allocated += bytes;
+  peak = allocated > peak ? allocated : peak;
   pthread_mutex_unlock(&lock);
   *start = pages;
   return SUCCESS;
 }
 
-static Result give_back(void *start) {
+static Result release(void *start) {
   pthread_mutex_lock(&lock);
-  Block **place = place_of(start), *block = *place;
-  if (block) {
-    *place = block->next;
-    now -= block->bytes;
-    munmap(block->start, block->bytes);
-    free(block);
+  Allocation **link = find(start), *allocation = *link;
+  if (allocation) {
+    *link = allocation->next;
+    allocated -= allocation->bytes;
+    munmap(allocation->start, allocation->bytes);
+    free(allocation);
   }
   pthread_mutex_unlock(&lock);
   return SUCCESS;
 }
 
 __attribute__((destructor)) static void report(void) {
-  if (!launches) return; /* It was only looked at. */
+  if (!launches) return; /* The program only listed the devices. */
   fprintf(stderr, "dry: %zu launches, %zu copies to and %zu from the device, %.2f GB of it at most\n", launches, copies_in, copies_out,
           peak / 1e9);
   for (Kernel *kernel = getenv("DRY_KERNELS") ? kernels : NULL; kernel; kernel = kernel->next)
     if (kernel->launches) fprintf(stderr, "dry: %8zu %s\n", kernel->launches, kernel->name);
 }
 
-/* The driver. */
+/* The driver. The attributes are those of an H100. */
 
 Result cuInit(unsigned flags) { return SUCCESS; }
 Result cuDriverGetVersion(int *version) { return *version = 12090, SUCCESS; }
@@ -102,17 +105,17 @@ Result cuMemGetInfo_v2(size_t *unused, size_t *total) { return *unused = *total 
 
 Result cuDeviceGetAttribute(int *value, int attribute, int device) {
   switch (attribute) {
-  case 1: case 2: case 3: *value = 1024; break;        /* threads of a block */
+  case 1: case 2: case 3: *value = 1024; break;        /* threads per block */
   case 4: *value = 64; break;
-  case 5: *value = 2147483647; break;                  /* blocks of a grid */
+  case 5: *value = 2147483647; break;                  /* blocks per grid */
   case 6: case 7: *value = 65535; break;
-  case 8: *value = 49152; break;                       /* shared memory of a block */
-  case 10: *value = 32; break;                         /* threads of a warp */
+  case 8: *value = 49152; break;                       /* shared memory per block */
+  case 10: *value = 32; break;                         /* threads per warp */
   case 16: *value = 132; break;                        /* multiprocessors */
   case 75: *value = 9; break;                          /* compute capability */
   case 76: *value = 0; break;
-  case 81: *value = 233472; break;                     /* shared memory of a multiprocessor */
-  case 97: *value = 232448; break;                     /* of a block that asks for it */
+  case 81: *value = 233472; break;                     /* shared memory per multiprocessor */
+  case 97: *value = 232448; break;                     /* shared memory per block, opt-in */
   default: *value = 1;
   }
   return SUCCESS;
@@ -138,36 +141,36 @@ Result cuEventQuery(void *event) { return SUCCESS; }
 Result cuEventElapsedTime(float *milliseconds, void *from, void *to) { return *milliseconds = 1, SUCCESS; }
 Result cuEventElapsedTime_v2(float *milliseconds, void *from, void *to) { return *milliseconds = 1, SUCCESS; }
 
-Result cuMemAlloc_v2(void **start, size_t bytes) { return take(start, bytes); }
-Result cuMemAllocAsync(void **start, size_t bytes, void *stream) { return take(start, bytes); }
-Result cuMemFree_v2(void *start) { return give_back(start); }
-Result cuMemFreeAsync(void *start, void *stream) { return give_back(start); }
+Result cuMemAlloc_v2(void **start, size_t bytes) { return allocate(start, bytes); }
+Result cuMemAllocAsync(void **start, size_t bytes, void *stream) { return allocate(start, bytes); }
+Result cuMemFree_v2(void *start) { return release(start); }
+Result cuMemFreeAsync(void *start, void *stream) { return release(start); }
 Result cuMemAllocHost_v2(void **start, size_t bytes) { return (*start = malloc(bytes)) ? SUCCESS : OUT_OF_MEMORY; }
 Result cuMemHostAlloc(void **start, size_t bytes, unsigned flags) { return cuMemAllocHost_v2(start, bytes); }
 Result cuMemFreeHost(void *start) { return free(start), SUCCESS; }
 Result cuMemcpyHtoDAsync_v2(void *to, const void *from, size_t bytes, void *stream) {
   copies_in++;
-  if (runs()) memcpy(to, from, bytes);
+  if (run_folder()) memcpy(to, from, bytes);
   return SUCCESS;
 }
 Result cuMemcpyDtoDAsync_v2(void *to, void *from, size_t bytes, void *stream) {
-  if (runs()) memmove(to, from, bytes);
+  if (run_folder()) memmove(to, from, bytes);
   return SUCCESS;
 }
 Result cuMemsetD8Async(void *start, unsigned char value, size_t bytes, void *stream) {
-  if (runs()) memset(start, value, bytes);
+  if (run_folder()) memset(start, value, bytes);
   return SUCCESS;
 }
 
 Result cuMemcpyDtoHAsync_v2(void *to, void *from, size_t bytes, void *stream) {
-  if (runs()) return copies_out++, memcpy(to, from, bytes), SUCCESS;
+  if (run_folder()) return copies_out++, memcpy(to, from, bytes), SUCCESS;
   memset(to, 0, bytes);
-  /* A device is tried with 1 + 1, twice. */
+  /* hart checks that a device computes by adding 1 + 1, twice. */
   if (copies_out++ == 0 && bytes >= 8) memcpy(to, (float[]){2, 2}, 8);
   return SUCCESS;
 }
 
-/* CUDA's description of a copy of rows; of it, where they go on the host, and how many there are. */
+/* CUDA_MEMCPY2D: a copy of `height` rows of `width` bytes. */
 typedef struct {
   size_t from_x, from_y;
   int from_kind;
@@ -187,15 +190,15 @@ Result cuMemcpy2DAsync_v2(const Copy2D *copy, void *stream) {
   const char *from = (from_host ? copy->from_host : copy->from_device) + copy->from_y * copy->from_pitch + copy->from_x;
   char *to = (to_host ? copy->to_host : copy->to_device) + copy->to_y * copy->to_pitch + copy->to_x;
   for (size_t row = 0; row < copy->height; row++)
-    if (runs()) memcpy(to + row * copy->to_pitch, from + row * copy->from_pitch, copy->width);
+    if (run_folder()) memcpy(to + row * copy->to_pitch, from + row * copy->from_pitch, copy->width);
     else if (to_host) memset(to + row * copy->to_pitch, 0, copy->width);
   return SUCCESS;
 }
 
-/* A module is a library's path, where kernels are run. */
+/* If kernels are run, the image of a module is the path of a shared library. */
 Result cuModuleLoadData(void **module, const void *image) {
   *module = (void *)4;
-  if (!runs()) return SUCCESS;
+  if (!run_folder()) return SUCCESS;
   *module = dlopen(image, RTLD_NOW | RTLD_LOCAL);
   if (!*module) fprintf(stderr, "dry: %s\n", dlerror());
   return *module ? SUCCESS : INVALID_IMAGE;
@@ -210,7 +213,7 @@ Result cuModuleGetFunction(void **function, void *module, const char *name) {
     *kernel = (Kernel){strdup(name), 0, NULL, kernels};
     kernels = kernel;
   }
-  if (runs()) kernel->launch = (Launch *)dlsym(module, "launch_kernel");
+  if (run_folder()) kernel->launch = (Launch *)dlsym(module, "launch_kernel");
   pthread_mutex_unlock(&lock);
   return *function = kernel, SUCCESS;
 }
@@ -221,15 +224,15 @@ Result cuLaunchKernel(Kernel *kernel, unsigned grid_x, unsigned grid_y, unsigned
   pthread_mutex_lock(&lock);
   kernel->launches++;
   launches++;
-  /* One at a time: what they do to memory happens in their order. */
+  /* Under the lock, kernels run one at a time and write to memory in their order. */
   static struct Machine machine;
   Result result = SUCCESS;
   if (kernel->launch && !machine.stacks) {
     machine.shared = aligned_alloc(4096, SHARED_BYTES);
-    machine.stacks = mmap(NULL, (size_t)MOST_THREADS * STACK_BYTES, PROT_READ | PROT_WRITE,
+    machine.stacks = mmap(NULL, (size_t)MAX_THREADS * STACK_BYTES, PROT_READ | PROT_WRITE,
                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   }
-  if (block_x * block_y * block_z > MOST_THREADS || shared > SHARED_BYTES) result = INVALID_VALUE;
+  if (block_x * block_y * block_z > MAX_THREADS || shared > SHARED_BYTES) result = INVALID_VALUE;
   else if (kernel->launch)
     kernel->launch(&machine, (unsigned[]){grid_x, grid_y, grid_z}, (unsigned[]){block_x, block_y, block_z}, shared, arguments);
   pthread_mutex_unlock(&lock);
@@ -238,14 +241,14 @@ Result cuLaunchKernel(Kernel *kernel, unsigned grid_x, unsigned grid_y, unsigned
 Result cuGetErrorString(Result result, const char **text) { return *text = "there is no GPU", SUCCESS; }
 Result cuGetErrorName(Result result, const char **name) { return *name = "DRY", SUCCESS; }
 
-/* The compiler: a program is its source's path, and what it is compiled to is a library's path, where kernels are run. */
+/* The compiler. A program is the path of its source. If kernels are run, its PTX is the path of a shared library. */
 
 int nvrtcVersion(int *major, int *minor) { return *major = 12, *minor = 9, 0; }
-const char *nvrtcGetErrorString(int result) { return result ? "the kernel's source was not compiled" : "no error"; }
+const char *nvrtcGetErrorString(int result) { return result ? "the kernel could not be compiled" : "no error"; }
 
 int nvrtcCreateProgram(char **program, const char *source, const char *name, int headers, const char **texts, const char **names) {
   static size_t count;
-  const char *folder = runs() ? runs() : getenv("DRY_SOURCES");
+  const char *folder = run_folder() ? run_folder() : getenv("DRY_SOURCES");
   *program = calloc(1, 4096);
   if (!folder) return 0;
   size_t number = __atomic_fetch_add(&count, 1, __ATOMIC_RELAXED);
@@ -258,7 +261,7 @@ int nvrtcCreateProgram(char **program, const char *source, const char *name, int
 int nvrtcDestroyProgram(char **program) { return free(*program), 0; }
 
 int nvrtcCompileProgram(char *program, int count, const char **options) {
-  if (!runs()) return 0;
+  if (!run_folder()) return 0;
   char command[9000];
   snprintf(command, sizeof command, "'%s' '%s' '%s.so'", getenv("DRY_COMPILE"), program, program);
   return system(command) != 0;

@@ -1,7 +1,7 @@
-# For scripts of bash to source, at the root of the repository: hart's programs for NVIDIA GPUs, run without one. `cuda.c` says how.
+# Functions that build and run hart's programs for NVIDIA GPUs without a GPU. Source this file in bash, in the repository's root.
 #
-# scratch is a folder of their own, gone in the end. They are built without LLVM, which only kernels need that NVRTC doesn't compile: its
-# functions are there by name.
+# The driver and the kernel compiler are replaced by `cuda.c`. The programs are linked without LLVM, which is needed only for
+# kernels that NVRTC does not compile; stub functions take its place. `scratch` is a temporary folder that is deleted at exit.
 scratch=$(mktemp -d)
 trap 'rm -r "$scratch"' EXIT
 mkdir "$scratch/kernels"
@@ -9,26 +9,27 @@ cc -O1 -shared -fPIC -w benches/dry/cuda.c -o "$scratch/libcuda.so.1" -lpthread
 for name in libcuda.so libnvrtc.so libnvrtc.so.12 libnvrtc.so.13; do ln -s libcuda.so.1 "$scratch/$name"; done
 compile=$PWD/benches/dry/compile
 
-# build PATH ARGUMENTS...: the program that `cargo rustc ARGUMENTS` makes, at that path.
+# build PATH ARGUMENTS...: builds a program with `cargo rustc ARGUMENTS` and copies it to PATH.
 build() {
-  local to=$1 program
+  local path=$1 program
   shift
   program=$(DOCS_RS=1 cargo rustc "$@" --message-format=json-render-diagnostics -- -C link-arg=-Wl,--unresolved-symbols=ignore-all |
     sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -1)
-  cp "$program" "$to"
-  nm -D --undefined-only "$to" | sed -nE 's/^ *U ((LLVM|cubecl_)[A-Za-z0-9_]*)$/void *\1(void) { return 0; }/p' |
-    cc -w -shared -fPIC -x c - -o "$to.llvm.so"
+  cp "$program" "$path"
+  nm -D --undefined-only "$path" | sed -nE 's/^ *U ((LLVM|cubecl_)[A-Za-z0-9_]*)$/void *\1(void) { return 0; }/p' |
+    cc -w -shared -fPIC -x c - -o "$path.llvm.so"
 }
 
-# without_llvm PROGRAM ARGUMENTS...: it, in the folder. What is kept of kernels is kept there, where no GPU finds it.
+# without_llvm PROGRAM ARGUMENTS...: runs a program with the stub functions. It caches kernels in `scratch`, where no later run on a
+# real GPU finds them.
 without_llvm() {
   local program=$1
   shift
   (cd "$scratch" && HOME=$scratch XDG_CACHE_HOME=$scratch LD_PRELOAD=$program.llvm.so "$program" "$@")
 }
 
-# without_gpu PROGRAM ARGUMENTS...: the same with a driver that launches nothing, unless DRY_RUN says so.
+# without_gpu PROGRAM ARGUMENTS...: runs a program with a driver that launches no kernels, unless DRY_RUN is set.
 without_gpu() { CUDA_PATH=$scratch LD_LIBRARY_PATH=$scratch without_llvm "$@"; }
 
-# on_the_cpu PROGRAM ARGUMENTS...: the same with every kernel compiled for the CPU, and run there.
+# on_the_cpu PROGRAM ARGUMENTS...: runs a program whose kernels are compiled for the CPU and run there.
 on_the_cpu() { DRY_RUN=$scratch/kernels DRY_COMPILE=$compile HART_TEST_DEVICE=cuda without_gpu "$@"; }
