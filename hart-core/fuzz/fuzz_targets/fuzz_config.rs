@@ -1,13 +1,13 @@
 //! Promise: whatever bytes a `config.json` holds, reading it gives a checked configuration or an error that can be shown. It never
 //! panics and never allocates much; what it accepts is within the limits that the layers count on.
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
 use std::alloc::System;
 use std::path::Path;
 
 use cap::Cap;
 use hart_core::config::{GenerationConfig, TextConfig, TransformerConfig, VisualConfig};
-use libfuzzer_sys::fuzz_target;
+use hart_fuzz::fuzz_target;
 
 #[global_allocator]
 static ALLOCATOR: Cap<System> = Cap::new(System, 256 << 20);

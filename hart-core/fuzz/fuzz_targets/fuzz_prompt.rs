@@ -3,7 +3,7 @@
 //!
 //! The first byte chooses: 0 the rest is prompts, 1 a `tokenizer_config.json`, 2 a `tokenizer.json`. The second sets the length of the
 //! rows. A byte 0xFF, which no text has, ends a prompt; the first prompt is the system prompt too.
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
 use std::alloc::System;
 use std::path::Path;
@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 
 use cap::Cap;
 use hart_core::stages::{TextTokenizer, Tokens};
-use libfuzzer_sys::fuzz_target;
+use hart_fuzz::fuzz_target;
 
 #[global_allocator]
 static ALLOCATOR: Cap<System> = Cap::new(System, 256 << 20);

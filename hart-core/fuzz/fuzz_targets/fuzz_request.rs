@@ -1,13 +1,13 @@
 //! Promise: a request of any values is fine or refused, never a panic, and a fine one is within the limits. A text that parses as
 //! diffusion steps gives rising step numbers below 1000 and a schedule of finite numbers.
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
 use std::str::FromStr;
 
+use arbitrary::Arbitrary;
 use hart_core::stages::{FULL_STEPS, Respacing, schedule};
 use hart_core::{DeviceKind, MAX_GUIDANCE, MAX_IMAGES, MAX_PROMPT_BYTES, Request, SystemPrompt};
-use libfuzzer_sys::arbitrary::{self, Arbitrary};
-use libfuzzer_sys::fuzz_target;
+use hart_fuzz::fuzz_target;
 
 #[derive(Arbitrary, Debug)]
 struct Input {

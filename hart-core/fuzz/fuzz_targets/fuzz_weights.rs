@@ -3,7 +3,7 @@
 //!
 //! The first byte chooses how the rest is read: 0 safetensors in memory, 1 a mapped safetensors file, 2 a torch `.bin`, 3 an index of
 //! shards (`a.safetensors` and `b.safetensors` stand beside it).
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
 use std::alloc::System;
 use std::fs;
@@ -12,7 +12,7 @@ use std::path::Path;
 use cap::Cap;
 use hart_core::Result;
 use hart_core::weights::Checkpoint;
-use libfuzzer_sys::fuzz_target;
+use hart_fuzz::fuzz_target;
 
 #[global_allocator]
 static ALLOCATOR: Cap<System> = Cap::new(System, 256 << 20);
