@@ -1,4 +1,4 @@
-/* hart: text to image in any program. HART, the hybrid autoregressive transformer (arXiv 2410.10812), as a C library.
+/* hart: text-to-image generation as a C library, with HART, the hybrid autoregressive transformer (arXiv 2410.10812).
  *
  * A complete program:
  *
@@ -36,38 +36,40 @@
  *         return status == HART_OK ? 0 : 1;
  *     }
  *
- * Rules, for every function:
+ * Rules for every function:
  *
- * Status    What can fail returns a hart_status; HART_OK is 0. hart_last_error() then says what was wrong and what to do.
- * Ownership What a function gives through a pointer to a pointer is yours, and is given back to the _free function of its type, once.
- *           Every _free takes NULL. HART_FREE(kind, pointer) frees and sets the pointer to NULL. Never use free().
- *           const char * and data pointers that hart gives are borrowed: each function says for how long.
- * Outputs   come last. A pointer to an object is set to NULL first and to the object only on success.
- * Texts     are UTF-8 and end in NUL, paths too, on every system. They are copied before a call returns.
- * Structs   begin with struct_size, which you set to sizeof the struct. Later versions append fields and fill only what you have room for.
- * Pointers  must be NULL, or lead to what the function says. NULL where something is needed answers HART_ERR_NULL, an object of another
- *           type HART_ERR_ARGUMENT. An object must not be used after it is freed.
- * Numbers   that say yes or no are int32_t: 0 is no.
+ * Status    A function that can fail returns a hart_status. HART_OK is 0. After a failure, hart_last_error() tells what
+ *           was wrong and what to do.
+ * Ownership You own an object that a function returns through a pointer to a pointer. Free it once, with the _free
+ *           function of its type. Every _free function accepts NULL. HART_FREE(kind, pointer) also sets the pointer to
+ *           NULL. Never use free(). hart owns the strings and data that it returns as const pointers: each function
+ *           says how long they are valid.
+ * Outputs   are the last parameters. An object pointer is set to NULL first, and to the object only on success.
+ * Strings   are UTF-8 and end in NUL, paths too, on every system. hart copies them before a call returns.
+ * Structs   begin with struct_size, which you set to sizeof the struct. Later versions append fields and fill only as
+ *           many bytes as struct_size says.
+ * Pointers  must be NULL or valid. A function returns HART_ERR_NULL for NULL where it needs an object, and
+ *           HART_ERR_ARGUMENT for an object of another type. An object must not be used after it is freed.
+ * Booleans  are int32_t: 0 is false, everything else is true.
  *
  * Threads   hart_model                        any number of threads at once
- *           hart_cancel                       any number of threads at once, and callbacks; hart_cancel_request in signal handlers too
+ *           hart_cancel                       any number of threads at once, also in callbacks;
+ *                                             hart_cancel_request also in signal handlers
  *           hart_image, hart_tokens,
- *           hart_result, hart_device_list     any number of threads at once; nothing changes in them
+ *           hart_result, hart_device_list     any number of threads at once; the objects are immutable
  *           hart_options, hart_files,
- *           hart_request                      may move between threads; one at a time
- *           hart_last_error                   each thread has its own
- *           Freeing counts as a use that nothing else may overlap. In a child after fork(), hart's threads are gone: exec first.
+ *           hart_request                      one thread at a time, not always the same one
+ *           hart_last_error                   each thread has its own message
+ *           Free an object only when no other thread uses it. After fork(), the child has none of hart's threads: call
+ *           exec first.
  *
- * Stack     Functions that open a model or make a picture want half a megabyte of the calling thread's stack, as threads usually have.
+ * Runs at the same time share the cores, so each takes longer. hart installs no signal handler, no logger and no panic
+ * hook, and prints nothing, with one exception: when code below the C API panics, Rust's runtime prints the panic to
+ * standard error before the call returns an error. A failing GPU, a malformed tokenizer.json and a defect in hart
+ * (HART_ERR_PANIC) can cause a panic.
  *
- * Runs at the same time share the processor's cores; each takes longer. hart installs no signal handler, no logger and no panic hook,
- * and prints nothing, with one exception: where something below it panics, Rust's runtime writes that to standard error before the call
- * answers with an error. A GPU that fails does so, a damaged tokenizer.json can, and so does a defect of hart (HART_ERR_PANIC).
- *
- * Signals   Where the processor has AMX, hart asks Linux for its registers. Stacks that are given to sigaltstack() later must be as large
- *           as getauxval(AT_MINSIGSTKSZ) says, some 11 KB and not 2, and where a smaller one is in use, hart does without AMX.
- *
- * Made by hart-ffi/header from the comments in hart-ffi/src: don't edit. docs/c-abi.md says how to link, and what the ABI promises.
+ * Generated by hart-ffi/header from the comments in hart-ffi/src: do not edit. docs/c-abi.md describes linking and the
+ * stability of the ABI.
  */
 
 #ifndef HART_H
@@ -76,7 +78,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Define HART_STATIC before this header when you link the static library. */
+/* Define HART_STATIC before you include this header if you link the static library. */
 #if defined(HART_STATIC)
 #define HART_API
 #elif defined(_WIN32)
@@ -87,7 +89,7 @@
 #define HART_API
 #endif
 
-/* Marks functions that have a better successor. */
+/* Marks functions that have been replaced by better ones. */
 #if defined(HART_NO_DEPRECATION)
 #define HART_DEPRECATED(advice)
 #elif defined(__GNUC__)
@@ -98,7 +100,8 @@
 #define HART_DEPRECATED(advice)
 #endif
 
-/* Frees an object and forgets it, so that it can't be freed twice: HART_FREE(model, m) calls hart_model_free(m) and sets m to NULL. */
+/* Frees an object and sets the pointer to NULL, so that a second call does nothing: HART_FREE(model, m) frees the
+ * hart_model m. */
 #define HART_FREE(kind, pointer) (hart_##kind##_free(pointer), (void)((pointer) = NULL))
 
 #ifdef __cplusplus
@@ -107,602 +110,699 @@ extern "C" {
 
 /* ---- Objects --------------------------------------------------------------- */
 
-/// Stops the runs of the requests that hold it.
+/** A token that cancels the runs of all requests that hold it. */
 typedef struct hart_cancel hart_cancel;
 
-/// The devices that are compiled in and there, the best first.
+/** Devices that are compiled in and present, the best first. */
 typedef struct hart_device_list hart_device_list;
 
-/// A model's files in memory, each under the name that it would have below the model's folder, such as "llm/config.json". Weights
-/// must be safetensors: torch's .bin files are read from folders only.
+/**
+ * Files of a model in memory. Each has the path that it would have inside the model's folder, such as
+ * "llm/config.json". Weights must be safetensors files: PyTorch .bin files can only be read from a folder.
+ */
 typedef struct hart_files hart_files;
 
-/// A picture of 8-bit RGB. It never changes.
+/** An image with 8-bit RGB pixels. It never changes. */
 typedef struct hart_image hart_image;
 
-/// An opened model: weights that never change. Any number of threads may use it at once.
+/** An open model. Its weights never change, so any number of threads may use it at once. */
 typedef struct hart_model hart_model;
 
-/// How a model is opened. Whatever is not set has a sane default, and where a function takes options, NULL is all defaults.
+/**
+ * Options for opening a model. Every option has a default. A function that takes options accepts NULL for the
+ * defaults.
+ */
 typedef struct hart_options hart_options;
 
-/// What to make: prompts and settings, who hears of it, what stops it. May be used again and again. One thread at a time.
+/**
+ * A request: prompts, settings, an observer and a cancel token. It may be used for any number of runs, by one thread
+ * at a time.
+ */
 typedef struct hart_request hart_request;
 
-/// What a run made.
+/** Result of a run. */
 typedef struct hart_result hart_result;
 
-/// A picture as the model's tokens: codes scale by scale, and the residual that they lose.
+/** An image as tokens of a model: the codes of every scale, and the residual that the codes lose. */
 typedef struct hart_tokens hart_tokens;
 
 /* ---- Version --------------------------------------------------------------- */
 
-/// Version of the header, major part.
+/** Major version of this header. */
 #define HART_VERSION_MAJOR 0
 
-/// Version of the header, minor part.
+/** Minor version of this header. */
 #define HART_VERSION_MINOR 1
 
-/// Version of the header, patch part.
+/** Patch version of this header. */
 #define HART_VERSION_PATCH 0
 
-/// Version of the header in one number: major * 1000000 + minor * 1000 + patch.
+/** Version of this header as one number: major * 1000000 + minor * 1000 + patch. */
 #define HART_VERSION 1000
 
-/// Number of the ABI: it grows when functions are added; programs compiled for a lower number go on working with a library of a higher
-/// one.
+/**
+ * ABI number of this header. It grows when functions, constants or fields are added. A program that was compiled with
+ * a lower number works with a library that has a higher one.
+ */
 #define HART_ABI_VERSION 1
 
-/// Version of the library that runs, as HART_VERSION.
+/** Returns the version of the loaded library as one number, like `HART_VERSION`. */
 HART_API uint32_t hart_version(void);
 
-/// Version of the library that runs, as text, such as "0.1.0". The text is constant.
+/** Returns the version of the loaded library as a string, such as "0.1.0". The string is static. */
 HART_API const char *hart_version_text(void);
 
-/// ABI number of the library that runs, as HART_ABI_VERSION.
+/** Returns the ABI number of the loaded library, like `HART_ABI_VERSION`. */
 HART_API uint32_t hart_abi_version(void);
 
-/// What is built in, as one line of JSON: version, abi, backends (such as ["cpu", "cuda"]; `hart_device_list_new` says what there is of
-/// them), target, commit (or "unknown"). The text is constant.
-HART_API
-const char *hart_build_info(void);
+/**
+ * Returns one line of JSON that describes the build of the loaded library: `version`, `abi`, `backends` (such as
+ * ["cpu", "cuda"]), `target` and `commit` (or "unknown"). The string is static. `hart_device_list_new` lists the
+ * devices that are present.
+ */
+HART_API const char *hart_build_info(void);
 
-/* ---- Status and errors ----------------------------------------------------- */
+/* ---- Status ---------------------------------------------------------------- */
 
-/// What a call came to: `HART_OK` (0), `HART_CANCELLED` (1), or an error. Numbers are never given a second meaning; later versions may
-/// add some, so treat a number that you don't know as an error. The hundreds say whose fault it is: 1xx the call, 2xx the files,
-/// 3xx the device, 9xx hart.
+/**
+ * Outcome of a call: `HART_OK` (0), `HART_CANCELLED` (1) or an error. The hundreds tell where the fault is: 1xx in the
+ * call, 2xx in the files, 3xx in the device, 9xx in hart. A number never changes its meaning. Later versions may add
+ * numbers: treat an unknown one as an error.
+ */
 typedef int32_t hart_status;
 
-/// Done.
-#define HART_OK 0
+enum {
+  /** The call succeeded. */
+  HART_OK = 0,
+  /** The run was cancelled. This is not an error: the result holds the images that were finished before. */
+  HART_CANCELLED = 1,
+  /** A pointer that must not be NULL is NULL. */
+  HART_ERR_NULL = 100,
+  /** A string is not UTF-8. */
+  HART_ERR_UTF8 = 101,
+  /**
+   * An argument is invalid: an object of another type, an index out of range, an unknown name or number for an option,
+   * or a `struct_size` that is not set.
+   */
+  HART_ERR_ARGUMENT = 102,
+  /** The request can't be carried out: a setting, size or name is out of range, or does not fit the model or the device. */
+  HART_ERR_REQUEST = 103,
+  /** The call is not allowed now: the request is running, or the call needs a callback with a preview. */
+  HART_ERR_STATE = 104,
+  /** The program was compiled for a newer ABI than the library has. */
+  HART_ERR_ABI = 105,
+  /** The prompt filter refused the prompt. */
+  HART_ERR_REFUSED = 106,
+  /** A file or folder can't be read or written. */
+  HART_ERR_IO = 200,
+  /** A file of the checkpoint is missing or malformed. */
+  HART_ERR_CHECKPOINT = 201,
+  /** A value in a configuration file is invalid. */
+  HART_ERR_CONFIG = 202,
+  /** The tensors of the checkpoint do not match its configuration. */
+  HART_ERR_WEIGHTS = 203,
+  /** A tensor of the checkpoint contains NaN or infinity. */
+  HART_ERR_NOT_FINITE = 204,
+  /** An image file is malformed. */
+  HART_ERR_IMAGE = 205,
+  /** The device is not compiled in, not present, or has failed. */
+  HART_ERR_DEVICE = 300,
+  /** More memory is needed than is available, or than `hart_options_set_max_memory` allows. */
+  HART_ERR_MEMORY = 301,
+  /** A run produced NaN or infinity. */
+  HART_ERR_OVERFLOW = 302,
+  /** hart panicked, which is a defect in hart. The program can go on; the model returns `HART_ERR_POISONED` from now on. */
+  HART_ERR_PANIC = 900,
+  /** The model has panicked before. Free it and open it again. */
+  HART_ERR_POISONED = 901,
+  /** An error for which this version of the C API has no number. */
+  HART_ERR_OTHER = 902
+};
 
-/// The run was cancelled, which is no error. What was finished before is in the result.
-#define HART_CANCELLED 1
-
-/// A pointer is NULL that must not be.
-#define HART_ERR_NULL 100
-
-/// A text is not UTF-8.
-#define HART_ERR_UTF8 101
-
-/// An argument won't do: an object of another kind, an index that isn't there, a name or number that an option doesn't know, or a
-/// struct_size that is not set.
-#define HART_ERR_ARGUMENT 102
-
-/// What is asked for can't be made: a setting, size or name is out of range, or doesn't fit the model or the device.
-#define HART_ERR_REQUEST 103
-
-/// Not now: the request is running, or there is no callback that the call could belong to.
-#define HART_ERR_STATE 104
-
-/// The caller was compiled for a newer ABI than this library has.
-#define HART_ERR_ABI 105
-
-/// The prompt filter refuses the prompt.
-#define HART_ERR_REFUSED 106
-
-/// A file or folder can't be read or written.
-#define HART_ERR_IO 200
-
-/// A checkpoint's file is missing or is not what its name promises.
-#define HART_ERR_CHECKPOINT 201
-
-/// A value in a configuration file won't do.
-#define HART_ERR_CONFIG 202
-
-/// The tensors of a checkpoint are not those that its configuration asks for.
-#define HART_ERR_WEIGHTS 203
-
-/// A tensor of a checkpoint holds NaN or an infinity.
-#define HART_ERR_NOT_FINITE 204
-
-/// A picture file is not what its name promises.
-#define HART_ERR_PICTURE 205
-
-/// The device is not compiled in, not there, or has failed.
-#define HART_ERR_DEVICE 300
-
-/// More memory is needed than there is, or than `hart_options_set_max_memory` allows.
-#define HART_ERR_MEMORY 301
-
-/// The numbers of a run are no longer finite.
-#define HART_ERR_OVERFLOW 302
-
-/// A defect in hart: it panicked. The program goes on; the model in question answers `HART_ERR_POISONED` from now on.
-#define HART_ERR_PANIC 900
-
-/// The model has panicked before: free it and open it again.
-#define HART_ERR_POISONED 901
-
-/// An error that this version of the border has no number for.
-#define HART_ERR_OTHER 902
-
-/// What a status means, in a few English words; never NULL, also for numbers that it doesn't know. The text is constant.
+/** Returns a short English description of a status. Never NULL, also for unknown numbers. The string is static. */
 HART_API const char *hart_status_text(hart_status status);
 
-/// Why the last call on this thread that failed did so: what was wrong, where, what was expected. UTF-8, never NULL, "" before the first
-/// failure. Valid until the next hart call on this thread that fails: copy what you keep.
-HART_API
-const char *hart_last_error(void);
+/* ---- Last error ------------------------------------------------------------ */
 
-/// Copies the last error of this thread, with its NUL, into a buffer of `capacity` bytes; what doesn't fit is cut between characters.
-/// `needed`, if not NULL, gets the bytes that the whole text takes with its NUL. `buffer` may be NULL if `capacity` is 0.
-HART_API
-hart_status hart_last_error_copy(char *buffer,
-                                 size_t capacity,
-                                 size_t *needed);
+/**
+ * Returns the message of the last call on this thread that failed: what was wrong, where, and what was expected. Never
+ * NULL; "" before the first failure. The string is valid until the next call on this thread fails: copy it to keep it.
+ */
+HART_API const char *hart_last_error(void);
+
+/**
+ * Copies the message of `hart_last_error`, with its NUL, into a buffer of `capacity` bytes. A message that does not
+ * fit is cut between characters. `needed`, if not NULL, receives the size of the whole message with its NUL. `buffer`
+ * may be NULL if `capacity` is 0.
+ */
+HART_API hart_status hart_last_error_copy(char *buffer, size_t capacity, size_t *needed);
 
 /* ---- Devices --------------------------------------------------------------- */
 
-/// One device. Set `struct_size` to `sizeof(hart_device_info)` before the call.
+/** One device. Set `struct_size` to `sizeof(hart_device_info)` before the call. */
 typedef struct {
-  /// `sizeof(hart_device_info)`.
+  /** `sizeof(hart_device_info)`. */
   uint32_t struct_size;
-  /// 0.
+  /** Always 0. */
   uint32_t reserved;
-  /// Name for `hart_options_set_device`; valid until the list is freed.
+  /** Name for `hart_options_set_device`. Valid until the list is freed. */
   const char *name;
-  /// What it is, for people; valid until the list is freed.
+  /** Human-readable description. Valid until the list is freed. */
   const char *description;
 } hart_device_info;
 
-/// Lists the devices. Free the list with `hart_device_list_free`.
+/** Lists the devices. Free the list with `hart_device_list_free`. */
 HART_API hart_status hart_device_list_new(hart_device_list **list);
 
-/// Frees the list; NULL is nothing.
+/** Frees the list. Does nothing if `list` is NULL. */
 HART_API void hart_device_list_free(hart_device_list *list);
 
-/// How many devices the list has; 0 for NULL.
+/** Returns the number of devices. Returns 0 if `list` is NULL. */
 HART_API size_t hart_device_list_count(const hart_device_list *list);
 
-/// Describes device `index` of the list, from 0.
+/** Describes device `index`, counted from 0. Returns `HART_ERR_ARGUMENT` if there is no such device. */
 HART_API hart_status hart_device_list_get(const hart_device_list *list, size_t index, hart_device_info *info);
 
 /* ---- Options --------------------------------------------------------------- */
 
-/// Options with their defaults. Free them with `hart_options_free`; models that were opened with them go on.
+/** Creates options with the default values. Free them with `hart_options_free`; models opened with them keep working. */
 HART_API hart_status hart_options_new(hart_options **options);
 
-/// Frees the options; NULL is nothing.
+/** Frees the options. Does nothing if `options` is NULL. */
 HART_API void hart_options_free(hart_options *options);
 
-/// Where the model computes: "auto" (default, the best that there is), "cpu", "cuda:0", "wgpu:0" or another name from
-/// `hart_device_list_get`. GPUs are there if the library was built with them.
+/**
+ * Sets the device: "auto" (default, the best device present), "cpu", "cuda:0", "wgpu:0" or another name from
+ * `hart_device_list_get`. GPUs need a library that was built for them. Returns `HART_ERR_DEVICE` if the name is
+ * unknown.
+ */
 HART_API hart_status hart_options_set_device(hart_options *options, const char *device);
 
-/// The numbers that it computes with: "auto" (default: f32 on the CPU, f16 on a GPU, or those that a converted model is stored in),
-/// "f32", or faster and a little less exact "bf16" or "int8" on the CPU, "f16" on a GPU.
+/**
+ * Sets the numeric precision of the computation: "auto" (default), "f32", "f16" (GPU only), "bf16" or "int8" (CPU
+ * only). "auto" is the precision in which a converted model is stored, otherwise f32 on the CPU and f16 on a GPU. The
+ * others are faster than f32 and slightly less exact. Returns `HART_ERR_ARGUMENT` if the name is unknown.
+ */
 HART_API hart_status hart_options_set_precision(hart_options *options, const char *precision);
 
-/// Folder of the text model; default `text` in the model's folder, or `Qwen2-VL-1.5B-Instruct` there or beside it.
+/**
+ * Sets the folder of the text model. The default is `text` in the model's folder, or `Qwen2-VL-1.5B-Instruct` there or
+ * next to it.
+ */
 HART_API hart_status hart_options_set_text_model(hart_options *options, const char *path);
 
-/// Which weights: "auto" (default: EMA weights if there are some, else the plain ones), "ema" or "plain".
+/**
+ * Sets which weights are loaded: "auto" (default: EMA weights if present, otherwise the plain ones), "ema" or "plain".
+ * Returns `HART_ERR_ARGUMENT` if the name is unknown.
+ */
 HART_API hart_status hart_options_set_weights(hart_options *options, const char *weights);
 
-/// Whether safetensors files are mapped (not 0; default) or read into memory (0). Mapped files must not change while the model is open.
-HART_API
-hart_status hart_options_set_memory_map(hart_options *options,
-                                        int32_t memory_map);
+/**
+ * Sets whether safetensors files are memory-mapped (not 0, default) or read into memory (0). Mapped files must not
+ * change while the model is open.
+ */
+HART_API hart_status hart_options_set_memory_map(hart_options *options, int32_t memory_map);
 
-/// Whether tensors that nothing uses are an error (not 0; default) or overlooked (0).
+/** Sets whether unused tensors are an error (not 0, default) or ignored (0). */
 HART_API hart_status hart_options_set_strict(hart_options *options, int32_t strict);
 
-/// How many threads of its own the model works on, 1 to 1024; 0 (default) shares one set of threads, as many as there are cores, with
-/// all models of the program. The picture is the same with any number.
-HART_API
-hart_status hart_options_set_threads(hart_options *options,
-                                     uint32_t threads);
+/**
+ * Sets the number of threads that belong to this model, 1 to 1024. With 0 (default), all models of the program share
+ * one thread pool with a thread per core. The number does not change the image. Returns `HART_ERR_ARGUMENT` if the
+ * number is too large.
+ */
+HART_API hart_status hart_options_set_threads(hart_options *options, uint32_t threads);
 
-/// Most bytes of memory that the model may be expected to take; 0 (default) is no limit. What is estimated to need more, opening it or
-/// a run, answers `HART_ERR_MEMORY` before any work.
-HART_API
-hart_status hart_options_set_max_memory(hart_options *options,
-                                        uint64_t bytes);
+/**
+ * Sets the most bytes of memory that the model may need; 0 (default) is no limit. Opening the model or generating with
+ * it returns `HART_ERR_MEMORY` before any work if its estimate is higher.
+ */
+HART_API hart_status hart_options_set_max_memory(hart_options *options, uint64_t bytes);
 
 /* ---- Files in memory ------------------------------------------------------- */
 
-/// Reads `size` bytes at `offset` of a file into `buffer` and returns 0, or not 0 if it can't. Called on the thread that called
-/// `hart_files_add_reader`. It must return: no C++ exception, no longjmp, no end of the thread.
+/**
+ * Callback that reads `size` bytes at `offset` of a file into `buffer`. Returns 0 on success and any other value on
+ * failure. hart calls it on the thread that called `hart_files_add_reader`. It must return normally: no C++ exception,
+ * no longjmp, no thread exit.
+ */
 typedef int32_t (*hart_reader)(void *user_data, uint64_t offset, uint8_t *buffer, size_t size);
 
-/// No files yet. Free them with `hart_files_free`; models that were opened from them go on, and share their memory.
+/**
+ * Creates an empty set of files. Free it with `hart_files_free`; models opened from it keep working and share its
+ * memory.
+ */
 HART_API hart_status hart_files_new(hart_files **files);
 
-/// Frees the files; NULL is nothing.
+/** Frees the files. Does nothing if `files` is NULL. */
 HART_API void hart_files_free(hart_files *files);
 
-/// Adds a file whose contents are `size` bytes at `data`, which are copied.
+/**
+ * Adds a file with the `size` bytes at `data`, which are copied. Returns `HART_ERR_REQUEST` if the name is already
+ * taken or leads outside the model's folder.
+ */
 HART_API hart_status hart_files_add(hart_files *files, const char *name, const uint8_t *data, size_t size);
 
-/// Adds a file of `size` bytes, which are read through `reader` before this returns.
+/**
+ * Adds a file of `size` bytes, read through `reader` before the call returns. Returns `HART_ERR_IO` if the reader
+ * fails, `HART_ERR_MEMORY` if there is no memory for the file, and `HART_ERR_REQUEST` like `hart_files_add`.
+ */
 HART_API hart_status hart_files_add_reader(hart_files *files, const char *name, uint64_t size, hart_reader reader, void *user_data);
 
 /* ---- Models ---------------------------------------------------------------- */
 
-/// What a model is. Set `struct_size` to `sizeof(hart_model_info)` before the call.
+/** Properties of a model. Set `struct_size` to `sizeof(hart_model_info)` before the call. */
 typedef struct {
-  /// `sizeof(hart_model_info)`.
+  /** `sizeof(hart_model_info)`. */
   uint32_t struct_size;
-  /// Pixels in a row of its pictures.
+  /** Width of its images in pixels. */
   uint32_t width;
-  /// Rows of its pictures.
+  /** Height of its images in pixels. */
   uint32_t height;
-  /// Scales of a picture, coarse to fine.
+  /** Number of scales of an image. */
   uint32_t scales;
-  /// Tokens of a prompt that it reads.
+  /** Most tokens of a prompt that it reads. */
   uint32_t context_tokens;
-  /// Codes that an image token is drawn from.
+  /** Number of codes in its codebook. */
   uint32_t codes;
-  /// Parameters, text encoder and visual tokenizer included.
+  /** Number of parameters, including the text encoder and the visual tokenizer. */
   uint64_t parameters;
-  /// Where it computes, such as "cpu" or "cuda:0"; valid until the model is freed.
+  /** Device, such as "cpu" or "cuda:0". Valid until the model is freed. */
   const char *device;
-  /// The numbers that it computes with, such as "f32"; valid until the model is freed.
+  /** Numeric precision, such as "f32". Valid until the model is freed. */
   const char *precision;
 } hart_model_info;
 
-/// Opens a model's folder, which holds `llm` and `tokenizer`. `options` may be NULL. Pass HART_ABI_VERSION as `abi_version`: a library
-/// that is older than the program's header answers `HART_ERR_ABI`. Free the model with `hart_model_free`.
-HART_API
-hart_status hart_model_open(const char *path,
-                            const hart_options *options,
-                            uint32_t abi_version,
-                            hart_model **model);
+/**
+ * Opens the model in a folder, which holds `llm` and `tokenizer`. `options` may be NULL. Pass `HART_ABI_VERSION` as
+ * `abi_version`. Free the model with `hart_model_free`.
+ *
+ * Returns `HART_ERR_ABI` if the library is older than the header of the program, `HART_ERR_CHECKPOINT`,
+ * `HART_ERR_CONFIG`, `HART_ERR_WEIGHTS` or `HART_ERR_NOT_FINITE` if the files are not a valid model, `HART_ERR_DEVICE`
+ * if the device is not available, and `HART_ERR_MEMORY` if the model needs more memory than the options allow.
+ */
+HART_API hart_status hart_model_open(const char *path, const hart_options *options, uint32_t abi_version, hart_model **model);
 
-/// Opens a model whose files are in memory. As `hart_model_open`; `files` may be freed afterwards.
+/** Opens a model from files in memory, otherwise like `hart_model_open`. `files` may be freed afterwards. */
 HART_API
 hart_status hart_model_open_files(const hart_files *files,
                                   const hart_options *options,
                                   uint32_t abi_version,
                                   hart_model **model);
 
-/// A second handle of the same model, for a part of the program that frees its own. The weights are shared and go with the last handle.
-HART_API
-hart_status hart_model_share(const hart_model *model,
-                             hart_model **shared);
+/**
+ * Creates another handle of the same model, which is freed separately. The handles share the weights; freeing the last
+ * one releases them.
+ */
+HART_API hart_status hart_model_share(const hart_model *model, hart_model **shared);
 
-/// Frees the model; NULL is nothing. A run that is under way in a callback of which this is called goes on to its end.
+/**
+ * Frees the model. Does nothing if `model` is NULL. If a callback frees the model of its own run, the run still
+ * completes.
+ */
 HART_API void hart_model_free(hart_model *model);
 
-/// Describes the model.
+/** Writes the properties of the model to `info`. */
 HART_API hart_status hart_model_describe(const hart_model *model, hart_model_info *info);
 
-/// Makes a picture that nobody sees, so that the first one that counts doesn't wait: on a GPU kernels are compiled when they are first
-/// needed, and kept on disk for the next program. On the CPU there is nothing to do.
-HART_API
-hart_status hart_model_warm_up(const hart_model *model);
+/**
+ * Compiles the kernels of a GPU by generating an image and discarding it, so that the first real image takes no longer
+ * than the others. Compiled kernels are cached on disk. Does nothing on the CPU.
+ */
+HART_API hart_status hart_model_warm_up(const hart_model *model);
 
-/// Estimates memory in bytes before anything is made: `weights` is what the model holds, `peak` is that and what a run of the request
-/// needs at its height. Every further run at the same time adds `peak - weights`. `request` may be NULL for one picture; `weights` and
-/// `peak` may be NULL.
-HART_API
-hart_status hart_model_memory(const hart_model *model,
-                              const hart_request *request,
-                              uint64_t *weights,
-                              uint64_t *peak);
+/**
+ * Estimates the memory of a run in bytes, without running it. `weights` receives the size of the model, `peak` the
+ * size of the model and the run at its peak. Every further run at the same time adds `peak - weights`. `request` may
+ * be NULL for one image; `weights` and `peak` may be NULL.
+ */
+HART_API hart_status hart_model_memory(const hart_model *model, const hart_request *request, uint64_t *weights, uint64_t *peak);
 
-/// Panics inside the model on purpose, so that a program can try how it recovers: answers `HART_ERR_PANIC`, and the model answers
-/// `HART_ERR_POISONED` from now on.
+/**
+ * Panics inside the model on purpose, so that a program can test how it recovers. Returns `HART_ERR_PANIC`; the model
+ * returns `HART_ERR_POISONED` from then on.
+ */
 HART_API hart_status hart_model_test_panic(const hart_model *model);
 
-/* ---- Cancelling ------------------------------------------------------------ */
+/* ---- Cancellation ---------------------------------------------------------- */
 
-/// A token that has not been used. Free it with `hart_cancel_free`; requests that hold it go on holding what is behind it.
+/** Creates a token that is not cancelled. Free it with `hart_cancel_free`; requests that hold it keep working. */
 HART_API hart_status hart_cancel_new(hart_cancel **cancel);
 
-/// Frees the token; NULL is nothing.
+/** Frees the token. Does nothing if `cancel` is NULL. */
 HART_API void hart_cancel_free(hart_cancel *cancel);
 
-/// Asks every run that holds the token to stop, also one that begins later. From any thread, in a callback, and, alone of all
-/// functions, in a signal handler: it is one atomic store, and leaves the last error alone.
+/**
+ * Cancels every run of a request that holds the token, also runs that start later. May be called from any thread and
+ * in callbacks. It is the only function that may be called in a signal handler: it does one atomic store and leaves
+ * the last error unchanged.
+ */
 HART_API hart_status hart_cancel_request(const hart_cancel *cancel);
 
-/// Makes the token usable again.
+/** Resets the token so that it can be used again. */
 HART_API hart_status hart_cancel_reset(const hart_cancel *cancel);
 
-/// 1 if the token was used, else 0; 0 for NULL.
+/** Returns 1 if the token is cancelled, otherwise 0. Returns 0 if `cancel` is NULL. */
 HART_API int32_t hart_cancel_is_requested(const hart_cancel *cancel);
 
 /* ---- Events ---------------------------------------------------------------- */
 
-/// Stage of an event: prompt to context.
-#define HART_STAGE_TEXT 0
+/** Stage of a run, in which an event occurs. Later versions may add stages. */
+typedef int32_t hart_stage;
 
-/// Stage of an event: the transformer, scale by scale.
-#define HART_STAGE_TRANSFORMER 1
+enum {
+  /** The text encoder: prompt to context. */
+  HART_STAGE_TEXT = 0,
+  /** The transformer, scale by scale. */
+  HART_STAGE_TRANSFORMER = 1,
+  /** Sampling: logits to codes, codes to the latent. */
+  HART_STAGE_SAMPLING = 2,
+  /** The residual diffusion of the last scale. */
+  HART_STAGE_RESIDUAL = 3,
+  /** The visual decoder: latent to pixels. */
+  HART_STAGE_DECODE = 4,
+  /** A stage for which this version of the C API has no number. */
+  HART_STAGE_OTHER = 99
+};
 
-/// Stage of an event: logits to codes, codes to the latent.
-#define HART_STAGE_SAMPLING 2
+/** Step that a run has just completed or begun. Later versions may add steps. */
+typedef int32_t hart_step;
 
-/// Stage of an event: the residual diffusion of the last scale.
-#define HART_STAGE_RESIDUAL 3
+enum {
+  /** `index` of `count` layers of the text encoder are done. */
+  HART_STEP_TEXT_LAYER = 0,
+  /** Scale `index` of `count` begins. */
+  HART_STEP_SCALE = 1,
+  /** `index` of `count` transformer blocks of the scale are done. */
+  HART_STEP_BLOCK = 2,
+  /** Scale `index` of `count` is done. The event has a preview. */
+  HART_STEP_SCALE_DONE = 3,
+  /** `index` of `count` steps of the residual diffusion are done. */
+  HART_STEP_DIFFUSION = 4,
+  /** `index` of `count` blocks of the decoder are done. */
+  HART_STEP_DECODER = 5,
+  /** `index` of `count` images are finished. The preview is the latest of them. */
+  HART_STEP_IMAGES = 6,
+  /** A step for which this version of the C API has no number. */
+  HART_STEP_OTHER = 99
+};
 
-/// Stage of an event: latent to pixels.
-#define HART_STAGE_DECODE 4
-
-/// Step of an event: `index` of `count` layers of the text encoder are done.
-#define HART_STEP_TEXT_LAYER 0
-
-/// Step of an event: scale `index` of `count` begins.
-#define HART_STEP_SCALE 1
-
-/// Step of an event: `index` of `count` transformer blocks of the scale are done.
-#define HART_STEP_BLOCK 2
-
-/// Step of an event: scale `index` of `count` is done, and there is a preview.
-#define HART_STEP_SCALE_DONE 3
-
-/// Step of an event: `index` of `count` steps of the residual diffusion are done.
-#define HART_STEP_DIFFUSION 4
-
-/// Step of an event: `index` of `count` blocks of the decoder are done.
-#define HART_STEP_DECODER 5
-
-/// Step of an event: `index` of `count` pictures are finished; the preview is the last of them.
-#define HART_STEP_IMAGES 6
-
-/// Step of an event: one that this version of the header has no name for.
-#define HART_STEP_OTHER 99
-
-/// One report from a run. Made by hart; valid during the callback only. `struct_size` is how many bytes of it the library has filled:
-/// a field is there if it ends within them.
+/**
+ * One event of a run. hart owns it, and it is valid during the callback only. `struct_size` is the number of bytes
+ * that the library has filled: check it before you read a field that a later version has added.
+ */
 typedef struct {
-  /// Bytes that the library has filled.
+  /** Bytes that the library has filled. */
   uint32_t struct_size;
-  /// One of HART_STAGE_*.
-  int32_t stage;
-  /// One of HART_STEP_*: what has just been reached.
-  int32_t step;
-  /// Which one of the step's `count`, from 1.
+  /** The stage: `HART_STAGE_*`. */
+  hart_stage stage;
+  /** The step: `HART_STEP_*`. */
+  hart_step step;
+  /** Number of the step, from 1 to `count`; 0 for `HART_STEP_OTHER`. */
   uint32_t index;
-  /// How many there are.
+  /** How many steps of this kind there are; 0 for `HART_STEP_OTHER`. */
   uint32_t count;
-  /// The current scale k, from 1; 0 before the first of a picture.
+  /** The current scale k, from 1; 0 before the first scale of an image. */
   uint32_t scale;
-  /// How many scales there are, S; 0 before the first of a picture.
+  /** Number of scales S; 0 before the first scale of an image. */
   uint32_t scales;
-  /// Side of the current scale in latent positions; 0 before the first of a picture.
+  /** Side of the current scale in latent positions; 0 before the first scale of an image. */
   uint32_t side;
-  /// Estimated share of the whole run that is done, 0 to 1; never falls.
+  /** Estimated fraction of the whole run that is done, 0 to 1. Never decreases. */
   float fraction;
-  /// 1 if `hart_event_preview` has something to show, else 0.
+  /** 1 if `hart_event_preview` returns an image, otherwise 0. */
   int32_t has_preview;
-  /// Seconds since the run began.
+  /** Seconds since the run began. */
   double elapsed;
 } hart_event;
 
-/// Hears a run's events. Called on the thread that called `hart_generate`, one call at a time, often: be quick. Return 0 to go on, anything
-/// else to cancel. It may call any hart function, but can't generate with the request that is running, nor change it. It must return: no
-/// C++ exception, no longjmp, no end of the thread.
+/**
+ * Callback that receives the events of a run. Returns 0 to continue and any other value to cancel the run. hart calls
+ * it often, one call at a time, on the thread that called `hart_generate`, so it should be fast. It may call any
+ * function of hart, but can't change or run the request that is running. It must return normally: no C++ exception, no
+ * longjmp, no thread exit.
+ */
 typedef int32_t (*hart_observer)(const hart_event *event, void *user_data);
 
-/// The picture as it stands, decoded now: with sides of at most `max_side` pixels but at least those of one latent position (16 in
-/// published models), 0 for the full size. A small one costs little. It never changes the final picture. Only in a callback whose
-/// event has a preview, else `HART_ERR_STATE`; `HART_CANCELLED` if the run's token is used meanwhile. Free the image with `hart_image_free`; it may be kept.
-HART_API
-hart_status hart_event_preview(const hart_event *event,
-                               uint32_t max_side,
-                               hart_image **image);
+/**
+ * Decodes the current state of the run to an image. Its sides have at most `max_side` pixels, but at least those of
+ * one latent position (16 in published models); 0 stands for the full size. Small previews are cheap, and previews do
+ * not change the final image. Free the image with `hart_image_free`, during the callback or later. Returns
+ * `HART_ERR_STATE` if this thread is not in a callback whose event has a preview, and `HART_CANCELLED` if the run was
+ * cancelled meanwhile.
+ */
+HART_API hart_status hart_event_preview(const hart_event *event, uint32_t max_side, hart_image **image);
 
 /* ---- Requests -------------------------------------------------------------- */
 
-/// A request without a prompt and with the model's own settings. Free it with `hart_request_free`.
+/** Creates a request without prompts and with the default settings of the model. Free it with `hart_request_free`. */
 HART_API hart_status hart_request_new(hart_request **request);
 
-/// Frees the request; NULL is nothing.
+/** Frees the request. Does nothing if `request` is NULL. */
 HART_API void hart_request_free(hart_request *request);
 
-/// One prompt, in place of those that were there.
+/** Sets the only prompt and removes all others. Returns `HART_ERR_REQUEST` if the prompt is empty or too long. */
 HART_API hart_status hart_request_set_prompt(hart_request *request, const char *prompt);
 
-/// One more prompt.
+/** Adds a prompt. Returns `HART_ERR_REQUEST` if the prompt is empty or too long. */
 HART_API hart_status hart_request_add_prompt(hart_request *request, const char *prompt);
 
-/// Pictures of each prompt; default 1. Picture i of a prompt, from 0, has the seed `seed + i`.
+/**
+ * Sets the number of images of each prompt; the default is 1. Image i of a prompt, counted from 0, has the seed `seed
+ * + i`. Returns `HART_ERR_REQUEST` if the number is 0 or too large.
+ */
 HART_API hart_status hart_request_set_images_per_prompt(hart_request *request, uint32_t count);
 
-/// Seed of each prompt's first picture; default 0.
+/** Sets the seed of the first image of each prompt; the default is 0. */
 HART_API hart_status hart_request_set_seed(hart_request *request, uint64_t seed);
 
-/// Strength of classifier-free guidance, -100 to 100, 0 is none; default the model's own, usually 4.5.
+/**
+ * Sets the strength of classifier-free guidance, from -100 to 100. 0 is no guidance; the default is the model's,
+ * usually 4.5. Returns `HART_ERR_REQUEST` if the value is out of range.
+ */
 HART_API hart_status hart_request_set_guidance(hart_request *request, double guidance);
 
-/// Whether a token is a mix of codes (not 0) or one code (0); default the model's own, usually 1.
-HART_API hart_status hart_request_set_soft_sampling(hart_request *request, int32_t soft);
+/**
+ * Sets Gumbel-softmax smoothing: whether the embedding of a token is a weighted mix of codes (not 0) or a single code
+ * (0). The default is the model's, usually 1.
+ */
+HART_API hart_status hart_request_set_smoothing(hart_request *request, int32_t smoothing);
 
-/// Codes kept in drawing a token, at least 1; default the model's own, usually 600 on the first seven scales and 300 after.
+/**
+ * Sets how many of the most likely codes a token is sampled from, at least 1. The default is the model's, usually 600
+ * on the first seven scales and 300 on the others. Returns `HART_ERR_REQUEST` if the number is 0.
+ */
 HART_API hart_status hart_request_set_top_k(hart_request *request, uint32_t top_k);
 
-/// Keeps the likeliest codes that together have this probability, 0 is off; default the model's own, usually 0.
+/**
+ * Sets top-p sampling: a token is sampled from the most likely codes that together have this probability, from 0 to 1.
+ * 0 turns it off; the default is the model's, usually 0. Returns `HART_ERR_REQUEST` if the value is out of range.
+ */
 HART_API hart_status hart_request_set_top_p(hart_request *request, double top_p);
 
-/// Steps of the residual diffusion, such as "8", "10,5" or "ddim25"; default the model's own, usually "8".
+/**
+ * Sets the steps of the residual diffusion, such as "8", "10,5" or "ddim25". The default is the model's, usually "8".
+ * Returns `HART_ERR_REQUEST` if the text is malformed.
+ */
 HART_API hart_status hart_request_set_steps(hart_request *request, const char *steps);
 
-/// Text that goes before the prompts; "" for none, NULL for the model's own, which is the default.
+/** Sets the text before each prompt. "" is no text; NULL is the model's own text, the default. */
 HART_API hart_status hart_request_set_system_prompt(hart_request *request, const char *prompt);
 
-/// Draws a part of a picture anew: what is white in `mask`. Both have the model's width and height. The latent of the rest stays
-/// exactly as the picture's own. The coarsest `kept_scales` scales are kept everywhere, so that what was there shines through; 0 is none.
-/// The request holds the images; NULL for both starts from nothing again, and so does a NULL `image` in the two functions below.
+/**
+ * Sets inpainting: regenerates the part of `image` where `mask` is white. Both have the width and height of the model.
+ * The latent of the other part stays exactly that of the image. The coarsest `kept_scales` scales are kept everywhere,
+ * so that the new part follows the layout of the old one; 0 keeps none. The request keeps the images. NULL for both
+ * removes the image from the request, as NULL does in the two functions below.
+ */
 HART_API
 hart_status hart_request_set_inpaint(hart_request *request,
                                      const hart_image *image,
                                      const hart_image *mask,
                                      uint32_t kept_scales);
 
-/// Draws around a picture that is smaller than the model's, with its left top corner at (`left`, `top`) of the canvas.
+/**
+ * Sets outpainting: generates the surroundings of an image that is smaller than those of the model. Its top left
+ * corner is at (`left`, `top`) of the new image.
+ */
 HART_API hart_status hart_request_set_outpaint(hart_request *request, const hart_image *image, uint32_t left, uint32_t top);
 
-/// Keeps a picture's coarsest `kept_scales` scales, 1 to all but the last, and draws the finer ones anew.
+/**
+ * Sets a variation: keeps the coarsest `kept_scales` scales of an image, from 1 to all but the last, and regenerates
+ * the finer ones.
+ */
 HART_API hart_status hart_request_set_variation(hart_request *request, const hart_image *image, uint32_t kept_scales);
 
-/// Who hears the events of its runs, with the pointer that it gets; NULL is nobody.
+/** Sets the callback that receives the events of the runs, with the `user_data` that it receives. NULL removes it. */
 HART_API hart_status hart_request_set_observer(hart_request *request, hart_observer observer, void *user_data);
 
-/// The token that stops its runs; NULL is none. The token may be freed before the request.
+/** Sets the token that cancels the runs. NULL removes it. The token may be freed before the request. */
 HART_API hart_status hart_request_set_cancel(hart_request *request, const hart_cancel *cancel);
 
-/* ---- Generating ------------------------------------------------------------ */
+/* ---- Generation ------------------------------------------------------------ */
 
-/// Seconds that a run spent in each stage. Set `struct_size` to `sizeof(hart_timings)` before the call.
+/** Time that a run spent in each stage, in seconds. Set `struct_size` to `sizeof(hart_timings)` before the call. */
 typedef struct {
-  /// `sizeof(hart_timings)`.
+  /** `sizeof(hart_timings)`. */
   uint32_t struct_size;
-  /// 0.
+  /** Always 0. */
   uint32_t reserved;
-  /// Prompt to context.
+  /** The text encoder: prompt to context. */
   double text;
-  /// The transformer.
+  /** The transformer. */
   double transformer;
-  /// Logits to codes, codes to the latent.
+  /** Sampling: logits to codes, codes to the latent. */
   double sampling;
-  /// The residual diffusion.
+  /** The residual diffusion. */
   double residual;
-  /// Latent to pixels.
+  /** The visual decoder: latent to pixels. */
   double decode;
-  /// The whole run.
+  /** The whole run. */
   double total;
 } hart_timings;
 
-/// A prompt that was longer than the model reads. Set `struct_size` to `sizeof(hart_truncation)` before the call.
+/**
+ * A prompt that was cut because it has more tokens than the model reads. Set `struct_size` to
+ * `sizeof(hart_truncation)` before the call.
+ */
 typedef struct {
-  /// `sizeof(hart_truncation)`.
+  /** `sizeof(hart_truncation)`. */
   uint32_t struct_size;
-  /// Which prompt of the request, from 0; -1 is the system prompt.
+  /** Index of the prompt in the request, from 0; -1 for the system prompt. */
   int32_t prompt;
-  /// Tokens of the whole text.
+  /** Number of tokens of the whole prompt. */
   uint32_t tokens;
-  /// Tokens that were read.
+  /** Number of tokens that were read. */
   uint32_t kept;
-  /// The text that was not read; valid until the result is freed.
+  /** The part of the prompt that was not read. Valid until the result is freed. */
   const char *cut;
 } hart_truncation;
 
-/// Makes the request's pictures and returns when they are finished. Free the result with `hart_result_free`. After `HART_CANCELLED` there is a
-/// result too, with the pictures that were finished before; after an error it is NULL. Any number of threads may generate with one
-/// model at once, each with a request of its own.
-HART_API
-hart_status hart_generate(const hart_model *model,
-                          const hart_request *request,
-                          hart_result **result);
+/**
+ * Generates the images of a request and returns when all are finished. Free the result with `hart_result_free`. Any
+ * number of threads may generate with one model at the same time, each with its own request.
+ *
+ * Returns `HART_CANCELLED` if the run was cancelled; the result then holds the images that were finished before. After
+ * an error the result is NULL. Returns `HART_ERR_REQUEST` if the request has no prompt or does not fit the model,
+ * `HART_ERR_STATE` if the request is already running, `HART_ERR_MEMORY` if the run needs more memory than allowed,
+ * `HART_ERR_OVERFLOW` if it produces NaN or infinity, and `HART_ERR_DEVICE` if a GPU fails.
+ */
+HART_API hart_status hart_generate(const hart_model *model, const hart_request *request, hart_result **result);
 
-/// Frees the result; NULL is nothing. Images that were taken from it stay.
+/** Frees the result. Does nothing if `result` is NULL. Images returned by `hart_result_image` stay valid. */
 HART_API void hart_result_free(hart_result *result);
 
-/// How many pictures were finished: all of the first prompt, then all of the second, and so on; 0 for NULL.
+/** Returns the number of finished images. Returns 0 if `result` is NULL. */
 HART_API size_t hart_result_count(const hart_result *result);
 
-/// Picture `index`, from 0, as an image of its own, which shares the pixels. Free it with `hart_image_free`.
+/**
+ * Returns image `index`, counted from 0: all images of the first prompt, then all of the second, and so on. Free it
+ * with `hart_image_free`; it stays valid when the result is freed. Returns `HART_ERR_ARGUMENT` if there is no such
+ * image.
+ */
 HART_API hart_status hart_result_image(const hart_result *result, size_t index, hart_image **image);
 
-/// Where the time went; zeros after a cancelled run.
+/** Writes the timings of the run to `timings`. They are 0 after a cancelled run. */
 HART_API hart_status hart_result_timings(const hart_result *result, hart_timings *timings);
 
-/// How many prompts, the system prompt included, were cut because the model reads no more; 0 for NULL.
+/** Returns the number of prompts that were cut, including the system prompt. Returns 0 if `result` is NULL. */
 HART_API size_t hart_result_truncation_count(const hart_result *result);
 
-/// What was cut, `index` from 0.
+/** Describes cut prompt `index`, counted from 0. Returns `HART_ERR_ARGUMENT` if there is no such prompt. */
 HART_API hart_status hart_result_truncation(const hart_result *result, size_t index, hart_truncation *truncation);
 
 /* ---- Images ---------------------------------------------------------------- */
 
-/// A picture's pixels, and how it was made. Set `struct_size` to `sizeof(hart_image_view)` before the call. Pointers are valid until the
-/// image is freed.
+/**
+ * Pixels of an image, and how it was generated. Set `struct_size` to `sizeof(hart_image_view)` before the call. The
+ * pointers are valid until the image is freed.
+ */
 typedef struct {
-  /// `sizeof(hart_image_view)`.
+  /** `sizeof(hart_image_view)`. */
   uint32_t struct_size;
-  /// Pixels in a row.
+  /** Width in pixels. */
   uint32_t width;
-  /// Rows.
+  /** Height in pixels. */
   uint32_t height;
-  /// Bytes of a pixel: 3, for red, green, blue.
+  /** Bytes per pixel: 3, in the order red, green, blue. */
   uint32_t channels;
-  /// Bytes from one row to the next.
+  /** Bytes from the start of one row to the start of the next. */
   size_t stride;
-  /// Bytes in all.
+  /** Size of all pixels in bytes. */
   size_t size;
-  /// The first row's first pixel, at the top left.
+  /** Pixels, row by row from the top left. */
   const uint8_t *pixels;
-  /// The seed that it was made with, if it was.
+  /** Seed of the image, or 0 if it was not generated. */
   uint64_t seed;
-  /// The prompt that it was made from, or NULL.
+  /** Prompt of the image, or NULL if it was not generated. */
   const char *prompt;
-  /// The other settings in one line, or NULL.
+  /** The other settings in one line, or NULL if it was not generated. */
   const char *settings;
 } hart_image_view;
 
-/// A picture from pixels of your own, which are copied: `height` rows of `width` pixels of 3 bytes each, red, green, blue, from the top left;
-/// `stride` is the bytes from one row to the next, 0 for 3 * width. Free it with `hart_image_free`.
-HART_API
-hart_status hart_image_new(uint32_t width,
-                           uint32_t height,
-                           size_t stride,
-                           const uint8_t *pixels,
-                           hart_image **image);
+/**
+ * Creates an image from pixels, which are copied: `height` rows from the top, each of `width` pixels with 3 bytes for
+ * red, green and blue. `stride` is the distance between the starts of two rows in bytes; 0 stands for 3 * width. Free
+ * the image with `hart_image_free`. Returns `HART_ERR_ARGUMENT` if a side is 0 or the stride is too small.
+ */
+HART_API hart_status hart_image_new(uint32_t width, uint32_t height, size_t stride, const uint8_t *pixels, hart_image **image);
 
-/// Reads a PNG file of any colour type; transparency is laid over white. Prompt, seed and settings are read too, if hart wrote them.
-HART_API
-hart_status hart_image_open(const char *path,
-                            hart_image **image);
+/**
+ * Reads a PNG file of any colour type and composites transparent pixels over white. Also reads prompt, seed and
+ * settings from a file that hart wrote. Free the image with `hart_image_free`. Returns `HART_ERR_IO` if the file can't
+ * be read and `HART_ERR_IMAGE` if it is malformed.
+ */
+HART_API hart_status hart_image_open(const char *path, hart_image **image);
 
-/// Reads a PNG file of `size` bytes that is in memory, as `hart_image_open` does.
+/** Reads a PNG file of `size` bytes in memory, like `hart_image_open`. */
 HART_API hart_status hart_image_open_memory(const uint8_t *data, size_t size, hart_image **image);
 
-/// Frees the image; NULL is nothing.
+/** Frees the image. Does nothing if `image` is NULL. */
 HART_API void hart_image_free(hart_image *image);
 
-/// The image's pixels and how it was made.
+/** Writes the pixels of the image and how it was generated to `view`. */
 HART_API hart_status hart_image_describe(const hart_image *image, hart_image_view *view);
 
-/// Writes a PNG file, whole or not at all; prompt, seed and settings stand in its text chunks.
+/**
+ * Writes a PNG file with prompt, seed and settings in its text chunks. The file is written completely or not at all.
+ * Returns `HART_ERR_IO` if it can't be written.
+ */
 HART_API hart_status hart_image_save(const hart_image *image, const char *path);
 
-/// The PNG file's bytes, as `hart_image_save` writes them; valid until the image is freed.
+/** Returns the bytes of the PNG file that `hart_image_save` writes. They are valid until the image is freed. */
 HART_API hart_status hart_image_png(const hart_image *image, const uint8_t **data, size_t *size);
 
-/// `count` images of one size side by side, in rows of `columns`. Free the grid with `hart_image_free`.
+/**
+ * Arranges `count` images of equal size in a grid with `columns` columns. Free the grid with `hart_image_free`.
+ * Returns `HART_ERR_REQUEST` if there are no images, their sizes differ, or `columns` is 0.
+ */
 HART_API hart_status hart_image_grid(const hart_image *const *images, size_t count, size_t columns, hart_image **grid);
 
 /* ---- Tokens ---------------------------------------------------------------- */
 
-/// A picture to tokens. It must have the model's width and height. Free the tokens with `hart_tokens_free`; they keep the model's
-/// weights in memory.
+/**
+ * Encodes an image as tokens. Free the tokens with `hart_tokens_free`; they keep the model's weights in memory.
+ * Returns `HART_ERR_REQUEST` if the image does not have the width and height of the model.
+ */
 HART_API hart_status hart_model_tokenize(const hart_model *model, const hart_image *image, hart_tokens **tokens);
 
-/// Frees the tokens; NULL is nothing.
+/** Frees the tokens. Does nothing if `tokens` is NULL. */
 HART_API void hart_tokens_free(hart_tokens *tokens);
 
-/// How many scales the tokens have, coarse to fine; 0 for NULL.
+/** Returns the number of scales. Returns 0 if `tokens` is NULL. */
 HART_API size_t hart_tokens_scales(const hart_tokens *tokens);
 
-/// The codes of scale `scale`, from 0: side * side numbers, row by row; valid until the tokens are freed.
+/**
+ * Returns the codes of one scale, counted from 0, coarse to fine: side * side codes, row by row. They are valid until
+ * the tokens are freed. Returns `HART_ERR_ARGUMENT` if there is no such scale.
+ */
 HART_API hart_status hart_tokens_codes(const hart_tokens *tokens, size_t scale, const uint32_t **codes, size_t *count);
 
-/// Tokens to a picture: with the residual (not 0), which is all that the autoencoder can do, or from the codes alone (0). Free the
-/// image with `hart_image_free`.
+/**
+ * Decodes tokens to an image, with the residual (not 0) or from the codes alone (0). With the residual, the image is
+ * the best reconstruction of the autoencoder. Free the image with `hart_image_free`. Returns `HART_ERR_ARGUMENT` if
+ * the tokens belong to another model.
+ */
 HART_API
 hart_status hart_model_reconstruct(const hart_model *model,
                                    const hart_tokens *tokens,

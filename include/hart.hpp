@@ -1,4 +1,4 @@
-/* hart: text to image in any program, for C++17 and later. A thin layer over hart.h: objects that free themselves, and exceptions.
+/* hart: text-to-image generation for C++17 and later. A thin layer over hart.h with RAII objects and exceptions.
  *
  * A complete program:
  *
@@ -21,19 +21,20 @@
  *         return 1;
  *     }
  *
- * Rules, for everything here:
+ * Rules for everything here:
  *
- * Errors    What fails throws hart::Error, whose what() says what was wrong and what to do. A run that was cancelled throws
- *           hart::Cancelled. A program that is built without exceptions includes hart.h instead, which answers with a status.
- * Objects   are moved, not copied. One that was moved from may be destroyed or assigned to; it counts as empty, and what needs more
- *           throws an Error with Status::null.
- * Views     (spans and string_views) lie in the object that gave them, and are valid until it is destroyed, also if it is moved.
- * Texts     are UTF-8: std::string and the like on every system, u8"" too. Paths may be std::filesystem::path as well.
- * Callbacks may throw. Nothing is thrown through hart: the run is cancelled, and generate() throws what the callback threw.
- * Threads   as in hart.h: Model and Cancel may be used by any number of threads at once; Image, Result and Tokens too, since nothing
- *           changes in them; Request, Options and Files by one at a time.
+ * Errors    A failure throws hart::Error, whose what() tells what was wrong and what to do. A cancelled run throws
+ *           hart::Cancelled. A program that is built without exceptions includes hart.h instead, which returns a status.
+ * Objects   are moved, not copied. A moved-from object is empty: it may be destroyed or assigned to; most other calls
+ *           throw an Error with Status::null.
+ * Views     (spans and string_views) point into the object that returned them. They are valid until the object is
+ *           destroyed, also if it is moved.
+ * Strings   are UTF-8: std::string and similar types on every system, u8"" too. Paths may also be std::filesystem::path.
+ * Callbacks may throw. The exception does not pass through hart: the run is cancelled, and generate() rethrows it.
+ * Threads   as in hart.h: any number of threads may use a Model or Cancel at once, and an Image, Result or Tokens, which
+ *           are immutable. One thread at a time may use a Request, Options or Files.
  *
- * Linking   As hart.h: the hart library, nothing else.
+ * Linking   as for hart.h: the hart library and nothing else.
  */
 
 #ifndef HART_HPP
@@ -64,40 +65,40 @@
 
 namespace hart {
 
-// Classes that hold or give a span differ between language versions, and so do their names. Parts of a program that were compiled as
-// C++17 and as C++20 may each use hart; what one hands to the other doesn't link by mistake.
+// Classes that use span differ between C++17 and C++20, so each has its own inline namespace. Parts of a program that
+// are compiled as C++17 and as C++20 can both use hart; passing such a class from one to the other is a link error.
 #if defined(__cpp_lib_span)
 inline namespace cxx20 {
 
-/// Values that lie one after another in an object of somebody else's.
+/// A view of contiguous values that another object owns.
 template <class T>
 using span = std::span<T>;
 #else
 inline namespace cxx17 {
 
-/// Values that lie one after another in an object of somebody else's: as much of C++20's std::span as hart needs.
+/// A view of contiguous values that another object owns: the part of C++20's std::span that hart needs.
 template <class T>
 class span {
 public:
-    /// No values.
+    /// Creates an empty span.
     constexpr span() noexcept = default;
-    /// `size` values at `data`.
+    /// Creates a span of `size` values at `data`.
     constexpr span(T *data, std::size_t size) noexcept : data_(data), size_(size) {}
-    /// The values of a container, such as a std::vector or another span.
+    /// Creates a span of the values of a container, such as a std::vector or another span.
     template <class C, std::enable_if_t<std::is_convertible_v<decltype(std::declval<const C &>().data()), T *>, int> = 0>
     constexpr span(const C &values) noexcept : data_(values.data()), size_(values.size()) {}
 
-    /// The first value.
+    /// Returns a pointer to the first value.
     [[nodiscard]] constexpr T *data() const noexcept { return data_; }
-    /// How many there are.
+    /// Returns the number of values.
     [[nodiscard]] constexpr std::size_t size() const noexcept { return size_; }
-    /// Whether there are none.
+    /// Returns true if there are no values.
     [[nodiscard]] constexpr bool empty() const noexcept { return size_ == 0; }
-    /// The first value.
+    /// Returns a pointer to the first value.
     [[nodiscard]] constexpr T *begin() const noexcept { return data_; }
-    /// Behind the last value.
+    /// Returns a pointer past the last value.
     [[nodiscard]] constexpr T *end() const noexcept { return data_ + size_; }
-    /// Value `index`, which must be there.
+    /// Returns value `index`, which must be less than size().
     [[nodiscard]] constexpr T &operator[](std::size_t index) const { return data_[index]; }
 
 private:
@@ -108,62 +109,62 @@ private:
 
 /* ---- Errors ---------------------------------------------------------------- */
 
-/// What a call came to. Later versions may add some, so treat one that you don't know as an error.
+/// Outcome of a call. Later versions may add values: treat an unknown one as an error.
 enum class Status : std::int32_t {
-    /// Done.
+    /// The call succeeded.
     ok = HART_OK,
-    /// The run was cancelled, which is no error.
+    /// The run was cancelled. This is not an error.
     cancelled = HART_CANCELLED,
-    /// An object is empty: it was moved from.
+    /// An object is empty because it was moved from.
     null = HART_ERR_NULL,
-    /// A text is not UTF-8.
+    /// A string is not UTF-8.
     utf8 = HART_ERR_UTF8,
-    /// An argument won't do.
+    /// An argument is invalid.
     argument = HART_ERR_ARGUMENT,
-    /// The request can't be carried out as it stands.
+    /// The request can't be carried out.
     request = HART_ERR_REQUEST,
-    /// Not now: the request is running, or the event has no preview.
+    /// The call is not allowed now: the request is running, or the event has no preview.
     state = HART_ERR_STATE,
-    /// The program was compiled for a newer hart than the library is.
+    /// The program was compiled for a newer ABI than the library has.
     abi = HART_ERR_ABI,
-    /// The prompt filter refuses the prompt.
+    /// The prompt filter refused the prompt.
     refused = HART_ERR_REFUSED,
     /// A file or folder can't be read or written.
     io = HART_ERR_IO,
-    /// A checkpoint's file is missing or is not what its name promises.
+    /// A file of the checkpoint is missing or malformed.
     checkpoint = HART_ERR_CHECKPOINT,
-    /// A value in a configuration file won't do.
+    /// A value in a configuration file is invalid.
     config = HART_ERR_CONFIG,
-    /// The tensors of a checkpoint are not those that its configuration asks for.
+    /// The tensors of the checkpoint do not match its configuration.
     weights = HART_ERR_WEIGHTS,
-    /// A tensor of a checkpoint holds NaN or an infinity.
+    /// A tensor of the checkpoint contains NaN or infinity.
     not_finite = HART_ERR_NOT_FINITE,
-    /// A picture file is not what its name promises.
-    picture = HART_ERR_PICTURE,
-    /// The device is not compiled in, not there, or has failed.
+    /// An image file is malformed.
+    image = HART_ERR_IMAGE,
+    /// The device is not compiled in, not present, or has failed.
     device = HART_ERR_DEVICE,
-    /// More memory is needed than there is, or than Options::max_memory allows.
+    /// More memory is needed than is available, or than Options::max_memory allows.
     memory = HART_ERR_MEMORY,
-    /// The numbers of a run are no longer finite.
+    /// A run produced NaN or infinity.
     overflow = HART_ERR_OVERFLOW,
-    /// A defect in hart: it panicked. The program goes on, but not with this model.
+    /// hart panicked, which is a defect in hart. The program can go on, but not with this model.
     panic = HART_ERR_PANIC,
-    /// The model has panicked before: open it again.
+    /// The model has panicked before. Open it again.
     poisoned = HART_ERR_POISONED,
-    /// An error that this version has no number for.
+    /// An error for which this version of the C API has no number.
     other = HART_ERR_OTHER,
 };
 
-/// What a status means, in a few English words.
+/// Returns a short English description of a status.
 [[nodiscard]] inline const char *text(Status status) noexcept { return hart_status_text(static_cast<hart_status>(status)); }
 
-/// Why something failed: what() says what was wrong, where, and what was expected.
+/// A failure. what() tells what was wrong, where, and what was expected.
 class Error : public std::runtime_error {
 public:
-    /// An error of the caller's own, for callbacks and tests.
+    /// Creates an error, for callbacks and tests.
     Error(Status status, const std::string &message) : std::runtime_error(message), status_(status) {}
 
-    /// What kind of failure it was.
+    /// Returns the status of the failure.
     [[nodiscard]] Status status() const noexcept { return status_; }
 
 private:
@@ -172,7 +173,7 @@ private:
 
 namespace detail {
 
-/// Throws what the call that has just failed on this thread left behind.
+/// Throws the last error of this thread if the call failed.
 inline void check(hart_status status) {
     if (status != HART_OK) throw Error(static_cast<Status>(status), hart_last_error());
 }
@@ -192,7 +193,7 @@ struct Free {
 template <class T>
 using Handle = std::unique_ptr<T, Free>;
 
-/// What a C function gives through its last argument.
+/// Returns the object that a C function creates through its last parameter.
 template <class T, class... Parameters, class... Arguments>
 [[nodiscard]] Handle<T> make(hart_status (*function)(Parameters...), Arguments... arguments) {
     T *object = nullptr;
@@ -200,7 +201,7 @@ template <class T, class... Parameters, class... Arguments>
     return Handle<T>(object);
 }
 
-/// A struct that C fills, with its size set.
+/// Returns a zeroed C struct with its struct_size set.
 template <class T>
 [[nodiscard]] T sized() noexcept {
     T value{};
@@ -212,33 +213,33 @@ struct Watcher;
 
 } // namespace detail
 
-/* ---- Texts ----------------------------------------------------------------- */
+/* ---- Strings --------------------------------------------------------------- */
 
-/// A text that goes to hart, made from whatever holds UTF-8: "", u8"", std::string, std::string_view and the like.
+/// A string that is passed to hart, in UTF-8: from "", u8"", std::string, std::string_view and similar types.
 class Text {
 public:
-    /// Copies the text, which must not hold a NUL.
+    /// Copies the string, which must not contain NUL.
     template <class T, std::enable_if_t<std::is_convertible_v<const T &, std::string_view>, int> = 0>
     Text(const T &text) : Text(std::string(view(text)), 0) {}
 #if defined(__cpp_char8_t)
-    /// Copies the text, which must not hold a NUL.
+    /// Copies the string, which must not contain NUL.
     template <class T, std::enable_if_t<std::is_convertible_v<const T &, std::u8string_view>, int> = 0>
     Text(const T &text) : Text(from(static_cast<std::u8string_view>(text)), 0) {}
 #endif
 
-    /// The text, ended by NUL.
+    /// Returns the string with a NUL at its end.
     [[nodiscard]] const char *c_str() const noexcept { return text_.c_str(); }
 
 protected:
-    /// `text` as it is, if C can hold it.
+    /// Takes `text` if it is a valid C string.
     Text(std::string text, int) : text_(std::move(text)) {
         const auto nul = text_.find('\0');
         if (nul != std::string::npos) {
-            throw Error(Status::argument, "a text holds NUL at byte " + std::to_string(nul) + ", which would end it there");
+            throw Error(Status::argument, "a string contains NUL at byte " + std::to_string(nul) + ", which would end it there");
         }
     }
 
-    /// The bytes of a text of char8_t or char.
+    /// Returns the bytes of a string of char8_t or char.
     template <class T>
     [[nodiscard]] static std::string from(const T &text) {
         return std::string(reinterpret_cast<const char *>(text.data()), text.size());
@@ -247,14 +248,14 @@ protected:
 private:
     [[nodiscard]] static std::string_view view(std::string_view text) noexcept { return text; }
     [[nodiscard]] static std::string_view view(const char *text) {
-        if (text == nullptr) throw Error(Status::null, "a text is NULL");
+        if (text == nullptr) throw Error(Status::null, "a string is NULL");
         return text;
     }
 
     std::string text_;
 };
 
-/// A path that goes to hart: a std::filesystem::path, or a text in UTF-8, on Windows too.
+/// A path that is passed to hart: a std::filesystem::path, or a string in UTF-8, on Windows too.
 class Path : public Text {
 public:
     using Text::Text;
@@ -265,21 +266,22 @@ public:
 
 /* ---- The library ----------------------------------------------------------- */
 
-/// Version of the library that runs, such as "0.1.0".
+/// Returns the version of the loaded library, such as "0.1.0".
 [[nodiscard]] inline std::string_view version() noexcept { return hart_version_text(); }
 
-/// What is built in, as one line of JSON: version, abi, backends (such as "cpu", "cuda"), target, commit (or "unknown").
+/// Returns one line of JSON that describes the build of the loaded library: version, abi, backends (such as "cpu",
+/// "cuda"), target and commit (or "unknown").
 [[nodiscard]] inline std::string_view build_info() noexcept { return hart_build_info(); }
 
-/// Something that a model can compute on.
+/// A device on which a model can be opened.
 struct Device {
     /// Name for Options::device.
     std::string name;
-    /// What it is, for people.
+    /// Human-readable description.
     std::string description;
 };
 
-/// The devices that are compiled in and there, the best first.
+/// Returns the devices that are compiled in and present, the best first.
 [[nodiscard]] inline std::vector<Device> devices() {
     const auto list = detail::make<hart_device_list>(hart_device_list_new);
     std::vector<Device> found(hart_device_list_count(list.get()));
@@ -293,15 +295,15 @@ struct Device {
 
 /* ---- Images ---------------------------------------------------------------- */
 
-/// A picture of 8-bit RGB. It never changes, and outlives the result and the model that it came from.
+/// An image with 8-bit RGB pixels. It never changes, and it may outlive the result and the model that it came from.
 class Image {
 public:
-    /// A picture from pixels, which are copied: rows of 3 * width bytes, red, green, blue, from the top left. `stride` is the bytes from
-    /// one row to the next, 0 for 3 * width.
+    /// Creates an image from pixels, which are copied: rows from the top, each of `width` pixels with 3 bytes for red,
+    /// green and blue. `stride` is the distance between the starts of two rows in bytes; 0 stands for 3 * width.
     [[nodiscard]] static Image from_pixels(
         std::uint32_t width, std::uint32_t height, span<const std::uint8_t> pixels, std::size_t stride = 0) {
         const std::uint64_t row = std::uint64_t{3} * width, step = stride == 0 ? row : stride;
-        // hart says what is wrong with the other numbers; how many bytes there are is known only here.
+        // hart checks the other arguments. Only this function knows the number of bytes.
         if (height > 0 && (pixels.size() < row || (height > 1 && (pixels.size() - row) / (height - 1) < step))) {
             throw Error(Status::argument, std::to_string(pixels.size()) + " bytes for " + std::to_string(width) + " x "
                                               + std::to_string(height) + " pixels with a stride of " + std::to_string(step)
@@ -310,73 +312,76 @@ public:
         return Image(detail::make<hart_image>(hart_image_new, width, height, stride, pixels.data()));
     }
 
-    /// Reads a PNG file of any colour type; transparency is laid over white. Prompt, seed and settings are read too, if hart wrote them.
+    /// Reads a PNG file of any colour type and composites transparent pixels over white. Also reads prompt, seed and
+    /// settings from a file that hart wrote.
     [[nodiscard]] static Image open(const Path &path) { return Image(detail::make<hart_image>(hart_image_open, path.c_str())); }
 
-    /// Reads a PNG file that is in memory, as open() does.
+    /// Reads a PNG file in memory, like open().
     [[nodiscard]] static Image from_png(span<const std::uint8_t> file) {
         return Image(detail::make<hart_image>(hart_image_open_memory, file.data(), file.size()));
     }
 
-    /// Images of one size side by side, in rows of `columns`.
+    /// Arranges images of equal size in a grid with `columns` columns.
     [[nodiscard]] static Image grid(span<const Image> images, std::size_t columns) {
         std::vector<const hart_image *> all;
-        all.reserve(images.size() + 1); // An address, even of none.
+        all.reserve(images.size() + 1); // Never empty, so data() is not NULL.
         for (const Image &image : images) all.push_back(image.get());
         const hart_image *const *first = all.data();
         return Image(detail::make<hart_image>(hart_image_grid, first, all.size(), columns));
     }
 
-    /// Moves; the other is empty then.
+    /// Moves the image. The other one is empty afterwards.
     Image(Image &&other) noexcept : handle_(std::move(other.handle_)), view_(std::exchange(other.view_, {})) {}
-    /// Moves; the other is empty then.
+    /// Moves the image. The other one is empty afterwards.
     Image &operator=(Image &&other) noexcept {
         handle_ = std::move(other.handle_);
         view_ = std::exchange(other.view_, {});
         return *this;
     }
 
-    /// Pixels in a row.
+    /// Returns the width in pixels.
     [[nodiscard]] std::uint32_t width() const noexcept { return view_.width; }
-    /// Rows.
+    /// Returns the height in pixels.
     [[nodiscard]] std::uint32_t height() const noexcept { return view_.height; }
-    /// Bytes from one row to the next.
+    /// Returns the bytes from the start of one row to the start of the next.
     [[nodiscard]] std::size_t stride() const noexcept { return view_.stride; }
 
-    /// The pixels: 3 bytes each, red, green, blue, from the top left. Valid as long as the image.
+    /// Returns the pixels row by row from the top left, 3 bytes each for red, green and blue. Valid as long as the
+    /// image.
     [[nodiscard]] span<const std::uint8_t> pixels() const & noexcept { return {view_.pixels, view_.size}; }
-    /// A temporary's pixels would be gone at once: keep the image.
+    /// The pixels of a temporary would dangle: keep the image.
     span<const std::uint8_t> pixels() const && = delete;
 
-    /// The prompt that it was made from, if it was. Valid as long as the image.
+    /// Returns the prompt, if the image was generated. Valid as long as the image.
     [[nodiscard]] std::optional<std::string_view> prompt() const & noexcept { return optional(view_.prompt); }
-    /// A temporary's prompt would be gone at once: keep the image.
+    /// The prompt of a temporary would dangle: keep the image.
     std::optional<std::string_view> prompt() const && = delete;
 
-    /// The other settings in one line, if it was made from a prompt. Valid as long as the image.
+    /// Returns the other settings in one line, if the image was generated. Valid as long as the image.
     [[nodiscard]] std::optional<std::string_view> settings() const & noexcept { return optional(view_.settings); }
-    /// A temporary's settings would be gone at once: keep the image.
+    /// The settings of a temporary would dangle: keep the image.
     std::optional<std::string_view> settings() const && = delete;
 
-    /// The seed that it was made with, if it was made from a prompt.
+    /// Returns the seed, if the image was generated.
     [[nodiscard]] std::optional<std::uint64_t> seed() const noexcept {
         return view_.prompt == nullptr ? std::nullopt : std::optional<std::uint64_t>(view_.seed);
     }
 
-    /// Writes a PNG file, whole or not at all; prompt, seed and settings stand in its text chunks.
+    /// Writes a PNG file with prompt, seed and settings in its text chunks. The file is written completely or not at
+    /// all.
     void save(const Path &path) const { detail::check(hart_image_save(get(), path.c_str())); }
 
-    /// The PNG file's bytes, as save() writes them. Valid as long as the image.
+    /// Returns the bytes of the PNG file that save() writes. Valid as long as the image.
     [[nodiscard]] span<const std::uint8_t> png() const & {
         const std::uint8_t *data = nullptr;
         std::size_t size = 0;
         detail::check(hart_image_png(get(), &data, &size));
         return {data, size};
     }
-    /// A temporary's bytes would be gone at once: keep the image.
+    /// The bytes of a temporary would dangle: keep the image.
     span<const std::uint8_t> png() const && = delete;
 
-    /// The C object, which stays this one's.
+    /// Returns the C object, which this object still owns.
     [[nodiscard]] hart_image *get() const noexcept { return handle_.get(); }
 
 private:
@@ -396,31 +401,33 @@ private:
     hart_image_view view_;
 };
 
-/* ---- Hearing and stopping -------------------------------------------------- */
+/* ---- Events and cancellation ----------------------------------------------- */
 
-/// What an observer answers.
+/// Return value of an observer.
 enum class Control {
-    /// Go on.
+    /// Continues the run.
     go_on,
-    /// Stop as soon as possible; the run throws Cancelled.
+    /// Stops the run as soon as possible; generate() throws Cancelled.
     cancel,
 };
 
-/// The parts of a run, in the order in which the prompt flows through them.
+/// Stages of a run, in the order in which a prompt passes through them.
 enum class Stage : std::int32_t {
-    /// Prompt to context.
+    /// The text encoder: prompt to context.
     text = HART_STAGE_TEXT,
     /// The transformer, scale by scale.
     transformer = HART_STAGE_TRANSFORMER,
-    /// Logits to codes, codes to the latent.
+    /// Sampling: logits to codes, codes to the latent.
     sampling = HART_STAGE_SAMPLING,
     /// The residual diffusion of the last scale.
     residual = HART_STAGE_RESIDUAL,
-    /// Latent to pixels.
+    /// The visual decoder: latent to pixels.
     decode = HART_STAGE_DECODE,
+    /// A stage for which this version of the C API has no number.
+    other = HART_STAGE_OTHER,
 };
 
-/// A stage's name in lower case, for people.
+/// Returns the name of a stage in lower case.
 [[nodiscard]] inline const char *text(Stage stage) noexcept {
     switch (stage) {
     case Stage::text: return "text";
@@ -428,11 +435,12 @@ enum class Stage : std::int32_t {
     case Stage::sampling: return "sampling";
     case Stage::residual: return "residual";
     case Stage::decode: return "decode";
+    case Stage::other: break;
     }
-    return "another stage";
+    return "other";
 }
 
-/// What has just been reached.
+/// Step that a run has just completed or begun.
 enum class Step : std::int32_t {
     /// index() of count() layers of the text encoder are done.
     text_layer = HART_STEP_TEXT_LAYER,
@@ -440,47 +448,48 @@ enum class Step : std::int32_t {
     scale = HART_STEP_SCALE,
     /// index() of count() transformer blocks of the scale are done.
     block = HART_STEP_BLOCK,
-    /// Scale index() of count() is done, and there is a preview.
+    /// Scale index() of count() is done. The event has a preview.
     scale_done = HART_STEP_SCALE_DONE,
     /// index() of count() steps of the residual diffusion are done.
     diffusion = HART_STEP_DIFFUSION,
     /// index() of count() blocks of the decoder are done.
     decoder = HART_STEP_DECODER,
-    /// index() of count() pictures are finished; the preview is the last of them.
+    /// index() of count() images are finished. The preview is the latest of them.
     images = HART_STEP_IMAGES,
-    /// One that this version has no name for.
+    /// A step for which this version of the C API has no number.
     other = HART_STEP_OTHER,
 };
 
-/// One report from a run. Lives during the observer's call only, and can't be copied; a preview that was taken from it may be kept.
+/// One event of a run. It lives during the call of the observer only and can't be copied. A preview may outlive it.
 class Event {
 public:
     Event(const Event &) = delete;
     Event &operator=(const Event &) = delete;
 
-    /// The part of the run.
+    /// Returns the stage.
     [[nodiscard]] Stage stage() const noexcept { return static_cast<Stage>(event_.stage); }
-    /// What has just been reached.
+    /// Returns the step.
     [[nodiscard]] Step step() const noexcept { return static_cast<Step>(event_.step); }
-    /// Which one of the step's count(), from 1.
+    /// Returns the number of the step, from 1 to count(); 0 for Step::other.
     [[nodiscard]] std::uint32_t index() const noexcept { return event_.index; }
-    /// How many there are.
+    /// Returns how many steps of this kind there are; 0 for Step::other.
     [[nodiscard]] std::uint32_t count() const noexcept { return event_.count; }
-    /// The current scale k, from 1; 0 before the first of a picture.
+    /// Returns the current scale k, from 1; 0 before the first scale of an image.
     [[nodiscard]] std::uint32_t scale() const noexcept { return event_.scale; }
-    /// How many scales there are, S; 0 before the first of a picture.
+    /// Returns the number of scales S; 0 before the first scale of an image.
     [[nodiscard]] std::uint32_t scales() const noexcept { return event_.scales; }
-    /// Side of the current scale in latent positions; 0 before the first of a picture.
+    /// Returns the side of the current scale in latent positions; 0 before the first scale of an image.
     [[nodiscard]] std::uint32_t side() const noexcept { return event_.side; }
-    /// Estimated share of the whole run that is done, 0 to 1; never falls.
+    /// Returns the estimated fraction of the whole run that is done, 0 to 1. Never decreases.
     [[nodiscard]] float fraction() const noexcept { return event_.fraction; }
-    /// Seconds since the run began.
+    /// Returns the seconds since the run began.
     [[nodiscard]] double elapsed() const noexcept { return event_.elapsed; }
-    /// Whether preview() has something to show.
+    /// Returns true if preview() returns an image.
     [[nodiscard]] bool has_preview() const noexcept { return event_.has_preview != 0; }
 
-    /// The picture as it stands, decoded now: with sides of at most `max_side` pixels but at least those of one latent position (16 in
-    /// published models), 0 for the full size. A small one costs little. It never changes the final picture.
+    /// Decodes the current state of the run to an image. Its sides have at most `max_side` pixels, but at least those
+    /// of one latent position (16 in published models); 0 stands for the full size. Small previews are cheap, and
+    /// previews do not change the final image.
     [[nodiscard]] Image preview(std::uint32_t max_side = 0) const {
         return Image(detail::make<hart_image>(hart_event_preview, &event_, max_side));
     }
@@ -493,23 +502,25 @@ private:
     const hart_event &event_;
 };
 
-/// Hears a run's events, on the thread that called Model::generate, one call at a time, often: be quick.
+/// Callback that receives the events of a run. It is called often, one call at a time, on the thread that called
+/// Model::generate, so it should be fast.
 using Observer = std::function<Control(const Event &)>;
 
-/// Stops the runs of the requests that hold it.
+/// A token that cancels the runs of all requests that hold it.
 class Cancel {
 public:
-    /// A token that has not been used.
+    /// Creates a token that is not cancelled.
     Cancel() : handle_(detail::make<hart_cancel>(hart_cancel_new)) {}
 
-    /// Asks every run that holds the token to stop, also one that begins later. From any thread, in an observer, in a signal handler.
+    /// Cancels every run of a request that holds the token, also runs that start later. May be called from any thread,
+    /// in an observer and in a signal handler.
     void request() const noexcept { hart_cancel_request(get()); }
-    /// Makes the token usable again.
+    /// Resets the token so that it can be used again.
     void reset() const { detail::check(hart_cancel_reset(get())); }
-    /// Whether the token was used.
+    /// Returns true if the token is cancelled.
     [[nodiscard]] bool is_requested() const noexcept { return hart_cancel_is_requested(get()) != 0; }
 
-    /// The C object, which stays this one's.
+    /// Returns the C object, which this object still owns.
     [[nodiscard]] hart_cancel *get() const noexcept { return handle_.get(); }
 
 private:
@@ -520,19 +531,20 @@ private:
 
 namespace detail {
 
-/// An observer and what it has thrown, at a place that stays when the request moves.
+/// An observer and the exception that it has thrown. Its address stays the same when the request is moved.
 struct Watcher {
     Observer observer;
     std::exception_ptr thrown;
 
-    /// What C calls.
-    static std::int32_t hear(const hart_event *event, void *user_data) noexcept {
+    /// The C callback.
+    static std::int32_t on_event(const hart_event *event, void *user_data) noexcept {
         Watcher &watcher = *static_cast<Watcher *>(user_data);
         if (watcher.thrown) return 1;
         try {
             return watcher.observer(Event(*event)) == Control::go_on ? 0 : 1;
         } catch (const Error &error) {
-            // Such as a preview's, if the run's token was used meanwhile. The run then says what was finished before.
+            // A preview throws Status::cancelled if the token is used meanwhile. generate() then throws Cancelled with
+            // the images that were finished before.
             if (error.status() != Status::cancelled) watcher.thrown = std::current_exception();
         } catch (...) {
             watcher.thrown = std::current_exception();
@@ -541,7 +553,7 @@ struct Watcher {
     }
 };
 
-/// Whatever hears events, as an Observer.
+/// Converts a function that receives events to an Observer.
 template <class F>
 [[nodiscard]] Observer observer(F &&function) {
     using Answer = std::invoke_result_t<std::decay_t<F> &, const Event &>;
@@ -561,114 +573,125 @@ using IsObserver = std::enable_if_t<std::is_invocable_v<std::decay_t<F> &, const
 
 } // namespace detail
 
-/// What to make: prompts and settings, who hears of it, what stops it. May be used again and again. Each setter is there twice: for a
-/// request with a name, which it returns, and for one without, as in `hart::Request("a parrot").seed(7)`, which it hands on.
+/// A request: prompts, settings, an observer and a cancel token. It may be used for any number of runs. Each setter has
+/// two overloads: one returns a reference to a named request, the other moves a temporary on, as in `hart::Request("a
+/// parrot").seed(7)`.
 class Request {
 public:
-    /// A request without a prompt and with the model's own settings.
+    /// Creates a request without prompts and with the default settings of the model.
     Request() : handle_(detail::make<hart_request>(hart_request_new)) {}
-    /// A request with one prompt and the model's own settings.
+    /// Creates a request with one prompt and the default settings of the model.
     explicit Request(const Text &prompt) : Request() { this->prompt(prompt); }
 
-    /// One prompt, in place of those that were there.
+    /// Sets the only prompt and removes all others.
     Request &prompt(const Text &prompt) & { return set(hart_request_set_prompt(get(), prompt.c_str())); }
-    [[nodiscard]] Request prompt(const Text &prompt) && { return hand_on(this->prompt(prompt)); }
+    [[nodiscard]] Request prompt(const Text &prompt) && { return moved(this->prompt(prompt)); }
 
-    /// One more prompt.
+    /// Adds a prompt.
     Request &add_prompt(const Text &prompt) & { return set(hart_request_add_prompt(get(), prompt.c_str())); }
-    [[nodiscard]] Request add_prompt(const Text &prompt) && { return hand_on(this->add_prompt(prompt)); }
+    [[nodiscard]] Request add_prompt(const Text &prompt) && { return moved(this->add_prompt(prompt)); }
 
-    /// Pictures of each prompt; default 1. Picture i of a prompt, from 0, has the seed `seed + i`.
+    /// Sets the number of images of each prompt; the default is 1. Image i of a prompt, counted from 0, has the seed
+    /// `seed + i`.
     Request &images_per_prompt(std::uint32_t count) & { return set(hart_request_set_images_per_prompt(get(), count)); }
-    [[nodiscard]] Request images_per_prompt(std::uint32_t count) && { return hand_on(this->images_per_prompt(count)); }
+    [[nodiscard]] Request images_per_prompt(std::uint32_t count) && { return moved(this->images_per_prompt(count)); }
 
-    /// Seed of each prompt's first picture; default 0.
+    /// Sets the seed of the first image of each prompt; the default is 0.
     Request &seed(std::uint64_t seed) & { return set(hart_request_set_seed(get(), seed)); }
-    [[nodiscard]] Request seed(std::uint64_t seed) && { return hand_on(this->seed(seed)); }
+    [[nodiscard]] Request seed(std::uint64_t seed) && { return moved(this->seed(seed)); }
 
-    /// Strength of classifier-free guidance, -100 to 100, 0 is none; default the model's own, usually 4.5.
+    /// Sets the strength of classifier-free guidance, from -100 to 100. 0 is no guidance; the default is the model's,
+    /// usually 4.5.
     Request &guidance(double guidance) & { return set(hart_request_set_guidance(get(), guidance)); }
-    [[nodiscard]] Request guidance(double guidance) && { return hand_on(this->guidance(guidance)); }
+    [[nodiscard]] Request guidance(double guidance) && { return moved(this->guidance(guidance)); }
 
-    /// Whether a token is a mix of codes or one code; default the model's own, usually a mix.
-    Request &soft_sampling(bool soft) & { return set(hart_request_set_soft_sampling(get(), soft ? 1 : 0)); }
-    [[nodiscard]] Request soft_sampling(bool soft) && { return hand_on(this->soft_sampling(soft)); }
+    /// Sets Gumbel-softmax smoothing: whether the embedding of a token is a weighted mix of codes or a single code. The
+    /// default is the model's, usually a mix.
+    Request &smoothing(bool smoothing) & { return set(hart_request_set_smoothing(get(), smoothing ? 1 : 0)); }
+    [[nodiscard]] Request smoothing(bool smoothing) && { return moved(this->smoothing(smoothing)); }
 
-    /// Codes kept in drawing a token, at least 1; default the model's own, usually 600 on the first seven scales and 300 after.
+    /// Sets how many of the most likely codes a token is sampled from, at least 1. The default is the model's, usually
+    /// 600 on the first seven scales and 300 on the others.
     Request &top_k(std::uint32_t top_k) & { return set(hart_request_set_top_k(get(), top_k)); }
-    [[nodiscard]] Request top_k(std::uint32_t top_k) && { return hand_on(this->top_k(top_k)); }
+    [[nodiscard]] Request top_k(std::uint32_t top_k) && { return moved(this->top_k(top_k)); }
 
-    /// Keeps the likeliest codes that together have this probability, 0 is off; default the model's own, usually 0.
+    /// Sets top-p sampling: a token is sampled from the most likely codes that together have this probability, from 0
+    /// to 1. 0 turns it off; the default is the model's, usually 0.
     Request &top_p(double top_p) & { return set(hart_request_set_top_p(get(), top_p)); }
-    [[nodiscard]] Request top_p(double top_p) && { return hand_on(this->top_p(top_p)); }
+    [[nodiscard]] Request top_p(double top_p) && { return moved(this->top_p(top_p)); }
 
-    /// Steps of the residual diffusion, such as "8", "10,5" or "ddim25"; default the model's own, usually "8".
+    /// Sets the steps of the residual diffusion, such as "8", "10,5" or "ddim25". The default is the model's, usually
+    /// "8".
     Request &steps(const Text &steps) & { return set(hart_request_set_steps(get(), steps.c_str())); }
-    [[nodiscard]] Request steps(const Text &steps) && { return hand_on(this->steps(steps)); }
+    [[nodiscard]] Request steps(const Text &steps) && { return moved(this->steps(steps)); }
 
-    /// Text that goes before the prompts; "" for none. Default the model's own.
+    /// Sets the text before each prompt. "" is no text; the default is the model's own text.
     Request &system_prompt(const Text &prompt) & { return set(hart_request_set_system_prompt(get(), prompt.c_str())); }
-    [[nodiscard]] Request system_prompt(const Text &prompt) && { return hand_on(this->system_prompt(prompt)); }
+    [[nodiscard]] Request system_prompt(const Text &prompt) && { return moved(this->system_prompt(prompt)); }
 
-    /// The model's own system prompt again.
+    /// Sets the system prompt to that of the model again.
     Request &default_system_prompt() & { return set(hart_request_set_system_prompt(get(), nullptr)); }
-    [[nodiscard]] Request default_system_prompt() && { return hand_on(this->default_system_prompt()); }
+    [[nodiscard]] Request default_system_prompt() && { return moved(this->default_system_prompt()); }
 
-    /// Draws a part of a picture anew, where `mask` is white. Both have the model's width and height. The latent of the rest stays exactly as the
-    /// picture's own. The coarsest `kept_scales` scales are kept everywhere, so that what was there shines through; 0 is none.
+    /// Sets inpainting: regenerates the part of `image` where `mask` is white. Both have the width and height of the
+    /// model. The latent of the other part stays exactly that of the image. The coarsest `kept_scales` scales are kept
+    /// everywhere, so that the new part follows the layout of the old one; 0 keeps none.
     Request &inpaint(const Image &image, const Image &mask, std::uint32_t kept_scales = 0) & {
-        return set(hart_request_set_inpaint(get(), there(image), mask.get(), kept_scales));
+        return set(hart_request_set_inpaint(get(), required(image), mask.get(), kept_scales));
     }
     [[nodiscard]] Request inpaint(const Image &image, const Image &mask, std::uint32_t kept_scales = 0) && {
-        return hand_on(this->inpaint(image, mask, kept_scales));
+        return moved(this->inpaint(image, mask, kept_scales));
     }
 
-    /// Draws around a picture that is smaller than the model's, with its left top corner at (left, top) of the canvas.
+    /// Sets outpainting: generates the surroundings of an image that is smaller than those of the model. Its top left
+    /// corner is at (left, top) of the new image.
     Request &outpaint(const Image &image, std::uint32_t left, std::uint32_t top) & {
-        return set(hart_request_set_outpaint(get(), there(image), left, top));
+        return set(hart_request_set_outpaint(get(), required(image), left, top));
     }
     [[nodiscard]] Request outpaint(const Image &image, std::uint32_t left, std::uint32_t top) && {
-        return hand_on(this->outpaint(image, left, top));
+        return moved(this->outpaint(image, left, top));
     }
 
-    /// Keeps a picture's coarsest `kept_scales` scales, 1 to all but the last, and draws the finer ones anew.
+    /// Sets a variation: keeps the coarsest `kept_scales` scales of an image, from 1 to all but the last, and
+    /// regenerates the finer ones.
     Request &vary(const Image &image, std::uint32_t kept_scales) & {
-        return set(hart_request_set_variation(get(), there(image), kept_scales));
+        return set(hart_request_set_variation(get(), required(image), kept_scales));
     }
-    [[nodiscard]] Request vary(const Image &image, std::uint32_t kept_scales) && { return hand_on(this->vary(image, kept_scales)); }
+    [[nodiscard]] Request vary(const Image &image, std::uint32_t kept_scales) && { return moved(this->vary(image, kept_scales)); }
 
-    /// Starts from no picture again.
-    Request &from_nothing() & { return set(hart_request_set_variation(get(), nullptr, 0)); }
-    [[nodiscard]] Request from_nothing() && { return hand_on(this->from_nothing()); }
+    /// Removes the image that inpaint(), outpaint() or vary() has set.
+    Request &without_image() & { return set(hart_request_set_variation(get(), nullptr, 0)); }
+    [[nodiscard]] Request without_image() && { return moved(this->without_image()); }
 
-    /// Who hears the events of its runs: an Observer, or anything else that takes a `const Event &` and returns Control or nothing. What
-    /// it throws cancels the run, and generate() throws it. The request keeps the observer.
+    /// Sets the observer of the runs: an Observer, or any other function that takes a `const Event &` and returns
+    /// Control or nothing. If it throws, the run is cancelled and generate() rethrows the exception. The request keeps
+    /// the observer.
     template <class F, detail::IsObserver<F> = 0>
     Request &observer(F &&observer) & {
         return watch(detail::observer(std::forward<F>(observer)));
     }
     template <class F, detail::IsObserver<F> = 0>
     [[nodiscard]] Request observer(F &&observer) && {
-        return hand_on(this->observer(std::forward<F>(observer)));
+        return moved(this->observer(std::forward<F>(observer)));
     }
 
-    /// Nobody hears the events any more.
+    /// Removes the observer.
     Request &without_observer() & { return watch(nullptr); }
-    [[nodiscard]] Request without_observer() && { return hand_on(this->without_observer()); }
+    [[nodiscard]] Request without_observer() && { return moved(this->without_observer()); }
 
-    /// The token that stops its runs, which may be destroyed before the request.
+    /// Sets the token that cancels the runs. It may be destroyed before the request.
     Request &cancel_token(const Cancel &cancel) & {
-        // C takes no token as none, but one that was moved from is a mistake.
+        // C accepts NULL to remove the token, but a moved-from token is a mistake.
         if (cancel.get() == nullptr) throw Error(Status::null, "`cancel` was moved from");
         return set(hart_request_set_cancel(get(), cancel.get()));
     }
-    [[nodiscard]] Request cancel_token(const Cancel &cancel) && { return hand_on(this->cancel_token(cancel)); }
+    [[nodiscard]] Request cancel_token(const Cancel &cancel) && { return moved(this->cancel_token(cancel)); }
 
-    /// No token stops its runs any more.
+    /// Removes the token.
     Request &without_cancel_token() & { return set(hart_request_set_cancel(get(), nullptr)); }
-    [[nodiscard]] Request without_cancel_token() && { return hand_on(this->without_cancel_token()); }
+    [[nodiscard]] Request without_cancel_token() && { return moved(this->without_cancel_token()); }
 
-    /// The C object, which stays this one's.
+    /// Returns the C object, which this object still owns.
     [[nodiscard]] hart_request *get() const noexcept { return handle_.get(); }
 
 private:
@@ -679,18 +702,18 @@ private:
         return *this;
     }
 
-    /// C takes no image as none, but one that was moved from is a mistake.
-    [[nodiscard]] static const hart_image *there(const Image &image) {
+    /// Returns the C image. C accepts NULL to remove the image, but a moved-from image is a mistake.
+    [[nodiscard]] static const hart_image *required(const Image &image) {
         if (image.get() == nullptr) throw Error(Status::null, "`image` was moved from");
         return image.get();
     }
 
-    [[nodiscard]] static Request hand_on(Request &request) noexcept { return std::move(request); }
+    [[nodiscard]] static Request moved(Request &request) noexcept { return std::move(request); }
 
     Request &watch(Observer observer) {
         std::shared_ptr<detail::Watcher> watcher;
         if (observer) watcher = std::make_shared<detail::Watcher>(detail::Watcher{std::move(observer), nullptr});
-        set(hart_request_set_observer(get(), watcher ? detail::Watcher::hear : nullptr, watcher.get()));
+        set(hart_request_set_observer(get(), watcher ? detail::Watcher::on_event : nullptr, watcher.get()));
         watcher_ = std::move(watcher);
         return *this;
     }
@@ -701,44 +724,45 @@ private:
 
 /* ---- Results --------------------------------------------------------------- */
 
-/// Seconds that a run spent in each stage.
+/// Time that a run spent in each stage, in seconds.
 struct Timings {
-    /// Prompt to context.
+    /// The text encoder: prompt to context.
     double text = 0.0;
     /// The transformer.
     double transformer = 0.0;
-    /// Logits to codes, codes to the latent.
+    /// Sampling: logits to codes, codes to the latent.
     double sampling = 0.0;
     /// The residual diffusion.
     double residual = 0.0;
-    /// Latent to pixels.
+    /// The visual decoder: latent to pixels.
     double decode = 0.0;
     /// The whole run.
     double total = 0.0;
 };
 
-/// A prompt that was longer than the model reads.
+/// A prompt that was cut because it has more tokens than the model reads.
 struct Truncation {
-    /// Which prompt of the request, from 0; none is the system prompt.
+    /// Index of the prompt in the request, from 0; nullopt for the system prompt.
     std::optional<std::size_t> prompt;
-    /// Tokens of the whole text.
+    /// Number of tokens of the whole prompt.
     std::uint32_t tokens = 0;
-    /// Tokens that were read.
+    /// Number of tokens that were read.
     std::uint32_t kept = 0;
-    /// The text that was not read.
+    /// The part of the prompt that was not read.
     std::string cut;
 };
 
-/// What a run made.
+/// Result of a run.
 class Result {
 public:
-    /// How many pictures were finished: all of the first prompt, then all of the second, and so on.
+    /// Returns the number of finished images.
     [[nodiscard]] std::size_t count() const noexcept { return hart_result_count(get()); }
 
-    /// Picture `index`, from 0, as an image of its own, which shares the pixels.
+    /// Returns image `index`, counted from 0: all images of the first prompt, then all of the second, and so on. It may
+    /// outlive the result.
     [[nodiscard]] Image image(std::size_t index) const { return Image(detail::make<hart_image>(hart_result_image, get(), index)); }
 
-    /// All pictures.
+    /// Returns all images.
     [[nodiscard]] std::vector<Image> images() const {
         std::vector<Image> all;
         all.reserve(count());
@@ -746,14 +770,14 @@ public:
         return all;
     }
 
-    /// Where the time went; zeros after a cancelled run.
+    /// Returns the timings of the run. They are 0 after a cancelled run.
     [[nodiscard]] Timings timings() const {
         auto t = detail::sized<hart_timings>();
         detail::check(hart_result_timings(get(), &t));
         return {t.text, t.transformer, t.sampling, t.residual, t.decode, t.total};
     }
 
-    /// The prompts, the system prompt included, that were cut because the model reads no more.
+    /// Returns the prompts that were cut, including the system prompt.
     [[nodiscard]] std::vector<Truncation> truncations() const {
         std::vector<Truncation> all(hart_result_truncation_count(get()));
         for (std::size_t i = 0; i < all.size(); ++i) {
@@ -767,7 +791,7 @@ public:
         return all;
     }
 
-    /// The C object, which stays this one's.
+    /// Returns the C object, which this object still owns.
     [[nodiscard]] hart_result *get() const noexcept { return handle_.get(); }
 
 private:
@@ -778,66 +802,70 @@ private:
     detail::Handle<hart_result> handle_;
 };
 
-/// The run was cancelled, which is no error of anybody's. Carries what was finished before.
+/// Thrown by Model::generate if the run was cancelled. Holds the images that were finished before.
 class Cancelled : public Error {
 public:
-    /// What Model::generate throws.
+    /// Creates the exception, for Model::generate and tests.
     Cancelled(const std::string &message, Result result)
         : Error(Status::cancelled, message), result_(std::make_shared<const Result>(std::move(result))) {}
 
-    /// The finished pictures; they may be kept.
+    /// Returns the finished images. They may outlive the exception.
     [[nodiscard]] std::vector<Image> images() const { return result_->images(); }
-    /// What the run made until then. Valid as long as the exception.
+    /// Returns the result of the run until it was cancelled. Valid as long as the exception.
     [[nodiscard]] const Result &result() const noexcept { return *result_; }
 
 private:
-    // Exceptions are copied.
+    // Shared, because exceptions must be copyable.
     std::shared_ptr<const Result> result_;
 };
 
 /* ---- Models ---------------------------------------------------------------- */
 
-/// How a model is opened; whatever is not set has a sane default. Each setter is there twice, as in Request.
+/// Options for opening a model. Every option has a default. Each setter has two overloads, like those of Request.
 class Options {
 public:
-    /// The defaults.
+    /// Creates options with the default values.
     Options() : handle_(detail::make<hart_options>(hart_options_new)) {}
 
-    /// Where the model computes: "auto" (default), "cpu", or another name from devices().
+    /// Sets the device: "auto" (default), "cpu", or another name from devices().
     Options &device(const Text &device) & { return set(hart_options_set_device(get(), device.c_str())); }
-    [[nodiscard]] Options device(const Text &device) && { return hand_on(this->device(device)); }
+    [[nodiscard]] Options device(const Text &device) && { return moved(this->device(device)); }
 
-    /// The numbers that it computes with: "auto" (default), "f32", "bf16" or "int8" on the CPU, "f16" on a GPU.
+    /// Sets the numeric precision of the computation: "auto" (default), "f32", "f16" (GPU only), "bf16" or "int8" (CPU
+    /// only).
     Options &precision(const Text &precision) & { return set(hart_options_set_precision(get(), precision.c_str())); }
-    [[nodiscard]] Options precision(const Text &precision) && { return hand_on(this->precision(precision)); }
+    [[nodiscard]] Options precision(const Text &precision) && { return moved(this->precision(precision)); }
 
-    /// Folder of the text model; default `text` in the model's folder, or `Qwen2-VL-1.5B-Instruct` there or beside it.
+    /// Sets the folder of the text model. The default is `text` in the model's folder, or `Qwen2-VL-1.5B-Instruct`
+    /// there or next to it.
     Options &text_model(const Path &path) & { return set(hart_options_set_text_model(get(), path.c_str())); }
-    [[nodiscard]] Options text_model(const Path &path) && { return hand_on(this->text_model(path)); }
+    [[nodiscard]] Options text_model(const Path &path) && { return moved(this->text_model(path)); }
 
-    /// Which weights: "auto" (default: EMA weights if there are some, else the plain ones), "ema" or "plain".
+    /// Sets which weights are loaded: "auto" (default: EMA weights if present, otherwise the plain ones), "ema" or
+    /// "plain".
     Options &weights(const Text &weights) & { return set(hart_options_set_weights(get(), weights.c_str())); }
-    [[nodiscard]] Options weights(const Text &weights) && { return hand_on(this->weights(weights)); }
+    [[nodiscard]] Options weights(const Text &weights) && { return moved(this->weights(weights)); }
 
-    /// Whether safetensors files are mapped (default) or read into memory. Mapped files must not change while the model is open.
+    /// Sets whether safetensors files are memory-mapped (default) or read into memory. Mapped files must not change
+    /// while the model is open.
     Options &memory_map(bool memory_map) & { return set(hart_options_set_memory_map(get(), memory_map ? 1 : 0)); }
-    [[nodiscard]] Options memory_map(bool memory_map) && { return hand_on(this->memory_map(memory_map)); }
+    [[nodiscard]] Options memory_map(bool memory_map) && { return moved(this->memory_map(memory_map)); }
 
-    /// Whether tensors that nothing uses are an error (default) or overlooked.
+    /// Sets whether unused tensors are an error (default) or ignored.
     Options &strict(bool strict) & { return set(hart_options_set_strict(get(), strict ? 1 : 0)); }
-    [[nodiscard]] Options strict(bool strict) && { return hand_on(this->strict(strict)); }
+    [[nodiscard]] Options strict(bool strict) && { return moved(this->strict(strict)); }
 
-    /// How many threads of its own the model works on, 1 to 1024; 0 (default) shares one set of threads, as many as there are cores, with
-    /// all models of the program. The picture is the same with any number.
+    /// Sets the number of threads that belong to this model, 1 to 1024. With 0 (default), all models of the program
+    /// share one thread pool with a thread per core. The number does not change the image.
     Options &threads(std::uint32_t threads) & { return set(hart_options_set_threads(get(), threads)); }
-    [[nodiscard]] Options threads(std::uint32_t threads) && { return hand_on(this->threads(threads)); }
+    [[nodiscard]] Options threads(std::uint32_t threads) && { return moved(this->threads(threads)); }
 
-    /// Most bytes of memory that the model may be expected to take; 0 (default) is no limit. What is estimated to need more, opening it or
-    /// a run, throws Status::memory before any work.
+    /// Sets the most bytes of memory that the model may need; 0 (default) is no limit. Opening the model or generating
+    /// with it throws Status::memory before any work if its estimate is higher.
     Options &max_memory(std::uint64_t bytes) & { return set(hart_options_set_max_memory(get(), bytes)); }
-    [[nodiscard]] Options max_memory(std::uint64_t bytes) && { return hand_on(this->max_memory(bytes)); }
+    [[nodiscard]] Options max_memory(std::uint64_t bytes) && { return moved(this->max_memory(bytes)); }
 
-    /// The C object, which stays this one's.
+    /// Returns the C object, which this object still owns.
     [[nodiscard]] hart_options *get() const noexcept { return handle_.get(); }
 
 private:
@@ -846,27 +874,29 @@ private:
         return *this;
     }
 
-    [[nodiscard]] static Options hand_on(Options &options) noexcept { return std::move(options); }
+    [[nodiscard]] static Options moved(Options &options) noexcept { return std::move(options); }
 
     detail::Handle<hart_options> handle_;
 };
 
-/// Reads the bytes from `offset` of a file on into the whole of `buffer`; false if it can't. What it throws, Files::add_reader throws.
+/// Callback that fills `buffer` with the bytes of a file at `offset`. Returns false if it can't. Files::add_reader
+/// rethrows an exception of it.
 using Reader = std::function<bool(std::uint64_t offset, span<std::uint8_t> buffer)>;
 
-/// A model's files in memory, each under the name that it would have below the model's folder, such as "llm/config.json".
+/// Files of a model in memory. Each has the path that it would have inside the model's folder, such as
+/// "llm/config.json".
 class Files {
 public:
-    /// No files yet.
+    /// Creates an empty set of files.
     Files() : handle_(detail::make<hart_files>(hart_files_new)) {}
 
-    /// Adds a file whose contents are `size` bytes at `data`, which are copied.
+    /// Adds a file with the `size` bytes at `data`, which are copied.
     Files &add(const Text &name, const void *data, std::size_t size) {
         detail::check(hart_files_add(get(), name.c_str(), static_cast<const std::uint8_t *>(data), size));
         return *this;
     }
 
-    /// Adds a file of `size` bytes, which are read through `reader` before this returns.
+    /// Adds a file of `size` bytes, read through `reader` before the call returns.
     Files &add_reader(const Text &name, std::uint64_t size, const Reader &reader) {
         if (!reader) throw Error(Status::null, "`reader` is empty");
         Reading reading{reader, nullptr};
@@ -876,7 +906,7 @@ public:
         return *this;
     }
 
-    /// The C object, which stays this one's.
+    /// Returns the C object, which this object still owns.
     [[nodiscard]] hart_files *get() const noexcept { return handle_.get(); }
 
 private:
@@ -898,23 +928,25 @@ private:
     detail::Handle<hart_files> handle_;
 };
 
-/// A picture as the model's tokens: codes scale by scale, and the residual that they lose. Keeps the model's weights in memory.
+/// An image as tokens of a model: the codes of every scale, and the residual that the codes lose. Keeps the model's
+/// weights in memory.
 class Tokens {
 public:
-    /// How many scales there are, coarse to fine.
+    /// Returns the number of scales.
     [[nodiscard]] std::size_t scales() const noexcept { return hart_tokens_scales(get()); }
 
-    /// The codes of scale `scale`, from 0: side * side numbers, row by row. Valid as long as the tokens.
+    /// Returns the codes of one scale, counted from 0, coarse to fine: side * side codes, row by row. Valid as long as
+    /// the tokens.
     [[nodiscard]] span<const std::uint32_t> codes(std::size_t scale) const & {
         const std::uint32_t *data = nullptr;
         std::size_t count = 0;
         detail::check(hart_tokens_codes(get(), scale, &data, &count));
         return {data, count};
     }
-    /// A temporary's codes would be gone at once: keep the tokens.
+    /// The codes of a temporary would dangle: keep the tokens.
     span<const std::uint32_t> codes(std::size_t scale) const && = delete;
 
-    /// The C object, which stays this one's.
+    /// Returns the C object, which this object still owns.
     [[nodiscard]] hart_tokens *get() const noexcept { return handle_.get(); }
 
 private:
@@ -925,74 +957,77 @@ private:
     detail::Handle<hart_tokens> handle_;
 };
 
-/// What a model is.
+/// Properties of a model.
 struct ModelInfo {
-    /// Pixels in a row of its pictures.
+    /// Width of its images in pixels.
     std::uint32_t width = 0;
-    /// Rows of its pictures.
+    /// Height of its images in pixels.
     std::uint32_t height = 0;
-    /// Scales of a picture, coarse to fine.
+    /// Number of scales of an image.
     std::uint32_t scales = 0;
-    /// Tokens of a prompt that it reads.
+    /// Most tokens of a prompt that it reads.
     std::uint32_t context_tokens = 0;
-    /// Codes that an image token is drawn from.
+    /// Number of codes in its codebook.
     std::uint32_t codes = 0;
-    /// Parameters, text encoder and visual tokenizer included.
+    /// Number of parameters, including the text encoder and the visual tokenizer.
     std::uint64_t parameters = 0;
-    /// Where it computes, such as "cpu".
+    /// Device, such as "cpu" or "cuda:0".
     std::string device;
-    /// The numbers that it computes with, such as "f32".
+    /// Numeric precision, such as "f32".
     std::string precision;
 };
 
-/// Bytes of memory that are expected to be needed. Every further run at the same time adds `peak - weights`.
+/// Estimated memory in bytes. Every further run at the same time adds `peak - weights`.
 struct Memory {
-    /// What the model holds.
+    /// Size of the model.
     std::uint64_t weights = 0;
-    /// That, and what a run needs at its height.
+    /// Size of the model and a run at its peak.
     std::uint64_t peak = 0;
 };
 
-/// An opened model: weights that never change. Any number of threads may use it at once, each with a request of its own.
+/// An open model. Its weights never change, so any number of threads may use it at once, each with its own request.
 class Model {
 public:
-    /// Opens a model's folder, which holds `llm` and `tokenizer`.
+    /// Opens the model in a folder, which holds `llm` and `tokenizer`.
     [[nodiscard]] static Model open(const Path &path) { return open(path, nullptr); }
-    /// Opens a model's folder, which holds `llm` and `tokenizer`.
+    /// Opens the model in a folder, which holds `llm` and `tokenizer`.
     [[nodiscard]] static Model open(const Path &path, const Options &options) { return open(path, options_of(options)); }
 
-    /// Opens a model whose files are in memory; they may be destroyed afterwards.
+    /// Opens a model from files in memory. They may be destroyed afterwards.
     [[nodiscard]] static Model from_files(const Files &files) { return from_files(files, nullptr); }
-    /// Opens a model whose files are in memory; they may be destroyed afterwards.
-    [[nodiscard]] static Model from_files(const Files &files, const Options &options) { return from_files(files, options_of(options)); }
+    /// Opens a model from files in memory. They may be destroyed afterwards.
+    [[nodiscard]] static Model from_files(const Files &files, const Options &options) {
+        return from_files(files, options_of(options));
+    }
 
-    /// The same model once more, for a part of the program that keeps its own. The weights are shared and go with the last.
+    /// Returns another object for the same model. The objects share the weights; destroying the last one releases them.
     [[nodiscard]] Model share() const { return Model(detail::make<hart_model>(hart_model_share, get())); }
 
-    /// Describes the model.
+    /// Returns the properties of the model.
     [[nodiscard]] ModelInfo info() const {
         auto i = detail::sized<hart_model_info>();
         detail::check(hart_model_describe(get(), &i));
         return {i.width, i.height, i.scales, i.context_tokens, i.codes, i.parameters, i.device, i.precision};
     }
 
-    /// Estimates the memory that a run of one picture needs, before anything is made.
+    /// Estimates the memory of a run that generates one image.
     [[nodiscard]] Memory memory() const { return memory(nullptr); }
-    /// Estimates the memory that a run of the request needs, before anything is made.
+    /// Estimates the memory of a run of the request.
     [[nodiscard]] Memory memory(const Request &request) const { return memory(request_of(request)); }
 
-    /// Makes a picture that nobody sees, so that the first one that counts doesn't wait for a GPU's kernels to be compiled.
+    /// Compiles the kernels of a GPU by generating an image and discarding it, so that the first real image takes no
+    /// longer than the others. Does nothing on the CPU.
     void warm_up() const { detail::check(hart_model_warm_up(get())); }
 
-    /// Makes the request's pictures and returns when they are finished. Throws Cancelled if the run was cancelled, and what the observer
-    /// has thrown.
+    /// Generates the images of a request and returns when all are finished. Throws Cancelled if the run was cancelled.
+    /// Rethrows an exception of the observer.
     [[nodiscard]] Result generate(const Request &request) const {
-        // Held here, since an observer may do away with its request.
+        // Held here, because the observer may destroy its own request.
         const std::shared_ptr<detail::Watcher> watcher = request.watcher_;
-        hart_result *made = nullptr;
-        const hart_status status = hart_generate(get(), request.get(), &made);
-        Result result{detail::Handle<hart_result>(made)};
-        // Status::state: the request is another run's, and so is its watcher.
+        hart_result *created = nullptr;
+        const hart_status status = hart_generate(get(), request.get(), &created);
+        Result result{detail::Handle<hart_result>(created)};
+        // Status::state: another run uses the request, so the exception belongs to that run.
         if (status != HART_ERR_STATE && watcher && watcher->thrown) {
             std::rethrow_exception(std::exchange(watcher->thrown, nullptr));
         }
@@ -1001,17 +1036,18 @@ public:
         return result;
     }
 
-    /// A picture to tokens. It must have the model's width and height.
+    /// Encodes an image as tokens. It must have the width and height of the model.
     [[nodiscard]] Tokens tokenize(const Image &image) const {
         return Tokens(detail::make<hart_tokens>(hart_model_tokenize, get(), image.get()));
     }
 
-    /// This model's tokens to a picture: with the residual, which is all that the autoencoder can do, or from the codes alone.
+    /// Decodes tokens of this model to an image, with the residual or from the codes alone. With the residual, the
+    /// image is the best reconstruction of the autoencoder.
     [[nodiscard]] Image reconstruct(const Tokens &tokens, bool with_residual = true) const {
         return Image(detail::make<hart_image>(hart_model_reconstruct, get(), tokens.get(), with_residual ? 1 : 0));
     }
 
-    /// The C object, which stays this one's.
+    /// Returns the C object, which this object still owns.
     [[nodiscard]] hart_model *get() const noexcept { return handle_.get(); }
 
 private:
@@ -1032,7 +1068,7 @@ private:
         return memory;
     }
 
-    // C takes NULL as the defaults, but an object that was moved from is a mistake.
+    // C accepts NULL for the defaults, but a moved-from object is a mistake.
     [[nodiscard]] static const hart_options *options_of(const Options &options) {
         if (options.get() == nullptr) throw Error(Status::null, "`options` was moved from");
         return options.get();

@@ -289,7 +289,7 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "hart_request_set_images_per_prompt": (_hart_status, [_hart_request, c_uint32]),
     "hart_request_set_seed": (_hart_status, [_hart_request, c_uint64]),
     "hart_request_set_guidance": (_hart_status, [_hart_request, c_double]),
-    "hart_request_set_soft_sampling": (_hart_status, [_hart_request, c_int32]),
+    "hart_request_set_smoothing": (_hart_status, [_hart_request, c_int32]),
     "hart_request_set_top_k": (_hart_status, [_hart_request, c_uint32]),
     "hart_request_set_top_p": (_hart_status, [_hart_request, c_double]),
     "hart_request_set_steps": (_hart_status, [_hart_request, c_char_p]),
@@ -1475,7 +1475,7 @@ def _request(
     if guidance is not None:
         _lib.hart_request_set_guidance(request, _float("guidance", guidance))
     if soft_sampling is not None:
-        _lib.hart_request_set_soft_sampling(request, bool(soft_sampling))
+        _lib.hart_request_set_smoothing(request, bool(soft_sampling))
     if top_k is not None:
         _lib.hart_request_set_top_k(request, _integer("top_k", top_k, 32))
     if top_p is not None:

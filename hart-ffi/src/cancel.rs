@@ -1,4 +1,4 @@
-//! Stopping a run.
+//! Cancellation of a run.
 
 use hart_core::CancelToken;
 
@@ -7,7 +7,7 @@ use crate::handle::{Handle, free, get, number_of};
 use crate::out::Out;
 use crate::status::{HART_ERR_NULL, hart_status};
 
-/// Stops the runs of the requests that hold it.
+/// A token that cancels the runs of all requests that hold it.
 pub struct hart_cancel(());
 
 impl Handle for hart_cancel {
@@ -15,7 +15,7 @@ impl Handle for hart_cancel {
     const NAME: &'static str = "hart_cancel";
 }
 
-/// A token that has not been used. Free it with `hart_cancel_free`; requests that hold it go on holding what is behind it.
+/// Creates a token that is not cancelled. Free it with `hart_cancel_free`; requests that hold it keep working.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_cancel_new(cancel: *mut *mut hart_cancel) -> hart_status {
     guard(|| {
@@ -24,17 +24,18 @@ pub unsafe extern "C" fn hart_cancel_new(cancel: *mut *mut hart_cancel) -> hart_
     })
 }
 
-/// Frees the token; NULL is nothing.
+/// Frees the token. Does nothing if `cancel` is NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_cancel_free(cancel: *mut hart_cancel) {
     free(cancel);
 }
 
-/// Asks every run that holds the token to stop, also one that begins later. From any thread, in a callback, and, alone of all
-/// functions, in a signal handler: it is one atomic store, and leaves the last error alone.
+/// Cancels every run of a request that holds the token, also runs that start later. May be called from any thread and
+/// in callbacks. It is the only function that may be called in a signal handler: it does one atomic store and leaves
+/// the last error unchanged.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_cancel_request(cancel: *const hart_cancel) -> hart_status {
-    // A handler may be there before its token is: no message, which would need memory.
+    // A signal handler may run before the token exists. No message is set: that would allocate memory.
     if cancel.is_null() {
         return HART_ERR_NULL;
     }
@@ -44,7 +45,7 @@ pub unsafe extern "C" fn hart_cancel_request(cancel: *const hart_cancel) -> hart
     })
 }
 
-/// Makes the token usable again.
+/// Resets the token so that it can be used again.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_cancel_reset(cancel: *const hart_cancel) -> hart_status {
     guard(|| {
@@ -53,7 +54,7 @@ pub unsafe extern "C" fn hart_cancel_reset(cancel: *const hart_cancel) -> hart_s
     })
 }
 
-/// 1 if the token was used, else 0; 0 for NULL.
+/// Returns 1 if the token is cancelled, otherwise 0. Returns 0 if `cancel` is NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_cancel_is_requested(cancel: *const hart_cancel) -> i32 {
     number_of(cancel, "cancel", |cancel| cancel.is_cancelled().into())

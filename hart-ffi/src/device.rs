@@ -1,4 +1,4 @@
-//! The devices that a model can be opened on.
+//! Devices on which a model can be opened.
 
 use std::ffi::{CString, c_char};
 
@@ -7,7 +7,7 @@ use crate::handle::{Handle, free, get, number_of};
 use crate::out::{self, Out, Struct};
 use crate::status::{Failure, hart_status};
 
-/// The devices that are compiled in and there, the best first.
+/// Devices that are compiled in and present, the best first.
 pub struct hart_device_list(());
 
 impl Handle for hart_device_list {
@@ -15,7 +15,7 @@ impl Handle for hart_device_list {
     const NAME: &'static str = "hart_device_list";
 }
 
-/// One device's texts, as C reads them.
+/// Strings of one device.
 pub(crate) struct Device {
     name: CString,
     description: CString,
@@ -27,15 +27,15 @@ pub(crate) struct Device {
 pub struct hart_device_info {
     /// `sizeof(hart_device_info)`.
     pub struct_size: u32,
-    /// 0.
+    /// Always 0.
     pub reserved: u32,
-    /// Name for `hart_options_set_device`; valid until the list is freed.
+    /// Name for `hart_options_set_device`. Valid until the list is freed.
     pub name: *const c_char,
-    /// What it is, for people; valid until the list is freed.
+    /// Human-readable description. Valid until the list is freed.
     pub description: *const c_char,
 }
 
-// SAFETY: repr(C), struct_size first, zeros are NULL pointers.
+// SAFETY: repr(C), struct_size first, all bits zero is valid.
 unsafe impl Struct for hart_device_info {}
 
 /// Lists the devices. Free the list with `hart_device_list_free`.
@@ -50,19 +50,19 @@ pub unsafe extern "C" fn hart_device_list_new(list: *mut *mut hart_device_list) 
     })
 }
 
-/// Frees the list; NULL is nothing.
+/// Frees the list. Does nothing if `list` is NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_device_list_free(list: *mut hart_device_list) {
     free(list);
 }
 
-/// How many devices the list has; 0 for NULL.
+/// Returns the number of devices. Returns 0 if `list` is NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_device_list_count(list: *const hart_device_list) -> usize {
     number_of(list, "list", Vec::len)
 }
 
-/// Describes device `index` of the list, from 0.
+/// Describes device `index`, counted from 0. Returns `HART_ERR_ARGUMENT` if there is no such device.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_device_list_get(
     list: *const hart_device_list,
@@ -71,8 +71,9 @@ pub unsafe extern "C" fn hart_device_list_get(
 ) -> hart_status {
     guard(|| {
         let list = get(list, "list")?;
-        let Device { name, description } =
-            list.get(index).ok_or_else(|| Failure::argument(format!("`index` is {index}, the list has {}", list.len())))?;
+        let Device { name, description } = list
+            .get(index)
+            .ok_or_else(|| Failure::argument(format!("`index` is {index}, but the list has {} devices", list.len())))?;
         let value = hart_device_info { struct_size: 0, reserved: 0, name: name.as_ptr(), description: description.as_ptr() };
         out::fill(info, value, "info")
     })

@@ -1,76 +1,86 @@
-//! What a run tells while it works.
+//! Events that a run reports while it works.
 
 use std::cell::Cell;
 use std::ffi::c_void;
 use std::ptr;
+use std::sync::Arc;
 
-use hart_core::{Control, Event, Observer, Stage, Step};
+use hart_core::{Control, Event, Image, Observer, Stage, Step};
 
 use crate::guard::guard;
-use crate::image::{Picture, hart_image};
+use crate::image::{CImage, hart_image};
 use crate::out::Out;
 use crate::status::{Failure, HART_ERR_STATE, hart_status};
 
-/// Stage of an event: prompt to context.
-pub const HART_STAGE_TEXT: i32 = 0;
-/// Stage of an event: the transformer, scale by scale.
-pub const HART_STAGE_TRANSFORMER: i32 = 1;
-/// Stage of an event: logits to codes, codes to the latent.
-pub const HART_STAGE_SAMPLING: i32 = 2;
-/// Stage of an event: the residual diffusion of the last scale.
-pub const HART_STAGE_RESIDUAL: i32 = 3;
-/// Stage of an event: latent to pixels.
-pub const HART_STAGE_DECODE: i32 = 4;
+/// Stage of a run, in which an event occurs. Later versions may add stages.
+pub type hart_stage = i32;
 
-/// Step of an event: `index` of `count` layers of the text encoder are done.
-pub const HART_STEP_TEXT_LAYER: i32 = 0;
-/// Step of an event: scale `index` of `count` begins.
-pub const HART_STEP_SCALE: i32 = 1;
-/// Step of an event: `index` of `count` transformer blocks of the scale are done.
-pub const HART_STEP_BLOCK: i32 = 2;
-/// Step of an event: scale `index` of `count` is done, and there is a preview.
-pub const HART_STEP_SCALE_DONE: i32 = 3;
-/// Step of an event: `index` of `count` steps of the residual diffusion are done.
-pub const HART_STEP_DIFFUSION: i32 = 4;
-/// Step of an event: `index` of `count` blocks of the decoder are done.
-pub const HART_STEP_DECODER: i32 = 5;
-/// Step of an event: `index` of `count` pictures are finished; the preview is the last of them.
-pub const HART_STEP_IMAGES: i32 = 6;
-/// Step of an event: one that this version of the header has no name for.
-pub const HART_STEP_OTHER: i32 = 99;
+/// The text encoder: prompt to context.
+pub const HART_STAGE_TEXT: hart_stage = 0;
+/// The transformer, scale by scale.
+pub const HART_STAGE_TRANSFORMER: hart_stage = 1;
+/// Sampling: logits to codes, codes to the latent.
+pub const HART_STAGE_SAMPLING: hart_stage = 2;
+/// The residual diffusion of the last scale.
+pub const HART_STAGE_RESIDUAL: hart_stage = 3;
+/// The visual decoder: latent to pixels.
+pub const HART_STAGE_DECODE: hart_stage = 4;
+/// A stage for which this version of the C API has no number.
+pub const HART_STAGE_OTHER: hart_stage = 99;
 
-/// One report from a run. Made by hart; valid during the callback only. `struct_size` is how many bytes of it the library has filled:
-/// a field is there if it ends within them.
+/// Step that a run has just completed or begun. Later versions may add steps.
+pub type hart_step = i32;
+
+/// `index` of `count` layers of the text encoder are done.
+pub const HART_STEP_TEXT_LAYER: hart_step = 0;
+/// Scale `index` of `count` begins.
+pub const HART_STEP_SCALE: hart_step = 1;
+/// `index` of `count` transformer blocks of the scale are done.
+pub const HART_STEP_BLOCK: hart_step = 2;
+/// Scale `index` of `count` is done. The event has a preview.
+pub const HART_STEP_SCALE_DONE: hart_step = 3;
+/// `index` of `count` steps of the residual diffusion are done.
+pub const HART_STEP_DIFFUSION: hart_step = 4;
+/// `index` of `count` blocks of the decoder are done.
+pub const HART_STEP_DECODER: hart_step = 5;
+/// `index` of `count` images are finished. The preview is the latest of them.
+pub const HART_STEP_IMAGES: hart_step = 6;
+/// A step for which this version of the C API has no number.
+pub const HART_STEP_OTHER: hart_step = 99;
+
+/// One event of a run. hart owns it, and it is valid during the callback only. `struct_size` is the number of bytes
+/// that the library has filled: check it before you read a field that a later version has added.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct hart_event {
     /// Bytes that the library has filled.
     pub struct_size: u32,
-    /// One of HART_STAGE_*.
-    pub stage: i32,
-    /// One of HART_STEP_*: what has just been reached.
-    pub step: i32,
-    /// Which one of the step's `count`, from 1.
+    /// The stage: `HART_STAGE_*`.
+    pub stage: hart_stage,
+    /// The step: `HART_STEP_*`.
+    pub step: hart_step,
+    /// Number of the step, from 1 to `count`; 0 for `HART_STEP_OTHER`.
     pub index: u32,
-    /// How many there are.
+    /// How many steps of this kind there are; 0 for `HART_STEP_OTHER`.
     pub count: u32,
-    /// The current scale k, from 1; 0 before the first of a picture.
+    /// The current scale k, from 1; 0 before the first scale of an image.
     pub scale: u32,
-    /// How many scales there are, S; 0 before the first of a picture.
+    /// Number of scales S; 0 before the first scale of an image.
     pub scales: u32,
-    /// Side of the current scale in latent positions; 0 before the first of a picture.
+    /// Side of the current scale in latent positions; 0 before the first scale of an image.
     pub side: u32,
-    /// Estimated share of the whole run that is done, 0 to 1; never falls.
+    /// Estimated fraction of the whole run that is done, 0 to 1. Never decreases.
     pub fraction: f32,
-    /// 1 if `hart_event_preview` has something to show, else 0.
+    /// 1 if `hart_event_preview` returns an image, otherwise 0.
     pub has_preview: i32,
     /// Seconds since the run began.
     pub elapsed: f64,
 }
 
-/// Hears a run's events. Called on the thread that called `hart_generate`, one call at a time, often: be quick. Return 0 to go on, anything
-/// else to cancel. It may call any hart function, but can't generate with the request that is running, nor change it. It must return: no
-/// C++ exception, no longjmp, no end of the thread.
+/// Callback that receives the events of a run. Returns 0 to continue and any other value to cancel the run. hart calls
+/// it often, one call at a time, on the thread that called `hart_generate`, so it should be fast. It may call any
+/// function of hart, but can't change or run the request that is running. It must return normally: no C++ exception, no
+/// longjmp, no thread exit.
 pub type hart_observer = Option<unsafe extern "C" fn(event: *const hart_event, user_data: *mut c_void) -> i32>;
 
 thread_local! {
@@ -78,9 +88,11 @@ thread_local! {
     static CURRENT: Cell<*const Event<'static>> = const { Cell::new(ptr::null()) };
 }
 
-/// The picture as it stands, decoded now: with sides of at most `max_side` pixels but at least those of one latent position (16 in
-/// published models), 0 for the full size. A small one costs little. It never changes the final picture. Only in a callback whose
-/// event has a preview, else `HART_ERR_STATE`; `HART_CANCELLED` if the run's token is used meanwhile. Free the image with `hart_image_free`; it may be kept.
+/// Decodes the current state of the run to an image. Its sides have at most `max_side` pixels, but at least those of
+/// one latent position (16 in published models); 0 stands for the full size. Small previews are cheap, and previews do
+/// not change the final image. Free the image with `hart_image_free`, during the callback or later. Returns
+/// `HART_ERR_STATE` if this thread is not in a callback whose event has a preview, and `HART_CANCELLED` if the run was
+/// cancelled meanwhile.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_event_preview(event: *const hart_event, max_side: u32, image: *mut *mut hart_image) -> hart_status {
     guard(|| {
@@ -88,41 +100,54 @@ pub unsafe extern "C" fn hart_event_preview(event: *const hart_event, max_side: 
         if event.is_null() {
             return Err(Failure::null("event"));
         }
-        // The caller's event may be a copy, or old. The one that counts is the one whose callback is running here.
+        // The event that was passed may be a copy, or old. The current one is the event whose callback is running on
+        // this thread.
         let Some(current) = CURRENT.get().as_ref() else {
-            return Err(Failure::new(HART_ERR_STATE, "there is no callback running on this thread"));
+            return Err(Failure::new(HART_ERR_STATE, "no callback is running on this thread"));
         };
         let max_side = if max_side == 0 { usize::MAX } else { max_side as usize };
-        let Some(picture) = current.preview(max_side) else {
-            return Err(Failure::new(HART_ERR_STATE, "this event has no preview: look at has_preview"));
+        let Some(preview) = current.preview(max_side) else {
+            return Err(Failure::new(HART_ERR_STATE, "this event has no preview: check has_preview first"));
         };
-        image.give(Picture::new(picture?));
+        image.give(CImage::new(preview?));
         Ok(())
     })
 }
 
-/// A caller's observer, as hart-core hears it.
+/// The observer of a run: forwards the events to the callback of the program and collects the finished images.
 pub(crate) struct Callback {
-    pub(crate) observer: hart_observer,
-    pub(crate) user_data: *mut c_void,
-    /// Scale, scales and side.
-    pub(crate) place: (usize, usize, usize),
+    observer: hart_observer,
+    user_data: *mut c_void,
+    scale: CurrentScale,
+    /// The images that are finished, also if the run is cancelled later.
+    pub(crate) finished: Vec<Arc<Image>>,
+}
+
+/// The scale that is being generated, or zeros before the first one.
+#[derive(Clone, Copy, Default)]
+struct CurrentScale {
+    /// Number of the scale, from 1.
+    scale: usize,
+    scales: usize,
+    /// In latent positions.
+    side: usize,
 }
 
 impl Observer for Callback {
     fn event(&mut self, event: &Event<'_>) -> Control {
-        let (step, index, count) = self.reached(event.step);
+        let (step, index, count) = self.step(event.step);
         let Some(observer) = self.observer else { return Control::Continue };
         let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        let (scale, scales, side) = self.place;
-        let report = hart_event {
+        let CurrentScale { scale, scales, side } = self.scale;
+        let c_event = hart_event {
             struct_size: size_of::<hart_event>() as u32,
             stage: match event.stage {
                 Stage::Text => HART_STAGE_TEXT,
                 Stage::Transformer => HART_STAGE_TRANSFORMER,
                 Stage::Sampling => HART_STAGE_SAMPLING,
                 Stage::Residual => HART_STAGE_RESIDUAL,
-                _ => HART_STAGE_DECODE,
+                Stage::Decode => HART_STAGE_DECODE,
+                _ => HART_STAGE_OTHER,
             },
             step,
             index: number(index),
@@ -135,23 +160,31 @@ impl Observer for Callback {
             elapsed: event.elapsed.as_secs_f64(),
         };
         let current = Current::set(event);
-        // SAFETY: the caller's function, called as the header says.
-        let answer = unsafe { observer(&report, self.user_data) };
+        // SAFETY: the program has set this function and its user data, and `c_event` is valid during the call.
+        let cancel = unsafe { observer(&c_event, self.user_data) } != 0;
         drop(current);
-        if answer == 0 { Control::Continue } else { Control::Cancel }
+        if cancel { Control::Cancel } else { Control::Continue }
+    }
+
+    fn image(&mut self, image: &Image) {
+        self.finished.push(Arc::new(image.clone()));
     }
 }
 
 impl Callback {
-    /// The step's number, index and count; keeps where the picture stands.
-    fn reached(&mut self, step: Step) -> (i32, usize, usize) {
+    pub(crate) fn new(observer: hart_observer, user_data: *mut c_void) -> Self {
+        Self { observer, user_data, scale: CurrentScale::default(), finished: Vec::new() }
+    }
+
+    /// Returns the number, index and count of a step, and keeps track of the current scale.
+    fn step(&mut self, step: Step) -> (hart_step, usize, usize) {
         match step {
             Step::TextLayer { layer, layers } => {
-                self.place = (0, 0, 0);
+                self.scale = CurrentScale::default();
                 (HART_STEP_TEXT_LAYER, layer, layers)
             }
             Step::Scale { scale, scales, side } => {
-                self.place = (scale, scales, side);
+                self.scale = CurrentScale { scale, scales, side };
                 (HART_STEP_SCALE, scale, scales)
             }
             Step::Block { block, blocks, .. } => (HART_STEP_BLOCK, block, blocks),
@@ -164,12 +197,12 @@ impl Callback {
     }
 }
 
-/// Makes an event this thread's current one, and the one before it again when dropped.
+/// Guard that makes an event the current one of this thread. Dropping it restores the previous one.
 struct Current(*const Event<'static>);
 
 impl Current {
     fn set(event: &Event<'_>) -> Self {
-        // The lifetime is forgotten here and kept by hand: `drop` takes the pointer away before the event goes.
+        // The cast drops the lifetime. `drop` removes the pointer while the event is still borrowed.
         Self(CURRENT.replace(ptr::from_ref(event).cast()))
     }
 }

@@ -1,4 +1,4 @@
-//! A model's files in memory.
+//! Files of a model in memory.
 
 use std::ffi::{c_char, c_void};
 use std::sync::{Arc, Mutex};
@@ -11,11 +11,11 @@ use crate::out::Out;
 use crate::status::{Failure, HART_ERR_IO, HART_ERR_MEMORY, hart_status};
 use crate::text;
 
-/// Bytes that a reader is asked for at a time.
+/// Most bytes that one call of a reader returns.
 const CHUNK: usize = 16 << 20;
 
-/// A model's files in memory, each under the name that it would have below the model's folder, such as "llm/config.json". Weights
-/// must be safetensors: torch's .bin files are read from folders only.
+/// Files of a model in memory. Each has the path that it would have inside the model's folder, such as
+/// "llm/config.json". Weights must be safetensors files: PyTorch .bin files can only be read from a folder.
 pub struct hart_files(());
 
 impl Handle for hart_files {
@@ -23,11 +23,13 @@ impl Handle for hart_files {
     const NAME: &'static str = "hart_files";
 }
 
-/// Reads `size` bytes at `offset` of a file into `buffer` and returns 0, or not 0 if it can't. Called on the thread that called
-/// `hart_files_add_reader`. It must return: no C++ exception, no longjmp, no end of the thread.
+/// Callback that reads `size` bytes at `offset` of a file into `buffer`. Returns 0 on success and any other value on
+/// failure. hart calls it on the thread that called `hart_files_add_reader`. It must return normally: no C++ exception,
+/// no longjmp, no thread exit.
 pub type hart_reader = Option<unsafe extern "C" fn(user_data: *mut c_void, offset: u64, buffer: *mut u8, size: usize) -> i32>;
 
-/// No files yet. Free them with `hart_files_free`; models that were opened from them go on, and share their memory.
+/// Creates an empty set of files. Free it with `hart_files_free`; models opened from it keep working and share its
+/// memory.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_files_new(files: *mut *mut hart_files) -> hart_status {
     guard(|| {
@@ -36,25 +38,27 @@ pub unsafe extern "C" fn hart_files_new(files: *mut *mut hart_files) -> hart_sta
     })
 }
 
-/// Frees the files; NULL is nothing.
+/// Frees the files. Does nothing if `files` is NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_files_free(files: *mut hart_files) {
     free(files);
 }
 
-/// Adds a file whose contents are `size` bytes at `data`, which are copied.
+/// Adds a file with the `size` bytes at `data`, which are copied. Returns `HART_ERR_REQUEST` if the name is already
+/// taken or leads outside the model's folder.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_files_add(files: *mut hart_files, name: *const c_char, data: *const u8, size: usize) -> hart_status {
     guard(|| {
         let (files, name) = (get(files, "files")?, text::get(name, "name")?);
         let bytes = text::bytes(data, size, "data")?;
-        let mut contents = room(name, bytes.len())?;
+        let mut contents = buffer(name, bytes.len())?;
         contents.extend_from_slice(bytes);
         Ok(lock(files).insert(name, contents)?)
     })
 }
 
-/// Adds a file of `size` bytes, which are read through `reader` before this returns.
+/// Adds a file of `size` bytes, read through `reader` before the call returns. Returns `HART_ERR_IO` if the reader
+/// fails, `HART_ERR_MEMORY` if there is no memory for the file, and `HART_ERR_REQUEST` like `hart_files_add`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_files_add_reader(
     files: *mut hart_files,
@@ -64,17 +68,18 @@ pub unsafe extern "C" fn hart_files_add_reader(
     user_data: *mut c_void,
 ) -> hart_status {
     guard(|| {
-        // Held here: the reader may free both.
+        // Cloned first: the reader may free both.
         let (files, name) = (Arc::clone(get(files, "files")?), text::get(name, "name")?.to_string());
         let reader = reader.ok_or_else(|| Failure::null("reader"))?;
-        let size = usize::try_from(size).map_err(|_| Failure::argument(format!("`size` of {name} is {size}, which is no size")))?;
-        let mut contents = room(&name, size)?;
+        let size = usize::try_from(size)
+            .map_err(|_| Failure::argument(format!("`size` of {name} is {size}, which is more than memory can hold")))?;
+        let mut contents = buffer(&name, size)?;
         contents.resize(size, 0);
         for (index, part) in contents.chunks_mut(CHUNK).enumerate() {
             let offset = (index * CHUNK) as u64;
-            let answer = reader(user_data, offset, part.as_mut_ptr(), part.len());
-            if answer != 0 {
-                let message = format!("{name}: the reader answered {answer} for {} bytes at {offset}", part.len());
+            let code = reader(user_data, offset, part.as_mut_ptr(), part.len());
+            if code != 0 {
+                let message = format!("{name}: the reader returned {code} for {} bytes at offset {offset}", part.len());
                 return Err(Failure::new(HART_ERR_IO, message));
             }
         }
@@ -82,8 +87,8 @@ pub unsafe extern "C" fn hart_files_add_reader(
     })
 }
 
-/// An empty buffer with room for a file.
-fn room(name: &str, size: usize) -> Result<Vec<u8>, Failure> {
+/// Returns an empty buffer with the capacity for a file.
+fn buffer(name: &str, size: usize) -> Result<Vec<u8>, Failure> {
     let mut contents = Vec::new();
     contents.try_reserve_exact(size).map_err(|_| Failure::new(HART_ERR_MEMORY, format!("{name}: no memory for {size} bytes")))?;
     Ok(contents)

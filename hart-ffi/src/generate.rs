@@ -1,4 +1,4 @@
-//! Making pictures, and what a run made.
+//! Generation of images, and its result.
 
 use std::ffi::{CString, c_char};
 use std::sync::Arc;
@@ -7,74 +7,79 @@ use hart_core::{Error, Image, Stage, Timings, Truncation};
 
 use crate::guard::guard;
 use crate::handle::{Handle, free, get, number_of};
-use crate::image::{Picture, hart_image};
+use crate::image::{CImage, hart_image};
 use crate::model::{hart_model, using};
 use crate::out::{self, Out, Struct};
 use crate::request::{Run, hart_request};
 use crate::status::{Failure, HART_CANCELLED, hart_status};
 
-/// What a run made.
+/// Result of a run.
 pub struct hart_result(());
 
 impl Handle for hart_result {
-    type Value = Made;
+    type Value = RunOutput;
     const NAME: &'static str = "hart_result";
 }
 
 #[derive(Default)]
-pub(crate) struct Made {
+pub(crate) struct RunOutput {
     images: Vec<Arc<Image>>,
     timings: Timings,
     truncated: Vec<(Truncation, CString)>,
 }
 
-/// Seconds that a run spent in each stage. Set `struct_size` to `sizeof(hart_timings)` before the call.
+/// Time that a run spent in each stage, in seconds. Set `struct_size` to `sizeof(hart_timings)` before the call.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct hart_timings {
     /// `sizeof(hart_timings)`.
     pub struct_size: u32,
-    /// 0.
+    /// Always 0.
     pub reserved: u32,
-    /// Prompt to context.
+    /// The text encoder: prompt to context.
     pub text: f64,
     /// The transformer.
     pub transformer: f64,
-    /// Logits to codes, codes to the latent.
+    /// Sampling: logits to codes, codes to the latent.
     pub sampling: f64,
     /// The residual diffusion.
     pub residual: f64,
-    /// Latent to pixels.
+    /// The visual decoder: latent to pixels.
     pub decode: f64,
     /// The whole run.
     pub total: f64,
 }
 
-// SAFETY: repr(C), struct_size first, zeros are numbers.
+// SAFETY: repr(C), struct_size first, all bits zero is valid.
 unsafe impl Struct for hart_timings {}
 
-/// A prompt that was longer than the model reads. Set `struct_size` to `sizeof(hart_truncation)` before the call.
+/// A prompt that was cut because it has more tokens than the model reads. Set `struct_size` to
+/// `sizeof(hart_truncation)` before the call.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct hart_truncation {
     /// `sizeof(hart_truncation)`.
     pub struct_size: u32,
-    /// Which prompt of the request, from 0; -1 is the system prompt.
+    /// Index of the prompt in the request, from 0; -1 for the system prompt.
     pub prompt: i32,
-    /// Tokens of the whole text.
+    /// Number of tokens of the whole prompt.
     pub tokens: u32,
-    /// Tokens that were read.
+    /// Number of tokens that were read.
     pub kept: u32,
-    /// The text that was not read; valid until the result is freed.
+    /// The part of the prompt that was not read. Valid until the result is freed.
     pub cut: *const c_char,
 }
 
-// SAFETY: repr(C), struct_size first, zeros are numbers and a NULL pointer.
+// SAFETY: repr(C), struct_size first, all bits zero is valid.
 unsafe impl Struct for hart_truncation {}
 
-/// Makes the request's pictures and returns when they are finished. Free the result with `hart_result_free`. After `HART_CANCELLED` there is a
-/// result too, with the pictures that were finished before; after an error it is NULL. Any number of threads may generate with one
-/// model at once, each with a request of its own.
+/// Generates the images of a request and returns when all are finished. Free the result with `hart_result_free`. Any
+/// number of threads may generate with one model at the same time, each with its own request.
+///
+/// Returns `HART_CANCELLED` if the run was cancelled; the result then holds the images that were finished before. After
+/// an error the result is NULL. Returns `HART_ERR_REQUEST` if the request has no prompt or does not fit the model,
+/// `HART_ERR_STATE` if the request is already running, `HART_ERR_MEMORY` if the run needs more memory than allowed,
+/// `HART_ERR_OVERFLOW` if it produces NaN or infinity, and `HART_ERR_DEVICE` if a GPU fails.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_generate(
     model: *const hart_model,
@@ -85,22 +90,22 @@ pub unsafe extern "C" fn hart_generate(
         let result = Out::<hart_result>::new(result, "result")?;
         let mut run: Run = get(request, "request")?.run()?;
         match using(model, |model| Ok(model.hart.generate(&run.request, &mut run.callback)))? {
-            Ok(made) => {
-                let cut = |t: Truncation| {
-                    let text = CString::new(t.cut.replace('\0', "\u{fffd}")).unwrap_or_default();
-                    (t, text)
+            Ok(generation) => {
+                let with_text = |truncation: Truncation| {
+                    let text = CString::new(truncation.cut.replace('\0', "\u{fffd}")).unwrap_or_default();
+                    (truncation, text)
                 };
-                result.give(Made {
-                    images: made.images.into_iter().map(Arc::new).collect(),
-                    timings: made.timings,
-                    truncated: made.truncated.into_iter().map(cut).collect(),
+                result.give(RunOutput {
+                    images: generation.images.into_iter().map(Arc::new).collect(),
+                    timings: generation.timings,
+                    truncated: generation.truncated.into_iter().map(with_text).collect(),
                 });
                 Ok(())
             }
-            Err(Error::Cancelled { completed }) => {
-                let message = format!("cancelled; {} of {} pictures were finished", completed.len(), run.request.total_images());
-                let images = completed.into_iter().map(Arc::new).collect();
-                result.give(Made { images, ..Made::default() });
+            Err(Error::Cancelled { .. }) => {
+                let images = std::mem::take(&mut run.callback.finished);
+                let message = format!("cancelled; {} of {} images were finished", images.len(), run.request.total_images());
+                result.give(RunOutput { images, ..RunOutput::default() });
                 Err(Failure::new(HART_CANCELLED, message))
             }
             Err(error) => Err(error.into()),
@@ -108,38 +113,40 @@ pub unsafe extern "C" fn hart_generate(
     })
 }
 
-/// Frees the result; NULL is nothing. Images that were taken from it stay.
+/// Frees the result. Does nothing if `result` is NULL. Images returned by `hart_result_image` stay valid.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_result_free(result: *mut hart_result) {
     free(result);
 }
 
-/// How many pictures were finished: all of the first prompt, then all of the second, and so on; 0 for NULL.
+/// Returns the number of finished images. Returns 0 if `result` is NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_result_count(result: *const hart_result) -> usize {
-    number_of(result, "result", |made| made.images.len())
+    number_of(result, "result", |output| output.images.len())
 }
 
-/// Picture `index`, from 0, as an image of its own, which shares the pixels. Free it with `hart_image_free`.
+/// Returns image `index`, counted from 0: all images of the first prompt, then all of the second, and so on. Free it
+/// with `hart_image_free`; it stays valid when the result is freed. Returns `HART_ERR_ARGUMENT` if there is no such
+/// image.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_result_image(result: *const hart_result, index: usize, image: *mut *mut hart_image) -> hart_status {
     guard(|| {
         let image = Out::<hart_image>::new(image, "image")?;
         let images = &get(result, "result")?.images;
-        let picture = images
+        let found = images
             .get(index)
-            .ok_or_else(|| Failure::argument(format!("`index` is {index}, the result has {} pictures", images.len())))?;
-        image.give(Picture::new(picture.clone()));
+            .ok_or_else(|| Failure::argument(format!("`index` is {index}, but the result has {} images", images.len())))?;
+        image.give(CImage::new(found.clone()));
         Ok(())
     })
 }
 
-/// Where the time went; zeros after a cancelled run.
+/// Writes the timings of the run to `timings`. They are 0 after a cancelled run.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_result_timings(result: *const hart_result, timings: *mut hart_timings) -> hart_status {
     guard(|| {
-        let made = get(result, "result")?;
-        let of = |stage| made.timings.of(stage).as_secs_f64();
+        let timings_of_run = &get(result, "result")?.timings;
+        let of = |stage| timings_of_run.of(stage).as_secs_f64();
         let value = hart_timings {
             struct_size: 0,
             reserved: 0,
@@ -148,19 +155,19 @@ pub unsafe extern "C" fn hart_result_timings(result: *const hart_result, timings
             sampling: of(Stage::Sampling),
             residual: of(Stage::Residual),
             decode: of(Stage::Decode),
-            total: made.timings.total.as_secs_f64(),
+            total: timings_of_run.total.as_secs_f64(),
         };
         out::fill(timings, value, "timings")
     })
 }
 
-/// How many prompts, the system prompt included, were cut because the model reads no more; 0 for NULL.
+/// Returns the number of prompts that were cut, including the system prompt. Returns 0 if `result` is NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_result_truncation_count(result: *const hart_result) -> usize {
-    number_of(result, "result", |made| made.truncated.len())
+    number_of(result, "result", |output| output.truncated.len())
 }
 
-/// What was cut, `index` from 0.
+/// Describes cut prompt `index`, counted from 0. Returns `HART_ERR_ARGUMENT` if there is no such prompt.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_result_truncation(
     result: *const hart_result,
@@ -171,7 +178,7 @@ pub unsafe extern "C" fn hart_result_truncation(
         let truncated = &get(result, "result")?.truncated;
         let (cut, text) = truncated
             .get(index)
-            .ok_or_else(|| Failure::argument(format!("`index` is {index}, {} prompts were cut", truncated.len())))?;
+            .ok_or_else(|| Failure::argument(format!("`index` is {index}, but {} prompts were cut", truncated.len())))?;
         let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let value = hart_truncation {
             struct_size: 0,

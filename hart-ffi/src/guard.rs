@@ -1,42 +1,44 @@
-//! The panic boundary: nothing unwinds into the caller's program.
+//! The panic boundary: no panic unwinds into the calling program.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::status::{Failure, HART_ERR_PANIC, HART_OK, hart_status, remember};
+use crate::last_error;
+use crate::status::{Failure, HART_ERR_PANIC, HART_OK, hart_status};
 
-/// Does the work and turns its outcome into a status; a failure's message is kept for `hart_last_error`.
+/// Runs `work` and returns its status. Keeps the message of a failure for `hart_last_error`.
 pub(crate) fn guard(work: impl FnOnce() -> Result<(), Failure>) -> hart_status {
-    match caught(work) {
+    match catch_panic(work) {
         Ok(()) => HART_OK,
         Err(Failure { status, message }) => {
-            remember(message);
+            last_error::set(message);
             status
         }
     }
 }
 
-/// As [`guard`], leaving the last error as it is.
+/// Like [`guard`], but leaves the last error unchanged.
 pub(crate) fn guard_quietly(work: impl FnOnce() -> Result<(), Failure>) -> hart_status {
-    caught(work).map_or_else(|failure| failure.status, |()| HART_OK)
+    catch_panic(work).map_or_else(|failure| failure.status, |()| HART_OK)
 }
 
-/// As [`guard`] for what answers with a value; `otherwise` after a failure.
-pub(crate) fn guard_value<T>(otherwise: T, work: impl FnOnce() -> Result<T, Failure>) -> T {
-    caught(work).unwrap_or_else(|Failure { message, .. }| {
-        remember(message);
-        otherwise
+/// Like [`guard`], for functions that return a value. Returns `default` after a failure.
+pub(crate) fn guard_value<T>(default: T, work: impl FnOnce() -> Result<T, Failure>) -> T {
+    catch_panic(work).unwrap_or_else(|Failure { message, .. }| {
+        last_error::set(message);
+        default
     })
 }
 
-/// Locks; what is behind is whole even if a thread panicked meanwhile, since values are replaced, never half-changed.
+/// Locks a mutex, even after a thread panicked while it held the lock. The value is intact: it is only ever replaced as
+/// a whole.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Does the work; a panic is a failure.
-pub(crate) fn caught<T>(work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+/// Runs `work` and turns a panic into a failure.
+pub(crate) fn catch_panic<T>(work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| Err(panicked(&*payload)))
 }
 

@@ -1,26 +1,26 @@
-//! Opaque handles: what C holds is a pointer to a box that says of what kind it is.
+//! Opaque handles: C holds a pointer to a box that begins with a tag for its type.
 
 use std::ptr;
 
 use crate::guard::{guard_quietly, guard_value};
 use crate::status::Failure;
 
-/// A kind of object that C holds a pointer to.
+/// A type of object that C holds pointers to.
 pub(crate) trait Handle {
-    /// What is behind the pointer. Threads may share it, so whatever changes in it has a lock.
+    /// The Rust value behind the pointer. Threads may share it, so every field that changes has a lock.
     type Value: Send + Sync;
-    /// The C name.
+    /// The name of the C type.
     const NAME: &'static str;
 }
 
 #[repr(C)]
 struct Boxed<V> {
-    /// Tells kinds apart, and from freed memory.
+    /// Identifies the type, and is 0 in a freed box.
     tag: u64,
     value: V,
 }
 
-/// A number for a name, FNV-1a.
+/// Returns the FNV-1a hash of a type name.
 const fn tag(name: &str) -> u64 {
     let (bytes, mut hash, mut i) = (name.as_bytes(), 0xcbf2_9ce4_8422_2325_u64, 0);
     while i < bytes.len() {
@@ -30,51 +30,52 @@ const fn tag(name: &str) -> u64 {
     hash
 }
 
-/// Gives an object to C, which must give it back to [`free`].
+/// Moves a value to the heap and returns the handle. C returns it to [`free`].
 pub(crate) fn give<H: Handle>(value: H::Value) -> *mut H {
     Box::into_raw(Box::new(Boxed { tag: tag(H::NAME), value })).cast()
 }
 
-/// The object behind a pointer; `name` is the argument's.
+/// Returns the value behind a handle. `name` is the name of the parameter, for the error message.
 ///
 /// # Safety
 ///
-/// The pointer is NULL or one that [`give`] made, of any kind, not freed for as long as the reference lives.
+/// The pointer is NULL or comes from [`give`], for any type, and is not freed while the reference lives.
 pub(crate) unsafe fn get<'a, H: Handle>(handle: *const H, name: &str) -> Result<&'a H::Value, Failure> {
     if handle.is_null() {
         return Err(Failure::null(name));
     }
     let boxed = handle.cast::<Boxed<H::Value>>();
-    // Every kind's box is aligned for its tag at least and begins with it.
+    // Every box begins with its tag, whatever its type, and is at least aligned for it.
     if !handle.cast::<u64>().is_aligned() || ptr::addr_of!((*boxed).tag).read_volatile() != tag(H::NAME) {
-        return Err(Failure::argument(format!("`{name}` is no {}, or was freed", H::NAME)));
+        return Err(Failure::argument(format!("`{name}` is not a {}, or was freed", H::NAME)));
     }
     Ok(&(*boxed).value)
 }
 
-/// As [`get`], where NULL means none.
+/// Like [`get`], but returns `None` for NULL.
 ///
 /// # Safety
 ///
-/// As [`get`].
+/// As for [`get`].
 pub(crate) unsafe fn get_optional<'a, H: Handle>(handle: *const H, name: &str) -> Result<Option<&'a H::Value>, Failure> {
     if handle.is_null() { Ok(None) } else { get(handle, name).map(Some) }
 }
 
-/// A number that an object holds; 0 for NULL, which is no error.
+/// Returns a number that `read` takes from the value. Returns 0 for NULL, which is not an error.
 ///
 /// # Safety
 ///
-/// As [`get`].
+/// As for [`get`].
 pub(crate) unsafe fn number_of<H: Handle, N: Default>(handle: *const H, name: &str, read: impl FnOnce(&H::Value) -> N) -> N {
     guard_value(N::default(), || Ok(get_optional(handle, name)?.map(read).unwrap_or_default()))
 }
 
-/// Takes an object back and drops it; NULL is nothing. The last error stays, so that clean-up comes before its reading.
+/// Takes a handle back from C and drops its value. Does nothing for NULL. Leaves the last error unchanged, so that a
+/// program can free its objects first and report the error afterwards.
 ///
 /// # Safety
 ///
-/// As [`get`], and nobody uses it any more.
+/// As for [`get`], and the handle is not used again.
 pub(crate) unsafe fn free<H: Handle>(handle: *mut H) {
     guard_quietly(|| {
         if get_optional(handle, H::NAME)?.is_some() {

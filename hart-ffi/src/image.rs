@@ -1,4 +1,4 @@
-//! Pictures.
+//! Images.
 
 use std::ffi::{CString, c_char};
 use std::path::Path;
@@ -13,25 +13,26 @@ use crate::out::{self, Out, Struct};
 use crate::status::{Failure, HART_ERR_IO, hart_status};
 use crate::text;
 
-/// Most pictures of a grid.
+/// Most images in a grid.
 const MAX_GRID: usize = hart_core::MAX_IMAGES;
 
-/// A picture of 8-bit RGB. It never changes.
+/// An image with 8-bit RGB pixels. It never changes.
 pub struct hart_image(());
 
 impl Handle for hart_image {
-    type Value = Picture;
+    type Value = CImage;
     const NAME: &'static str = "hart_image";
 }
 
-pub(crate) struct Picture {
+/// An image with its strings as C strings, and its PNG file once that is encoded.
+pub(crate) struct CImage {
     pub(crate) image: Arc<Image>,
     png: OnceLock<Vec<u8>>,
     prompt: Option<CString>,
     settings: Option<CString>,
 }
 
-impl Picture {
+impl CImage {
     pub(crate) fn new(image: impl Into<Arc<Image>>) -> Self {
         let image = image.into();
         let text = |text: &str| CString::new(text.replace('\0', "\u{fffd}")).unwrap_or_default();
@@ -41,38 +42,39 @@ impl Picture {
     }
 }
 
-/// A picture's pixels, and how it was made. Set `struct_size` to `sizeof(hart_image_view)` before the call. Pointers are valid until the
-/// image is freed.
+/// Pixels of an image, and how it was generated. Set `struct_size` to `sizeof(hart_image_view)` before the call. The
+/// pointers are valid until the image is freed.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct hart_image_view {
     /// `sizeof(hart_image_view)`.
     pub struct_size: u32,
-    /// Pixels in a row.
+    /// Width in pixels.
     pub width: u32,
-    /// Rows.
+    /// Height in pixels.
     pub height: u32,
-    /// Bytes of a pixel: 3, for red, green, blue.
+    /// Bytes per pixel: 3, in the order red, green, blue.
     pub channels: u32,
-    /// Bytes from one row to the next.
+    /// Bytes from the start of one row to the start of the next.
     pub stride: usize,
-    /// Bytes in all.
+    /// Size of all pixels in bytes.
     pub size: usize,
-    /// The first row's first pixel, at the top left.
+    /// Pixels, row by row from the top left.
     pub pixels: *const u8,
-    /// The seed that it was made with, if it was.
+    /// Seed of the image, or 0 if it was not generated.
     pub seed: u64,
-    /// The prompt that it was made from, or NULL.
+    /// Prompt of the image, or NULL if it was not generated.
     pub prompt: *const c_char,
-    /// The other settings in one line, or NULL.
+    /// The other settings in one line, or NULL if it was not generated.
     pub settings: *const c_char,
 }
 
-// SAFETY: repr(C), struct_size first, zeros are numbers and NULL pointers.
+// SAFETY: repr(C), struct_size first, all bits zero is valid.
 unsafe impl Struct for hart_image_view {}
 
-/// A picture from pixels of your own, which are copied: `height` rows of `width` pixels of 3 bytes each, red, green, blue, from the top left;
-/// `stride` is the bytes from one row to the next, 0 for 3 * width. Free it with `hart_image_free`.
+/// Creates an image from pixels, which are copied: `height` rows from the top, each of `width` pixels with 3 bytes for
+/// red, green and blue. `stride` is the distance between the starts of two rows in bytes; 0 stands for 3 * width. Free
+/// the image with `hart_image_free`. Returns `HART_ERR_ARGUMENT` if a side is 0 or the stride is too small.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_image_new(
     width: u32,
@@ -92,43 +94,45 @@ pub unsafe extern "C" fn hart_image_new(
         })?;
         let bytes = text::bytes(pixels, size, "pixels")?;
         let rows = bytes.chunks(stride).flat_map(|line| &line[..row]).copied().collect();
-        image.give(Picture::new(Image::from_rgb(width as usize, height as usize, rows)?));
+        image.give(CImage::new(Image::from_rgb(width as usize, height as usize, rows)?));
         Ok(())
     })
 }
 
-/// Reads a PNG file of any colour type; transparency is laid over white. Prompt, seed and settings are read too, if hart wrote them.
+/// Reads a PNG file of any colour type and composites transparent pixels over white. Also reads prompt, seed and
+/// settings from a file that hart wrote. Free the image with `hart_image_free`. Returns `HART_ERR_IO` if the file can't
+/// be read and `HART_ERR_IMAGE` if it is malformed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_image_open(path: *const c_char, image: *mut *mut hart_image) -> hart_status {
     guard(|| {
         let image = Out::<hart_image>::new(image, "image")?;
-        image.give(Picture::new(Image::open_png(Path::new(text::get(path, "path")?))?));
+        image.give(CImage::new(Image::open_png(Path::new(text::get(path, "path")?))?));
         Ok(())
     })
 }
 
-/// Reads a PNG file of `size` bytes that is in memory, as `hart_image_open` does.
+/// Reads a PNG file of `size` bytes in memory, like `hart_image_open`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_image_open_memory(data: *const u8, size: usize, image: *mut *mut hart_image) -> hart_status {
     guard(|| {
         let image = Out::<hart_image>::new(image, "image")?;
-        image.give(Picture::new(Image::from_png("the picture in memory", text::bytes(data, size, "data")?)?));
+        image.give(CImage::new(Image::from_png("the image in memory", text::bytes(data, size, "data")?)?));
         Ok(())
     })
 }
 
-/// Frees the image; NULL is nothing.
+/// Frees the image. Does nothing if `image` is NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_image_free(image: *mut hart_image) {
     free(image);
 }
 
-/// The image's pixels and how it was made.
+/// Writes the pixels of the image and how it was generated to `view`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_image_describe(image: *const hart_image, view: *mut hart_image_view) -> hart_status {
     guard(|| {
-        let picture = get(image, "image")?;
-        let (image, pixels) = (&picture.image, picture.image.pixels());
+        let CImage { image, prompt, settings, .. } = get(image, "image")?;
+        let pixels = image.pixels();
         let text = |text: &Option<CString>| text.as_ref().map_or(ptr::null(), |text| text.as_ptr());
         let value = hart_image_view {
             struct_size: 0,
@@ -139,39 +143,41 @@ pub unsafe extern "C" fn hart_image_describe(image: *const hart_image, view: *mu
             size: pixels.len(),
             pixels: pixels.as_ptr(),
             seed: image.provenance.as_ref().map_or(0, |p| p.seed),
-            prompt: text(&picture.prompt),
-            settings: text(&picture.settings),
+            prompt: text(prompt),
+            settings: text(settings),
         };
         out::fill(view, value, "view")
     })
 }
 
-/// Writes a PNG file, whole or not at all; prompt, seed and settings stand in its text chunks.
+/// Writes a PNG file with prompt, seed and settings in its text chunks. The file is written completely or not at all.
+/// Returns `HART_ERR_IO` if it can't be written.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_image_save(image: *const hart_image, path: *const c_char) -> hart_status {
     guard(|| Ok(get(image, "image")?.image.save_png(Path::new(text::get(path, "path")?))?))
 }
 
-/// The PNG file's bytes, as `hart_image_save` writes them; valid until the image is freed.
+/// Returns the bytes of the PNG file that `hart_image_save` writes. They are valid until the image is freed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_image_png(image: *const hart_image, data: *mut *const u8, size: *mut usize) -> hart_status {
     guard(|| {
         out::set(data, ptr::null(), "data")?;
         out::set(size, 0, "size")?;
-        let picture = get(image, "image")?;
-        let made = match picture.png.get() {
-            Some(png) => png,
+        let CImage { image, png, .. } = get(image, "image")?;
+        let file = match png.get() {
+            Some(file) => file,
             None => {
-                let png = picture.image.to_png().map_err(|e| Failure::new(HART_ERR_IO, format!("PNG: {e}")))?;
-                picture.png.get_or_init(|| png)
+                let file = image.to_png().map_err(|e| Failure::new(HART_ERR_IO, format!("PNG: {e}")))?;
+                png.get_or_init(|| file)
             }
         };
-        out::set(data, made.as_ptr(), "data")?;
-        out::set(size, made.len(), "size")
+        out::set(data, file.as_ptr(), "data")?;
+        out::set(size, file.len(), "size")
     })
 }
 
-/// `count` images of one size side by side, in rows of `columns`. Free the grid with `hart_image_free`.
+/// Arranges `count` images of equal size in a grid with `columns` columns. Free the grid with `hart_image_free`.
+/// Returns `HART_ERR_REQUEST` if there are no images, their sizes differ, or `columns` is 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_image_grid(
     images: *const *const hart_image,
@@ -187,9 +193,9 @@ pub unsafe extern "C" fn hart_image_grid(
         if count > MAX_GRID {
             return Err(Failure::argument(format!("`count` is {count}, expected at most {MAX_GRID}")));
         }
-        let pictures: Result<Vec<&Image>, Failure> =
+        let images: Result<Vec<&Image>, Failure> =
             (0..count).map(|i| Ok(&*get(images.add(i).read(), "images[i]")?.image)).collect();
-        grid.give(Picture::new(Image::grid(&pictures?, columns)?));
+        grid.give(CImage::new(Image::grid(&images?, columns)?));
         Ok(())
     })
 }

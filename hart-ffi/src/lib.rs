@@ -1,11 +1,12 @@
-//! The C ABI of hart: a thin border around `hart-core`, with no logic of its own. One file per object, in the header's order.
+//! The C API of hart: a thin layer over `hart-core` without logic. One file per object, in the order of the header.
 //!
-//! Every exported function goes through `guard`, takes its pointers through `handle`, `text` and `out`, and answers with a status.
-//! `include/hart.h` is made from the comments here (`hart-ffi/header`); docs/c-abi.md is the contract in prose.
+//! Every exported function runs inside `guard`, reads and writes its pointers through `handle`, `text` and `out`, and
+//! returns a status. `hart-ffi/header` generates `include/hart.h` from the doc comments here. docs/c-abi.md is the
+//! contract in prose.
 
-#![allow(non_camel_case_types)] // C names.
-#![allow(unsafe_code, unsafe_op_in_unsafe_fn)] // Every export is unsafe by nature; what its pointers must be stands in the header.
-#![allow(clippy::missing_safety_doc)] // The header's opening says it once for all.
+#![allow(non_camel_case_types)] // The names are C names.
+#![allow(unsafe_code, unsafe_op_in_unsafe_fn)] // Every exported function takes raw pointers; the header documents what they must be.
+#![allow(clippy::missing_safety_doc)] // The header states the rules for pointers once, at its top.
 
 mod guard;
 mod handle;
@@ -15,6 +16,8 @@ mod text;
 pub mod version;
 
 pub mod status;
+
+pub mod last_error;
 
 pub mod device;
 

@@ -1,4 +1,4 @@
-//! An opened model.
+//! Models.
 
 use std::ffi::{CString, c_char};
 use std::panic::resume_unwind;
@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use hart_core::{Hart, OpenOptions, Request};
 
 use crate::files::hart_files;
-use crate::guard::{caught, guard, lock};
+use crate::guard::{catch_panic, guard, lock};
 use crate::handle::{Handle, free, get, get_optional};
 use crate::options::hart_options;
 use crate::out::{self, Out, Struct};
@@ -18,7 +18,7 @@ use crate::status::{Failure, HART_ERR_ABI, HART_ERR_PANIC, HART_ERR_POISONED, ha
 use crate::text;
 use crate::version::HART_ABI_VERSION;
 
-/// An opened model: weights that never change. Any number of threads may use it at once.
+/// An open model. Its weights never change, so any number of threads may use it at once.
 pub struct hart_model(());
 
 impl Handle for hart_model {
@@ -33,35 +33,39 @@ pub(crate) struct Model {
     precision: CString,
 }
 
-/// What a model is. Set `struct_size` to `sizeof(hart_model_info)` before the call.
+/// Properties of a model. Set `struct_size` to `sizeof(hart_model_info)` before the call.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct hart_model_info {
     /// `sizeof(hart_model_info)`.
     pub struct_size: u32,
-    /// Pixels in a row of its pictures.
+    /// Width of its images in pixels.
     pub width: u32,
-    /// Rows of its pictures.
+    /// Height of its images in pixels.
     pub height: u32,
-    /// Scales of a picture, coarse to fine.
+    /// Number of scales of an image.
     pub scales: u32,
-    /// Tokens of a prompt that it reads.
+    /// Most tokens of a prompt that it reads.
     pub context_tokens: u32,
-    /// Codes that an image token is drawn from.
+    /// Number of codes in its codebook.
     pub codes: u32,
-    /// Parameters, text encoder and visual tokenizer included.
+    /// Number of parameters, including the text encoder and the visual tokenizer.
     pub parameters: u64,
-    /// Where it computes, such as "cpu" or "cuda:0"; valid until the model is freed.
+    /// Device, such as "cpu" or "cuda:0". Valid until the model is freed.
     pub device: *const c_char,
-    /// The numbers that it computes with, such as "f32"; valid until the model is freed.
+    /// Numeric precision, such as "f32". Valid until the model is freed.
     pub precision: *const c_char,
 }
 
-// SAFETY: repr(C), struct_size first, zeros are numbers and NULL pointers.
+// SAFETY: repr(C), struct_size first, all bits zero is valid.
 unsafe impl Struct for hart_model_info {}
 
-/// Opens a model's folder, which holds `llm` and `tokenizer`. `options` may be NULL. Pass HART_ABI_VERSION as `abi_version`: a library
-/// that is older than the program's header answers `HART_ERR_ABI`. Free the model with `hart_model_free`.
+/// Opens the model in a folder, which holds `llm` and `tokenizer`. `options` may be NULL. Pass `HART_ABI_VERSION` as
+/// `abi_version`. Free the model with `hart_model_free`.
+///
+/// Returns `HART_ERR_ABI` if the library is older than the header of the program, `HART_ERR_CHECKPOINT`,
+/// `HART_ERR_CONFIG`, `HART_ERR_WEIGHTS` or `HART_ERR_NOT_FINITE` if the files are not a valid model, `HART_ERR_DEVICE`
+/// if the device is not available, and `HART_ERR_MEMORY` if the model needs more memory than the options allow.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_model_open(
     path: *const c_char,
@@ -75,7 +79,7 @@ pub unsafe extern "C" fn hart_model_open(
     })
 }
 
-/// Opens a model whose files are in memory. As `hart_model_open`; `files` may be freed afterwards.
+/// Opens a model from files in memory, otherwise like `hart_model_open`. `files` may be freed afterwards.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_model_open_files(
     files: *const hart_files,
@@ -112,7 +116,8 @@ unsafe fn open(
     })
 }
 
-/// A second handle of the same model, for a part of the program that frees its own. The weights are shared and go with the last handle.
+/// Creates another handle of the same model, which is freed separately. The handles share the weights; freeing the last
+/// one releases them.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_model_share(model: *const hart_model, shared: *mut *mut hart_model) -> hart_status {
     guard(|| {
@@ -122,13 +127,14 @@ pub unsafe extern "C" fn hart_model_share(model: *const hart_model, shared: *mut
     })
 }
 
-/// Frees the model; NULL is nothing. A run that is under way in a callback of which this is called goes on to its end.
+/// Frees the model. Does nothing if `model` is NULL. If a callback frees the model of its own run, the run still
+/// completes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_model_free(model: *mut hart_model) {
     free(model);
 }
 
-/// Describes the model.
+/// Writes the properties of the model to `info`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_model_describe(model: *const hart_model, info: *mut hart_model_info) -> hart_status {
     guard(|| {
@@ -150,8 +156,8 @@ pub unsafe extern "C" fn hart_model_describe(model: *const hart_model, info: *mu
     })
 }
 
-/// Makes a picture that nobody sees, so that the first one that counts doesn't wait: on a GPU kernels are compiled when they are first
-/// needed, and kept on disk for the next program. On the CPU there is nothing to do.
+/// Compiles the kernels of a GPU by generating an image and discarding it, so that the first real image takes no longer
+/// than the others. Compiled kernels are cached on disk. Does nothing on the CPU.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_model_warm_up(model: *const hart_model) -> hart_status {
     guard(|| {
@@ -160,9 +166,9 @@ pub unsafe extern "C" fn hart_model_warm_up(model: *const hart_model) -> hart_st
     })
 }
 
-/// Estimates memory in bytes before anything is made: `weights` is what the model holds, `peak` is that and what a run of the request
-/// needs at its height. Every further run at the same time adds `peak - weights`. `request` may be NULL for one picture; `weights` and
-/// `peak` may be NULL.
+/// Estimates the memory of a run in bytes, without running it. `weights` receives the size of the model, `peak` the
+/// size of the model and the run at its peak. Every further run at the same time adds `peak - weights`. `request` may
+/// be NULL for one image; `weights` and `peak` may be NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_model_memory(
     model: *const hart_model,
@@ -174,7 +180,7 @@ pub unsafe extern "C" fn hart_model_memory(
         out::set_optional(weights, 0);
         out::set_optional(peak, 0);
         let request = match get_optional(request, "request")? {
-            Some(request) => request.settings(),
+            Some(request) => request.request(),
             None => Request::new("any"),
         };
         using(model, |model| {
@@ -186,25 +192,25 @@ pub unsafe extern "C" fn hart_model_memory(
     })
 }
 
-/// Panics inside the model on purpose, so that a program can try how it recovers: answers `HART_ERR_PANIC`, and the model answers
-/// `HART_ERR_POISONED` from now on.
+/// Panics inside the model on purpose, so that a program can test how it recovers. Returns `HART_ERR_PANIC`; the model
+/// returns `HART_ERR_POISONED` from then on.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_model_test_panic(model: *const hart_model) -> hart_status {
-    // Without the message that a real panic prints.
-    guard(|| using(model, |_| resume_unwind(Box::new("a panic that was asked for"))))
+    // Resuming an unwind prints no message, unlike `panic!`.
+    guard(|| using(model, |_| resume_unwind(Box::new("a test panic"))))
 }
 
-/// Does work with a model that has not panicked. If it panics now, it has.
+/// Runs `work` with a model that has not panicked before. Marks the model as poisoned if `work` panics.
 pub(crate) unsafe fn using<T>(
     model: *const hart_model,
     work: impl FnOnce(&Arc<Model>) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    // The work may free the handle, in a callback.
+    // A callback in `work` may free the handle, so the model is held here.
     let model = get(model, "model")?.clone();
     if model.poisoned.load(Ordering::Relaxed) {
         return Err(Failure::new(HART_ERR_POISONED, "`model` has panicked before: free it and open it again"));
     }
-    let outcome = caught(|| work(&model));
+    let outcome = catch_panic(|| work(&model));
     if outcome.as_ref().is_err_and(|failure| failure.status == HART_ERR_PANIC) {
         model.poisoned.store(true, Ordering::Relaxed);
     }

@@ -1,17 +1,18 @@
-//! How a model is opened.
+//! Options for opening a model.
 
 use std::ffi::c_char;
 use std::sync::Mutex;
 
 use hart_core::{OpenOptions, WeightSet};
 
-use crate::guard::guard;
+use crate::guard::{guard, lock};
 use crate::handle::{Handle, free, get};
 use crate::out::Out;
 use crate::status::{Failure, hart_status};
 use crate::text;
 
-/// How a model is opened. Whatever is not set has a sane default, and where a function takes options, NULL is all defaults.
+/// Options for opening a model. Every option has a default. A function that takes options accepts NULL for the
+/// defaults.
 pub struct hart_options(());
 
 impl Handle for hart_options {
@@ -19,7 +20,7 @@ impl Handle for hart_options {
     const NAME: &'static str = "hart_options";
 }
 
-/// Options with their defaults. Free them with `hart_options_free`; models that were opened with them go on.
+/// Creates options with the default values. Free them with `hart_options_free`; models opened with them keep working.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_options_new(options: *mut *mut hart_options) -> hart_status {
     guard(|| {
@@ -28,30 +29,32 @@ pub unsafe extern "C" fn hart_options_new(options: *mut *mut hart_options) -> ha
     })
 }
 
-/// Frees the options; NULL is nothing.
+/// Frees the options. Does nothing if `options` is NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_options_free(options: *mut hart_options) {
     free(options);
 }
 
-/// Changes options; `change` has checked its value.
+/// Replaces the options with what `change` returns.
 unsafe fn set(options: *mut hart_options, change: impl FnOnce(OpenOptions) -> Result<OpenOptions, Failure>) -> hart_status {
     guard(|| {
-        let mut options = crate::guard::lock(get(options, "options")?);
+        let mut options = lock(get(options, "options")?);
         *options = change(options.clone())?;
         Ok(())
     })
 }
 
-/// Where the model computes: "auto" (default, the best that there is), "cpu", "cuda:0", "wgpu:0" or another name from
-/// `hart_device_list_get`. GPUs are there if the library was built with them.
+/// Sets the device: "auto" (default, the best device present), "cpu", "cuda:0", "wgpu:0" or another name from
+/// `hart_device_list_get`. GPUs need a library that was built for them. Returns `HART_ERR_DEVICE` if the name is
+/// unknown.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_options_set_device(options: *mut hart_options, device: *const c_char) -> hart_status {
     set(options, |options| Ok(options.device(text::get(device, "device")?.parse()?)))
 }
 
-/// The numbers that it computes with: "auto" (default: f32 on the CPU, f16 on a GPU, or those that a converted model is stored in),
-/// "f32", or faster and a little less exact "bf16" or "int8" on the CPU, "f16" on a GPU.
+/// Sets the numeric precision of the computation: "auto" (default), "f32", "f16" (GPU only), "bf16" or "int8" (CPU
+/// only). "auto" is the precision in which a converted model is stored, otherwise f32 on the CPU and f16 on a GPU. The
+/// others are faster than f32 and slightly less exact. Returns `HART_ERR_ARGUMENT` if the name is unknown.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_options_set_precision(options: *mut hart_options, precision: *const c_char) -> hart_status {
     set(options, |options| {
@@ -63,13 +66,15 @@ pub unsafe extern "C" fn hart_options_set_precision(options: *mut hart_options, 
     })
 }
 
-/// Folder of the text model; default `text` in the model's folder, or `Qwen2-VL-1.5B-Instruct` there or beside it.
+/// Sets the folder of the text model. The default is `text` in the model's folder, or `Qwen2-VL-1.5B-Instruct` there or
+/// next to it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_options_set_text_model(options: *mut hart_options, path: *const c_char) -> hart_status {
     set(options, |options| Ok(options.text_model(text::get(path, "path")?)))
 }
 
-/// Which weights: "auto" (default: EMA weights if there are some, else the plain ones), "ema" or "plain".
+/// Sets which weights are loaded: "auto" (default: EMA weights if present, otherwise the plain ones), "ema" or "plain".
+/// Returns `HART_ERR_ARGUMENT` if the name is unknown.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_options_set_weights(options: *mut hart_options, weights: *const c_char) -> hart_status {
     set(options, |options| {
@@ -83,20 +88,22 @@ pub unsafe extern "C" fn hart_options_set_weights(options: *mut hart_options, we
     })
 }
 
-/// Whether safetensors files are mapped (not 0; default) or read into memory (0). Mapped files must not change while the model is open.
+/// Sets whether safetensors files are memory-mapped (not 0, default) or read into memory (0). Mapped files must not
+/// change while the model is open.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_options_set_memory_map(options: *mut hart_options, memory_map: i32) -> hart_status {
     set(options, |options| Ok(options.memory_map(memory_map != 0)))
 }
 
-/// Whether tensors that nothing uses are an error (not 0; default) or overlooked (0).
+/// Sets whether unused tensors are an error (not 0, default) or ignored (0).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_options_set_strict(options: *mut hart_options, strict: i32) -> hart_status {
     set(options, |options| Ok(options.strict(strict != 0)))
 }
 
-/// How many threads of its own the model works on, 1 to 1024; 0 (default) shares one set of threads, as many as there are cores, with
-/// all models of the program. The picture is the same with any number.
+/// Sets the number of threads that belong to this model, 1 to 1024. With 0 (default), all models of the program share
+/// one thread pool with a thread per core. The number does not change the image. Returns `HART_ERR_ARGUMENT` if the
+/// number is too large.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_options_set_threads(options: *mut hart_options, threads: u32) -> hart_status {
     set(options, |options| match threads {
@@ -106,8 +113,8 @@ pub unsafe extern "C" fn hart_options_set_threads(options: *mut hart_options, th
     })
 }
 
-/// Most bytes of memory that the model may be expected to take; 0 (default) is no limit. What is estimated to need more, opening it or
-/// a run, answers `HART_ERR_MEMORY` before any work.
+/// Sets the most bytes of memory that the model may need; 0 (default) is no limit. Opening the model or generating with
+/// it returns `HART_ERR_MEMORY` before any work if its estimate is higher.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_options_set_max_memory(options: *mut hart_options, bytes: u64) -> hart_status {
     set(options, |options| Ok(options.max_memory(if bytes == 0 { u64::MAX } else { bytes })))

@@ -1,4 +1,4 @@
-//! What goes out: pointers, numbers, texts into buffers, and structs that may grow.
+//! Output parameters: handles, numbers, strings in buffers, and structs that may grow.
 
 use std::ffi::{CStr, c_char};
 use std::ptr;
@@ -6,87 +6,87 @@ use std::ptr;
 use crate::handle::{Handle, give};
 use crate::status::Failure;
 
-/// Largest `struct_size` that is believed: a larger one is a struct that was not set up.
+/// Largest `struct_size` that is accepted. A larger one means that the caller has not set the field.
 const MAX_STRUCT: u32 = 4096;
 
-/// Where a handle is to go: NULL until there is one.
+/// An output parameter for a handle. It holds NULL until [`Out::give`].
 pub(crate) struct Out<H: Handle>(*mut *mut H);
 
 impl<H: Handle> Out<H> {
-    /// Checks the place and writes NULL to it.
+    /// Checks the pointer and writes NULL through it.
     ///
     /// # Safety
     ///
-    /// It is NULL or may be written to.
-    pub(crate) unsafe fn new(place: *mut *mut H, name: &str) -> Result<Self, Failure> {
-        set(place, ptr::null_mut(), name)?;
-        Ok(Self(place))
+    /// The pointer is NULL or valid for writes.
+    pub(crate) unsafe fn new(pointer: *mut *mut H, name: &str) -> Result<Self, Failure> {
+        set(pointer, ptr::null_mut(), name)?;
+        Ok(Self(pointer))
     }
 
-    /// Gives the object to C.
+    /// Writes the handle of a new object.
     pub(crate) fn give(self, value: H::Value) {
-        // SAFETY: `new` has written there.
+        // SAFETY: `new` has written through the same pointer.
         unsafe { self.0.write(give(value)) }
     }
 }
 
-/// Writes a value.
+/// Writes a value through a pointer that must not be NULL.
 ///
 /// # Safety
 ///
-/// The place is NULL or may be written to.
-pub(crate) unsafe fn set<T>(place: *mut T, value: T, name: &str) -> Result<(), Failure> {
-    if place.is_null() {
+/// The pointer is NULL or valid for writes.
+pub(crate) unsafe fn set<T>(pointer: *mut T, value: T, name: &str) -> Result<(), Failure> {
+    if pointer.is_null() {
         return Err(Failure::null(name));
     }
-    place.write(value);
+    pointer.write(value);
     Ok(())
 }
 
-/// Writes a value where the caller wants it.
+/// Writes a value through a pointer that may be NULL.
 ///
 /// # Safety
 ///
-/// As [`set`].
-pub(crate) unsafe fn set_optional<T>(place: *mut T, value: T) {
-    if !place.is_null() {
-        place.write(value);
+/// As for [`set`].
+pub(crate) unsafe fn set_optional<T>(pointer: *mut T, value: T) {
+    if !pointer.is_null() {
+        pointer.write(value);
     }
 }
 
-/// A plain C struct that begins with `uint32_t struct_size`, to which later versions only append.
+/// A C struct that begins with `uint32_t struct_size`. Later versions only append fields.
 ///
 /// # Safety
 ///
-/// It is `repr(C)`, begins with that field, and every pattern of zeros is a value of it.
+/// The type is `repr(C)` and begins with that field, and all bits zero is a valid value.
 pub(crate) unsafe trait Struct: Copy {}
 
-/// Fills a caller's struct as far as the caller knows it; what this version doesn't know becomes 0.
+/// Fills the caller's struct up to its `struct_size`. Fields that this version does not know become 0.
 ///
 /// # Safety
 ///
-/// The place is NULL or holds as many bytes as its `struct_size` says.
-pub(crate) unsafe fn fill<T: Struct>(place: *mut T, value: T, name: &str) -> Result<(), Failure> {
-    if place.is_null() {
+/// The pointer is NULL, or its struct has as many bytes as its `struct_size` says.
+pub(crate) unsafe fn fill<T: Struct>(pointer: *mut T, value: T, name: &str) -> Result<(), Failure> {
+    if pointer.is_null() {
         return Err(Failure::null(name));
     }
     let known = size_of::<T>();
-    let size = place.cast::<u32>().read();
+    let size = pointer.cast::<u32>().read();
     if !(size_of::<u64>() as u32..=MAX_STRUCT).contains(&size) {
         return Err(Failure::argument(format!("`{name}` has the struct_size {size}: set it to sizeof(*{name}) before the call")));
     }
     let size = size as usize;
-    place.cast::<u8>().write_bytes(0, size);
-    ptr::copy_nonoverlapping(ptr::from_ref(&value).cast::<u8>(), place.cast::<u8>(), known.min(size));
-    place.cast::<u32>().write(size as u32);
+    pointer.cast::<u8>().write_bytes(0, size);
+    ptr::copy_nonoverlapping(ptr::from_ref(&value).cast::<u8>(), pointer.cast::<u8>(), known.min(size));
+    pointer.cast::<u32>().write(size as u32);
     Ok(())
 }
 
-/// Copies a text into a buffer, cut between characters if it doesn't fit.
+/// Copies a string into a buffer and cuts it between characters if it does not fit.
 ///
 /// # Safety
 ///
-/// The buffer is NULL or may be written to for `capacity` bytes; `needed` is NULL or may be written to.
+/// `buffer` is NULL or valid for writes of `capacity` bytes; `needed` is NULL or valid for writes.
 pub(crate) unsafe fn text(text: &CStr, buffer: *mut c_char, capacity: usize, needed: *mut usize) -> Result<(), Failure> {
     let whole = text.to_string_lossy();
     set_optional(needed, whole.len() + 1);

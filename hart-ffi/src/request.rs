@@ -1,4 +1,4 @@
-//! What to make.
+//! Requests.
 
 use std::ffi::{c_char, c_void};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,43 +15,44 @@ use crate::out::Out;
 use crate::status::{Failure, HART_ERR_STATE, hart_status};
 use crate::text;
 
-/// What to make: prompts and settings, who hears of it, what stops it. May be used again and again. One thread at a time.
+/// A request: prompts, settings, an observer and a cancel token. It may be used for any number of runs, by one thread
+/// at a time.
 pub struct hart_request(());
 
 impl Handle for hart_request {
-    type Value = Wanted;
+    type Value = SharedRequest;
     const NAME: &'static str = "hart_request";
 }
 
-/// A request as C builds it.
+/// A request that C builds step by step.
 #[derive(Default)]
-pub(crate) struct Wanted {
-    inner: Mutex<Inner>,
+pub(crate) struct SharedRequest {
+    parts: Mutex<Parts>,
     running: Arc<AtomicBool>,
 }
 
-struct Inner {
+struct Parts {
     prompts: Vec<String>,
-    /// All but the prompts.
+    /// Everything except the prompts.
     settings: Request,
     observer: hart_observer,
     user_data: UserData,
 }
 
-impl Default for Inner {
+impl Default for Parts {
     fn default() -> Self {
         let settings = Request::batch(Vec::<String>::new());
         Self { prompts: Vec::new(), settings, observer: None, user_data: UserData(std::ptr::null_mut()) }
     }
 }
 
-/// The caller's pointer, which hart only hands back.
+/// The user data of the program, which hart only passes to the observer.
 struct UserData(*mut c_void);
 
-// SAFETY: hart never looks behind it; the caller gets it on the thread that calls hart_generate.
+// SAFETY: hart never dereferences the pointer and passes it to the observer on the thread that calls hart_generate.
 unsafe impl Send for UserData {}
 
-/// A request's run; while there is one the request can't be changed.
+/// A run of a request. The request can't be changed while it exists.
 pub(crate) struct Run {
     pub(crate) request: Request,
     pub(crate) callback: Callback,
@@ -64,130 +65,136 @@ impl Drop for Run {
     }
 }
 
-impl Wanted {
-    /// The settings as they stand.
-    pub(crate) fn settings(&self) -> Request {
-        let inner = lock(&self.inner);
-        inner.settings.clone().prompts(inner.prompts.iter())
+impl SharedRequest {
+    /// Returns the request with its current prompts and settings.
+    pub(crate) fn request(&self) -> Request {
+        let parts = lock(&self.parts);
+        parts.settings.clone().prompts(parts.prompts.iter())
     }
 
-    /// Begins a run.
+    /// Begins a run. Fails if the request is already running.
     pub(crate) fn run(&self) -> Result<Run, Failure> {
         if self.running.swap(true, Ordering::Acquire) {
             return Err(running());
         }
-        let request = self.settings();
-        let inner = lock(&self.inner);
-        let callback = Callback { observer: inner.observer, user_data: inner.user_data.0, place: (0, 0, 0) };
+        let request = self.request();
+        let parts = lock(&self.parts);
+        let callback = Callback::new(parts.observer, parts.user_data.0);
         Ok(Run { request, callback, running: self.running.clone() })
     }
 
-    fn change(&self, change: impl FnOnce(&mut Inner) -> Result<(), Failure>) -> Result<(), Failure> {
+    fn change(&self, change: impl FnOnce(&mut Parts) -> Result<(), Failure>) -> Result<(), Failure> {
         if self.running.load(Ordering::Acquire) {
             return Err(running());
         }
-        change(&mut lock(&self.inner))
+        change(&mut lock(&self.parts))
     }
 }
 
 fn running() -> Failure {
-    Failure::new(HART_ERR_STATE, "`request` is running: wait for hart_generate to return, or make another request")
+    Failure::new(HART_ERR_STATE, "`request` is running: wait for hart_generate to return, or use another request")
 }
 
-/// A request without a prompt and with the model's own settings. Free it with `hart_request_free`.
+/// Creates a request without prompts and with the default settings of the model. Free it with `hart_request_free`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_request_new(request: *mut *mut hart_request) -> hart_status {
     guard(|| {
-        Out::<hart_request>::new(request, "request")?.give(Wanted::default());
+        Out::<hart_request>::new(request, "request")?.give(SharedRequest::default());
         Ok(())
     })
 }
 
-/// Frees the request; NULL is nothing.
+/// Frees the request. Does nothing if `request` is NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_request_free(request: *mut hart_request) {
     free(request);
 }
 
-unsafe fn change(request: *mut hart_request, change: impl FnOnce(&mut Inner) -> Result<(), Failure>) -> hart_status {
+unsafe fn change(request: *mut hart_request, change: impl FnOnce(&mut Parts) -> Result<(), Failure>) -> hart_status {
     guard(|| get(request, "request")?.change(change))
 }
 
-/// Changes a setting, if it will do.
+/// Replaces the settings with what `set` returns, if that is valid.
 unsafe fn set(request: *mut hart_request, set: impl FnOnce(Request) -> Result<Request, Failure>) -> hart_status {
-    change(request, |inner| {
-        let settings = set(inner.settings.clone())?;
+    change(request, |parts| {
+        let settings = set(parts.settings.clone())?;
         settings.clone().prompts(["any"]).validate()?;
-        inner.settings = settings;
+        parts.settings = settings;
         Ok(())
     })
 }
 
-/// One prompt, in place of those that were there.
+/// Sets the only prompt and removes all others. Returns `HART_ERR_REQUEST` if the prompt is empty or too long.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_request_set_prompt(request: *mut hart_request, prompt: *const c_char) -> hart_status {
-    change(request, |inner| set_prompts(inner, vec![text::get(prompt, "prompt")?.to_string()]))
+    change(request, |parts| set_prompts(parts, vec![text::get(prompt, "prompt")?.to_string()]))
 }
 
-/// One more prompt.
+/// Adds a prompt. Returns `HART_ERR_REQUEST` if the prompt is empty or too long.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_request_add_prompt(request: *mut hart_request, prompt: *const c_char) -> hart_status {
-    change(request, |inner| {
-        let mut prompts = inner.prompts.clone();
+    change(request, |parts| {
+        let mut prompts = parts.prompts.clone();
         prompts.push(text::get(prompt, "prompt")?.to_string());
-        set_prompts(inner, prompts)
+        set_prompts(parts, prompts)
     })
 }
 
-fn set_prompts(inner: &mut Inner, prompts: Vec<String>) -> Result<(), Failure> {
+fn set_prompts(parts: &mut Parts, prompts: Vec<String>) -> Result<(), Failure> {
     Request::batch(prompts.iter()).validate()?;
-    inner.prompts = prompts;
+    parts.prompts = prompts;
     Ok(())
 }
 
-/// Pictures of each prompt; default 1. Picture i of a prompt, from 0, has the seed `seed + i`.
+/// Sets the number of images of each prompt; the default is 1. Image i of a prompt, counted from 0, has the seed `seed
+/// + i`. Returns `HART_ERR_REQUEST` if the number is 0 or too large.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_request_set_images_per_prompt(request: *mut hart_request, count: u32) -> hart_status {
     set(request, |settings| Ok(settings.images_per_prompt(count as usize)))
 }
 
-/// Seed of each prompt's first picture; default 0.
+/// Sets the seed of the first image of each prompt; the default is 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_request_set_seed(request: *mut hart_request, seed: u64) -> hart_status {
     set(request, |settings| Ok(settings.seed(seed)))
 }
 
-/// Strength of classifier-free guidance, -100 to 100, 0 is none; default the model's own, usually 4.5.
+/// Sets the strength of classifier-free guidance, from -100 to 100. 0 is no guidance; the default is the model's,
+/// usually 4.5. Returns `HART_ERR_REQUEST` if the value is out of range.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_request_set_guidance(request: *mut hart_request, guidance: f64) -> hart_status {
     set(request, |settings| Ok(settings.guidance(guidance)))
 }
 
-/// Whether a token is a mix of codes (not 0) or one code (0); default the model's own, usually 1.
+/// Sets Gumbel-softmax smoothing: whether the embedding of a token is a weighted mix of codes (not 0) or a single code
+/// (0). The default is the model's, usually 1.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hart_request_set_soft_sampling(request: *mut hart_request, soft: i32) -> hart_status {
-    set(request, |settings| Ok(settings.smoothing(soft != 0)))
+pub unsafe extern "C" fn hart_request_set_smoothing(request: *mut hart_request, smoothing: i32) -> hart_status {
+    set(request, |settings| Ok(settings.smoothing(smoothing != 0)))
 }
 
-/// Codes kept in drawing a token, at least 1; default the model's own, usually 600 on the first seven scales and 300 after.
+/// Sets how many of the most likely codes a token is sampled from, at least 1. The default is the model's, usually 600
+/// on the first seven scales and 300 on the others. Returns `HART_ERR_REQUEST` if the number is 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_request_set_top_k(request: *mut hart_request, top_k: u32) -> hart_status {
     set(request, |settings| Ok(settings.top_k(top_k as usize)))
 }
 
-/// Keeps the likeliest codes that together have this probability, 0 is off; default the model's own, usually 0.
+/// Sets top-p sampling: a token is sampled from the most likely codes that together have this probability, from 0 to 1.
+/// 0 turns it off; the default is the model's, usually 0. Returns `HART_ERR_REQUEST` if the value is out of range.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_request_set_top_p(request: *mut hart_request, top_p: f64) -> hart_status {
     set(request, |settings| Ok(settings.top_p(top_p)))
 }
 
-/// Steps of the residual diffusion, such as "8", "10,5" or "ddim25"; default the model's own, usually "8".
+/// Sets the steps of the residual diffusion, such as "8", "10,5" or "ddim25". The default is the model's, usually "8".
+/// Returns `HART_ERR_REQUEST` if the text is malformed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_request_set_steps(request: *mut hart_request, steps: *const c_char) -> hart_status {
     set(request, |settings| Ok(settings.steps(text::get(steps, "steps")?.parse()?)))
 }
 
-/// Text that goes before the prompts; "" for none, NULL for the model's own, which is the default.
+/// Sets the text before each prompt. "" is no text; NULL is the model's own text, the default.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_request_set_system_prompt(request: *mut hart_request, prompt: *const c_char) -> hart_status {
     set(request, |settings| {
@@ -201,9 +208,10 @@ pub unsafe extern "C" fn hart_request_set_system_prompt(request: *mut hart_reque
     })
 }
 
-/// Draws a part of a picture anew: what is white in `mask`. Both have the model's width and height. The latent of the rest stays
-/// exactly as the picture's own. The coarsest `kept_scales` scales are kept everywhere, so that what was there shines through; 0 is none.
-/// The request holds the images; NULL for both starts from nothing again, and so does a NULL `image` in the two functions below.
+/// Sets inpainting: regenerates the part of `image` where `mask` is white. Both have the width and height of the model.
+/// The latent of the other part stays exactly that of the image. The coarsest `kept_scales` scales are kept everywhere,
+/// so that the new part follows the layout of the old one; 0 keeps none. The request keeps the images. NULL for both
+/// removes the image from the request, as NULL does in the two functions below.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_request_set_inpaint(
     request: *mut hart_request,
@@ -214,13 +222,14 @@ pub unsafe extern "C" fn hart_request_set_inpaint(
     if image.is_null() && !mask.is_null() {
         return guard(|| Err(Failure::null("image")));
     }
-    start(request, image, |image| {
+    start_from(request, image, |image| {
         let mask = Mask::from_image(&get(mask, "mask")?.image);
         Ok(FromImage::inpaint(image, mask).keep_scales(kept_scales as usize))
     })
 }
 
-/// Draws around a picture that is smaller than the model's, with its left top corner at (`left`, `top`) of the canvas.
+/// Sets outpainting: generates the surroundings of an image that is smaller than those of the model. Its top left
+/// corner is at (`left`, `top`) of the new image.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_request_set_outpaint(
     request: *mut hart_request,
@@ -228,53 +237,55 @@ pub unsafe extern "C" fn hart_request_set_outpaint(
     left: u32,
     top: u32,
 ) -> hart_status {
-    start(request, image, |image| Ok(FromImage::outpaint(image, left as usize, top as usize)))
+    start_from(request, image, |image| Ok(FromImage::outpaint(image, left as usize, top as usize)))
 }
 
-/// Keeps a picture's coarsest `kept_scales` scales, 1 to all but the last, and draws the finer ones anew.
+/// Sets a variation: keeps the coarsest `kept_scales` scales of an image, from 1 to all but the last, and regenerates
+/// the finer ones.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_request_set_variation(
     request: *mut hart_request,
     image: *const hart_image,
     kept_scales: u32,
 ) -> hart_status {
-    start(request, image, |image| Ok(FromImage::vary(image, kept_scales as usize)))
+    start_from(request, image, |image| Ok(FromImage::vary(image, kept_scales as usize)))
 }
 
-unsafe fn start(
+/// Sets or removes the image that a request starts from.
+unsafe fn start_from(
     request: *mut hart_request,
     image: *const hart_image,
     from: impl FnOnce(Image) -> Result<FromImage, Failure>,
 ) -> hart_status {
-    change(request, |inner| {
-        let settings = inner.settings.clone();
-        inner.settings = match get_optional(image, "image")? {
-            Some(picture) => settings.from_image(from(Image::clone(&picture.image))?),
+    change(request, |parts| {
+        let settings = parts.settings.clone();
+        parts.settings = match get_optional(image, "image")? {
+            Some(image) => settings.from_image(from(Image::clone(&image.image))?),
             None => settings.from_nothing(),
         };
         Ok(())
     })
 }
 
-/// Who hears the events of its runs, with the pointer that it gets; NULL is nobody.
+/// Sets the callback that receives the events of the runs, with the `user_data` that it receives. NULL removes it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_request_set_observer(
     request: *mut hart_request,
     observer: hart_observer,
     user_data: *mut c_void,
 ) -> hart_status {
-    change(request, |inner| {
-        (inner.observer, inner.user_data) = (observer, UserData(user_data));
+    change(request, |parts| {
+        (parts.observer, parts.user_data) = (observer, UserData(user_data));
         Ok(())
     })
 }
 
-/// The token that stops its runs; NULL is none. The token may be freed before the request.
+/// Sets the token that cancels the runs. NULL removes it. The token may be freed before the request.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_request_set_cancel(request: *mut hart_request, cancel: *const hart_cancel) -> hart_status {
-    change(request, |inner| {
-        let settings = inner.settings.clone();
-        inner.settings = match get_optional(cancel, "cancel")? {
+    change(request, |parts| {
+        let settings = parts.settings.clone();
+        parts.settings = match get_optional(cancel, "cancel")? {
             Some(token) => settings.cancel_token(token.clone()),
             None => settings.without_cancel_token(),
         };

@@ -1,18 +1,19 @@
-//! Pictures as tokens, and back.
+//! Conversion of images to tokens and back.
 
 use std::ptr;
 use std::sync::Arc;
 
+use hart_core::Image;
 use hart_core::stages::{ImageTokens, Progress};
 
 use crate::guard::guard;
 use crate::handle::{Handle, free, get, number_of};
-use crate::image::{Picture, hart_image};
+use crate::image::{CImage, hart_image};
 use crate::model::{Model, hart_model, using};
 use crate::out::{self, Out};
 use crate::status::{Failure, hart_status};
 
-/// A picture as the model's tokens: codes scale by scale, and the residual that they lose.
+/// An image as tokens of a model: the codes of every scale, and the residual that the codes lose.
 pub struct hart_tokens(());
 
 impl Handle for hart_tokens {
@@ -22,12 +23,12 @@ impl Handle for hart_tokens {
 
 pub(crate) struct Tokenized {
     tokens: ImageTokens,
-    /// Tokens mean something to their own model only.
+    /// The model that made the tokens, the only one that can decode them.
     model: Arc<Model>,
 }
 
-/// A picture to tokens. It must have the model's width and height. Free the tokens with `hart_tokens_free`; they keep the model's
-/// weights in memory.
+/// Encodes an image as tokens. Free the tokens with `hart_tokens_free`; they keep the model's weights in memory.
+/// Returns `HART_ERR_REQUEST` if the image does not have the width and height of the model.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_model_tokenize(
     model: *const hart_model,
@@ -36,29 +37,29 @@ pub unsafe extern "C" fn hart_model_tokenize(
 ) -> hart_status {
     guard(|| {
         let tokens = Out::<hart_tokens>::new(tokens, "tokens")?;
-        let picture = get(image, "image")?;
+        let images = [Image::clone(&get(image, "image")?.image)];
         using(model, |model| {
-            let images = [hart_core::Image::clone(&picture.image)];
-            let made = model.hart.attempt(|| model.hart.visual().tokenize_images(&images))?;
-            tokens.give(Tokenized { tokens: made, model: model.clone() });
+            let encoded = model.hart.attempt(|| model.hart.visual().tokenize_images(&images))?;
+            tokens.give(Tokenized { tokens: encoded, model: model.clone() });
             Ok(())
         })
     })
 }
 
-/// Frees the tokens; NULL is nothing.
+/// Frees the tokens. Does nothing if `tokens` is NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_tokens_free(tokens: *mut hart_tokens) {
     free(tokens);
 }
 
-/// How many scales the tokens have, coarse to fine; 0 for NULL.
+/// Returns the number of scales. Returns 0 if `tokens` is NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_tokens_scales(tokens: *const hart_tokens) -> usize {
     number_of(tokens, "tokens", |tokens| tokens.tokens.codes.len())
 }
 
-/// The codes of scale `scale`, from 0: side * side numbers, row by row; valid until the tokens are freed.
+/// Returns the codes of one scale, counted from 0, coarse to fine: side * side codes, row by row. They are valid until
+/// the tokens are freed. Returns `HART_ERR_ARGUMENT` if there is no such scale.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_tokens_codes(
     tokens: *const hart_tokens,
@@ -70,15 +71,17 @@ pub unsafe extern "C" fn hart_tokens_codes(
         out::set(codes, ptr::null(), "codes")?;
         out::set(count, 0, "count")?;
         let all = &get(tokens, "tokens")?.tokens.codes;
-        let of_scale =
-            all.get(scale).ok_or_else(|| Failure::argument(format!("`scale` is {scale}, the tokens have {} scales", all.len())))?;
+        let of_scale = all
+            .get(scale)
+            .ok_or_else(|| Failure::argument(format!("`scale` is {scale}, but the tokens have {} scales", all.len())))?;
         out::set(codes, of_scale[0].as_ptr(), "codes")?;
         out::set(count, of_scale[0].len(), "count")
     })
 }
 
-/// Tokens to a picture: with the residual (not 0), which is all that the autoencoder can do, or from the codes alone (0). Free the
-/// image with `hart_image_free`.
+/// Decodes tokens to an image, with the residual (not 0) or from the codes alone (0). With the residual, the image is
+/// the best reconstruction of the autoencoder. Free the image with `hart_image_free`. Returns `HART_ERR_ARGUMENT` if
+/// the tokens belong to another model.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_model_reconstruct(
     model: *const hart_model,
@@ -91,15 +94,15 @@ pub unsafe extern "C" fn hart_model_reconstruct(
         let tokenized = get(tokens, "tokens")?;
         using(model, |model| {
             if !Arc::ptr_eq(model, &tokenized.model) {
-                return Err(Failure::argument("`tokens` are another model's"));
+                return Err(Failure::argument("`tokens` belong to another model"));
             }
-            let made = model.hart.attempt(|| {
+            let decoded = model.hart.attempt(|| {
                 let visual = model.hart.visual();
                 let tokens = &tokenized.tokens;
                 let latent = if with_residual != 0 { tokens.hybrid() } else { visual.discrete(tokens) };
                 visual.decode_images(&latent, &mut Progress::silent())
             });
-            image.give(Picture::new(made?.swap_remove(0)));
+            image.give(CImage::new(decoded?.swap_remove(0)));
             Ok(())
         })
     })

@@ -1,4 +1,8 @@
-//! Makes `include/hart.h` from the comments of hart-ffi: `hart_header` writes it, `hart_header --check` compares.
+//! Generates `include/hart.h` from the doc comments of hart-ffi: `hart_header` writes the file, `hart_header --check`
+//! compares it.
+
+mod comments;
+mod constants;
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -7,22 +11,25 @@ use std::{env, fs};
 
 use cbindgen::{Builder, Config, DocumentationStyle, ItemType, Language, SortKey, Style};
 
-/// What stands before the declarations.
+/// The text before the declarations.
 const OPENING: &str = include_str!("opening.h");
-/// What stands after them.
+/// The text after the declarations.
 const CLOSING: &str = "#ifdef __cplusplus\n}\n#endif\n\n#endif\n";
-/// hart-ffi's files in the header's order, and the heading of each.
-const SECTIONS: [(&str, &str); 12] = [
+/// Longest line of the header, as in .rustfmt.toml.
+const LINE_LENGTH: usize = 132;
+/// Files of hart-ffi in the order of the header, each with its heading.
+const SECTIONS: [(&str, &str); 13] = [
     ("version", "Version"),
-    ("status", "Status and errors"),
+    ("status", "Status"),
+    ("last_error", "Last error"),
     ("device", "Devices"),
     ("options", "Options"),
     ("files", "Files in memory"),
     ("model", "Models"),
-    ("cancel", "Cancelling"),
+    ("cancel", "Cancellation"),
     ("event", "Events"),
     ("request", "Requests"),
-    ("generate", "Generating"),
+    ("generate", "Generation"),
     ("image", "Images"),
     ("tokens", "Tokens"),
 ];
@@ -42,55 +49,60 @@ fn main() -> ExitCode {
 
 fn run() -> Result<String, Box<dyn Error>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize()?;
-    let (path, made) = (root.join("include/hart.h"), header(&root)?);
+    let (path, generated) = (root.join("include/hart.h"), header(&root)?);
     let name = path.display();
     match env::args().nth(1).as_deref() {
         None => {
             let mut file = tempfile::NamedTempFile::new_in(root.join("include"))?;
-            std::io::Write::write_all(&mut file, made.as_bytes())?;
+            std::io::Write::write_all(&mut file, generated.as_bytes())?;
             #[cfg(unix)]
             fs::set_permissions(file.path(), std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
             file.persist(&path)?;
             Ok(format!("wrote {name}"))
         }
-        Some("--check") if fs::read_to_string(&path)? == made => Ok(format!("{name} is up to date")),
-        Some("--check") => Err(format!("{name} has drifted from hart-ffi: run `cargo run --release -p hart-header`").into()),
+        Some("--check") if fs::read_to_string(&path)? == generated => Ok(format!("{name} is up to date")),
+        Some("--check") => {
+            Err(format!("{name} differs from the comments of hart-ffi: run `cargo run --release -p hart-header`").into())
+        }
         Some(other) => Err(format!("unknown argument {other}: expected nothing, or --check").into()),
     }
 }
 
-/// The whole header.
+/// Returns the whole header.
 fn header(root: &Path) -> Result<String, Box<dyn Error>> {
     let source = |section: &str| root.join("hart-ffi/src").join(section).with_extension("rs");
     let all: Vec<PathBuf> = SECTIONS.iter().map(|(section, _)| source(section)).collect();
     let mut header = OPENING.to_string();
-    // Objects know each other, so they come first of all.
+    // Objects refer to each other, so all of them are declared first.
     header += &heading("Objects");
-    header += &declarations(&all, &[ItemType::OpaqueItems])?;
+    header += &bindings(&all, Language::C, &[ItemType::OpaqueItems])?;
     for (section, title) in SECTIONS {
+        let source = [source(section)];
+        let constants = constants::parse(&bindings(&source, Language::Cxx, &[ItemType::Constants])?)?;
         header += &heading(title);
-        let items = [ItemType::Constants, ItemType::Structs, ItemType::Typedefs, ItemType::Functions];
-        header += &declarations(&[source(section)], &items)?;
+        header += &constants::macros(&constants);
+        let items = [ItemType::Structs, ItemType::Typedefs, ItemType::Functions];
+        header += &constants::with_enums(&bindings(&source, Language::C, &items)?, &constants);
     }
-    Ok(header + CLOSING)
+    Ok(comments::on_one_line(&header) + CLOSING)
 }
 
 fn heading(title: &str) -> String {
     format!("/* ---- {title} {} */\n\n", "-".repeat(70 - title.len()))
 }
 
-/// The declarations of some kinds in some files.
-fn declarations(sources: &[PathBuf], items: &[ItemType]) -> Result<String, Box<dyn Error>> {
-    let mut config =
-        Config { language: Language::C, style: Style::Type, usize_is_size_t: true, no_includes: true, ..Config::default() };
-    config.documentation_style = DocumentationStyle::Cxx;
-    config.line_length = 132;
+/// Returns the declarations of some kinds of items in some files, separated by blank lines.
+fn bindings(sources: &[PathBuf], language: Language, items: &[ItemType]) -> Result<String, Box<dyn Error>> {
+    let mut config = Config { language, style: Style::Type, usize_is_size_t: true, no_includes: true, ..Config::default() };
+    config.documentation_style = DocumentationStyle::Doxy;
+    config.line_length = LINE_LENGTH;
+    config.constant.allow_constexpr = false;
     config.sort_by = SortKey::None;
     config.function.prefix = Some("HART_API".into());
     config.function.sort_by = Some(SortKey::None);
     config.export.item_types = items.to_vec();
-    // Used in another section than their own; what isn't used in its own is else left out.
-    config.export.include = ["hart_event", "hart_observer"].map(String::from).to_vec();
+    // cbindgen leaves out types that no function of their own section uses.
+    config.export.include = ["hart_stage", "hart_step", "hart_event", "hart_observer"].map(String::from).to_vec();
     let builder = sources.iter().fold(Builder::new().with_config(config), |builder, source| builder.with_src(source));
     let mut text = Vec::new();
     builder.generate()?.write(&mut text);
@@ -102,9 +114,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_committed_header_is_what_the_comments_make() {
+    fn the_committed_header_matches_the_comments() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
         let committed = fs::read_to_string(root.join("include/hart.h")).unwrap();
-        assert!(committed == header(&root).unwrap(), "include/hart.h has drifted: run `cargo run --release -p hart-header`");
+        assert!(committed == header(&root).unwrap(), "include/hart.h is out of date: run `cargo run --release -p hart-header`");
     }
 }

@@ -1,4 +1,4 @@
-/* hart: text to image in any program. HART, the hybrid autoregressive transformer (arXiv 2410.10812), as a C library.
+/* hart: text-to-image generation as a C library, with HART, the hybrid autoregressive transformer (arXiv 2410.10812).
  *
  * A complete program:
  *
@@ -36,38 +36,40 @@
  *         return status == HART_OK ? 0 : 1;
  *     }
  *
- * Rules, for every function:
+ * Rules for every function:
  *
- * Status    What can fail returns a hart_status; HART_OK is 0. hart_last_error() then says what was wrong and what to do.
- * Ownership What a function gives through a pointer to a pointer is yours, and is given back to the _free function of its type, once.
- *           Every _free takes NULL. HART_FREE(kind, pointer) frees and sets the pointer to NULL. Never use free().
- *           const char * and data pointers that hart gives are borrowed: each function says for how long.
- * Outputs   come last. A pointer to an object is set to NULL first and to the object only on success.
- * Texts     are UTF-8 and end in NUL, paths too, on every system. They are copied before a call returns.
- * Structs   begin with struct_size, which you set to sizeof the struct. Later versions append fields and fill only what you have room for.
- * Pointers  must be NULL, or lead to what the function says. NULL where something is needed answers HART_ERR_NULL, an object of another
- *           type HART_ERR_ARGUMENT. An object must not be used after it is freed.
- * Numbers   that say yes or no are int32_t: 0 is no.
+ * Status    A function that can fail returns a hart_status. HART_OK is 0. After a failure, hart_last_error() tells what
+ *           was wrong and what to do.
+ * Ownership You own an object that a function returns through a pointer to a pointer. Free it once, with the _free
+ *           function of its type. Every _free function accepts NULL. HART_FREE(kind, pointer) also sets the pointer to
+ *           NULL. Never use free(). hart owns the strings and data that it returns as const pointers: each function
+ *           says how long they are valid.
+ * Outputs   are the last parameters. An object pointer is set to NULL first, and to the object only on success.
+ * Strings   are UTF-8 and end in NUL, paths too, on every system. hart copies them before a call returns.
+ * Structs   begin with struct_size, which you set to sizeof the struct. Later versions append fields and fill only as
+ *           many bytes as struct_size says.
+ * Pointers  must be NULL or valid. A function returns HART_ERR_NULL for NULL where it needs an object, and
+ *           HART_ERR_ARGUMENT for an object of another type. An object must not be used after it is freed.
+ * Booleans  are int32_t: 0 is false, everything else is true.
  *
  * Threads   hart_model                        any number of threads at once
- *           hart_cancel                       any number of threads at once, and callbacks; hart_cancel_request in signal handlers too
+ *           hart_cancel                       any number of threads at once, also in callbacks;
+ *                                             hart_cancel_request also in signal handlers
  *           hart_image, hart_tokens,
- *           hart_result, hart_device_list     any number of threads at once; nothing changes in them
+ *           hart_result, hart_device_list     any number of threads at once; the objects are immutable
  *           hart_options, hart_files,
- *           hart_request                      may move between threads; one at a time
- *           hart_last_error                   each thread has its own
- *           Freeing counts as a use that nothing else may overlap. In a child after fork(), hart's threads are gone: exec first.
+ *           hart_request                      one thread at a time, not always the same one
+ *           hart_last_error                   each thread has its own message
+ *           Free an object only when no other thread uses it. After fork(), the child has none of hart's threads: call
+ *           exec first.
  *
- * Stack     Functions that open a model or make a picture want half a megabyte of the calling thread's stack, as threads usually have.
+ * Runs at the same time share the cores, so each takes longer. hart installs no signal handler, no logger and no panic
+ * hook, and prints nothing, with one exception: when code below the C API panics, Rust's runtime prints the panic to
+ * standard error before the call returns an error. A failing GPU, a malformed tokenizer.json and a defect in hart
+ * (HART_ERR_PANIC) can cause a panic.
  *
- * Runs at the same time share the processor's cores; each takes longer. hart installs no signal handler, no logger and no panic hook,
- * and prints nothing, with one exception: where something below it panics, Rust's runtime writes that to standard error before the call
- * answers with an error. A GPU that fails does so, a damaged tokenizer.json can, and so does a defect of hart (HART_ERR_PANIC).
- *
- * Signals   Where the processor has AMX, hart asks Linux for its registers. Stacks that are given to sigaltstack() later must be as large
- *           as getauxval(AT_MINSIGSTKSZ) says, some 11 KB and not 2, and where a smaller one is in use, hart does without AMX.
- *
- * Made by hart-ffi/header from the comments in hart-ffi/src: don't edit. docs/c-abi.md says how to link, and what the ABI promises.
+ * Generated by hart-ffi/header from the comments in hart-ffi/src: do not edit. docs/c-abi.md describes linking and the
+ * stability of the ABI.
  */
 
 #ifndef HART_H
@@ -76,7 +78,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Define HART_STATIC before this header when you link the static library. */
+/* Define HART_STATIC before you include this header if you link the static library. */
 #if defined(HART_STATIC)
 #define HART_API
 #elif defined(_WIN32)
@@ -87,7 +89,7 @@
 #define HART_API
 #endif
 
-/* Marks functions that have a better successor. */
+/* Marks functions that have been replaced by better ones. */
 #if defined(HART_NO_DEPRECATION)
 #define HART_DEPRECATED(advice)
 #elif defined(__GNUC__)
@@ -98,7 +100,8 @@
 #define HART_DEPRECATED(advice)
 #endif
 
-/* Frees an object and forgets it, so that it can't be freed twice: HART_FREE(model, m) calls hart_model_free(m) and sets m to NULL. */
+/* Frees an object and sets the pointer to NULL, so that a second call does nothing: HART_FREE(model, m) frees the
+ * hart_model m. */
 #define HART_FREE(kind, pointer) (hart_##kind##_free(pointer), (void)((pointer) = NULL))
 
 #ifdef __cplusplus

@@ -1,5 +1,5 @@
-/* Every function of hart.h, used rightly and wrongly: abi MODEL SCRATCH [brief]. `brief` makes fewer pictures, and
- * takes any model, for valgrind. */
+/* Correct and incorrect uses of every function in hart.h: abi MODEL SCRATCH [brief]. `brief` generates fewer images and
+ * accepts any model, for valgrind. */
 #include <pthread.h>
 
 #include "check.h"
@@ -32,7 +32,8 @@ static void devices(void) {
     HART_FREE(device_list, list);
 }
 
-/* Structs grow: an older caller's is filled as far as it goes, a newer caller's has zeros behind. */
+/* Structs grow: the smaller struct of an older program is filled to its end, the larger one of a newer program has zeros
+ * at its end. */
 static void structs_of_other_versions(const hart_model *model) {
     hart_model_info info;
     memset(&info, 0xab, sizeof info);
@@ -52,13 +53,13 @@ static void structs_of_other_versions(const hart_model *model) {
     CHECK(strcmp(newer.known.device, "cpu") == 0 && strcmp(newer.known.precision, "f32") == 0);
 }
 
-/* NULL in every pointer place of every function. */
+/* NULL for every pointer of every function. */
 static void nulls(const hart_model *model, const char *path, const char *scratch) {
     hart_options *options = NULL;
     hart_files *files = NULL;
     hart_cancel *cancel = NULL;
     hart_request *request = new_request("a house", 0);
-    hart_image *image = picture_of(model, request), *no_image;
+    hart_image *image = image_of(model, request), *no_image;
     hart_tokens *tokens = NULL, *no_tokens;
     hart_result *result = NULL, *no_result;
     hart_model *no_model;
@@ -79,7 +80,7 @@ static void nulls(const hart_model *model, const char *path, const char *scratch
     OK(hart_device_list_new(&list));
 
 #define IS_NULL(call, name) FAILS(call, HART_ERR_NULL, "`" name "` is NULL")
-/* No error, which would take the last one's place. */
+/* Checks that a call returns 0 and leaves the last error unchanged. */
 #define IS_ZERO(call)                                              \
     do {                                                           \
         IS_NULL(hart_options_new(NULL), "options");                \
@@ -143,7 +144,7 @@ static void nulls(const hart_model *model, const char *path, const char *scratch
     IS_NULL(hart_request_set_images_per_prompt(NULL, 1), "request");
     IS_NULL(hart_request_set_seed(NULL, 1), "request");
     IS_NULL(hart_request_set_guidance(NULL, 1), "request");
-    IS_NULL(hart_request_set_soft_sampling(NULL, 1), "request");
+    IS_NULL(hart_request_set_smoothing(NULL, 1), "request");
     IS_NULL(hart_request_set_top_k(NULL, 1), "request");
     IS_NULL(hart_request_set_top_p(NULL, 1), "request");
     IS_NULL(hart_request_set_steps(NULL, "8"), "request");
@@ -230,20 +231,20 @@ static void wrong_arguments(const hart_model *model, const char *path) {
     OK(hart_options_new(&options));
     OK(hart_cancel_new(&cancel));
 
-    /* Wrong order: nothing to draw yet. */
+    /* A request without a prompt. */
     FAILS(hart_generate(model, request, &result), HART_ERR_REQUEST, "prompt");
     CHECK(result == NULL);
-    /* Objects of another kind. */
-    FAILS(hart_generate((const hart_model *)(void *)request, request, &result), HART_ERR_ARGUMENT, "`model` is no hart_model");
-    FAILS(hart_generate(model, (const hart_request *)(const void *)cancel, &result), HART_ERR_ARGUMENT, "`request` is no hart_request");
+    /* Objects of another type. */
+    FAILS(hart_generate((const hart_model *)(void *)request, request, &result), HART_ERR_ARGUMENT, "`model` is not a hart_model");
+    FAILS(hart_generate(model, (const hart_request *)(const void *)cancel, &result), HART_ERR_ARGUMENT, "`request` is not a hart_request");
     hart_image_free((hart_image *)(void *)request);
     OK(hart_request_set_prompt(request, "a house"));
-    /* Texts. */
+    /* Strings. */
     FAILS(hart_request_set_prompt(request, "caf\xe9"), HART_ERR_UTF8, "from byte 3 on");
     FAILS(hart_request_set_prompt(request, " \n"), HART_ERR_REQUEST, "empty");
     FAILS(hart_request_add_prompt(request, ""), HART_ERR_REQUEST, "number 2 is empty");
     FAILS(hart_request_set_steps(request, "many"), HART_ERR_REQUEST, "many");
-    /* Numbers: a setting that won't do leaves the request as it was. */
+    /* Numbers. An invalid setting leaves the request unchanged. */
     FAILS(hart_request_set_guidance(request, 0.0 / 0.0 * 1.0), HART_ERR_REQUEST, "guidance");
     FAILS(hart_request_set_guidance(request, 1e300), HART_ERR_REQUEST, "guidance");
     FAILS(hart_request_set_top_p(request, 1.5), HART_ERR_REQUEST, "top-p");
@@ -252,7 +253,7 @@ static void wrong_arguments(const hart_model *model, const char *path) {
     FAILS(hart_request_set_images_per_prompt(request, UINT32_MAX), HART_ERR_REQUEST, "images");
     OK(hart_generate(model, request, &result));
     CHECK(hart_result_count(result) == 1);
-    FAILS(hart_result_image(result, 1, &image), HART_ERR_ARGUMENT, "1 pictures");
+    FAILS(hart_result_image(result, 1, &image), HART_ERR_ARGUMENT, "1 images");
     CHECK(image == NULL);
     HART_FREE(result, result);
     /* Models. */
@@ -273,7 +274,7 @@ static void wrong_arguments(const hart_model *model, const char *path) {
     FAILS(hart_image_new(UINT32_MAX, UINT32_MAX, 0, pixel, &image), HART_ERR_ARGUMENT, "4294967295");
     FAILS(hart_image_open("no such file.png", &image), HART_ERR_IO, "no such file.png");
     FAILS(hart_image_grid((const hart_image *const *)&image, 0, 1, &image), HART_ERR_REQUEST, "grid");
-    /* The message can be copied, whole or cut. */
+    /* The message is copied completely or cut. */
     char text[200];
     size_t needed = 0;
     OK(hart_last_error_copy(NULL, 0, &needed));
@@ -288,111 +289,111 @@ static void wrong_arguments(const hart_model *model, const char *path) {
     HART_FREE(request, request);
 }
 
-struct heard {
+struct observed {
     const hart_model *model;
     hart_request *request;
-    hart_image *picture; /* The last preview. */
+    hart_image *preview; /* The last one. */
     hart_event last;
     int previews, events, cancel_after;
 };
 
-static int32_t listen(const hart_event *event, void *user_data) {
-    struct heard *heard = user_data;
+static int32_t on_event(const hart_event *event, void *user_data) {
+    struct observed *observed = user_data;
     CHECK(event->struct_size == sizeof *event);
-    CHECK(event->fraction >= heard->last.fraction && event->fraction <= 1.0f);
-    CHECK(event->elapsed >= heard->last.elapsed);
+    CHECK(event->fraction >= observed->last.fraction && event->fraction <= 1.0f);
+    CHECK(event->elapsed >= observed->last.elapsed);
     CHECK(event->stage >= HART_STAGE_TEXT && event->stage <= HART_STAGE_DECODE);
     CHECK(event->step >= HART_STEP_TEXT_LAYER && event->step <= HART_STEP_IMAGES);
     CHECK(event->index >= 1 && event->index <= event->count && event->scale <= event->scales);
-    int shown = event->step == HART_STEP_SCALE_DONE || event->step == HART_STEP_IMAGES;
-    CHECK(event->has_preview == shown);
+    int has_preview = event->step == HART_STEP_SCALE_DONE || event->step == HART_STEP_IMAGES;
+    CHECK(event->has_preview == has_preview);
     hart_image *image = NULL;
     if (event->has_preview) {
-        heard->previews++;
-        HART_FREE(image, heard->picture);
+        observed->previews++;
+        HART_FREE(image, observed->preview);
         OK(hart_event_preview(event, 16, &image));
         hart_image_view view = view_of(image);
         CHECK(view.width <= 16 && view.height == view.width && (brief || view.width == 16));
         HART_FREE(image, image);
-        OK(hart_event_preview(event, 0, &heard->picture));
+        OK(hart_event_preview(event, 0, &observed->preview));
     } else {
         FAILS(hart_event_preview(event, 0, &image), HART_ERR_STATE, "no preview");
     }
-    if (heard->events++ == 0) {
-        /* The running request is closed, another one is not. */
+    if (observed->events++ == 0) {
+        /* The running request can't be changed or run, another one can. */
         hart_result *result = NULL;
-        FAILS(hart_request_set_seed(heard->request, 9), HART_ERR_STATE, "running");
-        FAILS(hart_generate(heard->model, heard->request, &result), HART_ERR_STATE, "running");
+        FAILS(hart_request_set_seed(observed->request, 9), HART_ERR_STATE, "running");
+        FAILS(hart_generate(observed->model, observed->request, &result), HART_ERR_STATE, "running");
         hart_request *inner = new_request("a key", 1);
         HART_FREE(image, image);
-        image = picture_of(heard->model, inner);
+        image = image_of(observed->model, inner);
         HART_FREE(image, image);
         HART_FREE(request, inner);
     }
-    heard->last = *event;
-    return heard->cancel_after != 0 && heard->events >= heard->cancel_after;
+    observed->last = *event;
+    return observed->cancel_after != 0 && observed->events >= observed->cancel_after;
 }
 
 static void events(const hart_model *model) {
     hart_request *request = new_request("a red heart", 3);
-    hart_image *alone = picture_of(model, request);
-    struct heard heard = {.model = model, .request = request};
-    OK(hart_request_set_observer(request, listen, &heard));
-    hart_image *watched = picture_of(model, request);
+    hart_image *alone = image_of(model, request);
+    struct observed observed = {.model = model, .request = request};
+    OK(hart_request_set_observer(request, on_event, &observed));
+    hart_image *watched = image_of(model, request);
     hart_model_info info = {.struct_size = sizeof info};
     OK(hart_model_describe(model, &info));
-    CHECK(heard.previews == (int)info.scales + 1);
-    CHECK(heard.last.step == HART_STEP_IMAGES && heard.last.index == 1 && heard.last.fraction > 0.99f);
+    CHECK(observed.previews == (int)info.scales + 1);
+    CHECK(observed.last.step == HART_STEP_IMAGES && observed.last.index == 1 && observed.last.fraction > 0.99f);
     CHECK(same_pixels(alone, watched));
-    CHECK(same_pixels(alone, heard.picture));
+    CHECK(same_pixels(alone, observed.preview));
     CHECK(view_of(alone).seed == 3 && strcmp(view_of(alone).prompt, "a red heart") == 0);
     CHECK(strstr(view_of(alone).settings, "guidance") != NULL);
-    /* An event that is over. */
+    /* An event after its callback. */
     hart_image *late = NULL;
-    FAILS(hart_event_preview(&heard.last, 0, &late), HART_ERR_STATE, "no callback");
-    HART_FREE(image, heard.picture);
-    /* A callback that says stop, after the first of three pictures: what was finished is there. */
-    int whole = heard.events;
-    heard = (struct heard){.model = model, .request = request, .cancel_after = whole + 5};
+    FAILS(hart_event_preview(&observed.last, 0, &late), HART_ERR_STATE, "no callback");
+    HART_FREE(image, observed.preview);
+    /* A callback that cancels after the first of three images. The finished image is in the result. */
+    int per_image = observed.events;
+    observed = (struct observed){.model = model, .request = request, .cancel_after = per_image + 5};
     hart_result *result = NULL;
     OK(hart_request_set_images_per_prompt(request, 3));
-    FAILS(hart_generate(model, request, &result), HART_CANCELLED, "1 of 3 pictures");
+    FAILS(hart_generate(model, request, &result), HART_CANCELLED, "1 of 3 images");
     CHECK(hart_result_count(result) == 1);
     hart_image *finished = NULL;
     OK(hart_result_image(result, 0, &finished));
     CHECK(same_pixels(alone, finished));
     HART_FREE(result, result);
     HART_FREE(image, finished);
-    HART_FREE(image, heard.picture);
+    HART_FREE(image, observed.preview);
     HART_FREE(image, watched);
     HART_FREE(image, alone);
     HART_FREE(request, request);
 }
 
-struct suicide {
+struct objects {
     hart_model *model;
     hart_request *request;
     hart_cancel *cancel;
 };
 
 static int32_t free_all(const hart_event *event, void *user_data) {
-    struct suicide *suicide = user_data;
+    struct objects *objects = user_data;
     (void)event;
-    HART_FREE(model, suicide->model);
-    HART_FREE(request, suicide->request);
-    HART_FREE(cancel, suicide->cancel);
+    HART_FREE(model, objects->model);
+    HART_FREE(request, objects->request);
+    HART_FREE(cancel, objects->cancel);
     return 0;
 }
 
-/* A callback that frees everything under the run that it belongs to. */
+/* A callback that frees the model, the request and the token of its own run. */
 static void free_in_callback(const char *path) {
-    struct suicide suicide = {.model = open_model(path), .request = new_request("a house", 0)};
+    struct objects objects = {.model = open_model(path), .request = new_request("a house", 0)};
     hart_result *result = NULL;
-    OK(hart_cancel_new(&suicide.cancel));
-    OK(hart_request_set_cancel(suicide.request, suicide.cancel));
-    OK(hart_request_set_observer(suicide.request, free_all, &suicide));
-    OK(hart_generate(suicide.model, suicide.request, &result));
-    CHECK(suicide.model == NULL && hart_result_count(result) == 1);
+    OK(hart_cancel_new(&objects.cancel));
+    OK(hart_request_set_cancel(objects.request, objects.cancel));
+    OK(hart_request_set_observer(objects.request, free_all, &objects));
+    OK(hart_generate(objects.model, objects.request, &result));
+    CHECK(objects.model == NULL && hart_result_count(result) == 1);
     HART_FREE(result, result);
 }
 
@@ -404,7 +405,7 @@ static void settings(const hart_model *model) {
     OK(hart_request_set_images_per_prompt(request, 2));
     OK(hart_request_set_seed(request, UINT64_MAX));
     OK(hart_request_set_guidance(request, 2.0));
-    OK(hart_request_set_soft_sampling(request, 1));
+    OK(hart_request_set_smoothing(request, 1));
     OK(hart_request_set_top_k(request, 20));
     OK(hart_request_set_top_p(request, 0.9));
     OK(hart_request_set_steps(request, "4"));
@@ -466,19 +467,19 @@ static void memory(const char *path) {
     OK(hart_options_set_weights(options, "plain"));
     OK(hart_options_set_memory_map(options, 0));
     OK(hart_options_set_strict(options, 1));
-    /* One thread, and a callback that runs on the same model. */
+    /* One thread, and a callback that generates with the same model. */
     OK(hart_options_set_threads(options, 1));
     OK(hart_model_open(path, options, HART_ABI_VERSION, &model));
     FAILS(hart_generate(model, request, &result), HART_ERR_MEMORY, "this request");
     OK(hart_request_set_images_per_prompt(request, 1));
-    struct heard heard = {.model = model, .request = request};
-    OK(hart_request_set_observer(request, listen, &heard));
-    hart_image *image = picture_of(model, request);
-    CHECK(same_pixels(image, heard.picture));
-    HART_FREE(image, heard.picture);
+    struct observed observed = {.model = model, .request = request};
+    OK(hart_request_set_observer(request, on_event, &observed));
+    hart_image *image = image_of(model, request);
+    CHECK(same_pixels(image, observed.preview));
+    HART_FREE(image, observed.preview);
     HART_FREE(image, image);
     HART_FREE(model, model);
-    /* No limit, all threads, and a text model elsewhere. */
+    /* No limit, the shared threads, and another folder for the text model. */
     char text[4096];
     snprintf(text, sizeof text, "%s/text", path);
     OK(hart_options_set_max_memory(options, 0));
@@ -505,7 +506,7 @@ static int32_t fail_to_read(void *user_data, uint64_t offset, uint8_t *buffer, s
     return 5;
 }
 
-/* The same model from its files in memory, half of them through a reader. */
+/* The same model from files in memory, half of them through a reader. */
 static void files_in_memory(const char *path) {
     hart_files *files = NULL;
     hart_options *options = NULL;
@@ -519,7 +520,7 @@ static void files_in_memory(const char *path) {
         char name[4096];
         snprintf(name, sizeof name, "%s/%s", path, FILES[i]);
         FILE *file = fopen(name, "rb");
-        if (file == NULL && strstr(name, "generation_config") != NULL) continue; /* Not every model has settings of its own. */
+        if (file == NULL && strstr(name, "generation_config") != NULL) continue; /* Optional. */
         CHECK(file != NULL && fseek(file, 0, SEEK_END) == 0);
         size_t size = (size_t)ftell(file);
         if (i % 2 == 0) {
@@ -534,13 +535,13 @@ static void files_in_memory(const char *path) {
     }
     FAILS(hart_files_add(files, "../outside", NULL, 0), HART_ERR_REQUEST, "below the checkpoint's root");
     FAILS(hart_files_add(files, FILES[0], NULL, 0), HART_ERR_REQUEST, "already");
-    FAILS(hart_files_add_reader(files, "x", 10, fail_to_read, NULL), HART_ERR_IO, "answered 5");
+    FAILS(hart_files_add_reader(files, "x", 10, fail_to_read, NULL), HART_ERR_IO, "returned 5");
     FAILS(hart_files_add_reader(files, "x", UINT64_MAX / 4, read_file, NULL), HART_ERR_MEMORY, "no memory");
     OK(hart_model_open_files(files, options, HART_ABI_VERSION, &copy));
     HART_FREE(files, files);
     HART_FREE(options, options);
     hart_request *request = new_request("a guitar", 5);
-    hart_image *a = picture_of(model, request), *b = picture_of(copy, request);
+    hart_image *a = image_of(model, request), *b = image_of(copy, request);
     CHECK(same_pixels(a, b));
     HART_FREE(image, a);
     HART_FREE(image, b);
@@ -550,7 +551,7 @@ static void files_in_memory(const char *path) {
 }
 
 static void images(const hart_model *model, const char *scratch) {
-    /* Rows with a gap between them. */
+    /* Rows with padding. */
     uint8_t padded[2][8] = {{1, 2, 3, 4, 5, 6, 99, 99}, {7, 8, 9, 10, 11, 12, 99, 99}};
     hart_image *small = NULL, *again = NULL, *grid = NULL;
     OK(hart_image_new(2, 2, 8, padded[0], &small));
@@ -571,25 +572,25 @@ static void images(const hart_model *model, const char *scratch) {
     OK(hart_image_open_memory(png, size, &copy));
     CHECK(same_pixels(small, copy));
     HART_FREE(image, copy);
-    FAILS(hart_image_open_memory(png, size / 2, &copy), HART_ERR_PICTURE, "in memory");
+    FAILS(hart_image_open_memory(png, size / 2, &copy), HART_ERR_IMAGE, "in memory");
     const hart_image *both[3] = {small, again, small};
     OK(hart_image_grid(both, 3, 2, &grid));
     CHECK(view_of(grid).width == 4 && view_of(grid).height == 4);
     FAILS(hart_image_save(small, "no such folder/x.png"), HART_ERR_IO, "no such folder");
     snprintf(name, sizeof name, "%s/no.png", scratch);
     FILE *file = fopen(name, "wb");
-    CHECK(file != NULL && fputs("no picture", file) >= 0);
+    CHECK(file != NULL && fputs("not an image", file) >= 0);
     fclose(file);
     HART_FREE(image, again);
-    FAILS(hart_image_open(name, &again), HART_ERR_PICTURE, "no.png");
+    FAILS(hart_image_open(name, &again), HART_ERR_IMAGE, "no.png");
 
-    /* Pictures to tokens and back. */
+    /* Images to tokens and back. */
     hart_tokens *tokens = NULL;
     FAILS(hart_model_tokenize(model, small, &tokens), HART_ERR_REQUEST, "has 2 x 2 pixels, the model reads");
     hart_request *request = new_request("a house", 2);
-    hart_image *picture = picture_of(model, request), *whole = NULL, *codes_only = NULL;
-    OK(hart_model_tokenize(model, picture, &tokens));
-    OK(hart_image_png(picture, &png, &size));
+    hart_image *image = image_of(model, request), *hybrid = NULL, *codes_only = NULL;
+    OK(hart_model_tokenize(model, image, &tokens));
+    OK(hart_image_png(image, &png, &size));
     OK(hart_image_open_memory(png, size, &copy));
     CHECK(view_of(copy).seed == 2 && strcmp(view_of(copy).prompt, "a house") == 0 && view_of(copy).settings != NULL);
     HART_FREE(image, copy);
@@ -606,50 +607,50 @@ static void images(const hart_model *model, const char *scratch) {
     const uint32_t *codes = NULL;
     size_t count = 0;
     FAILS(hart_tokens_codes(tokens, info.scales, &codes, &count), HART_ERR_ARGUMENT, "scales");
-    OK(hart_model_reconstruct(model, tokens, 1, &whole));
+    OK(hart_model_reconstruct(model, tokens, 1, &hybrid));
     OK(hart_model_reconstruct(model, tokens, 0, &codes_only));
     double errors[2] = {0, 0};
-    for (size_t i = 0; i < view_of(picture).size; i++) {
-        errors[0] += abs(view_of(picture).pixels[i] - view_of(whole).pixels[i]);
-        errors[1] += abs(view_of(picture).pixels[i] - view_of(codes_only).pixels[i]);
+    for (size_t i = 0; i < view_of(image).size; i++) {
+        errors[0] += abs(view_of(image).pixels[i] - view_of(hybrid).pixels[i]);
+        errors[1] += abs(view_of(image).pixels[i] - view_of(codes_only).pixels[i]);
     }
-    /* Random weights know no pictures. */
+    /* Random weights reconstruct nothing. */
     CHECK(brief || (errors[0] < errors[1] && errors[0] / (64 * 64 * 3) < 20));
     HART_FREE(tokens, tokens);
-    HART_FREE(image, whole);
+    HART_FREE(image, hybrid);
     HART_FREE(image, codes_only);
-    HART_FREE(image, picture);
+    HART_FREE(image, image);
     HART_FREE(image, grid);
     HART_FREE(image, small);
     HART_FREE(request, request);
 }
 
-/* Pictures that start from a picture. */
+/* Generation from an image. */
 static void editing(const hart_model *model) {
     hart_request *request = new_request("a red heart", 3);
-    hart_image *picture = picture_of(model, request), *mask = NULL, *edited = NULL, *corner = NULL;
-    hart_image_view view = view_of(picture);
+    hart_image *image = image_of(model, request), *mask = NULL, *edited = NULL, *corner = NULL;
+    hart_image_view view = view_of(image);
     hart_result *result = NULL;
     uint8_t *white = calloc(view.size, 1);
     CHECK(white != NULL);
     memset(white, 255, view.stride); /* The first row. */
     OK(hart_image_new(view.width, view.height, 0, white, &mask));
-    OK(hart_request_set_inpaint(request, picture, mask, 0));
+    OK(hart_request_set_inpaint(request, image, mask, 0));
     OK(hart_request_set_seed(request, 8));
-    edited = picture_of(model, request);
-    CHECK(!same_pixels(picture, edited) && strstr(view_of(edited).settings, "inpainting") != NULL);
+    edited = image_of(model, request);
+    CHECK(!same_pixels(image, edited) && strstr(view_of(edited).settings, "inpainting") != NULL);
     HART_FREE(image, edited);
-    OK(hart_request_set_variation(request, picture, 1));
-    HART_FREE(image, picture); /* The request holds it. */
-    edited = picture_of(model, request);
+    OK(hart_request_set_variation(request, image, 1));
+    HART_FREE(image, image); /* The request keeps it. */
+    edited = image_of(model, request);
     CHECK(strstr(view_of(edited).settings, "variation") != NULL);
     HART_FREE(image, edited);
     OK(hart_image_new(1, 1, 0, white, &corner));
     OK(hart_request_set_outpaint(request, corner, 0, 0));
-    edited = picture_of(model, request);
+    edited = image_of(model, request);
     CHECK(strstr(view_of(edited).settings, "outpainting") != NULL);
     HART_FREE(image, edited);
-    /* What doesn't fit the model is refused when there is one. */
+    /* Whether the image fits the model is checked by hart_generate. */
     OK(hart_request_set_outpaint(request, corner, view.width, 0));
     FAILS(hart_generate(model, request, &result), HART_ERR_REQUEST, "reach beyond");
     OK(hart_request_set_variation(request, corner, 1));
@@ -657,8 +658,8 @@ static void editing(const hart_model *model) {
     OK(hart_request_set_inpaint(request, mask, corner, 0));
     FAILS(hart_generate(model, request, &result), HART_ERR_REQUEST, "its mask 1 x 1");
     OK(hart_request_set_inpaint(request, NULL, NULL, 0));
-    edited = picture_of(model, request);
-    CHECK(strstr(view_of(edited).settings, "picture") == NULL);
+    edited = image_of(model, request);
+    CHECK(strstr(view_of(edited).settings, "painting") == NULL);
     HART_FREE(image, edited);
     HART_FREE(image, corner);
     HART_FREE(image, mask);
@@ -678,7 +679,7 @@ static void *work(void *argument) {
     char message[64];
     for (int run = 0; run < worker->runs; run++) {
         hart_request *request = new_request("a rocket", 11);
-        hart_image *image = picture_of(worker->model, request);
+        hart_image *image = image_of(worker->model, request);
         worker->failures += !same_pixels(image, worker->expected);
         /* Each thread has its own last error. */
         snprintf(message, sizeof message, "no such folder %p", (void *)worker);
@@ -694,7 +695,7 @@ static void *work(void *argument) {
 
 static void many_threads(const hart_model *model, int threads, int runs) {
     hart_request *request = new_request("a rocket", 11);
-    hart_image *expected = picture_of(model, request);
+    hart_image *expected = image_of(model, request);
     struct worker workers[8];
     for (int i = 0; i < threads; i++) {
         workers[i] = (struct worker){.expected = expected, .runs = runs};
@@ -713,18 +714,18 @@ static void panics(const char *path) {
     hart_model *model = open_model(path), *shared = NULL;
     hart_request *request = new_request("a house", 0);
     hart_result *result = NULL;
-    hart_image *image = picture_of(model, request);
+    hart_image *image = image_of(model, request);
     hart_tokens *tokens = NULL;
     OK(hart_model_share(model, &shared));
-    FAILS(hart_model_test_panic(model), HART_ERR_PANIC, "a panic that was asked for");
+    FAILS(hart_model_test_panic(model), HART_ERR_PANIC, "a test panic");
     FAILS(hart_generate(model, request, &result), HART_ERR_POISONED, "open it again");
     FAILS(hart_generate(shared, request, &result), HART_ERR_POISONED, "open it again");
     FAILS(hart_model_tokenize(model, image, &tokens), HART_ERR_POISONED, "open it again");
     HART_FREE(model, model);
     HART_FREE(model, shared);
-    /* Life goes on. */
+    /* The program goes on with a new model. */
     model = open_model(path);
-    hart_image *again = picture_of(model, request);
+    hart_image *again = image_of(model, request);
     CHECK(same_pixels(image, again));
     HART_FREE(image, again);
     HART_FREE(image, image);
@@ -741,10 +742,10 @@ static void cancel_tokens(const hart_model *model) {
     CHECK(hart_cancel_is_requested(cancel) == 0);
     OK(hart_cancel_request(cancel));
     CHECK(hart_cancel_is_requested(cancel) == 1);
-    FAILS(hart_generate(model, request, &result), HART_CANCELLED, "0 of 1 pictures");
+    FAILS(hart_generate(model, request, &result), HART_CANCELLED, "0 of 1 images");
     CHECK(result != NULL && hart_result_count(result) == 0);
     HART_FREE(result, result);
-    /* The model and the request are good at once. */
+    /* The model and the request can be used again at once. */
     OK(hart_cancel_reset(cancel));
     OK(hart_generate(model, request, &result));
     HART_FREE(result, result);
@@ -780,6 +781,6 @@ int main(int argc, char **argv) {
     many_threads(model, brief ? 2 : 8, brief ? 1 : 3);
     panics(path);
     HART_FREE(model, model);
-    puts("every function: fine");
+    puts("every function: ok");
     return 0;
 }

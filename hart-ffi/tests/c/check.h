@@ -1,4 +1,4 @@
-/* What the test programs share. */
+/* Shared code of the test programs. */
 #ifndef CHECK_H
 #define CHECK_H
 
@@ -8,19 +8,19 @@
 
 #include "hart.h"
 
-/* Says where and why, and gives up. */
-#define CHECK(fine)                                                                                  \
+/* Exits with a message if a condition is false. */
+#define CHECK(condition)                                                                                  \
     do {                                                                                             \
-        if (!(fine)) {                                                                               \
-            fprintf(stderr, "%s:%d: not so: %s\nlast error: %s\n", __FILE__, __LINE__, #fine, hart_last_error()); \
+        if (!(condition)) {                                                                               \
+            fprintf(stderr, "%s:%d: failed: %s\nlast error: %s\n", __FILE__, __LINE__, #condition, hart_last_error()); \
             exit(1);                                                                                 \
         }                                                                                            \
     } while (0)
 
-/* A call that must succeed. */
+/* Checks that a call succeeds. */
 #define OK(call) CHECK((call) == HART_OK)
 
-/* A call that must fail with a status, and say why in words that hold `part`. */
+/* Checks that a call fails with a status, and that the last error contains `part`. */
 #define FAILS(call, status, part)                            \
     do {                                                     \
         CHECK((call) == (status));                           \
@@ -53,8 +53,8 @@ static inline int same_pixels(const hart_image *a, const hart_image *b) {
     return x.width == y.width && x.height == y.height && x.size == y.size && memcmp(x.pixels, y.pixels, x.size) == 0;
 }
 
-/* The first picture of a request. */
-static inline hart_image *picture_of(const hart_model *model, const hart_request *request) {
+/* Returns the first image of a request. */
+static inline hart_image *image_of(const hart_model *model, const hart_request *request) {
     hart_result *result = NULL;
     hart_image *image = NULL;
     OK(hart_generate(model, request, &result));

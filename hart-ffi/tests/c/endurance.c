@@ -1,4 +1,4 @@
-/* What only shows with time: memory that grows, and how long a cancelled run goes on. endurance MODEL (Linux) */
+/* Memory growth over many cycles, and the latency of cancellation, on Linux: endurance MODEL */
 #include <limits.h>
 #include <pthread.h>
 #include <time.h>
@@ -6,7 +6,7 @@
 
 #include "check.h"
 
-enum { CYCLES = 200, WARM_UP = 10, AT_ONCE = 20, TRIALS = 11, MOST_GROWTH_KIB = 4096, MOST_LATENCY_MS = 50 };
+enum { CYCLES = 200, WARM_UP = 10, WINDOW = 20, TRIALS = 11, MAX_GROWTH_KIB = 4096, MAX_LATENCY_MS = 50 };
 
 static long resident_kib(void) {
     long pages = 0, resident = 0;
@@ -19,30 +19,31 @@ static long resident_kib(void) {
 static void open_generate_free(const char *path) {
     hart_model *model = open_model(path);
     hart_request *request = new_request("a butterfly", 1);
-    hart_image *image = picture_of(model, request);
+    hart_image *image = image_of(model, request);
     hart_image_free(image);
     hart_request_free(request);
     hart_model_free(model);
 }
 
-/* The least after any of so many cycles: what is free now and then in the C library's arenas goes up and down by megabytes. */
-static long least_resident_kib(const char *path, int cycles) {
-    long least = LONG_MAX;
+/* Returns the smallest resident size after any of some cycles. The free memory that the C library keeps varies by
+ * megabytes from cycle to cycle. */
+static long min_resident_kib(const char *path, int cycles) {
+    long minimum = LONG_MAX;
     for (int cycle = 0; cycle < cycles; cycle++) {
         open_generate_free(path);
         long now = resident_kib();
-        if (now < least) least = now;
+        if (now < minimum) minimum = now;
     }
-    return least;
+    return minimum;
 }
 
 static void memory_does_not_grow(const char *path) {
     for (int cycle = 0; cycle < WARM_UP; cycle++) open_generate_free(path);
-    long warm = least_resident_kib(path, AT_ONCE);
-    for (int cycle = 0; cycle < CYCLES - WARM_UP - 2 * AT_ONCE; cycle++) open_generate_free(path);
-    long grown = least_resident_kib(path, AT_ONCE) - warm;
+    long warm = min_resident_kib(path, WINDOW);
+    for (int cycle = 0; cycle < CYCLES - WARM_UP - 2 * WINDOW; cycle++) open_generate_free(path);
+    long grown = min_resident_kib(path, WINDOW) - warm;
     printf("%d cycles of open, generate, free: %ld KiB resident after %d, %+ld KiB at the end\n", CYCLES, warm, WARM_UP, grown);
-    CHECK(grown < MOST_GROWTH_KIB);
+    CHECK(grown < MAX_GROWTH_KIB);
 }
 
 static double milliseconds(void) {
@@ -53,14 +54,14 @@ static double milliseconds(void) {
 
 struct trial {
     hart_cancel *cancel;
-    double delay_ms, asked;
+    double delay_ms, requested_at;
 };
 
 static void *cancel_later(void *argument) {
     struct trial *trial = argument;
     struct timespec delay = {0, (long)(trial->delay_ms * 1e6)};
     nanosleep(&delay, NULL);
-    trial->asked = milliseconds();
+    trial->requested_at = milliseconds();
     hart_cancel_request(trial->cancel);
     return NULL;
 }
@@ -85,16 +86,16 @@ static void cancel_is_quick(const char *path) {
         CHECK(hart_generate(model, request, &result) == HART_CANCELLED);
         double now = milliseconds();
         CHECK(pthread_join(thread, NULL) == 0);
-        latencies[i] = now - trial.asked;
+        latencies[i] = now - trial.requested_at;
         CHECK(hart_result_count(result) < 1000);
         HART_FREE(result, result);
         HART_FREE(request, request);
         HART_FREE(cancel, trial.cancel);
     }
     qsort(latencies, TRIALS, sizeof *latencies, by_size);
-    printf("cancelled from another thread, %d times: median %.1f ms, most %.1f ms\n", TRIALS, latencies[TRIALS / 2], latencies[TRIALS - 1]);
-    /* The median: one trial may meet a busy machine. */
-    CHECK(latencies[TRIALS / 2] < MOST_LATENCY_MS);
+    printf("cancelled from another thread, %d times: median %.1f ms, maximum %.1f ms\n", TRIALS, latencies[TRIALS / 2], latencies[TRIALS - 1]);
+    /* The median, because the machine may be busy during a single trial. */
+    CHECK(latencies[TRIALS / 2] < MAX_LATENCY_MS);
     HART_FREE(model, model);
 }
 

@@ -1,4 +1,5 @@
-/* The sizes and offsets that programs were compiled with: they never change, structs only grow at their ends. For 64-bit systems. */
+/* Sizes, offsets and constants that compiled programs depend on. They never change; structs only grow at their end. The
+ * numbers hold on 64-bit systems. */
 #include <stddef.h>
 
 #include "hart.h"
@@ -7,6 +8,8 @@
 #define SIZE(type, size) _Static_assert(sizeof(type) == (size), #type)
 
 SIZE(hart_status, 4);
+SIZE(hart_stage, 4);
+SIZE(hart_step, 4);
 
 SIZE(hart_device_info, 24);
 AT(hart_device_info, struct_size, 0);
@@ -67,17 +70,17 @@ AT(hart_image_view, seed, 40);
 AT(hart_image_view, prompt, 48);
 AT(hart_image_view, settings, 56);
 
-/* Numbers are never given a second meaning. */
+/* A number never changes its meaning. */
 _Static_assert(HART_OK == 0 && HART_CANCELLED == 1, "status");
 _Static_assert(HART_ERR_NULL == 100 && HART_ERR_UTF8 == 101 && HART_ERR_ARGUMENT == 102, "status");
 _Static_assert(HART_ERR_REQUEST == 103 && HART_ERR_STATE == 104 && HART_ERR_ABI == 105, "status");
 _Static_assert(HART_ERR_REFUSED == 106, "status");
 _Static_assert(HART_ERR_IO == 200 && HART_ERR_CHECKPOINT == 201 && HART_ERR_CONFIG == 202, "status");
-_Static_assert(HART_ERR_WEIGHTS == 203 && HART_ERR_NOT_FINITE == 204 && HART_ERR_PICTURE == 205, "status");
+_Static_assert(HART_ERR_WEIGHTS == 203 && HART_ERR_NOT_FINITE == 204 && HART_ERR_IMAGE == 205, "status");
 _Static_assert(HART_ERR_DEVICE == 300 && HART_ERR_MEMORY == 301 && HART_ERR_OVERFLOW == 302, "status");
 _Static_assert(HART_ERR_PANIC == 900 && HART_ERR_POISONED == 901 && HART_ERR_OTHER == 902, "status");
 _Static_assert(HART_STAGE_TEXT == 0 && HART_STAGE_TRANSFORMER == 1 && HART_STAGE_SAMPLING == 2, "stage");
-_Static_assert(HART_STAGE_RESIDUAL == 3 && HART_STAGE_DECODE == 4, "stage");
+_Static_assert(HART_STAGE_RESIDUAL == 3 && HART_STAGE_DECODE == 4 && HART_STAGE_OTHER == 99, "stage");
 _Static_assert(HART_STEP_TEXT_LAYER == 0 && HART_STEP_SCALE == 1 && HART_STEP_BLOCK == 2, "step");
 _Static_assert(HART_STEP_SCALE_DONE == 3 && HART_STEP_DIFFUSION == 4 && HART_STEP_DECODER == 5, "step");
 _Static_assert(HART_STEP_IMAGES == 6 && HART_STEP_OTHER == 99, "step");

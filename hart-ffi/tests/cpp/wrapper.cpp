@@ -1,5 +1,5 @@
-/* Everything in hart.hpp, used rightly and wrongly: wrapper MODEL SCRATCH [brief]. Runs under the sanitizers, and under valgrind, where
- * a picture takes hundreds of times as long: give it a tiny model there, and `brief`. */
+/* Correct and incorrect uses of everything in hart.hpp: wrapper MODEL SCRATCH [brief]. It runs under the sanitizers and
+ * under valgrind. Under valgrind an image takes hundreds of times as long, so pass a tiny model and `brief`. */
 #include <algorithm>
 #include <array>
 #include <cstdio>
@@ -24,16 +24,16 @@
 
 namespace fs = std::filesystem;
 
-/* Says where and why, and gives up. */
-#define CHECK(fine)                                                                                                      \
+/* Exits with a message if a condition is false. */
+#define CHECK(condition)                                                                                                      \
     do {                                                                                                                 \
-        if (!(fine)) {                                                                                                   \
-            std::fprintf(stderr, "%s:%d: not so: %s\nlast error: %s\n", __FILE__, __LINE__, #fine, hart_last_error()); \
+        if (!(condition)) {                                                                                                   \
+            std::fprintf(stderr, "%s:%d: failed: %s\nlast error: %s\n", __FILE__, __LINE__, #condition, hart_last_error()); \
             std::exit(1);                                                                                                \
         }                                                                                                                \
     } while (0)
 
-/* Something that must throw a hart::Error with a status, and say why in words that hold `part`. */
+/* Checks that an expression throws a hart::Error with a status, and that its message contains `part`. */
 #define THROWS(expression, wanted, part)                                                        \
     do {                                                                                        \
         const auto error = thrown([&] { static_cast<void>(expression); });                      \
@@ -54,7 +54,7 @@ std::optional<hart::Error> thrown(F function) {
     return std::nullopt;
 }
 
-/* What no hart error is. */
+/* An exception that is not an Error of hart. */
 struct Oops {
     std::unique_ptr<int> moved_only;
     int number;
@@ -72,7 +72,7 @@ bool same(const hart::Image &a, const hart::Image &b) {
     return a.width() == b.width() && a.height() == b.height() && same(a.pixels(), b.pixels());
 }
 
-hart::Image picture(const hart::Model &model, const char *prompt, std::uint64_t seed) {
+hart::Image generate(const hart::Model &model, const char *prompt, std::uint64_t seed) {
     return model.generate(hart::Request(prompt).seed(seed)).image(0);
 }
 
@@ -90,7 +90,7 @@ static_assert(!std::is_convertible_v<const char *, hart::Request>);
 static_assert(std::is_same_v<decltype(std::declval<const hart::Image &>().pixels()), std::span<const std::uint8_t>>);
 #endif
 
-/* A view of a temporary doesn't compile. */
+/* A view of a temporary does not compile. */
 template <class T, class = void>
 constexpr bool gives_pixels = false;
 template <class T>
@@ -109,7 +109,7 @@ void library() {
     CHECK(hart::text(hart::Status::ok) == std::string_view("done"));
     CHECK(hart::text(static_cast<hart::Status>(-7)) == std::string_view("an unknown status"));
     CHECK(hart::text(hart::Stage::residual) == std::string_view("residual"));
-    CHECK(hart::text(static_cast<hart::Stage>(77)) == std::string_view("another stage"));
+    CHECK(hart::text(static_cast<hart::Stage>(77)) == std::string_view("other"));
 }
 
 void span_of_values() {
@@ -125,7 +125,7 @@ void span_of_values() {
     CHECK(same(hart::span<const int>(changeable), view) && values[0] == 7);
 }
 
-void texts() {
+void strings() {
     CHECK(hart::Text("a").c_str() == std::string_view("a"));
     CHECK(hart::Text(std::string("b")).c_str() == std::string_view("b"));
     CHECK(hart::Text(std::string_view("cd").substr(1)).c_str() == std::string_view("d"));
@@ -154,8 +154,8 @@ void options(const std::string &path) {
     options.precision("f32").weights("auto").memory_map(false).strict(true).threads(1).max_memory(0).text_model(fs::path(path) / "text");
     const auto model = hart::Model::open(path, options);
     const auto other = hart::Model::open(fs::path(path), hart::Options().threads(2).device("auto"));
-    CHECK(same(picture(model, "a house", 3), picture(other, "a house", 3)));
-    CHECK(same(picture(model.share(), "a house", 3), picture(other, "a house", 3)));
+    CHECK(same(generate(model, "a house", 3), generate(other, "a house", 3)));
+    CHECK(same(generate(model.share(), "a house", 3), generate(other, "a house", 3)));
 
     THROWS(options.weights("best"), argument, "best");
     THROWS(options.device("abacus"), device, "abacus");
@@ -171,7 +171,7 @@ void requests(const hart::Model &model) {
     THROWS(model.generate(request), request, "prompt");
     CHECK(&request.prompt("a house") == &request);
     request.prompt("a parrot").add_prompt("a guitar").images_per_prompt(2).seed(5);
-    request.guidance(1.5).soft_sampling(false).top_k(100).top_p(0.5).steps("4").system_prompt("");
+    request.guidance(1.5).smoothing(false).top_k(100).top_p(0.5).steps("4").system_prompt("");
     const auto result = model.generate(request);
     const auto images = result.images();
     const std::size_t side = model.info().width;
@@ -189,18 +189,18 @@ void requests(const hart::Model &model) {
     CHECK(result.truncations().empty());
     THROWS(result.image(4), argument, "4");
 
-    // The same again with the same request, and with another of the same.
+    // The same request again, and an equal one.
     CHECK(same(model.generate(request).image(3), images[3]));
-    auto twin = hart::Request("a guitar").seed(6).guidance(1.5).soft_sampling(false).top_k(100).top_p(0.5).steps("4").system_prompt("");
+    auto twin = hart::Request("a guitar").seed(6).guidance(1.5).smoothing(false).top_k(100).top_p(0.5).steps("4").system_prompt("");
     CHECK(same(model.generate(twin).image(0), images[3]));
-    CHECK(same(model.generate(std::move(twin).default_system_prompt()).image(0), images[3])); // This model has none.
+    CHECK(same(model.generate(std::move(twin).default_system_prompt()).image(0), images[3])); // This model has no system prompt.
 
     THROWS(request.guidance(std::numeric_limits<double>::quiet_NaN()), request, "guidance");
     THROWS(request.top_p(2.0), request, "top");
     THROWS(request.top_k(0), request, "top");
     THROWS(request.steps("many"), request, "many");
     THROWS(request.images_per_prompt(0), request, "images");
-    CHECK(same(model.generate(request).image(3), images[3])); // What won't do changes nothing.
+    CHECK(same(model.generate(request).image(3), images[3])); // Invalid settings change nothing.
 
     std::string longer = "a house";
     for (int i = 0; i < 40; ++i) longer += " and a house";
@@ -221,7 +221,7 @@ void images(const hart::Model &model, const fs::path &scratch) {
         pixels = kept->pixels();
         before.assign(pixels.begin(), pixels.end());
     }
-    // It outlives the result and the handle of the model, and its pixels stay where they are when it moves.
+    // The image outlives the result and the handle of the model, and moving it does not move its pixels.
     const hart::Image image = *std::move(kept);
     CHECK(image.pixels().data() == pixels.data() && same(pixels, hart::span<const std::uint8_t>(before)));
 
@@ -230,7 +230,7 @@ void images(const hart::Model &model, const fs::path &scratch) {
     CHECK(png.size() > 8 && std::equal(signature.begin(), signature.end(), png.begin()));
     CHECK(image.png().data() == png.data());
 
-    // A name beyond ASCII.
+    // A file name that is not ASCII.
     const auto path = scratch / fs::path(u8"h\u00e9art \u5fc3.png");
     image.save(path);
     std::ifstream file(path, std::ios::binary);
@@ -244,13 +244,13 @@ void images(const hart::Model &model, const fs::path &scratch) {
         CHECK(same(*again, image) && again->prompt() == image.prompt() && again->seed() == image.seed());
         CHECK(again->settings() == image.settings());
     }
-    THROWS(hart::Image::from_png({signature.data(), signature.size()}), picture, "memory");
+    THROWS(hart::Image::from_png({signature.data(), signature.size()}), image, "memory");
     THROWS(image.save(scratch / "no" / "folder.png"), io, "folder.png");
     THROWS(hart::Image::open(scratch / "nothing.png"), io, "nothing.png");
-    std::ofstream(scratch / "text.png") << "no picture";
-    THROWS(hart::Image::open(scratch / "text.png"), picture, "text.png");
+    std::ofstream(scratch / "text.png") << "not an image";
+    THROWS(hart::Image::open(scratch / "text.png"), image, "text.png");
 
-    // Two rows of one pixel, four bytes apart.
+    // Two rows of one pixel with a stride of four bytes.
     const std::vector<std::uint8_t> rows{1, 2, 3, 99, 4, 5, 6};
     const auto small = hart::Image::from_pixels(1, 2, rows, 4);
     CHECK(small.width() == 1 && small.height() == 2 && small.stride() == 3);
@@ -281,10 +281,10 @@ void images(const hart::Model &model, const fs::path &scratch) {
 }
 
 void moves(const hart::Model &model, const std::string &path) {
-    // Moved into, assigned from and to themselves, and used when empty.
+    // Objects that are moved, assigned to themselves, and used when empty.
     auto other = model.share();
     hart::Model moved(std::move(other));
-    THROWS(other.info(), null, "model");              // NOLINT: what is empty says so.
+    THROWS(other.info(), null, "model");              // NOLINT: the use after the move is the test.
     THROWS(other.generate(hart::Request("a")), null, "model");
     THROWS(moved.generate(std::move(*std::make_unique<hart::Request>("\x01"))).image(7), argument, "7");
     other = std::move(moved);
@@ -355,9 +355,9 @@ void moves(const hart::Model &model, const std::string &path) {
     CHECK(cancel.is_requested());
 }
 
-/* What an observer hears, and that previews and observers leave the picture as it is. */
+/* The events that an observer receives. Previews and observers do not change the image. */
 void events(const hart::Model &model) {
-    const auto plain = picture(model, "a penguin", 11);
+    const auto plain = generate(model, "a penguin", 11);
     const auto info = model.info();
     std::map<hart::Step, int> steps;
     std::map<hart::Stage, int> stages;
@@ -389,7 +389,7 @@ void events(const hart::Model &model) {
         }
         return hart::Control::go_on;
     });
-    // The observer stays when the request moves.
+    // Moving the request keeps its observer.
     hart::Request moved = std::move(request);
     auto last = hart::Request("a parrot");
     last = std::move(moved);
@@ -399,31 +399,31 @@ void events(const hart::Model &model) {
     CHECK(steps[hart::Step::text_layer] > 0 && steps[hart::Step::block] > 0 && steps[hart::Step::diffusion] > 0);
     CHECK(steps[hart::Step::decoder] > 0 && steps[hart::Step::images] == 1 && steps[hart::Step::other] == 0);
     CHECK(stages.size() >= 4);
-    // The last preview is the picture, and previews outlive the run.
+    // The last preview is the final image, and previews outlive the run.
     CHECK(same(previews.back(), plain) && previews.size() == 2 * (info.scales + 1));
 
-    // Every kind of observer: a std::function, a function, one that can't be const, none at all.
-    int heard = 0;
+    // Every kind of observer: a std::function, a function pointer, a mutable lambda, and none.
+    int events = 0;
     const hart::Observer function = [&](const hart::Event &) {
-        ++heard;
+        ++events;
         return hart::Control::go_on;
     };
     static_cast<void>(model.generate(last.observer(function)));
-    CHECK(heard > 0);
+    CHECK(events > 0);
     last.observer(+[](const hart::Event &) { return hart::Control::cancel; });
     THROWS(model.generate(last), cancelled, "0 of 1");
     last.observer([count = 0](const hart::Event &) mutable { return ++count < 3 ? hart::Control::go_on : hart::Control::cancel; });
     THROWS(model.generate(last), cancelled, "cancelled");
-    heard = 0;
+    events = 0;
     static_cast<void>(model.generate(last.without_observer()));
     static_cast<void>(model.generate(last.observer(hart::Observer())));
-    CHECK(heard == 0);
-    CHECK(same(model.generate(std::move(last).observer(function).without_observer()).image(0), plain) && heard == 0);
+    CHECK(events == 0);
+    CHECK(same(model.generate(std::move(last).observer(function).without_observer()).image(0), plain) && events == 0);
 }
 
-/* What an observer throws comes out of generate, and the request and the model work on. */
+/* generate() rethrows the exception of an observer, and the request and the model can be used again. */
 void observers_that_throw(const hart::Model &model) {
-    const auto plain = picture(model, "a house", 2);
+    const auto plain = generate(model, "a house", 2);
     auto request = hart::Request("a house").seed(2);
     int calls = 0;
     request.observer([&](const hart::Event &event) {
@@ -442,7 +442,7 @@ void observers_that_throw(const hart::Model &model) {
     }
     CHECK(same(model.generate(request.without_observer()).image(0), plain));
 
-    // At the very last event too, when the picture is finished.
+    // At the last event too, when the image is finished.
     request.observer([](const hart::Event &event) {
         if (event.step() == hart::Step::images) throw std::runtime_error("at the end");
     });
@@ -454,7 +454,7 @@ void observers_that_throw(const hart::Model &model) {
     }
     CHECK(what == "at the end");
 
-    // A hart error keeps its status, and one that is no object of a class comes through.
+    // An error of hart keeps its status, and exceptions of other types pass through.
     request.observer([&](const hart::Event &) { static_cast<void>(hart::Image::open("no such file.png")); });
     THROWS(model.generate(request), io, "no such file.png");
     request.observer([](const hart::Event &) { throw 7; });
@@ -467,11 +467,11 @@ void observers_that_throw(const hart::Model &model) {
     CHECK(number == 7);
 }
 
-/* An observer that meddles with its own request: hart says no, and what it may do away with stays until the run is over. */
-void observers_that_meddle(const hart::Model &model) {
+/* An observer that uses its own request: changing or running it fails, and destroying it takes effect after the run. */
+void observers_that_use_their_request(const hart::Model &model) {
     auto request = std::make_unique<hart::Request>("a house");
-    const auto plain = picture(model, "a house", 0);
-    const auto inside = picture(model, "a parrot", 1);
+    const auto plain = generate(model, "a house", 0);
+    const auto inside = generate(model, "a parrot", 1);
     bool nested = false, gone = false;
     auto own = std::make_unique<hart::Model>(model.share());
     request->observer([&, alive = std::make_shared<int>(5)](const hart::Event &event) {
@@ -481,7 +481,7 @@ void observers_that_meddle(const hart::Model &model) {
             THROWS(request->without_observer(), state, "running");
             THROWS(request->observer([](const hart::Event &) {}), state, "running");
             THROWS(own->generate(*request), state, "running");
-            CHECK(same(picture(*own, "a parrot", 1), inside));
+            CHECK(same(generate(*own, "a parrot", 1), inside));
         }
         if (event.step() == hart::Step::scale_done && !gone) {
             gone = true;
@@ -501,37 +501,37 @@ void cancelling(const hart::Model &model) {
     auto request = hart::Request("a parrot").images_per_prompt(3).seed(20);
     request.cancel_token(cancel);
 
-    // From another thread, while the run waits for it.
-    bool asked = false;
+    // From another thread, while the observer waits for it.
+    bool requested = false;
     request.observer([&](const hart::Event &event) {
-        if (event.step() != hart::Step::scale || asked) return;
-        asked = true;
+        if (event.step() != hart::Step::scale || requested) return;
+        requested = true;
         std::thread([&] { cancel.request(); }).join();
     });
     THROWS(model.generate(request), cancelled, "0 of 3");
-    CHECK(asked && cancel.is_requested());
+    CHECK(requested && cancel.is_requested());
 
-    // From another thread, at some time.
+    // From another thread, at any time.
     cancel.reset();
     CHECK(!cancel.is_requested());
-    std::promise<void> begun;
-    bool told = false;
+    std::promise<void> start;
+    bool started = false;
     request.observer([&](const hart::Event &) {
-        if (!std::exchange(told, true)) begun.set_value();
+        if (!std::exchange(started, true)) start.set_value();
     });
     request.images_per_prompt(1000);
     std::thread other([&] {
-        begun.get_future().wait();
+        start.get_future().wait();
         cancel.request();
     });
     THROWS(model.generate(request), cancelled, "of 1000");
     other.join();
     request.images_per_prompt(3).without_observer();
 
-    // The token was used before the run.
+    // Before the run.
     THROWS(model.generate(request), cancelled, "0 of 3");
 
-    // A preview that is cancelled throws in the observer; the run is cancelled all the same, and says what was finished.
+    // A cancelled preview throws in the observer. generate() still throws Cancelled with the finished images.
     cancel.reset();
     request.observer([&, finished = 0](const hart::Event &event) mutable {
         if (event.step() == hart::Step::images) ++finished;
@@ -547,7 +547,7 @@ void cancelling(const hart::Model &model) {
     }
     CHECK(caught);
 
-    // By the observer, after the second picture: what was finished is in the exception, and outlives it.
+    // By the observer, after the second image. The finished images are in the exception and outlive it.
     cancel.reset();
     request.observer([](const hart::Event &event) {
         const bool enough = event.step() == hart::Step::images && event.index() == 2;
@@ -564,9 +564,9 @@ void cancelling(const hart::Model &model) {
         const hart::Cancelled copy = cancelled;
         finished = copy.images();
     }
-    CHECK(finished.size() == 2 && same(finished[0], picture(model, "a parrot", 20)) && same(finished[1], picture(model, "a parrot", 21)));
+    CHECK(finished.size() == 2 && same(finished[0], generate(model, "a parrot", 20)) && same(finished[1], generate(model, "a parrot", 21)));
 
-    // Without the token, and after the token is gone.
+    // Without the token, and after the token is destroyed.
     cancel.request();
     request.without_observer().images_per_prompt(1).without_cancel_token();
     CHECK(same(model.generate(request).image(0), finished[0]));
@@ -589,7 +589,7 @@ void files(const fs::path &folder) {
     std::optional<hart::Model> opened;
     bool by_reader = false;
     for (const auto &entry : fs::recursive_directory_iterator(folder)) {
-        // Torch files are read from folders only.
+        // PyTorch files can only be read from a folder.
         if (!entry.is_regular_file() || entry.path().extension() == ".bin") continue;
         const auto name = entry.path().lexically_relative(folder).generic_u8string();
         // Half of them as bytes, half through a reader.
@@ -629,12 +629,12 @@ void files(const fs::path &folder) {
     const auto model = hart::Model::open(folder, plain);
     const auto info = opened->info(), expected = model.info();
     CHECK(info.width == expected.width && info.parameters == expected.parameters);
-    CHECK(same(picture(*opened, "a sunflower", 4), picture(model, "a sunflower", 4)));
+    CHECK(same(generate(*opened, "a sunflower", 4), generate(model, "a sunflower", 4)));
     THROWS(hart::Model::from_files(hart::Files()), checkpoint, "");
 }
 
 void tokens(const hart::Model &model, const std::string &path, bool trained) {
-    const auto image = picture(model, "a banana", 1);
+    const auto image = generate(model, "a banana", 1);
     std::optional<hart::Tokens> tokens;
     {
         const auto own = model.share();
@@ -663,28 +663,28 @@ void tokens(const hart::Model &model, const std::string &path, bool trained) {
 
 void threads(const hart::Model &model, int count, int rounds) {
     std::vector<hart::Image> expected;
-    for (int i = 0; i < count; ++i) expected.push_back(picture(model, "a rocket", static_cast<std::uint64_t>(i)));
+    for (int i = 0; i < count; ++i) expected.push_back(generate(model, "a rocket", static_cast<std::uint64_t>(i)));
     std::vector<std::thread> all;
-    std::vector<int> fine(static_cast<std::size_t>(count), 0);
+    std::vector<int> passed(static_cast<std::size_t>(count), 0);
     for (int i = 0; i < count; ++i) {
         all.emplace_back([&, i] {
             const auto at = static_cast<std::size_t>(i);
             for (int round = 0; round < rounds; ++round) {
-                const auto made = picture(model, "a rocket", static_cast<std::uint64_t>(i));
-                // What another thread made may be read here; errors are each thread's own.
+                const auto made = generate(model, "a rocket", static_cast<std::uint64_t>(i));
+                // Images of another thread may be read here. Each thread has its own errors.
                 const auto error = thrown([&] { static_cast<void>(hart::Image::open("nothing-" + std::to_string(i))); });
                 const bool named = error && std::string_view(error->what()).find("nothing-" + std::to_string(i)) != std::string_view::npos;
-                fine[at] += same(made, expected[at]) && expected[0].png().size() > 8 && named ? 1 : 0;
+                passed[at] += same(made, expected[at]) && expected[0].png().size() > 8 && named ? 1 : 0;
             }
         });
     }
     for (auto &thread : all) thread.join();
-    for (const int rounds_fine : fine) CHECK(rounds_fine == rounds);
+    for (const int rounds_passed : passed) CHECK(rounds_passed == rounds);
 }
 
-/* Pictures that start from a picture. */
+/* Generation from an image. */
 void editing(const hart::Model &model) {
-    const auto start = picture(model, "a house", 2);
+    const auto start = generate(model, "a house", 2);
     const std::vector<std::uint8_t> white(start.pixels().size(), 255);
     const auto mask = hart::Image::from_pixels(start.width(), start.height(), white);
     const auto corner = hart::Image::from_pixels(1, 1, hart::span<const std::uint8_t>(white.data(), 3));
@@ -700,11 +700,11 @@ void editing(const hart::Model &model) {
     CHECK(names("outpainting"));
     request.vary(corner, 1);
     THROWS(model.generate(request), request, "resize it");
-    request.from_nothing();
-    CHECK(same(model.generate(request).image(0), picture(model, "a panda", 5)));
+    request.without_image();
+    CHECK(same(model.generate(request).image(0), generate(model, "a panda", 5)));
 }
 
-/* A defect of hart's throws, the program goes on, and the model says no from then on. */
+/* A panic in hart throws, the program goes on, and the model is poisoned. */
 void panics(const std::string &path) {
     auto model = hart::Model::open(path);
     CHECK(hart_model_test_panic(model.get()) == HART_ERR_PANIC);
@@ -727,12 +727,12 @@ int main(int argc, char **argv) {
     fs::create_directories(scratch);
     try {
         const auto model = hart::Model::open(path);
-        CHECK(same(picture(model, "a parrot", 7), picture(model, "a parrot", 7)));
-        CHECK(!same(picture(model, "a parrot", 7), picture(model, "a parrot", 8)));
+        CHECK(same(generate(model, "a parrot", 7), generate(model, "a parrot", 7)));
+        CHECK(!same(generate(model, "a parrot", 7), generate(model, "a parrot", 8)));
         library();
         editing(model);
         span_of_values();
-        texts();
+        strings();
         models(model);
         options(path);
         requests(model);
@@ -740,16 +740,16 @@ int main(int argc, char **argv) {
         moves(model, path);
         events(model);
         observers_that_throw(model);
-        observers_that_meddle(model);
+        observers_that_use_their_request(model);
         cancelling(model);
         files(path);
         tokens(model, path, !brief);
         threads(model, brief ? 2 : 8, brief ? 1 : 4);
         panics(path);
     } catch (const std::exception &error) {
-        std::fprintf(stderr, "not caught: %s\n", error.what());
+        std::fprintf(stderr, "uncaught exception: %s\n", error.what());
         return 1;
     }
-    std::puts("fine");
+    std::puts("hart.hpp: ok");
     return 0;
 }
