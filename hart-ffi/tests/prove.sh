@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Proves the C ABI on this machine: what the library exports, every function under valgrind and the sanitizers, the installed packages,
-# and the same picture from Rust, C, C++ and Python. Linux; needs gcc, clang, valgrind, cmake, pkg-config and Python.
-# Takes what `cargo build --release --workspace` has built. With HART_PROFILE=dist the library is the one that
+# Tests the C ABI on Linux: the exported symbols, every function under valgrind and the sanitizers, the installed packages,
+# and that Rust, C, C++ and Python generate the same image. Needs gcc, clang, valgrind, cmake, pkg-config and Python.
+# Run `cargo build --release --workspace` first. With HART_PROFILE=dist, the tested library is the one that
 # `cargo build --profile dist -p hart-ffi` has built.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
@@ -15,38 +15,55 @@ mkdir "$work/scratch"
 step() { printf '\n-- %s (%s s)\n' "$*" "$SECONDS"; }
 fail() { echo "prove.sh: $*" >&2; exit 1; }
 
-step "the header is made from hart-ffi"
+step "the header matches the comments of hart-ffi"
 "$built/hart_header" --check
 
-step "only hart_* is exported, and all of it is in the header and in the test"
+step "only hart_* is exported, and the header and the tests cover all of it"
 prefix=$work/prefix
 "$root/hart-ffi/install.sh" --prefix "$prefix" --no-build --profile "${HART_PROFILE:-release}"
 nm -D --defined-only "$prefix/lib/libhart.so" | awk '{print $3}' | sort >"$work/shared"
 nm -g --defined-only "$prefix/lib/libhart.a" 2>/dev/null | awk 'NF == 3 {print $3}' | sort >"$work/static"
-grep -v '^ \*' "$root/include/hart.h" | grep -oE '\bhart_[a-z0-9_]+\(' | tr -d '(' | sort -u >"$work/declared"
+# The header without comments, macros and system headers.
+sed '/^#include/d' "$root/include/hart.h" | gcc -E -P -DHART_STATIC - >"$work/declarations.h"
+grep -oE '\bhart_[a-z0-9_]+\(' "$work/declarations.h" | tr -d '(' | sort -u >"$work/declared"
 diff "$work/shared" "$work/declared" || fail "the shared library and the header differ"
 diff "$work/static" "$work/declared" || fail "the static library and the header differ"
 while read -r function; do
-  grep -q "\b$function(" "$tests/c/abi.c" || [[ $function == *_free ]] || fail "abi.c doesn't use $function"
-  # hart.hpp has its own words for these, or no use for them.
+  grep -q "\b$function(" "$tests/c/abi.c" || [[ $function == *_free ]] || fail "abi.c does not use $function"
+  # hart.hpp does not need these.
   [[ $function =~ ^hart_(version|abi_version|last_error_copy|model_test_panic)$ ]] ||
     grep -q "\b$function\b" "$root/include/hart.hpp" || fail "hart.hpp lacks $function"
 done <"$work/declared"
 readelf -d "$prefix/lib/libhart.so" | grep -q 'SONAME.*\[libhart.so.0\]' || fail "no soname"
 echo "$(wc -l <"$work/declared") functions"
 
-step "the headers are C99, C11, C++17 and C++20, without a warning"
+step "the headers compile without a warning: hart.h as C89 to C11 and C++11 to C++20, hart.hpp as C++17 and C++20"
 strict=(-Wall -Wextra -Wpedantic -Werror "-I$root/include" -fsyntax-only)
 for cc in gcc clang; do
-  for standard in c99 c11; do "$cc" -std=$standard "${strict[@]}" -x c "$root/include/hart.h"; done
+  for standard in gnu89 c99 c11; do "$cc" -std=$standard "${strict[@]}" -x c "$root/include/hart.h"; done
 done
 for cxx in g++ clang++; do
-  for standard in c++17 c++20; do
-    for header in hart.h hart.hpp; do
-      echo "#include <$header>" | "$cxx" -std=$standard "${strict[@]}" -Wshadow -Wconversion -x c++ -
-    done
+  for check in hart.h:c++11 hart.h:c++17 hart.h:c++20 hart.hpp:c++17 hart.hpp:c++20; do
+    echo "#include <${check%:*}>" | "$cxx" -std=${check#*:} "${strict[@]}" -Wshadow -Wconversion -x c++ -
   done
 done
+
+step "cffi parses the declarations, sees the constants and calls the library"
+python3 -m venv "$work/cffi"
+"$work/cffi/bin/pip" -q --disable-pip-version-check install cffi
+"$work/cffi/bin/python" - "$work/declarations.h" "$prefix/lib/libhart.so" <<'PYTHON'
+import sys, cffi
+ffi = cffi.FFI()
+with open(sys.argv[1]) as declarations:
+    ffi.cdef(declarations.read())
+hart = ffi.dlopen(sys.argv[2])
+assert (hart.HART_OK, hart.HART_ERR_IMAGE, hart.HART_STAGE_DECODE, hart.HART_STEP_OTHER) == (0, 205, 4, 99)
+assert ffi.string(hart.hart_status_text(hart.HART_ERR_IMAGE)) == b"an image file is malformed"
+cancel = ffi.new("hart_cancel **")
+assert hart.hart_cancel_new(cancel) == hart.HART_OK
+assert hart.hart_cancel_is_requested(cancel[0]) == 0
+hart.hart_cancel_free(cancel[0])
+PYTHON
 
 export PKG_CONFIG_PATH=$prefix/lib/pkgconfig
 read -ra shared <<<"$(pkg-config --cflags --libs hart) -Wl,-rpath,$prefix/lib"
@@ -74,9 +91,9 @@ ldd "$work/opening-static" | grep -q libhart && fail "the static program needs t
 step "struct layout"
 for cc in gcc clang; do "$cc" "${c11[@]}" "-I$root/include" "$tests/c/layout.c" -fsyntax-only; done
 
-# One test asks for more memory than there is.
+# One test allocates more memory than is available.
 export ASAN_OPTIONS=allocator_may_return_null=1
-step "every function, and under the address and undefined-behaviour sanitizers"
+step "every function, also under the address and undefined-behaviour sanitizers"
 gcc "${c11[@]}" "$tests/c/abi.c" "${shared[@]}" -lpthread -o "$work/abi"
 "$work/abi" "$model" "$work/scratch"
 clang "${c11[@]}" "$tests/c/abi.c" "${static[@]}" -lpthread -o "$work/abi-static"
@@ -86,7 +103,7 @@ for cc in gcc clang; do
   "$work/abi-asan" "$model" "$work/scratch"
 done
 
-step "the C++ wrapper, and under the sanitizers"
+step "the C++ wrapper, also under the sanitizers"
 cpp17=(-std=c++17 "${strict[@]}" -Wshadow -Wconversion)
 g++ "${cpp17[@]}" "$tests/cpp/wrapper.cpp" "${shared[@]}" -lpthread -o "$work/wrapper"
 "$work/wrapper" "$model" "$work/scratch"
@@ -96,8 +113,8 @@ for cxx in g++ clang++; do
 done
 
 step "both under valgrind: no leak, no invalid access"
-# A model of a few thousand parameters, and one thread: valgrind runs threads in turn, and waiting ones spin. Optimised Rust may look at a
-# value before it looks whether there is one, and not use it; valgrind's report of that is no finding, so it is off.
+# A model with a few thousand parameters and one thread: valgrind runs one thread at a time, and waiting threads spin.
+# Optimised Rust may branch on an uninitialised value whose result is unused, so valgrind's check of such values is off.
 tiny=$root/hart-core/tests/fixtures/slim-b
 memcheck=(env RAYON_NUM_THREADS=1 valgrind -q --fair-sched=yes --undef-value-errors=no --error-exitcode=1 --leak-check=full
   --show-leak-kinds=definite --errors-for-leak-kinds=definite)
@@ -105,7 +122,7 @@ memcheck=(env RAYON_NUM_THREADS=1 valgrind -q --fair-sched=yes --undef-value-err
 "${memcheck[@]}" "$work/wrapper" "$tiny" "$work/scratch" brief & two=$!
 wait $one; wait $two
 
-step "cancelling is quick, and memory doesn't grow"
+step "cancellation is fast, and memory does not grow"
 gcc "${c11[@]}" "$tests/c/endurance.c" "${shared[@]}" -lpthread -o "$work/endurance"
 "$work/endurance" "$model"
 
@@ -118,11 +135,11 @@ for language in c cpp; do
 done
 gcc "$root/examples/c/generate.c" "${shared[@]}" -o "$work/generate"
 
-step "the same seed, the same bytes: Rust, C, C++, Python"
+step "the same seed gives the same bytes from Rust, C, C++ and Python"
 prompt="a red heart on a yellow background"
-picture=$work/rust.png
-"$built/generate" "$prompt" --seed 7 --quiet --out "$picture"
-same() { cmp "$picture" "$1" || fail "$1 differs"; }
+image=$work/rust.png
+"$built/generate" "$prompt" --seed 7 --quiet --out "$image"
+same() { cmp "$image" "$1" || fail "$1 differs"; }
 for program in c-OFF c-ON; do "$work/$program/generate" "$model" "$prompt" "$work/$program.png" 7 2>/dev/null; same "$work/$program.png"; done
 "$work/generate" "$model" "$prompt" "$work/pkg.png" 7 2>/dev/null; same "$work/pkg.png"
 for program in cpp-OFF cpp-ON; do
@@ -131,7 +148,7 @@ done
 HART_LIBRARY=$prefix/lib/libhart.so python3 "$root/examples/python/generate.py" "$prompt" --seed 7 --out "$work/python.png" 2>/dev/null
 same "$work/python.png"
 
-step "Python: its tests, and the wheel in a fresh environment"
+step "the Python module: its tests, and the wheel in a new environment"
 (cd "$root/examples/python" && HART_LIBRARY=$prefix/lib/libhart.so python3 -B -m unittest -q test_hart)
 python3 -m venv "$work/venv"
 HART_LIBRARY=$prefix/lib/libhart.so "$work/venv/bin/pip" -q --disable-pip-version-check wheel --no-deps -w "$work/wheels" "$root/examples/python"
