@@ -6,13 +6,13 @@ usage() {
   cat <<'TEXT'
 usage: hart-ffi/install.sh --prefix DIR [--features LIST] [--profile NAME] [--no-build]
 
-  --prefix DIR      where lib, include and share go, such as /usr/local or $HOME/hart
-  --features LIST   features of hart-ffi to build with, such as cuda-nvrtc
+  --prefix DIR      where lib, include and share are installed, such as /usr/local or $HOME/hart
+  --features LIST   features of hart-ffi, such as cuda-nvrtc
   --profile NAME    cargo profile of the library (default: dist, which is small and slow to compile)
-  --no-build        installs what `cargo build --profile NAME -p hart-ffi` has built before
+  --no-build        install what `cargo build --profile NAME -p hart-ffi` has built
 
-DESTDIR in the environment is put before the prefix, for packagers. HART_COMMIT names the commit that hart_build_info
-reports; by default the repository's.
+Environment: DESTDIR is prepended to the prefix, for packagers. HART_COMMIT is the commit that hart_build_info reports;
+the default is that of the repository.
 TEXT
 }
 
@@ -37,14 +37,14 @@ done
 
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(dirname "$here")
-# A published package of hart-ffi stands by itself, without the workspace's profiles.
+# A published package of hart-ffi is not in the workspace, which defines the profile.
 if ! grep -qs '^\[profile\.dist\]' "$root/Cargo.toml"; then root=$here profile=${profile:-release}; fi
 profile=${profile:-dist}
 version=$(sed -n 's/^version = "\(.*\)"$/\1/p' "$root/Cargo.toml" | head -n 1)
 major=${version%%.*} minor=${version#*.} minor=${minor%%.*}
 
 if [ "$build" = yes ]; then
-  # A source archive has no commit, whatever repository it was unpacked in.
+  # A source archive has no commit, even if it was unpacked inside another repository.
   if [ -z "${HART_COMMIT:-}" ] && [ -e "$root/.git" ]; then
     HART_COMMIT=$(git -C "$root" rev-parse --short HEAD 2>/dev/null) || true
   fi
@@ -62,28 +62,29 @@ case $(uname -s) in
   Darwin)
     shared=libhart.dylib soname=libhart.0.dylib file=libhart.$version.dylib
     native='-liconv -lSystem -lc -lm' ;;
-  *) echo "install.sh: knows Linux and macOS only; docs/c-abi.md says what goes where" >&2; exit 1 ;;
+  *) echo "install.sh: supports Linux and macOS only; docs/c-abi.md lists the files to install" >&2; exit 1 ;;
 esac
-for made in "$built/$shared" "$built/libhart.a"; do
-  [ -f "$made" ] || { echo "install.sh: no $made: leave out --no-build, or name the profile that was built" >&2; exit 1; }
+for library in "$built/$shared" "$built/libhart.a"; do
+  [ -f "$library" ] || { echo "install.sh: no $library: leave out --no-build, or pass the --profile that was built" >&2; exit 1; }
 done
 
 target=${DESTDIR:-}$prefix
 mkdir -p "$target/lib/pkgconfig" "$target/lib/cmake/hart" "$target/include"
-# Whole files take the place of those that running programs may have open.
+# Replaces files atomically: running programs may have the old ones open.
 place() { cp "$1" "$2.new" && chmod "$3" "$2.new" && mv -f "$2.new" "$2"; }
 
 place "$built/$shared" "$target/lib/$file" 755
 ln -sf "$file" "$target/lib/$soname"
 ln -sf "$soname" "$target/lib/$shared"
 
-# The static library holds all of Rust's runtime. On Linux its symbols become local, so that only hart_* can meet another library's.
+# The static library contains Rust's runtime. On Linux all symbols but hart_* become local, so that they can't clash with
+# those of another Rust library.
 static=$built/libhart.a
 if [ "$(uname -s)" = Linux ] && command -v objcopy >/dev/null && command -v nm >/dev/null; then
   work=$(mktemp -d)
   trap 'rm -rf "$work"' EXIT
   nm -D --defined-only "$built/$shared" | sed -n 's/.* \(hart_[a-z0-9_]*\)$/\1/p' >"$work/symbols"
-  # shellcheck disable=SC2046 # one argument a symbol
+  # shellcheck disable=SC2046 # one argument per symbol
   ${CC:-cc} -nostdlib -r -Wl,--gc-sections $(sed 's/^/-Wl,-u,/' "$work/symbols") "$static" -o "$work/whole.o"
   objcopy --strip-debug -R .llvmbc -R .llvmcmd --keep-global-symbols="$work/symbols" "$work/whole.o" "$work/hart.o"
   ar rcs "$work/libhart.a" "$work/hart.o"
@@ -93,7 +94,7 @@ place "$static" "$target/lib/libhart.a" 644
 
 place "$root/include/hart.h" "$target/include/hart.h" 644
 place "$root/include/hart.hpp" "$target/include/hart.hpp" 644
-# For any version of Python, therefore not in lib/pythonX.Y. It finds the library in lib of its prefix.
+# The module works with every version of Python, so it is not in lib/pythonX.Y. It finds the library in lib of its prefix.
 python=$root/examples/python/hart.py
 if [ -f "$python" ]; then
   mkdir -p "$target/share/hart/python"
