@@ -1,4 +1,4 @@
-/* Prompt to PNG, with progress, Ctrl-C and clear errors: generate MODEL PROMPT OUT.png [SEED] */
+/* Generates an image from a prompt, with progress, Ctrl-C and error messages: generate MODEL PROMPT OUT.png [SEED] */
 #include <errno.h>
 #include <inttypes.h>
 #include <signal.h>
@@ -10,14 +10,14 @@
 static hart_cancel *cancel;
 
 static void on_interrupt(int signal_number) {
-    hart_cancel_request(cancel);     /* One atomic store: safe in a signal handler. */
-    signal(signal_number, SIG_DFL);  /* The second one ends the program at once. */
+    hart_cancel_request(cancel);     /* Safe in a signal handler: one atomic store. */
+    signal(signal_number, SIG_DFL);  /* A second Ctrl-C ends the program at once. */
 }
 
 static int32_t show_progress(const hart_event *event, void *user_data) {
     static const char *const stages[] = {"text", "transformer", "sampling", "residual", "decode"};
     (void)user_data;
-    /* Later versions may have more stages. */
+    /* Later versions may add stages. */
     const char *stage = event->stage >= 0 && event->stage <= HART_STAGE_DECODE ? stages[event->stage] : "";
     fprintf(stderr, "\r%3.0f %%  scale %2" PRIu32 "/%" PRIu32 "  %-12s", 100.0 * event->fraction, event->scale, event->scales, stage);
     return 0;
@@ -51,14 +51,14 @@ int main(int argc, char **argv) {
     if (status == HART_OK) status = hart_model_memory(model, request, &weights, &peak);
     if (status == HART_OK) {
         signal(SIGINT, on_interrupt);
-        fprintf(stderr, "about %.1f MB of memory, %.1f MB of them weights\n", (double)peak / 1e6, (double)weights / 1e6);
+        fprintf(stderr, "about %.1f MB of memory, of which %.1f MB for the weights\n", (double)peak / 1e6, (double)weights / 1e6);
         status = hart_generate(model, request, &result);
         fputc('\n', stderr);
     }
     if (status == HART_OK) status = hart_result_image(result, 0, &image);
     if (status == HART_OK) status = hart_image_save(image, argv[3]);
 
-    /* The message belongs to this thread, and the frees below leave it alone. */
+    /* The message stays valid until the next failed call on this thread. */
     if (status == HART_CANCELLED) {
         fprintf(stderr, "%s\n", hart_last_error());
     } else if (status != HART_OK) {

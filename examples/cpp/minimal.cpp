@@ -1,4 +1,4 @@
-// The shortest program: minimal MODEL PROMPT OUT.png
+// Generates an image from a prompt: minimal MODEL PROMPT OUT.png
 #include <hart.hpp>
 #include <iostream>
 

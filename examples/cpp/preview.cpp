@@ -1,8 +1,8 @@
-// Shows in the terminal how a picture comes about, scale by scale, and saves it:
+// Shows the image in the terminal after every scale, and saves it:
 //
 //     preview [--no-preview] MODEL PROMPT [OUT.png [SEED]]
 //
-// Ctrl-C stops the run. The terminal must know 24-bit colours, as nearly all do.
+// Ctrl-C cancels the run. The terminal must support 24-bit colours.
 #include <charconv>
 #include <csignal>
 #include <cstdint>
@@ -17,11 +17,11 @@ namespace {
 
 constexpr const char *usage = "usage: preview [--no-preview] MODEL PROMPT [OUT.png [SEED]]\n"
                               "\n"
-                              "  --no-preview  only the progress, no picture\n"
-                              "  OUT.png       the file to write; default preview.png\n"
-                              "  SEED          another seed, another picture; default 0\n";
+                              "  --no-preview  show the progress only\n"
+                              "  OUT.png       the file to write (default: preview.png)\n"
+                              "  SEED          the seed of the image (default: 0)\n";
 
-/// Sides of the picture in the terminal: so many columns, and half as many lines.
+/// Side of the image in the terminal: this many columns, and half as many lines.
 constexpr std::uint32_t preview_side = 40;
 
 struct Arguments {
@@ -32,7 +32,7 @@ struct Arguments {
 
 std::optional<Arguments> parse(int argc, char **argv) {
     Arguments arguments;
-    std::vector<std::string> places;
+    std::vector<std::string> positional;
     for (int i = 1; i < argc; ++i) {
         const std::string argument = argv[i];
         if (argument == "--no-preview") {
@@ -43,22 +43,22 @@ std::optional<Arguments> parse(int argc, char **argv) {
         } else if (argument.size() > 1 && argument[0] == '-') {
             return std::nullopt;
         } else {
-            places.push_back(argument);
+            positional.push_back(argument);
         }
     }
-    if (places.size() < 2 || places.size() > 4) return std::nullopt;
-    arguments.model = places[0];
-    arguments.prompt = places[1];
-    if (places.size() > 2) arguments.out = places[2];
-    if (places.size() > 3) {
-        const char *begin = places[3].data(), *end = begin + places[3].size();
+    if (positional.size() < 2 || positional.size() > 4) return std::nullopt;
+    arguments.model = positional[0];
+    arguments.prompt = positional[1];
+    if (positional.size() > 2) arguments.out = positional[2];
+    if (positional.size() > 3) {
+        const char *begin = positional[3].data(), *end = begin + positional[3].size();
         const auto [rest, error] = std::from_chars(begin, end, arguments.seed);
         if (error != std::errc() || rest != end) return std::nullopt;
     }
     return arguments;
 }
 
-/// Draws over what it has drawn before.
+/// The image and the progress in the terminal. Each event overwrites the one before.
 class Screen {
 public:
     explicit Screen(bool preview) : preview_(preview) {}
@@ -82,13 +82,13 @@ public:
     }
 
 private:
-    /// An upper half block shows two pixels, one above the other: its own colour and that behind it.
+    /// Appends an image. An upper half block shows two pixels: the foreground colour above the background colour.
     static void append(std::string &text, const hart::Image &image) {
         const auto pixels = image.pixels();
-        const auto colour = [&](const char *where, std::size_t x, std::size_t y) {
-            const std::size_t at = y * image.stride() + 3 * x;
-            text += where;
-            for (std::size_t channel = 0; channel < 3; ++channel) text += ';' + std::to_string(pixels[at + channel]);
+        const auto colour = [&](const char *escape, std::size_t x, std::size_t y) {
+            const std::size_t offset = y * image.stride() + 3 * x;
+            text += escape;
+            for (std::size_t channel = 0; channel < 3; ++channel) text += ';' + std::to_string(pixels[offset + channel]);
             text += 'm';
         };
         for (std::size_t y = 0; y < image.height(); y += 2) {
@@ -102,15 +102,15 @@ private:
     }
 
     bool preview_;
-    std::string up_; // Moves the cursor to the first line of the picture before.
+    std::string up_; // Moves the cursor to the first line of the previous image.
 };
 
-/// What Ctrl-C stops. Set before the handler is.
-const hart::Cancel *interrupted = nullptr;
+/// The token that Ctrl-C cancels. Set before the signal handler is installed.
+const hart::Cancel *interrupt_token = nullptr;
 
 void on_interrupt(int signal) {
     std::signal(signal, SIG_DFL); // A second Ctrl-C ends the program at once.
-    interrupted->request();
+    interrupt_token->request();
 }
 
 } // namespace
@@ -124,9 +124,9 @@ int main(int argc, char **argv) {
     try {
         const auto model = hart::Model::open(arguments->model);
 
-        // From here on; while the model is opened, Ctrl-C ends the program as it always does.
+        // The handler is installed after the model is open. Until then, Ctrl-C ends the program.
         const hart::Cancel cancel;
-        interrupted = &cancel;
+        interrupt_token = &cancel;
         std::signal(SIGINT, on_interrupt);
 
         Screen screen(arguments->preview);
@@ -138,7 +138,7 @@ int main(int argc, char **argv) {
         std::signal(SIGINT, SIG_DFL);
 
         for (const auto &truncation : result.truncations()) {
-            std::fprintf(stderr, "\nthe model reads no more than %u tokens; not read: %s", static_cast<unsigned>(truncation.kept),
+            std::fprintf(stderr, "\nthe model reads at most %u tokens; not read: %s", static_cast<unsigned>(truncation.kept),
                          truncation.cut.c_str());
         }
         result.image(0).save(arguments->out);
@@ -146,7 +146,7 @@ int main(int argc, char **argv) {
         return 0;
     } catch (const hart::Cancelled &cancelled) {
         std::fprintf(stderr, "\n%s\n", cancelled.what());
-        return 130; // 128 and SIGINT's number, as a shell expects.
+        return 130; // 128 + SIGINT, the exit status that shells use.
     } catch (const hart::Error &error) {
         std::fprintf(stderr, "\n%s\n", error.what());
         return 1;
