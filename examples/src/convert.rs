@@ -1,4 +1,4 @@
-//! Writes a model in another precision, so that it opens at once and never takes the memory of the f32 weights.
+//! Converts a model to another precision. The result opens faster, and never needs the memory of the f32 weights.
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -6,30 +6,30 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use hart_core::{CancelToken, Control, Precision, WeightSet};
-use hart_examples::cli::settings::weight_set;
+use hart_examples::cli::args::weight_set;
 use hart_examples::cli::{INTERRUPTED, output, stop_on_ctrl_c};
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Of the bar.
+/// Steps of the progress bar.
 const STEPS: u64 = 1000;
 
-/// Writes a model with the large layers' weights in another precision
+/// Convert the weights of a model's large layers to another precision
 #[derive(Parser, Debug)]
 #[command(name = "convert", version, max_term_width = 110)]
 struct Arguments {
-    /// Folder of the model, which holds llm and tokenizer
+    /// Model folder, with the subfolders llm and tokenizer
     #[arg(value_name = "MODEL")]
     model: PathBuf,
-    /// Folder to make; it must not exist
+    /// Folder to create; must not exist
     #[arg(value_name = "FOLDER")]
     folder: PathBuf,
     /// Precision of the weights
     #[arg(short, long, value_name = "int8|bf16", default_value = "int8")]
     precision: Precision,
-    /// Folder of the text model, if it isn't in or beside the model's
+    /// Text encoder folder, if it is neither in nor next to the model folder
     #[arg(long, value_name = "FOLDER")]
     text_model: Option<PathBuf>,
-    /// Which weights: EMA if there are some, else plain
+    /// Weights to load; auto uses EMA weights if the model has them
     #[arg(long, value_name = "auto|ema|plain", default_value = "auto", value_parser = weight_set)]
     weights: WeightSet,
 }
@@ -44,16 +44,16 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     stop_on_ctrl_c(cancel.clone())?;
     let bar = ProgressBar::new(STEPS);
     bar.set_style(ProgressStyle::with_template("converting {bar:40} {percent:>3}% {elapsed}")?);
-    let mut observer = |share: f32| {
-        bar.set_position((share * STEPS as f32) as u64);
+    let mut observer = |fraction: f32| {
+        bar.set_position((fraction * STEPS as f32) as u64);
         if cancel.is_cancelled() { Control::Cancel } else { Control::Continue }
     };
-    let done = hart_core::convert(model, folder, *precision, *weights, text_model.as_deref(), &mut observer);
+    let result = hart_core::convert(model, folder, *precision, *weights, text_model.as_deref(), &mut observer);
     bar.finish_and_clear();
-    if done.as_ref().is_err_and(hart_core::Error::is_cancelled) {
+    if result.as_ref().is_err_and(hart_core::Error::is_cancelled) {
         return Ok(ExitCode::from(INTERRUPTED));
     }
-    done?;
-    output::say(folder.display())?;
+    result?;
+    output::print_line(folder.display())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,4 +1,4 @@
-//! Packs drawings with captions for training, shows scenes of them, and packs people's own pictures.
+//! Packs captioned drawings or images for training, and renders previews of the training scenes.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -16,58 +16,62 @@ use hart_examples::data::{Drawings, SIDE, Scene, SceneOptions, Scenes, files, pi
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-/// Packs captioned drawings or pictures into a folder to train on; those that come with hart, unless others are named
+/// Pack captioned drawings or images into a folder for training; by default the drawings of this repository
 #[derive(Parser, Debug)]
 #[command(name = "dataset", version, max_term_width = 110)]
 struct Arguments {
-    /// Folder to make; it must not exist
+    /// Folder to create; must not exist
     #[arg(short, long, value_name = "FOLDER", required_unless_present_any = ["preview", "export"])]
     out: Option<PathBuf>,
-    /// Drawings of Iconify's packages in this folder, node_modules/@iconify-json
+    /// Pack the drawings of the Iconify packages in this folder, such as node_modules/@iconify-json
     #[arg(long, value_name = "FOLDER")]
     icons: Option<PathBuf>,
-    /// Own pictures in this folder: PNG, JPEG or WebP with a .txt file beside each, or a captions.jsonl of file and caption
+    /// Pack the PNG, JPEG or WebP images of this folder; captions are in a .txt file per image, or in captions.jsonl with file and caption
     #[arg(long, value_name = "FOLDER", conflicts_with = "icons")]
-    pictures: Option<PathBuf>,
-    /// Styles of the drawings
-    #[arg(long, value_name = "STYLE,...", value_delimiter = ',', default_value = "noto,flat", conflicts_with = "pictures")]
+    images: Option<PathBuf>,
+    /// Styles of the drawings to pack
+    #[arg(long, value_name = "STYLE,...", value_delimiter = ',', default_value = "noto,flat", conflicts_with = "images")]
     styles: Vec<String>,
-    /// Which concepts of the packages: well-known things with short names, all things, or all
+    /// Concepts to pack
     #[arg(long, default_value = "core", requires = "icons")]
-    level: Choice,
-    /// Only the concepts with the names in this file, one a line, in its order
+    level: ConceptLevel,
+    /// Pack only the concepts named in this file, one per line, in this order
     #[arg(long, value_name = "FILE", requires = "icons", conflicts_with = "level")]
     names: Option<PathBuf>,
-    /// Table of concepts to join the packages with [default: hart's]
+    /// Table of concepts and the names of their drawings in each package [default: the table of this repository]
     #[arg(long, value_name = "FILE", requires = "icons")]
     concepts: Option<PathBuf>,
-    /// Pixels a side
+    /// Side of the packed images
     #[arg(long, value_name = "PIXELS", default_value_t = SIDE, value_parser = side)]
     side: usize,
-    /// Writes scenes with their captions into this PNG file
+    /// Write scenes with their captions to this PNG file
     #[arg(long, value_name = "FILE")]
     preview: Option<PathBuf>,
-    /// How many scenes the preview shows
+    /// Number of scenes in the preview
     #[arg(long, value_name = "COUNT", default_value_t = 24, requires = "preview", value_parser = clap::value_parser!(u64).range(1..=400))]
     scenes: u64,
     /// Seed of the preview's scenes
     #[arg(short, long, default_value_t = 0)]
     seed: u64,
-    /// Writes the vector drawings themselves into this file, .jsonl.gz
-    #[arg(long, value_name = "FILE", conflicts_with = "pictures")]
+    /// Write the vector drawings to this .jsonl.gz file
+    #[arg(long, value_name = "FILE", conflicts_with = "images")]
     export: Option<PathBuf>,
-    /// Writes one line of JSON on standard output instead of text
+    /// Print one line of JSON instead of text
     #[arg(long)]
     json: bool,
-    /// Shows no progress
+    /// Show no progress
     #[arg(short, long)]
     quiet: bool,
 }
 
+/// Concepts of the Iconify packages.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Choice {
+enum ConceptLevel {
+    /// Well-known objects with short names
     Core,
+    /// All objects
     Things,
+    /// All concepts
     All,
 }
 
@@ -104,30 +108,30 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let seconds = started.elapsed().as_secs_f64();
     let files: Vec<&Path> =
         [&arguments.out, &arguments.preview, &arguments.export].into_iter().flatten().map(AsRef::as_ref).collect();
-    let (pictures, concepts, side) = (drawings.len(), drawings.concepts.len(), drawings.side);
+    let (images, concepts, side) = (drawings.len(), drawings.concepts.len(), drawings.side);
     if arguments.json {
         let styles = &drawings.styles;
         let line = json!({
-            "pictures": pictures, "concepts": concepts, "styles": styles, "side": side, "seconds": (seconds * 1e3).round() / 1e3,
+            "images": images, "concepts": concepts, "styles": styles, "side": side, "seconds": (seconds * 1e3).round() / 1e3,
             "files": files,
         });
-        output::say(line)?;
+        output::print_line(line)?;
     } else {
-        let what = if arguments.pictures.is_some() {
-            format!("{pictures} pictures")
+        let content = if arguments.images.is_some() {
+            format!("{images} images")
         } else {
-            format!("{pictures} drawings of {concepts} concepts in the styles {}", drawings.styles.join(", "))
+            format!("{images} drawings of {concepts} concepts in the styles {}", drawings.styles.join(", "))
         };
         let files: String = files.iter().map(|file| format!(" -> {}", file.display())).collect();
-        output::say(format!("{what}, {side} x {side} pixels, {seconds:.2} s{files}"))?;
+        output::print_line(format!("{content}, {side} x {side} pixels, {seconds:.2} s{files}"))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
 impl Arguments {
-    /// What is asked for, drawn; exports the vector drawings on the way.
+    /// Renders or reads the drawings that the arguments select. Writes the file of `--export`.
     fn drawings(&self) -> Result<Drawings, Box<dyn Error>> {
-        if let Some(folder) = &self.pictures {
+        if let Some(folder) = &self.images {
             let listed = pictures::list(folder)?;
             let bar = self.bar("reading", listed.len())?;
             let packed = pictures::pack(listed, self.side, || bar.inc(1));
@@ -145,11 +149,12 @@ impl Arguments {
         Ok(drawn)
     }
 
+    /// Reads the vector drawings that the arguments select.
     fn vectors(&self) -> Result<Vec<Vector>, Box<dyn Error>> {
         let Some(folder) = &self.icons else {
             let mut vectors = vectors::committed()?;
             if let Some(style) = self.styles.iter().find(|style| vectors.iter().all(|v| v.label.style != **style)) {
-                return Err(format!("the drawings that come with hart have no style {style}; name others with --icons").into());
+                return Err(format!("the drawings of this repository have no style {style}; pass others with --icons").into());
             }
             vectors.retain(|vector| self.styles.contains(&vector.label.style));
             return Ok(vectors);
@@ -160,24 +165,24 @@ impl Arguments {
             concepts = iconify::named(concepts, &names).map_err(|e| format!("--names {}: {e}", file.display()))?;
         } else {
             let least = match self.level {
-                Choice::Core => Level::Core,
-                Choice::Things => Level::Thing,
-                Choice::All => Level::All,
+                ConceptLevel::Core => Level::Core,
+                ConceptLevel::Things => Level::Thing,
+                ConceptLevel::All => Level::All,
             };
             concepts.retain(|entry| entry.level >= least);
         }
         Ok(iconify::vectors(folder, &concepts, &self.styles)?)
     }
 
-    fn bar(&self, what: &str, count: usize) -> Result<ProgressBar, Box<dyn Error>> {
+    fn bar(&self, message: &str, count: usize) -> Result<ProgressBar, Box<dyn Error>> {
         let bar = if self.quiet { ProgressBar::hidden() } else { ProgressBar::new(count as u64) };
         bar.set_style(ProgressStyle::with_template("{msg:10} {bar:40} {pos}/{len} {elapsed}")?);
-        bar.set_message(what.to_string());
+        bar.set_message(message.to_string());
         Ok(bar)
     }
 }
 
-/// The first scenes of a seed in one picture, each over its caption.
+/// Renders the first `count` scenes of a seed in one image, each above its caption.
 fn preview(scenes: &Scenes, seed: u64, count: u64) -> Result<Image, hart_core::Error> {
     let side = scenes.options().side;
     let scenes: Vec<Scene> = (0..count).map(|index| scenes.scene(seed, index)).collect();

@@ -1,4 +1,4 @@
-//! A picture drawn anew in part: under a mask, around it, or in its finer scales.
+//! Edits an image: inpainting, outpainting and variations.
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -7,60 +7,60 @@ use std::str::FromStr;
 
 use clap::Parser;
 use hart_core::{CancelToken, FromImage, Image, Mask};
+use hart_examples::cli::args::GenerationArgs;
 use hart_examples::cli::saver::{Saver, list};
-use hart_examples::cli::settings::Settings;
 use hart_examples::cli::{INTERRUPTED, image_file, output, stop_on_ctrl_c};
 
-/// Draws a part of a picture anew
+/// Regenerate a part of an image, its surroundings or its finer scales
 #[derive(Parser, Debug)]
 #[command(name = "edit", version, max_term_width = 110)]
 struct Arguments {
-    /// The picture: PNG, JPEG, WebP, BMP or GIF; its middle square is resized to the model's size
+    /// Image to edit: PNG, JPEG, WebP, BMP or GIF; its central square is resized to the model's resolution
     #[arg(value_name = "FILE")]
-    picture: PathBuf,
-    /// What to draw
+    image: PathBuf,
+    /// Description of the edited image
     #[arg(value_name = "PROMPT")]
     prompt: String,
     #[command(flatten)]
-    what: What,
-    /// Keeps this many of the coarsest scales also where it draws anew, so that what was there shines through
+    edit: Edit,
+    /// Keep this many of the coarsest scales in the edited region as well, so that it resembles the original
     #[arg(long, value_name = "SCALES", default_value_t = 0, conflicts_with_all = ["outpaint", "vary"])]
     keep_scales: usize,
-    /// PNG file; n in braces stands for the number of a picture
+    /// PNG file; n in braces stands for the index of the image, from 0
     #[arg(short, long, value_name = "FILE", default_value = "out.png")]
     out: PathBuf,
-    /// Also writes the picture and what was made of it side by side into this PNG file
+    /// Also write the original and the results side by side to this PNG file
     #[arg(long, value_name = "FILE")]
     grid: Option<PathBuf>,
-    /// How many pictures; their seeds count up
+    /// Number of images, with consecutive seeds
     #[arg(short = 'n', long, value_name = "COUNT", default_value_t = 1)]
     count: usize,
     #[command(flatten)]
-    settings: Settings,
-    /// Shows no progress
+    settings: GenerationArgs,
+    /// Show no progress
     #[arg(short, long)]
     quiet: bool,
 }
 
-/// What is drawn anew.
+/// Kind of edit; exactly one must be given.
 #[derive(clap::Args, Debug)]
 #[group(required = true, multiple = false)]
-struct What {
-    /// Draws anew what is white in this picture
+struct Edit {
+    /// Inpaint the white region of this image file
     #[arg(long, value_name = "FILE")]
     mask: Option<PathBuf>,
-    /// Draws a rectangle anew, in percent of the picture
+    /// Inpaint a rectangle, given in percent of the image
     #[arg(long, value_name = "LEFT,TOP,WIDTH,HEIGHT")]
     rectangle: Option<Percent<4>>,
-    /// Shrinks the picture to SIZE percent, places it and draws around it
+    /// Shrink the image to SIZE percent, place it at LEFT,TOP percent and outpaint around it
     #[arg(long, value_name = "LEFT,TOP,SIZE")]
     outpaint: Option<Percent<3>>,
-    /// Keeps this many of the picture's coarsest scales and draws the finer ones anew
+    /// Keep this many of the image's coarsest scales and regenerate the finer ones
     #[arg(long, value_name = "SCALES")]
     vary: Option<usize>,
 }
 
-/// Numbers from 0 to 100.
+/// `N` percentages from 0 to 100, separated by commas.
 #[derive(Clone, Copy, Debug)]
 struct Percent<const N: usize>([f64; N]);
 
@@ -71,13 +71,13 @@ impl<const N: usize> FromStr for Percent<N> {
         let number = |part: &str| part.trim().parse().ok().filter(|n| (0.0..=100.0).contains(n));
         let numbers: Option<Vec<f64>> = text.split(',').map(number).collect();
         let numbers = numbers.and_then(|numbers| numbers.try_into().ok());
-        numbers.map(Self).ok_or_else(|| format!("expected {N} numbers from 0 to 100 with commas between"))
+        numbers.map(Self).ok_or_else(|| format!("expected {N} numbers from 0 to 100, separated by commas"))
     }
 }
 
 impl<const N: usize> Percent<N> {
-    /// As parts of `side` pixels.
-    fn of(self, side: usize) -> [usize; N] {
+    /// Converts the percentages to pixels of an image with `side` pixels a side.
+    fn pixels(self, side: usize) -> [usize; N] {
         self.0.map(|percent| (percent / 100.0 * side as f64).round() as usize)
     }
 }
@@ -99,25 +99,25 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     arguments.check_inputs()?;
     stop_on_ctrl_c(cancel)?;
 
-    let hart = settings.opening.open()?;
+    let hart = settings.model.open()?;
     let side = hart.config().resolution();
-    let original = image_file::open_square(&arguments.picture, side)?;
-    let request = request.from_image(arguments.start(&original)?);
+    let original = image_file::open_square(&arguments.image, side)?;
+    let request = request.from_image(arguments.build_edit(&original)?);
     let mut saver = Saver::new(&arguments.out, arguments.count, arguments.quiet);
-    let made = hart.generate(&request, &mut saver);
+    let result = hart.generate(&request, &mut saver);
     let files = saver.finish()?;
-    match made {
-        Ok(made) => {
-            output::warn_truncated(&made.truncated);
+    match result {
+        Ok(generation) => {
+            output::warn_truncated(&generation.truncated);
             if let Some(grid) = &arguments.grid {
-                let pictures: Vec<Image> = std::iter::once(original).chain(made.images).collect();
-                Image::grid(&pictures, pictures.len())?.save_png(grid)?;
+                let images: Vec<Image> = std::iter::once(original).chain(generation.images).collect();
+                Image::grid(&images, images.len())?.save_png(grid)?;
             }
-            eprintln!("{:.2} s{}", made.timings.total.as_secs_f64(), list(&files));
+            eprintln!("{:.2} s{}", generation.timings.total.as_secs_f64(), list(&files));
             Ok(ExitCode::SUCCESS)
         }
         Err(error) if error.is_cancelled() => {
-            eprintln!("cancelled; {} of {} pictures were finished{}", files.len(), arguments.count, list(&files));
+            eprintln!("cancelled; {} of {} images were finished{}", files.len(), arguments.count, list(&files));
             Ok(ExitCode::from(INTERRUPTED))
         }
         Err(error) => Err(error.into()),
@@ -125,10 +125,10 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
 }
 
 impl Arguments {
-    /// Nothing that is written takes the place of what is read.
+    /// Checks that no output file overwrites an input file.
     fn check_inputs(&self) -> Result<(), String> {
-        let mask = self.what.mask.iter().map(|mask| ("the mask", mask));
-        for (owner, input) in std::iter::once(("the edited picture", &self.picture)).chain(mask) {
+        let mask = self.edit.mask.iter().map(|mask| ("the mask", mask));
+        for (owner, input) in std::iter::once(("the original image", &self.image)).chain(mask) {
             for index in 0..self.count {
                 output::check_apart("--out", &output::numbered(&self.out, index, self.count), owner, input)?;
             }
@@ -139,27 +139,27 @@ impl Arguments {
         Ok(())
     }
 
-    /// What of the picture is kept; `original` is the picture at the model's size.
-    fn start(&self, original: &Image) -> Result<FromImage, Box<dyn Error>> {
+    /// Builds the edit of `original`, the image at the model's resolution.
+    fn build_edit(&self, original: &Image) -> Result<FromImage, Box<dyn Error>> {
         let side = original.width();
         let inpaint = |mask| Ok(FromImage::inpaint(original.clone(), mask).keep_scales(self.keep_scales));
-        match &self.what {
-            What { mask: Some(mask), .. } => inpaint(Mask::from_image(&image_file::open_square(mask, side)?)),
-            What { rectangle: Some(rectangle), .. } => {
-                let [left, top, width, height] = rectangle.of(side);
+        match &self.edit {
+            Edit { mask: Some(mask), .. } => inpaint(Mask::from_image(&image_file::open_square(mask, side)?)),
+            Edit { rectangle: Some(rectangle), .. } => {
+                let [left, top, width, height] = rectangle.pixels(side);
                 inpaint(Mask::rectangle((side, side), left, top, width, height))
             }
-            What { outpaint: Some(outpaint), .. } => {
-                let [left, top, size] = outpaint.of(side);
+            Edit { outpaint: Some(outpaint), .. } => {
+                let [left, top, size] = outpaint.pixels(side);
                 if size == 0 {
                     return Err(format!(
-                        "--outpaint: nothing is left of the picture at that size; the model draws {side} x {side} pixels"
+                        "--outpaint: the image would have no pixels at that size; the model's resolution is {side} x {side}"
                     )
                     .into());
                 }
-                Ok(FromImage::outpaint(image_file::open_square(&self.picture, size)?, left, top))
+                Ok(FromImage::outpaint(image_file::open_square(&self.image, size)?, left, top))
             }
-            What { vary, .. } => Ok(FromImage::vary(original.clone(), vary.unwrap_or_default())),
+            Edit { vary, .. } => Ok(FromImage::vary(original.clone(), vary.unwrap_or_default())),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Prompt to PNG: `cargo run --release -- "a red heart on a yellow background"`.
+//! Generates images from prompts: `cargo run --release -- "a red heart on a yellow background"`.
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -7,45 +7,45 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use hart_core::{CancelToken, Generation, Image, Request};
+use hart_examples::cli::args::GenerationArgs;
 use hart_examples::cli::saver::{Saver, list};
-use hart_examples::cli::settings::Settings;
 use hart_examples::cli::{INTERRUPTED, grid, lines, output, stop_on_ctrl_c};
 use serde_json::json;
 
-/// Makes pictures from prompts.
+/// Generate images from prompts with HART
 #[derive(Parser, Debug)]
-#[command(name = "generate", version, about = "Makes pictures from prompts with HART", max_term_width = 110)]
+#[command(name = "generate", version, max_term_width = 110)]
 struct Arguments {
-    /// What to draw; several prompts make several pictures
+    /// Descriptions of the images to generate
     #[arg(required_unless_present_any = ["prompts_file", "list_devices"], value_name = "PROMPT")]
     prompts: Vec<String>,
-    /// Also draws the prompts of this file, one a line; - is standard input. Blank lines and # comments are skipped
+    /// Add the prompts of this file, one per line; - reads standard input. Blank lines and # comments are skipped
     #[arg(long = "prompts", id = "prompts_file", value_name = "FILE")]
     prompts_file: Option<PathBuf>,
-    /// PNG file; n in braces stands for the number of a picture
+    /// PNG file; n in braces stands for the index of the image, from 0
     #[arg(short, long, value_name = "FILE", default_value = "out.png")]
     out: PathBuf,
-    /// Also writes all pictures side by side into this PNG file, with their prompts and seeds
+    /// Also write all images side by side to this PNG file, labelled with prompts and seeds
     #[arg(long, value_name = "FILE")]
     grid: Option<PathBuf>,
-    /// The grid has the pictures alone, at their own size
+    /// Write the grid without labels and at the images' original size
     #[arg(long, requires = "grid")]
     no_labels: bool,
-    /// Pictures of each prompt; their seeds count up
+    /// Number of images per prompt, with consecutive seeds
     #[arg(short = 'n', long, value_name = "COUNT", default_value_t = 1)]
     count: usize,
     #[command(flatten)]
-    settings: Settings,
-    /// Lists the devices that are there and usable, the best first, and draws nothing
+    settings: GenerationArgs,
+    /// List the usable devices in order of preference, and exit
     #[arg(long)]
     list_devices: bool,
-    /// Prints the time of each stage
+    /// Print the time of each stage
     #[arg(long)]
     timings: bool,
-    /// Prints one JSON object as the last line: files, seeds, milliseconds
+    /// Print a JSON object as the last line, with files, seeds and milliseconds
     #[arg(long)]
     json: bool,
-    /// Shows no progress
+    /// Show no progress
     #[arg(short, long)]
     quiet: bool,
 }
@@ -67,7 +67,7 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     if arguments.list_devices {
         for device in hart_core::devices() {
-            output::say(format!("{:8} {}", device.name, device.description))?;
+            output::print_line(format!("{:8} {}", device.name, device.description))?;
         }
         return Ok(ExitCode::SUCCESS);
     }
@@ -81,48 +81,61 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     }
     stop_on_ctrl_c(cancel)?;
 
-    let opening = Instant::now();
-    let hart = arguments.settings.opening.open()?;
-    let opened = opening.elapsed();
+    let start = Instant::now();
+    let hart = arguments.settings.model.open()?;
+    let open_time = start.elapsed();
     let mut saver = Saver::new(&arguments.out, request.total_images(), arguments.quiet);
-    let made = hart.generate(&request, &mut saver);
+    let result = hart.generate(&request, &mut saver);
     let files = saver.finish()?;
-    match made {
-        Ok(made) => {
-            report(arguments, seed, &made, &files, opened)?;
+    match result {
+        Ok(generation) => {
+            report(arguments, seed, &generation, &files, open_time)?;
             Ok(ExitCode::SUCCESS)
         }
         Err(error) if error.is_cancelled() => {
-            eprintln!("cancelled; {} of {} pictures were finished{}", files.len(), request.total_images(), list(&files));
+            eprintln!("cancelled; {} of {} images were finished{}", files.len(), request.total_images(), list(&files));
             Ok(ExitCode::from(INTERRUPTED))
         }
         Err(error) => Err(error.into()),
     }
 }
 
-fn report(arguments: &Arguments, seed: u64, made: &Generation, files: &[PathBuf], opened: Duration) -> Result<(), Box<dyn Error>> {
-    output::warn_truncated(&made.truncated);
+fn report(
+    arguments: &Arguments,
+    seed: u64,
+    generation: &Generation,
+    files: &[PathBuf],
+    open_time: Duration,
+) -> Result<(), Box<dyn Error>> {
+    output::warn_truncated(&generation.truncated);
     if let Some(path) = &arguments.grid {
-        let columns = (made.images.len() as f64).sqrt().ceil() as usize;
-        let bare = || Image::grid(&made.images, columns);
-        let grid = if arguments.no_labels { bare()? } else { grid::labelled(&made.images, arguments.count)? };
+        let columns = (generation.images.len() as f64).sqrt().ceil() as usize;
+        let grid = if arguments.no_labels {
+            Image::grid(&generation.images, columns)?
+        } else {
+            grid::labelled(&generation.images, arguments.count)?
+        };
         grid.save_png(path)?;
     }
     if !arguments.quiet {
-        eprintln!("{:.2} s{}", made.timings.total.as_secs_f64(), list(files));
+        eprintln!("{:.2} s{}", generation.timings.total.as_secs_f64(), list(files));
     }
     if arguments.timings {
-        output::say(format!("open         {:9.1} ms\n{}", opened.as_secs_f64() * 1e3, output::timing_table(&made.timings)))?;
+        output::print_line(format!(
+            "open         {:9.1} ms\n{}",
+            open_time.as_secs_f64() * 1e3,
+            output::timing_table(&generation.timings)
+        ))?;
     }
     if arguments.json {
-        let seeds: Vec<_> = made.images.iter().map(|i| i.provenance.as_ref().map(|p| p.seed)).collect();
-        output::say(json!({
+        let seeds: Vec<_> = generation.images.iter().map(|i| i.provenance.as_ref().map(|p| p.seed)).collect();
+        output::print_line(json!({
             "files": files.iter().map(|f| f.to_string_lossy()).collect::<Vec<_>>(),
             "seed": seed,
             "seeds": seeds,
             "grid": arguments.grid.as_ref().map(|f| f.to_string_lossy()),
-            "open_ms": (opened.as_secs_f64() * 1e5).round() / 100.0,
-            "milliseconds": output::milliseconds(&made.timings),
+            "open_ms": (open_time.as_secs_f64() * 1e5).round() / 100.0,
+            "milliseconds": output::milliseconds(&generation.timings),
         }))?;
     }
     Ok(())

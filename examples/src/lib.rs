@@ -1,4 +1,4 @@
-//! What the example programs share: arguments, progress, pictures for people, file names, and results as JSON.
+//! Shared code of the example programs.
 
 pub mod cli;
 #[cfg(feature = "dataset")]
@@ -7,12 +7,12 @@ pub mod data;
 pub mod evaluate;
 pub mod random_checkpoint;
 
-/// The project's front page, compiled.
+/// Compiles the README's examples.
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 struct FrontPage;
 
-/// The user's guide, compiled.
+/// Compiles the examples of the user's guide.
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/guide.md")]
 struct Guide;

@@ -1,4 +1,4 @@
-//! Writes a checkpoint of random weights in the published layout, so that speed and memory can be measured at any size.
+//! Writes a checkpoint of random weights in the published layout, to measure speed and memory at any size.
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -9,23 +9,23 @@ use hart_core::CancelToken;
 use hart_examples::cli::{INTERRUPTED, output, stop_on_ctrl_c};
 use hart_examples::random_checkpoint::{Float, Preset, RandomCheckpoint, Text};
 
-/// Writes a checkpoint of random weights in the published layout
+/// Write a checkpoint of random weights in the published layout
 #[derive(Parser, Debug)]
 #[command(name = "make_checkpoint", version, max_term_width = 110)]
 struct Arguments {
-    /// Folder to make; it must not exist
+    /// Folder to create; must not exist
     #[arg(value_name = "FOLDER")]
     folder: PathBuf,
-    /// Side of the pictures in pixels: the published 0.7B models
+    /// Resolution of the published 0.7B model whose sizes to use
     #[arg(short, long, value_name = "256|512|1024", default_value = "1024")]
     preset: Preset,
-    /// Text encoder: one layer of the right width, the published 1.5B sizes, or none
+    /// Text encoder
     #[arg(short, long, default_value = "small")]
     text: Text,
-    /// Type of the stored numbers
+    /// Data type of the weights
     #[arg(short, long, default_value = "f32")]
     dtype: Float,
-    /// Changes a value of a config.json, such as `llm.depth=4` or `llm.patch_nums=[1,2,4]`; may be given again
+    /// Change a value of a config.json, such as `llm.depth=4` or `llm.patch_nums=[1,2,4]`; can be repeated
     #[arg(long = "set", value_name = "FILE.KEY=JSON")]
     changes: Vec<String>,
     /// Seed of the weights
@@ -42,11 +42,11 @@ fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let cancel = CancelToken::new();
     stop_on_ctrl_c(cancel.clone())?;
     let written =
-        RandomCheckpoint { preset, text, dtype, changes, seed }.write(&folder, &cancel, &mut |line| Ok(output::say(line)?));
+        RandomCheckpoint { preset, text, dtype, changes, seed }.write(&folder, &cancel, &mut |line| Ok(output::print_line(line)?));
     if cancel.is_cancelled() && written.is_err() {
         return Ok(ExitCode::from(INTERRUPTED));
     }
     written?;
-    output::say(folder.display())?;
+    output::print_line(folder.display())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,6 +1,6 @@
-//! Checkpoints of random weights in the published layout, so that speed and memory can be measured at any size.
+//! Checkpoints of random weights in the published layout, to measure speed and memory at any size.
 //!
-//! Tensors are made and written one after the other: memory holds the largest one only.
+//! Tensors are generated and written one at a time, so memory holds only the largest one.
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -18,10 +18,10 @@ use rayon::prelude::*;
 use safetensors::{Dtype, View};
 use serde_json::{Value, json};
 
-/// Tokenizer files of the shipped model; random weights don't mind which tokens they read.
+/// Tokenizer files of the shipped model. Random weights work with any vocabulary.
 const TOKENIZER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/hart-emoji/text");
 
-/// Side of the pictures, in pixels, of the published 0.7B models.
+/// Published 0.7B models by their resolution in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[allow(missing_docs)]
 pub enum Preset {
@@ -34,7 +34,7 @@ pub enum Preset {
 }
 
 impl Preset {
-    /// Side of the pictures, in pixels.
+    /// Returns the side of the images in pixels.
     pub fn pixels(self) -> usize {
         match self {
             Self::P256 => 256,
@@ -43,7 +43,7 @@ impl Preset {
         }
     }
 
-    /// Sides of the scales, in tokens.
+    /// Returns the sides of the scales in tokens.
     fn sides(self) -> &'static [usize] {
         match self {
             Self::P256 => &[1, 2, 3, 4, 5, 6, 8, 10, 13, 16],
@@ -53,18 +53,18 @@ impl Preset {
     }
 }
 
-/// Text encoder of such a checkpoint.
+/// Text encoder of a random checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Text {
-    /// One layer of the right width.
+    /// One layer of the published width
     Small,
-    /// The published 1.5B sizes.
+    /// The published 1.5B model
     Full,
-    /// None.
+    /// No text encoder
     None,
 }
 
-/// Type of the stored numbers.
+/// Data type of the weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[allow(missing_docs)]
 pub enum Float {
@@ -73,59 +73,61 @@ pub enum Float {
     Bf16,
 }
 
-/// What is written.
+/// Settings of a random checkpoint.
 #[derive(Clone, Debug)]
 pub struct RandomCheckpoint {
-    /// Sizes of the models.
+    /// Published model whose sizes are used.
     pub preset: Preset,
-    /// The text encoder.
+    /// Text encoder.
     pub text: Text,
-    /// Type of the stored numbers.
+    /// Data type of the weights.
     pub dtype: Float,
-    /// Changes of config.json files, such as `llm.depth=4`.
+    /// Changed values of config.json files, such as `llm.depth=4`.
     pub changes: Vec<String>,
     /// Seed of the weights.
     pub seed: u64,
 }
 
 impl RandomCheckpoint {
-    /// Writes it into a new folder, whole or not at all; `say` is told what each part holds.
+    /// Writes the checkpoint to a new folder and calls `report` with a summary of each part. The folder is renamed into place at the end.
     ///
     /// # Errors
     ///
-    /// The folder is there already, a change won't do, it can't be written, or it is cancelled.
+    /// Returns an error if the folder exists, a changed value is invalid, a file can't be written, or the run is cancelled.
     pub fn write(
         &self,
         folder: &Path,
         cancel: &CancelToken,
-        say: &mut dyn FnMut(String) -> Result<(), Box<dyn Error>>,
+        report: &mut dyn FnMut(String) -> Result<(), Box<dyn Error>>,
     ) -> Result<(), Box<dyn Error>> {
         if folder.exists() {
-            return Err(format!("{}: is there already; name a new folder, or remove it first", folder.display()).into());
+            return Err(format!("{}: already exists; choose a new folder, or remove it first", folder.display()).into());
         }
         let mut files = configurations(self);
         for change in &self.changes {
             apply(&mut files, change)?;
         }
-        // Everything is written into a folder beside it, which takes its name when it is whole.
-        let beside = folder.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let named = |e: std::io::Error| format!("{}: {e}", beside.display());
+        // Write to a temporary folder next to the target, then rename it.
+        let parent = folder.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let error = |e: std::io::Error| format!("{}: {e}", parent.display());
         let mut builder = tempfile::Builder::new();
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
-        let staging = builder.prefix(".hart-").tempdir_in(beside).map_err(named)?;
-        write(self, &files, staging.path(), cancel, say)?;
+        let staging = builder.prefix(".hart-").tempdir_in(parent).map_err(error)?;
+        write(self, &files, staging.path(), cancel, report)?;
         fs::rename(staging.path(), folder).map_err(|e| format!("{}: {e}", folder.display()))?;
         Ok(())
     }
 }
 
-/// One `config.json` and the folder that it belongs in.
+/// A `config.json` file.
 struct File {
+    /// Subfolder of the checkpoint.
     folder: &'static str,
     json: Value,
 }
 
+/// Returns the config.json files of a preset, before `--set` changes them.
 fn configurations(checkpoint: &RandomCheckpoint) -> Vec<File> {
     let sides = checkpoint.preset.sides();
     let transformer = json!({
@@ -155,22 +157,23 @@ fn configurations(checkpoint: &RandomCheckpoint) -> Vec<File> {
     files
 }
 
-/// Carries out one `--set`.
+/// Applies one `--set FILE.KEY=JSON`.
 fn apply(files: &mut [File], change: &str) -> Result<(), String> {
     let usage = || format!("--set {change}: expected FILE.KEY=JSON, where FILE is llm, tokenizer or text");
-    let (place, value) = change.split_once('=').ok_or_else(usage)?;
-    let (folder, key) = place.split_once('.').ok_or_else(usage)?;
+    let (path, value) = change.split_once('=').ok_or_else(usage)?;
+    let (folder, key) = path.split_once('.').ok_or_else(usage)?;
     let file = files.iter_mut().find(|f| f.folder == folder).ok_or_else(usage)?;
     file.json[key] = serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.into()));
     Ok(())
 }
 
+/// Writes all files of the checkpoint to `folder`.
 fn write(
     checkpoint: &RandomCheckpoint,
     files: &[File],
     folder: &Path,
     cancel: &CancelToken,
-    say: &mut dyn FnMut(String) -> Result<(), Box<dyn Error>>,
+    report: &mut dyn FnMut(String) -> Result<(), Box<dyn Error>>,
 ) -> Result<(), Box<dyn Error>> {
     for file in files {
         fs::create_dir(folder.join(file.folder))?;
@@ -187,12 +190,12 @@ fn write(
     };
     config.check(&path("llm"))?;
     let device = DeviceKind::Cpu.open()?;
-    let usual = |names: Vec<String>| names.into_iter().next();
+    let first = |names: Vec<String>| names.into_iter().next();
     let by_sharing = visual_names(files[1].json["share_quant_resi"].as_u64());
-    let mut llm = names_and_shapes(&Transformer::init(&config, &device), &TRANSFORMER, "transformer", usual);
-    llm.extend(names_and_shapes(&ResidualDiffusion::init(&config, &device), &TRANSFORMER, "residual", usual));
+    let mut llm = names_and_shapes(&Transformer::init(&config, &device), &TRANSFORMER, "transformer", first);
+    llm.extend(names_and_shapes(&ResidualDiffusion::init(&config, &device), &TRANSFORMER, "residual", first));
     let visual = names_and_shapes(&VisualTokenizer::init(&config.visual, &device), &VISUAL, "", by_sharing);
-    let text = names_and_shapes(&Qwen2::init(&config.text, &device), &TEXT, "", usual);
+    let text = names_and_shapes(&Qwen2::init(&config.text, &device), &TEXT, "", first);
     let mut parts = vec![("llm", llm), ("tokenizer", visual)];
     if checkpoint.text == Text::None {
         fs::remove_dir_all(folder.join("text"))?;
@@ -205,7 +208,7 @@ fn write(
     }
     for (part, tensors) in parts {
         let parameters: usize = tensors.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
-        say(format!("{part:10} {:4} tensors, {:.1} M parameters", tensors.len(), parameters as f64 / 1e6))?;
+        report(format!("{part:10} {:4} tensors, {:.1} M parameters", tensors.len(), parameters as f64 / 1e6))?;
         write_part(checkpoint, part, tensors, parameters, &folder.join(part).join("model.safetensors"), cancel)?;
         if cancel.is_cancelled() {
             return Err("cancelled".into());
@@ -214,6 +217,7 @@ fn write(
     Ok(())
 }
 
+/// Writes the weights of one part of the checkpoint to `file`.
 fn write_part(
     checkpoint: &RandomCheckpoint,
     part: &str,
@@ -235,11 +239,11 @@ fn write_part(
     Ok(())
 }
 
-/// Mean and half width of a tensor's uniform values, so that activations keep their size from layer to layer.
+/// Returns centre and half-width of the uniform distribution of a tensor, chosen to keep the scale of activations from layer to layer.
 fn spread(name: &str, shape: &[usize]) -> (f32, f32) {
     let fan_in: usize = shape[1..].iter().product();
     match shape.len() {
-        // Gains of norms are ones, biases small.
+        // Gains of norms near one, small biases.
         1 if name.ends_with("weight") => (1.0, 0.1),
         1 => (0.0, 0.02),
         _ if name.contains("embed_tokens") || name.contains("quantize.embedding") => (0.0, 1.0),
@@ -247,10 +251,11 @@ fn spread(name: &str, shape: &[usize]) -> (f32, f32) {
     }
 }
 
-/// A tensor that is made when it is written.
+/// A tensor whose values are generated when it is written.
 struct RandomTensor<'a> {
     shape: Vec<usize>,
     dtype: Float,
+    /// Centre and half-width of the values, see [`spread`].
     spread: (f32, f32),
     seed: u64,
     bar: ProgressBar,
@@ -258,6 +263,7 @@ struct RandomTensor<'a> {
 }
 
 impl RandomTensor<'_> {
+    /// Returns the value of one element.
     fn value(&self, index: usize) -> f32 {
         let word = mix(self.seed.wrapping_add((index as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15)));
         let unit = (word >> 40) as f32 / (1u64 << 23) as f32 - 1.0; // -1 to 1
@@ -267,7 +273,7 @@ impl RandomTensor<'_> {
     fn bytes<const N: usize>(&self, store: impl Fn(f32) -> [u8; N] + Sync) -> Vec<u8> {
         let count: usize = self.shape.iter().product();
         let mut bytes = vec![0; count * N];
-        // The writing can't be ended from here, but what is left of it can be quick.
+        // safetensors can't be stopped here, but the rest can be written quickly.
         if self.cancel.is_cancelled() {
             return bytes;
         }

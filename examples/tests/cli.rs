@@ -1,4 +1,4 @@
-//! The programs as a stranger runs them, with right and wrong arguments.
+//! The programs as a user runs them, with valid and invalid arguments.
 
 use std::fs;
 #[cfg(unix)]
@@ -20,20 +20,20 @@ fn last_line(output: &str) -> Value {
 }
 
 #[test]
-fn a_prompt_becomes_a_picture() {
+fn a_prompt_becomes_an_image() {
     let folder = tempfile::tempdir().unwrap();
     succeeds(GENERATE, folder.path(), &["a red heart on a yellow background"]);
     assert_eq!(names(folder.path()), ["out.png"]);
-    let picture = Image::open_png(folder.path().join("out.png")).unwrap();
-    assert_eq!((picture.width(), picture.height()), (64, 64));
-    // The middle is red, the corner yellow.
-    let pixel = |x: usize, y: usize| &picture.pixels()[3 * (y * 64 + x)..][..3];
+    let image = Image::open_png(folder.path().join("out.png")).unwrap();
+    assert_eq!((image.width(), image.height()), (64, 64));
+    // The centre is red, the corner yellow.
+    let pixel = |x: usize, y: usize| &image.pixels()[3 * (y * 64 + x)..][..3];
     assert!(pixel(32, 29)[0] > 150 && pixel(32, 29)[1] < 120 && pixel(32, 29)[2] < 120, "{:?}", pixel(32, 29));
     assert!(pixel(2, 2)[0] > 200 && pixel(2, 2)[1] > 180, "{:?}", pixel(2, 2));
 }
 
 #[test]
-fn many_pictures_a_grid_and_a_line_of_json() {
+fn several_images_a_grid_and_a_line_of_json() {
     let folder = tempfile::tempdir().unwrap();
     let arguments = [
         "a parrot",
@@ -65,7 +65,7 @@ fn many_pictures_a_grid_and_a_line_of_json() {
 }
 
 #[test]
-fn the_file_says_how_it_was_made() {
+fn the_file_records_its_prompt_seed_and_settings() {
     let folder = tempfile::tempdir().unwrap();
     succeeds(GENERATE, folder.path(), &["a parrot 🦜", "--seed", "12345", "--guidance", "3", "--steps", "4,2", "--top-k", "50"]);
     let bytes = fs::read(folder.path().join("out.png")).unwrap();
@@ -75,7 +75,7 @@ fn the_file_says_how_it_was_made() {
 }
 
 #[test]
-fn the_shipped_model_is_known_by_any_path() {
+fn the_shipped_model_opens_under_any_path() {
     let folder = tempfile::tempdir().unwrap();
     let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/src/../models/hart-emoji");
     succeeds(GENERATE, folder.path(), &["a parrot", "-q", "-o", "a.png"]);
@@ -83,7 +83,7 @@ fn the_shipped_model_is_known_by_any_path() {
     assert!(fs::read(folder.path().join("a.png")).unwrap() == fs::read(folder.path().join("b.png")).unwrap());
 }
 
-/// The reader of standard output has gone: an error, not a panic, and the picture is there.
+/// A closed standard output is an error, not a panic, and the image is still saved.
 #[cfg(unix)]
 #[test]
 fn a_closed_pipe_is_no_panic() {
@@ -94,30 +94,30 @@ fn a_closed_pipe_is_no_panic() {
 }
 
 #[test]
-fn what_is_not_read_is_said() {
+fn ignored_text_is_reported() {
     let folder = tempfile::tempdir().unwrap();
     let long = "a parrot and ".repeat(20);
     let output = run(GENERATE, folder.path(), &[&long, "--system-prompt", &format!("{long} finally"), "-q"]);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(errors.contains("the system prompt has") && errors.contains("warning: prompt 1 has"), "{errors}");
-    // The words that were cut are named, and not those that were read.
+    // The warning quotes the ignored words, and not those that were read.
     assert!(errors.contains("finally\""), "{errors}");
     let output =
         run(GENERATE, folder.path(), &["a parrot on a branch and a house by the sea and a guitar made of old cheese", "-q"]);
     let errors = String::from_utf8_lossy(&output.stderr);
-    let cut = errors.split_once("not read: \"").unwrap().1;
+    let cut = errors.split_once("ignored: \"").unwrap().1;
     assert!(errors.contains("the model reads 20") && cut.contains("old cheese\"") && !cut.contains("parrot"), "{errors}");
 }
 
-/// A prompt may come from anyone: it neither moves the cursor nor forges a line, and it is no flood.
+/// Prompts can be untrusted: they must not move the cursor, forge a line or flood the terminal.
 #[test]
-fn a_prompt_gives_the_terminal_no_orders() {
+fn a_prompt_can_not_control_the_terminal() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("words.txt"), "forged").unwrap();
     let long = format!("a parrot{}\x1b]0;title\x07\x1b[2J\nerror: forged", " and a house".repeat(500));
     let errors = |arguments: &[&str]| String::from_utf8(run(GENERATE, folder.path(), arguments).stderr).unwrap();
     let warning = errors(&[long.as_str(), "-q"]);
-    assert!(warning.contains("not read: \"") && warning.len() < 300, "{warning:?}");
+    assert!(warning.contains("ignored: \"") && warning.len() < 300, "{warning:?}");
     let refused = errors(&["\x1b[31ma forged line", "--filter", "words.txt"]);
     assert!(refused.starts_with("error: prompt \" [31ma forged line\" is refused"), "{refused:?}");
     for text in [warning, refused] {
@@ -126,7 +126,7 @@ fn a_prompt_gives_the_terminal_no_orders() {
 }
 
 #[test]
-fn wrong_arguments_are_named() {
+fn invalid_arguments_are_reported() {
     fails(GENERATE, &[], &["PROMPT"]);
     fails(GENERATE, &[""], &["prompt", "empty"]);
     fails(GENERATE, &["x", "--guidance", "nan"], &["guidance"]);
@@ -144,47 +144,47 @@ fn wrong_arguments_are_named() {
     fails(GENERATE, &["x", "--weights", "ema"], &["no EMA weights"]);
     fails(GENERATE, &["x", "--model", "nowhere"], &["nowhere", "root folder"]);
     fails(GENERATE, &["x", "--text-model", "nowhere"], &["nowhere", "option text model"]);
-    fails(GENERATE, &["x", "--out", "missing/out.png"], &["missing", "make it first"]);
-    fails(GENERATE, &["x", "--out", "."], &["that is a folder"]);
+    fails(GENERATE, &["x", "--out", "missing/out.png"], &["missing", "create it first"]);
+    fails(GENERATE, &["x", "--out", "."], &["is a folder"]);
     fails(GENERATE, &["x", "--grid", "missing/out.png"], &["--grid", "missing"]);
-    fails(GENERATE, &["x", "--grid", "out.png"], &["--grid", "own file"]);
-    fails(GENERATE, &["x", "--grid", "./out.png"], &["--grid ./out.png", "own file"]);
+    fails(GENERATE, &["x", "--grid", "out.png"], &["--grid out.png", "the same file as an image"]);
+    fails(GENERATE, &["x", "--grid", "./out.png"], &["--grid ./out.png", "the same file as an image"]);
     for limit in ["nan", "-1", "0", "much"] {
         fails(GENERATE, &["x", "--max-memory", limit], &["--max-memory", limit, "a number above 0"]);
     }
     #[cfg(unix)]
-    fails(GENERATE, &["x", "--out", "/dev/null"], &["no plain file"]);
+    fails(GENERATE, &["x", "--out", "/dev/null"], &["not a regular file"]);
     #[cfg(unix)]
-    fails(GENERATE, &["x", "--out", &format!("{}.png", "a".repeat(300))], &["--out aaa", "name another"]);
+    fails(GENERATE, &["x", "--out", &format!("{}.png", "a".repeat(300))], &["--out aaa", "choose another name"]);
     #[cfg(unix)]
-    fails(RECONSTRUCT, &["/dev/zero"], &["/dev/zero: is no plain file"]);
+    fails(RECONSTRUCT, &["/dev/zero"], &["/dev/zero: not a regular file"]);
     fails(RECONSTRUCT, &["nothing.png"], &["nothing.png"]);
-    fails(RECONSTRUCT, &["out.png"], &["--out out.png", "the picture's own file"]);
+    fails(RECONSTRUCT, &["out.png"], &["--out out.png", "the same file as the original image"]);
     fails(RECONSTRUCT, &[concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")], &["Cargo.toml"]);
     fails(MAKE_CHECKPOINT, &["x", "--set", "llm=3"], &["FILE.KEY=JSON"]);
     fails(MAKE_CHECKPOINT, &["x", "--set", "llm.depth=-3"], &["depth"]);
     fails(MAKE_CHECKPOINT, &["missing/x"], &["missing"]);
-    fails(MAKE_CHECKPOINT, &["."], &["is there already"]);
+    fails(MAKE_CHECKPOINT, &["."], &["already exists"]);
 }
 
-/// A folder that nobody may write into, and a disk that is full.
+/// A folder without write permission, and a full disk.
 #[cfg(target_os = "linux")]
 #[test]
-fn what_cannot_be_written_is_not_half_written() {
+fn a_failed_write_leaves_the_old_file() {
     fails(GENERATE, &["x", "--out", "/proc/out.png"], &["/proc", "can't write"]);
     let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("out.png"), "the old picture").unwrap();
-    // Files may not grow beyond 0 blocks, and the signal that says so is ignored: writing fails as on a full disk.
+    fs::write(folder.path().join("out.png"), "the old image").unwrap();
+    // A file size limit of 0 blocks, with its signal ignored, makes writes fail like a full disk.
     let script = format!("trap '' XFSZ; ulimit -f 0; '{GENERATE}' 'a parrot' -q");
     let output = run("sh", folder.path(), &["-c", &script]);
     assert!(!output.status.success());
     assert!(String::from_utf8_lossy(&output.stderr).contains("out.png"), "{output:?}");
     assert_eq!(names(folder.path()), ["out.png"]);
-    assert_eq!(fs::read_to_string(folder.path().join("out.png")).unwrap(), "the old picture");
+    assert_eq!(fs::read_to_string(folder.path().join("out.png")).unwrap(), "the old image");
 }
 
 #[test]
-fn a_picture_is_tokenized_and_made_again() {
+fn an_image_is_tokenized_and_reconstructed() {
     let folder = tempfile::tempdir().unwrap();
     succeeds(GENERATE, folder.path(), &["a sunflower", "-q", "-o", "sunflower.png"]);
     let output = succeeds(RECONSTRUCT, folder.path(), &["sunflower.png", "--original", "--json", "-o", "again.png"]);
@@ -193,13 +193,13 @@ fn a_picture_is_tokenized_and_made_again() {
     assert!(hybrid > 20.0 && discrete > 15.0, "{json}");
     let codes: Vec<usize> = json["codes"].as_array().unwrap().iter().map(|c| c.as_array().unwrap().len()).collect();
     assert_eq!(codes, [1, 4, 9, 16, 36, 64]);
-    let picture = Image::open_png(folder.path().join("again.png")).unwrap();
-    assert_eq!((picture.width(), picture.height()), (192, 64));
+    let image = Image::open_png(folder.path().join("again.png")).unwrap();
+    assert_eq!((image.width(), image.height()), (192, 64));
 }
 
-/// Every option of the configuration files, at a tiny size: made, opened with nothing missing or unused, and drawn.
+/// Covers every option of the configuration files at a tiny size: no tensor is missing or unused, and the model generates an image.
 #[test]
-fn checkpoints_of_every_kind_are_made_and_drawn() {
+fn checkpoints_of_every_configuration_generate() {
     const SMALL: [&str; 10] = [
         "llm.depth=2",
         "llm.embed_dim=32",
@@ -213,7 +213,7 @@ fn checkpoints_of_every_kind_are_made_and_drawn() {
         "tokenizer.vocab_size=64",
     ];
     const SIDES: [&str; 2] = ["llm.patch_nums=[1,2,3,5]", "tokenizer.v_patch_nums=[1,2,3,5]"];
-    let kinds: [&[&str]; 9] = [
+    let configurations: [&[&str]; 9] = [
         &[],
         &["llm.attn_l2_norm=true", "llm.use_timestep_embed=false"],
         &["llm.disable_aln=false", "tokenizer.share_quant_resi=0"],
@@ -230,50 +230,50 @@ fn checkpoints_of_every_kind_are_made_and_drawn() {
         &["text.num_hidden_layers=2", "text.num_key_value_heads=12", "llm.num_sampling_steps=1"],
     ];
     let dtypes = ["f32", "f16", "bf16"];
-    for (index, kind) in kinds.iter().enumerate() {
+    for (index, configuration) in configurations.iter().enumerate() {
         let folder = tempfile::tempdir().unwrap();
         let mut arguments = vec!["model", "--preset", "256", "--dtype", dtypes[index % dtypes.len()]];
-        for change in SMALL.iter().chain(&SIDES).chain(*kind) {
+        for change in SMALL.iter().chain(&SIDES).chain(*configuration) {
             arguments.extend(["--set", change]);
         }
         succeeds(MAKE_CHECKPOINT, folder.path(), &arguments);
         succeeds(GENERATE, folder.path(), &["anything", "-m", "model", "-q"]);
-        let picture = Image::open_png(folder.path().join("out.png")).unwrap();
-        assert_eq!(picture.width(), 10, "{kind:?}");
+        let image = Image::open_png(folder.path().join("out.png")).unwrap();
+        assert_eq!(image.width(), 10, "{configuration:?}");
         succeeds(RECONSTRUCT, folder.path(), &["out.png", "-m", "model", "-o", "again.png"]);
     }
 }
 
-/// In another precision a picture differs a little, and a converted model draws what the whole one draws in its precision.
+/// A converted model generates the same image as the original model at that precision, which differs from the f32 image.
 #[test]
-fn a_converted_model_draws_as_the_whole_one_does_in_its_precision() {
+fn a_converted_model_generates_what_the_original_does_in_that_precision() {
     let folder = tempfile::tempdir().unwrap();
     let prompt = "a red heart on a yellow background";
     succeeds(GENERATE, folder.path(), &[prompt, "--out", "f32.png"]);
     succeeds(GENERATE, folder.path(), &[prompt, "--precision", "int8", "--out", "int8.png"]);
-    succeeds(CONVERT, folder.path(), &[hart_examples::cli::settings::SHIPPED_MODEL, "small"]);
+    succeeds(CONVERT, folder.path(), &[hart_examples::cli::args::SHIPPED_MODEL, "small"]);
     succeeds(GENERATE, folder.path(), &[prompt, "--model", "small", "--out", "small.png"]);
     let open = |name: &str| Image::open_png(folder.path().join(name)).unwrap();
     assert!(open("int8.png").pixels() == open("small.png").pixels() && open("int8.png").pixels() != open("f32.png").pixels());
     fails(GENERATE, &[prompt, "--precision", "int4"], &["int4", "f32, f16, bf16, int8"]);
-    fails(CONVERT, &[hart_examples::cli::settings::SHIPPED_MODEL, "x", "--precision", "f32"], &["f32", "bf16, int8"]);
+    fails(CONVERT, &[hart_examples::cli::args::SHIPPED_MODEL, "x", "--precision", "f32"], &["f32", "bf16, int8"]);
     fails(CONVERT, &["missing", "x"], &["missing", "no such folder"]);
-    fails(CONVERT, &[hart_examples::cli::settings::SHIPPED_MODEL, "."], &["is there already"]);
+    fails(CONVERT, &[hart_examples::cli::args::SHIPPED_MODEL, "."], &["is there already"]);
 }
 
-/// What was begun is gone, the folder beside it too.
+/// The temporary folder is removed as well.
 #[cfg(unix)]
 #[test]
 fn an_interrupted_checkpoint_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let arguments = ["checkpoint", "--preset", "256", "--set", "llm.depth=6"];
     let mut program = Command::new(MAKE_CHECKPOINT).current_dir(folder.path()).args(arguments).spawn().unwrap();
-    let begun = || fs::read_dir(folder.path()).unwrap().count() > 0;
-    while !begun() {
-        assert!(program.try_wait().unwrap().is_none(), "it ended before it began");
+    let started = || fs::read_dir(folder.path()).unwrap().count() > 0;
+    while !started() {
+        assert!(program.try_wait().unwrap().is_none(), "it ended before it started");
         std::thread::sleep(std::time::Duration::from_millis(2));
     }
     assert!(Command::new("kill").args(["-s", "INT", &program.id().to_string()]).status().unwrap().success());
     assert_eq!(program.wait().unwrap().code(), Some(130));
-    assert!(!begun());
+    assert!(!started());
 }

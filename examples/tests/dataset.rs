@@ -1,4 +1,4 @@
-//! The program dataset as a stranger runs it, and the scenes that training draws.
+//! The program `dataset` as a user runs it, and the scenes for training.
 
 use std::collections::HashSet;
 use std::fs;
@@ -21,14 +21,14 @@ fn committed(options: SceneOptions) -> Scenes {
     Scenes::new(Arc::new(open_or_render(None).unwrap()), options).unwrap()
 }
 
-/// Everything that scenes can be, five objects and places too.
+/// Options that allow every kind of scene, including five objects and scenery.
 fn all_kinds() -> SceneOptions {
     let mut options = SceneOptions { counts: [2, 5], ..SceneOptions::default() };
     options.mix.place = 0.3;
     options
 }
 
-/// Squares of colours that need no renderer, so that their scenes are the same wherever they are made.
+/// Drawings of coloured squares. They need no renderer, so their scenes are the same on every machine.
 fn squares() -> Drawings {
     let label = |i: usize, style: &str| Label {
         concept: format!("square {i}"),
@@ -55,11 +55,11 @@ fn same_arguments_same_scene() {
         assert_eq!(scene.pixels, scenes.render(&scene.content));
         hash = scene.pixels.iter().chain(scene.caption.as_bytes()).fold(hash, fnv);
     }
-    assert_eq!(hash, 0xd293_537f_e29b_2f1c, "scenes of a seed have changed: models can't be trained again as they were");
+    assert_eq!(hash, 0xd293_537f_e29b_2f1c, "the scenes of a seed have changed: trained models are no longer reproducible");
     assert_ne!(scenes.scene(7, 0), scenes.scene(8, 0));
 }
 
-/// What a scene shows, in words that don't depend on how splits are made.
+/// Returns the facts of a scene that splits can hold out. Independent of the implementation of the splits.
 fn facts(scenes: &Scenes, content: &Content) -> Vec<(Split, String)> {
     let drawings = scenes.drawings();
     let name = |i: usize| drawings.concept(content.objects[i].drawing).name.clone();
@@ -109,20 +109,20 @@ fn nothing_held_out_is_trained_on() {
     }
     let seen = scenes.test_prompts(Split::Seen, 300);
     assert!(seen.len() == 300 && seen.iter().all(|prompt| scenes.splits().trains(&prompt.content)));
-    // Of every kind, so that a test never asks for a concept that there is nothing of.
+    // Training must cover nearly all drawings, so that tests only ask for known concepts.
     let concepts: HashSet<_> = trained.iter().filter(|(split, _)| *split == Split::Style).collect();
     assert!(concepts.len() >= 150, "{} of 160 drawings", concepts.len());
 }
 
 #[test]
-fn held_out_scenes_are_there_where_they_may_be() {
+fn held_out_scenes_appear_without_holding_out() {
     let scenes = committed(SceneOptions { hold_out: false, ..all_kinds() });
     let held_out = (0..2000).filter(|&index| !scenes.splits().trains(&scenes.scene(1, index).content)).count();
     assert!((300..900).contains(&held_out), "{held_out} of 2000");
 }
 
 #[test]
-fn captions_say_what_is_there() {
+fn captions_match_the_scene() {
     let scenes = committed(all_kinds());
     let drawings = scenes.drawings();
     for index in 0..3000 {
@@ -138,7 +138,7 @@ fn captions_say_what_is_there() {
             Kind::Single | Kind::Place(_) => 1,
             Kind::Relation(_) => 2,
             Kind::Count(count) => count,
-            Kind::Picture => unreachable!("these are drawings"),
+            Kind::Picture => unreachable!("the pack holds drawings"),
         };
         assert_eq!(objects.len(), count);
         for (i, object) in objects.iter().enumerate() {
@@ -174,11 +174,11 @@ fn every_object_stands_out() {
 }
 
 #[test]
-fn a_pack_is_what_went_into_it() {
+fn a_pack_keeps_its_drawings() {
     let folder = tempfile::tempdir().unwrap();
     let line = succeeds(DATASET, folder.path(), &["--out", "pack", "--preview", "p.png", "--scenes", "5", "--json", "-q"]);
     let json: serde_json::Value = serde_json::from_str(&line).unwrap();
-    assert_eq!((&json["pictures"], &json["concepts"], &json["side"]), (&160.into(), &80.into(), &128.into()), "{json}");
+    assert_eq!((&json["images"], &json["concepts"], &json["side"]), (&160.into(), &80.into(), &128.into()), "{json}");
     assert!(Image::open_png(folder.path().join("p.png")).unwrap().width() > 3 * 128);
     let pack = open_or_render(Some(&folder.path().join("pack"))).unwrap();
     assert!(pack == open_or_render(None).unwrap());
@@ -187,7 +187,7 @@ fn a_pack_is_what_went_into_it() {
     assert_eq!((few.len(), few.styles.as_slice()), (47, ["flat".to_string()].as_slice()));
     assert_eq!(few.image(3), pack.image(pack.find(3, pack.styles.iter().position(|s| s == "flat").unwrap()).unwrap()));
     assert!(pack.select(47, &["oil".into()]).unwrap_err().contains("noto"));
-    // The same vector drawings give the same file.
+    // Export is deterministic.
     succeeds(DATASET, folder.path(), &["--export", "v.jsonl.gz", "-q"]);
     let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/drawings.jsonl.gz");
     assert!(fs::read(folder.path().join("v.jsonl.gz")).unwrap() == fs::read(committed).unwrap());
@@ -195,7 +195,7 @@ fn a_pack_is_what_went_into_it() {
 }
 
 #[test]
-fn a_damaged_pack_says_what_is_wrong() {
+fn a_damaged_pack_is_reported() {
     let folder = tempfile::tempdir().unwrap();
     let opened = |change: &dyn Fn(&Path)| {
         let pack = folder.path().join("pack");
@@ -242,33 +242,33 @@ fn view(data: &[u8], shape: Vec<usize>) -> safetensors::tensor::TensorView<'_> {
 }
 
 #[test]
-fn own_pictures_are_packed_and_given_as_they_are() {
+fn own_images_are_packed_unchanged() {
     let folder = tempfile::tempdir().unwrap();
     let inside = |name: &str| folder.path().join(name);
     fs::create_dir(inside("own")).unwrap();
     for (name, level) in [("a", 50), ("b", 200)] {
         let image = Image::from_rgb(48, 32, vec![level; 3 * 48 * 32]).unwrap();
         image.save_png(inside("own").join(name).with_extension("png")).unwrap();
-        fs::write(inside("own").join(name).with_extension("txt"), format!(" picture\n{name}\n")).unwrap();
+        fs::write(inside("own").join(name).with_extension("txt"), format!(" image\n{name}\n")).unwrap();
     }
-    succeeds(DATASET, folder.path(), &["--pictures", "own", "--side", "64", "--out", "texts", "--preview", "p.png", "-q"]);
+    succeeds(DATASET, folder.path(), &["--images", "own", "--side", "64", "--out", "texts", "--preview", "p.png", "-q"]);
     let pack = Drawings::open(&inside("texts")).unwrap();
-    assert_eq!((pack.side, &pack.captions[..]), (64, &["picture a".to_string(), "picture b".into()][..]));
+    assert_eq!((pack.side, &pack.captions[..]), (64, &["image a".to_string(), "image b".into()][..]));
     assert!(pack.image(1).chunks(4).all(|pixel| pixel == [200, 200, 200, 255]));
     let scenes = Scenes::new(Arc::new(pack), SceneOptions::default()).unwrap();
     for index in 0..20 {
         let scene = scenes.scene(0, index);
-        let level = if scene.caption == "picture a" { 50 } else { 200 };
+        let level = if scene.caption == "image a" { 50 } else { 200 };
         assert!(scene.content.kind == Kind::Picture && scene.pixels.iter().all(|&p| p == level), "{}", scene.caption);
     }
     assert!(scenes.test_prompts(Split::Seen, 5).is_empty());
 
     fs::write(inside("own/captions.jsonl"), "{\"file\": \"b.png\", \"caption\": \"light\"}\n").unwrap();
-    succeeds(DATASET, folder.path(), &["--pictures", "own", "--out", "table", "-q"]);
+    succeeds(DATASET, folder.path(), &["--images", "own", "--out", "table", "-q"]);
     assert_eq!(Drawings::open(&inside("table")).unwrap().captions, ["light"]);
 
     let own = inside("own").to_string_lossy().into_owned();
-    let wrong = |words: &[&str]| fails(DATASET, &["--pictures", &own, "--out", "pack"], words);
+    let wrong = |words: &[&str]| fails(DATASET, &["--images", &own, "--out", "pack"], words);
     fs::write(inside("own/captions.jsonl"), "{\"file\": \"c.png\", \"caption\": \"light\"}\n").unwrap();
     wrong(&["c.png", "no such file"]);
     fs::remove_file(inside("own/captions.jsonl")).unwrap();
@@ -277,30 +277,30 @@ fn own_pictures_are_packed_and_given_as_they_are() {
     fs::remove_file(inside("own/b.txt")).unwrap();
     wrong(&["b.png", "has no caption"]);
     fs::write(inside("own/b.txt"), "b").unwrap();
-    fs::write(inside("own/b.png"), "no picture").unwrap();
+    fs::write(inside("own/b.png"), "not an image").unwrap();
     wrong(&["b.png"]);
 }
 
 #[test]
-fn wrong_arguments_say_what_is_wrong() {
+fn invalid_arguments_are_reported() {
     let empty = tempfile::tempdir().unwrap();
     let folder = empty.path().to_string_lossy().into_owned();
     fails(DATASET, &[], &["--out"]);
-    fails(DATASET, &["--out", "a/b"], &["there is no folder a"]);
+    fails(DATASET, &["--out", "a/b"], &["no folder a"]);
     fails(DATASET, &["--out", &folder], &["is there already"]);
-    fails(DATASET, &["--preview", "a", "--export", "./a"], &["--export ./a", "--preview's own file"]);
+    fails(DATASET, &["--preview", "a", "--export", "./a"], &["--export ./a", "the same file as --preview"]);
     fails(DATASET, &["--out", "pack", "--side", "4"], &["8 to 1024"]);
     fails(DATASET, &["--out", "pack", "--styles", "oil"], &["no style oil", "--icons"]);
     fails(DATASET, &["--out", "pack", "--level", "all"], &["--icons"]);
     fails(DATASET, &["--out", "pack", "--icons", &folder], &["noto/icons.json", "install the package"]);
     fails(DATASET, &["--out", "pack", "--icons", &folder, "--styles", "oil"], &["no style oil", "glossy"]);
     fails(DATASET, &["--out", "pack", "--icons", &folder, "--names", "none.txt"], &["none.txt"]);
-    fails(DATASET, &["--out", "pack", "--pictures", &folder], &["there is no picture"]);
-    fails(DATASET, &["--out", "pack", "--pictures", "nowhere"], &["nowhere"]);
+    fails(DATASET, &["--out", "pack", "--images", &folder], &["there is no picture"]);
+    fails(DATASET, &["--out", "pack", "--images", "nowhere"], &["nowhere"]);
 }
 
 #[test]
-fn scenes_ask_for_what_they_need() {
+fn invalid_scene_options_are_reported() {
     let drawings = Arc::new(squares());
     let made = |options: &str| Scenes::new(drawings.clone(), serde_json::from_str(options).map_err(|e| e.to_string())?);
     assert!(made(r#"{"side": 32, "mix": {"count": 0}, "sizes": {"single": [40, 60]}}"#).is_ok());

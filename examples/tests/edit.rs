@@ -1,4 +1,4 @@
-//! The program that starts from a picture, as a stranger runs it.
+//! The program `edit` as a user runs it.
 
 use std::path::Path;
 
@@ -11,12 +11,13 @@ mod support;
 const EDIT: &str = env!("CARGO_BIN_EXE_edit");
 const GENERATE: &str = env!("CARGO_BIN_EXE_generate");
 
+/// Generates heart.png.
 fn heart(folder: &Path) {
     succeeds(GENERATE, folder, &["a red heart on a yellow background", "--seed", "7", "--out", "heart.png", "-q"]);
 }
 
 #[test]
-fn a_part_is_drawn_anew_and_the_rest_stays() {
+fn a_region_is_regenerated_and_the_rest_stays() {
     let folder = tempfile::tempdir().unwrap();
     heart(folder.path());
     let mask = (0..64).flat_map(|i| [if i % 8 < 4 { 255u8 } else { 0 }; 3]).collect();
@@ -33,10 +34,10 @@ fn a_part_is_drawn_anew_and_the_rest_stays() {
     );
     let open = |name: &str| Image::open_png(folder.path().join(name)).unwrap();
     let (before, after) = (open("heart.png"), open("a.png"));
-    assert!(after == open("b.png"), "a mask of the same half is the same edit");
+    assert!(after == open("b.png"), "a mask of the same half gives the same edit");
     let difference = |columns: std::ops::Range<usize>| -> u32 {
-        let places = (0..64).flat_map(|y| columns.clone().map(move |x| 3 * (64 * y + x)));
-        places.flat_map(|i| i..i + 3).map(|i| u32::from(before.pixels()[i].abs_diff(after.pixels()[i]))).sum()
+        let offsets = (0..64).flat_map(|y| columns.clone().map(move |x| 3 * (64 * y + x)));
+        offsets.flat_map(|i| i..i + 3).map(|i| u32::from(before.pixels()[i].abs_diff(after.pixels()[i]))).sum()
     };
     assert!(difference(0..16) > 2 * difference(48..64), "{} and {}", difference(0..16), difference(48..64));
     let settings = after.provenance.unwrap().settings;
@@ -44,7 +45,7 @@ fn a_part_is_drawn_anew_and_the_rest_stays() {
 }
 
 #[test]
-fn variations_and_surroundings_are_saved_and_shown_together() {
+fn variations_and_outpainting_are_saved_and_shown_in_a_grid() {
     let folder = tempfile::tempdir().unwrap();
     heart(folder.path());
     let arguments = ["heart.png", "a red heart", "--vary", "2", "-n", "3", "--out", "v{n}.png", "--grid", "all.png"];
@@ -52,7 +53,7 @@ fn variations_and_surroundings_are_saved_and_shown_together() {
     assert_eq!(names(folder.path()), ["all.png", "heart.png", "v0.png", "v1.png", "v2.png"]);
     let all = Image::open_png(folder.path().join("all.png")).unwrap();
     assert_eq!((all.width(), all.height()), (4 * 64, 64));
-    // On the left is what was edited.
+    // The original is on the left.
     let heart = Image::open_png(folder.path().join("heart.png")).unwrap();
     assert!(all.pixels().chunks(3 * 4 * 64).zip(heart.pixels().chunks(3 * 64)).all(|(row, left)| row.starts_with(left)));
     succeeds(EDIT, folder.path(), &["heart.png", "a red heart", "--outpaint", "25,25,50", "--out", "around.png"]);
@@ -61,26 +62,26 @@ fn variations_and_surroundings_are_saved_and_shown_together() {
 }
 
 #[test]
-fn wrong_arguments_are_named() {
-    let picture = concat!(env!("CARGO_MANIFEST_DIR"), "/models/hart-emoji/samples.png");
-    fails(EDIT, &[picture, "x"], &["--mask", "--rectangle", "--outpaint", "--vary"]);
-    fails(EDIT, &[picture, "x", "--vary", "2", "--rectangle", "0,0,1,1"], &["cannot be used with"]);
-    fails(EDIT, &[picture, "x", "--rectangle", "0,0,200,1"], &["--rectangle", "expected 4 numbers from 0 to 100"]);
-    fails(EDIT, &[picture, "x", "--outpaint", "0,0"], &["--outpaint", "expected 3 numbers"]);
-    fails(EDIT, &[picture, "x", "--outpaint", "0,0,0"], &["--outpaint", "nothing is left"]);
-    fails(EDIT, &[picture, "x", "--outpaint", "90,0,50"], &["reach beyond the model's 64 x 64"]);
-    fails(EDIT, &[picture, "x", "--vary", "6"], &["expected 1 to 5 of 6"]);
-    fails(EDIT, &[picture, "x", "--rectangle", "0,0,0,0"], &["keeps everything"]);
+fn invalid_arguments_are_reported() {
+    let image = concat!(env!("CARGO_MANIFEST_DIR"), "/models/hart-emoji/samples.png");
+    fails(EDIT, &[image, "x"], &["--mask", "--rectangle", "--outpaint", "--vary"]);
+    fails(EDIT, &[image, "x", "--vary", "2", "--rectangle", "0,0,1,1"], &["cannot be used with"]);
+    fails(EDIT, &[image, "x", "--rectangle", "0,0,200,1"], &["--rectangle", "expected 4 numbers from 0 to 100"]);
+    fails(EDIT, &[image, "x", "--outpaint", "0,0"], &["--outpaint", "expected 3 numbers"]);
+    fails(EDIT, &[image, "x", "--outpaint", "0,0,0"], &["--outpaint", "the image would have no pixels"]);
+    fails(EDIT, &[image, "x", "--outpaint", "90,0,50"], &["reach beyond the model's 64 x 64"]);
+    fails(EDIT, &[image, "x", "--vary", "6"], &["expected 1 to 5 of 6"]);
+    fails(EDIT, &[image, "x", "--rectangle", "0,0,0,0"], &["keeps everything"]);
     fails(EDIT, &["nowhere.png", "x", "--vary", "2"], &["nowhere.png"]);
-    fails(EDIT, &[picture, "", "--vary", "2"], &["prompt: number 1 is empty"]);
-    fails(EDIT, &[picture, "x", "--vary", "2", "--out", "x.png", "--grid", "x.png"], &["--grid", "own file"]);
-    fails(EDIT, &[picture, "x", "--vary", "2", "--out", "no/x.png"], &["--out", "make it first"]);
+    fails(EDIT, &[image, "", "--vary", "2"], &["prompt: number 1 is empty"]);
+    fails(EDIT, &[image, "x", "--vary", "2", "--out", "x.png", "--grid", "x.png"], &["--grid x.png", "the same file as an image"]);
+    fails(EDIT, &[image, "x", "--vary", "2", "--out", "no/x.png"], &["--out", "create it first"]);
 }
 
 #[test]
-fn what_is_edited_is_not_written_over() {
-    fails(EDIT, &["out.png", "x", "--vary", "2"], &["--out out.png", "the edited picture's own file"]);
-    fails(EDIT, &["./out-1.png", "x", "--vary", "2", "-n", "2"], &["--out out-1.png", "the edited picture's own file"]);
-    fails(EDIT, &["a.png", "x", "--vary", "2", "--grid", "./a.png"], &["--grid ./a.png", "the edited picture's own file"]);
-    fails(EDIT, &["a.png", "x", "--mask", "m.png", "--out", "./m.png"], &["--out ./m.png", "the mask's own file"]);
+fn input_files_are_not_overwritten() {
+    fails(EDIT, &["out.png", "x", "--vary", "2"], &["--out out.png", "the same file as the original image"]);
+    fails(EDIT, &["./out-1.png", "x", "--vary", "2", "-n", "2"], &["--out out-1.png", "the same file as the original image"]);
+    fails(EDIT, &["a.png", "x", "--vary", "2", "--grid", "./a.png"], &["--grid ./a.png", "the same file as the original image"]);
+    fails(EDIT, &["a.png", "x", "--mask", "m.png", "--out", "./m.png"], &["--out ./m.png", "the same file as the mask"]);
 }

@@ -1,4 +1,4 @@
-//! The scorer on true renders, and the program as a stranger runs it.
+//! The scorer on renders of the prompts, and the program `evaluate` as a user runs it.
 
 use std::fs;
 use std::path::Path;
@@ -17,20 +17,20 @@ use support::{fails, names, succeeds};
 mod support;
 
 const EVALUATE: &str = env!("CARGO_BIN_EXE_evaluate");
-/// Prompts of each split for the ceilings.
+/// Number of prompts of each split for the ceilings.
 const PROMPTS: usize = 200;
-/// Side of the pictures that are scored.
+/// Side of the scored images in pixels.
 const SIDE: usize = 64;
 
 static DRAWINGS: LazyLock<Drawings> = LazyLock::new(|| data::open_or_render(None).unwrap());
 
-/// True renders of a few hundred prompts, read by the scorer.
+/// Renders a few hundred prompts and scores the renders.
 fn renders() -> Vec<(Prompt, Reading)> {
     let prompts = Prompts::new(&DRAWINGS, Knows { places: true, ..Knows::default() }, SIDE).unwrap();
     let scorer = Scorer::of(&DRAWINGS);
     let read = |prompt: Prompt| {
-        let picture = prompts.render(&prompt, 0).unwrap();
-        let reading = scorer.read(Picture::of(&picture));
+        let image = prompts.render(&prompt, 0).unwrap();
+        let reading = scorer.read(Picture::of(&image));
         (prompt, reading)
     };
     prompts.splits(PROMPTS).into_iter().flat_map(|(_, prompts)| prompts).map(read).collect()
@@ -76,7 +76,7 @@ fn the_shipped_model_is_scored_quickly() {
 }
 
 #[test]
-fn pictures_and_figures_do_not_depend_on_threads() {
+fn images_and_figures_do_not_depend_on_threads() {
     let scored = |threads: &str| {
         let folder = tempfile::tempdir().unwrap();
         let arguments = ["--quick", "--prompts", "3", "--threads", threads, "--json", "-q", "--sheet", "sheet.png", "-s", "5"];
@@ -88,9 +88,9 @@ fn pictures_and_figures_do_not_depend_on_threads() {
     assert!(scored("1") == scored("3"));
 }
 
-/// A model is asked for nothing that its folder says it doesn't know.
+/// The model's knows.json restricts the prompts.
 #[test]
-fn what_a_model_does_not_know_is_not_asked() {
+fn unknown_concepts_are_not_tested() {
     let folder = tempfile::tempdir().unwrap();
     let shipped = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/models/hart-emoji"));
     for part in ["llm", "text", "tokenizer"] {
@@ -108,7 +108,7 @@ fn what_a_model_does_not_know_is_not_asked() {
 }
 
 #[test]
-fn wrong_arguments_are_named() {
+fn invalid_arguments_are_reported() {
     fails(EVALUATE, &["nowhere"], &["nowhere", "root folder"]);
     fails(EVALUATE, &["nowhere", "--model", "elsewhere"], &["cannot be used with"]);
     fails(EVALUATE, &["--data", "nowhere"], &["--data", "nowhere"]);
@@ -117,8 +117,8 @@ fn wrong_arguments_are_named() {
     fails(EVALUATE, &["--threads", "0"], &["--threads 0"]);
     fails(EVALUATE, &["--guidance", "nan"], &["guidance"]);
     fails(EVALUATE, &["--seed", "dice"], &["--seed", "dice"]);
-    fails(EVALUATE, &["--out", "missing/report.json"], &["--out", "make it first"]);
-    fails(EVALUATE, &["--sheet", "."], &["--sheet", "that is a folder"]);
+    fails(EVALUATE, &["--out", "missing/report.json"], &["--out", "create it first"]);
+    fails(EVALUATE, &["--sheet", "."], &["--sheet", "is a folder"]);
     fails(EVALUATE, &["--out", "a", "--sheet", "a"], &["--sheet", "--out"]);
-    fails(EVALUATE, &["--out", "a", "--sheet", "./a"], &["--sheet ./a", "--out's own file"]);
+    fails(EVALUATE, &["--out", "a", "--sheet", "./a"], &["--sheet ./a", "the same file as --out"]);
 }

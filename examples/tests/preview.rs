@@ -1,4 +1,4 @@
-//! The program `preview`: what it draws, writes and refuses.
+//! The program `preview` as a user runs it.
 
 use std::fs;
 use std::io::Cursor;
@@ -22,7 +22,7 @@ fn bytes(folder: &Path, name: &str) -> Vec<u8> {
 }
 
 #[test]
-fn without_a_terminal_there_are_lines_and_the_picture_that_generate_makes() {
+fn without_a_terminal_lines_are_printed_and_the_image_equals_that_of_generate() {
     let folder = tempfile::tempdir().unwrap();
     let settings = ["a parrot", "--seed", "5", "--guidance", "2", "--top-k", "40", "--system-prompt", "small"];
     let output = succeeds(PREVIEW, folder.path(), &settings);
@@ -36,14 +36,15 @@ fn without_a_terminal_there_are_lines_and_the_picture_that_generate_makes() {
 }
 
 #[test]
-fn a_prompt_gives_the_terminal_no_orders() {
+fn a_prompt_can_not_control_the_terminal() {
     let folder = tempfile::tempdir().unwrap();
     let output = succeeds(PREVIEW, folder.path(), &["a parrot\x1b[2J\nscale 9"]);
     assert!(!output.contains('\x1b') && output.ends_with("\na parrot [2J scale 9, seed 0\n"), "{output:?}");
 }
 
-/// The frames are the scales and the finished picture, each pixel as 4 x 4, and the last one stays longest.
-fn assert_frames(frames: &[Frame], finished: &Image, most: u8) {
+/// Asserts that the frames are the scales and the finished image, each pixel as 4 x 4 pixels, and that the last one is shown longest. Its
+/// values differ from `finished` by at most `tolerance`.
+fn assert_frames(frames: &[Frame], finished: &Image, tolerance: u8) {
     assert_eq!(frames.len(), SCALES + 1);
     assert!(frames.iter().all(|frame| frame.buffer().dimensions() == (256, 256)));
     let ms: Vec<u32> = frames.iter().map(|frame| frame.delay().numer_denom_ms().0).collect();
@@ -52,7 +53,7 @@ fn assert_frames(frames: &[Frame], finished: &Image, most: u8) {
     let differs = |a: &[u8], b: &[u8]| a.iter().zip(b).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
     let finished = RgbImage::from_raw(64, 64, finished.pixels().to_vec()).unwrap();
     let worst = last.enumerate_pixels().map(|(x, y, pixel)| differs(&pixel.0, &finished.get_pixel(x / 4, y / 4).0)).max().unwrap();
-    assert!(worst <= most, "{worst}");
+    assert!(worst <= tolerance, "{worst}");
     assert!(frames[0].buffer() != frames[SCALES].buffer());
 }
 
@@ -64,12 +65,12 @@ fn the_scales_become_an_animated_gif() {
     let gif = bytes(folder.path(), "a.gif");
     assert!(gif.windows(11).any(|w| w == b"NETSCAPE2.0"), "it plays once");
     let frames = GifDecoder::new(Cursor::new(gif)).unwrap().into_frames().collect_frames().unwrap();
-    // 256 colours a frame.
+    // A frame has only 256 colours.
     assert_frames(&frames, &Image::open_png(folder.path().join("out.png")).unwrap(), 40);
 }
 
 #[test]
-fn the_scales_become_an_animated_png_which_others_see_finished() {
+fn the_scales_become_an_animated_png_with_the_finished_image_as_default() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("a.png"), "the old file").unwrap();
     succeeds(PREVIEW, folder.path(), &["a red heart 🦜", "-a", "a.png"]);
@@ -81,13 +82,13 @@ fn the_scales_become_an_animated_png_which_others_see_finished() {
     assert_eq!(still.pixels()[..3], finished.pixels()[..3]);
 }
 
-/// A disk that is full after the picture: the old animation stays.
+/// The disk is full after the image is saved: the old animation stays.
 #[cfg(target_os = "linux")]
 #[test]
 fn an_animation_is_not_half_written() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("a.gif"), "the old one").unwrap();
-    // Files may grow to 32 blocks of 512 bytes, and the signal that says so is ignored.
+    // A file size limit of 32 blocks of 512 bytes, with its signal ignored, makes writes fail like a full disk.
     let script = format!("trap '' XFSZ; ulimit -f 32; '{PREVIEW}' 'a parrot' -a a.gif >/dev/null");
     let output = run("sh", folder.path(), &["-c", &script]);
     assert!(!output.status.success() && String::from_utf8_lossy(&output.stderr).contains("error: a.gif: "), "{output:?}");
@@ -95,7 +96,7 @@ fn an_animation_is_not_half_written() {
     assert_eq!(bytes(folder.path(), "a.gif"), b"the old one");
 }
 
-/// A terminal of 80 x 24 characters without an answer to any question.
+/// Runs in a terminal of 80 x 24 characters that answers no queries.
 #[cfg(target_os = "linux")]
 #[test]
 fn in_a_terminal_the_scales_are_drawn_in_one_place() {
@@ -106,7 +107,7 @@ fn in_a_terminal_the_scales_are_drawn_in_one_place() {
         String::from_utf8(run("sh", folder.path(), &["-c", &script]).stdout).unwrap()
     };
     let text = draw("TERM=xterm COLORTERM=truecolor", "");
-    // A terminal of 24 rows has room for 44 pixels, which are 22 rows; the cursor goes up by as many before each picture.
+    // 24 rows have room for an image of 44 pixels in 22 rows. The cursor moves up by 22 rows before each image.
     assert_eq!(text.matches("\x1b[22A").count(), SCALES + 1, "{text:?}");
     assert_eq!(text.matches('▀').count(), (SCALES + 1) * 44 * 22);
     assert!(text.contains("\x1b[38;2;") && text.contains("scale 6 of 6") && text.contains("a red heart, seed 0"));
@@ -120,7 +121,7 @@ fn in_a_terminal_the_scales_are_drawn_in_one_place() {
     }
 }
 
-/// Ctrl-C stops the run; no file is left.
+/// Ctrl-C stops the run and leaves no files.
 #[cfg(unix)]
 #[test]
 fn ctrl_c_cancels_with_the_shells_code() {
@@ -131,7 +132,7 @@ fn ctrl_c_cancels_with_the_shells_code() {
     command.args(["a parrot", "--steps", "1000", "-a", "a.gif"]).current_dir(folder.path());
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
-    // The diffusion's thousand steps come next.
+    // A thousand diffusion steps follow.
     assert!(lines.any(|line| line.starts_with("scale 6 of 6")));
     assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
     let output = child.wait_with_output().unwrap();
@@ -141,16 +142,16 @@ fn ctrl_c_cancels_with_the_shells_code() {
 }
 
 #[test]
-fn wrong_arguments_are_named() {
+fn invalid_arguments_are_reported() {
     fails(PREVIEW, &[], &["PROMPT"]);
     fails(PREVIEW, &[" "], &["prompt", "empty"]);
     fails(PREVIEW, &["x", "y"], &["'y'"]);
     fails(PREVIEW, &["x", "--animation", "a.webp"], &["--animation a.webp", ".gif, .png or .apng"]);
     fails(PREVIEW, &["x", "--animation", "gif"], &["--animation gif", ".gif, .png or .apng"]);
-    fails(PREVIEW, &["x", "--animation", "missing/a.gif"], &["--animation", "make it first"]);
-    fails(PREVIEW, &["x", "--animation", "out.png"], &["--animation out.png", "own file"]);
-    fails(PREVIEW, &["x", "--animation", "./out.png"], &["--animation ./out.png", "own file"]);
-    fails(PREVIEW, &["x", "--out", "missing/a.png"], &["--out", "make it first"]);
+    fails(PREVIEW, &["x", "--animation", "missing/a.gif"], &["--animation", "create it first"]);
+    fails(PREVIEW, &["x", "--animation", "out.png"], &["--animation out.png", "the same file as the image"]);
+    fails(PREVIEW, &["x", "--animation", "./out.png"], &["--animation ./out.png", "the same file as the image"]);
+    fails(PREVIEW, &["x", "--out", "missing/a.png"], &["--out", "create it first"]);
     fails(PREVIEW, &["x", "--seed", "18446744073709551616"], &["--seed"]);
     fails(PREVIEW, &["x", "--guidance", "nan"], &["guidance"]);
     fails(PREVIEW, &["x", "--draw", "ascii"], &["--draw", "blocks"]);

@@ -1,4 +1,4 @@
-//! Prompts from files, seeds that are drawn, filters, and the labelled grid.
+//! Prompts from files, random seeds, prompt filters, and the labelled grid.
 
 use std::fs;
 use std::io::Write;
@@ -18,7 +18,7 @@ fn prompt(folder: &Path, name: &str) -> String {
     Image::open_png(folder.join(name)).unwrap().provenance.unwrap().prompt
 }
 
-/// Writes files in a folder that stays, and gives a file's path.
+/// Writes a file to the folder and returns its path.
 fn file(folder: &tempfile::TempDir, name: &str, contents: &[u8]) -> String {
     let path = folder.path().join(name);
     fs::write(&path, contents).unwrap();
@@ -45,13 +45,13 @@ fn prompts_come_from_standard_input() {
 }
 
 #[test]
-fn what_is_wrong_with_a_prompts_file_is_said_with_its_line() {
+fn errors_in_a_prompts_file_name_the_line() {
     let folder = tempfile::tempdir().unwrap();
     let prompts = |file: &str, words: &[&str]| fails(GENERATE, &["--prompts", file, "-q"], &[&["--prompts", file], words].concat());
     prompts("nowhere.txt", &["No such file"]);
-    prompts(folder.path().to_str().unwrap(), &["that is a folder"]);
+    prompts(folder.path().to_str().unwrap(), &["is a folder"]);
     prompts(&file(&folder, "latin1.txt", b"a parrot\na caf\xe9\n"), &["line 2", "not UTF-8"]);
-    prompts(&file(&folder, "empty.txt", b"\n# nothing\n"), &["no line of text"]);
+    prompts(&file(&folder, "empty.txt", b"\n# nothing\n"), &["contains no line of text"]);
     prompts(&file(&folder, "long.txt", &[&b"a parrot\n"[..], &vec![b'x'; (1 << 20) + 1]].concat()), &["line 2", "1048577 bytes"]);
     prompts(&file(&folder, "large.txt", &vec![b'\n'; (16 << 20) + 1]), &["more than 16 MB"]);
     let many = file(&folder, "many.txt", "a parrot\n".repeat(1025).as_bytes());
@@ -59,7 +59,7 @@ fn what_is_wrong_with_a_prompts_file_is_said_with_its_line() {
 }
 
 #[test]
-fn a_drawn_seed_is_printed_and_draws_the_same_again() {
+fn a_random_seed_is_printed_and_reproduces_the_image() {
     let folder = tempfile::tempdir().unwrap();
     let output = run(GENERATE, folder.path(), &["a parrot", "-q", "-n", "2", "--seed", "random", "--json"]);
     let json: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -74,7 +74,7 @@ fn a_drawn_seed_is_printed_and_draws_the_same_again() {
 }
 
 #[test]
-fn a_filtered_word_is_refused_by_name() {
+fn a_filtered_word_is_refused_and_quoted() {
     let folder = tempfile::tempdir().unwrap();
     let list = file(&folder, "words.txt", "# not these\nParrot\nred heart\n".as_bytes());
     for program in [GENERATE, PREVIEW] {
@@ -83,24 +83,24 @@ fn a_filtered_word_is_refused_by_name() {
         fails(program, &["a parrot", "--filter", "nowhere.txt"], &["--filter nowhere.txt", "No such file"]);
     }
     let signs = file(&folder, "signs.txt", b"a word\n!!!\n");
-    fails(GENERATE, &["x", "--filter", &signs], &["signs.txt", "\"!!!\" holds no word"]);
+    fails(GENERATE, &["x", "--filter", &signs], &["signs.txt", "\"!!!\" contains no word"]);
     let out = tempfile::tempdir().unwrap();
     assert_eq!(run(GENERATE, out.path(), &["a parrot", "--filter", &list]).status.code(), Some(1));
     succeeds(GENERATE, out.path(), &["parrots", "a red house", "--filter", &list, "-q"]);
 }
 
 #[test]
-fn a_grid_has_labels_and_enlarged_pictures() {
+fn a_grid_has_labels_and_enlarged_images() {
     let folder = tempfile::tempdir().unwrap();
     let grid = |arguments: &[&str]| {
         succeeds(GENERATE, folder.path(), &[arguments, &["--grid", "grid.png", "-q"]].concat());
         Image::open_png(folder.path().join("grid.png")).unwrap()
     };
-    let picture = |name: &str| Image::open_png(folder.path().join(name)).unwrap();
+    let open = |name: &str| Image::open_png(folder.path().join(name)).unwrap();
     let one = grid(&["a red heart"]);
     assert!(one.width() > 128 && one.height() > 128 + 2 * 16, "{one:?}");
-    // The picture is there, each pixel as 2 x 2.
-    let heart = picture("out.png");
+    // The image is in the grid, each pixel as 2 x 2 pixels.
+    let heart = open("out.png");
     let at = |image: &Image, x: usize, y: usize| image.pixels()[3 * (y * image.width() + x)..][..3].to_vec();
     assert!((0..128 * 128).all(|i| at(&one, 8 + i % 128, 8 + i / 128) == at(&heart, i % 128 / 2, i / 128 / 2)));
     let table = grid(&["a parrot 🦜", "a house", "-n", "3"]);

@@ -1,4 +1,4 @@
-//! The program `train` as a stranger runs it: a model from a recipe, taken up again, and what is said of wrong ones.
+//! The program `train` as a user runs it: training from a recipe, resuming, and errors in recipes.
 
 use std::fs;
 use std::path::Path;
@@ -12,7 +12,7 @@ mod support;
 
 const TRAIN: &str = env!("CARGO_BIN_EXE_train");
 
-/// The repository's recipe, for pictures and layers small enough for a test.
+/// Returns the repository's recipe with images and layers small enough for a test.
 fn recipe(tokenizer_steps: u64, generator_steps: u64) -> String {
     let mut text = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/recipes/emoji.toml")).unwrap();
     let (sides, steps) = ("[1, 2, 3, 4]", [tokenizer_steps.to_string(), generator_steps.to_string()]);
@@ -42,7 +42,7 @@ fn recipe(tokenizer_steps: u64, generator_steps: u64) -> String {
     text
 }
 
-/// Gives a key of a section another value; a list over several lines becomes one line.
+/// Sets a key of a section. A list over several lines becomes one line.
 fn set(text: &mut String, section: &str, key: &str, value: &str) {
     let start = if section.is_empty() { 0 } else { text.find(&format!("\n[{section}]\n")).unwrap() + 1 };
     let from = start + text[start..].find(&format!("\n{key} = ")).unwrap() + 1;
@@ -60,7 +60,7 @@ fn train(folder: &Path, recipe: &str, run: &str) -> String {
     succeeds(TRAIN, folder, &["recipe.toml", "--out", run])
 }
 
-/// Files that must be the same.
+/// Returns the contents of a run's model files.
 fn model(folder: &Path) -> Vec<Vec<u8>> {
     let files = ["llm/model.safetensors", "text/model.safetensors", "tokenizer/model.safetensors", "text/tokenizer.json"];
     files.iter().map(|file| fs::read(folder.join("model").join(file)).unwrap()).collect()
@@ -86,13 +86,13 @@ fn a_recipe_becomes_a_model() {
         report["residual_size"].as_f64().unwrap() > 0.0 && report["losses"]["shuffled"]["scales"].as_array().unwrap().len() == 4
     );
 
-    // Nothing is left to do.
+    // Running a finished recipe again changes nothing.
     let before = model(&run);
     train(folder.path(), &whole, "run");
     assert!(model(&run) == before && names(&run.join("sheets")).len() == 6);
 
-    // From its weights on. A learning rate of nothing leaves them as they are; another one changes what isn't kept.
-    let drawn = |run: &str| {
+    // Start from the trained weights. A learning rate of 0 keeps them; the recipe's changes the generator.
+    let generated = |run: &str| {
         let hart = Hart::open(folder.path().join(run).join("model"), OpenOptions::new()).unwrap();
         hart.generate(&Request::new("a parrot"), &mut ()).unwrap().images[0].pixels().to_vec()
     };
@@ -103,14 +103,14 @@ fn a_recipe_becomes_a_model() {
         succeeds(TRAIN, folder.path(), &["recipe.toml", "--out", name, "--from", "run/model", "--tokenizer", "run/model"]);
         let (after, run) = (model(&folder.path().join(name)), folder.path().join(name));
         assert!(after[2..] == before[2..] && !run.join("tokenizer.csv").exists(), "{name}");
-        assert!((drawn(name) == drawn("run")) == (name == "still"), "{name}");
+        assert!((generated(name) == generated("run")) == (name == "still"), "{name}");
     }
-    // A finished tokenizer for another transformer.
+    // Train another transformer with the finished tokenizer.
     let mut deeper = whole.clone();
     set(&mut deeper, "model.llm", "depth", "2");
     fs::write(folder.path().join("recipe.toml"), deeper).unwrap();
     succeeds(TRAIN, folder.path(), &["recipe.toml", "--out", "deeper", "--tokenizer", "run/model"]);
-    assert!(model(&folder.path().join("deeper"))[2] == before[2] && drawn("deeper") != drawn("run"));
+    assert!(model(&folder.path().join("deeper"))[2] == before[2] && generated("deeper") != generated("run"));
     fs::write(folder.path().join("recipe.toml"), &whole).unwrap();
 
     succeeds(TRAIN, folder.path(), &["recipe.toml", "--out", "both", "--from", "run/model"]);
@@ -118,22 +118,22 @@ fn a_recipe_becomes_a_model() {
         let table = fs::read_to_string(folder.path().join(run).join("tokenizer.csv")).unwrap();
         table.lines().nth(1).unwrap().split(',').nth(3).unwrap().parse::<f32>().unwrap()
     };
-    assert!(first("both") < first("run"), "it begins where the other one ended");
+    assert!(first("both") < first("run"), "training continues from the given weights");
 
-    // The decoder alone: latents and the generator stay as they are.
+    // Train only the decoder: latents and the generator stay unchanged.
     fs::write(folder.path().join("recipe.toml"), decoder_only(&whole)).unwrap();
     succeeds(TRAIN, folder.path(), &["recipe.toml", "--out", "alone", "--from", "run/model", "--minutes", "0.02,0"]);
     let (run, after) = (folder.path().join("alone"), model(&folder.path().join("alone")));
     assert!(after[..2] == before[..2] && after[2] != before[2] && after[3] == before[3]);
     assert!(!fs::read_to_string(run.join("report.json")).unwrap().contains("latents_scaled_by"));
-    // No time changes nothing: neither what was learned here nor another model.
+    // Zero minutes change nothing: neither a resumed run nor another model.
     for (name, model_before) in [("alone", &after), ("same", &before)] {
         succeeds(TRAIN, folder.path(), &["recipe.toml", "--out", name, "--from", "run/model", "--minutes", "0,0"]);
         assert!(model(&folder.path().join(name)) == *model_before, "{name}");
     }
 }
 
-/// Stopped by Ctrl-C in the middle, a run is taken up and ends with the same model.
+/// A run stopped by Ctrl-C resumes and ends with the same model.
 #[cfg(unix)]
 #[test]
 fn an_interrupted_run_ends_with_the_same_model() {
@@ -156,9 +156,9 @@ fn an_interrupted_run_ends_with_the_same_model() {
     assert!(model(&folder.path().join("whole")) == model(&folder.path().join("stopped")));
 }
 
-/// A contact sheet that can't be written costs no steps.
+/// No steps are lost if a contact sheet can't be written.
 #[test]
-fn the_state_is_saved_before_the_sheet_is_drawn() {
+fn the_state_is_saved_before_the_sheet() {
     let folder = tempfile::tempdir().unwrap();
     let (file, run) = (folder.path().join("recipe.toml"), folder.path().join("run"));
     fs::write(&file, recipe(2, 2)).unwrap();
@@ -175,7 +175,7 @@ fn the_state_is_saved_before_the_sheet_is_drawn() {
 }
 
 #[test]
-fn wrong_recipes_are_named() {
+fn invalid_recipes_are_reported() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("recipe.toml");
     let path = file.to_str().unwrap();

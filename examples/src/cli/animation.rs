@@ -7,45 +7,45 @@ use hart_core::Provenance;
 use image::codecs::gif::{GifEncoder, Repeat};
 use image::{Delay, DynamicImage, Frame, RgbImage};
 
-/// How long a frame is seen, in milliseconds.
+/// Duration of a frame in milliseconds.
 pub const FRAME_MS: u16 = 350;
-/// How long the last one is.
+/// Duration of the last frame in milliseconds.
 pub const LAST_MS: u16 = 2500;
 
-/// Kind of file, by its name.
+/// Format of an animation file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// At most 256 colours a frame.
+    /// GIF, with at most 256 colours per frame.
     Gif,
-    /// Animated PNG, with all colours.
+    /// Animated PNG, in 24-bit colour.
     Apng,
 }
 
 impl Format {
-    /// The format that a file name asks for.
+    /// Returns the format of a file name's extension.
     ///
     /// # Errors
     ///
-    /// It asks for another.
+    /// Returns a message if the extension belongs to neither format.
     pub fn of(path: &Path) -> Result<Self, String> {
         match path.extension().map(|extension| extension.to_string_lossy().to_lowercase()).as_deref() {
             Some("gif") => Ok(Self::Gif),
             Some("png" | "apng") => Ok(Self::Apng),
-            _ => Err(format!("--animation {}: expected a name that ends in .gif, .png or .apng", path.display())),
+            _ => Err(format!("--animation {}: expected a file name that ends in .gif, .png or .apng", path.display())),
         }
     }
 
-    /// The file's bytes: the frames, the last one held longer, again and again.
+    /// Encodes an animation that loops and shows the last frame longer. A PNG file also stores `provenance`.
     ///
     /// # Errors
     ///
-    /// There is no frame, or the encoder's own.
-    pub fn encode(self, frames: &[RgbImage], made: Option<&Provenance>) -> Result<Vec<u8>, Box<dyn Error>> {
-        let Some(last) = frames.last() else { return Err("there is no frame".into()) };
+    /// Returns an error if there is no frame or the encoder fails.
+    pub fn encode(self, frames: &[RgbImage], provenance: Option<&Provenance>) -> Result<Vec<u8>, Box<dyn Error>> {
+        let Some(last) = frames.last() else { return Err("the animation has no frames".into()) };
         let delays = (1..=frames.len()).map(|n| if n == frames.len() { LAST_MS } else { FRAME_MS });
         match self {
             Self::Gif => gif(frames.iter().zip(delays)),
-            Self::Apng => apng(frames.iter().zip(delays), frames.len(), last, made),
+            Self::Apng => apng(frames.iter().zip(delays), frames.len(), last, provenance),
         }
     }
 }
@@ -62,12 +62,12 @@ fn gif<'a>(frames: impl Iterator<Item = (&'a RgbImage, u16)>) -> Result<Vec<u8>,
     Ok(bytes)
 }
 
-/// The finished picture comes first: programs that know no animation show it, the others leave it out.
+/// Encodes an animated PNG whose default image is the finished one: programs without support for animations show it, others skip it.
 fn apng<'a>(
     frames: impl Iterator<Item = (&'a RgbImage, u16)>,
     count: usize,
     finished: &RgbImage,
-    made: Option<&Provenance>,
+    provenance: Option<&Provenance>,
 ) -> Result<Vec<u8>, Box<dyn Error>> {
     let mut bytes = Vec::new();
     let mut encoder = png::Encoder::new(&mut bytes, finished.width(), finished.height());
@@ -75,10 +75,10 @@ fn apng<'a>(
     encoder.set_depth(png::BitDepth::Eight);
     encoder.set_animated(u32::try_from(count)?, 0)?;
     encoder.set_sep_def_img(true)?;
-    if let Some(made) = made {
-        encoder.add_itxt_chunk("prompt".into(), made.prompt.clone())?;
-        encoder.add_text_chunk("seed".into(), made.seed.to_string())?;
-        encoder.add_itxt_chunk("settings".into(), made.settings.clone())?;
+    if let Some(provenance) = provenance {
+        encoder.add_itxt_chunk("prompt".into(), provenance.prompt.clone())?;
+        encoder.add_text_chunk("seed".into(), provenance.seed.to_string())?;
+        encoder.add_itxt_chunk("settings".into(), provenance.settings.clone())?;
     }
     let mut writer = encoder.write_header()?;
     writer.write_image_data(finished)?;
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_name_says_the_format() {
+    fn the_extension_selects_the_format() {
         assert_eq!(Format::of(Path::new("a.GIF")), Ok(Format::Gif));
         assert_eq!(Format::of(Path::new("a.apng")), Ok(Format::Apng));
         assert_eq!(Format::of(Path::new("a.b.png")), Ok(Format::Apng));

@@ -1,4 +1,4 @@
-//! All pictures of a run in one, with what they show.
+//! Grids of images with labels.
 
 use hart_core::{Image, Provenance};
 use image::imageops::replace;
@@ -7,62 +7,69 @@ use image::{Rgb, RgbImage};
 use super::enlarge;
 use super::label::{Font, wrap};
 
-/// Least side of a picture in the grid.
-const LEAST_SIDE: u32 = 128;
-/// Most lines of a prompt under its picture.
-const LINES_UNDER: usize = 3;
-/// The same where nothing but a caption stands there.
+/// Minimum side of an image in the grid, in pixels.
+const MIN_SIDE: u32 = 128;
+/// Maximum lines of a prompt below its image.
+const PROMPT_LINES: usize = 3;
+/// Maximum lines of a caption below its image.
 const CAPTION_LINES: usize = 6;
 
-/// Pictures of one size, prompt by prompt, with labels: prompts as rows and seeds as columns, or if there is only one of either, a
-/// square in which every picture has its own text.
+/// Arranges images of the same size, ordered by prompt, in a labelled grid.
+///
+/// Several prompts with several seeds become a table with prompts as rows and seeds as columns. Otherwise the images form a square, each
+/// above its prompt and seed.
 ///
 /// # Errors
 ///
-/// There is no picture.
+/// Returns an error if there are no images.
 pub fn labelled(images: &[Image], per_prompt: usize) -> Result<Image, hart_core::Error> {
-    let pictures: Vec<RgbImage> = images.iter().map(|image| enlarge::at_least(image, LEAST_SIDE)).collect();
-    let Some(first) = pictures.first() else { return Image::grid(images, 1) };
+    let enlarged: Vec<RgbImage> = images.iter().map(|image| enlarge::at_least(image, MIN_SIDE)).collect();
+    let Some(first) = enlarged.first() else { return Image::grid(images, 1) };
     let layout = Layout::new(first.dimensions(), per_prompt);
-    let made: Vec<Option<&Provenance>> = images.iter().map(|image| image.provenance.as_ref()).collect();
+    let provenances: Vec<Option<&Provenance>> = images.iter().map(|image| image.provenance.as_ref()).collect();
     let grid = if per_prompt > 1 && images.len() > per_prompt {
-        layout.table(&pictures, &made)
+        layout.table(&enlarged, &provenances)
     } else {
-        layout.square(&pictures, &layout.labels(&made))
+        layout.square(&enlarged, &layout.labels(&provenances))
     };
     let (width, height) = grid.dimensions();
     Image::from_rgb(width as usize, height as usize, grid.into_raw())
 }
 
-/// Pictures of one size in a square, each over its caption.
+/// Arranges images of the same size in a square, each above its caption.
 ///
 /// # Errors
 ///
-/// There is no picture.
+/// Returns an error if there are no images.
 pub fn captioned(images: &[Image], captions: &[String]) -> Result<Image, hart_core::Error> {
-    let pictures: Vec<RgbImage> = images.iter().map(|image| enlarge::at_least(image, LEAST_SIDE)).collect();
-    let Some(first) = pictures.first() else { return Image::grid(images, 1) };
+    let enlarged: Vec<RgbImage> = images.iter().map(|image| enlarge::at_least(image, MIN_SIDE)).collect();
+    let Some(first) = enlarged.first() else { return Image::grid(images, 1) };
     let layout = Layout::new(first.dimensions(), 1);
     let labels: Vec<_> = captions.iter().map(|caption| wrap(caption, layout.columns(layout.width), CAPTION_LINES)).collect();
-    let grid = layout.square(&pictures, &labels);
+    let grid = layout.square(&enlarged, &labels);
     let (width, height) = grid.dimensions();
     Image::from_rgb(width as usize, height as usize, grid.into_raw())
 }
 
+/// Layout of a grid, in pixels.
 struct Layout {
     font: Font,
+    /// Width of an image.
     width: u32,
+    /// Height of an image.
     height: u32,
+    /// Space between images.
     gap: u32,
+    /// Number of images per prompt.
     per_prompt: usize,
 }
 
-fn prompt(made: Option<&Provenance>) -> &str {
-    made.map_or("", |made| made.prompt.as_str())
+fn prompt(provenance: Option<&Provenance>) -> &str {
+    provenance.map_or("", |provenance| provenance.prompt.as_str())
 }
 
-fn seed(made: Option<&Provenance>) -> String {
-    made.map_or_else(String::new, |made| format!("seed {}", made.seed))
+fn seed(provenance: Option<&Provenance>) -> String {
+    provenance.map_or_else(String::new, |provenance| format!("seed {}", provenance.seed))
 }
 
 impl Layout {
@@ -71,7 +78,7 @@ impl Layout {
         Self { font, width, height, gap: font.height() / 2, per_prompt }
     }
 
-    /// Characters that fit over `pixels`.
+    /// Returns the number of characters that fit into `pixels`.
     fn columns(&self, pixels: u32) -> usize {
         (pixels / self.font.width()) as usize
     }
@@ -80,19 +87,19 @@ impl Layout {
         RgbImage::from_pixel(width, height, Rgb([255; 3]))
     }
 
-    /// Rows are prompts, which stand on the left; columns are seeds, which stand above.
-    fn table(&self, pictures: &[RgbImage], made: &[Option<&Provenance>]) -> RgbImage {
-        let rows = made.chunks(self.per_prompt).map(|row| row[0]).collect::<Vec<_>>();
-        let most_lines = ((self.height / self.font.height()) as usize).max(1);
+    /// Draws a table with the prompts on the left and the seeds on top.
+    fn table(&self, images: &[RgbImage], provenances: &[Option<&Provenance>]) -> RgbImage {
+        let rows = provenances.chunks(self.per_prompt).map(|row| row[0]).collect::<Vec<_>>();
+        let max_lines = ((self.height / self.font.height()) as usize).max(1);
         let columns = self.columns(self.width + self.width / 4);
-        let labels: Vec<Vec<String>> = rows.iter().map(|made| wrap(prompt(*made), columns, most_lines)).collect();
+        let labels: Vec<Vec<String>> = rows.iter().map(|first| wrap(prompt(*first), columns, max_lines)).collect();
         let longest = labels.iter().flatten().map(|line| line.chars().count()).max().unwrap_or(0) as u32;
         let (left, top) = (longest * self.font.width() + 2 * self.gap, self.font.height() + 2 * self.gap);
         let (across, down) = (self.width + self.gap, self.height + self.gap);
         let mut grid = self.blank(left + self.per_prompt as u32 * across, top + rows.len() as u32 * down);
-        for (column, made) in made[..self.per_prompt].iter().enumerate() {
+        for (column, provenance) in provenances[..self.per_prompt].iter().enumerate() {
             let x = left + column as u32 * across;
-            for line in wrap(&seed(*made), self.columns(self.width), 1) {
+            for line in wrap(&seed(*provenance), self.columns(self.width), 1) {
                 self.font.write(&mut grid, self.centred(x, &line), self.gap, &line);
             }
         }
@@ -103,35 +110,35 @@ impl Layout {
                 self.font.write(&mut grid, self.gap, y + line as u32 * self.font.height(), text);
             }
         }
-        for (index, picture) in pictures.iter().enumerate() {
+        for (index, image) in images.iter().enumerate() {
             let (row, column) = ((index / self.per_prompt) as u32, (index % self.per_prompt) as u32);
-            replace(&mut grid, picture, (left + column * across).into(), (top + row * down).into());
+            replace(&mut grid, image, (left + column * across).into(), (top + row * down).into());
         }
         grid
     }
 
-    /// Each picture's prompt and seed.
-    fn labels(&self, made: &[Option<&Provenance>]) -> Vec<Vec<String>> {
-        let label = |made: &Option<&Provenance>| {
-            let mut lines = wrap(prompt(*made), self.columns(self.width), LINES_UNDER);
-            lines.extend(wrap(&seed(*made), self.columns(self.width), 1));
+    /// Returns the lines of each image's prompt and seed.
+    fn labels(&self, provenances: &[Option<&Provenance>]) -> Vec<Vec<String>> {
+        let label = |provenance: &Option<&Provenance>| {
+            let mut lines = wrap(prompt(*provenance), self.columns(self.width), PROMPT_LINES);
+            lines.extend(wrap(&seed(*provenance), self.columns(self.width), 1));
             lines
         };
-        made.iter().map(label).collect()
+        provenances.iter().map(label).collect()
     }
 
-    /// A square of pictures, each with lines of text under it.
-    fn square(&self, pictures: &[RgbImage], labels: &[Vec<String>]) -> RgbImage {
-        let columns = (pictures.len() as f64).sqrt().ceil() as usize;
+    /// Draws a square of images, each above its lines of text.
+    fn square(&self, images: &[RgbImage], labels: &[Vec<String>]) -> RgbImage {
+        let columns = (images.len() as f64).sqrt().ceil() as usize;
         let mut grid = self.blank(columns as u32 * (self.width + self.gap) + self.gap, 0);
         let mut rows = Vec::new();
-        for (pictures, labels) in pictures.chunks(columns).zip(labels.chunks(columns)) {
-            // A row is as high as its longest label asks for.
+        for (images, labels) in images.chunks(columns).zip(labels.chunks(columns)) {
+            // The longest label determines the height of a row.
             let lines = labels.iter().map(Vec::len).max().unwrap_or(0) as u32;
             let mut row = self.blank(grid.width(), self.gap + self.height + self.gap / 2 + lines * self.font.height());
-            for (column, (picture, lines)) in pictures.iter().zip(labels).enumerate() {
+            for (column, (image, lines)) in images.iter().zip(labels).enumerate() {
                 let x = self.gap + column as u32 * (self.width + self.gap);
-                replace(&mut row, picture, x.into(), self.gap.into());
+                replace(&mut row, image, x.into(), self.gap.into());
                 for (line, text) in lines.iter().enumerate() {
                     let y = self.gap + self.height + self.gap / 2 + line as u32 * self.font.height();
                     self.font.write(&mut row, self.centred(x, text), y, text);
@@ -149,7 +156,7 @@ impl Layout {
         grid
     }
 
-    /// Where a line begins that stands in the middle of a picture at `x`.
+    /// Returns the left edge of a line that is centred below an image whose left edge is `x`.
     fn centred(&self, x: u32, line: &str) -> u32 {
         x + self.width.saturating_sub(line.chars().count() as u32 * self.font.width()) / 2
     }
@@ -159,28 +166,28 @@ impl Layout {
 mod tests {
     use super::*;
 
-    fn picture(prompt: &str, seed: u64, level: u8) -> Image {
+    fn image(prompt: &str, seed: u64, level: u8) -> Image {
         let mut image = Image::from_rgb(32, 32, vec![level; 3 * 32 * 32]).unwrap();
         image.provenance = Some(Provenance::new(prompt, seed, ""));
         image
     }
 
-    /// How many pixels have just this grey.
+    /// Counts the pixels of exactly this grey.
     fn count(grid: &Image, level: u8) -> usize {
         grid.pixels().chunks(3).filter(|pixel| *pixel == [level; 3]).count()
     }
 
     #[test]
-    fn every_picture_is_there_whole_with_text_beside_it() {
+    fn every_image_is_whole_and_labelled() {
         for (prompts, seeds) in [(2, 3), (3, 1), (1, 3), (1, 1)] {
             let images: Vec<Image> = (0..prompts)
                 .flat_map(|p| {
-                    (0..seeds).map(move |s| picture("a parrot 🦜 on a very long branch of a tree", s, 201 + (3 * p + s) as u8))
+                    (0..seeds).map(move |s| image("a parrot 🦜 on a very long branch of a tree", s, 201 + (3 * p + s) as u8))
                 })
                 .collect();
             let grid = labelled(&images, seeds as usize).unwrap();
             for image in &images {
-                // Letters have few pixels of any one grey.
+                // Antialiased letters add only a few pixels of the same grey.
                 let pixels = count(&grid, image.pixels()[0]);
                 assert!((128 * 128..128 * 128 + 200).contains(&pixels), "{prompts} x {seeds}: {pixels}");
             }

@@ -1,19 +1,19 @@
-//! Text in pictures.
+//! Draws text into images.
 
 use image::{Rgb, RgbImage};
 use noto_sans_mono_bitmap::{FontWeight, RasterHeight, RasterizedChar, get_raster, get_raster_width};
 
-/// What stands for a character that the font lacks.
+/// Drawn for a character that the font lacks.
 const REPLACEMENT: char = '\u{fffd}';
-/// What stands for the rest of a text that is cut.
+/// End of a text that was cut.
 const ELLIPSIS: &str = "...";
 
-/// A size of letters.
+/// Noto Sans Mono at one size.
 #[derive(Clone, Copy, Debug)]
 pub struct Font(RasterHeight);
 
 impl Font {
-    /// Letters in proportion to pictures of this side.
+    /// Returns the size that suits images of `side` pixels a side.
     pub fn for_side(side: u32) -> Self {
         Self(match side {
             0..300 => RasterHeight::Size16,
@@ -22,29 +22,29 @@ impl Font {
         })
     }
 
-    /// Width of a letter in pixels.
+    /// Returns the width of a character in pixels.
     pub fn width(self) -> u32 {
         get_raster_width(FontWeight::Regular, self.0) as u32
     }
 
-    /// Height of a line in pixels.
+    /// Returns the height of a line in pixels.
     pub fn height(self) -> u32 {
         self.0.val() as u32
     }
 
-    fn letter(self, letter: char) -> RasterizedChar {
-        let raster = |letter| get_raster(letter, FontWeight::Regular, self.0);
-        raster(letter).or_else(|| raster(REPLACEMENT)).or_else(|| raster('?')).expect("the font has a question mark")
+    fn glyph(self, character: char) -> RasterizedChar {
+        let raster = |character| get_raster(character, FontWeight::Regular, self.0);
+        raster(character).or_else(|| raster(REPLACEMENT)).or_else(|| raster('?')).expect("the font has a question mark")
     }
 
-    /// Writes a line in dark grey on white, from the top left.
-    pub fn write(self, picture: &mut RgbImage, left: u32, top: u32, line: &str) {
-        for (place, letter) in line.chars().enumerate() {
-            let left = left + place as u32 * self.width();
-            for (y, row) in self.letter(letter).rows().enumerate() {
-                for (x, &ink) in row.iter().enumerate() {
-                    if let Some(pixel) = picture.get_pixel_mut_checked(left + x as u32, top + y as u32) {
-                        *pixel = Rgb([255 - (u32::from(ink) * 215 / 255) as u8; 3]);
+    /// Draws a line of dark grey text on white. `left` and `top` are its corner in pixels; what lies outside the image is cut.
+    pub fn write(self, image: &mut RgbImage, left: u32, top: u32, line: &str) {
+        for (index, character) in line.chars().enumerate() {
+            let left = left + index as u32 * self.width();
+            for (y, row) in self.glyph(character).rows().enumerate() {
+                for (x, &coverage) in row.iter().enumerate() {
+                    if let Some(pixel) = image.get_pixel_mut_checked(left + x as u32, top + y as u32) {
+                        *pixel = Rgb([255 - (u32::from(coverage) * 215 / 255) as u8; 3]);
                     }
                 }
             }
@@ -52,7 +52,8 @@ impl Font {
     }
 }
 
-/// A text in at most so many lines of so many characters, broken between words where it can be. What doesn't fit is cut, and says so.
+/// Wraps a text into at most `rows` lines of at most `columns` characters, if possible between words. A text that doesn't fit is cut and
+/// ends in an ellipsis.
 pub fn wrap(text: &str, columns: usize, rows: usize) -> Vec<String> {
     let columns = columns.max(ELLIPSIS.len() + 1);
     let mut lines = vec![String::new()];
@@ -89,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_breaks_between_words_and_says_where_it_is_cut() {
+    fn text_wraps_between_words_and_a_cut_ends_in_an_ellipsis() {
         assert_eq!(wrap("a red heart on yellow", 11, 3), ["a red heart", "on yellow"]);
         assert_eq!(wrap("a red heart on yellow paper", 11, 2), ["a red heart", "on yello..."]);
         assert_eq!(wrap("extraordinarily", 6, 9), ["extrao", "rdinar", "ily"]);
@@ -99,18 +100,18 @@ mod tests {
     }
 
     #[test]
-    fn every_character_leaves_ink_and_one_that_the_font_lacks_is_replaced() {
+    fn every_character_is_drawn_and_a_missing_one_is_replaced() {
         let font = Font::for_side(128);
         let written = |text: &str| {
-            let mut picture = RgbImage::from_pixel(font.width(), font.height(), Rgb([255; 3]));
-            font.write(&mut picture, 0, 0, text);
-            picture
+            let mut image = RgbImage::from_pixel(font.width(), font.height(), Rgb([255; 3]));
+            font.write(&mut image, 0, 0, text);
+            image
         };
-        for letter in ["A", "é", "ł", "🦜", "红", "\u{7}"] {
-            assert!(written(letter).pixels().any(|p| p[0] < 128), "{letter}");
+        for character in ["A", "é", "ł", "🦜", "红", "\u{7}"] {
+            assert!(written(character).pixels().any(|p| p[0] < 128), "{character}");
         }
         assert!(written("🦜") == written("\u{fffd}") && written("A") != written("\u{fffd}"));
-        // What lies outside is left out.
+        // Pixels outside the image are ignored.
         font.write(&mut RgbImage::new(3, 3), 1, 1, "ABC");
     }
 }

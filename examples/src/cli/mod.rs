@@ -1,15 +1,15 @@
-//! What the example programs share: arguments, progress, pictures for people, file names, and results as JSON.
+//! Support for the example programs: arguments, progress, image files, terminal output and JSON results.
 
 pub mod animation;
-pub mod bars;
+pub mod args;
 pub mod enlarge;
 pub mod grid;
 pub mod image_file;
 pub mod label;
 pub mod lines;
 pub mod output;
+pub mod progress;
 pub mod saver;
-pub mod settings;
 pub mod terminal;
 pub mod word_filter;
 
@@ -18,19 +18,19 @@ use std::process::ExitCode;
 
 use hart_core::CancelToken;
 
-/// Exit code of a run stopped by Ctrl-C, as shells have it.
+/// Exit code of a run that Ctrl-C stopped: 128 plus the number of SIGINT, as in shells.
 pub const INTERRUPTED: u8 = 130;
 
-/// Ctrl-C cancels the run; the second one ends the program at once.
+/// Makes Ctrl-C cancel the run. A second Ctrl-C ends the program at once.
 ///
 /// # Errors
 ///
-/// The system's.
+/// Returns an error if the signal handler can't be installed.
 pub fn stop_on_ctrl_c(cancel: CancelToken) -> Result<(), ctrlc::Error> {
     ctrlc::set_handler(move || if cancel.is_cancelled() { std::process::exit(INTERRUPTED.into()) } else { cancel.cancel() })
 }
 
-/// What a program ends with: its own code, or lines about the error and failure.
+/// Returns a program's exit code. An error is printed on standard error and becomes [`ExitCode::FAILURE`].
 pub fn exit_code(result: Result<ExitCode, Box<dyn Error>>) -> ExitCode {
     result.unwrap_or_else(|error| {
         let lines: Vec<String> = error.to_string().lines().map(output::one_line).collect();

@@ -1,4 +1,4 @@
-//! Where pictures go, and what is said about them.
+//! Output files, messages and JSON results.
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -8,8 +8,9 @@ use std::time::Duration;
 use hart_core::{Stage, Timings, Truncation};
 use serde_json::{Map, Value, json};
 
-/// File name of picture `index` of `count`: `{n}` becomes its number, from 0; without one, pictures after the first get `-1`, `-2`
-/// and so on before the extension.
+/// Returns the file name of image `index` of `count`.
+///
+/// `{n}` in the pattern is replaced by the index. Without it, images after the first get `-1`, `-2` and so on before the extension.
 pub fn numbered(pattern: &Path, index: usize, count: usize) -> PathBuf {
     if let Some(text) = pattern.to_str().filter(|text| text.contains("{n}")) {
         return PathBuf::from(text.replace("{n}", &index.to_string()));
@@ -26,52 +27,52 @@ pub fn numbered(pattern: &Path, index: usize, count: usize) -> PathBuf {
     pattern.with_file_name(name)
 }
 
-/// The folder that a file is in.
+/// Returns the folder of a file.
 fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// A pattern's files can be written where they are to stand; asked before any work is done.
+/// Checks that files of this pattern can be written. Programs call it before they start to compute.
 ///
 /// # Errors
 ///
-/// What is wrong with it, and what to do.
+/// Returns a message that names `flag` and says what to do.
 pub fn check_folder(flag: &str, pattern: &Path) -> Result<(), String> {
     let folder = folder_of(pattern);
     if !folder.is_dir() {
-        return Err(format!("{flag} {}: there is no folder {}; make it first", pattern.display(), folder.display()));
+        return Err(format!("{flag} {}: no folder {}; create it first", pattern.display(), folder.display()));
     }
     if pattern.exists() && !pattern.is_dir() && !pattern.is_file() {
-        return Err(format!("{flag} {}: is there already and no plain file; name another", pattern.display()));
+        return Err(format!("{flag} {}: exists and is not a regular file; choose another name", pattern.display()));
     }
     if pattern.is_dir() {
         return Err(format!(
-            "{flag} {}: that is a folder; give a file name, such as {}/out.png",
+            "{flag} {}: is a folder, expected a file name, such as {}/out.png",
             pattern.display(),
             pattern.display()
         ));
     }
-    // The file below has a name of its own; this one may be too long.
+    // The temporary file below has another name. This one may be too long.
     if let Err(e) = pattern.symlink_metadata()
         && e.kind() != io::ErrorKind::NotFound
     {
-        return Err(format!("{flag} {}: {e}; name another", pattern.display()));
+        return Err(format!("{flag} {}: {e}; choose another name", pattern.display()));
     }
     match tempfile::Builder::new().prefix(".hart-").tempfile_in(folder) {
         Ok(_) => Ok(()),
-        Err(e) => Err(format!("{flag} {}: can't write into {}: {e}", pattern.display(), folder.display())),
+        Err(e) => Err(format!("{flag} {}: can't write to {}: {e}", pattern.display(), folder.display())),
     }
 }
 
-/// Writes a file whole or not at all: to a temporary one in the same folder, which then takes its name. A link is followed.
+/// Writes a file atomically: to a temporary file in the same folder, which is then renamed. A symbolic link is followed.
 ///
 /// # Errors
 ///
-/// The system's, with the path.
+/// Returns the system's error with the path.
 pub fn save(path: &Path, bytes: &[u8]) -> Result<(), String> {
     let target = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
     let mut builder = tempfile::Builder::new();
-    // A temporary file is private; a picture has the rights of any new file.
+    // Temporary files are private by default. The output gets the permissions of any new file.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     let mut write = || {
@@ -83,14 +84,14 @@ pub fn save(path: &Path, bytes: &[u8]) -> Result<(), String> {
     write().map(drop).map_err(|e| format!("{}: {e}", path.display()))
 }
 
-/// A text in one line, without the codes that a terminal obeys: a prompt may come from anyone.
+/// Replaces control characters by spaces: a prompt from elsewhere can't send escape codes to the terminal or start a new line.
 pub fn one_line(text: &str) -> String {
     text.replace(char::is_control, " ")
 }
 
-/// As [`one_line`], and no longer than a message needs: a long text's middle is left out.
+/// Like [`one_line`], but also replaces the middle of a long text by an ellipsis.
 pub fn shortened(text: &str) -> String {
-    /// Characters that stay at either end.
+    /// Characters kept at each end.
     const END: usize = 30;
     let line = one_line(text.trim());
     let length = line.chars().count();
@@ -102,12 +103,12 @@ pub fn shortened(text: &str) -> String {
     format!("{start}...{end}")
 }
 
-/// Says on standard error which texts were longer than the checkpoint reads, and what was cut.
+/// Prints a warning on standard error for each text that was longer than the checkpoint reads.
 pub fn warn_truncated(truncated: &[Truncation]) {
     for truncation in truncated {
-        let which = truncation.prompt.map_or_else(|| "the system prompt".into(), |p| format!("prompt {}", p + 1));
+        let text = truncation.prompt.map_or_else(|| "the system prompt".into(), |p| format!("prompt {}", p + 1));
         eprintln!(
-            "warning: {which} has {} tokens, the model reads {}; not read: \"{}\"",
+            "warning: {text} has {} tokens, the model reads {}; ignored: \"{}\"",
             truncation.tokens,
             truncation.kept,
             shortened(&truncation.cut)
@@ -115,43 +116,43 @@ pub fn warn_truncated(truncated: &[Truncation]) {
     }
 }
 
-/// Two files are not one, however they are spelt and whether they are there yet or not.
+/// Checks that two paths lead to different files, whether the files exist or not.
 ///
 /// # Errors
 ///
-/// They are one, which is `owner`'s.
+/// Returns a message that names `flag`, and `owner` as the use of the other file.
 pub fn check_apart(flag: &str, path: &Path, owner: &str, other: &Path) -> Result<(), String> {
-    // A link that leads to a file is that file, as for `save`.
+    // A symbolic link counts as its target, as in `save`.
     let target = |path: &Path| {
         let new = || folder_of(path).canonicalize().map(|folder| folder.join(path.file_name().unwrap_or_default()));
         path.canonicalize().or_else(|_| new())
     };
     match (target(path), target(other)) {
-        (Ok(a), Ok(b)) if a == b => Err(format!("{flag} {}: that is {owner}'s own file; name another", path.display())),
+        (Ok(a), Ok(b)) if a == b => Err(format!("{flag} {}: is the same file as {owner}; choose another name", path.display())),
         _ => Ok(()),
     }
 }
 
-/// As [`check_folder`] for a grid of `count` pictures that go into files of their own.
+/// Checks that a grid can be written next to `count` images, whose file names follow the pattern `images`.
 ///
 /// # Errors
 ///
-/// As [`check_folder`], or it would take the place of a picture.
-pub fn check_grid(grid: &Path, pictures: &Path, count: usize) -> Result<(), String> {
+/// Like [`check_folder`], and returns a message if the grid would overwrite an image.
+pub fn check_grid(grid: &Path, images: &Path, count: usize) -> Result<(), String> {
     check_folder("--grid", grid)?;
-    (0..count).try_for_each(|index| check_apart("--grid", grid, "a picture", &numbered(pictures, index, count)))
+    (0..count).try_for_each(|index| check_apart("--grid", grid, "an image", &numbered(images, index, count)))
 }
 
-/// Writes a line to standard output.
+/// Prints a line on standard output.
 ///
 /// # Errors
 ///
-/// It can't be written, as when the reader of a pipe has gone.
-pub fn say(line: impl Display) -> io::Result<()> {
+/// Returns an error, where `println!` panics, if standard output can't be written, such as a closed pipe.
+pub fn print_line(line: impl Display) -> io::Result<()> {
     writeln!(io::stdout(), "{line}")
 }
 
-/// Milliseconds of each stage and of the whole, as a JSON object.
+/// Returns the milliseconds of each stage and the total as a JSON object.
 pub fn milliseconds(timings: &Timings) -> Value {
     let round = |d: Duration| json!((d.as_secs_f64() * 1e5).round() / 100.0);
     let mut map: Map<String, Value> = Stage::ALL.iter().map(|s| (s.name().to_string(), round(timings.of(*s)))).collect();
@@ -159,7 +160,7 @@ pub fn milliseconds(timings: &Timings) -> Value {
     Value::Object(map)
 }
 
-/// The same as lines for people.
+/// Returns the milliseconds of each stage and the total as lines of text.
 pub fn timing_table(timings: &Timings) -> String {
     let stages = Stage::ALL.iter().map(|s| (s.name(), timings.of(*s)));
     let line = |(name, time): (&str, Duration)| format!("{name:12} {:9.1} ms", time.as_secs_f64() * 1e3);
@@ -171,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pictures_get_their_own_names() {
+    fn images_get_distinct_file_names() {
         let name = |pattern: &str, index, count| numbered(Path::new(pattern), index, count).to_string_lossy().into_owned();
         assert_eq!(name("out.png", 0, 1), "out.png");
         assert_eq!(name("a/out.png", 0, 3), "a/out.png");
@@ -182,21 +183,21 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_is_not_there_is_named() {
+    fn a_missing_folder_is_named() {
         let folder = tempfile::tempdir().unwrap();
         assert!(check_folder("--out", &folder.path().join("out.png")).is_ok());
-        assert!(check_folder("--out", folder.path()).unwrap_err().contains("that is a folder"));
-        assert!(check_folder("--out", &folder.path().join("missing/out.png")).unwrap_err().contains("make it first"));
+        assert!(check_folder("--out", folder.path()).unwrap_err().contains("is a folder"));
+        assert!(check_folder("--out", &folder.path().join("missing/out.png")).unwrap_err().contains("create it first"));
     }
 
     #[test]
-    fn one_file_is_found_by_all_its_names() {
+    fn a_file_is_recognised_under_all_its_names() {
         let folder = tempfile::tempdir().unwrap();
         let inside = |name: &str| folder.path().join(name);
         std::fs::create_dir(inside("sub")).unwrap();
-        let check = |a: &str, b: &str| check_apart("--grid", &inside(a), "a picture", &inside(b));
+        let check = |a: &str, b: &str| check_apart("--grid", &inside(a), "an image", &inside(b));
         assert!(check("x.png", "y.png").is_ok() && check("x.png", "sub/x.png").is_ok());
-        assert!(check("sub/../x.png", "x.png").unwrap_err().ends_with("x.png: that is a picture's own file; name another"));
+        assert!(check("sub/../x.png", "x.png").unwrap_err().ends_with("x.png: is the same file as an image; choose another name"));
         std::fs::write(inside("x.png"), "").unwrap();
         assert!(check("sub/../x.png", "x.png").is_err() && check("x.png", "y.png").is_ok());
         #[cfg(unix)]

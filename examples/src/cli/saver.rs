@@ -1,32 +1,33 @@
-//! Pictures into files, as soon as they are finished.
+//! Saves images as soon as they are finished.
 
 use std::path::{Path, PathBuf};
 
 use hart_core::{Control, Event, Image, Observer};
 
-use super::bars::Bars;
 use super::output;
+use super::progress::ScaleBars;
 
-/// Shows progress, and saves every picture as soon as it is finished.
+/// An observer that shows progress and saves each finished image.
 pub struct Saver<'a> {
+    /// Pattern of the file names, see [`output::numbered`].
     out: &'a Path,
     count: usize,
-    bars: Bars,
+    bars: ScaleBars,
     files: Vec<PathBuf>,
     error: Option<hart_core::Error>,
 }
 
 impl<'a> Saver<'a> {
-    /// Saves `count` pictures under names made of `out`.
+    /// Creates a saver of `count` images, whose file names follow the pattern `out`.
     pub fn new(out: &'a Path, count: usize, quiet: bool) -> Self {
-        Self { out, count, bars: Bars::new(count, quiet), files: vec![], error: None }
+        Self { out, count, bars: ScaleBars::new(count, quiet), files: vec![], error: None }
     }
 
-    /// The files.
+    /// Returns the saved files.
     ///
     /// # Errors
     ///
-    /// What kept one from being written.
+    /// Returns the first error of writing a file.
     pub fn finish(self) -> Result<Vec<PathBuf>, hart_core::Error> {
         self.error.map_or(Ok(self.files), Err)
     }
@@ -46,7 +47,7 @@ impl Observer for Saver<'_> {
     }
 }
 
-/// The files' names, for a line about them.
+/// Returns the files as the end of a message: ` -> a.png -> b.png`.
 pub fn list(files: &[PathBuf]) -> String {
     files.iter().map(|f| format!(" -> {}", f.display())).collect()
 }

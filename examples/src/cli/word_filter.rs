@@ -1,5 +1,6 @@
-//! The smallest filter of prompts: a list of words. It is easily evaded; a classifier such as ShieldGemma goes in the same place, as
-//! another [`PromptFilter`].
+//! A prompt filter that compares words with a list.
+//!
+//! It is easy to evade. A classifier such as ShieldGemma can take its place as another [`PromptFilter`].
 
 use std::path::Path;
 
@@ -7,23 +8,24 @@ use hart_core::PromptFilter;
 
 use super::lines;
 
-/// Refuses prompts that hold a word or phrase of a list: whole words, in capitals or not.
+/// Refuses prompts that contain a word or phrase of a list. Matches whole words and ignores case.
 pub struct WordFilter {
-    /// Each as it was written, and as it is compared.
+    /// Each phrase as written in the list, and normalised by [`words`].
     phrases: Vec<(String, String)>,
+    /// Name of the list, for messages.
     list: String,
 }
 
 impl WordFilter {
-    /// Reads a list, one word or phrase a line.
+    /// Reads a list with one word or phrase per line.
     ///
     /// # Errors
     ///
-    /// What is wrong, naming file and line.
+    /// Returns a message with file and line if the list can't be read or an entry has no word.
     pub fn open(file: &Path) -> Result<Self, String> {
         let filter = Self::new(lines::read("--filter", file)?, &file.display().to_string());
         match filter.phrases.iter().find(|(_, words)| words.trim().is_empty()) {
-            Some((text, _)) => Err(format!("--filter {}: \"{text}\" holds no word", filter.list)),
+            Some((text, _)) => Err(format!("--filter {}: \"{text}\" contains no word", filter.list)),
             None => Ok(filter),
         }
     }
@@ -42,7 +44,8 @@ impl PromptFilter for WordFilter {
     }
 }
 
-/// The words of a text in small letters, with a space before and after each: a phrase that is in it stands there as it is.
+/// Returns the words of a text in lower case, separated and surrounded by single spaces. A phrase is then a substring exactly where its
+/// words are in the text.
 fn words(text: &str) -> String {
     let lower = text.to_lowercase();
     let words: Vec<&str> = lower.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).collect();
@@ -54,13 +57,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whole_words_are_found_in_capitals_or_not() {
+    fn whole_words_are_found_in_any_case() {
         let filter = WordFilter::new(vec!["Gun".into(), "red heart".into(), "Straße".into()], "list.txt");
         for refused in ["a gun", "GUN!", "two (gun)s", "a red,  Heart", "eine STRAßE"] {
             assert!(filter.refuse(refused).is_some(), "{refused}");
         }
-        for drawn in ["a gunner", "a begun house", "a red big heart", "red", ""] {
-            assert_eq!(filter.refuse(drawn), None, "{drawn}");
+        for accepted in ["a gunner", "a begun house", "a red big heart", "red", ""] {
+            assert_eq!(filter.refuse(accepted), None, "{accepted}");
         }
         assert_eq!(filter.refuse("my gun").unwrap(), "\"Gun\" is on the list list.txt");
     }

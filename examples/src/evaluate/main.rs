@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use clap::Parser;
 use hart_core::{CancelToken, Hart, Image, OpenOptions, Request};
-use hart_examples::cli::settings::{Opening, Settings};
+use hart_examples::cli::args::{GenerationArgs, ModelArgs};
 use hart_examples::cli::{INTERRUPTED, output, stop_on_ctrl_c};
 use hart_examples::data;
 use hart_examples::evaluate::draw::Artist;
@@ -75,7 +75,7 @@ struct Arguments {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    settings: Settings,
+    settings: GenerationArgs,
     /// Shows no progress and no table
     #[arg(short, long)]
     quiet: bool,
@@ -107,7 +107,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let drawings = data::open_or_render(arguments.data.as_deref()).map_err(|e| format!("--data: {e}"))?;
     let prompts = Prompts::new(&drawings, knows, hart.config().resolution())?;
     let scorer = Scorer::of(&drawings);
-    let artist = Artist::new(&hart, cancel.clone(), arguments.settings.opening.threads, arguments.quiet);
+    let artist = Artist::new(&hart, cancel.clone(), arguments.settings.model.threads, arguments.quiet);
     let (mut report, marked) = exam::examine(&artist, &scorer, &prompts, extent, &request, seed)?;
     report.about = arguments.about(seed, &hart, &request, start, !cancel.is_cancelled());
     arguments.write(&report, &marked)?;
@@ -120,12 +120,12 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
 
 impl Arguments {
     fn model(&self) -> &Path {
-        self.folder.as_ref().unwrap_or(&self.settings.opening.model)
+        self.folder.as_ref().unwrap_or(&self.settings.model.folder)
     }
 
     /// The threads are the artist's, which gives each picture one.
     fn options(&self) -> OpenOptions {
-        Opening { threads: None, ..self.settings.opening.clone() }.options()
+        ModelArgs { threads: None, ..self.settings.model.clone() }.options()
     }
 
     fn extent(&self) -> Result<Extent, String> {
@@ -133,7 +133,7 @@ impl Arguments {
         if !(1..=MOST_PROMPTS).contains(&prompts) {
             return Err(format!("--prompts {prompts}: expected 1 to {MOST_PROMPTS} prompts of each split"));
         }
-        if self.settings.opening.threads == Some(0) {
+        if self.settings.model.threads == Some(0) {
             return Err("--threads 0: ask for at least one, or leave it out for all cores".into());
         }
         Ok(Extent::new(prompts, self.quick, self.sweep))
@@ -168,10 +168,10 @@ impl Arguments {
             sheet::sheet(&pictures)?.save_png(path)?;
         }
         if !self.quiet {
-            output::say(report.table())?;
+            output::print_line(report.table())?;
         }
         if self.json {
-            output::say(report.json())?;
+            output::print_line(report.json())?;
         }
         Ok(())
     }

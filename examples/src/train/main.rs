@@ -136,6 +136,6 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
         eprintln!("stopped; run the same command again to go on");
         return Ok(ExitCode::from(INTERRUPTED));
     }
-    output::say(model.display())?;
+    output::print_line(model.display())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -22,7 +22,7 @@ use std::time::Duration;
 use axum::Router;
 use clap::Parser;
 use hart_core::{Hart, PromptFilter};
-use hart_examples::cli::settings::Opening;
+use hart_examples::cli::args::ModelArgs;
 use hart_examples::cli::word_filter::WordFilter;
 use hart_examples::cli::{INTERRUPTED, output};
 use tokio::net::TcpListener;
@@ -36,7 +36,7 @@ use crate::settings::{CheckedSettings, Settings};
 #[command(name = "web", version, about = "Serves a web page and an API that generate images with HART", max_term_width = 110)]
 struct Arguments {
     #[command(flatten)]
-    opening: Opening,
+    model: ModelArgs,
     /// Refuses prompts that contain a word or phrase of this file, one per line
     #[arg(long, value_name = "FILE")]
     filter: Option<PathBuf>,
@@ -114,7 +114,7 @@ async fn serve(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     }
     let side = app.hart.config().resolution();
     // The server works without a reader of its output.
-    let _ = output::say(format!("http://{address}/ ({}, {side} x {side} pixels; Ctrl-C stops the server)", app.name));
+    let _ = output::print_line(format!("http://{address}/ ({}, {side} x {side} pixels; Ctrl-C stops the server)", app.name));
 
     let shutdown = async {
         signal.await;
@@ -134,10 +134,10 @@ async fn serve(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
 }
 
 fn open_app(arguments: &Arguments, loopback: bool) -> Result<App, Box<dyn Error>> {
-    let Arguments { opening: Opening { model, .. }, filter, .. } = arguments;
+    let Arguments { model: ModelArgs { folder, .. }, filter, .. } = arguments;
     let filter = filter.as_deref().map(WordFilter::open).transpose()?;
-    let hart = arguments.opening.open()?;
-    let folder = model.canonicalize().unwrap_or_else(|_| model.clone());
+    let hart = arguments.model.open()?;
+    let folder = folder.canonicalize().unwrap_or_else(|_| folder.clone());
     let name = folder.file_name().map_or_else(|| "hart".into(), |n| n.to_string_lossy().into_owned());
     Ok(App { hart, name, filter, queue: Queue::new(arguments.queue), max_images: arguments.max_images.into(), loopback })
 }

@@ -1,4 +1,4 @@
-//! Programs run as from a shell.
+//! Runs the example programs like a shell.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,7 @@ pub fn run(program: &str, folder: &Path, arguments: &[&str]) -> Output {
     Command::new(program).args(arguments).current_dir(folder).output().unwrap()
 }
 
-/// Runs it and expects it to succeed; its standard output.
+/// Runs a program that must succeed, and returns its standard output.
 pub fn succeeds(program: &str, folder: &Path, arguments: &[&str]) -> String {
     let output = run(program, folder, arguments);
     let errors = String::from_utf8_lossy(&output.stderr);
@@ -17,7 +17,7 @@ pub fn succeeds(program: &str, folder: &Path, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Runs it and expects it to fail with a message that names all of `words`, leaving no file behind.
+/// Runs a program that must fail with a message that contains all of `words`, and must leave no files.
 pub fn fails(program: &str, arguments: &[&str], words: &[&str]) {
     let folder = tempfile::tempdir().unwrap();
     let output = run(program, folder.path(), arguments);
@@ -30,7 +30,7 @@ pub fn fails(program: &str, arguments: &[&str], words: &[&str]) {
     assert_eq!(names(folder.path()), [""; 0], "{arguments:?} left files");
 }
 
-/// The names of a folder's files.
+/// Returns the sorted names of a folder's files.
 pub fn names(folder: &Path) -> Vec<String> {
     let mut names: Vec<String> = fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();

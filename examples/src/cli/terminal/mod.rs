@@ -1,4 +1,4 @@
-//! Pictures in a terminal, drawn again and again in one place.
+//! Draws images in a terminal, each in place of the one before.
 
 use std::io::{self, Write};
 
@@ -12,38 +12,38 @@ use image::imageops::{FilterType, resize};
 
 use crate::cli::{enlarge, output};
 
-/// Side of the pictures that are sent to terminals which show real pixels.
+/// Side of the images for graphics protocols, in pixels.
 const GRAPHICS_SIDE: u32 = 384;
-/// Most rows of such a picture.
+/// Maximum rows of such an image.
 const GRAPHICS_ROWS: usize = 24;
-/// Rows of a terminal that knows sixel are at least this high, in pixels; most are higher.
+/// Assumed height of a row in terminals with sixel, in pixels. Most rows are higher.
 const SIXEL_ROW: usize = 12;
-/// Bytes of a kitty command.
+/// Maximum size of a kitty command's data, in bytes.
 const KITTY_CHUNK: usize = 4096;
 
-/// How a picture is drawn.
+/// Methods of drawing an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Draw {
-    /// What the terminal says of itself in the environment; half-blocks if in doubt
+    /// Detects the terminal from environment variables; half-blocks if unknown
     Auto,
-    /// Two pixels a character, in any terminal with colours
+    /// Half-blocks, two pixels per character, in any terminal with colours
     Blocks,
-    /// kitty's graphics, also of Ghostty and Konsole
+    /// kitty's graphics protocol, also in Ghostty and Konsole
     Kitty,
-    /// iTerm's inline pictures, also of WezTerm and mintty
+    /// iTerm's inline images, also in WezTerm and mintty
     Iterm,
-    /// Sixel, such as in foot and mlterm
+    /// Sixel, in terminals such as foot and mlterm
     Sixel,
-    /// Nothing: lines of text
+    /// Lines of text, without images
     None,
 }
 
 impl Draw {
-    /// What a terminal can do by its environment. It is not asked: one that doesn't answer would have the program wait.
+    /// Detects the method from environment variables. Queries to the terminal could wait forever for an answer.
     fn detect(variable: impl Fn(&str) -> Option<String>) -> Self {
         let get = |name| variable(name).unwrap_or_default();
         let (term, program) = (get("TERM"), get("TERM_PROGRAM"));
-        // Inside tmux and screen the variables of the terminal outside are inherited.
+        // Programs inside tmux and screen inherit the variables of the outer terminal.
         if term.starts_with("tmux") || term.starts_with("screen") || !get("TMUX").is_empty() {
             return Self::Blocks;
         }
@@ -58,32 +58,33 @@ impl Draw {
     }
 }
 
-/// A place in the terminal: a picture, and a line of text below.
+/// An area of the terminal with an image and a line of text below it.
 pub struct Canvas {
     draw: Draw,
     true_colours: bool,
     columns: usize,
-    /// Rows that the picture takes.
+    /// Rows of the image.
     rows: usize,
-    /// Side of the picture that is drawn, in pixels.
+    /// Side of the drawn image, in pixels.
     side: u32,
+    /// An image has been drawn.
     drawn: bool,
 }
 
 impl Canvas {
-    /// A place for square pictures of this side, or none if standard output is no terminal that can draw.
-    pub fn open(draw: Draw, picture_side: usize) -> Option<Self> {
+    /// Creates an area for square images of `image_side` pixels. Returns `None` if standard output is not a terminal with colours.
+    pub fn open(draw: Draw, image_side: usize) -> Option<Self> {
         let term = console::Term::stdout();
         if draw == Draw::None || !term.features().colors_supported() {
             return None;
         }
         let (rows, columns) = term.size();
         let draw = if draw == Draw::Auto { Draw::detect(|name| std::env::var(name).ok()) } else { draw };
-        Some(Self::new(draw, (rows.into(), columns.into()), term.features().true_colors_supported(), picture_side))
+        Some(Self::new(draw, (rows.into(), columns.into()), term.features().true_colors_supported(), image_side))
     }
 
-    fn new(draw: Draw, (rows, columns): (usize, usize), true_colours: bool, picture_side: usize) -> Self {
-        // The line of text has a row, and the shell's next prompt.
+    fn new(draw: Draw, (rows, columns): (usize, usize), true_colours: bool, image_side: usize) -> Self {
+        // One row each for the line of text and the shell's next prompt.
         let room = rows.saturating_sub(2).min(columns / 2).max(1);
         let (rows, side) = match draw {
             Draw::Sixel => {
@@ -92,37 +93,37 @@ impl Canvas {
             }
             Draw::Kitty | Draw::Iterm => (room.min(GRAPHICS_ROWS), GRAPHICS_SIDE as usize),
             _ => {
-                // A character is about twice as high as wide: half of it is a square pixel. Whole multiples keep small pictures sharp.
+                // A character is about twice as high as wide, so each half is a square pixel. Integer multiples keep small images sharp.
                 let pixels = 2 * room;
-                let side = if picture_side <= pixels { pixels / picture_side * picture_side } else { pixels };
+                let side = if image_side <= pixels { pixels / image_side * image_side } else { pixels };
                 (side.div_ceil(2), side)
             }
         };
         Self { draw, true_colours, columns, rows, side: side as u32, drawn: false }
     }
 
-    /// Side of the largest picture that is of use here.
+    /// Returns the side of the drawn image in pixels: a larger image would only be shrunk.
     pub fn side(&self) -> usize {
         self.side as usize
     }
 
-    /// Draws a picture in place of the one before.
+    /// Draws an image in place of the one before, with a line of text.
     ///
     /// # Errors
     ///
-    /// Standard output can't be written.
-    pub fn show(&mut self, picture: &Image, text: &str) -> io::Result<()> {
-        let frame = self.frame(picture, text)?;
+    /// Returns an error if standard output can't be written.
+    pub fn show(&mut self, image: &Image, text: &str) -> io::Result<()> {
+        let frame = self.frame(image, text)?;
         self.drawn = true;
         write(&frame)
     }
 
-    /// Changes the text only.
+    /// Replaces the line of text.
     ///
     /// # Errors
     ///
-    /// Standard output can't be written.
-    pub fn say(&mut self, text: &str) -> io::Result<()> {
+    /// Returns an error if standard output can't be written.
+    pub fn show_text(&mut self, text: &str) -> io::Result<()> {
         write(&self.line(text))
     }
 
@@ -130,31 +131,31 @@ impl Canvas {
         format!("\r\x1b[K{}", console::truncate_str(&output::one_line(text), self.columns.saturating_sub(1), "…"))
     }
 
-    /// All that is written for a picture, so that it appears at once.
-    fn frame(&self, picture: &Image, text: &str) -> io::Result<String> {
+    /// Returns all output for an image as one string, so that it appears at once.
+    fn frame(&self, image: &Image, text: &str) -> io::Result<String> {
         let rows = self.rows;
-        // The first time rows are made, which may scroll; then the cursor goes up to the picture's first one.
+        // The first frame makes room, which may scroll. Then the cursor moves up to the image's first row.
         let room = if self.drawn { String::new() } else { "\r\x1b[K".to_string() + &"\n".repeat(rows) };
-        let picture = self.fitted(picture);
+        let image = self.fitted(image);
         let drawn = match self.draw {
-            Draw::Kitty => kitty(&picture, rows)?,
-            Draw::Iterm => iterm(&picture, rows)?,
-            Draw::Sixel => sixel(&picture)?,
-            _ => blocks(&picture, self.true_colours),
+            Draw::Kitty => kitty(&image, rows)?,
+            Draw::Iterm => iterm(&image, rows)?,
+            Draw::Sixel => sixel(&image)?,
+            _ => blocks(&image, self.true_colours),
         };
-        // Wherever the picture leaves the cursor, it goes back to where it was, and then below.
+        // Methods leave the cursor in different positions: restore it, then move below the image.
         Ok(format!("{room}\r\x1b[{rows}A\x1b7{drawn}\x1b8\x1b[{rows}B{}", self.line(text)))
     }
 
-    fn fitted(&self, picture: &Image) -> RgbImage {
-        let picture = enlarge::rgb(picture);
-        let sharp = self.side.is_multiple_of(picture.width()) && self.side.is_multiple_of(picture.height());
-        resize(&picture, self.side, self.side, if sharp { FilterType::Nearest } else { FilterType::Triangle })
+    fn fitted(&self, image: &Image) -> RgbImage {
+        let image = enlarge::rgb(image);
+        let sharp = self.side.is_multiple_of(image.width()) && self.side.is_multiple_of(image.height());
+        resize(&image, self.side, self.side, if sharp { FilterType::Nearest } else { FilterType::Triangle })
     }
 }
 
 impl Drop for Canvas {
-    /// What is printed next begins on its own line.
+    /// Ends the line of text, so that further output starts on a new line.
     fn drop(&mut self) {
         let _ = write("\n");
     }
@@ -166,14 +167,14 @@ fn write(text: &str) -> io::Result<()> {
     out.flush()
 }
 
-/// Upper half-blocks: the letter's colour is the upper pixel, the background the lower one.
-fn blocks(picture: &RgbImage, true_colours: bool) -> String {
+/// Draws with upper half-blocks: the foreground colour is the upper pixel, the background colour the lower one.
+fn blocks(image: &RgbImage, true_colours: bool) -> String {
     let colour = |[r, g, b]: [u8; 3]| if true_colours { format!("2;{r};{g};{b}") } else { format!("5;{}", ansi256([r, g, b])) };
     let mut text = String::new();
-    for top in (0..picture.height()).step_by(2) {
-        for x in 0..picture.width() {
-            let upper = colour(picture.get_pixel(x, top).0);
-            match picture.get_pixel_checked(x, top + 1) {
+    for top in (0..image.height()).step_by(2) {
+        for x in 0..image.width() {
+            let upper = colour(image.get_pixel(x, top).0);
+            match image.get_pixel_checked(x, top + 1) {
                 Some(lower) => text += &format!("\x1b[38;{upper};48;{}m▀", colour(lower.0)),
                 None => text += &format!("\x1b[0;38;{upper}m▀"),
             }
@@ -183,7 +184,7 @@ fn blocks(picture: &RgbImage, true_colours: bool) -> String {
     text
 }
 
-/// The nearest of the 256 colours that do not depend on a terminal's settings: a cube of 6 levels, and 24 greys.
+/// Returns the index of the nearest of the 256 colours that don't depend on a terminal's theme: a cube of 6 levels, and 24 greys.
 fn ansi256(colour: [u8; 3]) -> u8 {
     const LEVELS: [u8; 6] = [0, 95, 135, 175, 215, 255];
     let distance = |other: [u8; 3]| colour.iter().zip(other).map(|(a, b)| u32::from(a.abs_diff(b)).pow(2)).sum::<u32>();
@@ -192,15 +193,17 @@ fn ansi256(colour: [u8; 3]) -> u8 {
     cube.chain(greys).min_by_key(|(_, other)| distance(*other)).map_or(0, |(index, _)| index)
 }
 
-fn png(picture: &RgbImage) -> io::Result<String> {
+/// Encodes an image as PNG in base64.
+fn png(image: &RgbImage) -> io::Result<String> {
     let mut bytes = io::Cursor::new(Vec::new());
-    picture.write_to(&mut bytes, image::ImageFormat::Png).map_err(io::Error::other)?;
+    image.write_to(&mut bytes, image::ImageFormat::Png).map_err(io::Error::other)?;
     Ok(STANDARD.encode(bytes.into_inner()))
 }
 
-/// kitty's graphics protocol. A picture of the same number takes the old one's place; no answer is wanted, and the cursor stays.
-fn kitty(picture: &RgbImage, rows: usize) -> io::Result<String> {
-    let data = png(picture)?;
+/// Draws with kitty's graphics protocol. The fixed id (`i`) replaces the image before, `q=2` suppresses responses and `C=1` keeps the
+/// cursor in place.
+fn kitty(image: &RgbImage, rows: usize) -> io::Result<String> {
+    let data = png(image)?;
     let chunks: Vec<&str> = data.as_bytes().chunks(KITTY_CHUNK).map(|chunk| str::from_utf8(chunk).unwrap_or_default()).collect();
     let mut text = String::new();
     for (index, chunk) in chunks.iter().enumerate() {
@@ -210,14 +213,15 @@ fn kitty(picture: &RgbImage, rows: usize) -> io::Result<String> {
     Ok(text)
 }
 
-/// iTerm's inline pictures.
-fn iterm(picture: &RgbImage, rows: usize) -> io::Result<String> {
-    Ok(format!("\x1b]1337;File=inline=1;width={};height={rows};preserveAspectRatio=1:{}\x07", 2 * rows, png(picture)?))
+/// Draws with iTerm's inline images.
+fn iterm(image: &RgbImage, rows: usize) -> io::Result<String> {
+    Ok(format!("\x1b]1337;File=inline=1;width={};height={rows};preserveAspectRatio=1:{}\x07", 2 * rows, png(image)?))
 }
 
-fn sixel(picture: &RgbImage) -> io::Result<String> {
-    let rgba: Vec<u8> = picture.pixels().flat_map(|p| [p[0], p[1], p[2], 255]).collect();
-    let (width, height) = (picture.width() as usize, picture.height() as usize);
+/// Draws with sixel.
+fn sixel(image: &RgbImage) -> io::Result<String> {
+    let rgba: Vec<u8> = image.pixels().flat_map(|p| [p[0], p[1], p[2], 255]).collect();
+    let (width, height) = (image.width() as usize, image.height() as usize);
     icy_sixel::sixel_encode(&rgba, width, height, &EncodeOptions::default()).map_err(io::Error::other)
 }
 

@@ -1,13 +1,13 @@
 use super::*;
 
-/// Red above green.
-fn picture(side: usize) -> Image {
+/// An image with a red upper and a green lower half.
+fn image(side: usize) -> Image {
     let colour = |index: usize| if index < side * side / 2 { [255, 0, 0] } else { [0, 255, 0] };
     Image::from_rgb(side, side, (0..side * side).flat_map(colour).collect()).unwrap()
 }
 
 #[test]
-fn terminals_are_known_by_their_environment() {
+fn terminals_are_detected_from_the_environment() {
     let detect = |pairs: &[(&str, &str)]| Draw::detect(|n| pairs.iter().find(|(name, _)| *name == n).map(|(_, v)| v.to_string()));
     assert_eq!(detect(&[]), Draw::Blocks);
     assert_eq!(detect(&[("TERM", "xterm-256color")]), Draw::Blocks);
@@ -21,17 +21,17 @@ fn terminals_are_known_by_their_environment() {
 
 #[test]
 fn half_blocks_hold_two_pixels_a_character() {
-    let two = enlarge::rgb(&picture(2));
+    let two = enlarge::rgb(&image(2));
     let cell = "\x1b[38;2;255;0;0;48;2;0;255;0m▀";
     assert_eq!(blocks(&two, true), format!("{cell}{cell}\x1b[0m\r\n"));
     assert!(blocks(&two, false).starts_with("\x1b[38;5;196;48;5;46m▀"));
-    // An odd last row has nothing below.
-    assert!(blocks(&enlarge::rgb(&picture(1)), true).starts_with("\x1b[0;38;2;0;255;0m▀"));
+    // An odd last row has no lower pixel.
+    assert!(blocks(&enlarge::rgb(&image(1)), true).starts_with("\x1b[0;38;2;0;255;0m▀"));
     assert_eq!([ansi256([0; 3]), ansi256([255; 3]), ansi256([129; 3])], [16, 231, 244]);
 }
 
 #[test]
-fn a_picture_is_as_large_as_the_terminal_allows() {
+fn an_image_is_as_large_as_the_terminal_allows() {
     let size = |draw, terminal, side| {
         let canvas = Canvas::new(draw, terminal, true, side);
         (canvas.rows, canvas.side())
@@ -46,22 +46,22 @@ fn a_picture_is_as_large_as_the_terminal_allows() {
 }
 
 #[test]
-fn the_next_picture_goes_over_the_one_before() {
+fn the_next_image_replaces_the_one_before() {
     for draw in [Draw::Blocks, Draw::Kitty, Draw::Iterm, Draw::Sixel] {
         let mut canvas = Canvas::new(draw, (12, 80), true, 8);
         let rows = canvas.rows;
-        let first = canvas.frame(&picture(8), "one").unwrap();
+        let first = canvas.frame(&image(8), "one").unwrap();
         assert!(first.starts_with(&format!("\r\x1b[K{}\r\x1b[{rows}A\x1b7", "\n".repeat(rows))), "{first:?}");
         assert!(first.ends_with(&format!("\x1b8\x1b[{rows}B\r\x1b[Kone")), "{first:?}");
         canvas.drawn = true;
         assert!(first.ends_with("one") && canvas.line("a\nb\x1b[2J").ends_with("a b [2J"));
-        assert!(canvas.frame(&picture(8), "two").unwrap().starts_with(&format!("\r\x1b[{rows}A\x1b7")));
+        assert!(canvas.frame(&image(8), "two").unwrap().starts_with(&format!("\r\x1b[{rows}A\x1b7")));
     }
 }
 
 #[test]
-fn graphics_protocols_carry_the_picture_whole() {
-    // Noise, which no compression makes small: more than one command's worth.
+fn graphics_protocols_encode_the_whole_image() {
+    // Noise doesn't compress, so the data needs more than one command.
     let noise = (0..3 * 64 * 64u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     let noise = enlarge::rgb(&Image::from_rgb(64, 64, noise).unwrap());
     let decoded = |data: String| image::load_from_memory(&STANDARD.decode(data).unwrap()).unwrap().to_rgb8();
@@ -75,8 +75,8 @@ fn graphics_protocols_carry_the_picture_whole() {
     let text = iterm(&noise, 6).unwrap();
     assert!(text.starts_with("\x1b]1337;File=inline=1;width=12;height=6;"));
     assert!(decoded(text.trim_end_matches('\x07').split_once(':').unwrap().1.into()) == noise);
-    // Sixels are columns of six pixels: a height of whole ones comes back as it was.
-    let text = sixel(&enlarge::rgb(&picture(12))).unwrap();
+    // A sixel is a column of six pixels, so a height of 12 is kept.
+    let text = sixel(&enlarge::rgb(&image(12))).unwrap();
     let decoded = icy_sixel::SixelImage::decode(text.as_bytes()).unwrap();
     assert_eq!((decoded.width, decoded.height), (12, 12));
     assert!(decoded.pixels[0] > 250 && decoded.pixels[1] < 5, "{:?}", &decoded.pixels[..4]);

@@ -1,4 +1,4 @@
-//! Arguments that the programs share: which model to open, and how to sample.
+//! Command-line arguments that the programs share: the model, and the settings of a run.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -8,76 +8,76 @@ use hart_core::{CancelToken, DeviceKind, Hart, OpenOptions, Precision, Request, 
 
 use super::word_filter::WordFilter;
 
-/// The model that is shipped with the examples.
+/// Folder of the small model in this repository.
 pub const SHIPPED_MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/hart-emoji");
 
-/// Which model, and how it is opened.
+/// Arguments that select a model and how to open it.
 #[derive(Args, Clone, Debug)]
-pub struct Opening {
-    /// Folder of the model, which holds llm and tokenizer
-    #[arg(short, long, value_name = "FOLDER", default_value = SHIPPED_MODEL, hide_default_value = true)]
-    pub model: PathBuf,
-    /// Folder of the text model, if it isn't in or beside the model's
+pub struct ModelArgs {
+    /// Model folder, with the subfolders llm and tokenizer [default: the model in this repository]
+    #[arg(id = "model", short, long = "model", value_name = "FOLDER", default_value = SHIPPED_MODEL, hide_default_value = true)]
+    pub folder: PathBuf,
+    /// Text encoder folder, if it is neither in nor next to the model folder
     #[arg(long, value_name = "FOLDER")]
     pub text_model: Option<PathBuf>,
-    /// Which weights: EMA if there are some, else plain
+    /// Weights to load; auto uses EMA weights if the model has them
     #[arg(long, value_name = "auto|ema|plain", default_value = "auto", value_parser = weight_set)]
     pub weights: WeightSet,
-    /// Opens a model that has tensors which nothing uses, such as some fine-tuned ones
+    /// Ignore unused tensors, as in some fine-tuned models, instead of failing
     #[arg(long)]
     pub allow_unused: bool,
-    /// Where to compute; `generate --list-devices` says what there is
+    /// Device to compute on; `generate --list-devices` lists the devices of this machine
     #[arg(long, value_name = "auto|cpu|cuda[:n]|wgpu[:n]", default_value = "auto")]
     pub device: DeviceKind,
-    /// Numbers to compute with: int8 and bf16, or f16 on a GPU, are faster and a little less exact
+    /// Precision of the computation; int8 and bf16, or f16 on a GPU, are faster and slightly less exact
     #[arg(long, value_name = "auto|f32|f16|bf16|int8", default_value = "auto")]
     pub precision: Precision,
-    /// Threads of the CPU [default: all]
+    /// Number of CPU threads [default: all cores]
     #[arg(long, value_name = "COUNT")]
     pub threads: Option<usize>,
-    /// Refuses what is estimated to take more memory than this [default: no limit]
+    /// Refuse requests that are estimated to need more memory [default: no limit]
     #[arg(long, value_name = "GIGABYTES", value_parser = gigabytes, allow_negative_numbers = true)]
     pub max_memory: Option<f64>,
 }
 
-/// Which model, and how it samples.
+/// Arguments that select a model and set how it generates images.
 #[derive(Args, Clone, Debug)]
-pub struct Settings {
-    #[allow(missing_docs)] // A comment here would be the programs' description.
+pub struct GenerationArgs {
+    #[allow(missing_docs)] // clap would show a doc comment as the program's description.
     #[command(flatten)]
-    pub opening: Opening,
-    /// Seed of the first picture; random draws one and prints it
+    pub model: ModelArgs,
+    /// Seed of the first image; `random` chooses one and prints it
     #[arg(short, long, value_name = "NUMBER|random", default_value = "0", allow_negative_numbers = true)]
     pub seed: Seed,
-    /// Strength of guidance; 0 is none [default: the model's, usually 4.5]
+    /// Classifier-free guidance scale; 0 turns guidance off [default: the model's, usually 4.5]
     #[arg(short, long, allow_negative_numbers = true)]
     pub guidance: Option<f64>,
-    /// Mixes codes instead of drawing one [default: the model's, usually true]
+    /// Gumbel-softmax smoothing: mix codebook entries instead of sampling one [default: the model's, usually true]
     #[arg(long, value_name = "true|false", action = ArgAction::Set)]
     pub soft: Option<bool>,
-    /// Codes kept in drawing a token [default: the model's, usually 600 then 300]
-    #[arg(long)]
+    /// Sample from the K most likely codes [default: the model's, usually 600, then 300]
+    #[arg(long, value_name = "K")]
     pub top_k: Option<usize>,
-    /// Keeps the likeliest codes of this probability together; 0 keeps all [default: the model's, usually 0]
-    #[arg(long, allow_negative_numbers = true)]
+    /// Sample from the most likely codes with cumulative probability P; 0 turns it off [default: the model's, usually 0]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub top_p: Option<f64>,
     /// Steps of the residual diffusion, such as 8, 10,5 or ddim25 [default: the model's]
     #[arg(long)]
     pub steps: Option<Respacing>,
-    /// System prompt; "" for none [default: the model's llm/system_prompt.txt, if there is one]
+    /// System prompt; "" for none [default: the model's llm/system_prompt.txt, if it exists]
     #[arg(long, value_name = "TEXT")]
     pub system_prompt: Option<String>,
-    /// Refuses prompts with a word or phrase of this list, one a line
+    /// Refuse prompts that contain a word or phrase of this file, one per line
     #[arg(long, value_name = "FILE")]
     pub filter: Option<PathBuf>,
 }
 
-/// A seed as it is asked for.
+/// A seed argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seed {
-    /// This one.
+    /// A given seed.
     Number(u64),
-    /// One that is drawn.
+    /// A seed to choose at random.
     Random,
 }
 
@@ -93,11 +93,11 @@ impl FromStr for Seed {
 }
 
 impl Seed {
-    /// The number. A drawn one has 32 bits, short enough to type again, and is said on standard error.
+    /// Returns the given seed, or chooses one and prints it on standard error. Chosen seeds have 32 bits, short enough to type.
     ///
     /// # Errors
     ///
-    /// The system has no random numbers.
+    /// Returns a message if the system has no source of random numbers.
     pub fn number(self) -> Result<u64, String> {
         match self {
             Self::Number(number) => Ok(number),
@@ -110,11 +110,11 @@ impl Seed {
     }
 }
 
-/// Which weights, by name.
+/// Parses the name of a weight set.
 ///
 /// # Errors
 ///
-/// There is no such name.
+/// Returns a message if the name is unknown.
 pub fn weight_set(name: &str) -> Result<WeightSet, String> {
     match name {
         "auto" => Ok(WeightSet::PreferEma),
@@ -128,12 +128,12 @@ fn gigabytes(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|limit: &f64| *limit > 0.0).ok_or_else(|| "expected a number above 0".into())
 }
 
-impl Settings {
-    /// A request for one picture of each prompt. The seed is [`Seed::number`]'s, asked for once.
+impl GenerationArgs {
+    /// Builds a request for one image of each prompt. `seed` comes from [`Seed::number`], which must be called once.
     ///
     /// # Errors
     ///
-    /// What is wrong with the word list.
+    /// Returns a message if the file of `--filter` is invalid.
     pub fn request(&self, prompts: Vec<String>, seed: u64, cancel: CancelToken) -> Result<Request, String> {
         let mut request = Request::batch(prompts).seed(seed).cancel_token(cancel);
         if let Some(guidance) = self.guidance {
@@ -162,17 +162,17 @@ impl Settings {
     }
 }
 
-impl Opening {
+impl ModelArgs {
     /// Opens the model.
     ///
     /// # Errors
     ///
-    /// As [`Hart::open`].
+    /// Like [`Hart::open`].
     pub fn open(&self) -> Result<Hart, hart_core::Error> {
-        Hart::open(&self.model, self.options())
+        Hart::open(&self.folder, self.options())
     }
 
-    /// How it is opened.
+    /// Returns the options to open the model with.
     pub fn options(&self) -> OpenOptions {
         let mut options = OpenOptions::new().device(self.device).precision(self.precision).weight_set(self.weights);
         options = options.strict(!self.allow_unused);

@@ -1,35 +1,36 @@
-//! A progress bar a scale, on standard error.
+//! A progress bar for each scale, on standard error.
 
 use std::time::Duration;
 
 use hart_core::{Control, Event, Observer, Step};
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Shows a run's progress. Where standard error is no terminal, nothing is shown.
-pub struct Bars {
+/// Progress bars of a run. Nothing is shown if standard error is not a terminal.
+pub struct ScaleBars {
     bar: ProgressBar,
-    picture: usize,
-    pictures: usize,
+    /// Number of the current image, from 1.
+    image: usize,
+    images: usize,
 }
 
-impl Bars {
-    /// Bars for a run of so many pictures; hidden if `quiet`.
-    pub fn new(pictures: usize, quiet: bool) -> Self {
+impl ScaleBars {
+    /// Creates the bars for a run of `images` images, hidden if `quiet`.
+    pub fn new(images: usize, quiet: bool) -> Self {
         let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new(1) };
         let style = ProgressStyle::with_template("{msg:28} {bar:32} {pos:>3}/{len} {prefix:>4} {elapsed:>4}");
         bar.set_style(style.expect("the template is valid").progress_chars("━╸ "));
         bar.enable_steady_tick(Duration::from_millis(100));
-        Self { bar, picture: 1, pictures }
+        Self { bar, image: 1, images }
     }
 
-    fn show(&self, what: String, done: usize, of: usize) {
-        let which = if self.pictures > 1 { format!("[{}/{}] ", self.picture, self.pictures) } else { String::new() };
-        self.bar.set_length(of as u64);
+    fn show(&self, step: String, done: usize, total: usize) {
+        let image = if self.images > 1 { format!("[{}/{}] ", self.image, self.images) } else { String::new() };
+        self.bar.set_length(total as u64);
         self.bar.set_position(done as u64);
-        self.bar.set_message(format!("{which}{what}"));
+        self.bar.set_message(format!("{image}{step}"));
     }
 
-    /// Keeps the line of what is finished and goes on to the next.
+    /// Prints the finished bar as a line above the next one.
     fn keep(&self) {
         if !self.bar.is_hidden() {
             let line = format!("{:28} {}", self.bar.message(), "━".repeat(32));
@@ -38,13 +39,13 @@ impl Bars {
     }
 }
 
-impl Drop for Bars {
+impl Drop for ScaleBars {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
     }
 }
 
-impl Observer for Bars {
+impl Observer for ScaleBars {
     fn event(&mut self, event: &Event<'_>) -> Control {
         self.bar.set_prefix(format!("{:.0}%", 100.0 * event.fraction));
         match event.step {
@@ -57,7 +58,7 @@ impl Observer for Bars {
             }
             Step::Diffusion { step, steps } => self.show("residual diffusion".into(), step, steps),
             Step::Decoder { block, blocks } => self.show("decoding".into(), block, blocks),
-            Step::Images { finished, .. } => self.picture = finished + 1,
+            Step::Images { finished, .. } => self.image = finished + 1,
             _ => {}
         }
         Control::Continue
