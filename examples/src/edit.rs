@@ -104,7 +104,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let original = image_file::open_square(&arguments.image, side)?;
     let request = request.from_image(arguments.build_edit(&original)?);
     let mut saver = Saver::new(&arguments.out, arguments.count, arguments.quiet);
-    let result = hart.generate(&request, &mut saver);
+    let result = hart.generate_with(&request, &mut saver);
     let files = saver.finish()?;
     match result {
         Ok(generation) => {

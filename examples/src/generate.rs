@@ -85,7 +85,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let hart = arguments.settings.model.open()?;
     let open_time = start.elapsed();
     let mut saver = Saver::new(&arguments.out, request.total_images(), arguments.quiet);
-    let result = hart.generate(&request, &mut saver);
+    let result = hart.generate_with(&request, &mut saver);
     let files = saver.finish()?;
     match result {
         Ok(generation) => {

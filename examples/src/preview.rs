@@ -53,7 +53,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
         frames: animation.map(|_| Vec::new()),
         error: None,
     };
-    let result = hart.generate(&request, &mut viewer);
+    let result = hart.generate_with(&request, &mut viewer);
     let Viewer { canvas, frames, error } = viewer;
     drop(canvas);
     if let Some(error) = error {

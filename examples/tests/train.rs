@@ -94,7 +94,7 @@ fn a_recipe_becomes_a_model() {
     // Start from the trained weights. A learning rate of 0 keeps them; the recipe's changes the generator.
     let generated = |run: &str| {
         let hart = Hart::open(folder.path().join(run).join("model"), OpenOptions::new()).unwrap();
-        hart.generate(&Request::new("a parrot"), &mut ()).unwrap().images[0].pixels().to_vec()
+        hart.generate(&Request::new("a parrot")).unwrap().images[0].pixels().to_vec()
     };
     let mut still = whole.clone();
     set(&mut still, "generator.learning.optimizer", "learning_rate", "0.0");

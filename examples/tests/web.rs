@@ -21,7 +21,7 @@ const SLOW: &str = "100";
 /// Returns the PNG files that the library makes of the same prompt and seed.
 fn library(prompt: &str, seed: u64, count: usize) -> Vec<Vec<u8>> {
     let hart = Hart::open(SHIPPED, OpenOptions::new()).unwrap();
-    let made = hart.generate(&Request::new(prompt).seed(seed).images_per_prompt(count), &mut ()).unwrap();
+    let made = hart.generate(&Request::new(prompt).seed(seed).images_per_prompt(count)).unwrap();
     made.images.iter().map(|i| i.to_png().unwrap()).collect()
 }
 
@@ -108,7 +108,7 @@ fn the_model_is_opened_as_asked_and_prompts_may_be_refused() {
     let events = server.events(&id);
     let url = events.iter().find(|event| event.0 == "image").unwrap().1["url"].as_str().unwrap().to_string();
     let hart = Hart::open(SHIPPED, OpenOptions::new().precision(hart_core::Precision::Int8)).unwrap();
-    let expected = hart.generate(&Request::new("a parrot").seed(3), &mut ()).unwrap().images[0].to_png().unwrap();
+    let expected = hart.generate(&Request::new("a parrot").seed(3)).unwrap().images[0].to_png().unwrap();
     assert!(server.get(&url).body == expected);
 }
 

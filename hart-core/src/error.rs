@@ -1,36 +1,35 @@
-//! What can go wrong, by whose fault: the caller's request, the checkpoint's files, the device, or ours.
+//! Errors, grouped by cause: the caller's request, the checkpoint's files, the device, or a defect.
 
 use std::path::{Path, PathBuf};
 
-use crate::image::Image;
 use crate::weights::Report;
 
-/// Everything that the library can answer instead of a result. Messages name the thing, what was expected and what to do.
+/// Errors of the library. A message names the object, the expected value, and what to do next.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A file or folder could not be read or written.
+    /// A file or folder cannot be read or written.
     #[error("{}: {source}", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: std::io::Error,
     },
-    /// A checkpoint's file is missing or is not what its name promises.
+    /// A file of a checkpoint is missing or damaged.
     #[error("{}: {problem}", path.display())]
     Checkpoint {
         /// The file or folder.
         path: PathBuf,
-        /// What is wrong with it, and what to do.
+        /// The problem, and what to do.
         problem: String,
     },
-    /// A picture file is not what its name promises.
+    /// An image file is damaged or of another type.
     #[error("{}: {problem}", path.display())]
     Image {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The problem.
         problem: String,
     },
     /// A value in a configuration file is missing, of the wrong type, out of range, or not supported.
@@ -40,15 +39,15 @@ pub enum Error {
         path: PathBuf,
         /// Name of the value.
         field: String,
-        /// What the file says.
+        /// The value in the file.
         got: String,
-        /// What would do.
+        /// A description of the valid values.
         expected: String,
     },
-    /// The tensors of a checkpoint are not those that its configuration asks for.
+    /// The tensors of a checkpoint do not match its configuration.
     #[error("{0}")]
     Weights(Box<Report>),
-    /// A tensor of a checkpoint holds NaN or an infinity.
+    /// A tensor of a checkpoint contains NaN or an infinity.
     #[error(
         "{}: tensor `{tensor}` holds {value} at element {index}: the file is damaged or its training diverged; get it again",
         path.display()
@@ -58,68 +57,67 @@ pub enum Error {
         path: PathBuf,
         /// Name of the tensor in the file.
         tensor: String,
-        /// Position in row-major order.
+        /// Index of the element in row-major order.
         index: usize,
         /// NaN, inf or -inf.
         value: f32,
     },
-    /// The request can't be carried out as it stands.
+    /// A value of the request or of an option is invalid.
     #[error("request: {field}: {problem}")]
     Request {
-        /// Which part of the request.
+        /// The part of the request.
         field: &'static str,
-        /// What is wrong with it, and what would do.
+        /// The problem, and the valid values.
         problem: String,
     },
-    /// The request's [`PromptFilter`](crate::PromptFilter) refuses a prompt.
+    /// The request's [`PromptFilter`](crate::PromptFilter) refused a prompt.
     #[error("prompt \"{}\" is refused: {reason}", shortened(prompt))]
     Refused {
-        /// The prompt, whole.
+        /// The whole prompt.
         prompt: String,
-        /// What the filter said.
+        /// The filter's reason.
         reason: String,
     },
-    /// The device is not compiled in, is not there, doesn't work, or has failed.
+    /// The device is not compiled in, is missing, does not work, or has failed.
     #[error("device `{name}`: {problem}")]
     Device {
-        /// The name that was asked for.
+        /// The requested name.
         name: String,
-        /// What is wrong, and what to do.
+        /// The problem, and what to do.
         problem: String,
     },
-    /// More memory would be needed than [`OpenOptions::max_memory`](crate::OpenOptions::max_memory) allows.
+    /// The work needs more memory than [`OpenOptions::max_memory`](crate::OpenOptions::max_memory) allows.
     #[error("{what} would take about {} MB of memory, {} MB are allowed: raise the limit or take a smaller model", needed >> 20, limit >> 20)]
     Memory {
-        /// What for.
+        /// The work.
         what: &'static str,
-        /// Bytes that it would take, estimated.
+        /// Estimated number of bytes.
         needed: u64,
-        /// Bytes that are allowed.
+        /// Allowed number of bytes.
         limit: u64,
     },
-    /// The run was cancelled by the observer or a [`CancelToken`](crate::CancelToken).
-    #[error("cancelled; {} pictures were finished before", completed.len())]
-    Cancelled {
-        /// The pictures that were finished before.
-        completed: Vec<Image>,
-    },
-    /// A number that must be finite is not: the weights and the arithmetic don't fit together.
+    /// The observer or a [`CancelToken`](crate::CancelToken) cancelled the run. [`Observer::image`](crate::Observer::image) has
+    /// received the images finished before.
+    #[error("cancelled")]
+    Cancelled,
+    /// A computed value is NaN or infinite.
     #[error("{what} are not finite: the weights are damaged, or guidance is extreme; try guidance 4.5 or another checkpoint")]
     Overflow {
-        /// Which numbers.
+        /// The values.
         what: String,
     },
 }
 
-/// The library's result.
+/// A result of the library.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// A text's first line, and no more of it than a message needs; what would command a terminal is replaced.
+/// Returns the first line of a text, shortened for a message. Control characters become spaces, since they could command a terminal.
 pub(crate) fn shortened(text: &str) -> String {
-    const MOST: usize = 60;
+    const MAX_CHARS: usize = 60;
     let line = text.trim().lines().next().unwrap_or_default();
-    let short: String = line.chars().take(MOST).map(|c| if c.is_control() { ' ' } else { c }).collect();
-    if line.chars().count() > MOST || line.len() < text.trim().len() { format!("{}...", short.trim_end()) } else { short }
+    let short: String = line.chars().take(MAX_CHARS).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let is_cut = line.chars().count() > MAX_CHARS || line.len() < text.trim().len();
+    if is_cut { format!("{}...", short.trim_end()) } else { short }
 }
 
 impl Error {
@@ -136,8 +134,8 @@ impl Error {
         Self::Request { field, problem: problem.into() }
     }
 
-    /// Whether the run was cancelled, which is no fault.
+    /// Returns whether the run was cancelled.
     pub fn is_cancelled(&self) -> bool {
-        matches!(self, Self::Cancelled { .. })
+        matches!(self, Self::Cancelled)
     }
 }

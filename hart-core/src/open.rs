@@ -17,8 +17,11 @@ const TEXT_FOLDERS: [&str; 2] = ["text", "Qwen2-VL-1.5B-Instruct"];
 /// Longest system prompt file that is read, in bytes.
 const MAX_SYSTEM_PROMPT: u64 = 1 << 20;
 
-/// How a checkpoint is opened.
+/// Options for opening a checkpoint.
+///
+/// Setters of optional values take a value or an `Option`; `None` is the default.
 #[derive(Clone, Debug)]
+#[must_use = "options do nothing until they are passed to Hart::open"]
 pub struct OpenOptions {
     pub(crate) device: DeviceKind,
     pub(crate) precision: Precision,
@@ -46,65 +49,59 @@ impl Default for OpenOptions {
 }
 
 impl OpenOptions {
-    /// The best device, EMA weights if they are there, files mapped, every tensor accounted for.
+    /// Creates the default options: the best device, EMA weights if there are any, mapped files, and no unused tensors.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Where the arithmetic runs.
+    /// Sets the device.
     pub fn device(mut self, device: DeviceKind) -> Self {
         self.device = device;
         self
     }
 
-    /// The numbers that it computes with.
+    /// Sets the precision of weights and activations.
     pub fn precision(mut self, precision: Precision) -> Self {
         self.precision = precision;
         self
     }
 
-    /// Folder of the text model; default `text` or `Qwen2-VL-1.5B-Instruct`, in the checkpoint's root or beside it.
-    pub fn text_model(mut self, folder: impl Into<PathBuf>) -> Self {
-        self.text_model = Some(folder.into());
+    /// Sets the folder of the text model. `None` looks for `text` or `Qwen2-VL-1.5B-Instruct`, in the checkpoint's root or next to it.
+    pub fn text_model(mut self, folder: impl Into<Option<PathBuf>>) -> Self {
+        self.text_model = folder.into();
         self
     }
 
-    /// Which weights of the transformer are used.
+    /// Selects the weights of the transformer.
     pub fn weight_set(mut self, weight_set: WeightSet) -> Self {
         self.weight_set = weight_set;
         self
     }
 
-    /// Whether safetensors files are mapped (default) or read into memory. A mapped file must be neither
-    /// changed nor shortened while the model is open.
+    /// Sets whether safetensors files are mapped, the default, or read into memory. A mapped file must not be changed or shortened while
+    /// the model is open.
     pub fn memory_map(mut self, memory_map: bool) -> Self {
         self.memory_map = memory_map;
         self
     }
 
-    /// Whether tensors that nothing uses are an error (default) or only reported.
+    /// Sets whether unused tensors are an error, the default, or only reported.
     pub fn strict(mut self, strict: bool) -> Self {
         self.strict = strict;
         self
     }
 
-    /// How many threads of its own the model works on; default none, which takes those of rayon's current pool: all cores, unless
-    /// the program says otherwise. The picture is the same with any number.
-    pub fn threads(mut self, threads: usize) -> Self {
-        self.threads = Some(threads);
+    /// Sets the number of threads of the model's own pool. `None` uses rayon's current pool: all cores, unless the program has configured
+    /// it. Images do not depend on the number.
+    pub fn threads(mut self, threads: impl Into<Option<usize>>) -> Self {
+        self.threads = threads.into();
         self
     }
 
-    /// No threads of its own, the default.
-    pub fn shared_threads(mut self) -> Self {
-        self.threads = None;
-        self
-    }
-
-    /// Most bytes of memory that the model may be expected to take: opening it, or a run, that is estimated to need more is refused
-    /// before any work. Default none.
-    pub fn max_memory(mut self, bytes: u64) -> Self {
-        self.max_memory = Some(bytes);
+    /// Limits the memory of the model in bytes. Opening or a run whose estimate exceeds the limit fails before any work. `None`, the
+    /// default, sets no limit.
+    pub fn max_memory(mut self, bytes: impl Into<Option<u64>>) -> Self {
+        self.max_memory = bytes.into();
         self
     }
 }

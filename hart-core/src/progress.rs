@@ -272,7 +272,7 @@ impl<'a> Progress<'a> {
         let fraction = (self.work.0 / self.work.1).min(1.0) as f32;
         let event = Event { stage: self.entered.0, step, elapsed: self.start.elapsed(), fraction, preview };
         let control = self.observer.event(&event);
-        if control == Control::Cancel { Err(cancelled()) } else { self.check() }
+        if control == Control::Cancel { Err(Error::Cancelled) } else { self.check() }
     }
 
     /// The token that stops the run.
@@ -291,7 +291,7 @@ impl<'a> Progress<'a> {
     ///
     /// [`Error::Cancelled`].
     pub fn check(&self) -> Result<()> {
-        if self.cancel.is_some_and(CancelToken::is_cancelled) { Err(cancelled()) } else { Ok(()) }
+        if self.cancel.is_some_and(CancelToken::is_cancelled) { Err(Error::Cancelled) } else { Ok(()) }
     }
 
     /// Time spent so far.
@@ -301,10 +301,6 @@ impl<'a> Progress<'a> {
         self.timings.total = self.start.elapsed();
         self.timings
     }
-}
-
-fn cancelled() -> Error {
-    Error::Cancelled { completed: Vec::new() }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What to make: a builder whose values are checked before any work begins.
+//! Requests: a builder whose values are checked before any work begins.
 
 use crate::config::MAX_GUIDANCE;
 use crate::error::{Error, Result};
@@ -8,19 +8,19 @@ use crate::image::MAX_TEXT_BYTES;
 use crate::progress::CancelToken;
 use crate::schedule::Respacing;
 
-/// Most pictures of one request; ask again for more.
+/// Maximum number of images of one request.
 pub const MAX_IMAGES: usize = 1024;
-/// Most bytes of one prompt, far above what a checkpoint reads: as many as a picture's file can say.
+/// Maximum length of one prompt in bytes: the longest text of an image file. Checkpoints read far less.
 pub const MAX_PROMPT_BYTES: usize = MAX_TEXT_BYTES;
 
-/// Which system prompt goes before the prompts (spec section 1).
+/// The text before the prompts (spec section 1).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SystemPrompt {
-    /// The checkpoint's `llm/system_prompt.txt` if there is one, else none.
+    /// The checkpoint's `llm/system_prompt.txt`, if it has one.
     #[default]
     Checkpoint,
-    /// None.
+    /// No system prompt.
     Off,
     /// This text.
     Text(String),
@@ -28,12 +28,16 @@ pub enum SystemPrompt {
 
 /// A generation request.
 ///
+/// Setters of optional values take a value or an `Option`. `None` stands for the model's setting: that of its
+/// `llm/generation_config.json`, or the published tools' where that file is missing.
+///
 /// ```
 /// use hart_core::Request;
-/// let request = Request::new("a red heart on a yellow background").seed(7).images_per_prompt(4).guidance(2.0);
+/// let request = Request::new("a red heart on a yellow background").seed(7).images_per_prompt(4).guidance(2.0).top_k(None);
 /// assert_eq!(request.total_images(), 4);
 /// ```
 #[derive(Clone, Debug)]
+#[must_use = "a request does nothing until it is passed to Hart::generate"]
 pub struct Request {
     pub(crate) prompts: Vec<String>,
     pub(crate) images_per_prompt: usize,
@@ -50,13 +54,12 @@ pub struct Request {
 }
 
 impl Request {
-    /// One picture of one prompt, with the model's own settings: those of its `llm/generation_config.json`, or where it has none
-    /// the published tools'.
+    /// Creates a request for one image of one prompt, with the model's settings.
     pub fn new(prompt: impl Into<String>) -> Self {
         Self::batch([prompt])
     }
 
-    /// One picture of each prompt.
+    /// Creates a request for one image of each prompt, with the model's settings.
     pub fn batch<S: Into<String>>(prompts: impl IntoIterator<Item = S>) -> Self {
         Self {
             prompts: prompts.into_iter().map(Into::into).collect(),
@@ -74,64 +77,63 @@ impl Request {
         }
     }
 
-    /// Other prompts with the same settings.
+    /// Replaces the prompts.
     pub fn prompts<S: Into<String>>(mut self, prompts: impl IntoIterator<Item = S>) -> Self {
         self.prompts = prompts.into_iter().map(Into::into).collect();
         self
     }
 
-    /// How many pictures of each prompt; default 1. Picture `i` of a prompt has the seed `seed + i`.
+    /// Sets the number of images of each prompt. Defaults to 1. Image `i` of a prompt has the seed `seed + i`.
     pub fn images_per_prompt(mut self, count: usize) -> Self {
         self.images_per_prompt = count;
         self
     }
 
-    /// Seed of each prompt's first picture; default 0.
+    /// Sets the seed of each prompt's first image. Defaults to 0.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
         self
     }
 
-    /// Strength of classifier-free guidance on the finest scales, 0 is none; default the model's own, usually 4.5.
-    pub fn guidance(mut self, guidance: f64) -> Self {
-        self.guidance = Some(guidance);
+    /// Sets the strength of classifier-free guidance on the finest scales. 0 disables it. `None` is the model's setting, usually 4.5.
+    pub fn guidance(mut self, guidance: impl Into<Option<f64>>) -> Self {
+        self.guidance = guidance.into();
         self
     }
 
-    /// Sets whether tokens are mixed from several codebook rows by Gumbel-softmax smoothing. Defaults to the model's setting, usually
-    /// on.
-    pub fn smoothing(mut self, smoothing: bool) -> Self {
-        self.smoothing = Some(smoothing);
+    /// Sets whether tokens are mixed from several codebook rows by Gumbel-softmax smoothing. `None` is the model's setting, usually on.
+    pub fn smoothing(mut self, smoothing: impl Into<Option<bool>>) -> Self {
+        self.smoothing = smoothing.into();
         self
     }
 
-    /// How many codes are kept in sampling a token; default the model's own, usually 600 on the first seven scales and 300 after.
-    pub fn top_k(mut self, top_k: usize) -> Self {
-        self.top_k = Some(top_k);
+    /// Sets the number of codes kept for sampling a token. `None` is the model's setting, usually 600 on the first seven scales and 300
+    /// after.
+    pub fn top_k(mut self, top_k: impl Into<Option<usize>>) -> Self {
+        self.top_k = top_k.into();
         self
     }
 
-    /// Keeps the likeliest codes that together have this probability, 0 is off; default the model's own,
-    /// usually 0.
-    pub fn top_p(mut self, top_p: f64) -> Self {
-        self.top_p = Some(top_p);
+    /// Keeps the likeliest codes whose total probability is `top_p`. 0 keeps all. `None` is the model's setting, usually 0.
+    pub fn top_p(mut self, top_p: impl Into<Option<f64>>) -> Self {
+        self.top_p = top_p.into();
         self
     }
 
-    /// Which system prompt goes before the prompts; default the checkpoint's.
+    /// Sets the text before the prompts. Defaults to [`SystemPrompt::Checkpoint`].
     pub fn system_prompt(mut self, system_prompt: SystemPrompt) -> Self {
         self.system_prompt = system_prompt;
         self
     }
 
-    /// Steps of the residual diffusion; default the checkpoint's, usually 8.
-    pub fn steps(mut self, steps: Respacing) -> Self {
-        self.steps = Some(steps);
+    /// Sets the steps of the residual diffusion. `None` is the checkpoint's setting, usually 8.
+    pub fn steps(mut self, steps: impl Into<Option<Respacing>>) -> Self {
+        self.steps = steps.into();
         self
     }
 
-    /// A picture to start from: to draw a part of it anew, around it, or a variation; default none. All pictures of the request
-    /// start from it.
+    /// Starts all images of the request from an image, to regenerate a part of it, extend it, or vary it. `None`, the default, starts
+    /// from nothing.
     ///
     /// ```
     /// use hart_core::{FromImage, Image, Mask, Request};
@@ -140,45 +142,34 @@ impl Request {
     /// let request = Request::new("a house at night").from_image(FromImage::inpaint(photo, sky));
     /// # Ok::<(), hart_core::Error>(())
     /// ```
-    pub fn from_image(mut self, from: FromImage) -> Self {
-        self.from_image = Some(from);
+    pub fn from_image(mut self, from: impl Into<Option<FromImage>>) -> Self {
+        self.from_image = from.into();
         self
     }
 
-    /// No picture to start from, the default.
-    pub fn from_nothing(mut self) -> Self {
-        self.from_image = None;
+    /// Sets a token that can cancel the run from any thread. Defaults to `None`.
+    pub fn cancel_token(mut self, token: impl Into<Option<CancelToken>>) -> Self {
+        self.cancel = token.into();
         self
     }
 
-    /// A token that can stop the run from any thread.
-    pub fn cancel_token(mut self, token: CancelToken) -> Self {
-        self.cancel = Some(token);
-        self
-    }
-
-    /// No token, the default.
-    pub fn without_cancel_token(mut self) -> Self {
-        self.cancel = None;
-        self
-    }
-
-    /// What decides which prompts are refused; default nothing. Clones of the request share it.
+    /// Sets a filter that may refuse prompts. Defaults to none. Clones of the request share it.
     pub fn filter(mut self, filter: impl PromptFilter + 'static) -> Self {
         self.filter = Some(Filter::new(filter));
         self
     }
 
-    /// How many pictures the request makes.
+    /// Returns the number of images of all prompts.
+    #[must_use]
     pub fn total_images(&self) -> usize {
         self.prompts.len().saturating_mul(self.images_per_prompt)
     }
 
-    /// Checks every value; [`Hart::generate`](crate::Hart::generate) does it before any work.
+    /// Checks every value. [`Hart::generate`](crate::Hart::generate) does so before any work.
     ///
     /// # Errors
     ///
-    /// [`Error::Request`] naming the first value that won't do.
+    /// [`Error::Request`] naming the first invalid value.
     pub fn validate(&self) -> Result<()> {
         let check = |fine: bool, field, problem: String| if fine { Ok(()) } else { Err(Error::request(field, problem)) };
         check(!self.prompts.is_empty(), "prompt", "there is none: give at least one".into())?;

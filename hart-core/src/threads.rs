@@ -112,9 +112,8 @@ enum Reply {
 impl Report {
     fn tell(self, observer: &mut dyn Observer, answers: &Sender<Reply>, previews: &Receiver<Result<Image>>) -> Control {
         let preview = |max_side| {
-            let gone = || Error::Cancelled { completed: Vec::new() };
-            answers.send(Reply::Preview(max_side)).map_err(|_| gone())?;
-            previews.recv().map_err(|_| gone())?
+            answers.send(Reply::Preview(max_side)).map_err(|_| Error::Cancelled)?;
+            previews.recv().map_err(|_| Error::Cancelled)?
         };
         let _telling = Telling::begin();
         match self {

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use hart_core::{
-    CancelToken, Control, Error, Event, FromImage, Hart, Image, OpenOptions, Request, Stage, Step, SystemPrompt, WeightSet,
+    CancelToken, Control, Error, Event, FromImage, Hart, Image, Observer, OpenOptions, Request, Respacing, Stage, Step,
+    SystemPrompt, WeightSet,
 };
 use serde_json::{Value, json};
 
@@ -122,7 +123,7 @@ fn a_path_that_is_not_utf8_is_a_path_like_any_other() {
         fs::rename(model.path(part), there.join(part)).unwrap();
     }
     let hart = Hart::open(&there, OpenOptions::new()).unwrap();
-    let image = &hart.generate(&Request::new("a parrot"), &mut ()).unwrap().images[0];
+    let image = &hart.generate(&Request::new("a parrot")).unwrap().images[0];
     image.save_png(there.join(name)).unwrap();
 }
 
@@ -251,7 +252,7 @@ fn numbers_that_overflow_are_an_error_and_no_picture() {
     model.rewrite("llm/model.safetensors", |tensors| {
         tensors.iter_mut().filter(|(name, ..)| name.starts_with("head")).for_each(|t| t.2.iter_mut().for_each(|v| *v *= 1e37));
     });
-    let error = model.open().unwrap().generate(&Request::new("a parrot"), &mut ()).unwrap_err();
+    let error = model.open().unwrap().generate(&Request::new("a parrot")).unwrap_err();
     says(&error, &["logits of scale 1", "not finite"]);
 }
 
@@ -350,8 +351,8 @@ fn a_picture_to_start_from_must_be_the_transformers_too() {
     let side = hart.visual().resolution();
     let image = Image::from_rgb(side, side, vec![0; 3 * side * side]).unwrap();
     let request = Request::new("a parrot").from_image(FromImage::vary(image, 1));
-    says(&hart.generate(&request, &mut ()).unwrap_err(), &["v_patch_nums", "patch_nums"]);
-    hart.generate(&Request::new("a parrot"), &mut ()).unwrap();
+    says(&hart.generate(&request).unwrap_err(), &["v_patch_nums", "patch_nums"]);
+    assert_eq!(hart.generate(&Request::new("a parrot")).unwrap().images.len(), 1);
 }
 
 /// Feed-forward layers and pictures that fit each limit alone, but not together.
@@ -399,7 +400,7 @@ fn long_prompts_may_be_cut_on_the_left() {
     let model = Model::new();
     model.set("text/tokenizer_config.json", "truncation_side", json!("left"));
     let prompt = (0..100).map(|i| format!("word{i}")).collect::<Vec<_>>().join(" ");
-    let made = model.open().unwrap().generate(&Request::new(prompt), &mut ()).unwrap();
+    let made = model.open().unwrap().generate(&Request::new(prompt)).unwrap();
     assert!(made.truncated[0].cut.starts_with("word0 word1"), "{:?}", made.truncated);
 }
 
@@ -421,7 +422,7 @@ fn pixels_that_overflow_are_an_error() {
         let last = tensors.iter_mut().filter(|(name, ..)| name.starts_with("vae.decoder.conv_out"));
         last.for_each(|t| t.2.fill(1e38));
     });
-    let error = model.open().unwrap().generate(&Request::new("a parrot"), &mut ()).unwrap_err();
+    let error = model.open().unwrap().generate(&Request::new("a parrot")).unwrap_err();
     says(&error, &["pixels are not finite"]);
 }
 
@@ -454,7 +455,7 @@ fn files_may_be_read_instead_of_mapped() {
     let model = Model::new();
     let picture = |options| {
         let hart = Hart::open(model.path(""), options).unwrap();
-        hart.generate(&Request::new("a parrot"), &mut ()).unwrap().images.remove(0)
+        hart.generate(&Request::new("a parrot")).unwrap().images.remove(0)
     };
     assert!(picture(OpenOptions::new()).pixels() == picture(OpenOptions::new().memory_map(false)).pixels());
 }
@@ -463,7 +464,7 @@ fn files_may_be_read_instead_of_mapped() {
 fn a_long_prompt_is_cut_and_says_what_was_cut() {
     let hart = Model::new().open().unwrap();
     let prompt = (0..5000).map(|i| format!("word{i}")).collect::<Vec<_>>().join(" ");
-    let made = hart.generate(&Request::batch(["a parrot".to_string(), prompt]), &mut ()).unwrap();
+    let made = hart.generate(&Request::batch(["a parrot".to_string(), prompt])).unwrap();
     let [truncation] = made.truncated.as_slice() else { panic!("{:?}", made.truncated) };
     assert_eq!((truncation.prompt, truncation.kept), (Some(1), hart.config().transformer.context_tokens));
     assert!(truncation.tokens > 5000 && truncation.cut.ends_with("word4999"), "{}", truncation.tokens);
@@ -477,12 +478,12 @@ fn extreme_requests_give_a_picture_or_an_error() {
         Request::new("a").guidance(-100.0).top_k(usize::MAX),
         Request::new("a").top_p(1.0).top_k(1),
         Request::new("a").top_p(f64::MIN_POSITIVE),
-        Request::new("\u{0}\u{202e}🦜\u{301}\u{301}").steps("1".parse().unwrap()),
-        Request::new("a").steps("1000".parse().unwrap()),
+        Request::new("\u{0}\u{202e}🦜\u{301}\u{301}").steps("1".parse::<Respacing>().unwrap()),
+        Request::new("a").steps("1000".parse::<Respacing>().unwrap()),
         Request::new("a").system_prompt(SystemPrompt::Text(" ".into())),
     ];
     for request in requests {
-        match hart.generate(&request, &mut ()) {
+        match hart.generate(&request) {
             Ok(made) => assert_eq!(made.images.len(), 1),
             Err(error) => assert!(matches!(error, Error::Overflow { .. }), "{error}"),
         }
@@ -494,8 +495,26 @@ fn extreme_requests_give_a_picture_or_an_error() {
             work += 1;
             Control::Continue
         };
-        assert!(matches!(hart.generate(&request, &mut observer), Err(Error::Request { .. })));
+        assert!(matches!(hart.generate_with(&request, &mut observer), Err(Error::Request { .. })));
         assert_eq!(work, 0, "a bad request is refused before any work");
+    }
+}
+
+/// Cancels after a number of events, and collects the finished images.
+struct Stopper {
+    stop: usize,
+    seen: usize,
+    completed: Vec<Image>,
+}
+
+impl Observer for Stopper {
+    fn event(&mut self, _: &Event<'_>) -> Control {
+        self.seen += 1;
+        if self.seen > self.stop { Control::Cancel } else { Control::Continue }
+    }
+
+    fn image(&mut self, image: &Image) {
+        self.completed.push(image.clone());
     }
 }
 
@@ -508,24 +527,21 @@ fn an_observer_can_stop_at_any_event_and_the_model_stays_good() {
         events.push((e.stage, e.step, e.fraction));
         Control::Continue
     };
-    let whole = hart.generate(&request, &mut listen).unwrap();
+    let whole = hart.generate_with(&request, &mut listen).unwrap();
     assert!(events.windows(2).all(|w| w[0].2 <= w[1].2) && (events.last().unwrap().2 - 1.0).abs() < 1e-3);
     let first_done = events.iter().position(|e| matches!(e.1, Step::Images { finished: 1, .. })).unwrap();
     for stop in (0..events.len()).step_by(7) {
-        let mut seen = 0;
-        let mut observer = |_: &Event<'_>| {
-            seen += 1;
-            if seen > stop { Control::Cancel } else { Control::Continue }
-        };
-        match hart.generate(&request, &mut observer) {
-            Err(Error::Cancelled { completed }) => {
+        let mut observer = Stopper { stop, seen: 0, completed: vec![] };
+        match hart.generate_with(&request, &mut observer) {
+            Err(Error::Cancelled) => {
+                let completed = observer.completed;
                 assert_eq!(completed.len(), usize::from(stop >= first_done), "stopped at {stop}");
                 assert!(completed.iter().zip(&whole.images).all(|(a, b)| a == b));
             }
             other => assert!(stop + 1 >= events.len(), "{:?}", other.map(|_| ())),
         }
     }
-    assert!(hart.generate(&request, &mut ()).unwrap().images == whole.images);
+    assert!(hart.generate(&request).unwrap().images == whole.images);
 }
 
 #[test]
@@ -536,7 +552,8 @@ fn events_tell_the_whole_story() {
         steps.push(e.step);
         Control::Continue
     };
-    hart.generate(&Request::new("a parrot").system_prompt(SystemPrompt::Text("Draw:".into())), &mut listen).unwrap();
+    let request = Request::new("a parrot").system_prompt(SystemPrompt::Text("Draw:".into()));
+    assert_eq!(hart.generate_with(&request, &mut listen).unwrap().images.len(), 1);
     let config = hart.config();
     let count = |f: fn(&Step) -> bool| steps.iter().filter(|s| f(s)).count();
     let scales = config.transformer.sides.len();
@@ -555,7 +572,7 @@ fn a_token_stops_a_run_from_another_thread() {
     let request = Request::new("a parrot").images_per_prompt(1000).cancel_token(token.clone());
     let started = Instant::now();
     let error = std::thread::scope(|scope| {
-        let run = scope.spawn(|| hart.generate(&request, &mut ()).unwrap_err());
+        let run = scope.spawn(|| hart.generate(&request).unwrap_err());
         std::thread::sleep(Duration::from_millis(200));
         token.cancel();
         run.join().unwrap()
@@ -563,7 +580,7 @@ fn a_token_stops_a_run_from_another_thread() {
     assert!(error.is_cancelled(), "{error}");
     assert!(started.elapsed() < Duration::from_secs(20), "the run went on");
     token.reset();
-    assert!(hart.generate(&Request::new("a parrot").cancel_token(token), &mut ()).is_ok());
+    assert!(hart.generate(&Request::new("a parrot").cancel_token(token)).is_ok());
 }
 
 #[test]
@@ -571,7 +588,7 @@ fn a_systems_prompt_file_is_used_and_can_be_switched_off() {
     let model = Model::new();
     let picture = |system: SystemPrompt| {
         let request = Request::new("a parrot").system_prompt(system);
-        model.open().unwrap().generate(&request, &mut ()).unwrap().images.remove(0)
+        model.open().unwrap().generate(&request).unwrap().images.remove(0)
     };
     let without = picture(SystemPrompt::Checkpoint);
     fs::write(model.path("llm/system_prompt.txt"), "Describe the picture.\n").unwrap();

@@ -23,7 +23,7 @@ fn open(folder: &Path, precision: Precision) -> hart_core::Result<Hart> {
 fn a_converted_model_makes_the_same_picture_and_is_smaller() {
     let folder = tempfile::tempdir().unwrap();
     let request = Request::new("a red heart on a yellow background").seed(3);
-    let picture = |hart: &Hart| hart.generate(&request, &mut ()).unwrap().images.remove(0).pixels().to_vec();
+    let picture = |hart: &Hart| hart.generate(&request).unwrap().images.remove(0).pixels().to_vec();
     // Without instructions for bfloat16 the visual tokenizer, a third of the model, stays in f32.
     for (precision, percent) in [(Precision::Int8, 70), (Precision::Bf16, 80)] {
         let to = converted(folder.path(), precision);
@@ -70,7 +70,7 @@ fn a_published_checkpoint_is_converted() {
         for precision in [Precision::Int8, Precision::Bf16] {
             let to = folder.path().join(precision.to_string());
             convert(&from, &to, precision, WeightSet::PreferEma, None, &mut |_| Control::Continue).unwrap();
-            let picture = |hart: Hart| hart.generate(&request, &mut ()).unwrap().images.remove(0).pixels().to_vec();
+            let picture = |hart: Hart| hart.generate(&request).unwrap().images.remove(0).pixels().to_vec();
             assert!(
                 picture(open(&to, Precision::Auto).unwrap()) == picture(open(&from, precision).unwrap()),
                 "{name}, {precision}"

@@ -60,11 +60,11 @@ impl Observer for Viewer {
 fn a_preview_after_every_scale_changes_nothing() {
     let hart = open(OpenOptions::new());
     let request = Request::new("a red heart").seed(3);
-    let alone = hart.generate(&request, &mut ()).unwrap().images.remove(0);
+    let alone = hart.generate(&request).unwrap().images.remove(0);
     let scales = hart.config().transformer.sides.len();
     for max_side in [usize::MAX, 16, 1] {
         let mut viewer = Viewer { max_side, ..Viewer::default() };
-        let watched = hart.generate(&request, &mut viewer).unwrap().images.remove(0);
+        let watched = hart.generate_with(&request, &mut viewer).unwrap().images.remove(0);
         assert!(watched == alone && viewer.finished == [watched]);
         assert_eq!(viewer.previews.len(), scales + 1);
         let side = max_side.clamp(hart.config().visual.downsample(), hart.config().resolution());
@@ -84,36 +84,36 @@ fn distance(a: &Image, b: &Image) -> u64 {
 #[test]
 fn own_threads_make_the_same_picture_and_report_on_the_callers() {
     let request = Request::new("a house").images_per_prompt(2);
-    let shared = open(OpenOptions::new()).generate(&request, &mut ()).unwrap();
+    let shared = open(OpenOptions::new()).generate(&request).unwrap();
     for threads in [1, 3] {
         let hart = open(OpenOptions::new().threads(threads));
         assert_eq!(hart.install(rayon::current_num_threads), threads);
         let mut viewer = Viewer { max_side: usize::MAX, ..Viewer::default() };
-        let own = hart.generate(&request, &mut viewer).unwrap();
+        let own = hart.generate_with(&request, &mut viewer).unwrap();
         assert!(own.images == shared.images && viewer.finished == shared.images);
         assert!(viewer.threads.iter().all(|id| *id == std::thread::current().id()));
         assert_eq!(viewer.previews.len(), 2 * (hart.config().transformer.sides.len() + 1));
         let mut refuse = |_: &Event<'_>| Control::Cancel;
-        assert!(hart.generate(&request, &mut refuse).unwrap_err().is_cancelled());
+        assert!(hart.generate_with(&request, &mut refuse).unwrap_err().is_cancelled());
         // An observer may draw with the same model, though the one thread waits for it.
         let mut within = None;
         let mut nested = |event: &Event<'_>| {
             if within.is_none() && event.has_preview() {
                 within = Some((
-                    hart.generate(&request, &mut |_: &Event<'_>| Control::Continue),
+                    hart.generate_with(&request, &mut |_: &Event<'_>| Control::Continue),
                     hart.install(rayon::current_num_threads),
                 ));
             }
             Control::Continue
         };
-        assert!(hart.generate(&request, &mut nested).unwrap().images == shared.images);
+        assert!(hart.generate_with(&request, &mut nested).unwrap().images == shared.images);
         let (made, count) = within.unwrap();
         assert!(made.unwrap().images == shared.images && count == threads);
         // A panic of the program's own observer passes through, and the model stays good.
         let mut panic = |_: &Event<'_>| panic!("the program's own");
-        let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| hart.generate(&request, &mut panic).is_ok()));
+        let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| hart.generate_with(&request, &mut panic).is_ok()));
         assert_eq!(*caught.unwrap_err().downcast::<&str>().unwrap(), "the program's own");
-        assert!(hart.generate(&request, &mut ()).unwrap().images == shared.images);
+        assert!(hart.generate(&request).unwrap().images == shared.images);
     }
     for threads in [0, usize::MAX] {
         let error = Hart::open(shipped(), OpenOptions::new().threads(threads)).unwrap_err();
@@ -125,7 +125,7 @@ fn own_threads_make_the_same_picture_and_report_on_the_callers() {
 fn a_model_opens_from_memory() {
     let request = Request::new("a guitar").seed(5);
     let hart = Hart::from_files(in_memory(&shipped()), OpenOptions::new()).unwrap();
-    let picture = |hart: &Hart| hart.generate(&request, &mut ()).unwrap().images.remove(0);
+    let picture = |hart: &Hart| hart.generate(&request).unwrap().images.remove(0);
     assert!(picture(&hart) == picture(&open(OpenOptions::new())));
     let mut files = Files::new();
     let refused = |files: &Files| Hart::from_files(files.clone(), OpenOptions::new()).unwrap_err().to_string();
@@ -156,15 +156,15 @@ fn memory_is_estimated_and_can_be_limited() {
         other => panic!("{other:?}"),
     }
     let tight = open(OpenOptions::new().max_memory(memory.peak()));
-    assert!(tight.generate(&Request::new("a house"), &mut ()).is_ok());
-    let error = tight.generate(&Request::new("a house").images_per_prompt(2), &mut ()).unwrap_err();
+    assert!(tight.generate(&Request::new("a house")).is_ok());
+    let error = tight.generate(&Request::new("a house").images_per_prompt(2)).unwrap_err();
     assert!(matches!(error, Error::Memory { .. }), "{error}");
 }
 
 #[test]
 fn a_decoder_in_bf16_makes_the_same_picture_to_the_eye() {
     let exact = open(OpenOptions::new().precision(Precision::F32));
-    let picture = exact.generate(&Request::new("a house"), &mut ()).unwrap().images.remove(0);
+    let picture = exact.generate(&Request::new("a house")).unwrap().images.remove(0);
     let latent = exact.visual().tokenize_images(&[picture]).unwrap().hybrid();
     let levels = |hart: &Hart| -> Vec<u8> {
         let picture = hart.visual().decode_images(&latent, &mut Progress::silent()).unwrap().remove(0);
@@ -183,7 +183,7 @@ fn a_decoder_in_bf16_makes_the_same_picture_to_the_eye() {
 #[test]
 fn a_models_own_settings_stand_in_for_what_a_request_leaves_out() {
     let hart = open(OpenOptions::new());
-    let made = |request: Request| hart.generate(&request, &mut ()).unwrap().images.remove(0);
+    let made = |request: Request| hart.generate(&request).unwrap().images.remove(0);
     let settings = |image: &Image| image.provenance.as_ref().unwrap().settings.clone();
     let own = made(Request::new("a house"));
     assert!(settings(&own).starts_with("guidance 2, smoothing false, top-k model, top-p 0.4"), "{}", settings(&own));
@@ -216,14 +216,14 @@ fn a_filter_refuses_a_prompt_before_any_work() {
         // A clone keeps the filter.
         let request = request.clone();
         let mut unheard = |_: &Event<'_>| panic!("work has begun");
-        let error = hart.generate(&request, &mut unheard).unwrap_err();
+        let error = hart.generate_with(&request, &mut unheard).unwrap_err();
         let message = error.to_string();
         assert!(message.starts_with("prompt \"a parrot and a house") && message.ends_with("...\" is refused: birds are not drawn"));
         assert!(message.len() < 120, "{message}");
         let Error::Refused { prompt, reason } = error else { panic!("{message}") };
         assert_eq!((prompt, reason.as_str()), (long.clone(), "birds are not drawn"));
         assert!(format!("{request:?}").contains("Filter"));
-        assert!(hart.generate(&request.prompts(["a house"]), &mut ()).is_ok());
+        assert!(hart.generate(&request.prompts(["a house"])).is_ok());
     }
 }
 
@@ -237,6 +237,6 @@ fn a_filter_hears_every_prompt_once_and_changes_no_picture() {
         None
     });
     let hart = open(OpenOptions::new());
-    assert!(hart.generate(&filtered, &mut ()).unwrap().images == hart.generate(&request, &mut ()).unwrap().images);
+    assert!(hart.generate(&filtered).unwrap().images == hart.generate(&request).unwrap().images);
     assert_eq!(*heard.lock().unwrap(), ["a house", "a guitar"]);
 }

@@ -13,7 +13,7 @@ fn hart() -> Hart {
 }
 
 fn made(hart: &Hart, request: Request) -> Image {
-    hart.generate(&request, &mut ()).unwrap().images.remove(0)
+    hart.generate(&request).unwrap().images.remove(0)
 }
 
 /// Mean difference of the pixels where `inside` holds.
@@ -66,7 +66,7 @@ fn inpainting_draws_under_the_mask_and_nowhere_else() {
     assert!(difference(&first, &second, far_left) > difference(&first, &second, far_right));
     assert!(difference(&first, &picture, far_right) < 12.0, "{}", difference(&first, &picture, far_right));
     let settings = &first.provenance.as_ref().unwrap().settings;
-    assert!(settings.ends_with("inpainting of a picture"), "{settings}");
+    assert!(settings.ends_with("inpainting of an image"), "{settings}");
     assert!(first == made(&hart, request(1)) && first != second);
 }
 
@@ -117,7 +117,7 @@ fn a_picture_that_does_not_fit_is_refused_before_any_work() {
             events += 1;
             Control::Continue
         };
-        let error = hart.generate(&Request::new("a house").from_image(from), &mut count).unwrap_err();
+        let error = hart.generate_with(&Request::new("a house").from_image(from), &mut count).unwrap_err();
         assert!(matches!(error, Error::Request { field: "image to start from", .. }), "{error}");
         assert_eq!(events, 0);
     }

@@ -136,7 +136,7 @@ fn context(hart: &Hart) -> Context {
 }
 
 fn pictures(hart: &Hart) -> Vec<Image> {
-    let made = PROMPTS.iter().map(|prompt| hart.generate(&Request::new(*prompt).seed(3), &mut ()).unwrap());
+    let made = PROMPTS.iter().map(|prompt| hart.generate(&Request::new(*prompt).seed(3)).unwrap());
     made.flat_map(|generation| generation.images).collect()
 }
 
@@ -175,7 +175,7 @@ fn same_picture_on_any_number_of_threads() {
         let request = Request::new("a parrot").seed(3);
         let on = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| hart.generate(&request, &mut ()).unwrap().images)
+            pool.install(|| hart.generate(&request).unwrap().images)
         };
         let one = on(1);
         assert!(one == on(2) && one == on(3), "{}", bounds.precision);

@@ -7,7 +7,7 @@ use burn::prelude::*;
 use hart_core::stages::{
     Context, Philox, Progress, RandomKey, RandomSource, SamplingParams, Scale, State, Tokens, keep_top_k, keep_top_p,
 };
-use hart_core::{Hart, Image, OpenOptions, Request, SystemPrompt, WeightSet};
+use hart_core::{Hart, Image, OpenOptions, Request, Respacing, SystemPrompt, WeightSet};
 use support::{Goldens, check_close, scales, values};
 
 /// Made-up numbers of case `case`.
@@ -145,7 +145,7 @@ fn model() -> Hart {
 }
 
 fn pictures(hart: &Hart, request: &Request) -> Vec<Image> {
-    hart.generate(request, &mut ()).unwrap().images
+    hart.generate(request).unwrap().images
 }
 
 fn pixels(images: &[Image]) -> Vec<&[u8]> {
@@ -232,7 +232,7 @@ fn settings_change_the_picture() {
         base().top_k(1),
         base().top_p(0.2),
         base().smoothing(true),
-        base().steps("3,2".parse().unwrap()),
+        base().steps("3,2".parse::<Respacing>().unwrap()),
         base().system_prompt(SystemPrompt::Text("Draw this:".into())),
     ];
     for other in others {

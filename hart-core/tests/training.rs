@@ -221,7 +221,7 @@ fn a_small_model_learns() {
     save("text", named_tensors(&generator.text, &TEXT, "", usual));
     save("tokenizer", named_tensors(&visual, &VISUAL, "", usual));
     let hart = Hart::open(folder.path(), OpenOptions::new()).unwrap();
-    let made = hart.generate(&Request::new("a red square on blue").guidance(1.0), &mut ()).unwrap();
+    let made = hart.generate(&Request::new("a red square on blue").guidance(1.0)).unwrap();
     assert_eq!((made.images[0].width(), made.images[0].height()), (16, 16));
     // What was saved is what was trained.
     let pictures = images(batch(4, 0));

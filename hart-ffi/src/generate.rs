@@ -89,7 +89,7 @@ pub unsafe extern "C" fn hart_generate(
     guard(|| {
         let result = Out::<hart_result>::new(result, "result")?;
         let mut run: Run = get(request, "request")?.run()?;
-        match using(model, |model| Ok(model.hart.generate(&run.request, &mut run.callback)))? {
+        match using(model, |model| Ok(model.hart.generate_with(&run.request, &mut run.callback)))? {
             Ok(generation) => {
                 let with_text = |truncation: Truncation| {
                     let text = CString::new(truncation.cut.replace('\0', "\u{fffd}")).unwrap_or_default();
@@ -102,7 +102,7 @@ pub unsafe extern "C" fn hart_generate(
                 });
                 Ok(())
             }
-            Err(Error::Cancelled { .. }) => {
+            Err(Error::Cancelled) => {
                 let images = std::mem::take(&mut run.callback.finished);
                 let message = format!("cancelled; {} of {} images were finished", images.len(), run.request.total_images());
                 result.give(RunOutput { images, ..RunOutput::default() });

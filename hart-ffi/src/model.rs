@@ -161,7 +161,7 @@ pub unsafe extern "C" fn hart_model_describe(model: *const hart_model, info: *mu
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_model_warm_up(model: *const hart_model) -> hart_status {
     guard(|| {
-        using(model, |model| Ok(model.hart.warm_up(&mut ())?))?;
+        using(model, |model| Ok(model.hart.warm_up()?))?;
         Ok(())
     })
 }

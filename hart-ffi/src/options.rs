@@ -1,6 +1,7 @@
 //! Options for opening a model.
 
 use std::ffi::c_char;
+use std::path::PathBuf;
 use std::sync::Mutex;
 
 use hart_core::{OpenOptions, WeightSet};
@@ -70,7 +71,7 @@ pub unsafe extern "C" fn hart_options_set_precision(options: *mut hart_options, 
 /// next to it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_options_set_text_model(options: *mut hart_options, path: *const c_char) -> hart_status {
-    set(options, |options| Ok(options.text_model(text::get(path, "path")?)))
+    set(options, |options| Ok(options.text_model(PathBuf::from(text::get(path, "path")?))))
 }
 
 /// Sets which weights are loaded: "auto" (default: EMA weights if present, otherwise the plain ones), "ema" or "plain".
@@ -107,8 +108,7 @@ pub unsafe extern "C" fn hart_options_set_strict(options: *mut hart_options, str
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_options_set_threads(options: *mut hart_options, threads: u32) -> hart_status {
     set(options, |options| match threads {
-        0 => Ok(options.shared_threads()),
-        1..=1024 => Ok(options.threads(threads as usize)),
+        0..=1024 => Ok(options.threads((threads > 0).then_some(threads as usize))),
         _ => Err(Failure::argument(format!("`threads` is {threads}, expected 0 to 1024"))),
     })
 }
@@ -117,5 +117,5 @@ pub unsafe extern "C" fn hart_options_set_threads(options: *mut hart_options, th
 /// it returns `HART_ERR_MEMORY` before any work if its estimate is higher.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_options_set_max_memory(options: *mut hart_options, bytes: u64) -> hart_status {
-    set(options, |options| Ok(options.max_memory(if bytes == 0 { u64::MAX } else { bytes })))
+    set(options, |options| Ok(options.max_memory((bytes > 0).then_some(bytes))))
 }

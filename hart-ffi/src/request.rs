@@ -4,7 +4,7 @@ use std::ffi::{c_char, c_void};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use hart_core::{FromImage, Image, Mask, Request, SystemPrompt};
+use hart_core::{FromImage, Image, Mask, Request, Respacing, SystemPrompt};
 
 use crate::cancel::hart_cancel;
 use crate::event::{Callback, hart_observer};
@@ -191,7 +191,7 @@ pub unsafe extern "C" fn hart_request_set_top_p(request: *mut hart_request, top_
 /// Returns `HART_ERR_REQUEST` if the text is malformed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_request_set_steps(request: *mut hart_request, steps: *const c_char) -> hart_status {
-    set(request, |settings| Ok(settings.steps(text::get(steps, "steps")?.parse()?)))
+    set(request, |settings| Ok(settings.steps(text::get(steps, "steps")?.parse::<Respacing>()?)))
 }
 
 /// Sets the text before each prompt. "" is no text; NULL is the model's own text, the default.
@@ -259,10 +259,8 @@ unsafe fn start_from(
 ) -> hart_status {
     change(request, |parts| {
         let settings = parts.settings.clone();
-        parts.settings = match get_optional(image, "image")? {
-            Some(image) => settings.from_image(from(Image::clone(&image.image))?),
-            None => settings.from_nothing(),
-        };
+        let start = get_optional(image, "image")?.map(|image| from(Image::clone(&image.image))).transpose()?;
+        parts.settings = settings.from_image(start);
         Ok(())
     })
 }
@@ -285,10 +283,7 @@ pub unsafe extern "C" fn hart_request_set_observer(
 pub unsafe extern "C" fn hart_request_set_cancel(request: *mut hart_request, cancel: *const hart_cancel) -> hart_status {
     change(request, |parts| {
         let settings = parts.settings.clone();
-        parts.settings = match get_optional(cancel, "cancel")? {
-            Some(token) => settings.cancel_token(token.clone()),
-            None => settings.without_cancel_token(),
-        };
+        parts.settings = settings.cancel_token(get_optional(cancel, "cancel")?.cloned());
         Ok(())
     })
 }

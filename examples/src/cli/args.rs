@@ -135,22 +135,14 @@ impl GenerationArgs {
     ///
     /// Returns a message if the file of `--filter` is invalid.
     pub fn request(&self, prompts: Vec<String>, seed: u64, cancel: CancelToken) -> Result<Request, String> {
-        let mut request = Request::batch(prompts).seed(seed).cancel_token(cancel);
-        if let Some(guidance) = self.guidance {
-            request = request.guidance(guidance);
-        }
-        if let Some(soft) = self.soft {
-            request = request.smoothing(soft);
-        }
-        if let Some(top_p) = self.top_p {
-            request = request.top_p(top_p);
-        }
-        if let Some(top_k) = self.top_k {
-            request = request.top_k(top_k);
-        }
-        if let Some(steps) = &self.steps {
-            request = request.steps(steps.clone());
-        }
+        let mut request = Request::batch(prompts)
+            .seed(seed)
+            .guidance(self.guidance)
+            .smoothing(self.soft)
+            .top_k(self.top_k)
+            .top_p(self.top_p)
+            .steps(self.steps.clone())
+            .cancel_token(cancel);
         if let Some(file) = &self.filter {
             request = request.filter(WordFilter::open(file)?);
         }
@@ -174,17 +166,13 @@ impl ModelArgs {
 
     /// Returns the options to open the model with.
     pub fn options(&self) -> OpenOptions {
-        let mut options = OpenOptions::new().device(self.device).precision(self.precision).weight_set(self.weights);
-        options = options.strict(!self.allow_unused);
-        if let Some(threads) = self.threads {
-            options = options.threads(threads);
-        }
-        if let Some(gigabytes) = self.max_memory {
-            options = options.max_memory((gigabytes * 1e9) as u64);
-        }
-        match &self.text_model {
-            Some(folder) => options.text_model(folder),
-            None => options,
-        }
+        OpenOptions::new()
+            .device(self.device)
+            .precision(self.precision)
+            .weight_set(self.weights)
+            .strict(!self.allow_unused)
+            .threads(self.threads)
+            .max_memory(self.max_memory.map(|gigabytes| (gigabytes * 1e9) as u64))
+            .text_model(self.text_model.clone())
     }
 }

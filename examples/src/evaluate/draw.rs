@@ -122,7 +122,7 @@ impl<'a> Artist<'a> {
             Control::Continue
         };
         let request = request.clone().cancel_token(self.cancel.clone());
-        let mut made = self.hart.generate(&request, &mut keep)?;
+        let mut made = self.hart.generate_with(&request, &mut keep)?;
         Ok(Drawn { image: made.images.swap_remove(0), discrete: before.transpose()? })
     }
 }

@@ -119,7 +119,7 @@ fn compare_captions(
 /// for one picture at a time than to draw it.
 fn sheet(recipe: &Recipe, folder: &Folder) -> Result<hart_core::Image, Box<dyn Error>> {
     let hart = Hart::open(folder.model(), OpenOptions::new().device(DeviceKind::Cpu))?;
-    let made = hart.generate(&Request::batch(recipe.prompts.clone()).seed(recipe.seed), &mut ())?;
+    let made = hart.generate(&Request::batch(recipe.prompts.clone()).seed(recipe.seed))?;
     Ok(grid::labelled(&made.images, recipe.prompts.len().min(8))?)
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::{HeaderMap, StatusCode, header};
 use futures_util::StreamExt;
-use hart_core::{CancelToken, Request, SystemPrompt};
+use hart_core::{CancelToken, Request, Respacing, SystemPrompt};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -81,27 +81,22 @@ impl Settings {
                 format!("{count} images, expected at most {max_images}: split the request"),
             ));
         }
-        let mut request = Request::new(self.prompt.clone()).seed(seed).images_per_prompt(count).cancel_token(cancel.clone());
-        if let Some(guidance) = self.guidance {
-            request = request.guidance(guidance);
-        }
-        if let Some(soft) = self.soft {
-            request = request.smoothing(soft);
-        }
-        if let Some(top_k) = self.top_k {
-            request = request.top_k(top_k);
-        }
-        if let Some(top_p) = self.top_p {
-            request = request.top_p(top_p);
-        }
-        if let Some(steps) = &self.steps {
-            request = request.steps(steps.parse()?);
-        }
-        request = match self.system_prompt {
-            None => request,
-            Some(text) if text.is_empty() => request.system_prompt(SystemPrompt::Off),
-            Some(text) => request.system_prompt(SystemPrompt::Text(text)),
+        let steps = self.steps.map(|steps| steps.parse::<Respacing>()).transpose()?;
+        let system_prompt = match self.system_prompt {
+            None => SystemPrompt::Checkpoint,
+            Some(text) if text.is_empty() => SystemPrompt::Off,
+            Some(text) => SystemPrompt::Text(text),
         };
+        let request = Request::new(self.prompt.clone())
+            .seed(seed)
+            .images_per_prompt(count)
+            .guidance(self.guidance)
+            .smoothing(self.soft)
+            .top_k(self.top_k)
+            .top_p(self.top_p)
+            .steps(steps)
+            .system_prompt(system_prompt)
+            .cancel_token(cancel.clone());
         request.validate()?;
         Ok(CheckedSettings { request, cancel, prompt: self.prompt, seed, count })
     }

@@ -35,7 +35,7 @@ pub fn run(app: &App) {
             failed: None,
         };
         // A panic in a run must not end the server.
-        let made = catch_unwind(AssertUnwindSafe(|| app.hart.generate(&job.request, &mut observer)));
+        let made = catch_unwind(AssertUnwindSafe(|| app.hart.generate_with(&job.request, &mut observer)));
         let failed = observer.failed;
         match made {
             _ if failed.is_some() => job.emit("error", json!({ "message": failed })),

@@ -40,13 +40,13 @@ fuzz_target!(|input: Input| {
         .seed(input.seed)
         .guidance(input.guidance)
         .smoothing(input.soft)
+        .top_k(input.top_k)
         .top_p(input.top_p)
         .system_prompt(match input.system_prompt {
             None => SystemPrompt::Checkpoint,
             Some(None) => SystemPrompt::Off,
             Some(Some(text)) => SystemPrompt::Text(text),
         });
-    request = input.top_k.into_iter().fold(request, Request::top_k);
     request = steps.into_iter().flatten().fold(request, Request::steps);
     match request.validate() {
         Ok(()) => {

@@ -1,4 +1,4 @@
-//! A request to its pictures.
+//! From a request to its images.
 
 use super::Hart;
 use crate::device::{catch_backend_panic, is_cpu};
@@ -15,72 +15,86 @@ use crate::text::{Tokens, Truncation};
 /// Guidance of the published tools.
 const PUBLISHED_GUIDANCE: f64 = 4.5;
 
-/// What a run made.
+/// The result of a run.
 #[derive(Clone, Debug)]
+#[must_use]
 #[non_exhaustive]
 pub struct Generation {
-    /// The pictures: all of the first prompt, then all of the second, and so on.
+    /// The images: all of the first prompt, then all of the second, and so on.
     pub images: Vec<Image>,
     /// Time spent in each stage.
     pub timings: Timings,
-    /// Prompts, and the system prompt, that were longer than the checkpoint reads.
+    /// The prompts, and the system prompt, that were longer than the checkpoint reads.
     pub truncated: Vec<Truncation>,
 }
 
 impl Hart {
-    /// Makes pictures. The observer hears what happens, on this thread, and can stop it; `&mut ()` hears nothing.
+    /// Generates the images of a request.
     ///
     /// # Errors
     ///
-    /// [`Error::Request`], [`Error::Refused`] and [`Error::Memory`] before any work; [`Error::Cancelled`] with the pictures that were finished; [`Error::Overflow`]; [`Error::Device`] if a GPU fails in the run.
-    pub fn generate(&self, request: &Request, observer: &mut dyn Observer) -> Result<Generation> {
-        request.validate()?;
-        request.filter.as_ref().map_or(Ok(()), |filter| filter.check(&request.prompts))?;
-        memory::allow("this request", self.max_memory, || self.memory(request).peak())?;
-        self.threads.observe(observer, |observer| catch_backend_panic(self.kind, || self.generate_here(request, observer)))
+    /// - Before any work: [`Error::Request`], [`Error::Refused`] or [`Error::Memory`].
+    /// - During the run: [`Error::Cancelled`], [`Error::Overflow`], or [`Error::Device`] if a GPU fails.
+    pub fn generate(&self, request: &Request) -> Result<Generation> {
+        self.generate_with(request, &mut ())
     }
 
-    /// Makes a picture and throws it away, so that the first one that counts doesn't wait. On a GPU kernels are compiled when
-    /// they are first needed, and kept on disk for the next time. On the CPU there is nothing to do.
+    /// Generates the images of a request and reports to an observer, which may cancel the run. The observer is called on this thread.
     ///
     /// # Errors
     ///
-    /// As [`Self::generate`].
-    pub fn warm_up(&self, observer: &mut dyn Observer) -> Result<Timings> {
+    /// Like [`Self::generate`].
+    pub fn generate_with(&self, request: &Request, observer: &mut dyn Observer) -> Result<Generation> {
+        self.check(request)?;
+        self.threads.observe(observer, |observer| catch_backend_panic(self.kind, || self.run(request, observer)))
+    }
+
+    /// Generates an image and discards it, so that the first request does not wait: a GPU compiles its kernels on first use and keeps
+    /// them on disk. Does nothing on the CPU.
+    ///
+    /// # Errors
+    ///
+    /// Like [`Self::generate`].
+    pub fn warm_up(&self) -> Result<Timings> {
         if is_cpu(&self.device) {
             return Ok(Timings::default());
         }
-        Ok(self.generate(&Request::new("a picture"), observer)?.timings)
+        Ok(self.generate(&Request::new("an image"))?.timings)
     }
 
-    fn generate_here(&self, request: &Request, observer: &mut dyn Observer) -> Result<Generation> {
+    /// Checks a request against its own limits, its filter and this model.
+    fn check(&self, request: &Request) -> Result<()> {
+        request.validate()?;
+        request.filter.as_ref().map_or(Ok(()), |filter| filter.check(&request.prompts))?;
         if let Some(from) = &request.from_image {
-            let (encoded, drawn) = (self.visual.resolution(), self.config.resolution());
-            if encoded != drawn {
+            let (encoded, generated) = (self.visual.resolution(), self.config.resolution());
+            if encoded != generated {
                 let problem = format!(
                     "can't be used: this model's tokenizer reads {encoded} x {encoded} pixels (`v_patch_nums`) and its transformer \
-                     draws {drawn} x {drawn} (`patch_nums`)"
+                     draws {generated} x {generated} (`patch_nums`)"
                 );
-                return Err(Error::request("picture to start from", problem));
+                return Err(Error::request("image to start from", problem));
             }
             from.check(encoded, self.scales.len())?;
         }
+        memory::allow("this request", self.max_memory, || self.memory(request).peak())
+    }
+
+    fn run(&self, request: &Request, observer: &mut dyn Observer) -> Result<Generation> {
         let system_prompt = self.system_prompt(request);
         let tokens = self.text.tokenizer().tokenize(&request.prompts, system_prompt, self.config.transformer.context_tokens)?;
         let mut progress = Progress::new(observer, request.cancel.as_ref(), self.work(request, tokens.system.len()));
         let mut images = Vec::with_capacity(request.total_images());
-        match self.make_all(request, &tokens, &mut images, &mut progress) {
-            Err(Error::Cancelled { .. }) if images.len() < request.total_images() => Err(Error::Cancelled { completed: images }),
-            // Cancelling after the last picture changes nothing any more.
-            Ok(()) | Err(Error::Cancelled { .. }) => {
-                Ok(Generation { images, timings: progress.timings(), truncated: tokens.truncated })
-            }
+        match self.generate_all(request, &tokens, &mut images, &mut progress) {
+            Err(Error::Cancelled) if images.len() < request.total_images() => Err(Error::Cancelled),
+            // All images are finished: it is too late to cancel.
+            Ok(()) | Err(Error::Cancelled) => Ok(Generation { images, timings: progress.timings(), truncated: tokens.truncated }),
             Err(error) => Err(error),
         }
     }
 
-    /// Every picture of the request, one by one: made alone, a picture is the same to the last bit whatever else is asked for.
-    fn make_all(&self, request: &Request, tokens: &Tokens, images: &mut Vec<Image>, progress: &mut Progress<'_>) -> Result<()> {
+    /// Generates the images one by one. An image is therefore the same to the last bit whatever else the request asks for.
+    fn generate_all(&self, request: &Request, tokens: &Tokens, images: &mut Vec<Image>, progress: &mut Progress<'_>) -> Result<()> {
         let sampling = self.sampling(request);
         progress.enter(Stage::Decode);
         let known = request.from_image.as_ref().map(|from| self.visual.known_tokens(from)).transpose()?;
@@ -89,11 +103,12 @@ impl Hart {
             let context = self.text.encode(&tokens.row(prompt), progress)?;
             for index in 0..request.images_per_prompt {
                 let seed = request.seed.wrapping_add(index as u64);
-                let latent = self.sample_from(known.as_ref(), context.clone(), &sampling, &Philox::new(vec![seed]), progress)?;
+                let random = Philox::new(vec![seed]);
+                let latent = self.sample_from(known.as_ref(), context.clone(), &sampling, &random, progress)?;
                 progress.enter(Stage::Decode);
                 let provenance = Provenance { prompt: text.clone(), seed, settings: self.settings(request, &sampling) };
-                let made = self.visual.decode_images(&latent, progress)?;
-                for image in made.into_iter().map(|image| image.with_provenance(provenance.clone())) {
+                let decoded = self.visual.decode_images(&latent, progress)?;
+                for image in decoded.into_iter().map(|image| image.with_provenance(provenance.clone())) {
                     progress.image(&image);
                     images.push(image);
                 }
@@ -104,7 +119,7 @@ impl Hart {
         Ok(())
     }
 
-    /// A request's settings, filled in with the model's own, and those with the published tools'.
+    /// Returns a request's sampling parameters, completed by the model's settings and then by those of the published tools.
     pub fn sampling(&self, request: &Request) -> SamplingParams {
         let own = &self.config.generation;
         SamplingParams {
@@ -116,7 +131,7 @@ impl Hart {
         }
     }
 
-    /// The system prompt of a request.
+    /// Returns the system prompt of a request.
     pub(super) fn system_prompt<'a>(&'a self, request: &'a Request) -> Option<&'a str> {
         let text = match &request.system_prompt {
             SystemPrompt::Checkpoint => self.system_prompt.as_deref(),
@@ -126,7 +141,7 @@ impl Hart {
         text.filter(|t| !t.is_empty())
     }
 
-    /// The settings as they are written into a picture's file.
+    /// Returns the settings line of an image's [`Provenance`].
     fn settings(&self, request: &Request, sampling: &SamplingParams) -> String {
         let top_k = sampling.top_k.map_or_else(|| "model".to_string(), |k| k.to_string());
         let system = match (self.system_prompt(request), &request.system_prompt) {
@@ -134,14 +149,14 @@ impl Hart {
             (Some(_), SystemPrompt::Text(_)) => "custom",
             (Some(_), _) => "checkpoint",
         };
-        let start = request.from_image.as_ref().map_or_else(String::new, |from| format!(", {} of a picture", from.name()));
+        let start = request.from_image.as_ref().map_or_else(String::new, |from| format!(", {} of an image", from.name()));
         format!(
             "guidance {}, smoothing {}, top-k {top_k}, top-p {}, steps {}, system prompt {system}{start}",
             sampling.guidance, sampling.smoothing, sampling.top_p, sampling.steps
         )
     }
 
-    /// Estimated multiply-adds of a request.
+    /// Estimates the multiply-adds of a request.
     fn work(&self, request: &Request, system_prompt: usize) -> f64 {
         let sampling = self.sampling(request);
         let context = self.config.transformer.context_tokens;

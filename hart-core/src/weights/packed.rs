@@ -116,7 +116,7 @@ impl<'a> ConversionProgress<'a> {
             let answer = (self.observer.borrow_mut())((self.done.get() as f64 / self.all as f64).min(1.0) as f32);
             self.cancelled.set(answer == Control::Cancel);
         }
-        if self.cancelled.get() { Err(Error::Cancelled { completed: Vec::new() }) } else { Ok(()) }
+        if self.cancelled.get() { Err(Error::Cancelled) } else { Ok(()) }
     }
 }
 
