@@ -50,7 +50,7 @@ async fn model(State(app): State<Arc<App>>) -> Json {
         "max_guidance": MAX_GUIDANCE,
         "defaults": {
             "guidance": defaults.guidance,
-            "soft": defaults.smoothing,
+            "smoothing": defaults.smoothing,
             "top_k": defaults.top_k,
             "top_p": defaults.top_p,
             "steps": defaults.steps.to_string(),

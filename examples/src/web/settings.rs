@@ -42,7 +42,7 @@ pub struct Settings {
     /// Guidance scale.
     pub guidance: Option<f64>,
     /// Whether tokens are sampled with Gumbel-softmax smoothing.
-    pub soft: Option<bool>,
+    pub smoothing: Option<bool>,
     /// Number of most likely codes to sample from.
     pub top_k: Option<usize>,
     /// Cumulative probability of the codes to sample from.
@@ -91,7 +91,7 @@ impl Settings {
             .seed(seed)
             .images_per_prompt(count)
             .guidance(self.guidance)
-            .smoothing(self.soft)
+            .smoothing(self.smoothing)
             .top_k(self.top_k)
             .top_p(self.top_p)
             .steps(steps)

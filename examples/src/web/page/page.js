@@ -34,7 +34,7 @@ async function open() {
 /** Puts settings into the form. */
 function fillForm(settings) {
   for (const name of ["guidance", "top_k", "top_p", "steps"]) $(name).value = settings[name] ?? "";
-  $("soft").value = String(settings.soft);
+  $("smoothing").value = String(settings.smoothing);
   syncSlider();
 }
 
@@ -45,7 +45,7 @@ function syncSlider() {
 
 /** Reads the settings from the form. Empty fields are left to the server. */
 function readForm() {
-  const settings = { prompt: $("prompt").value.trim(), soft: $("soft").value === "true" };
+  const settings = { prompt: $("prompt").value.trim(), smoothing: $("smoothing").value === "true" };
   if (!settings.prompt) throw new Error("Enter a prompt.");
   for (const name of ["count", "guidance", "top_k", "top_p"]) {
     const input = $(name);
