@@ -12,7 +12,7 @@ use hart_examples::cli::{grid, output};
 use hart_examples::data::drawings::SIDES;
 use hart_examples::data::iconify::{self, Level};
 use hart_examples::data::vectors::{self, Vector};
-use hart_examples::data::{Drawings, SIDE, Scene, SceneOptions, Scenes, files, pictures};
+use hart_examples::data::{Drawings, SIDE, Scene, SceneOptions, Scenes, files, images};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
@@ -132,9 +132,9 @@ impl Arguments {
     /// Renders or reads the drawings that the arguments select. Writes the file of `--export`.
     fn drawings(&self) -> Result<Drawings, Box<dyn Error>> {
         if let Some(folder) = &self.images {
-            let listed = pictures::list(folder)?;
+            let listed = images::list(folder)?;
             let bar = self.bar("reading", listed.len())?;
-            let packed = pictures::pack(listed, self.side, || bar.inc(1));
+            let packed = images::pack(listed, self.side, || bar.inc(1));
             bar.finish_and_clear();
             return Ok(packed?);
         }
@@ -152,7 +152,7 @@ impl Arguments {
     /// Reads the vector drawings that the arguments select.
     fn vectors(&self) -> Result<Vec<Vector>, Box<dyn Error>> {
         let Some(folder) = &self.icons else {
-            let mut vectors = vectors::committed()?;
+            let mut vectors = vectors::bundled()?;
             if let Some(style) = self.styles.iter().find(|style| vectors.iter().all(|v| v.label.style != **style)) {
                 return Err(format!("the drawings of this repository have no style {style}; pass others with --icons").into());
             }
@@ -161,8 +161,8 @@ impl Arguments {
         };
         let mut concepts = iconify::concepts(self.concepts.as_deref())?;
         if let Some(file) = &self.names {
-            let names = files::read_text(file, files::MOST_SETTINGS).map_err(|e| format!("--names {e}"))?;
-            concepts = iconify::named(concepts, &names).map_err(|e| format!("--names {}: {e}", file.display()))?;
+            let names = files::read_text(file, files::MAX_SETTINGS_SIZE).map_err(|e| format!("--names {e}"))?;
+            concepts = iconify::select_by_name(concepts, &names).map_err(|e| format!("--names {}: {e}", file.display()))?;
         } else {
             let least = match self.level {
                 ConceptLevel::Core => Level::Core,

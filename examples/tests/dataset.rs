@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use hart_core::Image;
-use hart_examples::data::colours::{LEAST_CONTRAST, contrast};
+use hart_examples::data::colours::{MIN_CONTRAST, contrast};
 use hart_examples::data::content::{Content, Kind};
 use hart_examples::data::drawings::Label;
 use hart_examples::data::random::Random;
@@ -21,10 +21,10 @@ fn committed(options: SceneOptions) -> Scenes {
     Scenes::new(Arc::new(open_or_render(None).unwrap()), options).unwrap()
 }
 
-/// Options that allow every kind of scene, including five objects and scenery.
+/// Options that allow every kind of scene, including five objects and small ones at nine positions.
 fn all_kinds() -> SceneOptions {
     let mut options = SceneOptions { counts: [2, 5], ..SceneOptions::default() };
-    options.mix.place = 0.3;
+    options.mix.position = 0.3;
     options
 }
 
@@ -108,7 +108,7 @@ fn nothing_held_out_is_trained_on() {
         assert_eq!(scenes.test_prompts(*split, 20), prompts[..20], "{split}");
     }
     let seen = scenes.test_prompts(Split::Seen, 300);
-    assert!(seen.len() == 300 && seen.iter().all(|prompt| scenes.splits().trains(&prompt.content)));
+    assert!(seen.len() == 300 && seen.iter().all(|prompt| scenes.splits().allows_training(&prompt.content)));
     // Training must cover nearly all drawings, so that tests only ask for known concepts.
     let concepts: HashSet<_> = trained.iter().filter(|(split, _)| *split == Split::Style).collect();
     assert!(concepts.len() >= 150, "{} of 160 drawings", concepts.len());
@@ -117,7 +117,7 @@ fn nothing_held_out_is_trained_on() {
 #[test]
 fn held_out_scenes_appear_without_holding_out() {
     let scenes = committed(SceneOptions { hold_out: false, ..all_kinds() });
-    let held_out = (0..2000).filter(|&index| !scenes.splits().trains(&scenes.scene(1, index).content)).count();
+    let held_out = (0..2000).filter(|&index| !scenes.splits().allows_training(&scenes.scene(1, index).content)).count();
     assert!((300..900).contains(&held_out), "{held_out} of 2000");
 }
 
@@ -135,10 +135,10 @@ fn captions_match_the_scene() {
         }
         let objects = &scene.content.objects;
         let count = match scene.content.kind {
-            Kind::Single | Kind::Place(_) => 1,
+            Kind::Single | Kind::Position(_) => 1,
             Kind::Relation(_) => 2,
             Kind::Count(count) => count,
-            Kind::Picture => unreachable!("the pack holds drawings"),
+            Kind::Image => unreachable!("the pack holds drawings"),
         };
         assert_eq!(objects.len(), count);
         for (i, object) in objects.iter().enumerate() {
@@ -167,7 +167,7 @@ fn every_object_stands_out() {
         let content = scenes.scene(3, index).content;
         let colour = hart_examples::data::colours::BACKGROUNDS[content.background].1;
         for object in &content.objects {
-            assert!(contrast(drawings.image(object.drawing), drawings.side, colour) >= LEAST_CONTRAST);
+            assert!(contrast(drawings.image(object.drawing), drawings.side, colour) >= MIN_CONTRAST);
         }
         assert!(content.colour.iter().zip(colour).all(|(a, b)| a.abs_diff(b) <= 4));
     }
@@ -226,7 +226,7 @@ fn a_damaged_pack_is_reported() {
         ),
         (pixels, |b| String::from_utf8_lossy(&b).replacen("[60,32,32,4]", "[32,60,32,4]", 1).into_bytes(), pixels),
         (pixels, |_| safetensors::serialize([("other", view(&[0; 16], vec![16]))], None).unwrap(), "no tensor images"),
-        (pixels, |_| safetensors::serialize([("images", view(&[0; 16], vec![1, 2, 2, 4]))], None).unwrap(), "pixels a side"),
+        (pixels, |_| safetensors::serialize([("images", view(&[0; 16], vec![1, 2, 2, 4]))], None).unwrap(), "the side is 2 pixels"),
         ("captions.jsonl", |_| b"{}\n".to_vec(), "has 1 lines"),
         ("captions.jsonl", |b| b.into_iter().map(|b| if b == b'{' { b'[' } else { b }).collect(), "line 1"),
         ("captions.jsonl", |_| vec![0xff; 99], "UTF-8"),
@@ -259,7 +259,7 @@ fn own_images_are_packed_unchanged() {
     for index in 0..20 {
         let scene = scenes.scene(0, index);
         let level = if scene.caption == "image a" { 50 } else { 200 };
-        assert!(scene.content.kind == Kind::Picture && scene.pixels.iter().all(|&p| p == level), "{}", scene.caption);
+        assert!(scene.content.kind == Kind::Image && scene.pixels.iter().all(|&p| p == level), "{}", scene.caption);
     }
     assert!(scenes.test_prompts(Split::Seen, 5).is_empty());
 
@@ -287,7 +287,7 @@ fn invalid_arguments_are_reported() {
     let folder = empty.path().to_string_lossy().into_owned();
     fails(DATASET, &[], &["--out"]);
     fails(DATASET, &["--out", "a/b"], &["no folder a"]);
-    fails(DATASET, &["--out", &folder], &["is there already"]);
+    fails(DATASET, &["--out", &folder], &["already exists"]);
     fails(DATASET, &["--preview", "a", "--export", "./a"], &["--export ./a", "the same file as --preview"]);
     fails(DATASET, &["--out", "pack", "--side", "4"], &["8 to 1024"]);
     fails(DATASET, &["--out", "pack", "--styles", "oil"], &["no style oil", "--icons"]);
@@ -295,7 +295,7 @@ fn invalid_arguments_are_reported() {
     fails(DATASET, &["--out", "pack", "--icons", &folder], &["noto/icons.json", "install the package"]);
     fails(DATASET, &["--out", "pack", "--icons", &folder, "--styles", "oil"], &["no style oil", "glossy"]);
     fails(DATASET, &["--out", "pack", "--icons", &folder, "--names", "none.txt"], &["none.txt"]);
-    fails(DATASET, &["--out", "pack", "--images", &folder], &["there is no picture"]);
+    fails(DATASET, &["--out", "pack", "--images", &folder], &["there is no image"]);
     fails(DATASET, &["--out", "pack", "--images", "nowhere"], &["nowhere"]);
 }
 

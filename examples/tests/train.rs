@@ -213,7 +213,7 @@ fn invalid_recipes_are_reported() {
     }
     fails(TRAIN, &["nowhere.toml", "--out", out.to_str().unwrap()], &["nowhere.toml"]);
     #[cfg(unix)]
-    fails(TRAIN, &["/dev/zero", "--out", out.to_str().unwrap()], &["/dev/zero", "expected a plain file"]);
+    fails(TRAIN, &["/dev/zero", "--out", out.to_str().unwrap()], &["/dev/zero", "expected a regular file"]);
     fails(TRAIN, &[path], &["--out"]);
     fs::write(&file, right).unwrap();
     fails(TRAIN, &[path, "--out", out.to_str().unwrap(), "--data", "nowhere"], &["nowhere"]);

@@ -1,8 +1,8 @@
-//! Backgrounds: colours with names, and what stands out against them.
+//! Named background colours and their contrast with drawings.
 
 use super::drawings::Drawings;
 
-/// Names and levels of the backgrounds. No two are closer than a CIELAB distance of 16.
+/// Names and sRGB values of the backgrounds. No two are closer than a CIELAB distance of 16.
 pub const BACKGROUNDS: [(&str, [u8; 3]); 16] = [
     ("white", [255, 255, 255]),
     ("black", [0, 0, 0]),
@@ -22,31 +22,32 @@ pub const BACKGROUNDS: [(&str, [u8; 3]); 16] = [
     ("cream", [250, 240, 210]),
 ];
 
-/// Least mean difference of levels between a drawing and its background, from 0 to 255: no white dove on white.
-pub const LEAST_CONTRAST: u64 = 40;
+/// Minimum contrast between a drawing and its background, as of [`contrast`]. It excludes a white dove on white.
+pub const MIN_CONTRAST: u64 = 40;
 
-/// How far a drawing is from a background: the mean difference of levels over what isn't transparent.
+/// Returns the contrast of a drawing with a background: the mean absolute difference of their channel values, 0 to 255, weighted by
+/// the drawing's alpha.
 ///
-/// `image` is premultiplied RGBA; one pixel of four is looked at, which is plenty.
+/// `image` is premultiplied RGBA of `side` x `side` pixels. Every fourth pixel is measured, which is exact enough.
 pub fn contrast(image: &[u8], side: usize, [r, g, b]: [u8; 3]) -> u64 {
     let (mut difference, mut weight) = (0, 0);
     for row in image.chunks_exact(side * 4).step_by(2) {
         for pixel in row.chunks_exact(4).step_by(2) {
             let alpha = u64::from(pixel[3]);
-            // Both are multiplied by alpha, so edges count by how much of them there is.
-            let apart = |level: u8, ground: u8| (u64::from(level) * 255).abs_diff(u64::from(ground) * alpha);
-            difference += apart(pixel[0], r) + apart(pixel[1], g) + apart(pixel[2], b);
+            // Both are multiplied by alpha, so edge pixels count by their coverage.
+            let distance = |value: u8, background: u8| (u64::from(value) * 255).abs_diff(u64::from(background) * alpha);
+            difference += distance(pixel[0], r) + distance(pixel[1], g) + distance(pixel[2], b);
             weight += alpha;
         }
     }
     if weight == 0 { 0 } else { difference / (3 * weight) }
 }
 
-/// Which backgrounds each drawing stands out against.
-pub fn visible(drawings: &Drawings) -> Vec<[bool; BACKGROUNDS.len()]> {
+/// Returns for each drawing which backgrounds it has enough contrast with.
+pub fn visible_backgrounds(drawings: &Drawings) -> Vec<[bool; BACKGROUNDS.len()]> {
     use rayon::prelude::*;
-    let of = |i| BACKGROUNDS.map(|(_, colour)| contrast(drawings.image(i), drawings.side, colour) >= LEAST_CONTRAST);
-    (0..drawings.drawings.len()).into_par_iter().map(of).collect()
+    let visible = |i| BACKGROUNDS.map(|(_, colour)| contrast(drawings.image(i), drawings.side, colour) >= MIN_CONTRAST);
+    (0..drawings.drawings.len()).into_par_iter().map(visible).collect()
 }
 
 #[cfg(test)]

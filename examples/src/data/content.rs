@@ -1,55 +1,55 @@
-//! What a scene shows, and how it is said.
+//! Descriptions of scenes, and their captions.
 
 use serde::Serialize;
 
 use super::colours::BACKGROUNDS;
 use super::drawings::{Concept, Drawings};
 
-/// What a scene shows, all but its pixels.
+/// Description of a scene: everything that determines its pixels.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Content {
     /// Index into [`BACKGROUNDS`].
     pub background: usize,
-    /// Levels of the background: the named colour, a little changed.
+    /// sRGB values of the background: the named colour with a small random change.
     pub colour: [u8; 3],
-    /// The first object's style: an index into [`Drawings::styles`].
+    /// Style of the first object, an index into [`Drawings::styles`].
     pub style: usize,
-    /// The objects; that which the caption names first comes first.
-    pub objects: Vec<Placed>,
-    /// How they are arranged.
+    /// The objects, in the order of the caption.
+    pub objects: Vec<SceneObject>,
+    /// Arrangement of the objects.
     pub kind: Kind,
 }
 
 /// An object of a scene.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Placed {
-    /// Which drawing, or in a pack of captioned pictures which picture.
+pub struct SceneObject {
+    /// Index of the drawing, or of the image in a pack of captioned images.
     pub drawing: usize,
-    /// Its centre from the top left, in pixels.
+    /// Centre in pixels from the top left: x, y.
     pub centre: (f32, f32),
-    /// Pixels a side.
+    /// Side in pixels.
     pub size: f32,
 }
 
-/// How the objects of a scene are arranged.
+/// Arrangement of a scene's objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Kind {
-    /// One in the middle, large.
+    /// One large object in the middle.
     Single,
-    /// One at one of nine places, small.
-    Place(Place),
-    /// Two beside or above each other.
+    /// One small object at one of nine positions.
+    Position(Position),
+    /// Two objects next to or above each other.
     Relation(Relation),
-    /// So many of one.
+    /// This many copies of one object.
     Count(usize),
-    /// A captioned picture, as it is.
-    Picture,
+    /// An image of a pack of captioned images, unchanged.
+    Image,
 }
 
-/// A ninth of a scene.
+/// Position in a grid of 3 x 3.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[allow(missing_docs)] // Their names say it.
-pub enum Place {
+#[allow(missing_docs)] // The names are clear.
+pub enum Position {
     TopLeft,
     Top,
     TopRight,
@@ -61,8 +61,8 @@ pub enum Place {
     BottomRight,
 }
 
-impl Place {
-    /// Row by row from the top left.
+impl Position {
+    /// All positions, row by row from the top left.
     pub const ALL: [Self; 9] = [
         Self::TopLeft,
         Self::Top,
@@ -75,7 +75,7 @@ impl Place {
         Self::BottomRight,
     ];
 
-    /// "at the top".
+    /// Returns the words of a caption, such as "at the top".
     pub fn words(self) -> &'static str {
         match self {
             Self::TopLeft => "in the top left corner",
@@ -90,14 +90,14 @@ impl Place {
         }
     }
 
-    /// Its column and row, -1 to 1 each.
+    /// Returns the direction from the middle, x and y from -1 to 1. Right and down are positive.
     pub fn direction(self) -> (f64, f64) {
         let index = self as usize;
         ((index % 3) as f64 - 1.0, (index / 3) as f64 - 1.0)
     }
 }
 
-/// Where the first of two objects is.
+/// Position of the first of two objects relative to the second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Relation {
     /// To the left of the second.
@@ -108,15 +108,15 @@ pub enum Relation {
     Above,
     /// Below the second.
     Below,
-    /// Not said; it is to the left.
+    /// Not mentioned in the caption; the first object is on the left.
     And,
 }
 
 impl Relation {
-    /// All of them.
+    /// All relations.
     pub const ALL: [Self; 5] = [Self::Left, Self::Right, Self::Above, Self::Below, Self::And];
 
-    /// "to the left of".
+    /// Returns the words of a caption, such as "to the left of".
     pub fn words(self) -> &'static str {
         match self {
             Self::Left => "to the left of",
@@ -127,12 +127,12 @@ impl Relation {
         }
     }
 
-    /// Whether the first object is the left or upper one.
+    /// Returns whether the first object is the left or upper one.
     pub fn first_leads(self) -> bool {
         matches!(self, Self::Left | Self::Above | Self::And)
     }
 
-    /// Which way the first object lies from the middle: right and down are positive.
+    /// Returns the direction from the middle to the first object. Right and down are positive.
     pub fn direction(self) -> (f64, f64) {
         match self {
             Self::Left | Self::And => (-1.0, 0.0),
@@ -143,36 +143,36 @@ impl Relation {
     }
 }
 
-/// Which parts of a scene its caption names.
+/// The parts of a scene that a caption mentions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Naming {
-    /// "on a yellow background".
+    /// The background: "on a yellow background".
     pub background: bool,
-    /// "flat style".
+    /// The style: "flat style".
     pub style: bool,
-    /// Whether the first and the second concept go by their alias, if they have one.
+    /// Whether the first and the second concept are called by their alias, if they have one.
     pub alias: [bool; 2],
 }
 
 impl Naming {
-    /// Everything, by its usual name.
+    /// Mentions everything, by its usual name.
     pub const FULL: Self = Self { background: true, style: true, alias: [false; 2] };
 }
 
-/// "a" or "an", by the first letter.
+/// Returns "a" or "an", by the first letter of the word.
 fn article(word: &str) -> &'static str {
     if word.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" }
 }
 
-/// A number in words, as far as scenes count.
-pub fn number(count: usize) -> &'static str {
+/// Returns a count in words.
+pub fn count_word(count: usize) -> &'static str {
     ["no", "one", "two", "three", "four", "five"].get(count).copied().unwrap_or("many")
 }
 
-/// The caption of a scene.
+/// Returns the caption of a scene.
 pub fn caption(content: &Content, drawings: &Drawings, naming: Naming) -> String {
     let object = |i: usize| content.objects[i].drawing;
-    if content.kind == Kind::Picture {
+    if content.kind == Kind::Image {
         return drawings.captions[object(0)].clone();
     }
     let np = |i: usize| match drawings.concept(object(i)) {
@@ -184,10 +184,10 @@ pub fn caption(content: &Content, drawings: &Drawings, naming: Naming) -> String
         concept => concept.plural.as_str(),
     };
     let mut text = match content.kind {
-        Kind::Place(place) => format!("{} {}", np(0), place.words()),
+        Kind::Position(position) => format!("{} {}", np(0), position.words()),
         Kind::Relation(relation) => format!("{} {} {}", np(0), relation.words(), np(1)),
-        Kind::Count(count) => format!("{} {}", number(count), plural()),
-        Kind::Single | Kind::Picture => np(0).to_string(),
+        Kind::Count(count) => format!("{} {}", count_word(count), plural()),
+        Kind::Single | Kind::Image => np(0).to_string(),
     };
     if naming.background {
         let (colour, _) = BACKGROUNDS[content.background];

@@ -1,4 +1,4 @@
-//! Emoji drawings as Iconify's packages hold them, joined with a table of what they show.
+//! Emoji drawings from Iconify's packages, joined with a table of concepts.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -10,55 +10,55 @@ use super::drawings::{Alias, Label};
 use super::files;
 use super::vectors::Vector;
 
-/// Style words and the packages that have their drawings.
+/// Names of the styles and the packages with their drawings.
 pub const STYLES: [(&str, &str); 5] =
     [("noto", "noto"), ("flat", "fluent-emoji-flat"), ("blob", "noto-v1"), ("glossy", "fluent-emoji"), ("twemoji", "twemoji")];
 
-/// The table of concepts that comes with the repository.
-const COMMITTED: &str = include_str!("../../data/concepts.jsonl");
-/// Most bytes of a package or table; the largest package has a hundred million.
-const MOST_BYTES: u64 = 1 << 29;
+/// The repository's table of concepts.
+const BUNDLED: &str = include_str!("../../data/concepts.jsonl");
+/// Maximum size of a package or table, in bytes. The largest package has a hundred million.
+const MAX_FILE_SIZE: u64 = 1 << 29;
 
-/// How well a concept suits a small model.
+/// Suitability of a concept for a small model, from the least to the most suitable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
-    /// Faces, people, signs.
+    /// Any concept, including faces, people and signs.
     #[default]
     All,
-    /// Things, animals, food, places, vehicles.
+    /// An object, animal, food, place or vehicle.
     Thing,
-    /// Those of them with short names that are drawn in most styles and can't be taken for another.
+    /// One of these with a short name, drawings in most styles, and an unmistakable look.
     Core,
 }
 
-/// A concept, and which drawings show it.
+/// A row of the table of concepts: a concept and its drawings.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Entry {
-    /// "cat face".
+    /// Name: "cat face".
     pub name: String,
-    /// "a cat face".
+    /// Noun phrase with its article: "a cat face".
     pub np: String,
-    /// "cat faces"; empty if it isn't counted.
+    /// Plural: "cat faces"; empty if the concept has none.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub plural: String,
-    /// "animal", "pet".
+    /// Related words: "animal", "pet".
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,
-    /// What people would rather call it.
+    /// A more common name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alias: Option<Alias>,
-    /// How well it suits a small model.
+    /// Suitability for a small model.
     #[serde(default)]
     pub level: Level,
-    /// Names of drawings by package, where they aren't the concept's with hyphens; null where the package has none of it.
+    /// Names of the drawings by package, where they differ from the concept's name with hyphens; null where the package has none.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub icons: BTreeMap<String, Option<String>>,
 }
 
 impl Entry {
-    /// The name of its drawing in a package, whether that is there or not.
+    /// Returns the name that the concept's drawing has in a package, if the package contains it. `None` if the table excludes it.
     fn icon(&self, package: &str) -> Option<Cow<'_, str>> {
         if let Some(icon) = self.icons.get(package) {
             return icon.as_deref().map(Cow::from);
@@ -69,32 +69,32 @@ impl Entry {
     }
 }
 
-/// The table of concepts that comes with the repository, or another of its kind: one JSON object a line.
+/// Reads a table of concepts, one JSON object per line; without a path, the repository's own.
 ///
 /// # Errors
 ///
-/// It can't be read, or a line is no concept.
+/// Returns an error if the file can't be read or a line is invalid.
 pub fn concepts(path: Option<&Path>) -> Result<Vec<Entry>, String> {
     let (text, path) = match path {
-        Some(path) => (Cow::from(files::read_text(path, MOST_BYTES)?), path),
-        None => (Cow::from(COMMITTED), Path::new("examples/data/concepts.jsonl")),
+        Some(path) => (Cow::from(files::read_text(path, MAX_FILE_SIZE)?), path),
+        None => (Cow::from(BUNDLED), Path::new("examples/data/concepts.jsonl")),
     };
     files::parse_lines(path, &text.lines().collect::<Vec<_>>())
 }
 
-/// The concepts of a list of names, one a line, in its order. Empty lines and those that begin with # are passed over.
+/// Selects concepts by a list of names, one per line, in this order. Empty lines and lines that start with # are skipped.
 ///
 /// # Errors
 ///
-/// There is no such concept, or a name is there twice.
-pub fn named(concepts: Vec<Entry>, names: &str) -> Result<Vec<Entry>, String> {
+/// Returns an error if a name is unknown or appears twice.
+pub fn select_by_name(concepts: Vec<Entry>, names: &str) -> Result<Vec<Entry>, String> {
     let mut by_name: HashMap<String, Entry> = concepts.into_iter().map(|entry| (entry.name.clone(), entry)).collect();
     let names = names.lines().map(str::trim).filter(|name| !name.is_empty() && !name.starts_with('#'));
-    let take = |name: &str| by_name.remove(name).ok_or_else(|| format!("{name}: there is no such concept, or it is named twice"));
+    let take = |name: &str| by_name.remove(name).ok_or_else(|| format!("{name}: unknown concept, or listed twice"));
     names.map(take).collect()
 }
 
-/// A package's file of drawings.
+/// The file of a package.
 #[derive(Deserialize)]
 struct Package<'a> {
     #[serde(borrow)]
@@ -105,7 +105,7 @@ struct Package<'a> {
     height: Option<f64>,
 }
 
-/// A drawing; what it leaves out is the package's.
+/// A drawing. Missing fields take the package's values.
 #[derive(Deserialize)]
 struct Icon<'a> {
     #[serde(borrow)]
@@ -116,35 +116,35 @@ struct Icon<'a> {
     height: Option<f64>,
 }
 
-/// Another name of a drawing.
+/// An alias of a drawing.
 #[derive(Deserialize)]
 struct Parent<'a> {
     #[serde(borrow)]
     parent: Cow<'a, str>,
 }
 
-/// Side of drawings whose package names none.
-const USUAL_SIDE: f64 = 16.0;
+/// Side of drawings whose package has none, as in Iconify's format.
+const DEFAULT_SIDE: f64 = 16.0;
 
-/// The drawings of these concepts in these styles, concept by concept, from a folder of packages (`node_modules/@iconify-json`).
-/// Concepts that a style lacks are left out of it.
+/// Reads the drawings of these concepts in these styles from a folder of packages (`node_modules/@iconify-json`). The drawings are
+/// ordered by concept. Drawings that a package lacks are left out.
 ///
 /// # Errors
 ///
-/// A style has no package, a package can't be read, or there is no drawing.
+/// Returns an error if a style is unknown, a package can't be read, or there is no drawing.
 pub fn vectors(folder: &Path, concepts: &[Entry], styles: &[String]) -> Result<Vec<Vector>, String> {
     let mut found: Vec<Vec<Vector>> = vec![vec![]; concepts.len()];
     let mut seen = HashSet::new();
     for style in styles.iter().filter(|style| seen.insert(*style)) {
         let Some((_, package)) = STYLES.iter().find(|(name, _)| name == style) else {
-            return Err(format!("there is no style {style}; there are {}", STYLES.map(|(name, _)| name).join(", ")));
+            return Err(format!("no style {style}, expected one of {}", STYLES.map(|(name, _)| name).join(", ")));
         };
         let path = folder.join(package).join("icons.json");
         if !path.is_file() {
             let folder = folder.display();
             return Err(format!("no {package}/icons.json in {folder}: install the package @iconify-json/{package} first"));
         }
-        let text = files::read_text(&path, MOST_BYTES)?;
+        let text = files::read_text(&path, MAX_FILE_SIZE)?;
         let package_file: Package<'_> = serde_json::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))?;
         for (entry, found) in concepts.iter().zip(&mut found) {
             found.extend(entry.icon(package).and_then(|icon| package_file.vector(entry, style, &icon)));
@@ -152,16 +152,17 @@ pub fn vectors(folder: &Path, concepts: &[Entry], styles: &[String]) -> Result<V
     }
     let found = found.concat();
     if found.is_empty() {
-        return Err(format!("{}: has no drawing of the concepts and styles that were asked for", folder.display()));
+        return Err(format!("{}: has no drawing of these concepts and styles", folder.display()));
     }
     Ok(found)
 }
 
 impl Package<'_> {
+    /// Returns a drawing by its name or alias.
     fn vector(&self, entry: &Entry, style: &str, icon: &str) -> Option<Vector> {
         let named = |name: &str| self.icons.get(name);
         let icon = named(icon).or_else(|| named(&self.aliases.get(icon)?.parent))?;
-        let side = |own: Option<f64>, package: Option<f64>| own.or(package).unwrap_or(USUAL_SIDE);
+        let side = |own: Option<f64>, package: Option<f64>| own.or(package).unwrap_or(DEFAULT_SIDE);
         let Entry { name: concept, np, plural, tags, alias, .. } = entry.clone();
         Some(Vector {
             label: Label { concept, np, plural, tags, alias, style: style.into() },
@@ -191,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn drawings_are_found_by_name_alias_or_exception() {
+    fn drawings_are_found_by_name_alias_or_table() {
         let folder = packages();
         let entry = |name: &str, icons: &str| -> Entry {
             serde_json::from_str(&format!(r#"{{"name": "{name}", "np": "a {name}", "icons": {icons}}}"#)).unwrap()
@@ -215,13 +216,13 @@ mod tests {
     }
 
     #[test]
-    fn the_table_is_whole_and_its_names_differ() {
+    fn the_bundled_table_is_complete_and_its_names_differ() {
         let concepts = concepts(None).unwrap();
         let names: HashSet<&str> = concepts.iter().map(|entry| entry.name.as_str()).collect();
         assert_eq!(names.len(), concepts.len());
-        let chosen = named(concepts.clone(), include_str!("../../data/names.txt")).unwrap();
+        let chosen = select_by_name(concepts.clone(), include_str!("../../data/names.txt")).unwrap();
         assert_eq!((chosen.len(), chosen[0].name.as_str()), (80, "red heart"));
-        assert!(named(concepts.clone(), "parrot\nparrot").unwrap_err().contains("parrot"));
+        assert!(select_by_name(concepts.clone(), "parrot\nparrot").unwrap_err().contains("parrot"));
         assert!(concepts.iter().filter(|entry| entry.level == Level::Core).count() > 600);
     }
 }

@@ -1,52 +1,59 @@
-//! Where the objects of a scene go.
+//! Positions and sizes of a scene's objects.
 
-use super::content::{Kind, Placed, Relation};
+use super::content::{Kind, Relation, SceneObject};
 use super::options::SceneOptions;
 use super::random::Random;
 
-/// Lengths here are in 64ths of the side.
+/// Units per side: lengths in this file are in 64ths of the side.
 const UNITS: f64 = 64.0;
 const MIDDLE: f64 = 32.0;
-/// From the middle to each of two objects.
-const APART: f64 = 15.75;
-/// From the middle to a place at the side.
-const ASIDE: f64 = 16.0;
-/// From the middle to the outer ones of five objects, which are smaller than fewer would be.
-const OUTER: f64 = 19.0;
-const SMALLER: f64 = 0.75;
+/// Distance from the middle to each of two objects.
+const OBJECT_DISTANCE: f64 = 15.75;
+/// Distance from the middle to an outer position, along each axis.
+const POSITION_DISTANCE: f64 = 16.0;
+/// Distance from the middle to the outer four of five objects, along each axis.
+const FIVE_DISTANCE: f64 = 19.0;
+/// Size of five objects relative to fewer.
+const FIVE_SIZE: f64 = 0.75;
 
-/// Objects at their places, a little moved.
-pub(super) fn place(kind: Kind, drawings: &[usize], options: &SceneOptions, random: &mut Random) -> Vec<Placed> {
+/// Places the objects of a scene, each with a small random offset.
+pub(super) fn place_objects(kind: Kind, drawings: &[usize], options: &SceneOptions, random: &mut Random) -> Vec<SceneObject> {
     let sizes = &options.sizes;
     let around = |(x, y): (f64, f64), distance: f64| (MIDDLE + distance * x, MIDDLE + distance * y);
     let centre = (MIDDLE, MIDDLE);
-    // Objects of one kind are of one size; small ones are moved less than a large one.
+    // All objects of a scene have the same size. Small objects get half the offset.
     let (centres, size, jitter) = match kind {
-        Kind::Single | Kind::Picture => (vec![centre], random.between(sizes.single), options.jitter),
-        Kind::Place(place) => (vec![around(place.direction(), ASIDE)], random.between(sizes.place), options.jitter / 2.0),
+        Kind::Single | Kind::Image => (vec![centre], random.between(sizes.single), options.jitter),
+        Kind::Position(position) => {
+            (vec![around(position.direction(), POSITION_DISTANCE)], random.between(sizes.position), options.jitter / 2.0)
+        }
         Kind::Relation(relation) => {
             let (x, y) = Relation::direction(relation);
-            (vec![around((x, y), APART), around((-x, -y), APART)], random.between(sizes.relation), options.jitter / 2.0)
+            (
+                vec![around((x, y), OBJECT_DISTANCE), around((-x, -y), OBJECT_DISTANCE)],
+                random.between(sizes.relation),
+                options.jitter / 2.0,
+            )
         }
         Kind::Count(count) => {
-            let size = random.between(sizes.count) * if count > 4 { SMALLER } else { 1.0 };
+            let size = random.between(sizes.count) * if count > 4 { FIVE_SIZE } else { 1.0 };
             (
-                together(count).iter().map(|&to| around(to, if count > 4 { OUTER } else { APART })).collect(),
+                arrangement(count).iter().map(|&to| around(to, if count > 4 { FIVE_DISTANCE } else { OBJECT_DISTANCE })).collect(),
                 size,
                 options.jitter / 2.0,
             )
         }
     };
     let pixels = options.side as f64 / UNITS;
-    let mut one = |(&drawing, (x, y)): (&usize, (f64, f64))| {
-        let mut near = |place: f64| ((place + random.between([-jitter, jitter])) * pixels) as f32;
-        Placed { drawing, centre: (near(x), near(y)), size: (size * pixels) as f32 }
+    let mut object = |(&drawing, (x, y)): (&usize, (f64, f64))| {
+        let mut offset = |position: f64| ((position + random.between([-jitter, jitter])) * pixels) as f32;
+        SceneObject { drawing, centre: (offset(x), offset(y)), size: (size * pixels) as f32 }
     };
-    drawings.iter().zip(centres).map(&mut one).collect()
+    drawings.iter().zip(centres).map(&mut object).collect()
 }
 
-/// The layout of each number of objects: beside each other, a triangle, a square, the five of a die.
-fn together(count: usize) -> &'static [(f64, f64)] {
+/// Returns the directions from the middle to each of several objects: a pair, a triangle, a square, or the five of a die.
+fn arrangement(count: usize) -> &'static [(f64, f64)] {
     match count {
         0..=2 => &[(-1.0, 0.0), (1.0, 0.0)],
         3 => &[(0.0, -0.9), (-1.0, 0.9), (1.0, 0.9)],

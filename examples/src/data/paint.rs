@@ -1,66 +1,70 @@
-//! Drawings laid over a background at any size and place.
+//! Compositing of drawings over a background, at any size and position.
 
 use super::drawings::Drawings;
 
-/// A drawing is shrunk from the smallest of its copies that has this many times the size asked for, so that nothing is left out.
-const FINER: f64 = 2.0;
-/// Least side of a copy.
-const LEAST_SIDE: usize = 16;
+/// A drawing is scaled from the smallest level of its pyramid that has at least this many times the target size, to avoid aliasing.
+const OVERSAMPLING: f64 = 2.0;
+/// Minimum side of a level, in pixels.
+const MIN_SIDE: usize = 16;
 
-/// A drawing at its own size, half of that, a quarter and so on.
+/// An image pyramid: a drawing at half its size, a quarter and so on.
 #[derive(Clone, Debug)]
 pub struct Pyramid {
-    smaller: Vec<(usize, Vec<u8>)>,
+    /// Side and premultiplied RGBA pixels of each level, largest first.
+    levels: Vec<(usize, Vec<u8>)>,
 }
 
 impl Pyramid {
-    /// Of premultiplied RGBA pixels.
+    /// Builds the pyramid of premultiplied RGBA pixels, `[side, side, 4]`.
     pub fn new(image: &[u8], side: usize) -> Self {
-        let mut smaller: Vec<(usize, Vec<u8>)> = Vec::new();
+        let mut levels: Vec<(usize, Vec<u8>)> = Vec::new();
         loop {
-            let (side, image) = smaller.last().map_or((side, image), |(side, image)| (*side, image));
-            if side % 2 == 1 || side / 2 < LEAST_SIDE {
-                return Self { smaller };
+            let (side, image) = levels.last().map_or((side, image), |(side, image)| (*side, image));
+            if side % 2 == 1 || side / 2 < MIN_SIDE {
+                return Self { levels };
             }
-            smaller.push((side / 2, halved(image, side)));
+            levels.push((side / 2, halve(image, side)));
         }
     }
 
-    /// The copy to shrink from.
-    fn copy<'a>(&'a self, whole: (usize, &'a [u8]), size: f64) -> (usize, &'a [u8]) {
-        let fine = |(side, _): &&(usize, Vec<u8>)| *side as f64 >= FINER * size;
-        self.smaller.iter().rev().find(fine).map_or(whole, |(side, image)| (*side, image))
+    /// Returns the level to scale to `size` from: side and pixels. `whole` is the drawing itself.
+    fn level<'a>(&'a self, whole: (usize, &'a [u8]), size: f64) -> (usize, &'a [u8]) {
+        let fine = |(side, _): &&(usize, Vec<u8>)| *side as f64 >= OVERSAMPLING * size;
+        self.levels.iter().rev().find(fine).map_or(whole, |(side, image)| (*side, image))
     }
 }
 
-/// Each pixel is the mean of four.
-fn halved(image: &[u8], side: usize) -> Vec<u8> {
+/// Halves the side of an image. Each pixel is the mean of four.
+fn halve(image: &[u8], side: usize) -> Vec<u8> {
     let mut half = Vec::with_capacity(image.len() / 4);
     for y in 0..side / 2 {
         for x in 0..side / 2 {
             let first = (2 * y * side + 2 * x) * 4;
-            let sum = |c| [0, 4, side * 4, side * 4 + 4].iter().map(|next| u16::from(image[first + c + next])).sum::<u16>();
+            let sum = |c| [0, 4, side * 4, side * 4 + 4].iter().map(|offset| u16::from(image[first + c + offset])).sum::<u16>();
             half.extend([0, 1, 2, 3].map(|c| ((sum(c) + 2) / 4) as u8));
         }
     }
     half
 }
 
-/// How a row of target pixels is made of a row of source pixels: from each target pixel on, the first source pixel and the weights.
+/// The filter of one target pixel along one axis.
 struct Filter {
+    /// First source pixel.
     first: usize,
+    /// Weights of the source pixels from the first on.
     weights: Vec<f32>,
 }
 
-/// The triangle filter for a drawing of `from` pixels that is to cover `size` pixels around `centre`, for those of `to` target pixels
-/// that it touches. Beyond the drawing's edge there is nothing, which the missing weight stands for.
+/// Returns the triangle filters that scale a drawing of `from` pixels to `size` pixels around `centre`, along one axis of a canvas of
+/// `to` pixels: the first target pixel that the drawing touches, and the filters from there on. At the drawing's edge the weights sum
+/// to less than 1; the rest is transparent.
 fn filters(from: usize, size: f64, centre: f64, to: usize) -> (usize, Vec<Filter>) {
     let ratio = from as f64 / size;
     let reach = ratio.max(1.0);
     let start = centre - size / 2.0;
     let begin = (start.floor().max(0.0) as usize).min(to);
     let end = ((start + size).ceil().max(0.0) as usize).min(to);
-    let make = |x: usize| {
+    let filter = |x: usize| {
         let middle = (x as f64 + 0.5 - start) * ratio;
         let low = (middle - reach).floor() as i64;
         let high = (middle + reach).ceil() as i64;
@@ -69,16 +73,18 @@ fn filters(from: usize, size: f64, centre: f64, to: usize) -> (usize, Vec<Filter
         let inside = low.clamp(0, from as i64)..high.clamp(0, from as i64);
         Filter { first: inside.start as usize, weights: inside.map(|i| (weight(i) / sum) as f32).collect() }
     };
-    (begin, (begin..end).map(make).collect())
+    (begin, (begin..end).map(filter).collect())
 }
 
-/// Lays drawing `i` over a canvas of RGB pixels, `side` x `side`: `size` pixels wide around `centre`. What lies outside is cut.
-pub fn over(canvas: &mut [u8], side: usize, drawings: &Drawings, pyramid: &Pyramid, i: usize, centre: (f32, f32), size: f32) {
-    let (from, image) = pyramid.copy((drawings.side, drawings.image(i)), size.into());
+/// Composites drawing `i` over a canvas of RGB pixels, `[side, side, 3]`: scaled to `size` pixels, around `centre`. The parts outside
+/// the canvas are cropped.
+pub fn composite(canvas: &mut [u8], side: usize, drawings: &Drawings, pyramid: &Pyramid, i: usize, centre: (f32, f32), size: f32) {
+    let (from, image) = pyramid.level((drawings.side, drawings.image(i)), size.into());
     let (left, across) = filters(from, size.into(), centre.0.into(), side);
     let (top, down) = filters(from, size.into(), centre.1.into(), side);
-    let mut narrow = vec![[0f32; 4]; from * across.len()];
-    for (source, target) in image.chunks_exact(from * 4).zip(narrow.chunks_exact_mut(across.len().max(1))) {
+    // Scale horizontally, then vertically row by row.
+    let mut scaled = vec![[0f32; 4]; from * across.len()];
+    for (source, target) in image.chunks_exact(from * 4).zip(scaled.chunks_exact_mut(across.len().max(1))) {
         for (filter, target) in across.iter().zip(target) {
             let mut sum = [0f32; 4];
             for (pixel, &weight) in source[filter.first * 4..].chunks_exact(4).zip(&filter.weights) {
@@ -93,7 +99,7 @@ pub fn over(canvas: &mut [u8], side: usize, drawings: &Drawings, pyramid: &Pyram
     for (filter, y) in down.iter().zip(top..) {
         row.fill([0.0; 4]);
         for (&weight, source) in filter.weights.iter().zip(filter.first..) {
-            for (sum, pixel) in row.iter_mut().zip(&narrow[source * across.len()..]) {
+            for (sum, pixel) in row.iter_mut().zip(&scaled[source * across.len()..]) {
                 for (sum, level) in sum.iter_mut().zip(pixel) {
                     *sum += weight * level;
                 }
@@ -101,9 +107,9 @@ pub fn over(canvas: &mut [u8], side: usize, drawings: &Drawings, pyramid: &Pyram
         }
         let start = (y * side + left) * 3;
         for (target, source) in canvas[start..start + row.len() * 3].chunks_exact_mut(3).zip(&row) {
-            let through = 1.0 - source[3] / 255.0;
+            let transparency = 1.0 - source[3] / 255.0;
             for (level, colour) in target.iter_mut().zip(source) {
-                *level = (f32::from(*level) * through + colour + 0.5) as u8;
+                *level = (f32::from(*level) * transparency + colour + 0.5) as u8;
             }
         }
     }
@@ -113,21 +119,21 @@ pub fn over(canvas: &mut [u8], side: usize, drawings: &Drawings, pyramid: &Pyram
 mod tests {
     use super::*;
 
-    fn full(side: usize, pixel: [u8; 4]) -> Drawings {
+    fn square(side: usize, pixel: [u8; 4]) -> Drawings {
         Drawings::captioned(side, vec!["a square".into()], pixel.repeat(side * side)).unwrap()
     }
 
-    fn laid(drawings: &Drawings, side: usize, centre: (f32, f32), size: f32) -> Vec<u8> {
+    fn painted(drawings: &Drawings, side: usize, centre: (f32, f32), size: f32) -> Vec<u8> {
         let mut canvas = vec![100; side * side * 3];
-        over(&mut canvas, side, drawings, &Pyramid::new(drawings.image(0), drawings.side), 0, centre, size);
+        composite(&mut canvas, side, drawings, &Pyramid::new(drawings.image(0), drawings.side), 0, centre, size);
         canvas
     }
 
     #[test]
-    fn a_drawing_covers_what_it_is_told_to_at_any_size() {
+    fn a_drawing_covers_its_target_at_any_size() {
         for from in [16, 50, 128] {
-            let square = full(from, [10, 200, 30, 255]);
-            let canvas = laid(&square, 64, (32.0, 16.0), 20.0);
+            let drawing = square(from, [10, 200, 30, 255]);
+            let canvas = painted(&drawing, 64, (32.0, 16.0), 20.0);
             for (i, pixel) in canvas.chunks(3).enumerate() {
                 let (x, y) = (i % 64, i / 64);
                 if (23..41).contains(&x) && (7..25).contains(&y) {
@@ -140,16 +146,16 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_outside_is_cut() {
-        let square = full(32, [0, 0, 0, 255]);
+    fn parts_outside_the_canvas_are_cropped() {
+        let drawing = square(32, [0, 0, 0, 255]);
         for centre in [(0.0, 0.0), (70.0, 3.0), (-200.0, 500.0), (32.0, 1e9)] {
-            assert_eq!(laid(&square, 64, centre, 30.0).len(), 64 * 64 * 3);
+            assert_eq!(painted(&drawing, 64, centre, 30.0).len(), 64 * 64 * 3);
         }
-        assert_eq!(laid(&square, 64, (0.0, 0.0), 30.0)[0], 0);
+        assert_eq!(painted(&drawing, 64, (0.0, 0.0), 30.0)[0], 0);
     }
 
     #[test]
-    fn a_transparent_drawing_leaves_everything_as_it_was() {
-        assert!(laid(&full(64, [0; 4]), 32, (16.0, 16.0), 20.0).iter().all(|&level| level == 100));
+    fn a_transparent_drawing_changes_nothing() {
+        assert!(painted(&square(64, [0; 4]), 32, (16.0, 16.0), 20.0).iter().all(|&level| level == 100));
     }
 }

@@ -1,4 +1,4 @@
-//! Prompts to test a model with, and what their pictures should show.
+//! Test prompts and the scenes that they describe.
 
 use std::collections::HashSet;
 
@@ -7,63 +7,64 @@ use super::random::{Random, hash};
 use super::scenes::Scenes;
 use super::splits::Split;
 
-/// How often a prompt is drawn before there is thought to be no other one.
-const DRAWS: u64 = 20_000;
+/// Number of random prompts without a new one after which the search ends.
+const MAX_ATTEMPTS: u64 = 20_000;
 
-/// A prompt, and what its picture should show.
+/// A test prompt.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Prompt {
-    /// Names everything: objects, arrangement, background, style.
+    /// The prompt's text. It mentions everything: objects, arrangement, background and style.
     pub caption: String,
-    /// What it asks for, with a true size and place of the objects; [`Scenes::render`] draws it.
+    /// A scene that the prompt describes; [`Scenes::render`] renders it.
     pub content: Content,
 }
 
 impl Scenes {
-    /// At most `count` different prompts of a split, always the same ones. No prompt is held out for any other reason than its split's;
-    /// those of [`Split::Seen`] are of the kinds that the mix has. There are fewer where a split is small, none in a pack of captioned
-    /// pictures, and the first of many are those of few.
+    /// Returns at most `count` different prompts of a split, always the same ones. A smaller count gives the first of them.
+    ///
+    /// No other split holds a prompt out. The prompts of [`Split::Seen`] are of the kinds in the mix. Small splits have fewer prompts,
+    /// and a pack of captioned images has none.
     pub fn test_prompts(&self, split: Split, count: usize) -> Vec<Prompt> {
         let mut prompts = Vec::new();
-        let mut said = HashSet::new();
-        let mut draws = 0..;
+        let mut captions = HashSet::new();
+        let mut attempts = 0..;
         if self.drawings().drawings.is_empty() {
             return prompts;
         }
         let mut last = 0;
         while prompts.len() < count {
-            let draw: u64 = draws.next().expect("it doesn't end");
-            if draw - last > DRAWS {
+            let attempt: u64 = attempts.next().expect("the range is unbounded");
+            if attempt - last > MAX_ATTEMPTS {
                 break;
             }
-            let mut random = Random::new(hash(&["test", split.name()]), draw);
+            let mut random = Random::new(hash(&["test", split.name()]), attempt);
             let kind = self.test_kind(split, &mut random);
-            let Some(content) = self.draw(kind, &mut random) else { continue };
-            let wanted: &[Split] = if split.is_held_out() { &[split] } else { &[] };
-            if self.splits().of(&content) != wanted {
+            let Some(content) = self.sample(kind, &mut random) else { continue };
+            let expected: &[Split] = if split.is_held_out() { &[split] } else { &[] };
+            if self.splits().of(&content) != expected {
                 continue;
             }
             let caption = caption(&content, self.drawings(), Naming::FULL);
-            if said.insert(caption.clone()) {
-                last = draw;
+            if captions.insert(caption.clone()) {
+                last = attempt;
                 prompts.push(Prompt { caption, content });
             }
         }
         prompts
     }
 
-    /// The simplest kinds that can show what a split is about.
+    /// Samples one of the simplest kinds of scenes that a split applies to.
     fn test_kind(&self, split: Split, random: &mut Random) -> Kind {
         let relations = match split {
-            // "and" doesn't say which order.
+            // "and" doesn't determine the order.
             Split::Order => &Relation::ALL[..4],
             _ => &Relation::ALL,
         };
         match split {
-            Split::Seen => self.kind(random),
+            Split::Seen => self.sample_kind(random),
             Split::Pairs | Split::Order | Split::Solo => Kind::Relation(relations[random.below(relations.len())]),
             Split::Single | Split::Colour | Split::Style => Kind::Single,
-            Split::Count => self.count(random),
+            Split::Count => self.sample_count(random),
         }
     }
 }

@@ -1,41 +1,41 @@
-//! Random numbers that are the same on every machine.
+//! A random number generator with the same output on every machine.
 
-/// The golden ratio in 64 bits, splitmix64's step.
+/// Increment of splitmix64: the golden ratio in 64 bits.
 const STEP: u64 = 0x9E37_79B9_7F4A_7C15;
 
-/// The generator splitmix64 (Steele, Lea and Flood, 2014). A stream is told by a seed and an index, so that any scene of a sequence can
-/// be made without those before it.
+/// The generator splitmix64 (Steele, Lea and Flood, 2014). A seed and an index select a stream, so any scene of a sequence can be
+/// computed without the ones before it.
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
 impl Random {
-    /// Stream `index` of `seed`.
+    /// Creates the stream `index` of `seed`.
     pub fn new(seed: u64, index: u64) -> Self {
         Self(mix(mix(seed.wrapping_add(STEP)) ^ index.wrapping_mul(STEP)))
     }
 
-    /// The next 64 bits.
+    /// Returns the next 64 bits.
     pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(STEP);
         mix(self.0)
     }
 
-    /// A number from 0 to below 1.
+    /// Returns a number from 0 (inclusive) to 1 (exclusive).
     pub fn unit(&mut self) -> f64 {
         (self.bits() >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    /// A number in a range.
+    /// Returns a number in a range.
     pub fn between(&mut self, [low, high]: [f64; 2]) -> f64 {
         low + (high - low) * self.unit()
     }
 
-    /// A whole number below `count`; 0 if that is 0.
+    /// Returns an integer below `count`, or 0 if `count` is 0.
     pub fn below(&mut self, count: usize) -> usize {
         ((u128::from(self.bits()) * count as u128) >> 64) as usize
     }
 
-    /// True with this probability.
+    /// Returns true with this probability.
     pub fn chance(&mut self, probability: f64) -> bool {
         self.unit() < probability
     }
@@ -48,8 +48,9 @@ fn mix(mut word: u64) -> u64 {
     word ^ (word >> 31)
 }
 
-/// A hash of words that never changes: FNV-1a over their bytes with a zero after each, then splitmix64's finaliser, since FNV's low
-/// bits alone are poor.
+/// Hashes words. The result never changes between versions.
+///
+/// The hash is FNV-1a over the bytes with a zero after each word, followed by splitmix64's finaliser, since FNV's low bits are poor.
 pub fn hash(words: &[&str]) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325u64;
     for word in words {

@@ -1,7 +1,7 @@
-//! What is never trained on, so that it can be asked for afterwards.
+//! Splits of scenes that are held out of training, to test the model with.
 //!
-//! Every decision is a hash of names, never a draw: training and test can't mix, whatever the seed, and adding a concept moves no other.
-//! Only which style of a concept is held out, and which concepts are alone, depends on what else there is.
+//! Every decision is a hash of names and doesn't depend on a seed. Therefore training and test scenes never overlap, and adding a
+//! concept doesn't change the others. Only the held-out styles and the solo concepts depend on the other drawings.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,50 +13,50 @@ use super::content::{Content, Kind, Relation};
 use super::drawings::Drawings;
 use super::random::hash;
 
-/// Pairs of concepts in a hundred that are never seen together, and as many that are seen in one order only.
-const PAIRS: u64 = 10;
-/// Backgrounds in a hundred that a concept is never seen on.
-const COLOURS: u64 = 10;
-/// Counts in a hundred that a concept is never seen in.
-const COUNTS: u64 = 10;
-/// Drawings in a hundred that are never seen, while their concept is seen in another style.
-const STYLES: u64 = 5;
-/// Concepts in a hundred that are only ever seen alone, rounded down.
-const ALONE: usize = 4;
+/// Percentage of the pairs of concepts that training never shows together. As many are shown in one order only.
+const PAIRS_PERCENT: u64 = 10;
+/// Percentage of the backgrounds that training never shows a concept on.
+const COLOURS_PERCENT: u64 = 10;
+/// Percentage of the counts that training never shows of a concept.
+const COUNTS_PERCENT: u64 = 10;
+/// Percentage of the drawings that training never shows. It shows the concept in another style.
+const STYLES_PERCENT: u64 = 5;
+/// Percentage of the concepts that training only shows alone, rounded down.
+const SOLO_PERCENT: usize = 4;
 
-/// A kind of scenes to test with.
+/// A split of the test scenes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Split {
-    /// As trained on.
+    /// Scenes as in training.
     Seen,
-    /// One object, as trained on.
+    /// One object, as in training.
     Single,
-    /// Two concepts that were never together.
+    /// Two concepts that training never shows together.
     Pairs,
-    /// Two concepts that were together the other way round only.
+    /// Two concepts that training shows only in the other order.
     Order,
-    /// A concept on a background that it was never on.
+    /// A concept on a background that training never shows it on.
     Colour,
-    /// A concept in a style that it was never in.
+    /// A concept in a style that training never shows it in.
     Style,
-    /// A concept in a number that it never was in.
+    /// A concept in a number that training never shows.
     Count,
-    /// Two concepts, of which one was always alone.
+    /// Two concepts, at least one of which training only shows alone.
     Solo,
 }
 
 impl Split {
-    /// All of them; what was seen comes first.
+    /// All splits. Those that are in training come first.
     pub const ALL: [Self; 8] =
         [Self::Seen, Self::Single, Self::Pairs, Self::Order, Self::Colour, Self::Style, Self::Count, Self::Solo];
 
-    /// Whether its scenes are never trained on.
+    /// Returns whether training never shows its scenes.
     pub fn is_held_out(self) -> bool {
         !matches!(self, Self::Seen | Self::Single)
     }
 
-    /// Its name in lower case.
+    /// Returns the name in lower case.
     pub fn name(self) -> &'static str {
         match self {
             Self::Seen => "seen",
@@ -86,13 +86,14 @@ impl FromStr for Split {
     }
 }
 
-/// The held-out scenes of some drawings.
+/// The splits of a pack of drawings.
 #[derive(Clone, Debug)]
 pub struct Splits {
+    /// Names of the concepts.
     names: Vec<String>,
-    /// By concept.
-    alone: Vec<bool>,
-    /// Concept of each drawing, and whether it is held out for its style.
+    /// Whether training only shows a concept alone, by concept.
+    solo: Vec<bool>,
+    /// Concept of each drawing, and whether the drawing is held out because of its style.
     drawings: Vec<(usize, bool)>,
 }
 
@@ -101,62 +102,62 @@ fn percent(hash: u64) -> u64 {
 }
 
 impl Splits {
-    /// Of these drawings.
+    /// Creates the splits of a pack.
     pub fn new(drawings: &Drawings) -> Self {
         let names: Vec<String> = drawings.concepts.iter().map(|concept| concept.name.clone()).collect();
         let mut order: Vec<usize> = (0..names.len()).collect();
         order.sort_by_key(|&concept| hash(&["solo", &names[concept]]));
-        let mut alone = vec![false; names.len()];
-        for &concept in &order[..names.len() * ALONE / 100] {
-            alone[concept] = true;
+        let mut solo = vec![false; names.len()];
+        for &concept in &order[..names.len() * SOLO_PERCENT / 100] {
+            solo[concept] = true;
         }
-        // One style at most of a concept that has others, of so many concepts that it makes the share of the drawings.
-        let mut styles: Vec<Vec<usize>> = vec![vec![]; names.len()];
+        // At most one style of each concept that has several, for as many concepts as give the percentage of the drawings.
+        let mut by_concept: Vec<Vec<usize>> = vec![vec![]; names.len()];
         for (index, drawing) in drawings.drawings.iter().enumerate() {
-            styles[drawing.concept].push(index);
+            by_concept[drawing.concept].push(index);
         }
-        let mut held = vec![false; drawings.drawings.len()];
-        for (name, of) in names.iter().zip(&styles) {
-            if of.len() > 1 && percent(hash(&["style", name])) < STYLES * of.len() as u64 {
-                let style = |&&i: &&usize| hash(&["style", name, &drawings.styles[drawings.drawings[i].style]]);
-                held[*of.iter().min_by_key(style).expect("there are two")] = true;
+        let mut held_out = vec![false; drawings.drawings.len()];
+        for (name, indices) in names.iter().zip(&by_concept) {
+            if indices.len() > 1 && percent(hash(&["style", name])) < STYLES_PERCENT * indices.len() as u64 {
+                let by_hash = |&&i: &&usize| hash(&["style", name, &drawings.styles[drawings.drawings[i].style]]);
+                held_out[*indices.iter().min_by_key(by_hash).expect("the concept has several styles")] = true;
             }
         }
-        let drawings = drawings.drawings.iter().zip(held).map(|(drawing, held)| (drawing.concept, held)).collect();
-        Self { names, alone, drawings }
+        let drawings = drawings.drawings.iter().zip(held_out).map(|(drawing, held_out)| (drawing.concept, held_out)).collect();
+        Self { names, solo, drawings }
     }
 
-    /// Whether a split holds a scene out; one that isn't held out itself holds out none.
+    /// Returns whether a split holds a scene out of training. [`Split::Seen`] and [`Split::Single`] hold out none.
     pub fn holds_out(&self, split: Split, content: &Content) -> bool {
-        if content.kind == Kind::Picture {
+        if content.kind == Kind::Image {
             return false;
         }
         let mut drawings = content.objects.iter().map(|object| self.drawings[object.drawing]);
         let mut concepts = drawings.clone().map(|(concept, _)| concept);
         match split {
             Split::Seen | Split::Single => false,
-            Split::Pairs => self.pair(content).is_some_and(|(draw, _)| percent(draw) < PAIRS),
-            Split::Order => self.pair(content).is_some_and(|(draw, in_order)| {
-                // Two independent choices from one hash: whether, and which of the two orders.
-                let trained_in_order = (draw / 100).is_multiple_of(2);
-                (PAIRS..2 * PAIRS).contains(&percent(draw)) && in_order != trained_in_order
+            Split::Pairs => self.pair(content).is_some_and(|(hash, _)| percent(hash) < PAIRS_PERCENT),
+            Split::Order => self.pair(content).is_some_and(|(hash, in_order)| {
+                // Two independent decisions from one hash: whether the pair is held out in one order, and in which.
+                let trained_in_order = (hash / 100).is_multiple_of(2);
+                (PAIRS_PERCENT..2 * PAIRS_PERCENT).contains(&percent(hash)) && in_order != trained_in_order
             }),
             Split::Colour => {
                 let (colour, _) = BACKGROUNDS[content.background];
-                concepts.any(|concept| percent(hash(&["colour", &self.names[concept], colour])) < COLOURS)
+                concepts.any(|concept| percent(hash(&["colour", &self.names[concept], colour])) < COLOURS_PERCENT)
             }
-            Split::Style => drawings.any(|(_, held)| held),
+            Split::Style => drawings.any(|(_, held_out)| held_out),
             Split::Count => match content.kind {
                 Kind::Count(count) => {
-                    concepts.any(|concept| percent(hash(&["count", &self.names[concept], &count.to_string()])) < COUNTS)
+                    concepts.any(|concept| percent(hash(&["count", &self.names[concept], &count.to_string()])) < COUNTS_PERCENT)
                 }
                 _ => false,
             },
-            Split::Solo => content.objects.len() > 1 && concepts.any(|concept| self.alone[concept]),
+            Split::Solo => content.objects.len() > 1 && concepts.any(|concept| self.solo[concept]),
         }
     }
 
-    /// The hash of a scene's two concepts, and whether the left or upper one is the first by name.
+    /// Returns the hash of a scene's two concepts, and whether the left or upper one is the first by name.
     fn pair(&self, content: &Content) -> Option<(u64, bool)> {
         let Kind::Relation(relation) = content.kind else { return None };
         let [first, second] = [0, 1].map(|i| &self.names[self.drawings[content.objects[i].drawing].0]);
@@ -164,13 +165,13 @@ impl Splits {
         Some((hash(&["pair", lesser, greater]), (first < second) == Relation::first_leads(relation)))
     }
 
-    /// The splits that hold a scene out; none if it may be trained on.
+    /// Returns the splits that hold a scene out; empty if training may show it.
     pub fn of(&self, content: &Content) -> Vec<Split> {
         Split::ALL.into_iter().filter(|&split| self.holds_out(split, content)).collect()
     }
 
-    /// Whether a scene may be trained on.
-    pub fn trains(&self, content: &Content) -> bool {
+    /// Returns whether training may show a scene.
+    pub fn allows_training(&self, content: &Content) -> bool {
         !Split::ALL.into_iter().any(|split| self.holds_out(split, content))
     }
 }

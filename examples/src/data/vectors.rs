@@ -1,4 +1,4 @@
-//! Vector drawings, and their pixels.
+//! Vector drawings, their files and their rendering.
 
 use std::io::{Read, Write};
 use std::path::Path;
@@ -14,58 +14,59 @@ use serde::{Deserialize, Serialize};
 use super::drawings::{Drawings, Label, SIDES};
 use super::files;
 
-/// The drawings that come with the repository.
-const COMMITTED: &[u8] = include_bytes!("../../data/drawings.jsonl.gz");
-/// Most bytes of a file of vector drawings, unpacked.
-const MOST_BYTES: u64 = 1 << 28;
-/// Longest side of a view box.
-const MOST_UNITS: f64 = 1e6;
+/// The repository's drawings.
+const BUNDLED: &[u8] = include_bytes!("../../data/drawings.jsonl.gz");
+/// Maximum size of an unpacked file of vector drawings, in bytes.
+const MAX_FILE_SIZE: u64 = 1 << 28;
+/// Maximum absolute value of a view box's numbers.
+const MAX_UNITS: f64 = 1e6;
 
-/// A vector drawing: one line of a file of them.
+/// A vector drawing: one line of a file of vector drawings.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Vector {
-    /// What it shows, in which style.
+    /// Concept and style.
     #[serde(flatten)]
     pub label: Label,
-    /// Left edge of its view box.
+    /// Left edge of the view box.
     #[serde(default)]
     pub left: f64,
-    /// Top edge of its view box.
+    /// Top edge of the view box.
     #[serde(default)]
     pub top: f64,
-    /// Width of its view box.
+    /// Width of the view box.
     pub width: f64,
-    /// Height of its view box.
+    /// Height of the view box.
     pub height: f64,
-    /// What stands inside the svg element.
+    /// Content of the svg element.
     pub body: String,
 }
 
 impl Vector {
-    /// Its pixels, premultiplied RGBA of `side` x `side`; the view box is fitted in and centred. Links to other files are not followed.
+    /// Renders the drawing as premultiplied RGBA, `[side, side, 4]`. The view box is scaled to fit and centred. Links to other files
+    /// are ignored.
     ///
     /// # Errors
     ///
-    /// It is no SVG, has no size, or nothing can be seen.
+    /// Returns an error if the SVG is invalid, the view box is empty, or nothing is visible.
     pub fn render(&self, side: usize) -> Result<Vec<u8>, String> {
         let named = |e: &dyn std::fmt::Display| format!("{} in the style {}: {e}", self.label.concept, self.label.style);
         if !SIDES.contains(&side) {
-            return Err(format!("drawings have {} to {} pixels a side, not {side}", SIDES.start(), SIDES.end()));
+            return Err(format!("the side is {side} pixels, expected {} to {}", SIDES.start(), SIDES.end()));
         }
         let Self { left, top, width, height, body, .. } = self;
-        let place = -MOST_UNITS..=MOST_UNITS;
-        if ![left, top, width, height].iter().all(|length| place.contains(*length)) || *width <= 0.0 || *height <= 0.0 {
-            return Err(named(&format!("a view box of {width} x {height} at {left}, {top} has no size")));
+        let range = -MAX_UNITS..=MAX_UNITS;
+        if ![left, top, width, height].iter().all(|length| range.contains(*length)) || *width <= 0.0 || *height <= 0.0 {
+            return Err(named(&format!("the view box, {width} x {height} at {left}, {top}, is empty or out of range")));
         }
-        // Old drawings link with xlink:href without saying what xlink is.
+        // Old drawings use xlink:href without declaring the namespace.
         let svg = format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" xmlns:xlink=\"http://www.w3.org/1999/xlink\" \
              width=\"{width}\" height=\"{height}\" viewBox=\"{left} {top} {width} {height}\">{body}</svg>"
         );
-        let nothing = ImageHrefResolver { resolve_data: Box::new(|_, _, _| None), resolve_string: Box::new(|_, _| None) };
-        let options = Options { image_href_resolver: nothing, ..Options::default() };
+        let ignore_links = ImageHrefResolver { resolve_data: Box::new(|_, _, _| None), resolve_string: Box::new(|_, _| None) };
+        let options = Options { image_href_resolver: ignore_links, ..Options::default() };
         let tree = Tree::from_str(&svg, &options).map_err(|e| named(&e))?;
-        let mut pixels = Pixmap::new(side as u32, side as u32).ok_or_else(|| named(&"no memory"))?;
+        let mut pixels = Pixmap::new(side as u32, side as u32).ok_or_else(|| named(&"out of memory"))?;
         let (width, height) = (tree.size().width(), tree.size().height());
         let scale = side as f32 / width.max(height);
         let margin = |length: f32| (side as f32 - length * scale) / 2.0;
@@ -73,60 +74,60 @@ impl Vector {
         resvg::render(&tree, fit, &mut pixels.as_mut());
         let pixels = pixels.take();
         if pixels.chunks_exact(4).all(|pixel| pixel[3] == 0) {
-            return Err(named(&"there is nothing to see"));
+            return Err(named(&"nothing is visible"));
         }
         Ok(pixels)
     }
 }
 
-/// Draws them all, on all cores; `drawn` is called after each.
+/// Renders vector drawings on all cores. Calls `on_drawing` after each.
 ///
 /// # Errors
 ///
-/// As [`Vector::render`] and [`Drawings::new`].
-pub fn render(vectors: &[Vector], side: usize, drawn: impl Fn() + Sync) -> Result<Drawings, String> {
-    let one = |vector: &Vector| {
+/// Like [`Vector::render`] and [`Drawings::new`].
+pub fn render(vectors: &[Vector], side: usize, on_drawing: impl Fn() + Sync) -> Result<Drawings, String> {
+    let render = |vector: &Vector| {
         let pixels = vector.render(side);
-        drawn();
+        on_drawing();
         pixels
     };
-    let images: Vec<Vec<u8>> = vectors.par_iter().map(one).collect::<Result<_, _>>()?;
+    let images: Vec<Vec<u8>> = vectors.par_iter().map(render).collect::<Result<_, _>>()?;
     Drawings::new(side, vectors.iter().map(|vector| vector.label.clone()).collect(), images.concat())
 }
 
-/// The drawings that come with the repository: `examples/data/LICENSES.md` says whose they are.
+/// Returns the repository's drawings. `examples/data/LICENSES.md` lists their authors and licences.
 ///
 /// # Errors
 ///
-/// None, unless the program was built with a damaged file.
-pub fn committed() -> Result<Vec<Vector>, String> {
-    parse(COMMITTED, Path::new("examples/data/drawings.jsonl.gz"))
+/// Returns an error if the file was damaged when the program was built.
+pub fn bundled() -> Result<Vec<Vector>, String> {
+    parse(BUNDLED, Path::new("examples/data/drawings.jsonl.gz"))
 }
 
-/// Reads a gzipped file with a vector drawing a line.
+/// Reads a gzipped file of vector drawings, one JSON object per line.
 ///
 /// # Errors
 ///
-/// It can't be read, is no such file, or is too large.
+/// Returns an error if the file can't be read, is invalid or too large.
 pub fn read(path: &Path) -> Result<Vec<Vector>, String> {
-    parse(&files::read(path, MOST_BYTES)?, path)
+    parse(&files::read(path, MAX_FILE_SIZE)?, path)
 }
 
 fn parse(packed: &[u8], path: &Path) -> Result<Vec<Vector>, String> {
     let mut text = String::new();
-    let unpacked = GzDecoder::new(packed).take(MOST_BYTES + 1).read_to_string(&mut text);
-    unpacked.map_err(|e| format!("{}: expected a gzipped file of JSON lines: {e}", path.display()))?;
-    if text.len() as u64 > MOST_BYTES {
-        return Err(format!("{}: has more than {MOST_BYTES} bytes unpacked", path.display()));
+    let unpacked = GzDecoder::new(packed).take(MAX_FILE_SIZE + 1).read_to_string(&mut text);
+    unpacked.map_err(|e| format!("{}: expected gzipped lines of JSON: {e}", path.display()))?;
+    if text.len() as u64 > MAX_FILE_SIZE {
+        return Err(format!("{}: larger than {MAX_FILE_SIZE} bytes unpacked", path.display()));
     }
     files::parse_lines(path, &text.lines().collect::<Vec<_>>())
 }
 
-/// The bytes of a gzipped file with a vector drawing a line; the same drawings give the same bytes.
+/// Returns the content of a gzipped file of vector drawings, one JSON object per line. The same drawings give the same bytes.
 ///
 /// # Errors
 ///
-/// A number isn't finite.
+/// Returns an error if serialization fails.
 pub fn pack(vectors: &[Vector]) -> Result<Vec<u8>, String> {
     let mut gzip = GzEncoder::new(Vec::new(), Compression::best());
     for vector in vectors {
@@ -136,15 +137,15 @@ pub fn pack(vectors: &[Vector]) -> Result<Vec<u8>, String> {
     gzip.finish().map_err(|e| e.to_string())
 }
 
-/// The pack in a folder, or without one the drawings that come with the repository, drawn afresh.
+/// Opens the pack in a folder; without a folder, renders the repository's drawings.
 ///
 /// # Errors
 ///
-/// As [`Drawings::open`].
+/// Like [`Drawings::open`].
 pub fn open_or_render(folder: Option<&Path>) -> Result<Drawings, String> {
     match folder {
         Some(folder) => Drawings::open(folder),
-        None => render(&committed()?, super::SIDE, || ()),
+        None => render(&bundled()?, super::SIDE, || ()),
     }
 }
 
@@ -158,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_drawing_is_fitted_in_and_centred() {
+    fn a_drawing_is_scaled_to_fit_and_centred() {
         let pixels =
             vector(r##"<defs><path id="a" fill="#f00" d="M0 0h8v4H0z"/></defs><use xlink:href="#a"/>"##).render(16).unwrap();
         for (y, row) in pixels.chunks(16 * 4).enumerate() {
@@ -168,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_drawing_is_named() {
+    fn invalid_drawings_are_reported() {
         let embedded = r#"<image href="/etc/hostname" width="8" height="4"/>"#;
         for body in ["", "<path", "</svg>", "<g></g>", embedded] {
             let error = vector(body).render(16).unwrap_err();
@@ -182,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn packed_drawings_come_back_and_damage_is_named() {
+    fn packed_drawings_are_read_back_and_damage_is_reported() {
         let drawings = vec![vector("<g/>"), vector("<path/>")];
         let packed = pack(&drawings).unwrap();
         let path = Path::new("some.jsonl.gz");

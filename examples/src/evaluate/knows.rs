@@ -58,7 +58,7 @@ impl Knows {
         if let Ok(false) = path.try_exists() {
             return Ok(Self::default());
         }
-        let bytes = files::read(&path, files::MOST_SETTINGS)?;
+        let bytes = files::read(&path, files::MAX_SETTINGS_SIZE)?;
         serde_json::from_slice(&bytes).map_err(|e| format!("{}: {e}", path.display()))
     }
 
@@ -105,6 +105,6 @@ mod tests {
         assert!(Knows::open(folder.path()).unwrap_err().contains("concept"));
         fs::remove_file(folder.path().join(FILE)).unwrap();
         fs::create_dir(folder.path().join(FILE)).unwrap();
-        assert!(Knows::open(folder.path()).unwrap_err().contains("expected a plain file"));
+        assert!(Knows::open(folder.path()).unwrap_err().contains("expected a regular file"));
     }
 }

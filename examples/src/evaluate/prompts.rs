@@ -47,7 +47,7 @@ impl<'a> Prompts<'a> {
         let known = known(all, &knows)?;
         let mut options = SceneOptions { side, ..SceneOptions::default() };
         let mix = &mut options.mix;
-        mix.place = if knows.places { PLACES } else { 0.0 };
+        mix.position = if knows.places { PLACES } else { 0.0 };
         if !knows.relations || known.concepts.len() < 2 {
             mix.relation = 0.0;
         }
@@ -128,11 +128,11 @@ impl<'a> Prompts<'a> {
                 answer.arrangement = Some(arrangement_of(relation));
             }
             Kind::Count(count) => answer.count = Some(count),
-            Kind::Place(_) => {
+            Kind::Position(_) => {
                 let (x, y) = content.objects[0].centre;
                 answer.place = Some([f64::from(x) / side, f64::from(y) / side]);
             }
-            Kind::Single | Kind::Picture => {}
+            Kind::Single | Kind::Image => {}
         }
         Prompt { caption, answer, content }
     }
@@ -148,7 +148,7 @@ impl<'a> Prompts<'a> {
             0 => self.scenes.render(&prompt.content),
             _ => {
                 let mut random = Random::new(hash(&["again", &prompt.caption]), variation as u64);
-                self.scenes.render(&self.scenes.again(&prompt.content, &mut random))
+                self.scenes.render(&self.scenes.vary(&prompt.content, &mut random))
             }
         };
         Image::from_rgb(side, side, pixels)

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::feature::{LENGTH, cover, feature};
 use super::segment::{Picture, Segments};
-use crate::data::colours::{LEAST_CONTRAST, contrast};
+use crate::data::colours::{MIN_CONTRAST, contrast};
 
 /// Concepts of a match: a right one among them counts as found by top-5.
 pub const BEST: usize = 5;
@@ -109,7 +109,7 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
 
 /// Backgrounds that a drawing stands out from: the first, the middle and the last of them, so that they differ.
 fn visible(sprite: &Sprite<'_>, backgrounds: &[[u8; 3]]) -> Vec<[u8; 3]> {
-    let stands_out = |background: &[u8; 3]| contrast(sprite.pixels, sprite.side, *background) >= LEAST_CONTRAST;
+    let stands_out = |background: &[u8; 3]| contrast(sprite.pixels, sprite.side, *background) >= MIN_CONTRAST;
     let seen: Vec<[u8; 3]> = backgrounds.iter().copied().filter(stands_out).collect();
     let seen = if seen.is_empty() { backgrounds.to_vec() } else { seen };
     (0..SIZES.len()).map(|third| seen[third * (seen.len() - 1) / (SIZES.len() - 1)]).collect()

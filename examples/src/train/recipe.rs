@@ -63,7 +63,7 @@ impl Model {
     pub fn read(folder: &Path) -> Result<Self, String> {
         let read = |name: &str| {
             let path = folder.join(name);
-            let text = files::read_text(&path, files::MOST_SETTINGS)?;
+            let text = files::read_text(&path, files::MAX_SETTINGS_SIZE)?;
             serde_json::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))
         };
         let generation = read("llm/generation_config.json").unwrap_or_else(|_| Value::Object(serde_json::Map::new()));
@@ -106,7 +106,7 @@ impl Recipe {
     ///
     /// It can't be read, or what in it is wrong.
     pub fn read(path: &Path) -> Result<(Self, String), Box<dyn Error>> {
-        let text = files::read_text(path, files::MOST_SETTINGS)?;
+        let text = files::read_text(path, files::MAX_SETTINGS_SIZE)?;
         let mut recipe: Self = toml::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))?;
         recipe.check().map_err(|problem| format!("{}: {problem}", path.display()))?;
         (recipe.tokenizer.learning.seed, recipe.tokenizer.learning.shards) = (recipe.seed, recipe.shards);
