@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::device::{DeviceKind, Precision};
 use crate::error::{Error, Result};
 use crate::files::Storage;
-use crate::kernels::Linear;
+use crate::nn::Linear;
 use crate::open::Layout;
 use crate::pipeline::transformer_weights;
 use crate::progress::Control;

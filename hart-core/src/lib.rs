@@ -4,7 +4,6 @@
 // Unsafe code is denied workspace-wide; `kernels` allows it item by item.
 
 pub mod config;
-#[cfg(feature = "cpu")]
 mod convert;
 mod device;
 mod error;
@@ -36,7 +35,6 @@ pub mod weights;
 /// Tensors and devices, as the stages take and give them.
 pub use burn;
 pub use config::MAX_GUIDANCE;
-#[cfg(feature = "cpu")]
 pub use convert::convert;
 pub use device::{DeviceInfo, DeviceKind, Precision, devices};
 pub use error::{Error, Result};

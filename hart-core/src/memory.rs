@@ -108,7 +108,6 @@ fn block(attention_copies: u64, width: u64, hidden: u64) -> u64 {
 }
 
 /// Bytes of a GPU's largest tensor, a map of the decoder.
-#[cfg(any(feature = "cuda", feature = "wgpu"))]
 pub(crate) fn largest_map(config: &Config, precision: Precision) -> u64 {
     bytes_of(precision) * decoder_map(config)
 }

@@ -32,7 +32,7 @@ pub trait RandomSource: Send + Sync {
 }
 
 /// The random numbers of one purpose, for all rows and tokens of a scale.
-#[cfg(any(feature = "cuda", feature = "wgpu"))]
+#[cfg_attr(not(any(feature = "cuda", feature = "wgpu")), allow(dead_code, reason = "read by the GPU's kernels"))]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stream<'a> {
     pub(crate) seeds: &'a [u64],
@@ -40,7 +40,6 @@ pub(crate) struct Stream<'a> {
     pub(crate) purpose: u32,
 }
 
-#[cfg(any(feature = "cuda", feature = "wgpu"))]
 impl<'a> Stream<'a> {
     /// Returns the stream of the noise that the residual diffusion starts from.
     pub(crate) fn initial_noise(seeds: &'a [u64], scale: usize) -> Self {
@@ -54,10 +53,10 @@ impl<'a> Stream<'a> {
 }
 
 /// Purpose of the words that draw codes.
-#[cfg(any(feature = "cuda", feature = "wgpu"))]
+#[cfg_attr(not(any(feature = "cuda", feature = "wgpu")), allow(dead_code, reason = "read by the GPU's kernels"))]
 pub(crate) const CODE: u32 = Purpose::Code as u32;
 /// Purpose of the words that become Gumbel noise.
-#[cfg(any(feature = "cuda", feature = "wgpu"))]
+#[cfg_attr(not(any(feature = "cuda", feature = "wgpu")), allow(dead_code, reason = "read by the GPU's kernels"))]
 pub(crate) const GUMBEL: u32 = Purpose::Gumbel as u32;
 
 /// Use of a random number. Each purpose has its own stream, so two uses never share a number.

@@ -92,7 +92,6 @@ pub(crate) fn indices_on_host(indices: Tensor<2, Int>) -> Vec<Vec<u32>> {
 pub struct CodebookRows {
     values: Vec<f32>,
     width: usize,
-    #[cfg_attr(not(any(feature = "cuda", feature = "wgpu")), expect(dead_code, reason = "read on GPUs"))]
     table: Tensor<2>,
 }
 
@@ -148,11 +147,10 @@ pub fn sample(
 ) -> Result<Codes> {
     let device = logits.device();
     let [batch, length, vocab] = logits.dims();
-    #[cfg(any(feature = "cuda", feature = "wgpu"))]
     if let Some(seeds) = random.seeds() {
         let TokenSampling { top_k, top_p, smoothing } = *sampling;
         let smoothing = smoothing.map(|smoothing| [smoothing.factor, smoothing.temperature]);
-        let drawn = kernels::gpu::sample(&logits, &codebook.table, top_k, top_p, smoothing, scale.index, seeds);
+        let drawn = kernels::sample(&logits, &codebook.table, top_k, top_p, smoothing, scale.index, seeds);
         if let Some((indices, features)) = drawn {
             return Ok(Codes { indices, features });
         }
@@ -276,7 +274,7 @@ fn mix(weights: &[(usize, f64)], codebook: &CodebookRows, feature: &mut [f32]) {
 #[cfg(all(test, any(feature = "cuda", feature = "wgpu")))]
 mod tests {
     use super::*;
-    use crate::kernels::gpu::tests::{device, on, wave, waves};
+    use crate::kernels::testing::{gpu as device, on, wave, waves};
     use crate::kernels::{tensor, values};
     use crate::rng::Philox;
 

@@ -1,64 +1,85 @@
-//! The operations that cost time, one function each: modules call these and never a backend.
+//! The operations that cost time: pure functions over weights and tensors, and the only code with `unsafe` besides memory mapping.
 //!
-//! Every operation has a body in plain tensor operations, right on any device; faster bodies for one backend stand beside it and
-//! are tested to be equal (`cpu` holds those for burn's CPU backend, `gpu` those for GPUs). This folder is also the only place
-//! of the library with `unsafe`: the mapping of a file, SIMD, and what a GPU's kernels are given.
+//! An operation takes tensors, plain numbers and [`Weight`]s, never a layer. Every backend has a function of the same name and
+//! signature: `cpu` for burn's CPU backend, `gpu` for CUDA, Vulkan, Metal and DX12, and `reference` in burn's own operations, which
+//! is right on any device. A function of `cpu` or `gpu` that borrows its operands returns `None` where it does not apply; one that
+//! may reuse an operand's memory takes it by value and returns it as `Err`. A backend that is not compiled in is `absent`, which
+//! never applies. Modules outside of this folder call the functions of this file and never name a backend.
 
-mod attention;
+#[allow(dead_code, reason = "backends that are compiled in use some of it")]
+mod absent;
+#[cfg(feature = "train")]
+mod adam;
+mod conv;
 #[cfg(feature = "cpu")]
 mod cpu;
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
 #[allow(unsafe_code)] // Buffers that were just made are described to kernels.
-pub(crate) mod gpu;
+mod gpu;
 mod kv;
 mod linear;
 mod norm;
-mod picture;
-mod swi_glu;
+mod reference;
+mod self_attention;
+mod tensors;
+#[cfg(test)]
+pub(crate) mod testing;
 
-pub(crate) use attention::{SelfAttention, attention};
-#[cfg(feature = "cpu")]
+#[cfg(not(feature = "cpu"))]
+use absent as cpu;
+#[cfg(not(any(feature = "cuda", feature = "wgpu")))]
+use absent as gpu;
+
+#[cfg(feature = "train")]
+pub(crate) use adam::{AdamRows, AdamStep, adam};
+pub(crate) use conv::{ConvParams, area, bicubic, conv2d, norm_silu_conv2d, upsample_conv2d};
 pub(crate) use cpu::Packed;
-pub(crate) use kv::{Cache, Extend, Group, Memory};
-pub(crate) use linear::{Linear, LinearConfig, as_read_by, in_half, linear, linear_to_f32, matmul};
-pub(crate) use norm::{Modulation, add_gated, add_norm, group_norm, group_norm_silu, layer_norm, rms_norm};
-pub(crate) use picture::{area, bicubic, conv2d, convolutions_in_bf16, norm_silu_conv2d, upsample_conv2d};
-pub(crate) use swi_glu::{SwiGlu, silu};
+pub(crate) use kv::{KvAppend, KvScratch, KvStore, RowGroup};
+pub(crate) use linear::{Weight, linear, linear_to_f32, matmul, pack, silu, swi_glu};
+pub(crate) use norm::{GroupNormParams, Modulation, add_gated, add_norm, group_norm, group_norm_silu, layer_norm, rms_norm};
+pub(crate) use self_attention::{AttentionParams, Rotary, attention, rotate, self_attention};
+pub(crate) use tensors::{indices, integers, tensor, to_f32, values};
 
 use burn::prelude::*;
-use burn::tensor::DType;
 
-/// While its answer is held, kernels on the CPU use each other's memory again.
+use crate::rng::Stream;
+
+/// Lets kernels on the CPU reuse each other's memory until the guard is dropped.
 pub(crate) fn reuse_memory() -> impl Sized {
-    #[cfg(feature = "cpu")]
-    return cpu::Reuse::begin();
+    cpu::Reuse::begin()
 }
 
-/// A float tensor from values in row-major order. All arithmetic is f32, whatever the device's default is.
-pub(crate) fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D], device: &Device) -> Tensor<D> {
-    Tensor::from_data(TensorData::new(values, shape), (device, DType::F32))
+/// Makes a GPU's allocator reserve pages for tensors of up to `bytes` bytes; does nothing on the CPU.
+pub(crate) fn reserve_pool(device: &Device, bytes: u64) {
+    gpu::reserve_pool(device, bytes);
 }
 
-/// The same numbers in f32.
-pub(crate) fn to_f32<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    if x.dtype() == DType::F32 { x } else { x.cast(DType::F32) }
+/// Draws standard normal noise on the device; `None` if the device has no kernel for it.
+///
+/// # Shapes
+///
+/// - output: `[batch, tokens, channels]`
+pub(crate) fn normals(stream: &Stream<'_>, shape: [usize; 3], device: &Device) -> Option<Tensor<3>> {
+    gpu::normals(stream, shape, device)
 }
 
-/// Places along a dimension.
-pub(crate) fn indices(places: &[usize], device: &Device) -> Tensor<1, Int> {
-    let places: Vec<i32> = places.iter().map(|&place| place as i32).collect();
-    let count = places.len();
-    Tensor::from_data(TensorData::new(places, [count]), device)
-}
-
-/// Codes and the like in row-major order.
-pub(crate) fn integers<const D: usize>(values: Vec<u32>, shape: [usize; D], device: &Device) -> Tensor<D, Int> {
-    let values: Vec<i32> = values.into_iter().map(|value| value as i32).collect();
-    Tensor::from_data(TensorData::new(values, shape), device)
-}
-
-/// The values of a tensor in row-major order.
-pub(crate) fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    let data = tensor.into_data().convert::<f32>();
-    data.try_into_vec().expect("converted to f32 just above")
+/// Draws the codes of one scale on the device; `None` if the device has no kernel for it.
+///
+/// `smoothing` is the factor and the temperature of Gumbel-softmax smoothing.
+///
+/// # Shapes
+///
+/// - logits: `[batch, tokens, vocabulary]`
+/// - codebook: `[vocabulary, channels]`
+/// - output: codes `[batch, tokens]` and their features `[batch, tokens, channels]`
+pub(crate) fn sample(
+    logits: &Tensor<3>,
+    codebook: &Tensor<2>,
+    top_k: usize,
+    top_p: f64,
+    smoothing: Option<[f64; 2]>,
+    scale: usize,
+    seeds: &[u64],
+) -> Option<(Tensor<2, Int>, Tensor<3>)> {
+    gpu::sample(logits, codebook, top_k, top_p, smoothing, scale, seeds)
 }

@@ -1,176 +1,127 @@
-//! Norms, with what follows them.
+//! Norms, and what is fused with them.
 
-use burn::nn::{GroupNorm, LayerNorm, RmsNorm};
 use burn::prelude::*;
 
-/// Scale and shift of a normed tensor, broadcast over its rows.
+use super::{cpu, gpu, reference};
+
+/// Scale and shift of a normalised tensor, broadcast over its rows: `x * (1 + scale) + shift`.
 #[derive(Clone, Debug)]
 pub(crate) struct Modulation {
     pub(crate) scale: Tensor<3>,
     pub(crate) shift: Tensor<3>,
 }
 
-/// `x / sqrt(mean(x^2) + eps) * g`, then `* (1 + scale) + shift` where there is a modulation.
+/// Parameters of a group norm.
+#[derive(Clone, Debug)]
+pub(crate) struct GroupNormParams {
+    /// `[channels]`.
+    pub(crate) gain: Tensor<1>,
+    /// `[channels]`.
+    pub(crate) bias: Tensor<1>,
+    pub(crate) groups: usize,
+    pub(crate) epsilon: f64,
+}
+
+/// Computes `x / sqrt(mean(x^2) + epsilon) * gain`, then the modulation if there is one.
 ///
 /// # Shapes
 ///
-/// - x, output: `[B, L, C]`; scale, shift: `[B, 1 or L, C]`
-pub(crate) fn rms_norm(x: Tensor<3>, norm: &RmsNorm, modulation: Option<&Modulation>) -> Tensor<3> {
-    #[cfg(feature = "cpu")]
-    if let Some(y) = super::cpu::rms_norm(&x, norm, modulation) {
-        return y;
-    }
-    #[cfg(any(feature = "cuda", feature = "wgpu"))]
-    if let Some(y) = super::gpu::rms_norm(&x, norm, modulation) {
-        return y;
-    }
-    #[cfg(all(any(feature = "cuda", feature = "wgpu"), feature = "train"))]
-    if let Some(y) = super::gpu::normed(&x, false, norm.epsilon) {
-        return modulate(super::gpu::scale_by_row(y, norm.gamma.val()), modulation);
-    }
-    modulate(norm.forward(x), modulation)
+/// - x, output: `[batch, tokens, channels]`
+/// - gain: `[channels]`
+/// - scale, shift: `[batch, 1 or tokens, channels]`
+pub(crate) fn rms_norm(x: Tensor<3>, gain: &Tensor<1>, epsilon: f64, modulation: Option<&Modulation>) -> Tensor<3> {
+    cpu::rms_norm(&x, gain, epsilon, modulation)
+        .or_else(|| gpu::rms_norm(&x, gain, epsilon, modulation))
+        .unwrap_or_else(|| reference::rms_norm(x, gain, epsilon, modulation))
 }
 
-/// Layer norm over the last dimension, without gain and bias where there is no layer, then modulated.
+/// Normalises to mean 0 and variance 1 over the last dimension, applies gain and bias, then the modulation if there is one.
 ///
 /// # Shapes
 ///
-/// - x, output: `[B, L, C]`; scale, shift: `[B, 1 or L, C]`
-pub(crate) fn layer_norm(x: Tensor<3>, norm: Option<&LayerNorm>, epsilon: f64, modulation: Option<&Modulation>) -> Tensor<3> {
-    #[cfg(feature = "cpu")]
-    if let Some(y) = super::cpu::layer_norm(&x, norm, epsilon, modulation) {
-        return y;
-    }
-    #[cfg(any(feature = "cuda", feature = "wgpu"))]
-    if let Some(y) = super::gpu::layer_norm(&x, norm, epsilon, modulation) {
-        return y;
-    }
-    #[cfg(all(any(feature = "cuda", feature = "wgpu"), feature = "train"))]
-    if let Some(y) = super::gpu::normed(&x, true, epsilon) {
-        let y = match norm.map(|norm| (norm.gamma.val(), norm.beta.as_ref().map(|beta| beta.val()))) {
-            None => y,
-            Some((gain, None)) => super::gpu::scale_by_row(y, gain),
-            Some((gain, Some(bias))) => super::gpu::add_row(super::gpu::scale_by_row(y, gain), bias),
-        };
-        return modulate(y, modulation);
-    }
-    let normed = match norm {
-        Some(norm) => norm.forward(x),
-        None => {
-            let centred = x.clone() - x.mean_dim(2);
-            let variance = centred.clone().powf_scalar(2.0).mean_dim(2);
-            centred / (variance + epsilon).sqrt()
-        }
-    };
-    modulate(normed, modulation)
+/// - x, output: `[batch, tokens, channels]`
+/// - gain, bias: `[channels]`
+/// - scale, shift: `[batch, 1 or tokens, channels]`
+pub(crate) fn layer_norm(
+    x: Tensor<3>,
+    gain: Option<&Tensor<1>>,
+    bias: Option<&Tensor<1>>,
+    epsilon: f64,
+    modulation: Option<&Modulation>,
+) -> Tensor<3> {
+    cpu::layer_norm(&x, gain, bias, epsilon, modulation)
+        .or_else(|| gpu::layer_norm(&x, gain, bias, epsilon, modulation))
+        .unwrap_or_else(|| reference::layer_norm(x, gain, bias, epsilon, modulation))
 }
 
-fn modulate(x: Tensor<3>, modulation: Option<&Modulation>) -> Tensor<3> {
-    match modulation {
-        None => x,
-        Some(Modulation { scale, shift }) => x * (scale.clone() + 1.0) + shift.clone(),
-    }
-}
-
-/// `x + gate * y`, or `x + y` where there is no gate.
+/// Computes `x + gate * y`, or `x + y` without a gate.
 ///
 /// # Shapes
 ///
-/// - x, y, output: `[B, L, C]`; gate: `[B, 1 or L, C]`
+/// - x, y, output: `[batch, tokens, channels]`
+/// - gate: `[batch, 1 or tokens, channels]`
 pub(crate) fn add_gated(x: Tensor<3>, y: Tensor<3>, gate: Option<&Tensor<3>>) -> Tensor<3> {
-    #[cfg(feature = "cpu")]
-    let (x, y) = match super::cpu::add_gated(x, y, gate) {
-        Ok(sum) => return sum,
-        Err(both) => both,
-    };
-    #[cfg(any(feature = "cuda", feature = "wgpu"))]
-    if let Some(sum) = super::gpu::add_gated(&x, &y, gate) {
-        return sum;
-    }
-    match gate {
-        None => x + y,
-        Some(gate) => x + y * gate.clone(),
-    }
+    cpu::add_gated(x, y, gate)
+        .or_else(|(x, y)| gpu::add_gated(x, y, gate))
+        .unwrap_or_else(|(x, y)| reference::add_gated(x, y, gate))
 }
 
-/// [`add_gated`], and [`rms_norm`] of the sum: the sum and its norm.
+/// Computes [`add_gated`], and [`rms_norm`] of the sum; returns the sum and its norm.
 ///
 /// # Shapes
 ///
-/// - x, y, both outputs: `[B, L, C]`; the gate, scale and shift: `[B, 1 or L, C]`
+/// - x, y, both outputs: `[batch, tokens, channels]`
+/// - gate, scale, shift: `[batch, 1 or tokens, channels]`
 pub(crate) fn add_norm(
     x: Tensor<3>,
     y: Tensor<3>,
-    norm: &RmsNorm,
+    gain: &Tensor<1>,
+    epsilon: f64,
     modulation: Option<(&Tensor<3>, &Modulation)>,
 ) -> (Tensor<3>, Tensor<3>) {
-    #[cfg(any(feature = "cuda", feature = "wgpu"))]
-    if let Some(both) = super::gpu::add_norm(&x, &y, norm, modulation) {
-        return both;
-    }
-    let sum = add_gated(x, y, modulation.map(|(gate, _)| gate));
-    let normed = rms_norm(sum.clone(), norm, modulation.map(|(_, modulation)| modulation));
-    (sum, normed)
+    cpu::add_norm(x, y, gain, epsilon, modulation)
+        .or_else(|(x, y)| gpu::add_norm(x, y, gain, epsilon, modulation))
+        .unwrap_or_else(|(x, y)| reference::add_norm(x, y, gain, epsilon, modulation))
 }
 
-/// Each group of channels to mean 0 and variance 1, then scaled and shifted channel by channel.
+/// Normalises each group of channels to mean 0 and variance 1, then applies gain and bias.
 ///
 /// # Shapes
 ///
-/// - x, output: `[B, C, h, w]`
-pub(crate) fn group_norm(x: Tensor<4>, norm: &GroupNorm) -> Tensor<4> {
-    #[cfg(feature = "cpu")]
-    let x = match super::cpu::group_norm(x, norm, false) {
-        Ok(y) => return y,
-        Err(x) => x,
-    };
-    #[cfg(any(feature = "cuda", feature = "wgpu"))]
-    if let Some(y) = super::gpu::group_norm(&x, norm, false) {
-        return y;
-    }
-    norm.forward(x)
+/// - x, output: `[batch, channels, height, width]`
+pub(crate) fn group_norm(x: Tensor<4>, params: &GroupNormParams) -> Tensor<4> {
+    cpu::group_norm(x, params, false)
+        .or_else(|x| gpu::group_norm(x, params, false))
+        .unwrap_or_else(|x| reference::group_norm(x, params, false))
 }
 
-/// `silu(group_norm(x))`.
+/// Computes `silu(group_norm(x))`.
 ///
 /// # Shapes
 ///
-/// - x, output: `[B, C, h, w]`
-pub(crate) fn group_norm_silu(x: Tensor<4>, norm: &GroupNorm) -> Tensor<4> {
-    #[cfg(feature = "cpu")]
-    let x = match super::cpu::group_norm(x, norm, true) {
-        Ok(y) => return y,
-        Err(x) => x,
-    };
-    #[cfg(any(feature = "cuda", feature = "wgpu"))]
-    if let Some(y) = super::gpu::group_norm(&x, norm, true) {
-        return y;
-    }
-    super::silu(norm.forward(x))
+/// - x, output: `[batch, channels, height, width]`
+pub(crate) fn group_norm_silu(x: Tensor<4>, params: &GroupNormParams) -> Tensor<4> {
+    cpu::group_norm(x, params, true)
+        .or_else(|x| gpu::group_norm(x, params, true))
+        .unwrap_or_else(|x| reference::group_norm(x, params, true))
 }
 
 #[cfg(test)]
 mod tests {
-    use burn::nn::{LayerNormConfig, RmsNormConfig};
-
     use super::*;
+    use crate::kernels::testing::{self, assert_close};
     use crate::kernels::{tensor, values};
 
+    /// A wave around 0.2.
     fn waves(shape: [usize; 3], speed: f32) -> Tensor<3> {
-        tensor((0..shape.iter().product()).map(|i| (i as f32 * speed).sin() + 0.2).collect(), shape, &Device::flex())
-    }
-
-    fn assert_close(got: Tensor<3>, want: Tensor<3>) {
-        assert_eq!(got.dims(), want.dims());
-        let (got, want) = (values(got), values(want));
-        assert!(got.iter().zip(&want).all(|(g, w)| (g - w).abs() <= 1e-5 * w.abs().max(1.0)), "{got:?} and not {want:?}");
+        testing::wave(shape, speed, &Device::flex()) + 0.2
     }
 
     /// Modulations of a row and of a token, by themselves and as parts of something larger; x as a part too.
     #[test]
-    fn faster_bodies_equal_the_plain_ones() {
+    fn faster_norms_equal_the_reference() {
         let device = Device::flex();
-        let (rms, layer) = (RmsNormConfig::new(6).init(&device), LayerNormConfig::new(6).init(&device));
+        let (gain, bias) = (tensor(testing::waves(6, 1.1), [6], &device), tensor(testing::waves(6, 0.3), [6], &device));
         let wide = waves([2, 5, 18], 0.9);
         let part = |x: &Tensor<3>, index: usize| x.clone().narrow(2, 6 * index, 6);
         let modulations = [
@@ -182,14 +133,15 @@ mod tests {
         for x in [waves([2, 5, 6], 0.7), waves([2, 9, 6], 0.7).narrow(1, 3, 5), waves([2, 6, 5], 0.7).swap_dims(1, 2)] {
             for modulation in &modulations {
                 let m = modulation.as_ref();
-                assert_close(rms_norm(x.clone(), &rms, m), modulate(rms.forward(x.clone()), m));
-                let plain = layer.forward(x.clone());
-                assert_close(layer_norm(x.clone(), Some(&layer), 1e-5, m), modulate(plain.clone(), m));
-                assert_close(layer_norm(x.clone(), None, 1e-5, m), modulate(plain, m));
+                assert_close(rms_norm(x.clone(), &gain, 1e-5, m), reference::rms_norm(x.clone(), &gain, 1e-5, m), 1e-5);
+                for (gain, bias) in [(None, None), (Some(&gain), None), (Some(&gain), Some(&bias))] {
+                    let want = reference::layer_norm(x.clone(), gain, bias, 1e-5, m);
+                    assert_close(layer_norm(x.clone(), gain, bias, 1e-5, m), want, 1e-5);
+                }
                 let gate = modulation.as_ref().map(|m| &m.scale);
                 let (before, y) = (values(x.clone()), waves([2, 5, 6], 0.3));
                 let want = x.clone() + gate.map_or(y.clone(), |gate| y.clone() * gate.clone());
-                assert_close(add_gated(x.clone(), y, gate), want);
+                assert_close(add_gated(x.clone(), y, gate), want, 1e-5);
                 assert_eq!(values(x.clone()), before);
             }
         }

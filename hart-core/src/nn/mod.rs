@@ -1,7 +1,21 @@
-//! Layers that own weights or the state of a run, built from [`crate::kernels`].
+//! Layers that own weights or the state of a run, computed by [`crate::kernels`].
 
+mod conv;
+mod kv_cache;
+mod linear;
+mod norm;
 mod rope;
 mod step_embedding;
+mod swiglu;
 
-pub(crate) use rope::Rotation;
+#[cfg(test)]
+pub(crate) use conv::conv_params;
+pub(crate) use conv::{conv2d, convolutions_in_bf16, norm_silu_conv2d, upsample_conv2d};
+pub(crate) use kv_cache::KvCache;
+pub(crate) use linear::{Linear, LinearConfig, in_half};
+#[cfg(test)]
+pub(crate) use norm::group_norm_params;
+pub(crate) use norm::{add_norm, group_norm, layer_norm, rms_norm};
+pub(crate) use rope::RotaryEmbedding;
 pub(crate) use step_embedding::StepEmbedding;
+pub(crate) use swiglu::SwiGlu;

@@ -2,16 +2,16 @@
 
 use burn::prelude::*;
 
-use crate::kernels;
+use crate::kernels::{self, Rotary};
 
 /// Cosines and sines of a rotary embedding whose pairs are `(i, i + d/2)`, the halves of a head.
 #[derive(Clone, Debug)]
-pub(crate) struct Rotation {
+pub(crate) struct RotaryEmbedding {
     cos: Tensor<4>, // [rows or 1, 1, seq, dim]
     sin: Tensor<4>,
 }
 
-impl Rotation {
+impl RotaryEmbedding {
     /// Places in a sequence: `angle = position * base^(-2i/d)`, the same angles in both halves. One list of positions a row.
     pub(crate) fn sequence(positions: &[Vec<f32>], head_dim: usize, base: f64, device: &Device) -> Self {
         let frequencies = frequencies(head_dim, 2, base);
@@ -28,7 +28,7 @@ impl Rotation {
     /// All places of a square picture, row by row: `base^(-4i/d)`, laid out as row, row, column, column. Since the halves of the whole
     /// head are turned against each other, the first half uses the row's angles and the second the column's. One list of the
     /// coordinates along a side a row of the batch.
-    pub(crate) fn picture(sides: &[Vec<f32>], head_dim: usize, base: f64, device: &Device) -> Self {
+    pub(crate) fn image(sides: &[Vec<f32>], head_dim: usize, base: f64, device: &Device) -> Self {
         let frequencies = frequencies(head_dim, 4, base);
         // Of a side only, twice; a picture of thousands of places is laid out where it is needed.
         let turns = |&place: &f32| {
@@ -37,14 +37,14 @@ impl Rotation {
         };
         let (rows, side) = (sides.len(), sides.first().map_or(0, Vec::len));
         let (cos, sin) = sides.iter().flatten().flat_map(turns).unzip();
-        let picture = |line: Vec<f32>| {
+        let grid = |line: Vec<f32>| {
             let line: Tensor<4> = kernels::tensor(line, [rows, side, 1, head_dim / 2], device);
             let places = [rows, side, side, head_dim / 2];
             let by_row = line.clone().expand(places);
             let by_column = line.swap_dims(1, 2).expand(places);
             Tensor::cat(vec![by_row, by_column], 3).reshape([rows, 1, side * side, head_dim])
         };
-        Self { cos: picture(cos), sin: picture(sin) }
+        Self { cos: grid(cos), sin: grid(sin) }
     }
 
     fn of(rows: Vec<Vec<Turn>>, head_dim: usize, device: &Device) -> Self {
@@ -53,10 +53,9 @@ impl Rotation {
         Self { cos: kernels::tensor(cos, shape, device), sin: kernels::tensor(sin, shape, device) }
     }
 
-    /// Cosines and sines, `[rows or 1, 1, seq, dim]`.
-    #[cfg(any(feature = "cpu", feature = "cuda", feature = "wgpu"))]
-    pub(crate) fn tables(&self) -> (&Tensor<4>, &Tensor<4>) {
-        (&self.cos, &self.sin)
+    /// Returns the tables as kernels read them.
+    pub(crate) fn tables(&self) -> Rotary<'_> {
+        Rotary { cos: &self.cos, sin: &self.sin }
     }
 
     /// The two one after the other, along the sequence.
@@ -68,17 +67,6 @@ impl Rotation {
     /// Some places of the sequence.
     pub(crate) fn select(self, places: Tensor<1, Int>) -> Self {
         Self { cos: self.cos.select(2, places.clone()), sin: self.sin.select(2, places) }
-    }
-
-    /// `x cos + (-x2, x1) sin`, with x1 and x2 the halves of each head.
-    ///
-    /// # Shapes
-    ///
-    /// - x, output: `[B, H, L, d]`
-    pub(crate) fn apply(&self, x: Tensor<4>) -> Tensor<4> {
-        let half = x.dims()[3] / 2;
-        let turned = Tensor::cat(vec![x.clone().narrow(3, half, half).neg(), x.clone().narrow(3, 0, half)], 3);
-        x * self.cos.clone() + turned * self.sin.clone()
     }
 }
 
@@ -106,10 +94,10 @@ mod tests {
     #[test]
     fn halves_are_rotated_by_row_and_column() {
         let device = Device::flex();
-        let rotation = Rotation::picture(&[vec![0.3, 1.1]], 4, 10_000.0, &device);
+        let rotation = RotaryEmbedding::image(&[vec![0.3, 1.1]], 4, 10_000.0, &device);
         // Four places; the second lies in the first row and the second column.
         let x = tensor([1.0, 2.0, 3.0, 4.0].repeat(4), [1, 1, 4, 4], &device);
-        let got = values(rotation.apply(x).narrow(2, 1, 1));
+        let got = values(kernels::rotate(x, rotation.tables()).narrow(2, 1, 1));
         let (row, column) = (0.3f32, 1.1f32);
         let want = [
             row.cos() - 3.0 * row.sin(),

@@ -4,7 +4,8 @@
 use burn::module::Module;
 use burn::prelude::*;
 
-use crate::kernels::{self, Linear, LinearConfig};
+use super::linear::{Linear, LinearConfig};
+use crate::kernels;
 
 /// Width of the sinusoid.
 const SINUSOID: usize = 256;
@@ -30,7 +31,7 @@ impl StepEmbedding {
         let device = self.hidden.weight.lazy_device();
         let values = numbers.iter().flat_map(|&n| sinusoid(n)).collect();
         let x = kernels::tensor(values, [1, numbers.len(), SINUSOID], &device);
-        kernels::linear(kernels::silu(kernels::linear(x, &self.hidden)), &self.output)
+        self.output.forward(kernels::silu(self.hidden.forward(x)))
     }
 }
 

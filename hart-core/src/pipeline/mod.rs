@@ -5,7 +5,6 @@ mod opening;
 mod sample;
 
 pub use generate::Generation;
-#[cfg(feature = "cpu")]
 pub(crate) use opening::transformer_weights;
 
 use burn::prelude::Device;

@@ -8,6 +8,7 @@ use super::Hart;
 use crate::device::{self, DeviceKind, Precision, catch_backend_panic, is_cpu};
 use crate::error::{Error, Result};
 use crate::files::{Files, Storage};
+use crate::kernels;
 use crate::memory;
 use crate::open::{Layout, OpenOptions};
 use crate::residual::ResidualDiffusion;
@@ -75,8 +76,7 @@ impl Hart {
         let mut transformer = transformer.with_precision(precision).frozen();
         let mut residual = residual.with_precision(precision);
         let visual = visual.with_precision(precision);
-        #[cfg(any(feature = "cuda", feature = "wgpu"))]
-        crate::kernels::gpu::reserve_pool(device, memory::largest_map(&config, precision));
+        kernels::reserve_pool(device, memory::largest_map(&config, precision));
         let layers = transformer.packable().into_iter().chain(residual.packable());
         let saved_bytes = layers.map(|(_, layer)| layer.saved_bytes()).sum();
         Ok(Self {

@@ -6,8 +6,9 @@ use burn::prelude::*;
 
 use crate::config::Config;
 use crate::device::Precision;
-use crate::kernels::{self, Linear, LinearConfig, Modulation};
+use crate::kernels::{self, Modulation};
 use crate::nn::StepEmbedding;
+use crate::nn::{self, Linear, LinearConfig};
 
 /// Epsilon of the layer norms.
 const NORM_EPS: f64 = 1e-6;
@@ -82,7 +83,7 @@ impl ResidualMlp {
     /// The blocks' norms with what they give in half precision, where that is the precision: only such layers read it.
     pub(super) fn with_norms_in(mut self, precision: Precision) -> Self {
         let device = self.input.weight.lazy_device();
-        let in_half = |b: ResidualBlock| ResidualBlock { norm: kernels::in_half(b.norm, precision, &device), ..b };
+        let in_half = |b: ResidualBlock| ResidualBlock { norm: nn::in_half(b.norm, precision, &device), ..b };
         self.blocks = self.blocks.into_iter().map(in_half).collect();
         self
     }
@@ -99,7 +100,7 @@ impl ResidualMlp {
     /// - condition: `[R, L, C]`
     /// - output: `[R, L, width]`
     pub fn embed_condition(&self, condition: Tensor<3>) -> Tensor<3> {
-        kernels::linear_to_f32(condition, &self.condition_embed)
+        self.condition_embed.forward_to_f32(condition)
     }
 
     /// Predicts noise and variance.
@@ -113,17 +114,17 @@ impl ResidualMlp {
     pub fn forward(&self, x: Tensor<3>, steps: &[f32], condition: Tensor<3>) -> (Tensor<3>, Tensor<3>) {
         let channels = x.dims()[2];
         let signal = kernels::silu(condition + self.step_embed.forward(steps));
-        let signal = kernels::as_read_by(signal, &self.final_modulator);
-        let mut x = kernels::linear(x, &self.input);
+        let signal = self.final_modulator.cast_input(signal);
+        let mut x = self.input.forward(x);
         for block in &self.blocks {
-            let [shift, scale, gate] = split(kernels::linear(signal.clone(), &block.modulator));
-            let normed = kernels::layer_norm(x.clone(), Some(&block.norm), NORM_EPS, Some(&Modulation { scale, shift }));
-            let y = kernels::silu(kernels::linear(normed, &block.hidden));
-            x = kernels::add_gated(x, kernels::linear(y, &block.output), Some(&gate));
+            let [shift, scale, gate] = split(block.modulator.forward(signal.clone()));
+            let normed = nn::layer_norm(x.clone(), Some(&block.norm), NORM_EPS, Some(&Modulation { scale, shift }));
+            let y = kernels::silu(block.hidden.forward(normed));
+            x = kernels::add_gated(x, block.output.forward(y), Some(&gate));
         }
-        let [shift, scale] = split(kernels::linear(signal, &self.final_modulator));
-        let normed = kernels::layer_norm(x, None, NORM_EPS, Some(&Modulation { scale, shift }));
-        let out = kernels::linear(normed, &self.output);
+        let [shift, scale] = split(self.final_modulator.forward(signal));
+        let normed = nn::layer_norm(x, None, NORM_EPS, Some(&Modulation { scale, shift }));
+        let out = self.output.forward(normed);
         (out.clone().narrow(2, 0, channels), out.narrow(2, channels, channels))
     }
 }

@@ -11,11 +11,10 @@ use rayon::prelude::*;
 use crate::config::Config;
 use crate::device::Precision;
 use crate::error::Result;
-use crate::kernels::{self, Linear};
+use crate::kernels;
+use crate::nn::Linear;
 use crate::progress::{Progress, Step};
-#[cfg(any(feature = "cuda", feature = "wgpu"))]
-use crate::rng::Stream;
-use crate::rng::{RandomKey, RandomSource};
+use crate::rng::{RandomKey, RandomSource, Stream};
 use crate::schedule::{Respacing, schedule};
 
 /// The diffusion works on residuals divided by this.
@@ -134,9 +133,8 @@ pub struct Noise<'a> {
 impl Noise<'_> {
     /// What the diffusion starts from, `[B, L, Z]`.
     fn initial(&self, shape: [usize; 3], device: &Device) -> Tensor<3> {
-        #[cfg(any(feature = "cuda", feature = "wgpu"))]
         if let Some(seeds) = self.random.seeds()
-            && let Some(noise) = kernels::gpu::normals(&Stream::initial_noise(seeds, self.scale), shape, device)
+            && let Some(noise) = kernels::normals(&Stream::initial_noise(seeds, self.scale), shape, device)
         {
             return noise;
         }
@@ -145,9 +143,8 @@ impl Noise<'_> {
 
     /// What is added after a step, `[B, L, Z]`.
     fn step(&self, taken: usize, shape: [usize; 3], device: &Device) -> Tensor<3> {
-        #[cfg(any(feature = "cuda", feature = "wgpu"))]
         if let Some(seeds) = self.random.seeds()
-            && let Some(noise) = kernels::gpu::normals(&Stream::step_noise(seeds, self.scale, taken), shape, device)
+            && let Some(noise) = kernels::normals(&Stream::step_noise(seeds, self.scale, taken), shape, device)
         {
             return noise;
         }

@@ -8,8 +8,8 @@ use super::{Context, Tokens};
 use crate::config::TextConfig;
 use crate::device::Precision;
 use crate::error::Result;
-use crate::kernels::{self, Linear, LinearConfig};
-use crate::nn::Rotation;
+use crate::kernels;
+use crate::nn::{self, Linear, LinearConfig, RotaryEmbedding};
 use crate::progress::{Progress, Step};
 
 /// Grouped-query self-attention.
@@ -41,20 +41,20 @@ impl Attention {
     /// - x: `[B, L, D]`
     /// - bias: `[B, 1, L, L]`, added to the scores
     /// - output: `[B, L, D]`
-    fn forward(&self, x: Tensor<3>, rotation: &Rotation, bias: Tensor<4>) -> Tensor<3> {
+    fn forward(&self, x: Tensor<3>, rotation: &RotaryEmbedding, bias: Tensor<4>) -> Tensor<3> {
         let [batch, length, _] = x.dims();
         let heads = |t: Tensor<3>| {
             let count = t.dims()[2] / self.head_dim;
             t.reshape([batch, length, count, self.head_dim]).swap_dims(1, 2) // [batch, heads, seq, dim]
         };
-        let query = rotation.apply(heads(kernels::linear_to_f32(x.clone(), &self.query)));
-        let key = rotation.apply(heads(kernels::linear_to_f32(x.clone(), &self.key)));
-        let value = heads(kernels::linear_to_f32(x, &self.value));
+        let query = kernels::rotate(heads(self.query.forward_to_f32(x.clone())), rotation.tables());
+        let key = kernels::rotate(heads(self.key.forward_to_f32(x.clone())), rotation.tables());
+        let value = heads(self.value.forward_to_f32(x));
         let scale = 1.0 / (self.head_dim as f64).sqrt();
-        let mixed = kernels::attention(query, key, value, Some(bias), scale);
+        let mixed = kernels::attention(query, key, value, Some(&bias), scale);
         let [_, count, ..] = mixed.dims();
         let mixed = mixed.swap_dims(1, 2).reshape([batch, length, count * self.head_dim]); // [batch, seq, heads * dim]
-        kernels::linear(mixed, &self.output)
+        self.output.forward(mixed)
     }
 }
 
@@ -64,7 +64,7 @@ struct Layer {
     attention_norm: RmsNorm,
     attention: Attention,
     feed_forward_norm: RmsNorm,
-    feed_forward: kernels::SwiGlu,
+    feed_forward: nn::SwiGlu,
 }
 
 /// The decoder stack.
@@ -92,7 +92,7 @@ impl Qwen2 {
             attention_norm: norm(),
             attention: Attention::init(config, device),
             feed_forward_norm: norm(),
-            feed_forward: kernels::SwiGlu::init(config.hidden_size, config.intermediate_size, device),
+            feed_forward: nn::SwiGlu::init(config.hidden_size, config.intermediate_size, device),
         };
         Self {
             embedding: EmbeddingConfig::new(config.vocab_size, config.hidden_size).init(device),
@@ -105,7 +105,7 @@ impl Qwen2 {
     /// The same in half precision, where that is the precision: the residual stream and the norm behind it stay in f32.
     pub(crate) fn with_precision(mut self, precision: Precision) -> Self {
         let device = self.embedding.weight.lazy_device();
-        self.layers = self.layers.into_iter().map(|layer| kernels::in_half(layer, precision, &device)).collect();
+        self.layers = self.layers.into_iter().map(|layer| nn::in_half(layer, precision, &device)).collect();
         self
     }
 
@@ -133,18 +133,18 @@ impl Qwen2 {
         let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [rows, length]), &device);
         let bias = visibility(tokens, &device);
         let positions: Vec<f32> = (0..length).map(|p| p as f32).collect();
-        let rotation = Rotation::sequence(&[positions], self.config.head_dim, self.config.rope_theta, &device);
+        let rotation = RotaryEmbedding::sequence(&[positions], self.config.head_dim, self.config.rope_theta, &device);
 
         let mut x = self.embedding.forward(ids); // [batch, seq, hidden]
         for (index, layer) in self.layers.iter().enumerate() {
-            let normed = kernels::rms_norm(x.clone(), &layer.attention_norm, None);
+            let normed = nn::rms_norm(x.clone(), &layer.attention_norm, None);
             x = kernels::add_gated(x, layer.attention.forward(normed, &rotation, bias.clone()), None);
-            let normed = kernels::rms_norm(x.clone(), &layer.feed_forward_norm, None);
+            let normed = nn::rms_norm(x.clone(), &layer.feed_forward_norm, None);
             x = kernels::add_gated(x, layer.feed_forward.forward(normed), None);
             let step = Step::TextLayer { layer: index + 1, layers: self.layers.len() };
             progress.report(step, self.work(length) * rows as f64 / self.layers.len() as f64)?;
         }
-        let hidden = kernels::rms_norm(x, &self.norm, None).narrow(1, system, length - system);
+        let hidden = nn::rms_norm(x, &self.norm, None).narrow(1, system, length - system);
         Ok(Context { hidden, mask: tokens.mask.clone(), positions: tokens.positions.clone(), unconditional: 0 })
     }
 }

@@ -7,8 +7,6 @@
 
 mod codebook;
 mod generator;
-#[cfg(any(feature = "cuda", feature = "wgpu"))]
-mod joined;
 mod loss;
 mod optimizer;
 mod random;

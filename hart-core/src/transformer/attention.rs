@@ -4,8 +4,8 @@ use burn::module::{Initializer, Module, Param};
 use burn::prelude::*;
 
 use crate::config::TransformerConfig;
-use crate::kernels::{self, Extend, Group, Linear, LinearConfig, SelfAttention};
-use crate::nn::Rotation;
+use crate::kernels::{self, AttentionParams, KvAppend, RowGroup};
+use crate::nn::{Linear, LinearConfig, RotaryEmbedding};
 
 /// Softmax scale of the published code, times 1/sqrt(d), where queries and keys are not normalised.
 const SOFTMAX_FACTOR: f64 = 0.25;
@@ -66,21 +66,21 @@ impl Attention {
     pub(super) fn forward(
         &self,
         x: Tensor<3>,
-        rotation: &Rotation,
-        groups: &[Group],
-        cache: Extend<'_>,
-        bias: Option<Tensor<4>>,
+        rotation: &RotaryEmbedding,
+        groups: &[RowGroup],
+        kv: KvAppend<'_>,
+        bias: Option<&Tensor<4>>,
     ) -> Tensor<3> {
         let head_dim = x.dims()[2] / self.num_heads;
         let norms = self.log_scale.as_ref().map(|log_scale| log_scale.val().clamp_max(MAX_SCALE.ln()).exp());
-        let between = SelfAttention {
+        let params = AttentionParams {
             heads: self.num_heads,
             query_bias: self.query_bias.val(),
             value_bias: self.value_bias.val(),
             scale: if norms.is_some() { 1.0 } else { SOFTMAX_FACTOR / (head_dim as f64).sqrt() },
             norms,
         };
-        let mixed = between.forward(kernels::linear(x, &self.qkv), rotation, groups, cache, bias);
-        kernels::linear(mixed, &self.output)
+        let mixed = kernels::self_attention(self.qkv.forward(x), &params, rotation.tables(), groups, kv, bias);
+        self.output.forward(mixed)
     }
 }

@@ -7,8 +7,8 @@ use burn::prelude::*;
 use super::attention::Attention;
 use crate::config::{ModulationKind, Pooling, TransformerConfig};
 use crate::device::Precision;
-use crate::kernels::{self, Extend, Group, Linear, LinearConfig, Modulation, SwiGlu};
-use crate::nn::Rotation;
+use crate::kernels::{self, KvAppend, Modulation, RowGroup};
+use crate::nn::{self, Linear, LinearConfig, RotaryEmbedding, SwiGlu};
 
 /// What modulates a block: its six vectors in the checkpoint's order gamma1, gamma2, scale1, scale2, shift1, shift2.
 #[derive(Module, Debug)]
@@ -77,7 +77,7 @@ impl Block {
 
     /// The norm with what it gives in half precision, where that is the precision: only such layers read it.
     pub(super) fn with_norm_in(mut self, precision: Precision, device: &Device) -> Self {
-        self.norm = kernels::in_half(self.norm, precision, device);
+        self.norm = nn::in_half(self.norm, precision, device);
         self
     }
 
@@ -117,7 +117,7 @@ impl Block {
             Pooling::Average => masked_average(context.clone(), mask),
         };
         let six = match modulator {
-            Modulator::Linear(linear) => kernels::linear(kernels::silu(pooled), linear),
+            Modulator::Linear(linear) => linear.forward(kernels::silu(pooled)),
             Modulator::Table(table) => {
                 let [rows, _, width] = pooled.dims();
                 let six = table.rows.val().unsqueeze::<3>() + pooled;
@@ -137,20 +137,20 @@ impl Block {
     pub(super) fn forward(
         &self,
         x: Tensor<3>,
-        rotation: &Rotation,
-        groups: &[Group],
+        rotation: &RotaryEmbedding,
+        groups: &[RowGroup],
         modulation: &BlockModulation,
-        cache: Extend<'_>,
-        bias: Option<Tensor<4>>,
+        cache: KvAppend<'_>,
+        bias: Option<&Tensor<4>>,
     ) -> Tensor<3> {
         let [first, second] = match modulation {
             Some([first, second]) => [Some(first), Some(second)],
             None => [None, None],
         };
-        let normed = kernels::rms_norm(x.clone(), &self.norm, first.map(|b| &b.norm));
+        let normed = nn::rms_norm(x.clone(), &self.norm, first.map(|b| &b.norm));
         let y = self.attention.forward(normed, rotation, groups, cache, bias);
         let between = first.zip(second).map(|(first, second)| (&first.gate, &second.norm));
-        let (x, normed) = kernels::add_norm(x, y, &self.norm, between);
+        let (x, normed) = nn::add_norm(x, y, &self.norm, between);
         let y = self.feed_forward.forward(normed);
         kernels::add_gated(x, y, second.map(|b| &b.gate))
     }

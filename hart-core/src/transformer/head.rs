@@ -6,7 +6,8 @@ use burn::prelude::*;
 
 use crate::config::TransformerConfig;
 use crate::device::Precision;
-use crate::kernels::{self, Linear, LinearConfig, Modulation};
+use crate::kernels::{self, Modulation};
+use crate::nn::{self, Linear, LinearConfig};
 
 /// A norm modulated by the context, and a linear layer.
 #[derive(Module, Debug)]
@@ -28,7 +29,7 @@ impl Head {
 
     /// The norm with what it gives in half precision, where that is the precision.
     pub(super) fn with_norm_in(mut self, precision: Precision, device: &Device) -> Self {
-        self.norm = kernels::in_half(self.norm, precision, device);
+        self.norm = nn::in_half(self.norm, precision, device);
         self
     }
 
@@ -39,7 +40,7 @@ impl Head {
 
     /// Scale and shift from the embedded context `[R, T, C]`: the maximum over all its places, padding included.
     pub(super) fn modulation(&self, context: &Tensor<3>) -> Modulation {
-        let both = kernels::linear(kernels::silu(context.clone().max_dim(1)), &self.modulator);
+        let both = self.modulator.forward(kernels::silu(context.clone().max_dim(1)));
         let width = both.dims()[2] / 2;
         Modulation { scale: both.clone().narrow(2, 0, width), shift: both.narrow(2, width, width) }
     }
@@ -49,6 +50,6 @@ impl Head {
     /// - x: `[R, L, C]`
     /// - output: `[R, L, V]`
     pub(super) fn forward(&self, x: Tensor<3>, modulation: &Modulation) -> Tensor<3> {
-        kernels::linear_to_f32(kernels::rms_norm(x, &self.norm, Some(modulation)), &self.logits)
+        self.logits.forward_to_f32(nn::rms_norm(x, &self.norm, Some(modulation)))
     }
 }

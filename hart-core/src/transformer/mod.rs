@@ -16,7 +16,8 @@ use burn::prelude::*;
 use crate::config::{Config, TransformerConfig};
 use crate::device::Precision;
 use crate::error::Result;
-use crate::kernels::{self, Extend, Group, Linear, LinearConfig};
+use crate::kernels::{self, KvAppend, RowGroup};
+use crate::nn::{self, Linear, LinearConfig, RotaryEmbedding};
 use crate::progress::{Progress, Step};
 use crate::scales::{Scale, plan};
 use crate::text::Context;
@@ -91,7 +92,7 @@ impl Transformer {
         let device = self.context_embed.weight.lazy_device();
         self.blocks = self.blocks.into_iter().map(|block| block.with_norm_in(precision, &device)).collect();
         self.head = self.head.with_norm_in(precision, &device);
-        self.residual_norm = kernels::in_half(self.residual_norm, precision, &device);
+        self.residual_norm = nn::in_half(self.residual_norm, precision, &device);
         Self { precision, ..self }
     }
 
@@ -133,10 +134,10 @@ impl Transformer {
         let first = Batch::of_context(context);
         let hidden = first.pack(context.hidden.clone());
         let hidden = match &self.context_norm {
-            Some(norm) => kernels::rms_norm(hidden, norm, None),
+            Some(norm) => nn::rms_norm(hidden, norm, None),
             None => hidden,
         };
-        let embedded = first.unpack(kernels::linear(hidden, &self.context_embed)); // [rows, context tokens, channels]
+        let embedded = first.unpack(self.context_embed.forward(hidden)); // [rows, context tokens, channels]
         Conditioning {
             modulations: self.blocks.iter().map(|b| b.modulation(&embedded, &context.mask)).collect(),
             head: self.head.modulation(&embedded),
@@ -170,7 +171,7 @@ impl Transformer {
     /// - features: `[R, side^2, Z]`
     /// - output: `[R, side^2, C]`
     pub fn next_input(&self, features: Tensor<3>, scale: &Scale) -> Tensor<3> {
-        kernels::linear(features, &self.token_embed) + self.level(scale.index)
+        self.token_embed.forward(features) + self.level(scale.index)
     }
 
     /// Runs one scale's tokens through the blocks, appending to the cache. Queries see the whole cache without a mask: the scale is
@@ -217,15 +218,13 @@ impl Transformer {
     ) -> Result<Hidden> {
         let device = input.device();
         let batch = batch_of(&input, scale, state);
-        let State { conditioning, caches, memory } = state;
+        let State { conditioning, cache } = state;
         let rotation = rope::of_scale(&self.config, scale, &batch.pack_list(&conditioning.positions), &device);
         let mut x = batch.pack(input);
         for (index, block) in self.blocks.iter().enumerate() {
             let modulation = batch.modulation(&conditioning.modulations[index], &device);
-            let cache = &mut caches[index];
-            // No scale follows the last one, so its keys and values need not be kept.
-            let cache = if scale.is_last() { cache.finish(memory) } else { cache.extend() };
-            x = block.forward(x, &rotation, &batch.groups, &modulation, cache, None);
+            let kv = cache.block(index, scale.is_last());
+            x = block.forward(x, &rotation, &batch.groups, &modulation, kv, None);
             each(index, &x, &batch)?;
         }
         Ok(Hidden(batch.unpack(x)))
@@ -262,12 +261,12 @@ impl Transformer {
                 _ => rotation,
             }
         });
-        let rotation = crate::nn::Rotation::concat(rotations.collect());
+        let rotation = RotaryEmbedding::concat(rotations.collect());
         let mut x = Tensor::cat(parts, 1);
         let [rows, tokens, _] = x.dims();
-        let groups = [Group { rows, tokens, times: 1 }];
+        let groups = [RowGroup { rows, tokens, multiplicity: 1 }];
         for (block, modulation) in self.blocks.iter().zip(&conditioning.modulations) {
-            x = block.forward(x, &rotation, &groups, modulation, Extend::nothing(), Some(bias.clone()));
+            x = block.forward(x, &rotation, &groups, modulation, KvAppend::none(), Some(&bias));
         }
         Hidden(x)
     }
@@ -289,7 +288,7 @@ impl Transformer {
     /// - codes: `[R, L, Z]`, embeddings of the drawn codes
     /// - output: `[R, L, C]`
     pub fn residual_condition(&self, hidden: &Hidden, codes: Tensor<3>) -> Tensor<3> {
-        kernels::rms_norm(hidden.0.clone() + kernels::linear(codes, &self.token_embed), &self.residual_norm, None)
+        nn::rms_norm(hidden.0.clone() + self.token_embed.forward(codes), &self.residual_norm, None)
     }
 }
 

@@ -3,20 +3,20 @@
 use burn::prelude::*;
 
 use crate::config::TransformerConfig;
-use crate::nn::Rotation;
+use crate::nn::RotaryEmbedding;
 use crate::scales::Scale;
 
 /// Base of the rotary embedding; fixed in the published code.
 const BASE: f64 = 10_000.0;
 
 /// The rotation of one scale's tokens: of the context's own positions, or of a picture that follows every row's last one.
-pub(super) fn of_scale(config: &TransformerConfig, scale: &Scale, positions: &[Vec<i64>], device: &Device) -> Rotation {
+pub(super) fn of_scale(config: &TransformerConfig, scale: &Scale, positions: &[Vec<i64>], device: &Device) -> RotaryEmbedding {
     if scale.index == 0 {
         let rows: Vec<Vec<f32>> = positions.iter().map(|row| row.iter().map(|&p| p as f32).collect()).collect();
-        return Rotation::sequence(&rows, config.head_dim(), BASE, device);
+        return RotaryEmbedding::sequence(&rows, config.head_dim(), BASE, device);
     }
     let rows: Vec<_> = positions.iter().map(|row| side(scale, row[row.len() - 1])).collect();
-    Rotation::picture(&rows, config.head_dim(), BASE, device)
+    RotaryEmbedding::image(&rows, config.head_dim(), BASE, device)
 }
 
 /// Coordinates of the rows, and of the columns too: stretched over the last scale's side, not rounded, and offset by the context's

@@ -4,7 +4,8 @@ use burn::prelude::*;
 
 use super::block::BlockModulation;
 use crate::device::{Precision, is_cpu};
-use crate::kernels::{self, Cache, Group, Memory, Modulation};
+use crate::kernels::{self, Modulation, RowGroup};
+use crate::nn::KvCache;
 use crate::text::Context;
 
 /// What the context decides for a whole run.
@@ -30,16 +31,14 @@ pub struct Conditioning {
 #[derive(Clone, Debug)]
 pub struct State {
     pub(super) conditioning: Conditioning,
-    pub(super) caches: Vec<Cache>,
-    /// Where the last scale's keys and values lie, block after block.
-    pub(super) memory: Memory,
+    pub(super) cache: KvCache,
 }
 
 impl State {
     /// The state before the first scale.
     pub fn new(conditioning: Conditioning) -> Self {
-        let caches = vec![Cache::new(conditioning.precision, conditioning.room); conditioning.modulations.len()];
-        Self { conditioning, caches, memory: Memory::default() }
+        let cache = KvCache::new(conditioning.modulations.len(), conditioning.precision, conditioning.room);
+        Self { conditioning, cache }
     }
 
     /// What the context decides.
@@ -51,11 +50,11 @@ impl State {
 /// How a scale's tokens lie in a batch.
 ///
 /// The tokens of an unconditional row's context are all alike: the same zeros at the same position, seeing the same keys. So one of
-/// them runs through the blocks for all T, and as a key it counts T times: `ln T` is added to its scores.
+/// them runs through the blocks for all T, and as a key it counts T multiplicity: `ln T` is added to its scores.
 #[derive(Clone, Debug)]
 pub(super) struct Batch {
     /// Rows, those before the unconditional ones first.
-    pub(super) groups: Vec<Group>,
+    pub(super) groups: Vec<RowGroup>,
     /// Tokens of each row outside of the blocks.
     tokens: usize,
 }
@@ -67,19 +66,20 @@ impl Batch {
         // A GPU does rows of one length sooner than fewer tokens.
         let together = tokens > 0 && is_cpu(&context.hidden.device());
         let alike = if together { context.unconditional.min(rows) } else { 0 };
-        let groups = [Group { rows: rows - alike, tokens, times: 1 }, Group { rows: alike, tokens: 1, times: tokens }];
+        let groups =
+            [RowGroup { rows: rows - alike, tokens, multiplicity: 1 }, RowGroup { rows: alike, tokens: 1, multiplicity: tokens }];
         Self { groups: groups.into_iter().filter(|group| group.rows > 0).collect(), tokens }
     }
 
     /// As many tokens in every row, of the same rows.
     pub(super) fn of_scale(&self, tokens: usize) -> Self {
-        let groups = self.groups.iter().map(|group| Group { tokens, times: 1, ..*group }).collect();
+        let groups = self.groups.iter().map(|group| RowGroup { tokens, multiplicity: 1, ..*group }).collect();
         Self { groups, tokens }
     }
 
     /// Tokens that run through the blocks.
     pub(super) fn total(&self) -> usize {
-        self.groups.iter().map(Group::total).sum()
+        self.groups.iter().map(RowGroup::total).sum()
     }
 
     /// Whether some tokens stand for others.
@@ -93,7 +93,7 @@ impl Batch {
             return x;
         }
         let mut first = 0;
-        let of = |group: &Group| {
+        let of = |group: &RowGroup| {
             let part = x.clone().narrow(0, first, group.rows).narrow(1, 0, group.tokens);
             first += group.rows;
             part.reshape([1, group.total(), x.dims()[2]])
@@ -107,7 +107,7 @@ impl Batch {
             return x;
         }
         let mut first = 0;
-        let of = |group: &Group| {
+        let of = |group: &RowGroup| {
             let part = x.clone().narrow(1, first, group.total()).reshape([group.rows, group.tokens, x.dims()[2]]);
             first += group.total();
             part.repeat_dim(1, self.tokens / group.tokens)

@@ -7,6 +7,7 @@ use burn::prelude::*;
 
 use crate::config::NORM_GROUPS;
 use crate::kernels;
+use crate::nn;
 
 /// Epsilon of the group norms.
 const NORM_EPS: f64 = 1e-6;
@@ -48,12 +49,12 @@ impl ResBlock {
     /// - x: `[B, from, h, w]`
     /// - output: `[B, to, h, w]`
     pub(super) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let h = kernels::norm_silu_conv2d(x.clone(), &self.norm1, &self.conv1, None);
+        let h = nn::norm_silu_conv2d(x.clone(), &self.norm1, &self.conv1, None);
         let x = match &self.nin_shortcut {
-            Some(shortcut) => kernels::conv2d(x, shortcut),
+            Some(shortcut) => nn::conv2d(x, shortcut),
             None => x,
         };
-        kernels::norm_silu_conv2d(h, &self.norm2, &self.conv2, Some(x))
+        nn::norm_silu_conv2d(h, &self.norm2, &self.conv2, Some(x))
     }
 }
 
@@ -79,7 +80,7 @@ impl AttentionBlock {
     /// - x, output: `[B, C, h, w]`
     pub(super) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let [batch, channels, height, width] = x.dims();
-        let qkv = kernels::conv2d(kernels::group_norm(x.clone(), &self.norm), &self.qkv);
+        let qkv = nn::conv2d(nn::group_norm(x.clone(), &self.norm), &self.qkv);
         let part = |index: usize| {
             let part = qkv.clone().narrow(1, index * channels, channels);
             part.reshape([batch, 1, channels, height * width]).swap_dims(2, 3) // [batch, 1, places, channels]
@@ -87,7 +88,7 @@ impl AttentionBlock {
         let scale = 1.0 / (channels as f64).sqrt();
         let mixed = kernels::attention(part(0), part(1), part(2), None, scale);
         let mixed = mixed.swap_dims(2, 3).reshape([batch, channels, height, width]);
-        x + kernels::conv2d(mixed, &self.proj_out)
+        x + nn::conv2d(mixed, &self.proj_out)
     }
 }
 

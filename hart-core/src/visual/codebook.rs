@@ -9,6 +9,7 @@ use super::resample::{enlarge, shrink, to_map, to_rows};
 use super::{ImageTokens, Latent};
 use crate::config::VisualConfig;
 use crate::kernels;
+use crate::nn;
 use crate::sampling::{CodebookRows, indices_on_host};
 use crate::scales::{Scale, plan_of};
 
@@ -163,7 +164,7 @@ impl Codebook {
             return map;
         }
         let phi = &self.phis[nearest_phi(self.phis.len(), scale.place())];
-        kernels::conv2d(map.clone(), phi) * self.phi_ratio + map * (1.0 - self.phi_ratio)
+        nn::conv2d(map.clone(), phi) * self.phi_ratio + map * (1.0 - self.phi_ratio)
     }
 
     /// The metric that the codebook was trained with.

@@ -8,7 +8,7 @@ use burn::prelude::*;
 use super::blocks::{AttentionBlock, Middle, ResBlock, conv, norm};
 use crate::config::VisualConfig;
 use crate::error::Result;
-use crate::kernels;
+use crate::nn;
 use crate::progress::{Progress, Step};
 
 /// Residual blocks of a level.
@@ -73,8 +73,8 @@ impl Decoder {
 
     /// The same with the 3x3 convolutions of all blocks in bfloat16; the first and the last one cost little, and stay.
     pub(super) fn in_bf16(mut self) -> Self {
-        self.mid = kernels::convolutions_in_bf16(self.mid);
-        self.up = kernels::convolutions_in_bf16(self.up);
+        self.mid = nn::convolutions_in_bf16(self.mid);
+        self.up = nn::convolutions_in_bf16(self.up);
         self
     }
 
@@ -90,7 +90,7 @@ impl Decoder {
             done += 1;
             progress.report(Step::Decoder { block: done, blocks }, work)
         };
-        let mut x = self.mid.forward(kernels::conv2d(features, &self.conv_in));
+        let mut x = self.mid.forward(nn::conv2d(features, &self.conv_in));
         report(progress)?;
         for level in self.up.iter().rev() {
             for (index, block) in level.block.iter().enumerate() {
@@ -101,10 +101,10 @@ impl Decoder {
                 report(progress)?;
             }
             if let Some(upsample) = &level.upsample {
-                x = kernels::upsample_conv2d(x, &upsample.conv);
+                x = nn::upsample_conv2d(x, &upsample.conv);
             }
         }
-        Ok(kernels::norm_silu_conv2d(x, &self.norm_out, &self.conv_out, None))
+        Ok(nn::norm_silu_conv2d(x, &self.norm_out, &self.conv_out, None))
     }
 
     /// Cost of decoding one latent, in multiply-adds; for progress.

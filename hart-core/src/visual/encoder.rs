@@ -7,7 +7,7 @@ use burn::prelude::*;
 
 use super::blocks::{AttentionBlock, Middle, ResBlock, conv, norm};
 use crate::config::VisualConfig;
-use crate::kernels;
+use crate::nn;
 
 /// Residual blocks of a level.
 const BLOCKS: usize = 2;
@@ -70,7 +70,7 @@ impl Encoder {
     /// - image: `[B, 3, H, W]`, values -1 to 1
     /// - output: `[B, Z, H / 2^(levels - 1), W / 2^(levels - 1)]`
     pub(super) fn forward(&self, image: Tensor<4>) -> Tensor<4> {
-        let mut x = kernels::conv2d(image, &self.conv_in);
+        let mut x = nn::conv2d(image, &self.conv_in);
         for level in &self.down {
             for (index, block) in level.block.iter().enumerate() {
                 x = block.forward(x);
@@ -79,10 +79,10 @@ impl Encoder {
                 }
             }
             if let Some(downsample) = &level.downsample {
-                x = kernels::conv2d(x, &downsample.conv);
+                x = nn::conv2d(x, &downsample.conv);
             }
         }
         let x = self.mid.forward(x);
-        kernels::norm_silu_conv2d(x, &self.norm_out, &self.conv_out, None)
+        nn::norm_silu_conv2d(x, &self.norm_out, &self.conv_out, None)
     }
 }

@@ -21,6 +21,7 @@ use crate::device::{Precision, is_cpu};
 use crate::error::{Error, Result};
 use crate::image::Image;
 use crate::kernels;
+use crate::nn;
 use crate::progress::Progress;
 
 /// The running feature map, `[B, Z, h, w]`: the paper's f-hat.
@@ -105,7 +106,7 @@ impl VisualTokenizer {
         let device = self.quant_conv.weight.lazy_device();
         match precision {
             Precision::Bf16 | Precision::Int8 if is_cpu(&device) => self.decoder = self.decoder.in_bf16(),
-            _ => self.decoder = kernels::in_half(self.decoder, precision, &device),
+            _ => self.decoder = nn::in_half(self.decoder, precision, &device),
         }
         self
     }
@@ -176,7 +177,7 @@ impl VisualTokenizer {
     /// - pixels: `[B, 3, H, W]`, values -1 to 1
     /// - output: `[B, Z, h, w]`
     pub fn encode(&self, pixels: Tensor<4>) -> Tensor<4> {
-        kernels::conv2d(self.encoder.forward(pixels), &self.quant_conv)
+        nn::conv2d(self.encoder.forward(pixels), &self.quant_conv)
     }
 
     /// Features to codes of all scales and the continuous rest.
@@ -229,7 +230,7 @@ impl VisualTokenizer {
     }
 
     pub(crate) fn decode_unclamped(&self, latent: &Latent, progress: &mut Progress<'_>) -> Result<Tensor<4>> {
-        let pixels = self.decoder.forward(kernels::conv2d(latent.0.clone(), &self.post_quant_conv), progress)?;
+        let pixels = self.decoder.forward(nn::conv2d(latent.0.clone(), &self.post_quant_conv), progress)?;
         Ok(kernels::to_f32(pixels))
     }
 

@@ -1,9 +1,7 @@
 //! Laying a checkpoint's tensors into modules.
 
-#[cfg(feature = "cpu")]
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
-#[cfg(feature = "cpu")]
 use std::path::Path;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
@@ -12,16 +10,10 @@ use burn::tensor::{DType, Shape};
 
 use super::checkpoint::Checkpoint;
 use super::names::Table;
-#[cfg(feature = "cpu")]
 use super::packed;
 use super::report::{Misplaced, Misshapen, Report};
-#[cfg(not(feature = "cpu"))]
-use crate::device::Precision;
 use crate::error::{Error, Result};
 use crate::kernels;
-#[cfg(not(feature = "cpu"))]
-use crate::kernels::Linear;
-#[cfg(feature = "cpu")]
 use crate::kernels::Packed;
 
 /// Loads modules from one checkpoint and keeps the report.
@@ -35,7 +27,6 @@ pub struct Loader<'a> {
     overlooked: Option<&'static str>,
     report: Report,
     /// Packed weights that were met, by their field.
-    #[cfg(feature = "cpu")]
     pub(super) packed: BTreeMap<String, Packed>,
 }
 
@@ -43,15 +34,7 @@ impl<'a> Loader<'a> {
     /// A loader for one checkpoint and the table that fits it.
     pub fn new(checkpoint: &'a Checkpoint, table: &'a Table) -> Self {
         let report = Report { path: checkpoint.path().to_path_buf(), ..Report::default() };
-        Self {
-            checkpoint,
-            table,
-            used: BTreeSet::new(),
-            overlooked: None,
-            report,
-            #[cfg(feature = "cpu")]
-            packed: BTreeMap::new(),
-        }
+        Self { checkpoint, table, used: BTreeSet::new(), overlooked: None, report, packed: BTreeMap::new() }
     }
 
     /// Tensors whose names begin so may be there although nothing uses them.
@@ -60,15 +43,8 @@ impl<'a> Loader<'a> {
     }
 
     /// Where the checkpoint was opened.
-    #[cfg(feature = "cpu")]
     pub(super) fn path(&self) -> &Path {
         self.checkpoint.path()
-    }
-
-    /// Without the CPU backend nothing is packed.
-    #[cfg(not(feature = "cpu"))]
-    pub(crate) fn unpack(&mut self, _root: &str, _layers: Vec<(String, &mut Linear)>) -> Result<Option<Precision>> {
-        Ok(None)
     }
 
     /// Fills a module; `root` is its path in the table, "" for none. Tensors that are missing or misshapen are only noted, and their
@@ -116,7 +92,6 @@ impl<'a> Loader<'a> {
         };
         self.used.insert(name.clone());
         let file = entry.info.file.clone();
-        #[cfg(feature = "cpu")]
         if let Some(packed) = packed::read(self.checkpoint, name, &shape)? {
             self.used.extend(packed::names(name));
             self.report.files.insert(file);

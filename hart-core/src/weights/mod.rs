@@ -6,7 +6,6 @@
 mod checkpoint;
 mod load;
 mod names;
-#[cfg(feature = "cpu")]
 mod packed;
 mod report;
 mod save;
@@ -15,7 +14,6 @@ mod tensors;
 pub use checkpoint::{Checkpoint, TensorInfo};
 pub use load::{Loader, names_and_shapes, parameters};
 pub use names::{TEXT, TRANSFORMER, Table, VISUAL, visual_names};
-#[cfg(feature = "cpu")]
 pub(crate) use packed::{ConversionProgress, convert_tensors};
 pub use report::{Misplaced, Misshapen, Report};
 #[cfg(feature = "train")]

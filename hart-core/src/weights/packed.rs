@@ -17,7 +17,8 @@ use super::names::Table;
 use super::tensors::{Element, Stored};
 use crate::device::Precision;
 use crate::error::{Error, Result};
-use crate::kernels::{Linear, Packed};
+use crate::kernels::Packed;
+use crate::nn::Linear;
 use crate::progress::Control;
 
 /// What stands behind a weight's name in that of its scales.

@@ -25,12 +25,21 @@ mod tensor;
 #[allow(unsafe_code)] // SIMD over slices whose lengths are checked first.
 mod winograd;
 
-pub(crate) use attention::{Panels, Waiting, attention, self_attention};
-#[cfg(feature = "train")]
-pub(crate) use autodiff::linear as tracked_linear;
-pub(crate) use autodiff::{conv3x3, group_norm, silu, silu_mul};
-pub(crate) use linear::{linear, pack, swi_glu};
-pub(crate) use memory::Reuse;
-pub(crate) use norm::{add_gated, layer_norm, rms_norm};
+pub(super) use super::absent::{add_norm, matmul, upsample_nearest};
+pub(super) use attention::{CachedKv, KvScratch, attention, self_attention};
+pub(super) use autodiff::{group_norm, silu, silu_mul};
+pub(super) use linear::{linear, pack, swi_glu};
+pub(super) use memory::Reuse;
+pub(super) use norm::{add_gated, layer_norm, rms_norm};
 pub(crate) use packed::Packed;
-pub(crate) use winograd::{Before, conv2d};
+pub(super) use winograd::{norm_silu_conv2d, upsample_conv2d};
+
+use burn::prelude::Tensor;
+
+use super::ConvParams;
+
+/// See [`super::conv2d`].
+#[allow(clippy::result_large_err, reason = "an operand, not an error")]
+pub(super) fn conv2d(x: Tensor<4>, params: &ConvParams) -> Result<Tensor<4>, Tensor<4>> {
+    winograd::conv2d(x, params).or_else(|x| autodiff::conv3x3(x, params))
+}

@@ -2,7 +2,6 @@
 
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
-use burn::nn::{LayerNorm, RmsNorm};
 use burn::prelude::*;
 use rayon::prelude::*;
 
@@ -156,35 +155,34 @@ impl Loop for Add<'_> {
     }
 }
 
-/// Root-mean-square norm and modulation.
-pub(crate) fn rms_norm(x: &Tensor<3>, norm: &RmsNorm, modulation: Option<&Modulation>) -> Option<Tensor<3>> {
-    normed(x, Norm::RootMeanSquare, norm.epsilon, Some(norm.gamma.val()), None, modulation)
+/// See [`crate::kernels::rms_norm`].
+pub(crate) fn rms_norm(x: &Tensor<3>, gain: &Tensor<1>, epsilon: f64, modulation: Option<&Modulation>) -> Option<Tensor<3>> {
+    normalized(x, Norm::RootMeanSquare, epsilon, Some(gain), None, modulation)
 }
 
-/// Layer norm and modulation.
+/// See [`crate::kernels::layer_norm`].
 pub(crate) fn layer_norm(
     x: &Tensor<3>,
-    norm: Option<&LayerNorm>,
+    gain: Option<&Tensor<1>>,
+    bias: Option<&Tensor<1>>,
     epsilon: f64,
     modulation: Option<&Modulation>,
 ) -> Option<Tensor<3>> {
-    let gain = norm.map(|norm| norm.gamma.val());
-    let bias = norm.and_then(|norm| Some(norm.beta.as_ref()?.val()));
-    normed(x, Norm::MeanAndVariance, epsilon, gain, bias, modulation)
+    normalized(x, Norm::MeanAndVariance, epsilon, gain, bias, modulation)
 }
 
-fn normed(
+fn normalized(
     x: &Tensor<3>,
     norm: Norm,
     epsilon: f64,
-    gain: Option<Tensor<1>>,
-    bias: Option<Tensor<1>>,
+    gain: Option<&Tensor<1>>,
+    bias: Option<&Tensor<1>>,
     modulation: Option<&Modulation>,
 ) -> Option<Tensor<3>> {
     let [batch, length, width] = x.dims();
     let x = primitive(x)?.to_contiguous();
-    let vector = |vector: Option<Tensor<1>>| vector.map(|v| v.reshape([1, 1, width])).map(|v| PerRow::of(&v, [batch, length]));
-    let (gain, bias) = (all_or_none(vector(gain))?, all_or_none(vector(bias))?);
+    let per_channel = |v: &Tensor<1>| PerRow::of(&v.clone().reshape([1, 1, width]), [batch, length]);
+    let (gain, bias) = (all_or_none(gain.map(per_channel))?, all_or_none(bias.map(per_channel))?);
     let scale = all_or_none(modulation.map(|m| PerRow::of(&m.scale, [batch, length])))?;
     let shift = all_or_none(modulation.map(|m| PerRow::of(&m.shift, [batch, length])))?;
     let after = After {
@@ -196,7 +194,7 @@ fn normed(
     Some(tensor(y, vec![batch, length, width]))
 }
 
-/// Gated sum; x and y come back where this doesn't apply.
+/// See [`crate::kernels::add_gated`].
 #[allow(clippy::result_large_err)] // What comes back are tensors, not an error.
 pub(crate) fn add_gated(x: Tensor<3>, y: Tensor<3>, gate: Option<&Tensor<3>>) -> Result<Tensor<3>, (Tensor<3>, Tensor<3>)> {
     let [batch, length, width] = x.dims();

@@ -15,7 +15,7 @@ pub(crate) enum Packed {
 }
 
 /// Rows of x, rounded as some packed weights want them.
-pub(super) enum Rounded {
+pub(super) enum Quantized {
     Bf16(Bf16Rows),
     Int8(Int8Rows),
 }
@@ -90,10 +90,10 @@ impl Packed {
     }
 
     /// Rounds rows of x for these weights.
-    pub(super) fn round(&self, x: &[f32]) -> Rounded {
+    pub(super) fn quantize(&self, x: &[f32]) -> Quantized {
         match self {
-            Self::Bf16(weights) => Rounded::Bf16(Bf16Rows::of(x, weights.inputs())),
-            Self::Int8(weights) => Rounded::Int8(Int8Rows::of(x, weights.inputs())),
+            Self::Bf16(weights) => Quantized::Bf16(Bf16Rows::of(x, weights.inputs())),
+            Self::Int8(weights) => Quantized::Int8(Int8Rows::of(x, weights.inputs())),
         }
     }
 
@@ -102,10 +102,10 @@ impl Packed {
     /// # Panics
     ///
     /// If x was rounded for weights of another kind or of other inputs, or there is not one bias for each output.
-    pub(super) fn product(&self, x: &Rounded, bias: Option<&[f32]>, y: &mut Vec<f32>) {
+    pub(super) fn product(&self, x: &Quantized, bias: Option<&[f32]>, y: &mut Vec<f32>) {
         match (self, x) {
-            (Self::Bf16(weights), Rounded::Bf16(x)) => weights.product(x, bias, y),
-            (Self::Int8(weights), Rounded::Int8(x)) => weights.product(x, bias, y),
+            (Self::Bf16(weights), Quantized::Bf16(x)) => weights.product(x, bias, y),
+            (Self::Int8(weights), Quantized::Int8(x)) => weights.product(x, bias, y),
             _ => panic!("rows are rounded for the weights that they meet"),
         }
     }
@@ -115,10 +115,10 @@ impl Packed {
     /// # Panics
     ///
     /// As [`Self::product`], or if there is not one gate for each output of each row.
-    pub(super) fn product_gated(&self, x: &Rounded, bias: Option<&[f32]>, gates: &mut [f32]) {
+    pub(super) fn product_gated(&self, x: &Quantized, bias: Option<&[f32]>, gates: &mut [f32]) {
         match (self, x) {
-            (Self::Bf16(weights), Rounded::Bf16(x)) => weights.product_gated(x, bias, gates),
-            (Self::Int8(weights), Rounded::Int8(x)) => weights.product_gated(x, bias, gates),
+            (Self::Bf16(weights), Quantized::Bf16(x)) => weights.product_gated(x, bias, gates),
+            (Self::Int8(weights), Quantized::Int8(x)) => weights.product_gated(x, bias, gates),
             _ => panic!("rows are rounded for the weights that they meet"),
         }
     }
@@ -140,7 +140,7 @@ mod tests {
                 (waves(rows * inputs, 0.7), waves(outputs * inputs, 1.3), waves(outputs, 0.4), waves(rows * outputs, 2.1));
             for precision in [Precision::Bf16, Precision::Int8] {
                 let weights = Packed::of_rows(precision, &w, inputs).expect("there are weights");
-                let (x, mut plain, mut want, mut got) = (weights.round(&x), Vec::new(), gates.clone(), gates.clone());
+                let (x, mut plain, mut want, mut got) = (weights.quantize(&x), Vec::new(), gates.clone(), gates.clone());
                 weights.product(&x, Some(&bias), &mut plain);
                 elementwise::silu_mul(&mut want, &plain);
                 weights.product_gated(&x, Some(&bias), &mut got);

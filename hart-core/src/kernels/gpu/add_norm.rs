@@ -1,6 +1,5 @@
 //! A sum and its norm in one pass: the residual stream, and what the next layer reads of it.
 
-use burn::nn::RmsNorm;
 use burn::prelude::Tensor;
 use burn::tensor::DType;
 use cubecl::prelude::{Tensor as Strided, *};
@@ -64,19 +63,30 @@ fn add_and_norm<X: Float, Y: Float, M: Float, G: Float>(
     }
 }
 
-/// `x + gate * y` in the type of x, and its norm, modulated, in the type of the gain; neither gated nor modulated where there is no
-/// modulation.
+/// See [`crate::kernels::add_norm`]: the sum in the type of x, its norm in the type of the gain.
+#[allow(clippy::result_large_err, reason = "operands, not errors")]
 pub(crate) fn add_norm(
+    x: Tensor<3>,
+    y: Tensor<3>,
+    gain: &Tensor<1>,
+    epsilon: f64,
+    modulation: Option<(&Tensor<3>, &Modulation)>,
+) -> Result<(Tensor<3>, Tensor<3>), (Tensor<3>, Tensor<3>)> {
+    sum_and_norm(&x, &y, gain, epsilon, modulation).ok_or((x, y))
+}
+
+fn sum_and_norm(
     x: &Tensor<3>,
     y: &Tensor<3>,
-    norm: &RmsNorm,
+    gain: &Tensor<1>,
+    epsilon: f64,
     modulation: Option<(&Tensor<3>, &Modulation)>,
 ) -> Option<(Tensor<3>, Tensor<3>)> {
     let [batch, length, width] = x.dims();
     if x.dims() != y.dims() || batch * length * width == 0 {
         return None;
     }
-    let (x, y, gain) = (whole(x)?, whole(y)?, whole(&norm.gamma.val())?);
+    let (x, y, gain) = (whole(x)?, whole(y)?, whole(gain)?);
     // What there is none of is never read; something must be bound in its place.
     let [gate, scale, shift] = match modulation {
         Some((gate, Modulation { scale, shift })) => [primitive(gate)?, primitive(scale)?, primitive(shift)?],
@@ -102,7 +112,7 @@ pub(crate) fn add_norm(
         batch * length,
         width,
         length,
-        norm.epsilon as f32,
+        epsilon as f32,
         modulation.is_some(),
         THREADS as usize,
         types,

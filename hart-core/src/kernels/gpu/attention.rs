@@ -15,9 +15,9 @@ use cubek::attention::forward::routines::blackbox_accelerated::BlackboxAccelerat
 use super::flash::{Heads, attend};
 use super::product::{Lies, Operand, Single, Sizes, View, multiply};
 use super::{THREADS, cube_number, cubes, element, empty_like, is_here, tensor, thread_number, threads_for, whole};
-use crate::kernels::attention::{SMALLEST_NORM, SelfAttention};
-use crate::kernels::kv::{Extend, Extended, Group, Kept};
-use crate::nn::Rotation;
+use crate::kernels::kv::{Append, KvAppend, RowGroup, Stored};
+use crate::kernels::self_attention::MIN_NORM;
+use crate::kernels::{AttentionParams, Rotary, to_f32};
 
 /// Heads of tokens that a cube works on, where it has threads for so many.
 const HEADS: usize = 8;
@@ -26,14 +26,17 @@ const MOST_SCORES: usize = if cfg!(test) { 1 << 14 } else { 1 << 25 };
 
 /// Keys and values `[rows, heads, room, channels]`, of which the first `filled` tokens of every head are there.
 #[derive(Debug)]
-pub(crate) struct InPlace {
+pub(crate) struct CachedKv {
     key: CubeTensor,
     value: CubeTensor,
     filled: usize,
 }
 
-/// A copy is one that can be written to.
-impl Clone for InPlace {
+/// Memory of the last scale's keys and values.
+pub(crate) type KvScratch = Option<CachedKv>;
+
+/// A copy has memory of its own that can be written to.
+impl Clone for CachedKv {
     fn clone(&self) -> Self {
         let mut copy = Self::empty(&self.key, [0, 1, 2, 3].map(|dim| self.key.meta.shape()[dim]));
         copy.copy(self);
@@ -41,7 +44,7 @@ impl Clone for InPlace {
     }
 }
 
-impl InPlace {
+impl CachedKv {
     fn empty(like: &CubeTensor, [rows, heads, room, channels]: [usize; 4]) -> Self {
         let part = || empty_like(like, [rows, heads, room, channels], like.dtype);
         Self { key: part(), value: part(), filled: 0 }
@@ -156,8 +159,8 @@ fn take_apart<X: Float>(
             of_query += squares[at + i];
             of_key += squares[at + half + i];
         }
-        let query_factor = norms[head] / max(of_query.sqrt(), SMALLEST_NORM);
-        let key_factor = 1.0f32 / max(of_key.sqrt(), SMALLEST_NORM);
+        let query_factor = norms[head] / max(of_query.sqrt(), MIN_NORM);
+        let key_factor = 1.0f32 / max(of_key.sqrt(), MIN_NORM);
         q1 *= query_factor;
         q2 *= query_factor;
         k1 *= key_factor;
@@ -180,7 +183,7 @@ fn take_apart<X: Float>(
 
 /// `softmax(scale q k^T) v`, with scores and softmax in f32, where [`attend`] has no units. In half precision by burn's flash
 /// attention, where the queries fill its tiles; its kernels round to f16 inside, so f32 never takes them.
-fn mix(query: CubeTensor, here: &InPlace, scale: f64) -> Tensor<4> {
+fn mix(query: CubeTensor, here: &CachedKv, scale: f64) -> Tensor<4> {
     const TILE: usize = 16;
     let [rows, heads, length, channels] = [0, 1, 2, 3].map(|dim| query.meta.shape()[dim]);
     let planes = [4u8, 2, 1].into_iter().find(|&planes| length.is_multiple_of(TILE * usize::from(planes)));
@@ -198,10 +201,16 @@ fn mix(query: CubeTensor, here: &InPlace, scale: f64) -> Tensor<4> {
 }
 
 /// `softmax(scale q k^T + bias) v` of `[rows, heads, length, channels]`, with scores and softmax in f32.
-pub(crate) fn attention(of: [&Tensor<4>; 3], bias: Option<&Tensor<4>>, scale: f64) -> Option<Tensor<4>> {
-    if !is_here(&of[0].device()) || of.iter().any(|part| part.dtype() != of[0].dtype()) {
+pub(crate) fn attention(operands: [&Tensor<4>; 3], bias: Option<&Tensor<4>>, scale: f64) -> Option<Tensor<4>> {
+    if !is_here(&operands[0].device()) {
         return None;
     }
+    let dtype = operands[0].dtype();
+    if operands.iter().any(|operand| operand.dtype() != dtype) {
+        let [query, key, value] = operands.map(|operand| to_f32(operand.clone()));
+        return attention([&query, &key, &value], bias, scale).map(|mixed| mixed.cast(dtype));
+    }
+    let of = operands;
     let [rows, heads, length, channels] = of[0].dims();
     let tokens = of[1].dims()[2];
     if rows * heads * length * tokens == 0 {
@@ -254,54 +263,57 @@ fn mix_heads(of: [Tensor<3>; 3], tokens: usize, scale: f64, bias: Option<Tensor<
     tensor(product(shares, of_head(value, Lies::Wide, room * channels), channels, tokens, kind))
 }
 
-/// As [`SelfAttention::forward`], without a bias, with a cache, and with rows of one length.
+/// See [`crate::kernels::self_attention`]; only without a bias, with a KV cache, and with rows of one length.
 pub(crate) fn self_attention(
-    layer: &SelfAttention,
     qkv: &Tensor<3>,
-    rotation: &Rotation,
-    groups: &[Group],
-    cache: &mut Extend<'_>,
+    params: &AttentionParams,
+    rotary: Rotary<'_>,
+    groups: &[RowGroup],
+    kv: &mut KvAppend<'_>,
+    bias: Option<&Tensor<4>>,
 ) -> Option<Tensor<3>> {
-    let Extended { cache, last } = cache.0.as_mut()?;
+    let Append { store, last } = kv.0.as_mut()?;
+    if bias.is_some() {
+        return None;
+    }
     let [rows, length, width] = qkv.dims();
-    let (heads, width) = (layer.heads, width / 3);
+    let (heads, width) = (params.heads, width / 3);
     let channels = width / heads;
     let half = channels / 2;
     if half == 0 || channels % 2 == 1 || half > THREADS as usize {
         return None;
     }
     let lines = (THREADS as usize / half).clamp(1, HEADS);
-    let alike = groups.iter().all(|group| group.tokens == length && group.times == 1);
+    let alike = groups.iter().all(|group| group.tokens == length && group.multiplicity == 1);
     if !alike || rows * length == 0 || groups.iter().map(|group| group.rows).sum::<usize>() != rows {
         return None;
     }
     let qkv = whole(qkv)?;
-    let kept = match std::mem::take(&mut cache.kept) {
-        Kept::Nothing => InPlace::empty(&qkv, [rows, heads, cache.room.max(length), channels]),
-        Kept::InPlace(kept) => kept,
+    let kept = match std::mem::take(&mut store.stored) {
+        Stored::Empty => CachedKv::empty(&qkv, [rows, heads, store.capacity.max(length), channels]),
+        Stored::Gpu(kept) => kept,
         other => {
-            cache.kept = other;
+            store.stored = other;
             return None;
         }
     };
     // The last scale writes behind a copy of what came before, since nothing of it is kept.
     let (mut here, kept) = match last {
-        Some(memory) => {
+        Some(scratch) => {
             let room = kept.filled + length;
-            let fits = |there: &InPlace| there.room() == room && there.key.dtype == qkv.dtype && there.key.meta.shape()[0] == rows;
-            let mut scratch =
-                memory.in_place.take().filter(fits).unwrap_or_else(|| InPlace::empty(&qkv, [rows, heads, room, channels]));
-            scratch.copy(&kept);
-            (scratch, Some(kept))
+            let fits = |there: &CachedKv| there.room() == room && there.key.dtype == qkv.dtype && there.key.meta.shape()[0] == rows;
+            let mut copy = scratch.gpu.take().filter(fits).unwrap_or_else(|| CachedKv::empty(&qkv, [rows, heads, room, channels]));
+            copy.copy(&kept);
+            (copy, Some(kept))
         }
         None => (kept, None),
     };
     assert!(here.filled + length <= here.room(), "the cache was made for all scales");
     let query = empty_like(&qkv, [rows, heads, length, channels], qkv.dtype);
-    let (cos, sin) = rotation.tables();
+    let Rotary { cos, sin } = rotary;
     let turned = cos.dims()[0] * cos.dims()[2];
-    let no_norms = || Some(layer.query_bias.clone());
-    let norms = layer.norms.clone().map(|norms| norms.reshape([heads])).or_else(no_norms)?;
+    let no_norms = || Some(params.query_bias.clone());
+    let norms = params.norms.clone().map(|norms| norms.reshape([heads])).or_else(no_norms)?;
     // What attention multiplies scores by itself is taken away first.
     let usual = 1.0 / (channels as f64).sqrt();
     take_apart::launch(
@@ -309,8 +321,8 @@ pub(crate) fn self_attention(
         cubes((rows * length * heads).div_ceil(lines)),
         CubeDim::new_2d(half as u32, lines as u32),
         qkv.clone().into_buffer_arg(),
-        whole(&layer.query_bias)?.into_buffer_arg(),
-        whole(&layer.value_bias)?.into_buffer_arg(),
+        whole(&params.query_bias)?.into_buffer_arg(),
+        whole(&params.value_bias)?.into_buffer_arg(),
         whole(&norms)?.into_buffer_arg(),
         whole(cos)?.into_buffer_arg(),
         whole(sin)?.into_buffer_arg(),
@@ -323,10 +335,10 @@ pub(crate) fn self_attention(
         here.room(),
         here.filled,
         turned,
-        (layer.scale / usual) as f32,
+        (params.scale / usual) as f32,
         half,
         lines,
-        layer.norms.is_some(),
+        params.norms.is_some(),
         element(qkv.dtype),
     );
     here.filled += length;
@@ -339,11 +351,11 @@ pub(crate) fn self_attention(
         }
     };
     match (last, kept) {
-        (Some(memory), Some(kept)) => {
-            memory.in_place = Some(here);
-            cache.kept = Kept::InPlace(kept);
+        (Some(scratch), Some(kept)) => {
+            scratch.gpu = Some(here);
+            store.stored = Stored::Gpu(kept);
         }
-        _ => cache.kept = Kept::InPlace(here),
+        _ => store.stored = Stored::Gpu(here),
     }
     Some(mixed)
 }

@@ -3,8 +3,6 @@
 use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Cube, Dispatch, backend_extension};
-use burn::nn::PaddingConfig2d;
-use burn::nn::conv::Conv2d;
 use burn::prelude::Tensor;
 use burn::tensor::Shape;
 use burn_cubecl::kernel::into_contiguous;
@@ -14,6 +12,7 @@ use cubecl::prelude::*;
 
 use super::is_here;
 use super::product::{Lies, Operand, Single, Sizes, View, multiply};
+use crate::kernels::ConvParams;
 
 #[cfg(feature = "train")]
 use burn::backend::Autodiff;
@@ -31,24 +30,19 @@ pub(crate) trait Convolve: Backend {
     ) -> FloatTensor<Self>;
 }
 
-/// Convolution by a layer; x comes back where this doesn't apply.
-#[allow(clippy::result_large_err)] // What comes back is a tensor, not an error.
-pub(crate) fn conv2d(x: Tensor<4>, layer: &Conv2d) -> Result<Tensor<4>, Tensor<4>> {
-    let Some(bias) = &layer.bias else { return Err(x) };
-    let ([stride, other], [kernel, high]) = (layer.stride, layer.kernel_size);
-    let usual = stride == other && kernel == high && layer.dilation == [1, 1] && layer.groups == 1;
-    let padding = match &layer.padding {
-        PaddingConfig2d::Explicit(top, left, bottom, right) if (top, bottom) == (left, right) => [*top, *bottom],
-        PaddingConfig2d::Same if stride == 1 && kernel % 2 == 1 => [kernel / 2; 2],
-        PaddingConfig2d::Valid => [0; 2],
-        _ => return Err(x),
-    };
+/// See [`crate::kernels::conv2d`]: the stride, the kernel and its padding are the same in both directions.
+#[allow(clippy::result_large_err, reason = "an operand, not an error")]
+pub(crate) fn conv2d(x: Tensor<4>, params: &ConvParams) -> Result<Tensor<4>, Tensor<4>> {
+    let Some(bias) = params.bias.clone() else { return Err(x) };
+    let ([stride, other], [kernel, high]) = (params.stride, params.kernel());
+    let usual = stride == other && kernel == high && params.dilation == [1, 1] && params.groups == 1;
+    let [padding, horizontal] = params.padding;
     let [_, _, height, width] = x.dims();
     let fits = height.min(width) + padding[0] + padding[1] >= kernel && x.shape().num_elements() > 0;
-    if !usual || !fits || !is_here(&x.device().inner()) {
+    if !usual || padding != horizontal || !fits || !is_here(&x.device().inner()) {
         return Err(x);
     }
-    let (weight, bias) = (layer.weight.val(), bias.val());
+    let weight = params.weight.clone();
     let x = if x.dtype() == weight.dtype() { x } else { x.cast(weight.dtype()) };
     let y = Dispatch::convolve(x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch(), stride, padding);
     Ok(Tensor::from_dispatch(y))

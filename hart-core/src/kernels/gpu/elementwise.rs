@@ -1,5 +1,7 @@
 //! Element by element: SiLU, the gate of a gated layer, and gated sums.
 
+#![allow(clippy::result_large_err, reason = "operands, not errors")]
+
 use burn::prelude::Tensor;
 use burn::tensor::DType;
 use cubecl::prelude::{Tensor as Strided, *};
@@ -52,39 +54,40 @@ fn add_gated_kernel<X: Float, Y: Float, G: Float>(
     }
 }
 
-/// SiLU, in the type of what it is given.
-pub(crate) fn silu<const D: usize>(x: &Tensor<D>) -> Option<Tensor<D>> {
-    let x = whole(x)?;
-    let count = x.meta.num_elements();
-    let y = empty_like(&x, x.meta.shape().clone(), x.dtype);
+/// See [`crate::kernels::silu`]; in the type of x.
+pub(crate) fn silu<const D: usize>(x: Tensor<D>) -> Result<Tensor<D>, Tensor<D>> {
+    let Some(values) = whole(&x) else { return Err(x) };
+    let count = values.meta.num_elements();
+    let y = empty_like(&values, values.meta.shape().clone(), values.dtype);
     if count > 0 {
-        let (client, kind) = (x.client.clone(), element(x.dtype));
-        let (from, to) = (x.into_buffer_arg(), y.clone().into_buffer_arg());
+        let (client, kind) = (values.client.clone(), element(values.dtype));
+        let (from, to) = (values.into_buffer_arg(), y.clone().into_buffer_arg());
         let (all, dim) = threads_for(count);
         silu_kernel::launch(&client, all, dim, from, to, count, kind);
     }
-    Some(tensor(y))
+    Ok(tensor(y))
 }
 
-/// `silu(gate) up`.
-pub(crate) fn silu_mul(gate: &Tensor<3>, up: &Tensor<3>) -> Option<Tensor<3>> {
-    let (gate, up) = (whole(gate)?, whole(up)?);
-    if gate.dtype != up.dtype {
-        return None;
-    }
-    let count = gate.meta.num_elements();
-    let y = empty_like(&gate, gate.meta.shape().clone(), gate.dtype);
+/// Computes `silu(gate) * up` in the type of both.
+pub(crate) fn silu_mul(gate: Tensor<3>, up: Tensor<3>) -> Result<Tensor<3>, (Tensor<3>, Tensor<3>)> {
+    let (Some(gates), Some(ups), true) = (whole(&gate), whole(&up), gate.dtype() == up.dtype()) else { return Err((gate, up)) };
+    let count = gates.meta.num_elements();
+    let y = empty_like(&gates, gates.meta.shape().clone(), gates.dtype);
     if count > 0 {
-        let (client, kind) = (gate.client.clone(), element(gate.dtype));
-        let (gate, up, to) = (gate.into_buffer_arg(), up.into_buffer_arg(), y.clone().into_buffer_arg());
+        let (client, kind) = (gates.client.clone(), element(gates.dtype));
+        let (gates, ups, to) = (gates.into_buffer_arg(), ups.into_buffer_arg(), y.clone().into_buffer_arg());
         let (all, dim) = threads_for(count);
-        silu_mul_kernel::launch(&client, all, dim, gate, up, to, count, kind);
+        silu_mul_kernel::launch(&client, all, dim, gates, ups, to, count, kind);
     }
-    Some(tensor(y))
+    Ok(tensor(y))
 }
 
-/// `x + gate * y` in the type of x.
-pub(crate) fn add_gated(x: &Tensor<3>, y: &Tensor<3>, gate: Option<&Tensor<3>>) -> Option<Tensor<3>> {
+/// See [`crate::kernels::add_gated`]; in the type of x.
+pub(crate) fn add_gated(x: Tensor<3>, y: Tensor<3>, gate: Option<&Tensor<3>>) -> Result<Tensor<3>, (Tensor<3>, Tensor<3>)> {
+    sum_gated(&x, &y, gate).ok_or((x, y))
+}
+
+fn sum_gated(x: &Tensor<3>, y: &Tensor<3>, gate: Option<&Tensor<3>>) -> Option<Tensor<3>> {
     let [_, length, width] = x.dims();
     if y.dims() != x.dims() {
         return None;

@@ -3,7 +3,6 @@
 use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Cube, Dispatch, backend_extension};
-use burn::nn::GroupNorm;
 use burn::prelude::Tensor;
 use burn::tensor::DType;
 use burn_cubecl::kernel::into_contiguous;
@@ -12,6 +11,7 @@ use cubecl::prelude::*;
 
 use super::elementwise::silu_of;
 use super::{THREADS, cube_number, cube_sum, cubes, element, empty_like, is_here, side_by_side, thread_number, threads_for};
+use crate::kernels::GroupNormParams;
 
 #[cfg(feature = "train")]
 mod gradients;
@@ -32,16 +32,17 @@ pub(crate) trait Norms: Backend {
     fn group_norm(x: FloatTensor<Self>, gain: FloatTensor<Self>, bias: FloatTensor<Self>, options: Options) -> FloatTensor<Self>;
 }
 
-/// Group norm by a layer, with SiLU behind it if asked for; None where this doesn't apply.
-pub(crate) fn group_norm(x: &Tensor<4>, norm: &GroupNorm, silu: bool) -> Option<Tensor<4>> {
-    let (gain, bias) = (norm.gamma.as_ref()?.val(), norm.beta.as_ref()?.val());
+/// See [`crate::kernels::group_norm`]; SiLU follows if `silu`.
+#[allow(clippy::result_large_err, reason = "an operand, not an error")]
+pub(crate) fn group_norm(x: Tensor<4>, params: &GroupNormParams, silu: bool) -> Result<Tensor<4>, Tensor<4>> {
+    let (gain, bias) = (params.gain.clone(), params.bias.clone());
     let kind = x.dtype();
     if !is_here(&x.device().inner()) || gain.dtype() != kind || bias.dtype() != kind || x.shape().num_elements() == 0 {
-        return None;
+        return Err(x);
     }
-    let options = Options { groups: norm.num_groups, epsilon: norm.epsilon, silu };
-    let y = <Dispatch as Norms>::group_norm(x.clone().into_dispatch(), gain.into_dispatch(), bias.into_dispatch(), options);
-    Some(Tensor::from_dispatch(y))
+    let options = Options { groups: params.groups, epsilon: params.epsilon, silu };
+    let y = <Dispatch as Norms>::group_norm(x.into_dispatch(), gain.into_dispatch(), bias.into_dispatch(), options);
+    Ok(Tensor::from_dispatch(y))
 }
 
 /// Places of a map whose sums one cube makes.

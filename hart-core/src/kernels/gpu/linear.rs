@@ -15,26 +15,18 @@ use burn_cubecl::tensor::CubeTensor;
 use super::columns::add_row;
 use super::product::{Lies, Operand, Single, Sizes, View, multiply};
 use super::{is_here, primitive, tensor};
-use crate::kernels::Linear;
+use crate::kernels::Weight;
 
-/// `x W + b` in the type of W.
-pub(crate) fn linear(x: &Tensor<3>, layer: &Linear) -> Option<Tensor<3>> {
-    #[cfg(feature = "train")]
-    if x.device().is_autodiff() {
-        return is_here(&x.device().inner()).then(|| tracked(x.clone(), layer));
-    }
-    if !is_here(&x.device()) {
-        return None;
-    }
-    layer_product(x, layer, layer.weight.val().dtype())
+/// See [`crate::kernels::linear`].
+pub(crate) fn linear(x: &Tensor<3>, weight: &Weight, bias: Option<&Tensor<1>>) -> Option<Tensor<3>> {
+    let Weight::Dense(weight) = weight else { return None };
+    product_to(x, weight, bias, weight.dtype())
 }
 
-/// `x W + b` in f32, whatever the type of W.
-pub(crate) fn linear_to_f32(x: &Tensor<3>, layer: &Linear) -> Option<Tensor<3>> {
-    if !is_here(&x.device()) {
-        return None;
-    }
-    layer_product(x, layer, DType::F32)
+/// See [`crate::kernels::linear_to_f32`].
+pub(crate) fn linear_to_f32(x: &Tensor<3>, weight: &Weight, bias: Option<&Tensor<1>>) -> Option<Tensor<3>> {
+    let Weight::Dense(weight) = weight else { return None };
+    product_to(x, weight, bias, DType::F32)
 }
 
 /// A matrix `[rows, in]` times a matrix `[in, out]`, in f32 as it is.
@@ -43,17 +35,23 @@ pub(crate) fn matmul(x: &Tensor<2>, other: &Tensor<2>) -> Option<Tensor<2>> {
     here.then(|| Some(tensor(product(primitive(x)?, primitive(other)?, None, DType::F32, Single::Exact)))).flatten()
 }
 
-fn layer_product(x: &Tensor<3>, layer: &Linear, to: DType) -> Option<Tensor<3>> {
-    let weight = layer.weight.val();
+fn product_to(x: &Tensor<3>, weight: &Tensor<2>, bias: Option<&Tensor<1>>, to: DType) -> Option<Tensor<3>> {
+    #[cfg(feature = "train")]
+    if x.device().is_autodiff() {
+        return is_here(&x.device().inner()).then(|| tracked(x.clone(), weight, bias));
+    }
+    if !is_here(&x.device()) {
+        return None;
+    }
     let [rows, length, inputs] = x.dims();
     let [_, outputs] = weight.dims();
     // One product for all rows.
     let x = primitive(&x.clone().cast(FloatDType::from(weight.dtype())).reshape([rows * length, inputs]))?;
-    let bias = match &layer.bias {
-        Some(bias) => Some(primitive(&bias.val())?),
+    let bias = match bias {
+        Some(bias) => Some(primitive(bias)?),
         None => None,
     };
-    Some(tensor::<2>(product(x, primitive(&weight)?, bias, to, Single::Exact)).reshape([rows, length, outputs]))
+    Some(tensor::<2>(product(x, primitive(weight)?, bias, to, Single::Exact)).reshape([rows, length, outputs]))
 }
 
 /// Rows `[rows, in]` times a matrix `[in, out]`, of one type, to another or the same, plus a bias.
@@ -89,13 +87,12 @@ impl Multiply for Cube {
 }
 
 #[cfg(feature = "train")]
-fn tracked(x: Tensor<3>, layer: &Linear) -> Tensor<3> {
-    let weight = layer.weight.val();
+fn tracked(x: Tensor<3>, weight: &Tensor<2>, bias: Option<&Tensor<1>>) -> Tensor<3> {
     let ([rows, length, inputs], [_, outputs]) = (x.dims(), weight.dims());
     let x: Tensor<2> = x.reshape([rows * length, inputs]);
-    let y = Tensor::<2>::from_dispatch(Dispatch::multiply_rows(x.into_dispatch(), weight.into_dispatch()));
-    let y = match &layer.bias {
-        Some(bias) => add_row(y, bias.val()),
+    let y = Tensor::<2>::from_dispatch(Dispatch::multiply_rows(x.into_dispatch(), weight.clone().into_dispatch()));
+    let y = match bias {
+        Some(bias) => add_row(y, bias.clone()),
         None => y,
     };
     y.reshape([rows, length, outputs])

@@ -22,22 +22,19 @@ mod product;
 mod sample;
 mod upsample;
 
-pub(crate) use add_norm::add_norm;
-pub(crate) use attention::{InPlace, attention, self_attention};
+pub(super) use super::absent::{norm_silu_conv2d, swi_glu, upsample_conv2d};
+pub(super) use add_norm::add_norm;
+pub(super) use attention::{CachedKv, KvScratch, attention, self_attention};
+pub(super) use conv::conv2d;
+pub(super) use elementwise::{add_gated, silu, silu_mul};
+pub(super) use group_norm::group_norm;
+pub(super) use linear::{linear, linear_to_f32, matmul};
+pub(super) use noise::normals;
+pub(super) use norm::{layer_norm, rms_norm};
 #[cfg(feature = "train")]
-pub(crate) use columns::{add_row, scale_by_row};
-pub(crate) use conv::conv2d;
-pub(crate) use elementwise::{add_gated, silu, silu_mul};
-pub(crate) use group_norm::group_norm;
-pub(crate) use linear::{linear, linear_to_f32, matmul};
-pub(crate) use noise::normals;
-#[cfg(feature = "train")]
-pub(crate) use norm::normed;
-pub(crate) use norm::{layer_norm, rms_norm};
-#[cfg(feature = "train")]
-pub(crate) use optimizer::{Adam, AdamStep, adam};
-pub(crate) use sample::sample;
-pub(crate) use upsample::upsample_nearest;
+pub(super) use optimizer::adam;
+pub(super) use sample::sample;
+pub(super) use upsample::upsample_nearest;
 
 use burn::backend::Cube;
 use burn::prelude::{Device, Tensor};
@@ -181,4 +178,4 @@ fn cube_max(value: f32, #[comptime] threads: usize) -> f32 {
 }
 
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;

@@ -124,9 +124,9 @@ pub(super) fn words_of(seeds: &[u64]) -> Vec<u32> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::device;
     use super::super::whole;
     use super::*;
+    use crate::kernels::testing::gpu as device;
     use crate::kernels::values;
 
     #[cube(launch)]

@@ -1,13 +1,16 @@
 //! Norms of rows, with gain, bias and modulation in one pass.
 
-use burn::nn::{LayerNorm, RmsNorm};
 use burn::prelude::Tensor;
 use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::{Tensor as Strided, *};
 
+#[cfg(feature = "train")]
+use super::columns::{add_row, scale_by_row};
 use super::{THREADS, cube_number, cube_sum, cubes, element, empty_like, primitive, row_of, tensor, whole};
 use crate::kernels::Modulation;
+#[cfg(feature = "train")]
+use crate::kernels::reference::modulate;
 
 /// What a norm does besides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -140,10 +143,6 @@ fn apply(x: &Tensor<3>, wanted: Norm<'_>) -> Option<Tensor<3>> {
     );
     Some(tensor(y))
 }
-
-/// Rows without their mean, if asked for, and divided by their root mean square.
-#[cfg(feature = "train")]
-pub(crate) use tracked::normed;
 
 #[cfg(feature = "train")]
 mod tracked {
@@ -279,20 +278,52 @@ mod tracked {
     }
 }
 
-/// Root-mean-square norm and modulation.
-pub(crate) fn rms_norm(x: &Tensor<3>, norm: &RmsNorm, modulation: Option<&Modulation>) -> Option<Tensor<3>> {
-    let gain = Some(norm.gamma.val());
-    apply(x, Norm { subtracts_mean: false, epsilon: norm.epsilon, gain, bias: None, modulation })
+/// See [`crate::kernels::rms_norm`].
+pub(crate) fn rms_norm(x: &Tensor<3>, gain: &Tensor<1>, epsilon: f64, modulation: Option<&Modulation>) -> Option<Tensor<3>> {
+    let norm = Norm { subtracts_mean: false, epsilon, gain: Some(gain.clone()), bias: None, modulation };
+    apply(x, norm).or_else(|| tracked(x, false, Some(gain), None, epsilon, modulation))
 }
 
-/// Layer norm and modulation.
+/// See [`crate::kernels::layer_norm`].
 pub(crate) fn layer_norm(
     x: &Tensor<3>,
-    norm: Option<&LayerNorm>,
+    gain: Option<&Tensor<1>>,
+    bias: Option<&Tensor<1>>,
     epsilon: f64,
     modulation: Option<&Modulation>,
 ) -> Option<Tensor<3>> {
-    let gain = norm.map(|norm| norm.gamma.val());
-    let bias = norm.and_then(|norm| Some(norm.beta.as_ref()?.val()));
-    apply(x, Norm { subtracts_mean: true, epsilon, gain, bias, modulation })
+    let norm = Norm { subtracts_mean: true, epsilon, gain: gain.cloned(), bias: bias.cloned(), modulation };
+    apply(x, norm).or_else(|| tracked(x, true, gain, bias, epsilon, modulation))
+}
+
+/// Computes a norm with its gradient where x is tracked.
+#[cfg(feature = "train")]
+fn tracked(
+    x: &Tensor<3>,
+    subtracts_mean: bool,
+    gain: Option<&Tensor<1>>,
+    bias: Option<&Tensor<1>>,
+    epsilon: f64,
+    modulation: Option<&Modulation>,
+) -> Option<Tensor<3>> {
+    let mut y = tracked::normed(x, subtracts_mean, epsilon)?;
+    if let Some(gain) = gain {
+        y = scale_by_row(y, gain.clone());
+    }
+    if let Some(bias) = bias {
+        y = add_row(y, bias.clone());
+    }
+    Some(modulate(y, modulation))
+}
+
+#[cfg(not(feature = "train"))]
+fn tracked(
+    _: &Tensor<3>,
+    _: bool,
+    _: Option<&Tensor<1>>,
+    _: Option<&Tensor<1>>,
+    _: f64,
+    _: Option<&Modulation>,
+) -> Option<Tensor<3>> {
+    None
 }

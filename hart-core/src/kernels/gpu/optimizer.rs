@@ -4,30 +4,7 @@ use burn::prelude::Tensor;
 use cubecl::prelude::*;
 
 use super::{empty_like, tensor, thread_number, threads_for, whole};
-
-/// Numbers of a step of AdamW.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct AdamStep {
-    pub(crate) beta_1: f32,
-    pub(crate) beta_2: f32,
-    pub(crate) epsilon: f32,
-    /// Steps that the moments have seen, this one included.
-    pub(crate) time: usize,
-    pub(crate) rate: f64,
-    pub(crate) weight_decay: f32,
-    /// What gradients are multiplied by.
-    pub(crate) scale: f32,
-    /// Decay of the running average.
-    pub(crate) average: f64,
-}
-
-/// What a step changes of a parameter.
-pub(crate) struct Adam {
-    pub(crate) value: Tensor<1>,
-    pub(crate) average: Tensor<1>,
-    pub(crate) moment_1: Tensor<1>,
-    pub(crate) moment_2: Tensor<1>,
-}
+use crate::kernels::{AdamRows, AdamStep};
 
 #[cube(launch)]
 #[allow(clippy::too_many_arguments)]
@@ -67,7 +44,7 @@ fn step_kernel(
 }
 
 /// The step; None where the device isn't a GPU.
-pub(crate) fn adam(before: &Adam, gradient: &Tensor<1>, step: AdamStep) -> Option<Adam> {
+pub(crate) fn adam(before: &AdamRows, gradient: &Tensor<1>, step: AdamStep) -> Option<AdamRows> {
     let gradient = whole(gradient)?;
     let (value, average) = (whole(&before.value)?, whole(&before.average)?);
     let (moment_1, moment_2) = (whole(&before.moment_1)?, whole(&before.moment_2)?);
@@ -101,5 +78,5 @@ pub(crate) fn adam(before: &Adam, gradient: &Tensor<1>, step: AdamStep) -> Optio
         step.average as f32,
     );
     let [value, average, moment_1, moment_2] = [next_value, next_average, next_1, next_2].map(tensor);
-    Some(Adam { value, average, moment_1, moment_2 })
+    Some(AdamRows { value, average, moment_1, moment_2 })
 }

@@ -1,21 +1,14 @@
 //! The kernels against the bodies for the CPU, on the device that `HART_TEST_DEVICE` names, or the first one of wgpu or CUDA.
 
-use burn::nn::{GroupNormConfig, LayerNormConfig, RmsNormConfig};
+use burn::nn::{GroupNormConfig, LayerNormConfig};
 use burn::prelude::*;
 use burn::tensor::FloatDType;
 
-use crate::device::{DeviceKind, Precision};
-use crate::kernels::{Cache, Group, Memory, Modulation, SelfAttention, tensor, to_f32, values};
-use crate::nn::Rotation;
+use crate::device::Precision;
+use crate::kernels::testing::{gpu as device, on, wave, waves};
+use crate::kernels::{AttentionParams, KvScratch, KvStore, Modulation, RowGroup, reference, tensor, to_f32, values};
+use crate::nn::{RotaryEmbedding, conv_params, group_norm_params};
 use crate::rng::{Philox, RandomKey, RandomSource, Stream};
-
-/// The device that the kernels are tested on.
-pub(crate) fn device() -> Device {
-    let name = std::env::var("HART_TEST_DEVICE").ok().filter(|name| name != "cpu");
-    let name = name.unwrap_or_else(|| if cfg!(feature = "wgpu") { "wgpu" } else { "cuda" }.into());
-    let kind: DeviceKind = name.parse().unwrap();
-    kind.open().unwrap_or_else(|error| panic!("{error} (these tests need a GPU, or Mesa's software Vulkan)"))
-}
 
 /// What products in f32 may be off by.
 const IN_F32: f32 = 1e-4;
@@ -25,15 +18,6 @@ fn held<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     let shape: [usize; D] = x.dims();
     let device = x.device();
     tensor(values(x).into_iter().map(|value| half::bf16::from_f32(value).to_f32()).collect(), shape, &device)
-}
-
-pub(crate) fn waves(count: usize, speed: f32) -> Vec<f32> {
-    (0..count).map(|i| (i as f32 * speed).sin()).collect()
-}
-
-/// A tensor of a wave.
-pub(crate) fn wave<const D: usize>(shape: [usize; D], speed: f32, device: &Device) -> Tensor<D> {
-    tensor(waves(shape.iter().product(), speed), shape, device)
 }
 
 #[track_caller]
@@ -61,18 +45,12 @@ fn assert_all_close<const D: usize, const N: usize>(got: [Tensor<D>; N], want: [
     }
 }
 
-/// The same numbers on another device.
-pub(crate) fn on<const D: usize>(x: &Tensor<D>, device: &Device) -> Tensor<D> {
-    let shape: [usize; D] = x.dims();
-    tensor(values(x.clone()), shape, device)
-}
-
 #[test]
 fn norms_and_sums_equal_the_cpus() {
     let (gpu, cpu) = (device(), Device::flex());
     for width in [6, 300] {
-        let layer_norm = |device: &Device| LayerNormConfig::new(width).init(device);
-        let rms_norm = |device: &Device| RmsNormConfig::new(width).init(device);
+        let (gain, bias) = (wave([width], 1.1, &cpu), wave([width], 0.3, &cpu));
+        let (gain_there, bias_there) = (on(&gain, &gpu), on(&bias, &gpu));
         let wide = wave([2, 5, 3 * width], 0.9, &cpu);
         let part = |index: usize| wide.clone().narrow(2, index * width, width);
         let both = |scale: Tensor<3>, shift: Tensor<3>| Modulation { scale, shift };
@@ -88,11 +66,13 @@ fn norms_and_sums_equal_the_cpus() {
             let (here, there) = (modulation.as_ref(), there.as_ref());
             let y = on(&x, &gpu);
             let norm = crate::kernels::rms_norm;
-            assert_close("rms", norm(y.clone(), &rms_norm(&gpu), there), norm(x.clone(), &rms_norm(&cpu), here), 1e-5);
+            let normalized = norm(x.clone(), &gain, 1e-5, here);
+            assert_close("rms", norm(y.clone(), &gain_there, 1e-5, there), normalized.clone(), 1e-5);
             let norm = crate::kernels::layer_norm;
-            let want = norm(x.clone(), Some(&layer_norm(&cpu)), 1e-5, here);
-            assert_close("layer", norm(y.clone(), Some(&layer_norm(&gpu)), 1e-5, there), want.clone(), 1e-5);
-            assert_close("bare", norm(y.clone(), None, 1e-5, there), want, 1e-5);
+            let want = norm(x.clone(), Some(&gain), Some(&bias), 1e-5, here);
+            assert_close("layer", norm(y.clone(), Some(&gain_there), Some(&bias_there), 1e-5, there), want, 1e-5);
+            let want = norm(x.clone(), None, None, 1e-5, here);
+            assert_close("bare", norm(y.clone(), None, None, 1e-5, there), want, 1e-5);
             let (more, gate) = (wave([2, 5, width], 0.3, &cpu), here.map(|m| m.scale.clone()));
             let want = crate::kernels::add_gated(x.clone(), more.clone(), gate.as_ref());
             let gate = gate.map(|gate| on(&gate, &gpu));
@@ -100,14 +80,13 @@ fn norms_and_sums_equal_the_cpus() {
             // Both at once, gated by a part of a wider tensor.
             let between = here.map(|m| (&m.scale, m));
             let on_gpu = gate.as_ref().zip(there);
-            let (sum, normed) = super::add_norm(&y, &on(&more, &gpu), &rms_norm(&gpu), on_gpu).unwrap();
+            let (sum, normed) = super::add_norm(y.clone(), on(&more, &gpu), &gain_there, 1e-5, on_gpu).unwrap();
             assert_close("sum", sum, want, 1e-6);
-            let (_, want) = crate::kernels::add_norm(x.clone(), more, &rms_norm(&cpu), between);
+            let (_, want) = crate::kernels::add_norm(x.clone(), more, &gain, 1e-5, between);
             assert_close("its norm", normed, want, 1e-5);
             // A norm whose gain is in half precision gives that.
-            let half = crate::kernels::in_half(rms_norm(&gpu), Precision::F16, &gpu);
-            let got = crate::kernels::rms_norm(y, &half, there);
-            assert_close("half", got, crate::kernels::rms_norm(x, &rms_norm(&cpu), here), 2e-3);
+            let half = gain_there.clone().cast(FloatDType::F16);
+            assert_close("half", crate::kernels::rms_norm(y, &half, 1e-5, there), normalized, 2e-3);
         }
     }
 }
@@ -116,11 +95,11 @@ fn norms_and_sums_equal_the_cpus() {
 fn gates_equal_the_cpus() {
     let (gpu, cpu) = (device(), Device::flex());
     let (gate, up) = (wave([2, 50, 7], 0.7, &cpu) * 6.0, wave([2, 50, 7], 0.3, &cpu));
-    assert_close("silu", super::silu(&on(&gate, &gpu)).unwrap(), crate::kernels::silu(gate.clone()), 1e-5);
+    assert_close("silu", super::silu(on(&gate, &gpu)).unwrap(), crate::kernels::silu(gate.clone()), 1e-5);
     let half = on(&gate, &gpu).cast(FloatDType::F16);
-    assert_close("silu in half", super::silu(&half).unwrap(), crate::kernels::silu(gate.clone()), 2e-3);
+    assert_close("silu in half", super::silu(half).unwrap(), crate::kernels::silu(gate.clone()), 2e-3);
     let want = crate::kernels::silu(gate.clone()) * up.clone();
-    assert_close("gated", super::silu_mul(&on(&gate, &gpu), &on(&up, &gpu)).unwrap(), want, 1e-5);
+    assert_close("gated", super::silu_mul(on(&gate, &gpu), on(&up, &gpu)).unwrap(), want, 1e-5);
 }
 
 #[test]
@@ -130,9 +109,14 @@ fn maps_equal_the_cpus() {
         let norm = |device: &Device| GroupNormConfig::new(groups, channels).with_epsilon(1e-6).init(device);
         let x = wave([2, channels, side, side], 0.7, &cpu) + 0.3;
         for (map, what) in [(on(&x, &gpu), "whole"), (on(&x.clone().swap_dims(2, 3), &gpu).swap_dims(2, 3), "view")] {
-            assert_close(what, super::group_norm(&map, &norm(&gpu), false).unwrap(), norm(&cpu).forward(x.clone()), 2e-4);
+            assert_close(
+                what,
+                super::group_norm(map.clone(), &group_norm_params(&norm(&gpu)), false).unwrap(),
+                norm(&cpu).forward(x.clone()),
+                2e-4,
+            );
             let want = crate::kernels::silu(norm(&cpu).forward(x.clone()));
-            assert_close(what, super::group_norm(&map, &norm(&gpu), true).unwrap(), want, 2e-4);
+            assert_close(what, super::group_norm(map.clone(), &group_norm_params(&norm(&gpu)), true).unwrap(), want, 2e-4);
             let want = x.clone().repeat_dim(2, 1).reshape([2 * channels, side, 1, side, 1]).repeat_dim(4, 2).repeat_dim(2, 2);
             let want = want.reshape([2, channels, 2 * side, 2 * side]);
             assert_close(what, super::upsample_nearest(&map).unwrap(), want, 0.0);
@@ -218,10 +202,10 @@ fn gradients_of_layers_equal_the_cpus() {
         let x = held(wave([4300, 40], 0.7, &device)).require_grad();
         let weight = held(wave([40, 24], 0.3, &device)).require_grad();
         let bias = wave::<1>([24], 0.4, &device).require_grad();
-        let mut layer = crate::kernels::LinearConfig::new(40, 24).init(&device);
+        let mut layer = crate::nn::LinearConfig::new(40, 24).init(&device);
         layer.weight = Param::initialized(ParamId::new(), weight.clone());
         layer.bias = Some(Param::initialized(ParamId::new(), bias.clone()));
-        let y = crate::kernels::linear(x.clone().reshape([43, 100, 40]), &layer);
+        let y = layer.forward(x.clone().reshape([43, 100, 40]));
         let gradients = (y.clone() * held(wave(y.dims(), 1.1, &device))).sum().backward();
         let [of_x, of_weight] = [&x, &weight].map(|of| of.grad(&gradients).unwrap().reshape([1, -1]));
         [y.inner().reshape([1, -1]), of_x, of_weight, bias.grad(&gradients).unwrap().reshape([1, -1])]
@@ -239,10 +223,10 @@ fn gradients_of_norms_equal_the_cpus() {
         let x = wave([43, 100, 24], 0.7, &device).require_grad();
         let gain = wave::<1>([24], 0.8, &device).require_grad();
         let norm = burn::nn::RmsNorm { gamma: Param::initialized(ParamId::new(), gain.clone()), epsilon: 1e-6 };
-        let y = crate::kernels::rms_norm(x.clone(), &norm, None);
+        let y = crate::nn::rms_norm(x.clone(), &norm, None);
         let norm = LayerNormConfig::new(24).with_epsilon(1e-6).init(&device);
         let both = Modulation { scale: wave([1, 1, 24], 0.8, &device), shift: wave([1, 1, 24], 0.4, &device) };
-        let y = crate::kernels::layer_norm(y * 2.0 + 0.5, Some(&norm), 1e-6, Some(&both));
+        let y = crate::nn::layer_norm(y * 2.0 + 0.5, Some(&norm), 1e-6, Some(&both));
         let gradients = (y.clone() * wave(y.dims(), 1.1, &device)).sum().backward();
         let of_x = x.grad(&gradients).unwrap();
         [y.inner().reshape([1, -1]), of_x.reshape([1, -1]), gain.grad(&gradients).unwrap().reshape([1, -1])]
@@ -267,9 +251,9 @@ fn gradients_of_group_norms_equal_the_cpus() {
                 norm.beta = Some(Param::initialized(ParamId::new(), bias.clone()));
                 let x = (wave([3, channels, side, side], 0.7, &device) + 0.3).detach().require_grad();
                 let y = if silu {
-                    crate::kernels::group_norm_silu(x.clone(), &norm)
+                    crate::kernels::group_norm_silu(x.clone(), &group_norm_params(&norm))
                 } else {
-                    crate::kernels::group_norm(x.clone(), &norm)
+                    crate::nn::group_norm(x.clone(), &norm)
                 };
                 let gradients = (y * wave([3, channels, side, side], 1.1, &device)).sum().backward();
                 let rows = [gain.grad(&gradients), bias.grad(&gradients)].map(|g| on(&g.unwrap().reshape([1, -1]), &cpu));
@@ -299,7 +283,7 @@ fn convolutions_equal_the_cpus() {
         there.weight = there.weight.map(|_| on(&here.weight.val(), &gpu));
         there.bias = there.bias.map(|bias| bias.map(|_| on(&here.bias.as_ref().unwrap().val(), &gpu)));
         let x = wave([2, from, 9, 13], 0.7, &cpu);
-        let got = super::conv2d(on(&x, &gpu), &there).unwrap();
+        let got = super::conv2d(on(&x, &gpu), &conv_params(&there)).unwrap();
         assert_close("output", got, here.forward(x.clone()), IN_F32);
         #[cfg(feature = "train")]
         {
@@ -321,7 +305,7 @@ fn convolutions_equal_the_cpus() {
                 (on(&all.0, &cpu), on(&all.1, &cpu), on(&all.2, &cpu))
             };
             let want = gradients(cpu.clone(), &|x, layer| layer.forward(x));
-            let got = gradients(gpu.clone(), &|x, layer| super::conv2d(x, layer).unwrap());
+            let got = gradients(gpu.clone(), &|x, layer| super::conv2d(x, &conv_params(layer)).unwrap());
             assert_close_in_all("gradient of x", got.0, want.0);
             assert_close_in_all("gradient of the weights", got.1, want.1);
             assert_close_in_all("gradient of the bias", got.2, want.2);
@@ -336,7 +320,7 @@ fn self_attention_equals_the_cpus() {
     let heads = 3;
     for (channels, normalised, longest) in [(16, false, 49), (16, true, 49), (64, true, 149), (512, true, 5)] {
         let width = heads * channels;
-        let layer = |device: &Device| SelfAttention {
+        let params = |device: &Device| AttentionParams {
             heads,
             query_bias: tensor(waves(width, 0.3), [width], device),
             value_bias: tensor(waves(width, 0.5), [width], device),
@@ -344,19 +328,19 @@ fn self_attention_equals_the_cpus() {
             scale: if normalised { 1.0 } else { 0.3 },
         };
         for (precision, tolerance) in [(Precision::F32, IN_F32), (Precision::F16, 2e-2)] {
-            let (mut there, mut here) = (Cache::new(precision, 11), Cache::new(Precision::F32, 11));
-            let (mut memory, mut other) = (Memory::default(), Memory::default());
+            let (mut there, mut here) = (KvStore::new(precision, 11), KvStore::new(Precision::F32, 11));
+            let mut scratch = KvScratch::default();
             for (index, length) in [7, 4, longest].into_iter().enumerate() {
                 let qkv = wave([4, length, 3 * width], 0.37 + index as f32, &cpu);
                 let positions: Vec<Vec<f32>> = (0..4).map(|row| (0..length).map(|p| (p * 2 + row) as f32).collect()).collect();
-                let groups = [Group { rows: 2, tokens: length, times: 1 }; 2];
-                let (mut to, from) =
-                    if index == 2 { (there.finish(&mut memory), here.finish(&mut other)) } else { (there.extend(), here.extend()) };
-                let of = |device: &Device| Rotation::sequence(&positions, channels, 100.0, device);
+                let groups = [RowGroup { rows: 2, tokens: length, multiplicity: 1 }; 2];
+                let mut kv = if index == 2 { there.append_last(&mut scratch) } else { there.append() };
+                let rotation = |device: &Device| RotaryEmbedding::sequence(&positions, channels, 100.0, device);
                 let given = on(&qkv, &gpu);
                 let given = if precision == Precision::F16 { given.cast(FloatDType::F16) } else { given };
-                let got = super::self_attention(&layer(&gpu), &given, &of(&gpu), &groups, &mut to).expect("it is the GPU's");
-                let want = layer(&cpu).forward(qkv, &of(&cpu), &groups, from, None);
+                let got = super::self_attention(&given, &params(&gpu), rotation(&gpu).tables(), &groups, &mut kv, None);
+                let got = got.expect("it is the GPU's");
+                let want = reference::self_attention(qkv, &params(&cpu), rotation(&cpu).tables(), &groups, here.append(), None);
                 assert_close(
                     &format!("{channels} channels, normalised {normalised}, {precision}, scale {index}"),
                     got,
@@ -380,7 +364,7 @@ fn attention_equals_the_cpus() {
     for shape in biases {
         let bias = shape.map(|shape| wave::<4>(shape, 0.11, &cpu) * 2.0);
         let [query, key, value] = of.clone();
-        let want = crate::kernels::attention(query, key, value, bias.clone(), 0.3);
+        let want = crate::kernels::attention(query, key, value, bias.as_ref(), 0.3);
         let bias = bias.map(|bias| on(&bias, &gpu));
         for (kind, tolerance) in [(FloatDType::F32, 1e-5), (FloatDType::F16, 1e-2)] {
             let there = of.each_ref().map(|part| on(part, &gpu).cast(kind));
@@ -396,7 +380,12 @@ fn groups_far_from_zero_are_normed_as_on_the_cpu() {
     let (gpu, cpu) = (device(), Device::flex());
     let norm = |device: &Device| GroupNormConfig::new(4, 8).with_epsilon(1e-6).init(device);
     let x = wave([2, 8, 40, 40], 0.7, &cpu) * 0.5 + 300.0;
-    assert_close("far", super::group_norm(&on(&x, &gpu), &norm(&gpu), false).unwrap(), norm(&cpu).forward(x), 2e-3);
+    assert_close(
+        "far",
+        super::group_norm(on(&x, &gpu), &group_norm_params(&norm(&gpu)), false).unwrap(),
+        norm(&cpu).forward(x),
+        2e-3,
+    );
 }
 
 /// A kernel of one place with zeros behind the last places only.
@@ -409,7 +398,7 @@ fn zeros_behind_are_not_read_from_elsewhere() {
     let mut layer = config.init(&gpu);
     layer.weight = layer.weight.map(|weight| on(&wave(weight.dims(), 0.3, &cpu), &gpu));
     let x = wave([2, 4, 3, 5], 0.7, &cpu);
-    let got = on(&super::conv2d(on(&x, &gpu), &layer).unwrap(), &cpu);
+    let got = on(&super::conv2d(on(&x, &gpu), &conv_params(&layer)).unwrap(), &cpu);
     assert_eq!(got.dims(), [2, 6, 4, 6]);
     let mut usual = Conv2dConfig::new([4, 6], [1, 1]).init(&cpu);
     usual.weight = usual.weight.map(|_| on(&layer.weight.val(), &cpu));

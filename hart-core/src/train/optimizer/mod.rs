@@ -1,5 +1,6 @@
 //! AdamW or Muon with a clipped global norm, warm-up and cosine, and a running average of the weights.
 
+mod gpu;
 mod options;
 mod step;
 #[cfg(all(test, any(feature = "cuda", feature = "wgpu")))]
@@ -19,13 +20,12 @@ use burn::optim::{
 use burn::prelude::*;
 use rayon::prelude::*;
 
-#[cfg(any(feature = "cuda", feature = "wgpu"))]
-use super::joined::Joined;
 use super::shards::numbers;
 use crate::device::is_cpu;
 use crate::error::{Error, Result};
 use crate::kernels;
 use crate::weights::{Checkpoint, NamedTensor, parameter_names};
+use gpu::Joined;
 use step::{BETA_1, EPSILON, SMALLEST_MATRIX};
 
 /// Weights under way. Parameters are kept as rows beside each other: all cores update them at once, and on a GPU they are parts of a few
@@ -36,7 +36,6 @@ pub(super) struct Learner {
     muon: Muon,
     options: OptimizerOptions,
     on_cpu: bool,
-    #[cfg(any(feature = "cuda", feature = "wgpu"))]
     joined: Option<Joined>,
 }
 
@@ -69,15 +68,7 @@ impl Learner {
             .with_adjust_lr_fn(AdjustLrFn::MatchRmsAdamW);
         let on_cpu = found.0.first().is_none_or(|(_, _, value)| is_cpu(&value.device()));
         let slots = parameter_names(module).into_iter().zip(found.0).map(slot).collect();
-        Self {
-            slots,
-            adam: adam.build(),
-            muon: muon.build(),
-            options,
-            on_cpu,
-            #[cfg(any(feature = "cuda", feature = "wgpu"))]
-            joined: None,
-        }
+        Self { slots, adam: adam.build(), muon: muon.build(), options, on_cpu, joined: None }
     }
 
     /// One step on the mean of the shards' gradients. Returns the module and the gradients' norm before clipping. A parameter
@@ -102,7 +93,6 @@ impl Learner {
         };
         let gradients = self.each(take.taken, mean);
         let step = StepOptions::new(self.options, step);
-        #[cfg(any(feature = "cuda", feature = "wgpu"))]
         if !self.on_cpu {
             let norm = self.step_joined(&gradients, &step);
             return (self.current(module), norm);
@@ -112,7 +102,6 @@ impl Learner {
     }
 
     /// A step on a GPU.
-    #[cfg(any(feature = "cuda", feature = "wgpu"))]
     fn step_joined(&mut self, gradients: &[Option<Tensor<1>>], step: &StepOptions) -> f32 {
         let named: Vec<usize> = (0..self.slots.len()).filter(|&slot| gradients[slot].is_some()).collect();
         let Some(&first) = named.first() else { return 0.0 };
@@ -184,10 +173,7 @@ impl Learner {
             slot.value = kernels::tensor(values, [count], &slot.value.device());
             (slot.average, slot.state) = (slot.value.clone(), State::New);
         }
-        #[cfg(any(feature = "cuda", feature = "wgpu"))]
-        {
-            self.joined = None;
-        }
+        self.joined = None;
         Ok(self.current(module))
     }
 
@@ -275,10 +261,7 @@ impl Learner {
         };
         // All or nothing: a state that doesn't fit leaves what is there.
         self.slots = self.slots.iter().map(read_slot).collect::<Result<_>>()?;
-        #[cfg(any(feature = "cuda", feature = "wgpu"))]
-        {
-            self.joined = None;
-        }
+        self.joined = None;
         Ok(self.current(module))
     }
 }

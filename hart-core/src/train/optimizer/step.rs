@@ -5,7 +5,6 @@ use burn::optim::AdamWState;
 use burn::prelude::*;
 
 use super::options::{OptimizerOptions, learning_rate};
-#[cfg(any(feature = "cuda", feature = "wgpu"))]
 use crate::kernels;
 
 /// One parameter, as a row of numbers, and what is kept about it.
@@ -59,10 +58,9 @@ impl StepOptions {
         (self.options.clip / (norm + SMALLEST_NORM)).min(1.0)
     }
 
-    #[cfg(any(feature = "cuda", feature = "wgpu"))]
-    pub(crate) fn adam(&self, time: usize, scale: f32) -> kernels::gpu::AdamStep {
+    pub(crate) fn adam(&self, time: usize, scale: f32) -> kernels::AdamStep {
         let OptimizerOptions { beta_2, weight_decay, .. } = self.options;
         let (rate, average) = (self.rate, self.average);
-        kernels::gpu::AdamStep { beta_1: BETA_1, beta_2, epsilon: EPSILON, time, rate, weight_decay, scale, average }
+        kernels::AdamStep { beta_1: BETA_1, beta_2, epsilon: EPSILON, time, rate, weight_decay, scale, average }
     }
 }

@@ -1,7 +1,7 @@
 use burn::nn::{Linear, LinearConfig};
 
 use super::*;
-use crate::kernels::gpu::tests::{device, wave};
+use crate::kernels::testing::{gpu, wave};
 
 /// Matrices by Muon, rows by AdamW, clipped; and a state that is taken up in between.
 #[test]
@@ -38,7 +38,7 @@ fn steps_on_a_gpu_equal_the_cpus() {
         }
         (norms, learner.state())
     };
-    let ((norms, got), (other_norms, want)) = (run(&device()), run(&Device::flex()));
+    let ((norms, got), (other_norms, want)) = (run(&gpu()), run(&Device::flex()));
     assert!(norms.iter().zip(&other_norms).all(|(got, want)| (got / want - 1.0).abs() < 1e-2), "{norms:?} and not {other_norms:?}");
     for (got, want) in got.iter().zip(&want) {
         assert_eq!((&got.name, &got.shape), (&want.name, &want.shape));

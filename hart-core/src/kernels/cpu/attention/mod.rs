@@ -18,33 +18,42 @@ use rayon::prelude::*;
 
 use super::memory;
 use super::tensor::{primitive, tensor};
-use crate::kernels::attention::SelfAttention;
-use crate::kernels::kv::{Extend, Extended, Group, Kept};
-use crate::kernels::values;
-use crate::nn::Rotation;
+use crate::kernels::kv::{Append, KvAppend, RowGroup, Stored};
+use crate::kernels::{AttentionParams, Rotary, values};
 use mix::{Heads, Keyed, Question, mix};
 pub(crate) use panels::Panels;
 use quantized::Rounded;
 use rows::{Preparation, Rows, Strides};
 
-/// What came with one scale, on the CPU.
+/// Past keys and values: for each row, one part for each scale.
 #[derive(Clone, Debug)]
-pub(crate) enum Waiting {
+pub(crate) struct CachedKv(Vec<Vec<CachedPart>>);
+
+/// Keys and values of one row and one scale.
+#[derive(Clone, Debug)]
+enum CachedPart {
     Packed(Panels),
-    Rounded(Rounded),
+    Quantized(Rounded),
 }
 
-impl Waiting {
+/// Panels of the last scale, for each row.
+pub(crate) type KvScratch = Vec<Panels>;
+
+impl CachedPart {
     fn keyed(&self) -> Keyed<'_> {
         match self {
             Self::Packed(panels) => Keyed::Packed(panels),
-            Self::Rounded(rounded) => Keyed::Rounded(rounded),
+            Self::Quantized(quantized) => Keyed::Rounded(quantized),
         }
     }
 }
 
-/// As [`super::attention`], without a bias.
-pub(crate) fn attention(query: &Tensor<4>, key: &Tensor<4>, value: &Tensor<4>, scale: f64) -> Option<Tensor<4>> {
+/// See [`crate::kernels::attention`]; only without a bias.
+pub(crate) fn attention(operands: [&Tensor<4>; 3], bias: Option<&Tensor<4>>, scale: f64) -> Option<Tensor<4>> {
+    if bias.is_some() {
+        return None;
+    }
+    let [query, key, value] = operands;
     let [batch, count, length, channels] = query.dims();
     let heads = Heads { count, groups: key.dims()[1], channels, pairs: false };
     let (query, key, value) = (primitive(query)?, primitive(key)?, primitive(value)?);
@@ -102,7 +111,7 @@ enum Of {
 #[derive(Clone, Copy)]
 struct Span {
     first: usize,
-    group: Group,
+    group: RowGroup,
 }
 
 impl<'a> Product<'a> {
@@ -113,9 +122,9 @@ impl<'a> Product<'a> {
     }
 }
 
-fn spans(groups: &[Group]) -> Vec<Span> {
+fn spans(groups: &[RowGroup]) -> Vec<Span> {
     let mut first = 0;
-    let of = |group: Group| {
+    let of = |group: RowGroup| {
         let span = Span { first, group };
         first += group.tokens;
         span
@@ -139,27 +148,28 @@ impl<'a> Tables<'a> {
     }
 }
 
-/// As [`SelfAttention::forward`], without a bias and with a cache.
+/// See [`crate::kernels::self_attention`]; only without a bias, and with a KV cache.
 pub(crate) fn self_attention(
-    layer: &SelfAttention,
     qkv: &Tensor<3>,
-    rotation: &Rotation,
-    groups: &[Group],
-    cache: &mut Extend<'_>,
+    params: &AttentionParams,
+    rotary: Rotary<'_>,
+    groups: &[RowGroup],
+    kv: &mut KvAppend<'_>,
+    bias: Option<&Tensor<4>>,
 ) -> Option<Tensor<3>> {
-    let Extended { cache, last } = cache.0.as_mut()?;
-    if matches!(cache.kept, Kept::Tensors(_)) {
+    let Append { store, last } = kv.0.as_mut()?;
+    if bias.is_some() || !matches!(store.stored, Stored::Empty | Stored::Cpu(_)) {
         return None;
     }
     let [batch, length, width] = qkv.dims();
     let (total, width) = (batch * length, width / 3);
-    let heads = Heads { count: layer.heads, groups: layer.heads, channels: width / layer.heads, pairs: cache.bf16 };
+    let heads = Heads { count: params.heads, groups: params.heads, channels: width / params.heads, pairs: store.bf16 };
     let qkv = primitive(qkv)?.to_contiguous();
     let product = Product { numbers: qkv.as_slice()?, width, channels: heads.channels };
-    let (query_bias, value_bias) = (primitive(&layer.query_bias)?.to_contiguous(), primitive(&layer.value_bias)?.to_contiguous());
-    let norms = layer.norms.clone().map(values);
+    let (query_bias, value_bias) = (primitive(&params.query_bias)?.to_contiguous(), primitive(&params.value_bias)?.to_contiguous());
+    let norms = params.norms.clone().map(values);
     let ones = vec![1.0; heads.count];
-    let (cos, sin) = rotation.tables();
+    let Rotary { cos, sin } = rotary;
     let [rotated_rows, _, rotated, _] = cos.dims();
     let (cos, sin) = (primitive(cos)?.to_contiguous(), primitive(sin)?.to_contiguous());
     let shared = rotated_rows * rotated != total;
@@ -168,43 +178,42 @@ pub(crate) fn self_attention(
     assert_eq!(spans.iter().map(|span| span.group.tokens).sum::<usize>(), total, "groups hold all tokens");
     assert!(!shared || spans.iter().all(|span| span.group.tokens <= rotated), "every token has its angles");
 
-    let mut memory = last.as_mut().map(|memory| std::mem::take(&mut memory.panels)).unwrap_or_default();
-    memory.resize_with(spans.len(), Panels::default);
-    let packed = |(&span, memory): (&Span, Panels)| {
+    let mut scratch = last.as_mut().map(|scratch| std::mem::take(&mut scratch.cpu)).unwrap_or_default();
+    scratch.resize_with(spans.len(), Panels::default);
+    let packed = |(&span, scratch): (&Span, Panels)| {
         let norms = norms.is_some().then_some(&ones[..]);
         let keys = Preparation { norms, rotation: turns.of(span), ..Preparation::NONE };
         let values = Preparation { bias: value_bias.as_slice(), ..Preparation::NONE };
         let (keys, values) = (product.rows(Of::Keys, span, keys), product.rows(Of::Values, span, values));
-        memory.packed(&keys, &values, heads.groups, heads.channels, heads.pairs).counting(span.group.times)
+        scratch.packed(&keys, &values, heads.groups, heads.channels, heads.pairs).counting(span.group.multiplicity)
     };
-    let new: Vec<Panels> = spans.par_iter().zip(memory).map(packed).collect();
-    let mut kept = match std::mem::take(&mut cache.kept) {
-        Kept::Panels(kept) => kept,
+    let new: Vec<Panels> = spans.par_iter().zip(scratch).map(packed).collect();
+    let mut past = match std::mem::take(&mut store.stored) {
+        Stored::Cpu(CachedKv(past)) => past,
         _ => vec![Vec::new(); spans.len()],
     };
-    let scale = (layer.scale * LOG2_E) as f32;
-    let questions = spans.iter().zip(&kept).zip(&new).map(|((&span, kept), new)| {
+    let scale = (params.scale * LOG2_E) as f32;
+    let questions = spans.iter().zip(&past).zip(&new).map(|((&span, past), new)| {
         let queries = Preparation { bias: query_bias.as_slice(), norms: norms.as_deref(), rotation: turns.of(span), scale };
         let to = Strides { start: span.first * width, token: width, head: heads.channels, channel: 1 };
         Question {
             queries: product.rows(Of::Queries, span, queries),
-            panels: kept.iter().map(Waiting::keyed).chain([Keyed::Packed(new)]).collect(),
+            panels: past.iter().map(CachedPart::keyed).chain([Keyed::Packed(new)]).collect(),
             to,
         }
     });
     let mut out = memory::numbers(total * width);
     mix(&questions.collect::<Vec<_>>(), heads, &mut out);
     match last {
-        Some(memory) => memory.panels = new,
+        // No scale follows: the past is freed.
+        Some(scratch) => scratch.cpu = new,
         None => {
-            let rounded = cache.rounded;
-            kept.iter_mut().zip(new).for_each(|(kept, new)| {
-                kept.push(match rounded {
-                    true => Waiting::Rounded(Rounded::of(&new, heads.channels)),
-                    false => Waiting::Packed(new),
-                })
-            });
-            cache.kept = Kept::Panels(kept);
+            let cached = |new| match store.int8 {
+                true => CachedPart::Quantized(Rounded::of(&new, heads.channels)),
+                false => CachedPart::Packed(new),
+            };
+            past.iter_mut().zip(new).for_each(|(past, new)| past.push(cached(new)));
+            store.stored = Stored::Cpu(CachedKv(past));
         }
     }
     Some(tensor(out, vec![batch, length, width]))

@@ -1,6 +1,6 @@
 //! Where queries, keys and values lie, and what is done to them on their way into attention.
 
-use crate::kernels::attention::SMALLEST_NORM;
+use crate::kernels::self_attention::MIN_NORM;
 
 /// Distances between numbers of one row of a batch.
 #[derive(Clone, Copy, Debug)]
@@ -79,7 +79,7 @@ impl Rows<'_> {
         let mut factor = does.scale;
         if let Some(norms) = does.norms {
             let norm = x.iter().map(|x| x * x).sum::<f32>().sqrt();
-            factor *= norms[head] / norm.max(SMALLEST_NORM);
+            factor *= norms[head] / norm.max(MIN_NORM);
         }
         let Some((cos, sin)) = does.rotation else {
             to.iter_mut().zip(x).for_each(|(to, x)| *to = x * factor);

@@ -3,13 +3,12 @@
 use burn::backend::flex::FlexTensor;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, Flex, TensorMetadata, backend_extension};
-use burn::nn::PaddingConfig2d;
-use burn::nn::conv::Conv2d;
 use burn::prelude::*;
 
 use super::super::conv::{self, Sizes};
 use super::super::tensor::{of_values, slice};
 use super::here;
+use crate::kernels::ConvParams;
 
 #[cfg(feature = "train")]
 use burn::backend::Autodiff;
@@ -24,14 +23,13 @@ pub(crate) trait Convolution: Backend {
     fn conv3x3(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
-/// Convolution by a layer; x comes back where this doesn't apply.
-pub(crate) fn conv3x3(x: Tensor<4>, layer: &Conv2d) -> Result<Tensor<4>, Tensor<4>> {
-    let Some(bias) = &layer.bias else { return Err(x) };
+/// Computes a 3x3 convolution with stride 1 and a border of zeros.
+pub(crate) fn conv3x3(x: Tensor<4>, params: &ConvParams) -> Result<Tensor<4>, Tensor<4>> {
+    let Some(bias) = params.bias.clone() else { return Err(x) };
     let [_, channels, _, width] = x.dims();
-    let usual = layer.kernel_size == [3, 3] && layer.stride == [1, 1] && layer.dilation == [1, 1] && layer.groups == 1;
-    let padded = matches!(layer.padding, PaddingConfig2d::Explicit(1, 1, 1, 1));
-    let fits = usual && padded && width >= WIDE && layer.weight.shape()[1] == channels;
-    let (weight, bias) = (layer.weight.val(), bias.val());
+    let weight = params.weight.clone();
+    let usual = params.kernel() == [3, 3] && params.is_plain() && params.padding == [[1, 1]; 2];
+    let fits = usual && width >= WIDE && weight.dims()[1] == channels;
     if !fits || !here(&x) || !here(&weight) || !here(&bias) {
         return Err(x);
     }
@@ -111,6 +109,9 @@ mod tests {
     use super::super::tests::{assert_close, waves};
     use super::*;
     use crate::kernels::tensor;
+    use crate::nn::conv_params;
+    use burn::nn::PaddingConfig2d;
+    use burn::nn::conv::Conv2d;
 
     const SHAPES: [[usize; 5]; 7] = [
         [1, 1, 3, 8, 8],
@@ -136,7 +137,7 @@ mod tests {
             let turned = tensor(waves(batch * from * height * width, 0.7), [batch, from, width, height], &device).swap_dims(2, 3);
             let wide = Tensor::cat(vec![x.clone(), x.clone()], 3).narrow(3, 5, width);
             for x in [x, turned, wide] {
-                assert_close("output", conv3x3(x.clone(), &layer).unwrap(), layer.forward(x));
+                assert_close("output", conv3x3(x.clone(), &conv_params(&layer)).unwrap(), layer.forward(x));
             }
         }
     }
@@ -148,7 +149,7 @@ mod tests {
         let mut x = waves(3 * 12 * 10, 0.7);
         (x[0], x[7 * 10 + 9], x[200]) = (f32::NAN, f32::INFINITY, f32::NEG_INFINITY);
         let x = tensor(x, [1, 3, 12, 10], &device);
-        assert_close("output", conv3x3(x.clone(), &layer).unwrap(), layer.forward(x));
+        assert_close("output", conv3x3(x.clone(), &conv_params(&layer)).unwrap(), layer.forward(x));
     }
 
     #[test]
@@ -157,7 +158,7 @@ mod tests {
         let map = |width| tensor(waves(2 * 9 * width, 0.7), [1, 2, 9, width], &device);
         let same = PaddingConfig2d::Explicit(1, 1, 1, 1);
         let usual = Conv2dConfig::new([2, 2], [3, 3]).with_padding(same.clone());
-        assert!(conv3x3(map(7), &usual.init(&device)).is_err());
+        assert!(conv3x3(map(7), &conv_params(&usual.init(&device))).is_err());
         for config in [
             usual.clone().with_bias(false),
             usual.clone().with_stride([2, 2]),
@@ -167,7 +168,7 @@ mod tests {
             Conv2dConfig::new([2, 2], [1, 1]),
             Conv2dConfig::new([2, 2], [5, 5]).with_padding(same),
         ] {
-            assert!(conv3x3(map(9), &config.init(&device)).is_err(), "{config}");
+            assert!(conv3x3(map(9), &conv_params(&config.init(&device))).is_err(), "{config}");
         }
     }
 
@@ -187,15 +188,15 @@ mod tests {
                 [x.grad(&gradients).unwrap(), weight.grad(&gradients).unwrap(), bias]
             };
             let want = gradients(layer.forward(x.clone()));
-            let got = gradients(conv3x3(x.clone(), &layer).unwrap());
+            let got = gradients(conv3x3(x.clone(), &conv_params(&layer)).unwrap());
             for ((what, got), want) in ["x", "weight", "bias"].into_iter().zip(got).zip(want.clone()) {
                 assert_close(what, got, want);
             }
             let untracked = x.clone().detach();
-            let gradients = (conv3x3(untracked, &layer).unwrap() * turned.clone()).sum().backward();
+            let gradients = (conv3x3(untracked, &conv_params(&layer)).unwrap() * turned.clone()).sum().backward();
             assert_close("weight alone", weight.grad(&gradients).unwrap(), want[1].clone());
             let frozen = layer.valid();
-            let y = conv3x3(x.clone(), &frozen).unwrap();
+            let y = conv3x3(x.clone(), &conv_params(&frozen)).unwrap();
             let gradients = (y * turned.clone()).sum().backward();
             assert_close("x alone", x.grad(&gradients).unwrap(), want[0].clone());
         }

@@ -3,12 +3,12 @@
 use burn::backend::flex::FlexTensor;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, Flex, TensorMetadata, backend_extension};
-use burn::nn::GroupNorm;
 use burn::prelude::*;
 
 use super::super::group_norm::{Norm, Statistics};
 use super::super::tensor::{of_values, slice};
 use super::here;
+use crate::kernels::GroupNormParams;
 
 #[cfg(feature = "train")]
 use burn::backend::Autodiff;
@@ -29,15 +29,14 @@ pub(crate) trait Norms: Backend {
     fn group_norm(x: FloatTensor<Self>, scale: FloatTensor<Self>, shift: FloatTensor<Self>, options: Options) -> FloatTensor<Self>;
 }
 
-/// Group norm by a layer, and SiLU of it if asked for; x comes back where this doesn't apply.
-pub(crate) fn group_norm(x: Tensor<4>, layer: &GroupNorm, silu: bool) -> Result<Tensor<4>, Tensor<4>> {
-    let (Some(scale), Some(shift)) = (&layer.gamma, &layer.beta) else { return Err(x) };
-    let (scale, shift) = (scale.val(), shift.val());
-    let fits = layer.affine && x.dims()[1] == layer.num_channels && x.shape().num_elements() > 0;
+/// See [`crate::kernels::group_norm`]; SiLU follows if `silu`.
+pub(crate) fn group_norm(x: Tensor<4>, params: &GroupNormParams, silu: bool) -> Result<Tensor<4>, Tensor<4>> {
+    let (scale, shift) = (params.gain.clone(), params.bias.clone());
+    let fits = x.dims()[1] == scale.dims()[0] && x.shape().num_elements() > 0;
     if !fits || !here(&x) || !here(&scale) || !here(&shift) {
         return Err(x);
     }
-    let options = Options { groups: layer.num_groups, epsilon: layer.epsilon, silu };
+    let options = Options { groups: params.groups, epsilon: params.epsilon, silu };
     let y = <Dispatch as Norms>::group_norm(x.into_dispatch(), scale.into_dispatch(), shift.into_dispatch(), options);
     Ok(Tensor::from_dispatch(y))
 }
@@ -125,12 +124,13 @@ mod gradients {
 #[cfg(test)]
 mod tests {
     use burn::module::{Param, ParamId};
-    use burn::nn::GroupNormConfig;
+    use burn::nn::{GroupNorm, GroupNormConfig};
     use burn::tensor::activation;
 
     use super::super::tests::{assert_close, waves};
     use super::*;
     use crate::kernels::tensor;
+    use crate::nn::group_norm_params;
 
     const SHAPES: [[usize; 5]; 4] = [[1, 4, 2, 3, 5], [3, 6, 6, 9, 8], [2, 8, 1, 7, 7], [2, 4, 2, 80, 70]];
 
@@ -157,8 +157,8 @@ mod tests {
             let x = map(shape, &device);
             for x in [x.clone(), x.swap_dims(2, 3)] {
                 let want = layer.forward(x.clone());
-                assert_close("norm", group_norm(x.clone(), &layer, false).unwrap(), want.clone());
-                assert_close("and SiLU", group_norm(x, &layer, true).unwrap(), activation::silu(want));
+                assert_close("norm", group_norm(x.clone(), &group_norm_params(&layer), false).unwrap(), want.clone());
+                assert_close("and SiLU", group_norm(x, &group_norm_params(&layer), true).unwrap(), activation::silu(want));
             }
         }
     }
@@ -180,7 +180,7 @@ mod tests {
             for silu in [false, true] {
                 let want = layer.forward(x.clone());
                 let want = gradients(if silu { activation::silu(want) } else { want });
-                let got = gradients(group_norm(x.clone(), &layer, silu).unwrap());
+                let got = gradients(group_norm(x.clone(), &group_norm_params(&layer), silu).unwrap());
                 for ((what, got), want) in ["x", "scale", "shift"].into_iter().zip(got).zip(want) {
                     assert_close(what, got, want);
                 }
@@ -194,7 +194,7 @@ mod tests {
         let with = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             let layer = layer(4, 2, &device);
-            pool.install(|| crate::kernels::values(group_norm(map(SHAPES[3], &device), &layer, true).unwrap()))
+            pool.install(|| crate::kernels::values(group_norm(map(SHAPES[3], &device), &group_norm_params(&layer), true).unwrap()))
         };
         assert!(with(1).iter().zip(with(3)).all(|(a, b)| a.to_bits() == b.to_bits()));
     }

@@ -14,7 +14,7 @@ use super::super::gemm::{self, Bf16Rows, Bf16Weights};
 use super::super::memory;
 use super::super::tensor::{of_values, slice};
 use super::here;
-use crate::kernels::Linear;
+use crate::kernels::Weight;
 
 /// The operation, for which [`Dispatch`] finds the backend.
 #[backend_extension(Flex, Autodiff)]
@@ -24,20 +24,20 @@ pub(crate) trait Product: Backend {
 }
 
 /// `x W + b`; None where nothing is tracked, or bf16 would not be faster.
-pub(crate) fn linear(x: &Tensor<3>, layer: &Linear) -> Option<Tensor<3>> {
+pub(crate) fn linear(x: &Tensor<3>, weight: &Weight, bias: Option<&Tensor<1>>) -> Option<Tensor<3>> {
     if !x.device().is_autodiff() || !here(x) || !gemm::bf16_is_fast() {
         return None;
     }
-    let weight = layer.weight.val();
+    let Weight::Dense(weight) = weight else { return None };
     let ([batch, length, inputs], [_, outputs]) = (x.dims(), weight.dims());
-    if !here(&weight) || [batch, length, inputs, outputs].contains(&0) {
+    if !here(weight) || [batch, length, inputs, outputs].contains(&0) {
         return None;
     }
     let x: Tensor<2> = x.clone().reshape([batch * length, inputs]);
-    let y = Tensor::<2>::from_dispatch(<Dispatch as Product>::product(x.into_dispatch(), weight.into_dispatch()));
+    let y = Tensor::<2>::from_dispatch(<Dispatch as Product>::product(x.into_dispatch(), weight.clone().into_dispatch()));
     let y = y.reshape([batch, length, outputs]);
-    Some(match &layer.bias {
-        Some(bias) => y + bias.val().unsqueeze(),
+    Some(match bias {
+        Some(bias) => y + bias.clone().unsqueeze(),
         None => y,
     })
 }
@@ -100,7 +100,8 @@ mod tests {
 
     use super::super::tests::{assert_close, waves};
     use super::*;
-    use crate::kernels::{LinearConfig, tensor};
+    use crate::kernels::tensor;
+    use crate::nn::LinearConfig;
 
     /// Numbers that bf16 holds: products of them are those of f32.
     fn rounded(count: usize, speed: f32) -> Vec<f32> {
@@ -123,7 +124,7 @@ mod tests {
                 (x.grad(&gradients), weight, bias.grad(&gradients).unwrap().reshape([1, 1, outputs]))
             };
             let plain = x.clone().matmul(weight.clone().unsqueeze()) + bias.clone().unsqueeze();
-            let by_layer = |x: &Tensor<3>| crate::kernels::linear(x.clone(), &layer);
+            let by_layer = |x: &Tensor<3>| layer.forward(x.clone());
             assert_close("output", by_layer(&x), plain.clone());
             let (want, got) = (gradients(plain), gradients(by_layer(&x)));
             assert_close("x", got.0.unwrap(), want.0.unwrap());
@@ -139,6 +140,6 @@ mod tests {
     #[test]
     fn nothing_tracked_is_left_alone() {
         let layer = LinearConfig::new(6, 9).init(&Device::flex());
-        assert!(linear(&tensor(waves(12, 0.3), [1, 2, 6], &Device::flex()), &layer).is_none());
+        assert!(linear(&tensor(waves(12, 0.3), [1, 2, 6], &Device::flex()), &layer.weight(), None).is_none());
     }
 }

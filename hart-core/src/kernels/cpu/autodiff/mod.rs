@@ -9,6 +9,8 @@ mod group_norm;
 mod linear;
 mod silu;
 
+#[cfg(not(feature = "train"))]
+pub(crate) use crate::kernels::absent::linear;
 pub(crate) use conv3x3::conv3x3;
 pub(crate) use group_norm::group_norm;
 #[cfg(feature = "train")]

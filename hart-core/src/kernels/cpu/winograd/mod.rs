@@ -4,6 +4,8 @@
 //! Maps lie channels last, `[B, h, w, C]`, so that all channels of a place are computed side by side, and come as tensors turned to
 //! `[B, C, h, w]`. What is between two maps is computed as one is read or the other is written, and never kept.
 
+#![allow(clippy::result_large_err, reason = "operands, not errors")]
+
 mod bf16_gemm;
 mod element;
 mod gemm;
@@ -17,15 +19,13 @@ mod winograd;
 use burn::backend::Flex;
 use burn::backend::TensorMetadata;
 use burn::backend::flex::FlexTensor;
-use burn::module::Param;
-use burn::nn::conv::Conv2d;
-use burn::nn::{GroupNorm, PaddingConfig2d};
 use burn::prelude::*;
 use burn::tensor::DType;
 use half::bf16;
 
 use super::simd::Level;
 use super::tensor::of_values;
+use crate::kernels::{ConvParams, GroupNormParams};
 use element::Pair;
 use group_norm::{Norm, Normed};
 use patches::{Input, Source};
@@ -48,44 +48,61 @@ struct Out<N>(*mut N);
 // SAFETY: tasks write to places of their own.
 unsafe impl<N: Send> Sync for Out<N> {}
 
-/// What stands between a map and the convolution that reads it.
+/// The operation between a map and the convolution that reads it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Before<'a> {
-    /// Nothing.
-    Nothing,
-    /// Every place four times: sides are doubled.
-    Doubling,
+enum Prologue<'a> {
+    None,
+    /// Nearest-neighbour upsampling by two.
+    Upsample,
     /// Group norm, then SiLU.
-    Norm(&'a GroupNorm),
+    NormSilu(&'a GroupNormParams),
 }
 
-/// What comes back where [`conv2d`] doesn't apply: the map, and what was to be added.
-type Back = (Tensor<4>, Option<Tensor<4>>);
+/// See [`crate::kernels::conv2d`].
+pub(crate) fn conv2d(x: Tensor<4>, params: &ConvParams) -> Result<Tensor<4>, Tensor<4>> {
+    convolve(x, Prologue::None, params, None).map_err(|(x, _)| x)
+}
 
-/// Convolution by a layer that keeps a map's sides, with what stands before it, and `plus` added: in `plus`'s place if nobody else
-/// holds it.
-#[allow(clippy::result_large_err)] // What comes back are tensors, not an error.
-pub(crate) fn conv2d(x: Tensor<4>, before: Before<'_>, layer: &Conv2d, plus: Option<Tensor<4>>) -> Result<Tensor<4>, Back> {
-    if !applies(&x, before, layer, plus.as_ref()) {
-        return Err((x, plus));
+/// See [`crate::kernels::upsample_conv2d`].
+pub(crate) fn upsample_conv2d(x: Tensor<4>, params: &ConvParams) -> Result<Tensor<4>, Tensor<4>> {
+    convolve(x, Prologue::Upsample, params, None).map_err(|(x, _)| x)
+}
+
+/// See [`crate::kernels::norm_silu_conv2d`].
+pub(crate) fn norm_silu_conv2d(
+    x: Tensor<4>,
+    norm: &GroupNormParams,
+    params: &ConvParams,
+    residual: Option<Tensor<4>>,
+) -> Result<Tensor<4>, Operands> {
+    convolve(x, Prologue::NormSilu(norm), params, residual)
+}
+
+/// The map, and the residual that is added.
+type Operands = (Tensor<4>, Option<Tensor<4>>);
+
+/// Convolves a map after its prologue and adds the residual, in the residual's memory if nobody else holds it.
+fn convolve(x: Tensor<4>, prologue: Prologue<'_>, params: &ConvParams, residual: Option<Tensor<4>>) -> Result<Tensor<4>, Operands> {
+    if !applies(&x, prologue, params, residual.as_ref()) {
+        return Err((x, residual));
     }
     let [batch, from, height, width] = x.dims();
-    let (weights, bias) = (parameter(&layer.weight), layer.bias.as_ref().map(parameter));
+    let (weights, bias) = (primitive(params.weight.clone()), params.bias.clone().map(primitive));
     let to = weights.shape()[0];
     let bias = bias.as_ref().map_or(&[][..], slice);
     let (level, image) = (Level::best(), height * width * from);
     let x = channels_last(x);
-    if layer.kernel_size == [1, 1] {
+    if params.kernel() == [1, 1] {
         return Ok(channels_second(pointwise::convolve(level, slice(&x), slice(&weights), bias), [batch, height, width, to]));
     }
     let weights = match weights.as_slice::<bf16>() {
         Some(weights) => Weights::Bf16(weights),
         None => Weights::F32(slice(&weights)),
     };
-    let factor = if matches!(before, Before::Doubling) { 2 } else { 1 };
+    let factor = if matches!(prologue, Prologue::Upsample) { 2 } else { 1 };
     let shape = [batch, height * factor, width * factor, to];
-    let add = plus.is_some();
-    let mut y = plus.map_or_else(|| of_values(vec![0.0; shape.iter().product()], shape.into()), own);
+    let add = residual.is_some();
+    let mut y = residual.map_or_else(|| of_values(vec![0.0; shape.iter().product()], shape.into()), own);
     let kernels = Kernels { weights, bias, from, to };
     let values = y.try_storage_mut::<f32>().expect("made here, or `own`ed");
     for (map, y) in slice(&x).chunks(image).zip(values.chunks_mut(image / from * factor * factor * to)) {
@@ -96,40 +113,35 @@ pub(crate) fn conv2d(x: Tensor<4>, before: Before<'_>, layer: &Conv2d, plus: Opt
                 _ => winograd::convolve::<f32>(level, &x, &kernels, y, add),
             }
         };
-        match before {
-            Before::Nothing => convolve(Source::Itself),
-            Before::Doubling => convolve(Source::Doubled),
-            Before::Norm(norm) => convolve(Source::Normed(&normed(norm, level, map))),
+        match prologue {
+            Prologue::None => convolve(Source::Itself),
+            Prologue::Upsample => convolve(Source::Doubled),
+            Prologue::NormSilu(norm) => convolve(Source::Normed(&normed(norm, level, map))),
         }
     }
     Ok(turned(y))
 }
 
-fn applies(x: &Tensor<4>, before: Before<'_>, layer: &Conv2d, plus: Option<&Tensor<4>>) -> bool {
-    let Some(bias) = &layer.bias else { return false };
-    let [to, from, _, _] = layer.weight.shape().dims();
+fn applies(x: &Tensor<4>, prologue: Prologue<'_>, params: &ConvParams, residual: Option<&Tensor<4>>) -> bool {
+    let Some(bias) = &params.bias else { return false };
+    let [to, from, _, _] = params.weight.dims();
     let [batch, channels, height, width] = x.dims();
-    let usual = layer.stride == [1, 1] && layer.dilation == [1, 1] && layer.groups == 1 && from == channels;
-    let kernel = match (layer.kernel_size, &layer.padding) {
-        ([3, 3], PaddingConfig2d::Explicit(1, 1, 1, 1)) => true,
-        ([1, 1], PaddingConfig2d::Explicit(0, 0, 0, 0) | PaddingConfig2d::Valid) => {
-            matches!(before, Before::Nothing) && plus.is_none()
-        }
+    let kernel = match (params.kernel(), params.padding) {
+        ([3, 3], [[1, 1], [1, 1]]) => true,
+        ([1, 1], [[0, 0], [0, 0]]) => matches!(prologue, Prologue::None) && residual.is_none(),
         _ => false,
     };
-    let norm = match before {
-        Before::Norm(GroupNorm { gamma: Some(gamma), beta: Some(beta), num_channels, affine: true, .. }) => {
-            *num_channels == channels && here(&gamma.val()) && here(&beta.val())
-        }
-        Before::Norm(_) => false,
+    let norm = match prologue {
+        Prologue::NormSilu(norm) => norm.gain.dims() == [channels] && here(&norm.gain) && here(&norm.bias),
         _ => true,
     };
-    let sum =
-        plus.is_none_or(|plus| plus.dims() == [batch, to, height, width] && !matches!(before, Before::Doubling) && here(plus));
-    let weight = layer.weight.val();
-    let weights = here(&weight) || layer.kernel_size == [3, 3] && weight.dtype() == DType::BF16 && on_cpu(&weight);
-    let all = usual && kernel && norm && sum && x.shape().num_elements() > 0 && to > 0;
-    all && weights && here(x) && here(&bias.val())
+    let sum = residual.is_none_or(|residual| {
+        residual.dims() == [batch, to, height, width] && !matches!(prologue, Prologue::Upsample) && here(residual)
+    });
+    let weight = &params.weight;
+    let weights = here(weight) || params.kernel() == [3, 3] && weight.dtype() == DType::BF16 && on_cpu(weight);
+    let fits = params.is_plain() && from == channels && x.shape().num_elements() > 0 && to > 0;
+    fits && kernel && norm && sum && weights && here(x) && here(bias)
 }
 
 /// Whether a tensor is the CPU backend's, f32 and without gradients.
@@ -144,10 +156,6 @@ fn on_cpu<const D: usize>(x: &Tensor<D>) -> bool {
 
 fn primitive<const D: usize>(x: Tensor<D>) -> FlexTensor {
     x.try_into_primitive::<Flex>().expect("the CPU backend's, as `applies` has seen").to_contiguous()
-}
-
-fn parameter<const D: usize>(parameter: &Param<Tensor<D>>) -> FlexTensor {
-    primitive(parameter.val())
 }
 
 /// The values of a tensor in row-major order.
@@ -180,11 +188,10 @@ fn own(x: Tensor<4>) -> FlexTensor {
     }
 }
 
-fn normed(layer: &GroupNorm, level: Level, map: &[f32]) -> Normed {
-    let of = |numbers: &Option<Param<Tensor<1>>>| numbers.as_ref().map(parameter).expect("there, as `applies` has seen");
-    let (scale, shift) = (of(&layer.gamma), of(&layer.beta));
+fn normed(norm: &GroupNormParams, level: Level, map: &[f32]) -> Normed {
+    let (scale, shift) = (primitive(norm.gain.clone()), primitive(norm.bias.clone()));
     let (scale, shift) = (slice(&scale), slice(&shift));
-    Norm { scale, shift, groups: layer.num_groups, epsilon: layer.epsilon }.of(level, map)
+    Norm { scale, shift, groups: norm.groups, epsilon: norm.epsilon }.of(level, map)
 }
 
 #[cfg(test)]

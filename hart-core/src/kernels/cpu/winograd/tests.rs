@@ -3,9 +3,14 @@ use burn::nn::conv::Conv2dConfig;
 
 use super::element::Number;
 use super::gemm::Product;
+use burn::module::Param;
+use burn::nn::conv::Conv2d;
+use burn::nn::{GroupNorm, PaddingConfig2d};
+
 use super::*;
 use crate::kernels::cpu::amx::Ready;
-use crate::kernels::{self, tensor, values};
+use crate::kernels::{tensor, values};
+use crate::nn::{self, conv_params, group_norm_params};
 
 fn waves(count: usize, speed: f64) -> Vec<f32> {
     (0..count).map(|i| (i as f64 * speed).sin() as f32).collect()
@@ -133,16 +138,17 @@ fn fused_convolutions_equal_plain_operations() {
             let before = values(x.clone());
             let normed = burn::tensor::activation::silu(norm.forward(x.clone()));
             let want = plus.clone() + conv.forward(normed);
-            let get = |plus: Tensor<4>| conv2d(x.clone(), Before::Norm(&norm), &conv, Some(plus)).unwrap();
+            let (convolution, params) = (conv_params(&conv), group_norm_params(&norm));
+            let get = |plus: Tensor<4>| norm_silu_conv2d(x.clone(), &params, &convolution, Some(plus)).unwrap();
             assert_close("norm", get(plus.clone()), want.clone(), 1e-5);
             assert_close("in place", get(plus.clone() * 1.0), want.clone(), 1e-5);
             assert_close("in place, turned", get(turned(channels_last(plus.clone() * 1.0))), want, 1e-5);
-            assert_close("itself", conv2d(x.clone(), Before::Nothing, &conv, None).unwrap(), conv.forward(x.clone()), 1e-5);
+            assert_close("itself", conv2d(x.clone(), &conv_params(&conv)).unwrap(), conv.forward(x.clone()), 1e-5);
             let twice = x.clone().reshape([batch * from, height, 1, width, 1]).repeat_dim(4, 2).repeat_dim(2, 2);
             let twice = conv.forward(twice.reshape([batch, from, 2 * height, 2 * width]));
-            assert_close("doubled", conv2d(x.clone(), Before::Doubling, &conv, None).unwrap(), twice, 1e-5);
+            assert_close("doubled", upsample_conv2d(x.clone(), &conv_params(&conv)).unwrap(), twice, 1e-5);
             let point = layer(from, to, 1);
-            assert_close("1x1", conv2d(x.clone(), Before::Nothing, &point, None).unwrap(), point.forward(x.clone()), 1e-5);
+            assert_close("1x1", conv2d(x.clone(), &conv_params(&point)).unwrap(), point.forward(x.clone()), 1e-5);
             assert_eq!(values(x), before);
         }
         assert_eq!(values(plus), values(map(to) * 3.0));
@@ -152,14 +158,14 @@ fn fused_convolutions_equal_plain_operations() {
 #[test]
 fn kernels_in_bf16_give_nearly_the_same() {
     let (conv, x) = (layer(24, 20, 3), tensor(waves(24 * 19 * 18, 0.7), [1, 24, 19, 18], &Device::flex()));
-    let rounded = kernels::convolutions_in_bf16(conv.clone());
+    let rounded = nn::convolutions_in_bf16(conv.clone());
     assert_eq!(rounded.weight.val().dtype(), DType::BF16);
     let want = conv.forward(x.clone());
-    assert_close("on this device", conv2d(x.clone(), Before::Nothing, &rounded, None).unwrap(), want.clone(), 0.02);
+    assert_close("on this device", conv2d(x.clone(), &conv_params(&rounded)).unwrap(), want.clone(), 0.02);
     // Where nothing faster applies, as for this kernel's stride, weights are widened.
     let strided = Conv2d { stride: [2, 2], ..conv.clone() };
     let rounded = Conv2d { stride: [2, 2], ..rounded };
-    assert_close("widened", kernels::conv2d(x.clone(), &rounded), strided.forward(x), 0.01);
+    assert_close("widened", nn::conv2d(x.clone(), &rounded), strided.forward(x), 0.01);
 }
 
 #[test]
@@ -176,15 +182,15 @@ fn other_convolutions_are_left_alone() {
         Conv2dConfig::new([2, 2], [5, 5]).with_padding(same.clone()),
         Conv2dConfig::new([2, 2], [1, 1]).with_padding(same),
     ] {
-        assert!(conv2d(map(2), Before::Nothing, &config.init(&Device::flex()), None).is_err(), "{config}");
+        assert!(conv2d(map(2), &conv_params(&config.init(&Device::flex()))).is_err(), "{config}");
     }
-    assert!(conv2d(map(2), Before::Nothing, &layer(2, 3, 3), Some(map(2))).is_err());
-    assert!(conv2d(map(2), Before::Norm(&group_norm(4, 2)), &layer(2, 3, 3), None).is_err());
-    assert!(conv2d(map(2), Before::Doubling, &layer(2, 3, 1), None).is_err());
+    let (three, one) = (conv_params(&layer(2, 3, 3)), conv_params(&layer(2, 3, 1)));
+    let norm = |channels, groups| group_norm_params(&group_norm(channels, groups));
+    assert!(norm_silu_conv2d(map(2), &norm(2, 2), &three, Some(map(2))).is_err());
+    assert!(norm_silu_conv2d(map(2), &norm(4, 2), &three, None).is_err());
+    assert!(upsample_conv2d(map(2), &one).is_err());
     #[cfg(feature = "train")]
-    assert!(
-        conv2d(tensor(waves(162, 0.7), [1, 2, 9, 9], &Device::flex().autodiff()), Before::Nothing, &layer(2, 3, 3), None).is_err()
-    );
+    assert!(conv2d(tensor(waves(162, 0.7), [1, 2, 9, 9], &Device::flex().autodiff()), &three).is_err());
 }
 
 #[test]
@@ -192,10 +198,10 @@ fn same_bits_with_any_number_of_threads() {
     let [height, width, from, to] = [90, 310, 48, 100];
     let (x, conv, norm) = (waves(height * width * from, 0.7), layer(from, to, 3), group_norm(from, 3));
     let x = tensor(x, [1, from, height, width], &Device::flex());
-    for conv in [conv.clone(), kernels::convolutions_in_bf16(conv)] {
+    for conv in [conv.clone(), nn::convolutions_in_bf16(conv)] {
         let with = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| values(conv2d(x.clone(), Before::Norm(&norm), &conv, None).unwrap()))
+            pool.install(|| values(norm_silu_conv2d(x.clone(), &group_norm_params(&norm), &conv_params(&conv), None).unwrap()))
         };
         let one = with(1);
         assert!([2, 5].into_iter().all(|threads| one.iter().zip(with(threads)).all(|(a, b)| a.to_bits() == b.to_bits())));

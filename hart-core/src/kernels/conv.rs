@@ -1,109 +1,102 @@
-//! Operations on feature maps.
+//! Convolutions, and the resampling of feature maps.
 
-use burn::module::{Module, ModuleMapper, Param};
-use burn::nn::GroupNorm;
-use burn::nn::conv::Conv2d;
 use burn::prelude::*;
 use burn::tensor::ops::{InterpolateMode, InterpolateOptions};
 use burn::tensor::{DType, module};
 
-#[cfg(feature = "cpu")]
-use super::cpu::{self, Before};
+use super::{GroupNormParams, cpu, gpu, reference};
 
-/// 2-D convolution.
+/// Parameters of a 2-D convolution.
+#[derive(Clone, Debug)]
+pub(crate) struct ConvParams {
+    /// `[out, in / groups, kernel height, kernel width]`, f32 or bf16.
+    pub(crate) weight: Tensor<4>,
+    /// `[out]`.
+    pub(crate) bias: Option<Tensor<1>>,
+    /// Vertical and horizontal.
+    pub(crate) stride: [usize; 2],
+    /// Zeros added at the top and bottom, and at the left and right.
+    pub(crate) padding: [[usize; 2]; 2],
+    /// Vertical and horizontal.
+    pub(crate) dilation: [usize; 2],
+    pub(crate) groups: usize,
+}
+
+impl ConvParams {
+    /// Returns the kernel's height and width.
+    pub(super) fn kernel(&self) -> [usize; 2] {
+        let [_, _, height, width] = self.weight.dims();
+        [height, width]
+    }
+
+    /// Whether stride, dilation and groups are one.
+    pub(super) fn is_plain(&self) -> bool {
+        self.stride == [1, 1] && self.dilation == [1, 1] && self.groups == 1
+    }
+}
+
+/// Computes a 2-D convolution.
 ///
 /// # Shapes
 ///
-/// - x: `[B, in, h, w]`
-/// - output: `[B, out, h', w']`
-pub(crate) fn conv2d(x: Tensor<4>, layer: &Conv2d) -> Tensor<4> {
-    #[cfg(feature = "cpu")]
-    let x = match cpu::conv2d(x, Before::Nothing, layer, None) {
-        Ok(y) => return y,
-        Err((x, _)) => x,
-    };
-    #[cfg(any(feature = "cuda", feature = "wgpu"))]
-    let x = match super::gpu::conv2d(x, layer) {
+/// - x: `[batch, in, height, width]`
+/// - output: `[batch, out, height', width']`
+pub(crate) fn conv2d(x: Tensor<4>, params: &ConvParams) -> Tensor<4> {
+    let x = match cpu::conv2d(x, params).or_else(|x| gpu::conv2d(x, params)) {
         Ok(y) => return y,
         Err(x) => x,
     };
-    if layer.weight.val().dtype() != DType::F32 {
-        let mut layer = layer.clone();
-        layer.weight = layer.weight.map(|weight| weight.cast(DType::F32));
-        return conv2d(x, &layer);
+    if params.weight.dtype() != DType::F32 {
+        return conv2d(x, &ConvParams { weight: params.weight.clone().cast(DType::F32), ..params.clone() });
     }
-    #[cfg(feature = "cpu")]
-    let x = match super::cpu::conv3x3(x, layer) {
-        Ok(y) => return y,
-        Err(x) => x,
-    };
-    layer.forward(x)
+    reference::conv2d(x, params)
 }
 
-/// All 3x3 convolutions of a module with their weights in bfloat16: what reads them rounds its operands to that too where that is
-/// faster, and sums in f32.
-pub(crate) fn convolutions_in_bf16<M: Module>(module: M) -> M {
-    struct Rounded;
-    impl ModuleMapper for Rounded {
-        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            let is_kernel = matches!(param.shape().as_slice(), [_, _, 3, 3]);
-            if is_kernel { param.map(|weight| weight.cast(DType::BF16)) } else { param }
-        }
-    }
-    module.map(&mut Rounded)
-}
-
-/// `plus + conv2d(silu(group_norm(x)))`, by a layer that keeps the map's sides.
+/// Computes `residual + conv2d(silu(group_norm(x)))` for a convolution that keeps the map's sides.
 ///
 /// # Shapes
 ///
-/// - x: `[B, in, h, w]`
-/// - plus, output: `[B, out, h, w]`
-pub(crate) fn norm_silu_conv2d(x: Tensor<4>, norm: &GroupNorm, layer: &Conv2d, plus: Option<Tensor<4>>) -> Tensor<4> {
-    #[cfg(feature = "cpu")]
-    let (x, plus) = match cpu::conv2d(x, Before::Norm(norm), layer, plus) {
-        Ok(y) => return y,
-        Err(back) => back,
-    };
-    let y = conv2d(super::group_norm_silu(x, norm), layer);
-    match plus {
-        Some(plus) => plus + y,
-        None => y,
-    }
+/// - x: `[batch, in, height, width]`
+/// - residual, output: `[batch, out, height, width]`
+pub(crate) fn norm_silu_conv2d(
+    x: Tensor<4>,
+    norm: &GroupNormParams,
+    params: &ConvParams,
+    residual: Option<Tensor<4>>,
+) -> Tensor<4> {
+    cpu::norm_silu_conv2d(x, norm, params, residual)
+        .or_else(|(x, residual)| gpu::norm_silu_conv2d(x, norm, params, residual))
+        .unwrap_or_else(|(x, residual)| reference::norm_silu_conv2d(x, norm, params, residual))
 }
 
-/// Doubles a map's sides, by nearest neighbour and then a convolution.
+/// Doubles a map's sides by nearest neighbour, then convolves it.
 ///
 /// # Shapes
 ///
-/// - x: `[B, in, h, w]`
-/// - output: `[B, out, 2h, 2w]`
-pub(crate) fn upsample_conv2d(x: Tensor<4>, layer: &Conv2d) -> Tensor<4> {
-    #[cfg(feature = "cpu")]
-    let x = match cpu::conv2d(x, Before::Doubling, layer, None) {
-        Ok(y) => return y,
-        Err((x, _)) => x,
-    };
-    conv2d(upsample_nearest(x), layer)
+/// - x: `[batch, in, height, width]`
+/// - output: `[batch, out, 2 height, 2 width]`
+pub(crate) fn upsample_conv2d(x: Tensor<4>, params: &ConvParams) -> Tensor<4> {
+    cpu::upsample_conv2d(x, params)
+        .or_else(|x| gpu::upsample_conv2d(x, params))
+        .unwrap_or_else(|x| reference::upsample_conv2d(x, params))
 }
 
-/// Every pixel four times: `[B, C, h, w]` to `[B, C, 2h, 2w]`.
-fn upsample_nearest(x: Tensor<4>) -> Tensor<4> {
-    #[cfg(any(feature = "cuda", feature = "wgpu"))]
-    if let Some(y) = super::gpu::upsample_nearest(&x) {
-        return y;
-    }
-    let [batch, channels, height, width] = x.dims();
-    let x = x.reshape([batch * channels, height, 1, width, 1]).repeat_dim(4, 2).repeat_dim(2, 2);
-    x.reshape([batch, channels, 2 * height, 2 * width])
-}
-
-/// Bicubic resampling to a square, a = -0.75, pixel centres aligned (align_corners false).
+/// Doubles a map's sides by nearest neighbour.
 ///
 /// # Shapes
 ///
-/// - x: `[B, C, h, w]`
-/// - output: `[B, C, side, side]`
+/// - x: `[batch, channels, height, width]`
+/// - output: `[batch, channels, 2 height, 2 width]`
+pub(super) fn upsample_nearest(x: Tensor<4>) -> Tensor<4> {
+    cpu::upsample_nearest(&x).or_else(|| gpu::upsample_nearest(&x)).unwrap_or_else(|| reference::upsample_nearest(x))
+}
+
+/// Resamples to a square with a bicubic kernel, a = -0.75, `align_corners` false.
+///
+/// # Shapes
+///
+/// - x: `[batch, channels, height, width]`
+/// - output: `[batch, channels, side, side]`
 pub(crate) fn bicubic(x: Tensor<4>, side: usize) -> Tensor<4> {
     if x.dims()[2..] == [side, side] {
         return x;
@@ -112,12 +105,12 @@ pub(crate) fn bicubic(x: Tensor<4>, side: usize) -> Tensor<4> {
     module::interpolate(x, options)
 }
 
-/// Area resampling to a square: output i averages the inputs `floor(i n / m) .. ceil((i + 1) n / m)`.
+/// Resamples to a square by area: output `i` averages the inputs `floor(i n / m) .. ceil((i + 1) n / m)`.
 ///
 /// # Shapes
 ///
-/// - x: `[B, C, h, w]`
-/// - output: `[B, C, side, side]`
+/// - x: `[batch, channels, height, width]`
+/// - output: `[batch, channels, side, side]`
 pub(crate) fn area(x: Tensor<4>, side: usize) -> Tensor<4> {
     if x.dims()[2..] == [side, side] {
         return x;

@@ -5,8 +5,8 @@ use burn::optim::{AdamWState, AdaptiveMomentumState};
 use burn::prelude::*;
 use burn::tensor::Slice;
 
-use super::optimizer::{MOMENTUM, Slot, State, StepOptions};
-use super::shards::numbers;
+use super::{MOMENTUM, Slot, State, StepOptions};
+use crate::train::shards::numbers;
 
 /// Numbers to whose multiples parts are moved: a part that begins so is looked at where it lies, without a copy.
 const ALIGNMENT: usize = 128;
@@ -166,11 +166,11 @@ impl Joined {
     }
 
     fn step_adam(&mut self, gradient: &Tensor<1>, scale: f32, step: &StepOptions) {
-        use crate::kernels::gpu::{Adam, adam};
+        use crate::kernels::{AdamRows, adam};
         self.time += 1;
         let [moment_1, moment_2] = self.moments.clone();
-        let before = Adam { value: self.values[1].clone(), average: self.averages[1].clone(), moment_1, moment_2 };
-        let Adam { value, average, moment_1, moment_2 } =
+        let before = AdamRows { value: self.values[1].clone(), average: self.averages[1].clone(), moment_1, moment_2 };
+        let AdamRows { value, average, moment_1, moment_2 } =
             adam(&before, gradient, step.adam(self.time, scale)).expect("these rows are a GPU's");
         (self.values[1], self.averages[1], self.moments) = (value, average, [moment_1, moment_2]);
     }

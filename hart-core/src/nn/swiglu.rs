@@ -1,38 +1,10 @@
-//! SiLU, and the gated layer that is made of it.
+//! The gated feed-forward layer.
 
 use burn::module::Module;
 use burn::prelude::*;
-use burn::tensor::activation;
 
-use super::linear::{Linear, LinearConfig, linear};
-
-/// `x / (1 + e^-x)`, element by element.
-pub(crate) fn silu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    #[cfg(feature = "cpu")]
-    let x = match super::cpu::silu(x) {
-        Ok(y) => return y,
-        Err(x) => x,
-    };
-    #[cfg(any(feature = "cuda", feature = "wgpu"))]
-    if let Some(y) = super::gpu::silu(&x) {
-        return y;
-    }
-    activation::silu(x)
-}
-
-/// `silu(gate) up`, element by element.
-fn silu_mul(gate: Tensor<3>, up: Tensor<3>) -> Tensor<3> {
-    #[cfg(feature = "cpu")]
-    let (gate, up) = match super::cpu::silu_mul(gate, up) {
-        Ok(y) => return y,
-        Err(both) => both,
-    };
-    #[cfg(any(feature = "cuda", feature = "wgpu"))]
-    if let Some(y) = super::gpu::silu_mul(&gate, &up) {
-        return y;
-    }
-    activation::silu(gate) * up
-}
+use super::linear::{Linear, LinearConfig};
+use crate::kernels;
 
 /// The gated feed-forward layer of Llama and Qwen2, `down(silu(gate(x)) * up(x))`, without biases.
 #[derive(Module, Debug)]
@@ -53,12 +25,7 @@ impl SwiGlu {
     /// - x: `[B, L, C]`
     /// - output: `[B, L, C]`
     pub(crate) fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        #[cfg(feature = "cpu")]
-        if let Some(y) = super::cpu::swi_glu(&x, [&self.gate, &self.up, &self.down]) {
-            return y;
-        }
-        let gate = linear(x.clone(), &self.gate);
-        linear(silu_mul(gate, linear(x, &self.up)), &self.down)
+        kernels::swi_glu(x, &self.gate.weight(), &self.up.weight(), &self.down.weight())
     }
 
     /// Its layers whose products may be computed in a lower precision.
@@ -82,22 +49,6 @@ mod tests {
         assert!(got.iter().zip(&want).all(|(g, w)| (g - w).abs() <= 2e-6 * w.abs().max(1.0)), "{got:?} and not {want:?}");
     }
 
-    /// Whole tensors, shared ones, and views of larger ones; a shared tensor stays as it was.
-    #[test]
-    fn faster_bodies_equal_the_plain_ones() {
-        let device = Device::flex();
-        let whole = tensor(waves(2 * 5 * 7, 0.7), [2, 5, 7], &device);
-        let views = [whole.clone(), whole.clone().swap_dims(1, 2), whole.clone().narrow(1, 1, 3), whole.clone().narrow(0, 1, 1)];
-        for x in views {
-            let before = values(x.clone());
-            let up = x.clone() * 0.3 + 1.0;
-            assert_close(silu(x.clone()), activation::silu(x.clone()));
-            assert_close(silu_mul(x.clone(), up.clone()), activation::silu(x.clone()) * up);
-            assert_eq!(values(x), before);
-        }
-        assert_close(silu(whole.clone() * 2.0), activation::silu(whole * 2.0));
-    }
-
     /// Few rows and so many that they are done in parts.
     #[test]
     fn the_gated_layer_in_one_equals_its_three_products() {
@@ -105,7 +56,7 @@ mod tests {
         let layer = SwiGlu::init(7, 19, &device);
         for rows in [1, 70, 1500] {
             let x = tensor(waves(2 * rows * 7, 0.31), [2, rows, 7], &device);
-            let gate = activation::silu(x.clone().matmul(layer.gate.weight.val().unsqueeze()));
+            let gate = burn::tensor::activation::silu(x.clone().matmul(layer.gate.weight.val().unsqueeze()));
             let want = (gate * x.clone().matmul(layer.up.weight.val().unsqueeze())).matmul(layer.down.weight.val().unsqueeze());
             assert_close(layer.forward(x.clone()), want.clone());
             let mut turned = layer.clone();

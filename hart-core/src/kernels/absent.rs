@@ -1,0 +1,190 @@
+//! The list of operations for a backend that is not compiled in: none applies.
+
+#![allow(clippy::result_large_err, reason = "operands, not errors")]
+
+use std::convert::Infallible;
+
+use burn::prelude::*;
+use bytes::Bytes;
+
+use super::kv::{KvAppend, RowGroup};
+#[cfg(feature = "train")]
+use super::{AdamRows, AdamStep};
+use super::{AttentionParams, ConvParams, GroupNormParams, Modulation, Rotary, Weight};
+use crate::device::Precision;
+use crate::rng::Stream;
+
+/// Past keys and values; there are none.
+#[derive(Clone, Debug)]
+pub(crate) enum CachedKv {}
+
+/// Memory of the last scale's keys and values.
+pub(crate) type KvScratch = ();
+
+/// Packed weights; there are none.
+#[derive(Clone, Debug)]
+pub(crate) struct Packed(Infallible);
+
+/// Packed weights as a file holds them.
+pub(crate) struct StoredPacked<'a> {
+    pub(crate) panels: &'a Bytes,
+    pub(crate) scales: Option<&'a [f32]>,
+}
+
+impl Packed {
+    pub(crate) fn stored_shape(_: Precision, _: [usize; 2]) -> Option<[usize; 4]> {
+        None
+    }
+
+    pub(crate) fn of_stored(_: [usize; 2], _: Bytes, _: Option<Vec<f32>>) -> Option<Self> {
+        None
+    }
+
+    pub(crate) fn of_rows(_: Precision, _: &[f32], _: usize) -> Option<Self> {
+        None
+    }
+
+    pub(crate) fn stored(&self) -> StoredPacked<'_> {
+        match self.0 {}
+    }
+
+    pub(crate) fn precision(&self) -> Precision {
+        match self.0 {}
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        match self.0 {}
+    }
+
+    pub(crate) fn sizes(&self) -> [usize; 2] {
+        match self.0 {}
+    }
+}
+
+/// Guard of memory that is reused.
+pub(crate) struct Reuse;
+
+impl Reuse {
+    pub(crate) fn begin() -> Self {
+        Self
+    }
+}
+
+pub(crate) fn reserve_pool(_: &Device, _: u64) {}
+
+pub(crate) fn pack(_: &Tensor<2>, _: Precision) -> Option<Packed> {
+    None
+}
+
+pub(crate) fn linear(_: &Tensor<3>, _: &Weight, _: Option<&Tensor<1>>) -> Option<Tensor<3>> {
+    None
+}
+
+pub(crate) fn linear_to_f32(_: &Tensor<3>, _: &Weight, _: Option<&Tensor<1>>) -> Option<Tensor<3>> {
+    None
+}
+
+pub(crate) fn matmul(_: &Tensor<2>, _: &Tensor<2>) -> Option<Tensor<2>> {
+    None
+}
+
+pub(crate) fn silu<const D: usize>(x: Tensor<D>) -> Result<Tensor<D>, Tensor<D>> {
+    Err(x)
+}
+
+pub(crate) fn silu_mul(gate: Tensor<3>, up: Tensor<3>) -> Result<Tensor<3>, (Tensor<3>, Tensor<3>)> {
+    Err((gate, up))
+}
+
+pub(crate) fn swi_glu(_: &Tensor<3>, _: &Weight, _: &Weight, _: &Weight) -> Option<Tensor<3>> {
+    None
+}
+
+pub(crate) fn rms_norm(_: &Tensor<3>, _: &Tensor<1>, _: f64, _: Option<&Modulation>) -> Option<Tensor<3>> {
+    None
+}
+
+pub(crate) fn layer_norm(
+    _: &Tensor<3>,
+    _: Option<&Tensor<1>>,
+    _: Option<&Tensor<1>>,
+    _: f64,
+    _: Option<&Modulation>,
+) -> Option<Tensor<3>> {
+    None
+}
+
+pub(crate) fn add_gated(x: Tensor<3>, y: Tensor<3>, _: Option<&Tensor<3>>) -> Result<Tensor<3>, (Tensor<3>, Tensor<3>)> {
+    Err((x, y))
+}
+
+pub(crate) fn add_norm(
+    x: Tensor<3>,
+    y: Tensor<3>,
+    _: &Tensor<1>,
+    _: f64,
+    _: Option<(&Tensor<3>, &Modulation)>,
+) -> Result<(Tensor<3>, Tensor<3>), (Tensor<3>, Tensor<3>)> {
+    Err((x, y))
+}
+
+pub(crate) fn group_norm(x: Tensor<4>, _: &GroupNormParams, _: bool) -> Result<Tensor<4>, Tensor<4>> {
+    Err(x)
+}
+
+pub(crate) fn conv2d(x: Tensor<4>, _: &ConvParams) -> Result<Tensor<4>, Tensor<4>> {
+    Err(x)
+}
+
+pub(crate) fn norm_silu_conv2d(
+    x: Tensor<4>,
+    _: &GroupNormParams,
+    _: &ConvParams,
+    residual: Option<Tensor<4>>,
+) -> Result<Tensor<4>, (Tensor<4>, Option<Tensor<4>>)> {
+    Err((x, residual))
+}
+
+pub(crate) fn upsample_conv2d(x: Tensor<4>, _: &ConvParams) -> Result<Tensor<4>, Tensor<4>> {
+    Err(x)
+}
+
+pub(crate) fn upsample_nearest(_: &Tensor<4>) -> Option<Tensor<4>> {
+    None
+}
+
+pub(crate) fn attention(_: [&Tensor<4>; 3], _: Option<&Tensor<4>>, _: f64) -> Option<Tensor<4>> {
+    None
+}
+
+pub(crate) fn self_attention(
+    _: &Tensor<3>,
+    _: &AttentionParams,
+    _: Rotary<'_>,
+    _: &[RowGroup],
+    _: &mut KvAppend<'_>,
+    _: Option<&Tensor<4>>,
+) -> Option<Tensor<3>> {
+    None
+}
+
+pub(crate) fn normals(_: &Stream<'_>, _: [usize; 3], _: &Device) -> Option<Tensor<3>> {
+    None
+}
+
+pub(crate) fn sample(
+    _: &Tensor<3>,
+    _: &Tensor<2>,
+    _: usize,
+    _: f64,
+    _: Option<[f64; 2]>,
+    _: usize,
+    _: &[u64],
+) -> Option<(Tensor<2, Int>, Tensor<3>)> {
+    None
+}
+
+#[cfg(feature = "train")]
+pub(crate) fn adam(_: &AdamRows, _: &Tensor<1>, _: AdamStep) -> Option<AdamRows> {
+    None
+}
