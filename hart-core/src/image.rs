@@ -5,6 +5,7 @@ use std::borrow::Borrow;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Seek, Write};
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::error::{Error, Result};
 
@@ -34,7 +35,8 @@ pub struct Provenance {
 pub struct Image {
     width: usize,
     height: usize,
-    pixels: Vec<u8>,
+    /// Shared by clones of the image.
+    pixels: Arc<Vec<u8>>,
     /// How it was made, if it was.
     pub provenance: Option<Provenance>,
 }
@@ -65,7 +67,7 @@ impl Image {
                 format!("{} bytes for {width} x {height} pixels, expected 3 a pixel and at least one pixel", pixels.len());
             return Err(Error::request("image", problem));
         }
-        Ok(Self { width, height, pixels, provenance: None })
+        Ok(Self { width, height, pixels: Arc::new(pixels), provenance: None })
     }
 
     /// A picture from three planes of values from -1 to 1, rounded to the nearest level.
@@ -87,7 +89,7 @@ impl Image {
                 pixel.copy_from_slice(&[planes[at], planes[size + at], planes[2 * size + at]].map(level));
             }
         });
-        Ok(Self { width, height, pixels, provenance: None })
+        Ok(Self { width, height, pixels: Arc::new(pixels), provenance: None })
     }
 
     /// The three planes, values from -1 to 1.
@@ -138,15 +140,14 @@ impl Image {
         let no_memory = |_| Error::request("grid", format!("there is no memory for {whole} bytes: take fewer pictures"));
         pixels.try_reserve_exact(whole).map_err(no_memory)?;
         pixels.resize(whole, 255);
-        let mut grid = Self { width: width * columns, height: first.height * rows, pixels, provenance: None };
         for (index, image) in images.iter().enumerate() {
             let (left, top) = (index % columns * width, index / columns * first.height);
             for (y, line) in image.pixels.chunks(3 * width).enumerate() {
-                let start = 3 * ((top + y) * grid.width + left);
-                grid.pixels[start..start + line.len()].copy_from_slice(line);
+                let start = 3 * ((top + y) * columns * width + left);
+                pixels[start..start + line.len()].copy_from_slice(line);
             }
         }
-        Ok(grid)
+        Ok(Self { width: width * columns, height: first.height * rows, pixels: Arc::new(pixels), provenance: None })
     }
 
     /// The PNG file's bytes. Prompt, seed and settings stand in text chunks.

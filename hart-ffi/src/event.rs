@@ -3,7 +3,6 @@
 use std::cell::Cell;
 use std::ffi::c_void;
 use std::ptr;
-use std::sync::Arc;
 
 use hart_core::{Control, Event, Image, Observer, Stage, Step};
 
@@ -120,7 +119,7 @@ pub(crate) struct Callback {
     user_data: *mut c_void,
     scale: CurrentScale,
     /// The images that are finished, also if the run is cancelled later.
-    pub(crate) finished: Vec<Arc<Image>>,
+    pub(crate) finished: Vec<Image>,
 }
 
 /// The scale that is being generated, or zeros before the first one.
@@ -167,7 +166,7 @@ impl Observer for Callback {
     }
 
     fn image(&mut self, image: &Image) {
-        self.finished.push(Arc::new(image.clone()));
+        self.finished.push(image.clone());
     }
 }
 

@@ -1,7 +1,6 @@
 //! Generation of images, and its result.
 
 use std::ffi::{CString, c_char};
-use std::sync::Arc;
 
 use hart_core::{Error, Image, Stage, Timings, Truncation};
 
@@ -23,7 +22,7 @@ impl Handle for hart_result {
 
 #[derive(Default)]
 pub(crate) struct RunOutput {
-    images: Vec<Arc<Image>>,
+    images: Vec<Image>,
     timings: Timings,
     truncated: Vec<(Truncation, CString)>,
 }
@@ -96,7 +95,7 @@ pub unsafe extern "C" fn hart_generate(
                     (truncation, text)
                 };
                 result.give(RunOutput {
-                    images: generation.images.into_iter().map(Arc::new).collect(),
+                    images: generation.images,
                     timings: generation.timings,
                     truncated: generation.truncated.into_iter().map(with_text).collect(),
                 });

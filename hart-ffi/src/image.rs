@@ -3,7 +3,7 @@
 use std::ffi::{CString, c_char};
 use std::path::Path;
 use std::ptr;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
 use hart_core::Image;
 
@@ -26,15 +26,14 @@ impl Handle for hart_image {
 
 /// An image with its strings as C strings, and its PNG file once that is encoded.
 pub(crate) struct CImage {
-    pub(crate) image: Arc<Image>,
+    pub(crate) image: Image,
     png: OnceLock<Vec<u8>>,
     prompt: Option<CString>,
     settings: Option<CString>,
 }
 
 impl CImage {
-    pub(crate) fn new(image: impl Into<Arc<Image>>) -> Self {
-        let image = image.into();
+    pub(crate) fn new(image: Image) -> Self {
         let text = |text: &str| CString::new(text.replace('\0', "\u{fffd}")).unwrap_or_default();
         let prompt = image.provenance.as_ref().map(|p| text(&p.prompt));
         let settings = image.provenance.as_ref().map(|p| text(&p.settings));
@@ -193,8 +192,7 @@ pub unsafe extern "C" fn hart_image_grid(
         if count > MAX_GRID {
             return Err(Failure::argument(format!("`count` is {count}, expected at most {MAX_GRID}")));
         }
-        let images: Result<Vec<&Image>, Failure> =
-            (0..count).map(|i| Ok(&*get(images.add(i).read(), "images[i]")?.image)).collect();
+        let images: Result<Vec<&Image>, Failure> = (0..count).map(|i| Ok(&get(images.add(i).read(), "images[i]")?.image)).collect();
         grid.give(CImage::new(Image::grid(&images?, columns)?));
         Ok(())
     })

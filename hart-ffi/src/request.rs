@@ -258,9 +258,8 @@ unsafe fn start_from(
     from: impl FnOnce(Image) -> Result<FromImage, Failure>,
 ) -> hart_status {
     change(request, |parts| {
-        let settings = parts.settings.clone();
-        let start = get_optional(image, "image")?.map(|image| from(Image::clone(&image.image))).transpose()?;
-        parts.settings = settings.from_image(start);
+        let from = get_optional(image, "image")?.map(|image| from(image.image.clone())).transpose()?;
+        parts.settings = parts.settings.clone().from_image(from);
         Ok(())
     })
 }
@@ -282,8 +281,7 @@ pub unsafe extern "C" fn hart_request_set_observer(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_request_set_cancel(request: *mut hart_request, cancel: *const hart_cancel) -> hart_status {
     change(request, |parts| {
-        let settings = parts.settings.clone();
-        parts.settings = settings.cancel_token(get_optional(cancel, "cancel")?.cloned());
+        parts.settings = parts.settings.clone().cancel_token(get_optional(cancel, "cancel")?.cloned());
         Ok(())
     })
 }

@@ -3,7 +3,6 @@
 use std::ptr;
 use std::sync::Arc;
 
-use hart_core::Image;
 use hart_core::stages::{ImageTokens, Progress};
 
 use crate::guard::guard;
@@ -37,7 +36,7 @@ pub unsafe extern "C" fn hart_model_tokenize(
 ) -> hart_status {
     guard(|| {
         let tokens = Out::<hart_tokens>::new(tokens, "tokens")?;
-        let images = [Image::clone(&get(image, "image")?.image)];
+        let images = [get(image, "image")?.image.clone()];
         using(model, |model| {
             let encoded = model.hart.attempt(|| model.hart.visual().tokenize_images(&images))?;
             tokens.give(Tokenized { tokens: encoded, model: model.clone() });
