@@ -100,8 +100,7 @@
 #define HART_DEPRECATED(advice)
 #endif
 
-/* Frees an object and sets the pointer to NULL, so that a second call does nothing: HART_FREE(model, m) frees the
- * hart_model m. */
+/* Frees an object and sets the pointer to NULL: HART_FREE(model, m) calls hart_model_free(m) and sets m to NULL. */
 #define HART_FREE(kind, pointer) (hart_##kind##_free(pointer), (void)((pointer) = NULL))
 
 #ifdef __cplusplus
