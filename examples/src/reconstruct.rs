@@ -16,7 +16,7 @@ use serde_json::json;
 #[command(name = "reconstruct", version, max_term_width = 110)]
 struct Arguments {
     /// Image to reconstruct: PNG, JPEG, WebP, BMP or GIF; its central square is resized to the model's resolution
-    #[arg(value_name = "FILE")]
+    #[arg(value_name = "IMAGE")]
     image: PathBuf,
     /// Model folder, with the subfolder tokenizer [default: the model in this repository]
     #[arg(short, long, value_name = "FOLDER", default_value = SHIPPED_MODEL, hide_default_value = true)]

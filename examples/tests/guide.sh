@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
-# Runs what docs/guide.md shows: its commands, and its C, C++ and Python programs. (Its Rust program is a documentation test.)
-# Takes the programs that `cargo build --release --workspace --features hart-examples/web` has built, and a prefix that hart is
-# installed in.
+# Runs the commands and the C, C++ and Python programs of docs/guide.md. Its Rust program is a documentation test.
+# Needs the programs built by `cargo build --release --workspace --features hart-examples/web`, and hart installed in PREFIX.
 set -euo pipefail
 [ $# -eq 1 ] || { echo "usage: $0 PREFIX" >&2; exit 2; }
 prefix=$(cd "$1" && pwd)
@@ -12,10 +11,10 @@ trap 'kill $(jobs -p) 2>/dev/null || true; rm -rf "$work"' EXIT
 cd "$work"
 ln -s "$root/examples" "$root/hart-ffi" .
 
-# The blocks of one language, one file each.
+# Writes the guide's code blocks of one language to files.
 blocks() { awk -v language="$1" -v name="$2" '/^```/ { if (inside) { inside = 0; close(file) } else if ($0 == "```" language) { inside = 1; file = sprintf("block-%02d.%s", ++n, name) } next } inside { print > file }' "$root/docs/guide.md"; }
 
-# Cargo has built everything already.
+# Replaces cargo: runs the programs that are already built.
 cargo() {
   local program=generate
   while [ "$1" != -- ]; do case $1 in --bin) program=$2; shift 2 ;; *) shift ;; esac; done
@@ -29,7 +28,7 @@ cargo() {
 }
 blocks sh sh
 for block in block-*.sh; do
-  # Installing is the caller's part.
+  # The caller has installed hart.
   if grep -q 'hart-ffi/install.sh' "$block"; then continue; fi
   echo "-- $(head -n 1 "$block")"
   # shellcheck disable=SC1090

@@ -54,7 +54,7 @@ pub struct GenerationArgs {
     pub guidance: Option<f64>,
     /// Gumbel-softmax smoothing: mix codebook entries instead of sampling one [default: the model's, usually true]
     #[arg(long, value_name = "true|false", action = ArgAction::Set)]
-    pub soft: Option<bool>,
+    pub smoothing: Option<bool>,
     /// Sample from the K most likely codes [default: the model's, usually 600, then 300]
     #[arg(long, value_name = "K")]
     pub top_k: Option<usize>,
@@ -129,28 +129,30 @@ fn gigabytes(text: &str) -> Result<f64, String> {
 }
 
 impl GenerationArgs {
-    /// Builds a request for one image of each prompt. `seed` comes from [`Seed::number`], which must be called once.
+    /// Builds a request for one image of each prompt. `seed` is the result of [`Seed::number`].
     ///
     /// # Errors
     ///
     /// Returns a message if the file of `--filter` is invalid.
     pub fn request(&self, prompts: Vec<String>, seed: u64, cancel: CancelToken) -> Result<Request, String> {
-        let mut request = Request::batch(prompts)
+        let system_prompt = match self.system_prompt.as_deref() {
+            None => SystemPrompt::Checkpoint,
+            Some("") => SystemPrompt::Off,
+            Some(text) => SystemPrompt::Text(text.into()),
+        };
+        let request = Request::batch(prompts)
             .seed(seed)
             .guidance(self.guidance)
-            .smoothing(self.soft)
+            .smoothing(self.smoothing)
             .top_k(self.top_k)
             .top_p(self.top_p)
             .steps(self.steps.clone())
+            .system_prompt(system_prompt)
             .cancel_token(cancel);
-        if let Some(file) = &self.filter {
-            request = request.filter(WordFilter::open(file)?);
+        match &self.filter {
+            Some(file) => Ok(request.filter(WordFilter::open(file)?)),
+            None => Ok(request),
         }
-        Ok(match self.system_prompt.as_deref() {
-            None => request,
-            Some("") => request.system_prompt(SystemPrompt::Off),
-            Some(text) => request.system_prompt(SystemPrompt::Text(text.into())),
-        })
     }
 }
 
