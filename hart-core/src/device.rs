@@ -9,33 +9,32 @@ use burn::tensor::DType;
 
 use crate::error::{Error, Result};
 
-/// Where the arithmetic runs; chosen at run time.
+/// The kind of device that a model runs on, chosen at run time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DeviceKind {
-    /// The best that is compiled in and there: an NVIDIA GPU, else another GPU, else the CPU.
+    /// The best device that is compiled in and usable: an NVIDIA GPU, else another GPU, else the CPU.
     #[default]
     Auto,
-    /// The CPU, all cores of the current rayon pool.
+    /// The CPU, with all threads of the current rayon pool.
     Cpu,
-    /// An NVIDIA GPU by its number, from 0, through CUDA.
+    /// An NVIDIA GPU through CUDA, by its index from 0.
     Cuda(usize),
-    /// A GPU by its number, from 0, through Vulkan, Metal or DX12. What only imitates one on the CPU is counted last.
+    /// A GPU through Vulkan, Metal or DX12, by its index from 0. Software renderers come last.
     Wgpu(usize),
 }
 
-/// A device that a model can be opened on.
+/// A usable device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DeviceInfo {
-    /// Its name for [`DeviceKind::from_str`], such as `cpu` or `cuda:0`.
+    /// Name for [`DeviceKind::from_str`], such as `cpu` or `cuda:0`.
     pub name: String,
-    /// What it is, for people.
+    /// Human-readable description.
     pub description: String,
 }
 
-/// The devices that are compiled in, there and usable, the best first. GPUs are started to find out, which takes a moment the first
-/// time.
+/// Lists the usable devices, the best first. Each GPU runs a small kernel to find out, which takes a moment the first time.
 pub fn devices() -> Vec<DeviceInfo> {
     let mut found: Vec<DeviceInfo> = Vec::new();
     #[cfg(feature = "cuda")]
@@ -45,33 +44,33 @@ pub fn devices() -> Vec<DeviceInfo> {
     if cfg!(feature = "cpu") {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let cpu = DeviceInfo { name: "cpu".into(), description: format!("{} CPU, {cores} cores", std::env::consts::ARCH) };
-        // A GPU that only imitates one is slower than the CPU itself.
-        let place = found.iter().position(|gpu| gpu.description.contains(SOFTWARE)).unwrap_or(found.len());
-        found.insert(place, cpu);
+        // A software renderer is slower than the CPU backend.
+        let index = found.iter().position(|gpu| gpu.description.contains(SOFTWARE)).unwrap_or(found.len());
+        found.insert(index, cpu);
     }
     found
 }
 
-/// How a device that imitates a GPU is described.
+/// Part of the description of a software renderer.
 const SOFTWARE: &str = "in software";
 
-/// The numbers that a model computes with.
+/// The precision of a model's weights and activations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Precision {
-    /// The best of the device: f32 on the CPU, f16 on a GPU that has it.
+    /// The default of the device: f32 on the CPU, f16 on a GPU that supports it.
     #[default]
     Auto,
-    /// 32-bit floats: the reference.
+    /// 32-bit floats, the reference.
     F32,
-    /// Weights and operands of the large layers' products in half precision, sums, norms, softmax and logits in f32. GPUs only. A
-    /// model opened so makes pictures; it can't be trained or saved.
+    /// Weights and operands of the large linear layers in f16; sums, norms, softmax and logits in f32. GPUs only. The model can
+    /// generate, but cannot be trained or saved.
     F16,
-    /// Weights and operands of the large layers' products in bfloat16, sums and everything else in f32. A model opened so makes
-    /// pictures; it can't be trained or saved.
+    /// Weights and operands of the large linear layers in bf16; everything else in f32. The model can generate, but cannot be trained
+    /// or saved.
     Bf16,
-    /// Weights of products in 8-bit integers with a scale for each output, operands too with a scale for each row; everything else
-    /// as with [`Self::Bf16`]. The CPU only.
+    /// Weights of the large linear layers in 8-bit integers with one scale per output, their operands with one scale per row;
+    /// everything else as with [`Self::Bf16`]. CPU only.
     Int8,
 }
 
@@ -103,25 +102,25 @@ impl FromStr for Precision {
 }
 
 impl DeviceKind {
-    /// burn's device.
+    /// Opens the device.
     ///
     /// # Errors
     ///
-    /// [`Error::Device`] if it isn't compiled in, not there, or doesn't work.
+    /// [`Error::Device`] if it is not compiled in, does not exist, or does not work.
     pub fn open(self) -> Result<Device> {
-        self.find().map(|(_, device)| device)
+        self.find().map(|found| found.device)
     }
 
-    /// The same, and which one it is, never [`Self::Auto`].
-    pub(crate) fn find(self) -> Result<(Self, Device)> {
+    /// Opens the device and resolves [`Self::Auto`].
+    pub(crate) fn find(self) -> Result<OpenDevice> {
         match self {
             Self::Auto => Self::best(),
             #[cfg(feature = "cpu")]
-            Self::Cpu => Ok((self, Device::flex())),
+            Self::Cpu => Ok(OpenDevice { kind: self, device: Device::flex() }),
             #[cfg(feature = "cuda")]
-            Self::Cuda(number) => gpu::open(self, number).map(|device| (self, device)),
+            Self::Cuda(number) => gpu::open(self, number),
             #[cfg(feature = "wgpu")]
-            Self::Wgpu(number) => gpu::open(self, number).map(|device| (self, device)),
+            Self::Wgpu(number) => gpu::open(self, number),
             #[allow(unreachable_patterns, reason = "with all features there is no other")]
             other => {
                 let feature = other.to_string();
@@ -131,7 +130,7 @@ impl DeviceKind {
         }
     }
 
-    fn best() -> Result<(Self, Device)> {
+    fn best() -> Result<OpenDevice> {
         #[cfg(feature = "cuda")]
         if let Ok(found) = Self::Cuda(0).find() {
             return Ok(found);
@@ -145,7 +144,7 @@ impl DeviceKind {
         Self::Cpu.find()
     }
 
-    /// What can be chosen in this build.
+    /// Names of the kinds in this build.
     const NAMES: &str = match (cfg!(feature = "cuda"), cfg!(feature = "wgpu")) {
         (false, false) => "auto or cpu",
         (true, false) => "auto, cpu or cuda[:n]",
@@ -172,7 +171,7 @@ impl fmt::Display for DeviceKind {
 impl FromStr for DeviceKind {
     type Err = Error;
 
-    /// `auto`, `cpu`, `cuda`, `cuda:1`, `wgpu`, `wgpu:1` and so on; without a number it is 0.
+    /// Parses `auto`, `cpu`, `cuda`, `cuda:1`, `wgpu`, `wgpu:1` and so on. The index defaults to 0.
     fn from_str(name: &str) -> Result<Self> {
         let unknown = || Error::Device { name: name.into(), problem: format!("unknown; choose {}", Self::NAMES) };
         let (kind, number) = match name.split_once(':') {
@@ -192,22 +191,47 @@ impl FromStr for DeviceKind {
     }
 }
 
-/// Does work that may panic because a device fails, as burn's GPU backends do: late, when a result is read.
-///
-/// # Errors
-///
-/// [`Error::Device`] with what the panic said.
-pub(crate) fn catch_backend_panic<T>(kind: DeviceKind, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    if kind == DeviceKind::Cpu {
-        return work();
-    }
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-        Err(kind.problem(format!("failed: {}", text.unwrap_or("it gave no reason"))))
-    })
+/// A device that has been opened.
+#[derive(Clone, Debug)]
+pub(crate) struct OpenDevice {
+    /// Never [`DeviceKind::Auto`].
+    pub(crate) kind: DeviceKind,
+    /// burn's device.
+    pub(crate) device: Device,
 }
 
-/// Whether it is the CPU backend's, which works where it is called: nothing is pending, and nothing fails late.
+impl OpenDevice {
+    /// Returns whether work is done when its call returns, as on the CPU. A GPU works later, and also fails later.
+    pub(crate) fn is_synchronous(&self) -> bool {
+        is_cpu(&self.device)
+    }
+
+    /// Runs work that panics if the device fails: burn's GPU backends report failures that way, when a result is read.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Device`] with the panic's message.
+    pub(crate) fn catch_backend_panic<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        if self.kind == DeviceKind::Cpu {
+            return work();
+        }
+        catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+            let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+            Err(self.kind.problem(format!("failed: {}", text.unwrap_or("it gave no reason"))))
+        })
+    }
+
+    /// Waits until the device has finished all pending work.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Device`] if some of it failed.
+    pub(crate) fn synchronize(&self) -> Result<()> {
+        self.device.sync().map_err(|error| self.kind.problem(format!("failed: {error:?}")))
+    }
+}
+
+/// Returns whether the device is the CPU backend's.
 pub(crate) fn is_cpu(device: &Device) -> bool {
     #[cfg(feature = "cpu")]
     if device.clone().inner() == Device::flex() {
@@ -217,47 +241,39 @@ pub(crate) fn is_cpu(device: &Device) -> bool {
     false
 }
 
-/// Waits until a device has done what it was told.
-///
-/// # Errors
-///
-/// [`Error::Device`] if some of it failed.
-pub(crate) fn synchronize(kind: DeviceKind, device: &Device) -> Result<()> {
-    device.sync().map_err(|error| kind.problem(format!("failed: {error:?}")))
-}
-
-/// What [`Precision::Auto`] is on a device.
+/// Returns the precision that [`Precision::Auto`] stands for on a device.
 pub(crate) fn best_precision(device: &Device) -> Precision {
     if check_precision(Precision::F16, device).is_ok() { Precision::F16 } else { Precision::F32 }
 }
 
-/// Whether a device computes in a precision.
+/// Checks that a device supports a precision, and returns it.
 ///
 /// # Errors
 ///
-/// [`Error::Request`] if it doesn't.
-pub(crate) fn check_precision(asked: Precision, device: &Device) -> Result<Precision> {
-    let there = match (asked, is_cpu(device)) {
+/// [`Error::Request`] if it does not.
+pub(crate) fn check_precision(precision: Precision, device: &Device) -> Result<Precision> {
+    let is_supported = match (precision, is_cpu(device)) {
         (Precision::Auto | Precision::F32, _) | (Precision::Bf16 | Precision::Int8, true) => true,
         (Precision::F16, false) => device.supports_dtype(DType::F16),
         (Precision::Bf16, false) => device.supports_dtype(DType::BF16),
         (Precision::F16, true) | (Precision::Int8, false) => false,
     };
     let choices = if is_cpu(device) { "f32, bf16 or int8" } else { "f32 or f16" };
-    there.then_some(asked).ok_or_else(|| Error::request("precision", format!("{asked} is not this device's: choose {choices}")))
+    let problem = || format!("{precision} is not supported on this device: choose {choices}");
+    if is_supported { Ok(precision) } else { Err(Error::request("precision", problem())) }
 }
 
-/// GPUs, found and tried.
+/// Discovery of GPUs.
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
 mod gpu {
     use burn::prelude::{Device, Tensor};
     use burn::tensor::{DType, DeviceType, TensorData};
     use cubecl::config::{CubeClRuntimeConfig, RuntimeConfig};
 
-    use super::{DeviceInfo, DeviceKind, SOFTWARE, catch_backend_panic, synchronize};
+    use super::{DeviceInfo, DeviceKind, OpenDevice, SOFTWARE};
     use crate::error::Result;
 
-    /// All of a kind.
+    /// Lists the devices of a kind. Hardware comes before software renderers.
     fn all(kind: DeviceKind) -> Vec<Device> {
         keep_kernels();
         match kind {
@@ -273,8 +289,8 @@ mod gpu {
         }
     }
 
-    /// Has compiled kernels kept on disk, for the next program: by itself CubeCL keeps only what it measured. A program that has
-    /// configured CubeCL before knows better.
+    /// Makes CubeCL keep compiled kernels on disk for the next process. By default it keeps only autotuning results. A configuration
+    /// that the program has set before stays.
     fn keep_kernels() {
         let mut config = CubeClRuntimeConfig::from_current_dir().override_from_env();
         config.compilation.cache = true;
@@ -292,36 +308,38 @@ mod gpu {
         false
     }
 
-    /// Whether there is a GPU of that number, and not an imitation.
+    /// Returns whether the GPU with this index exists and is hardware.
     #[cfg(feature = "wgpu")]
     pub(super) fn is_hardware(number: usize) -> bool {
         all(DeviceKind::Wgpu(number)).get(number).is_some_and(|device| !is_software(device))
     }
 
-    pub(super) fn open(kind: DeviceKind, number: usize) -> Result<Device> {
+    pub(super) fn open(kind: DeviceKind, number: usize) -> Result<OpenDevice> {
         let all = all(kind);
         let device = all.get(number).ok_or_else(|| match (kind, all.len()) {
             (DeviceKind::Cuda(_), 0) => kind.problem("there is no NVIDIA GPU with a driver: choose auto or cpu".into()),
             (_, 0) => kind.problem("there is no GPU with a driver for Vulkan, Metal or DX12: choose auto or cpu".into()),
             (_, count) => kind.problem(format!("there is none: those that there are have the numbers 0 to {}", count - 1)),
         })?;
-        try_out(kind, device)?;
-        Ok(device.clone())
+        let found = OpenDevice { kind, device: device.clone() };
+        test(&found)?;
+        Ok(found)
     }
 
-    /// A small sum, to find out whether kernels can be compiled and run.
-    fn try_out(kind: DeviceKind, device: &Device) -> Result<()> {
-        let sum = catch_backend_panic(kind, || {
-            synchronize(kind, device)?;
+    /// Computes a small sum, to find out whether the device compiles and runs kernels.
+    fn test(open: &OpenDevice) -> Result<()> {
+        let OpenDevice { kind, device } = open;
+        let sum = open.catch_backend_panic(|| {
+            open.synchronize()?;
             let two = Tensor::<1>::from_data(TensorData::new(vec![1.0f32; 2], [2]), (device, DType::F32));
             Ok((two.clone() + two).into_data().convert::<f32>().try_into_vec::<f32>().unwrap_or_default())
         })?;
         if sum == [2.0, 2.0] { Ok(()) } else { Err(kind.problem(format!("doesn't work: 1 + 1 is {sum:?} on it"))) }
     }
 
-    /// Those of a kind that work.
+    /// Lists the devices of a kind that work.
     pub(super) fn usable(kind: fn(usize) -> DeviceKind) -> Vec<DeviceInfo> {
-        let works = |(number, device): &(usize, Device)| try_out(kind(*number), device).is_ok();
+        let works = |(number, device): &(usize, Device)| test(&OpenDevice { kind: kind(*number), device: device.clone() }).is_ok();
         let info = |(number, device): (usize, Device)| {
             let name = device.identity().map_or_else(|| "GPU".into(), |identity| identity.name);
             let through = if matches!(kind(0), DeviceKind::Cuda(_)) { "CUDA" } else { "wgpu" };
@@ -349,7 +367,7 @@ mod tests {
         }
     }
 
-    /// On any machine: a GPU of that number is nowhere.
+    /// No machine has a GPU with this index.
     #[test]
     fn a_device_that_is_not_there_is_an_error() {
         for kind in [DeviceKind::Cuda(65_535), DeviceKind::Wgpu(65_535)] {

@@ -1,13 +1,14 @@
-//! What a run tells while it works, and how it is stopped.
+//! Progress reports, cancellation and the timing of stages.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::device::OpenDevice;
 use crate::error::{Error, Result};
 use crate::image::Image;
 
-/// The parts of a run, in the order in which the prompt flows through them.
+/// The stages of a run, in the order of the data flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Stage {
@@ -19,7 +20,7 @@ pub enum Stage {
     Sampling,
     /// The residual diffusion of the last scale.
     Residual,
-    /// Latent to pixels; also the pixels of a picture to start from to its latent.
+    /// Latent to pixels, and the pixels of an image to start from to its latent.
     Decode,
 }
 
@@ -27,7 +28,7 @@ impl Stage {
     /// All stages in order.
     pub const ALL: [Self; 5] = [Self::Text, Self::Transformer, Self::Sampling, Self::Residual, Self::Decode];
 
-    /// Lower-case name, as in reports.
+    /// Returns the stage's name in lower case.
     pub fn name(self) -> &'static str {
         match self {
             Self::Text => "text",
@@ -39,97 +40,98 @@ impl Stage {
     }
 }
 
-/// What has just been reached.
+/// The step of a run that an event reports.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Step {
-    /// A layer of the text encoder is done.
+    /// A layer of the text encoder is finished.
     TextLayer {
-        /// Which one, from 1.
+        /// Number of the layer, from 1.
         layer: usize,
-        /// How many there are.
+        /// Total number of layers.
         layers: usize,
     },
     /// A scale begins.
     Scale {
-        /// Which one, k, from 1.
+        /// Number of the scale, k, from 1.
         scale: usize,
-        /// How many there are, S.
+        /// Total number of scales, S.
         scales: usize,
-        /// Its side in latent positions.
+        /// Side of the scale in latent positions.
         side: usize,
     },
-    /// A scale's codes are in the latent: the event offers a preview.
+    /// The codes of a scale have been added to the latent. The event has a preview.
     ScaleDone {
-        /// Which one, k, from 1.
+        /// Number of the scale, k, from 1.
         scale: usize,
-        /// How many there are, S.
+        /// Total number of scales, S.
         scales: usize,
-        /// Its side in latent positions.
+        /// Side of the scale in latent positions.
         side: usize,
     },
-    /// A transformer block of the current scale is done.
+    /// A transformer block of the current scale is finished.
     Block {
-        /// The scale, k, from 1.
+        /// Number of the scale, k, from 1.
         scale: usize,
-        /// How many scales there are, S.
+        /// Total number of scales, S.
         scales: usize,
-        /// Which block, from 1.
+        /// Number of the block, from 1.
         block: usize,
-        /// How many blocks there are.
+        /// Total number of blocks.
         blocks: usize,
     },
-    /// A step of the residual diffusion is done.
+    /// A step of the residual diffusion is finished.
     Diffusion {
-        /// Which one, from 1.
+        /// Number of the step, from 1.
         step: usize,
-        /// How many there are.
+        /// Total number of steps.
         steps: usize,
     },
-    /// A block of the decoder is done.
+    /// A block of the decoder is finished.
     Decoder {
-        /// Which one, from 1.
+        /// Number of the block, from 1.
         block: usize,
-        /// How many there are.
+        /// Total number of blocks.
         blocks: usize,
     },
-    /// A picture is finished: the event offers it.
+    /// An image is finished. The event's preview is that image.
     Images {
-        /// How many pictures of the request are finished.
+        /// Number of finished images.
         finished: usize,
-        /// How many were asked for.
+        /// Number of requested images.
         total: usize,
     },
 }
 
-/// One report from a run.
+/// A progress report of a run.
 #[derive(Clone, Copy)]
 #[non_exhaustive]
 pub struct Event<'a> {
-    /// The part of the run.
+    /// The current stage.
     pub stage: Stage,
-    /// What has just been reached in it.
+    /// The step that has just been reached.
     pub step: Step,
-    /// Since the run began.
+    /// Time since the run began.
     pub elapsed: Duration,
-    /// Estimated share of the whole run that is done, 0 to 1; never falls.
+    /// Estimated completed share of the whole run, 0 to 1. Never decreases.
     pub fraction: f32,
     pub(crate) preview: Option<&'a dyn Fn(usize) -> Result<Image>>,
 }
 
 impl Event<'_> {
-    /// Whether there is a picture to see: after every scale, and when a picture is finished.
+    /// Returns whether the event has a preview: after every scale, and when an image is finished.
     pub fn has_preview(&self) -> bool {
         self.preview.is_some()
     }
 
-    /// The picture as it stands, decoded now, in the calling program's time: with sides of at most `max_side` pixels, but at least
-    /// those of one latent position (16 in published models), or `usize::MAX` for the full size. A small one costs little. It never changes the final picture. None where there
-    /// is nothing to see.
+    /// Decodes the current state of the image, with sides of at most `max_side` pixels, but at least those of one latent position (16
+    /// in published models). `usize::MAX` is the full size. Returns `None` if the event has no preview.
+    ///
+    /// The image is decoded during this call. A small one costs little. The final image does not depend on it.
     ///
     /// # Errors
     ///
-    /// In the result: [`Error::Cancelled`] or [`Error::Overflow`].
+    /// [`Error::Cancelled`] or [`Error::Overflow`].
     pub fn preview(&self, max_side: usize) -> Option<Result<Image>> {
         self.preview.map(|decode| decode(max_side))
     }
@@ -147,21 +149,23 @@ impl std::fmt::Debug for Event<'_> {
     }
 }
 
-/// What the observer answers.
+/// An observer's answer to an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Control {
-    /// Go on.
+    /// Continues the run.
     Continue,
-    /// Stop as soon as possible; the run returns [`Error::Cancelled`].
+    /// Cancels the run as soon as possible. It returns [`Error::Cancelled`].
     Cancel,
 }
 
-/// Hears a run's events on the thread that called it. Any `FnMut(&Event<'_>) -> Control` is one; `()` hears nothing.
+/// Receives the events and images of a run, on the thread that called [`Hart::generate_with`](crate::Hart::generate_with).
+///
+/// Any `FnMut(&Event<'_>) -> Control` is an observer. `()` ignores everything.
 pub trait Observer {
-    /// Called often; must be quick.
+    /// Receives an event. Called often, so it must be quick.
     fn event(&mut self, event: &Event<'_>) -> Control;
 
-    /// Called with every finished picture, before the run goes on: to save it, or to show it.
+    /// Receives each finished image before the run continues. Does nothing by default.
     fn image(&mut self, _: &Image) {}
 }
 
@@ -177,17 +181,17 @@ impl Observer for () {
     }
 }
 
-/// Stops a run from any thread. Clones stop the same run; one atomic store, so it may be used in a signal handler.
+/// Cancels runs from any thread. Clones share their state. [`Self::cancel`] is one atomic store and may be used in a signal handler.
 #[derive(Clone, Debug, Default)]
 pub struct CancelToken(Arc<AtomicBool>);
 
 impl CancelToken {
-    /// A token that has not been used.
+    /// Creates a token.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Asks every run that holds the token to stop, also one that begins later.
+    /// Cancels every run that uses the token, including runs that begin later.
     pub fn cancel(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
@@ -197,7 +201,8 @@ impl CancelToken {
         self.0.store(false, Ordering::Relaxed);
     }
 
-    /// Whether it was used.
+    /// Returns whether the token has been cancelled.
+    #[must_use]
     pub fn is_cancelled(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
@@ -207,85 +212,119 @@ impl CancelToken {
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Timings {
     stages: [Duration; Stage::ALL.len()],
-    /// The whole run, also what lies between the stages.
+    /// Duration of the whole run, including the time between the stages.
     pub total: Duration,
 }
 
 impl Timings {
-    /// Time spent in one stage.
+    /// Returns the time spent in one stage.
     pub fn of(&self, stage: Stage) -> Duration {
         self.stages[stage as usize]
     }
 }
 
-/// Carries a run's observer, cancel token and clock through the stages.
+/// The observer, cancel token and clock of a run.
 pub struct Progress<'a> {
     observer: &'a mut dyn Observer,
     cancel: Option<&'a CancelToken>,
+    /// The device whose pending work belongs to the current stage.
+    device: Option<OpenDevice>,
     start: Instant,
-    entered: (Stage, Instant),
+    /// The current stage, and when it was entered.
+    current: (Stage, Instant),
     timings: Timings,
-    work: (f64, f64),
+    work_done: f64,
+    work_total: f64,
 }
 
 impl<'a> Progress<'a> {
-    /// `work` is an estimate of the whole run's cost, in units of the caller's choice; stages report what they did with
-    /// [`Progress::report`].
+    /// Starts the clock. `work` is the estimated cost of the whole run, in the unit of [`Self::report`].
     pub fn new(observer: &'a mut dyn Observer, cancel: Option<&'a CancelToken>, work: f64) -> Self {
         let start = Instant::now();
-        Self { observer, cancel, start, entered: (Stage::Text, start), timings: Timings::default(), work: (0.0, work.max(1.0)) }
+        Self {
+            observer,
+            cancel,
+            device: None,
+            start,
+            current: (Stage::Text, start),
+            timings: Timings::default(),
+            work_done: 0.0,
+            work_total: work.max(1.0),
+        }
     }
 
-    /// Progress that nobody hears, for stages that are called by themselves.
+    /// Starts a clock without an observer, for stages that are run alone.
     pub fn silent() -> Progress<'static> {
-        // `()` has no size: nothing is allocated, so nothing leaks.
+        // `()` has no size, so nothing is allocated or leaked.
         Progress::new(Box::leak(Box::new(())), None, 1.0)
     }
 
-    /// From here on time counts for `stage`.
+    /// Sets the device of the stages that follow.
+    pub(crate) fn set_device(&mut self, device: &OpenDevice) {
+        self.device = Some(device.clone());
+    }
+
+    /// Ends the current stage and begins another one.
     pub fn enter(&mut self, stage: Stage) {
         let now = Instant::now();
-        let (before, since) = std::mem::replace(&mut self.entered, (stage, now));
-        self.timings.stages[before as usize] += now - since;
+        let (previous, since) = std::mem::replace(&mut self.current, (stage, now));
+        self.timings.stages[previous as usize] += now - since;
+    }
+
+    /// Like [`Self::enter`], but stays in the current stage if the device is asynchronous: its pending work belongs to the current
+    /// stage, and to wait for it here would cost time.
+    pub(crate) fn enter_if_synchronous(&mut self, stage: Stage) {
+        if self.device.as_ref().is_none_or(OpenDevice::is_synchronous) {
+            self.enter(stage);
+        }
+    }
+
+    /// Waits for the device to finish its pending work, so that its time counts for the current stage.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Device`] if some of the work failed.
+    pub(crate) fn synchronize(&self) -> Result<()> {
+        self.device.as_ref().map_or(Ok(()), OpenDevice::synchronize)
     }
 
     /// Reports a step that cost `work`.
     ///
     /// # Errors
     ///
-    /// [`Error::Cancelled`] if the observer or the token asks for it.
+    /// [`Error::Cancelled`] if the observer or the token has cancelled the run.
     pub fn report(&mut self, step: Step, work: f64) -> Result<()> {
         self.notify(step, work, None)
     }
 
-    /// Reports a step after which there is a picture to see: `preview` decodes it with at most so many pixels a side.
+    /// Reports a step with a preview. `preview` decodes it, given the maximum side in pixels.
     ///
     /// # Errors
     ///
-    /// As [`Self::report`].
+    /// Like [`Self::report`].
     pub fn report_preview(&mut self, step: Step, preview: &dyn Fn(usize) -> Result<Image>) -> Result<()> {
         self.notify(step, 0.0, Some(preview))
     }
 
     fn notify(&mut self, step: Step, work: f64, preview: Option<&dyn Fn(usize) -> Result<Image>>) -> Result<()> {
-        self.work.0 += work;
-        let fraction = (self.work.0 / self.work.1).min(1.0) as f32;
-        let event = Event { stage: self.entered.0, step, elapsed: self.start.elapsed(), fraction, preview };
+        self.work_done += work;
+        let fraction = (self.work_done / self.work_total).min(1.0) as f32;
+        let event = Event { stage: self.current.0, step, elapsed: self.start.elapsed(), fraction, preview };
         let control = self.observer.event(&event);
         if control == Control::Cancel { Err(Error::Cancelled) } else { self.check() }
     }
 
-    /// The token that stops the run.
+    /// Returns the token that cancels the run.
     pub(crate) fn cancel_token(&self) -> Option<&'a CancelToken> {
         self.cancel
     }
 
-    /// Hands a finished picture to the observer.
+    /// Passes a finished image to the observer.
     pub(crate) fn image(&mut self, image: &Image) {
         self.observer.image(image);
     }
 
-    /// Stops here if the token was used.
+    /// Fails if the token has been cancelled.
     ///
     /// # Errors
     ///
@@ -294,10 +333,9 @@ impl<'a> Progress<'a> {
         if self.cancel.is_some_and(CancelToken::is_cancelled) { Err(Error::Cancelled) } else { Ok(()) }
     }
 
-    /// Time spent so far.
+    /// Returns the time spent so far.
     pub fn timings(&mut self) -> Timings {
-        let stage = self.entered.0;
-        self.enter(stage);
+        self.enter(self.current.0);
         self.timings.total = self.start.elapsed();
         self.timings
     }

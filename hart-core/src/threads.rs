@@ -20,7 +20,7 @@ thread_local! {
 }
 
 /// A model's own threads; none: those of rayon's current pool.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Threads(Option<Arc<ThreadPool>>);
 
 impl Threads {

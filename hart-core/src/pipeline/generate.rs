@@ -1,7 +1,6 @@
 //! From a request to its images.
 
-use super::Hart;
-use crate::device::{catch_backend_panic, is_cpu};
+use super::{Hart, Model};
 use crate::error::{Error, Result};
 use crate::image::{Image, Provenance};
 use crate::memory;
@@ -46,7 +45,8 @@ impl Hart {
     /// Like [`Self::generate`].
     pub fn generate_with(&self, request: &Request, observer: &mut dyn Observer) -> Result<Generation> {
         self.check(request)?;
-        self.threads.observe(observer, |observer| catch_backend_panic(self.kind, || self.run(request, observer)))
+        let Model { threads, device, .. } = &*self.model;
+        threads.observe(observer, |observer| device.catch_backend_panic(|| self.run(request, observer)))
     }
 
     /// Generates an image and discards it, so that the first request does not wait: a GPU compiles its kernels on first use and keeps
@@ -56,7 +56,7 @@ impl Hart {
     ///
     /// Like [`Self::generate`].
     pub fn warm_up(&self) -> Result<Timings> {
-        if is_cpu(&self.device) {
+        if self.model.device.is_synchronous() {
             return Ok(Timings::default());
         }
         Ok(self.generate(&Request::new("an image"))?.timings)
@@ -67,7 +67,7 @@ impl Hart {
         request.validate()?;
         request.filter.as_ref().map_or(Ok(()), |filter| filter.check(&request.prompts))?;
         if let Some(from) = &request.from_image {
-            let (encoded, generated) = (self.visual.resolution(), self.config.resolution());
+            let (encoded, generated) = (self.model.visual.resolution(), self.model.config.resolution());
             if encoded != generated {
                 let problem = format!(
                     "can't be used: this model's tokenizer reads {encoded} x {encoded} pixels (`v_patch_nums`) and its transformer \
@@ -75,14 +75,15 @@ impl Hart {
                 );
                 return Err(Error::request("image to start from", problem));
             }
-            from.check(encoded, self.scales.len())?;
+            from.check(encoded, self.model.scales.len())?;
         }
-        memory::allow("this request", self.max_memory, || self.memory(request).peak())
+        memory::allow("this request", self.model.max_memory, || self.memory(request).peak())
     }
 
     fn run(&self, request: &Request, observer: &mut dyn Observer) -> Result<Generation> {
         let system_prompt = self.system_prompt(request);
-        let tokens = self.text.tokenizer().tokenize(&request.prompts, system_prompt, self.config.transformer.context_tokens)?;
+        let tokens =
+            self.model.text.tokenizer().tokenize(&request.prompts, system_prompt, self.model.config.transformer.context_tokens)?;
         let mut progress = Progress::new(observer, request.cancel.as_ref(), self.work(request, tokens.system.len()));
         let mut images = Vec::with_capacity(request.total_images());
         match self.generate_all(request, &tokens, &mut images, &mut progress) {
@@ -97,17 +98,17 @@ impl Hart {
     fn generate_all(&self, request: &Request, tokens: &Tokens, images: &mut Vec<Image>, progress: &mut Progress<'_>) -> Result<()> {
         let sampling = self.sampling(request);
         progress.enter(Stage::Decode);
-        let known = request.from_image.as_ref().map(|from| self.visual.known_tokens(from)).transpose()?;
+        let known = request.from_image.as_ref().map(|from| self.model.visual.known_tokens(from)).transpose()?;
         for (prompt, text) in request.prompts.iter().enumerate() {
             progress.enter(Stage::Text);
-            let context = self.text.encode(&tokens.row(prompt), progress)?;
+            let context = self.model.text.encode(&tokens.row(prompt), progress)?;
             for index in 0..request.images_per_prompt {
                 let seed = request.seed.wrapping_add(index as u64);
                 let random = Philox::new(vec![seed]);
                 let latent = self.sample_from(known.as_ref(), context.clone(), &sampling, &random, progress)?;
                 progress.enter(Stage::Decode);
                 let provenance = Provenance { prompt: text.clone(), seed, settings: self.settings(request, &sampling) };
-                let decoded = self.visual.decode_images(&latent, progress)?;
+                let decoded = self.model.visual.decode_images(&latent, progress)?;
                 for image in decoded.into_iter().map(|image| image.with_provenance(provenance.clone())) {
                     progress.image(&image);
                     images.push(image);
@@ -121,20 +122,20 @@ impl Hart {
 
     /// Returns a request's sampling parameters, completed by the model's settings and then by those of the published tools.
     pub fn sampling(&self, request: &Request) -> SamplingParams {
-        let own = &self.config.generation;
+        let own = &self.model.config.generation;
         SamplingParams {
             guidance: request.guidance.or(own.guidance).unwrap_or(PUBLISHED_GUIDANCE),
             smoothing: request.smoothing.or(own.smoothing).unwrap_or(true),
             top_k: request.top_k.or(own.top_k),
             top_p: request.top_p.or(own.top_p).unwrap_or(0.0),
-            steps: request.steps.clone().unwrap_or_else(|| self.config.residual.steps.clone()),
+            steps: request.steps.clone().unwrap_or_else(|| self.model.config.residual.steps.clone()),
         }
     }
 
     /// Returns the system prompt of a request.
     pub(super) fn system_prompt<'a>(&'a self, request: &'a Request) -> Option<&'a str> {
         let text = match &request.system_prompt {
-            SystemPrompt::Checkpoint => self.system_prompt.as_deref(),
+            SystemPrompt::Checkpoint => self.model.system_prompt.as_deref(),
             SystemPrompt::Off => None,
             SystemPrompt::Text(text) => Some(text.as_str()),
         };
@@ -159,13 +160,13 @@ impl Hart {
     /// Estimates the multiply-adds of a request.
     fn work(&self, request: &Request, system_prompt: usize) -> f64 {
         let sampling = self.sampling(request);
-        let context = self.config.transformer.context_tokens;
-        let image_tokens: usize = self.scales[1..].iter().map(Scale::tokens).sum();
-        let last = self.config.transformer.last_side();
+        let context = self.model.config.transformer.context_tokens;
+        let image_tokens: usize = self.model.scales[1..].iter().map(Scale::tokens).sum();
+        let last = self.model.config.transformer.last_side();
         // One unconditional context token stands for all.
-        let image = (context + 1 + 2 * image_tokens) as f64 * self.transformer.work_per_token()
-            + 2.0 * (last * last) as f64 * self.residual.work_per_token(sampling.steps.kept().len())
-            + self.visual.decode_work(last);
-        request.prompts.len() as f64 * self.text.work(system_prompt + context) + request.total_images() as f64 * image
+        let image = (context + 1 + 2 * image_tokens) as f64 * self.model.transformer.work_per_token()
+            + 2.0 * (last * last) as f64 * self.model.residual.work_per_token(sampling.steps.kept().len())
+            + self.model.visual.decode_work(last);
+        request.prompts.len() as f64 * self.model.text.work(system_prompt + context) + request.total_images() as f64 * image
     }
 }

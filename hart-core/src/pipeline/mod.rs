@@ -1,4 +1,4 @@
-//! Prompt to picture: the staircase.
+//! The model and its pipeline from prompt to image.
 
 mod generate;
 mod opening;
@@ -7,10 +7,12 @@ mod sample;
 pub use generate::Generation;
 pub(crate) use opening::transformer_weights;
 
+use std::sync::Arc;
+
 use burn::prelude::Device;
 
 use crate::config::Config;
-use crate::device::{DeviceKind, Precision, catch_backend_panic};
+use crate::device::{DeviceKind, OpenDevice, Precision};
 use crate::error::Result;
 use crate::memory::{self, Memory};
 use crate::request::Request;
@@ -23,12 +25,16 @@ use crate::transformer::Transformer;
 use crate::visual::VisualTokenizer;
 use crate::weights::Report;
 
-/// An opened model: shared, immutable weights. Any number of threads may generate with it at once; what a run changes lives in that
-/// run.
+/// An open model. The weights are immutable and shared: clones are cheap, and any number of threads may generate with them at once.
+#[derive(Clone)]
 pub struct Hart {
+    model: Arc<Model>,
+}
+
+/// The weights and settings that clones of [`Hart`] share.
+struct Model {
     config: Config,
-    kind: DeviceKind,
-    device: Device,
+    device: OpenDevice,
     text: TextEncoder,
     transformer: Transformer,
     residual: ResidualDiffusion,
@@ -37,14 +43,14 @@ pub struct Hart {
     scales: Vec<Scale>,
     system_prompt: Option<String>,
     precision: Precision,
-    /// Bytes that packed weights take less than in f32.
+    /// Number of bytes by which packed weights are smaller than in f32.
     saved_bytes: u64,
     threads: Threads,
     max_memory: Option<u64>,
     reports: Vec<Report>,
 }
 
-/// `Hart` is shared between threads.
+/// Fails to compile if `Hart` is not shared between threads.
 const _: fn() = || {
     fn shared<T: Send + Sync>() {}
     shared::<Hart>();
@@ -52,81 +58,87 @@ const _: fn() = || {
 
 impl std::fmt::Debug for Hart {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Hart").field("config", &self.config).field("device", &self.device).finish_non_exhaustive()
+        f.debug_struct("Hart").field("config", self.config()).field("device", self.device()).finish_non_exhaustive()
     }
 }
 
 impl Hart {
-    /// The checkpoint's sizes and options.
+    /// Returns whether two handles share one model.
+    #[must_use]
+    pub fn is_same_model(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.model, &other.model)
+    }
+
+    /// Returns the checkpoint's configuration.
     pub fn config(&self) -> &Config {
-        &self.config
+        &self.model.config
     }
 
-    /// How the weights fitted: text model, transformer, visual tokenizer.
+    /// Returns the loading reports of the text model, the transformer and the visual tokenizer, in this order.
     pub fn reports(&self) -> &[Report] {
-        &self.reports
+        &self.model.reports
     }
 
-    /// The text tokenizer and encoder.
+    /// Returns the text tokenizer and encoder.
     pub fn text(&self) -> &TextEncoder {
-        &self.text
+        &self.model.text
     }
 
-    /// The transformer.
+    /// Returns the transformer.
     pub fn transformer(&self) -> &Transformer {
-        &self.transformer
+        &self.model.transformer
     }
 
-    /// The residual diffusion.
+    /// Returns the residual diffusion.
     pub fn residual(&self) -> &ResidualDiffusion {
-        &self.residual
+        &self.model.residual
     }
 
-    /// The visual tokenizer and decoder.
+    /// Returns the visual tokenizer and decoder.
     pub fn visual(&self) -> &VisualTokenizer {
-        &self.visual
+        &self.model.visual
     }
 
-    /// The device that it runs on.
+    /// Returns the device.
     pub fn device(&self) -> &Device {
-        &self.device
+        &self.model.device.device
     }
 
-    /// Which device that is; never [`DeviceKind::Auto`].
+    /// Returns the kind of the device, never [`DeviceKind::Auto`].
     pub fn device_kind(&self) -> DeviceKind {
-        self.kind
+        self.model.device.kind
     }
 
-    /// The numbers that it computes with; never [`Precision::Auto`].
+    /// Returns the precision, never [`Precision::Auto`].
     pub fn precision(&self) -> Precision {
-        self.precision
+        self.model.precision
     }
 
-    /// Estimates the memory that a request takes, before it is made.
+    /// Estimates the memory that a request needs.
     pub fn memory(&self, request: &Request) -> Memory {
-        let tokenize =
-            |system_prompt| self.text.tokenizer().tokenize(&[""], Some(system_prompt), self.config.transformer.context_tokens);
-        let system_prompt =
-            self.system_prompt(request).and_then(|text| tokenize(text).ok()).map_or(0, |tokens| tokens.system.len());
-        let floats: u64 = self.reports.iter().map(|report| report.parameters * size_of::<f32>() as u64).sum();
-        let weights = floats.saturating_sub(self.saved_bytes);
+        let model = &*self.model;
+        let (tokenizer, limit) = (model.text.tokenizer(), model.config.transformer.context_tokens);
+        let system_prompt = self.system_prompt(request).and_then(|text| tokenizer.tokenize(&[""], Some(text), limit).ok());
+        let system_prompt_tokens = system_prompt.map_or(0, |tokens| tokens.system.len());
+        let f32_bytes: u64 = model.reports.iter().map(|report| report.parameters * size_of::<f32>() as u64).sum();
+        let precision = model.transformer.precision();
         Memory {
-            weights,
-            working: memory::working(&self.config, self.transformer.precision(), request.total_images(), system_prompt),
+            weights: f32_bytes.saturating_sub(model.saved_bytes),
+            working: memory::working(&model.config, precision, request.total_images(), system_prompt_tokens),
         }
     }
 
-    /// Does work with the stages on the model's own threads, if it has some.
+    /// Runs work with the stages on the model's own threads, if it has any.
     pub fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        self.threads.install(work)
+        self.model.threads.install(work)
     }
 
-    /// As [`Self::install`], for work that may fail: a GPU that fails in it is an error too.
+    /// Like [`Self::install`], for work that may fail. A failure of a GPU is an error as well.
     ///
     /// # Errors
     ///
-    /// The work's, and [`Error::Device`](crate::Error::Device).
+    /// The error of the work, or [`Error::Device`](crate::Error::Device).
     pub fn attempt<R: Send>(&self, work: impl FnOnce() -> Result<R> + Send) -> Result<R> {
-        self.threads.install(|| catch_backend_panic(self.kind, work))
+        self.install(|| self.model.device.catch_backend_panic(work))
     }
 }

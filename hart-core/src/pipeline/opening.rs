@@ -1,11 +1,12 @@
-//! From files to a model.
+//! From a checkpoint's files to a model.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use burn::prelude::Device;
 
-use super::Hart;
-use crate::device::{self, DeviceKind, Precision, catch_backend_panic, is_cpu};
+use super::{Hart, Model};
+use crate::device::{self, OpenDevice, Precision, is_cpu};
 use crate::error::{Error, Result};
 use crate::files::{Files, Storage};
 use crate::kernels;
@@ -20,43 +21,43 @@ use crate::visual::VisualTokenizer;
 use crate::weights::{Checkpoint, Loader, TRANSFORMER, WeightSet};
 
 impl Hart {
-    /// Opens a checkpoint's root folder, which holds `llm` and `tokenizer`.
+    /// Opens a checkpoint's root folder, which contains `llm` and `tokenizer`.
     ///
     /// # Errors
     ///
-    /// [`Error::Checkpoint`], [`Error::Config`], [`Error::Weights`], [`Error::NotFinite`] or [`Error::Io`], each naming the file;
-    /// [`Error::Device`]; [`Error::Memory`]; [`Error::Request`] if an option won't do.
+    /// - [`Error::Checkpoint`], [`Error::Config`], [`Error::Weights`], [`Error::NotFinite`] or [`Error::Io`] naming the file.
+    /// - [`Error::Device`], [`Error::Memory`], or [`Error::Request`] if an option is invalid.
     pub fn open(path: impl AsRef<Path>, options: OpenOptions) -> Result<Self> {
         Self::open_in(&options.disk(), path.as_ref(), &options)
     }
 
-    /// Opens a checkpoint whose files are in memory. Tensors of f32 stay where they are.
+    /// Opens a checkpoint whose files are in memory. Tensors of f32 are not copied.
     ///
     /// # Errors
     ///
-    /// As [`Self::open`]; and torch's `.bin` files are not read from memory.
+    /// Like [`Self::open`]. Torch's `.bin` files cannot be read from memory.
     pub fn from_files(files: Files, options: OpenOptions) -> Result<Self> {
         Self::open_in(&Storage::Memory(files), Path::new(""), &options)
     }
 
     fn open_in(storage: &Storage, root: &Path, options: &OpenOptions) -> Result<Self> {
         let threads = Threads::new(options.threads)?;
-        let (kind, device) = options.device.find()?;
+        let device = options.device.find()?;
         let layout = Layout::find(storage, root, options.text_model.as_deref())?;
         memory::allow("opening this model", options.max_memory, || {
             let stored = transformer_weights(storage, &layout.transformer, options.weight_set);
-            memory::weights(&layout.config, &device).saturating_sub(stored.map_or(0, |stored| stored.saved_bytes()))
+            memory::weights(&layout.config, &device.device).saturating_sub(stored.map_or(0, |stored| stored.saved_bytes()))
         })?;
-        threads.install(|| catch_backend_panic(kind, || Self::load(storage, layout, options, &device))).map(|hart| Self {
-            threads,
-            kind,
-            ..hart
-        })
+        let load = || Model::load(storage, layout, options, device.clone(), threads.clone());
+        let model = threads.install(|| device.catch_backend_panic(load))?;
+        Ok(Self { model: Arc::new(model) })
     }
+}
 
-    fn load(storage: &Storage, layout: Layout, options: &OpenOptions, device: &Device) -> Result<Self> {
-        let config = layout.config;
-        // A GPU's weights are rounded as they arrive; the CPU packs whole layers, once they are there.
+impl Model {
+    fn load(storage: &Storage, layout: Layout, options: &OpenOptions, open: OpenDevice, threads: Threads) -> Result<Self> {
+        let (config, device) = (layout.config, &open.device);
+        // A GPU converts weights as they arrive; the CPU packs whole layers after loading.
         let arriving = match is_cpu(device) {
             true => Precision::F32,
             false => choose(options.precision, [None, None], &layout.transformer, device)?,
@@ -84,40 +85,40 @@ impl Hart {
             scales: scales::plan(&config.transformer),
             system_prompt: layout.system_prompt,
             max_memory: options.max_memory,
-            precision,
-            saved_bytes,
-            threads: Threads::none(),
-            kind: DeviceKind::Auto,
+            device: open,
             config,
-            device: device.clone(),
             text,
             transformer,
             residual,
             visual,
+            precision,
+            saved_bytes,
+            threads,
             reports,
         })
     }
 }
 
-/// The precision that is asked for, or that of stored packed weights, which can be computed with in no other.
-fn choose(asked: Precision, stored: [Option<Precision>; 2], folder: &Path, device: &Device) -> Result<Precision> {
+/// Returns the requested precision, or that of stored packed weights, which no other precision can use.
+fn choose(requested: Precision, stored: [Option<Precision>; 2], folder: &Path, device: &Device) -> Result<Precision> {
     let stored = stored.into_iter().flatten().next();
-    match (asked, stored) {
+    match (requested, stored) {
         (Precision::Auto, None) => Ok(device::best_precision(device)),
         (_, Some(stored)) if !is_cpu(device) => Err(Error::checkpoint(
             folder,
             format!("holds {stored} weights packed for the CPU: open it there, or the model that it was converted from here"),
         )),
         (Precision::Auto, Some(stored)) => Ok(stored),
-        (asked, None) => device::check_precision(asked, device),
-        (asked, Some(stored)) if asked != stored => Err(Error::checkpoint(
+        (requested, None) => device::check_precision(requested, device),
+        (requested, Some(stored)) if requested != stored => Err(Error::checkpoint(
             folder,
-            format!("holds {stored} weights: open it with the precision {stored} or auto, not {asked}"),
+            format!("holds {stored} weights: open it with the precision {stored} or auto, not {requested}"),
         )),
-        (asked, Some(_)) => Ok(asked),
+        (requested, Some(_)) => Ok(requested),
     }
 }
 
+/// Opens the transformer's weights.
 pub(crate) fn transformer_weights(storage: &Storage, folder: &Path, set: WeightSet) -> Result<Checkpoint> {
     let plain = || Checkpoint::open_in(storage, folder);
     let ema = || Checkpoint::open_ema_in(storage, folder);

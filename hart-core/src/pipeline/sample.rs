@@ -1,23 +1,21 @@
-//! Context to latent: scale by scale, then the residual diffusion.
+//! From the context to the latent: scale by scale, then the residual diffusion.
 
-use burn::prelude::Tensor;
+use burn::prelude::{Int, Tensor};
 
 use super::Hart;
-use crate::device::{catch_backend_panic, is_cpu, synchronize};
 use crate::error::Result;
 use crate::image::Image;
 use crate::kernels;
 use crate::progress::{Progress, Stage, Step};
 use crate::residual::Noise;
 use crate::rng::RandomSource;
-use crate::sampling::{self, Codes, SamplingParams};
-use crate::scales::Scale;
+use crate::sampling::{self, SamplingParams};
 use crate::text::Context;
 use crate::transformer::{Hidden, State};
 use crate::visual::{KnownTokens, Latent};
 
 impl Hart {
-    /// Context to latent: all scales, and the residual diffusion of the last one. One row of context makes one picture.
+    /// Samples the latent of a context: all scales, and the residual of the last one. Each row of the context gives one image.
     ///
     /// # Errors
     ///
@@ -32,11 +30,11 @@ impl Hart {
         self.sample_from(None, context, sampling, random, progress)
     }
 
-    /// As [`Self::sample`], starting from what is kept of a picture.
+    /// Like [`Self::sample`], but with the known tokens of an image in place of the sampled ones.
     ///
     /// # Errors
     ///
-    /// As [`Self::sample`].
+    /// Like [`Self::sample`].
     pub fn sample_from(
         &self,
         known: Option<&KnownTokens>,
@@ -45,48 +43,69 @@ impl Hart {
         random: &dyn RandomSource,
         progress: &mut Progress<'_>,
     ) -> Result<Latent> {
-        let known_or = |codes: Codes, latent: &Latent, scale: &Scale| match known {
-            Some(known) => known.replace(codes, latent, self.visual.codebook(), scale),
-            None => codes,
-        };
+        let model = &*self.model;
+        let (transformer, codebook, scales) = (&model.transformer, model.visual.codebook(), &model.scales);
         let _reuse = kernels::reuse_memory();
-        let (batch, channels) = (context.rows(), self.config.visual.z_channels);
-        let codebook = self.visual.codebook();
+        progress.set_device(&model.device);
         progress.enter(Stage::Transformer);
-        let mut state = State::new(self.transformer.condition(&context.with_unconditional()));
-        let mut input = self.transformer.first_input(state.conditioning());
-        let mut latent = Latent::zeros(batch, channels, self.config.transformer.last_side(), &self.device);
-        for (scale, next) in self.scales.iter().zip(&self.scales[1..]) {
-            let (_, codes) = self.predict(input, scale, &mut state, sampling, random, progress)?;
-            let codes = known_or(codes, &latent, scale);
+        let side = model.config.transformer.last_side();
+        let mut latent = Latent::zeros(context.rows(), model.config.visual.z_channels, side, &model.device.device);
+        let mut state = State::new(transformer.condition(&context.with_unconditional()));
+        let mut input = transformer.first_input(state.conditioning());
+        let mut scale = &scales[0];
+        let (hidden, drawn) = loop {
+            progress.enter(Stage::Transformer);
+            let (number, count, side) = (scale.index + 1, scale.count, scale.side);
+            progress.report(Step::Scale { scale: number, scales: count, side }, 0.0)?;
+            // All context tokens enter with the first scale. The last of them predicts its one image token.
+            let hidden = transformer.forward(input, scale, &mut state, progress)?.last(scale.tokens());
+            let logits = transformer.logits(&hidden, state.conditioning());
+            let logits = sampling::guide(logits, scale.guidance(sampling.guidance));
+            progress.enter_if_synchronous(Stage::Sampling);
+            let codes = sampling::sample(logits, &sampling.of_scale(scale), &model.codebook, scale, random)?;
+            let codes = match known {
+                Some(known) => known.replace(codes, &latent, codebook, scale),
+                None => codes,
+            };
             latent = codebook.accumulate(latent, codes.features, scale);
-            synchronize(self.kind, &self.device)?;
-            self.report_preview(scale_done(scale), &latent, None, progress)?;
-            // Both halves of the guided batch go on from the same latent.
-            input = self.transformer.next_input(codebook.next_features(&latent, next), next).repeat_dim(0, 2);
-        }
-        let last = &self.scales[self.scales.len() - 1];
-        let (hidden, codes) = self.predict(input, last, &mut state, sampling, random, progress)?;
-        let codes = known_or(codes, &latent, last);
-        latent = codebook.accumulate(latent, codes.features, last);
-        // So that each stage's time is its own.
-        synchronize(self.kind, &self.device)?;
-        self.report_preview(scale_done(last), &latent, None, progress)?;
-        progress.enter(Stage::Residual);
-        let drawn = codebook.rows_of(codes.indices.repeat_dim(0, 2));
-        let condition = self.transformer.residual_condition(&hidden, drawn);
-        let noise = Noise { random, scale: last.index };
-        let t = last.guidance(sampling.guidance);
-        let residual = self.residual.sample(condition, t, &sampling.steps, &noise, progress)?;
-        let latent = latent.plus_rows(residual.0);
-        synchronize(self.kind, &self.device)?;
+            progress.synchronize()?;
+            self.report_preview(Step::ScaleDone { scale: number, scales: count, side }, &latent, None, progress)?;
+            let Some(next) = scales.get(scale.index + 1) else { break (hidden, codes.indices) };
+            // Both halves of the guided batch continue from the same latent.
+            input = transformer.next_input(codebook.next_features(&latent, next), next).repeat_dim(0, 2);
+            scale = next;
+        };
+        let latent = self.add_residual(latent, &hidden, drawn, sampling, random, progress)?;
         Ok(match known {
             Some(known) => known.blend(latent),
             None => latent,
         })
     }
 
-    /// Reports a step after which there is a picture to see: the finished one, or what the latent holds so far.
+    /// Adds the residual of the last scale, sampled by the diffusion, to the latent.
+    fn add_residual(
+        &self,
+        latent: Latent,
+        hidden: &Hidden,
+        drawn: Tensor<2, Int>,
+        sampling: &SamplingParams,
+        random: &dyn RandomSource,
+        progress: &mut Progress<'_>,
+    ) -> Result<Latent> {
+        let model = &*self.model;
+        let last = &model.scales[model.scales.len() - 1];
+        progress.enter(Stage::Residual);
+        let drawn = model.visual.codebook().rows_of(drawn.repeat_dim(0, 2));
+        let condition = model.transformer.residual_condition(hidden, drawn);
+        let noise = Noise { random, scale: last.index };
+        let guidance = last.guidance(sampling.guidance);
+        let residual = model.residual.sample(condition, guidance, &sampling.steps, &noise, progress)?;
+        let latent = latent.plus_rows(residual.0);
+        progress.synchronize()?;
+        Ok(latent)
+    }
+
+    /// Reports a step with a preview: the finished image, or the latent decoded so far.
     pub(super) fn report_preview(
         &self,
         step: Step,
@@ -97,35 +116,11 @@ impl Hart {
         let cancel = progress.cancel_token();
         let decode = |max_side: usize| match finished {
             Some(image) if image.width().max(image.height()) <= max_side => Ok(image.clone()),
-            _ => catch_backend_panic(self.kind, || self.visual.preview(latent, max_side, &mut Progress::new(&mut (), cancel, 1.0))),
+            _ => self
+                .model
+                .device
+                .catch_backend_panic(|| self.model.visual.preview(latent, max_side, &mut Progress::new(&mut (), cancel, 1.0))),
         };
         progress.report_preview(step, &decode)
     }
-
-    /// One scale: its tokens through the transformer, guided logits, codes.
-    fn predict(
-        &self,
-        input: Tensor<3>,
-        scale: &Scale,
-        state: &mut State,
-        sampling: &SamplingParams,
-        random: &dyn RandomSource,
-        progress: &mut Progress<'_>,
-    ) -> Result<(Hidden, Codes)> {
-        progress.enter(Stage::Transformer);
-        progress.report(Step::Scale { scale: scale.index + 1, scales: scale.count, side: scale.side }, 0.0)?;
-        // All context tokens go in at the first scale, and the last of them predicts its one image token.
-        let hidden = self.transformer.forward(input, scale, state, progress)?.last(scale.tokens());
-        let logits = sampling::guide(self.transformer.logits(&hidden, state.conditioning()), scale.guidance(sampling.guidance));
-        if is_cpu(&self.device) {
-            // A GPU is waited for once a scale, and what it took is the transformer's.
-            progress.enter(Stage::Sampling);
-        }
-        let codes = sampling::sample(logits, &sampling.of_scale(scale), &self.codebook, scale, random)?;
-        Ok((hidden, codes))
-    }
-}
-
-fn scale_done(scale: &Scale) -> Step {
-    Step::ScaleDone { scale: scale.index + 1, scales: scale.count, side: scale.side }
 }
