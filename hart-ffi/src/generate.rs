@@ -88,7 +88,7 @@ pub unsafe extern "C" fn hart_generate(
     guard(|| {
         let result = Out::<hart_result>::new(result, "result")?;
         let mut run: Run = get(request, "request")?.run()?;
-        match using(model, |model| Ok(model.hart.generate_with(&run.request, &mut run.callback)))? {
+        match using(model, |hart| Ok(hart.generate_with(&run.request, &mut run.callback)))? {
             Ok(generation) => {
                 let with_text = |truncation: Truncation| {
                     let text = CString::new(truncation.cut.replace('\0', "\u{fffd}")).unwrap_or_default();

@@ -22,13 +22,15 @@ use crate::version::HART_ABI_VERSION;
 pub struct hart_model(());
 
 impl Handle for hart_model {
-    type Value = Arc<Model>;
+    type Value = Model;
     const NAME: &'static str = "hart_model";
 }
 
+/// What one handle holds. Handles of the same model share its weights and whether it is poisoned.
+#[derive(Clone)]
 pub(crate) struct Model {
-    pub(crate) hart: Hart,
-    poisoned: AtomicBool,
+    hart: Hart,
+    poisoned: Arc<AtomicBool>,
     device: CString,
     precision: CString,
 }
@@ -111,7 +113,7 @@ unsafe fn open(
         let hart = open(options)?;
         let text = |text: &str| CString::new(text).unwrap_or_default();
         let (device, precision) = (text(&hart.device_kind().to_string()), text(&hart.precision().to_string()));
-        model.give(Arc::new(Model { hart, poisoned: AtomicBool::new(false), device, precision }));
+        model.give(Model { hart, poisoned: Arc::default(), device, precision });
         Ok(())
     })
 }
@@ -161,7 +163,7 @@ pub unsafe extern "C" fn hart_model_describe(model: *const hart_model, info: *mu
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_model_warm_up(model: *const hart_model) -> hart_status {
     guard(|| {
-        using(model, |model| Ok(model.hart.warm_up()?))?;
+        using(model, |hart| Ok(hart.warm_up()?))?;
         Ok(())
     })
 }
@@ -183,8 +185,8 @@ pub unsafe extern "C" fn hart_model_memory(
             Some(request) => request.request(),
             None => Request::new("any"),
         };
-        using(model, |model| {
-            let memory = model.hart.memory(&request);
+        using(model, |hart| {
+            let memory = hart.memory(&request);
             out::set_optional(weights, memory.weights);
             out::set_optional(peak, memory.peak());
             Ok(())
@@ -201,18 +203,16 @@ pub unsafe extern "C" fn hart_model_test_panic(model: *const hart_model) -> hart
 }
 
 /// Runs `work` with a model that has not panicked before. Marks the model as poisoned if `work` panics.
-pub(crate) unsafe fn using<T>(
-    model: *const hart_model,
-    work: impl FnOnce(&Arc<Model>) -> Result<T, Failure>,
-) -> Result<T, Failure> {
+pub(crate) unsafe fn using<T>(model: *const hart_model, work: impl FnOnce(&Hart) -> Result<T, Failure>) -> Result<T, Failure> {
     // A callback in `work` may free the handle, so the model is held here.
-    let model = get(model, "model")?.clone();
-    if model.poisoned.load(Ordering::Relaxed) {
+    let Model { hart, poisoned, .. } = get(model, "model")?;
+    let (hart, poisoned) = (hart.clone(), poisoned.clone());
+    if poisoned.load(Ordering::Relaxed) {
         return Err(Failure::new(HART_ERR_POISONED, "`model` has panicked before: free it and open it again"));
     }
-    let outcome = catch_panic(|| work(&model));
+    let outcome = catch_panic(|| work(&hart));
     if outcome.as_ref().is_err_and(|failure| failure.status == HART_ERR_PANIC) {
-        model.poisoned.store(true, Ordering::Relaxed);
+        poisoned.store(true, Ordering::Relaxed);
     }
     outcome
 }

@@ -1,14 +1,14 @@
 //! Conversion of images to tokens and back.
 
 use std::ptr;
-use std::sync::Arc;
 
+use hart_core::Hart;
 use hart_core::stages::{ImageTokens, Progress};
 
 use crate::guard::guard;
 use crate::handle::{Handle, free, get, number_of};
 use crate::image::{CImage, hart_image};
-use crate::model::{Model, hart_model, using};
+use crate::model::{hart_model, using};
 use crate::out::{self, Out};
 use crate::status::{Failure, hart_status};
 
@@ -23,7 +23,7 @@ impl Handle for hart_tokens {
 pub(crate) struct Tokenized {
     tokens: ImageTokens,
     /// The model that made the tokens, the only one that can decode them.
-    model: Arc<Model>,
+    hart: Hart,
 }
 
 /// Encodes an image as tokens. Free the tokens with `hart_tokens_free`; they keep the model's weights in memory.
@@ -37,9 +37,9 @@ pub unsafe extern "C" fn hart_model_tokenize(
     guard(|| {
         let tokens = Out::<hart_tokens>::new(tokens, "tokens")?;
         let images = [get(image, "image")?.image.clone()];
-        using(model, |model| {
-            let encoded = model.hart.attempt(|| model.hart.visual().tokenize_images(&images))?;
-            tokens.give(Tokenized { tokens: encoded, model: model.clone() });
+        using(model, |hart| {
+            let encoded = hart.attempt(|| hart.visual().tokenize_images(&images))?;
+            tokens.give(Tokenized { tokens: encoded, hart: hart.clone() });
             Ok(())
         })
     })
@@ -91,12 +91,12 @@ pub unsafe extern "C" fn hart_model_reconstruct(
     guard(|| {
         let image = Out::<hart_image>::new(image, "image")?;
         let tokenized = get(tokens, "tokens")?;
-        using(model, |model| {
-            if !Arc::ptr_eq(model, &tokenized.model) {
+        using(model, |hart| {
+            if !hart.is_same_model(&tokenized.hart) {
                 return Err(Failure::argument("`tokens` belong to another model"));
             }
-            let decoded = model.hart.attempt(|| {
-                let visual = model.hart.visual();
+            let decoded = hart.attempt(|| {
+                let visual = hart.visual();
                 let tokens = &tokenized.tokens;
                 let latent = if with_residual != 0 { tokens.hybrid() } else { visual.discrete(tokens) };
                 visual.decode_images(&latent, &mut Progress::silent())
