@@ -1316,7 +1316,7 @@ class Model:
         images_per_prompt: int = 1,
         seed: int = 0,
         guidance: float | None = None,
-        soft_sampling: bool | None = None,
+        smoothing: bool | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
         steps: str | int | None = None,
@@ -1335,7 +1335,7 @@ class Model:
                 `seed + i`.
             seed: 0 to 2**64 - 1. The same seed generates the same image.
             guidance: Scale of classifier-free guidance, -100 to 100; 0 turns it off. Usually 4.5.
-            soft_sampling: True for Gumbel-softmax smoothing, which embeds a token as a weighted mix of codes; False to use its one
+            smoothing: True for Gumbel-softmax smoothing, which embeds a token as a weighted mix of codes; False to use its one
                 sampled code. Usually True.
             top_k: Number of most likely codes that a token is sampled from, at least 1. Usually 600 on the first seven scales and
                 300 on the others.
@@ -1353,7 +1353,7 @@ class Model:
             OutOfMemoryError: More memory is needed than is available or allowed.
             DeviceError: The device has failed.
         """
-        settings = (images_per_prompt, seed, guidance, soft_sampling, top_k, top_p, steps, system_prompt, from_image, cancel)
+        settings = (images_per_prompt, seed, guidance, smoothing, top_k, top_p, steps, system_prompt, from_image, cancel)
         request = _request(prompt, *settings)
         return _Run(self._open_handle(), request, on_event).generate()
 
@@ -1364,7 +1364,7 @@ class Model:
         images_per_prompt: int = 1,
         seed: int = 0,
         guidance: float | None = None,
-        soft_sampling: bool | None = None,
+        smoothing: bool | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
         steps: str | int | None = None,
@@ -1389,7 +1389,7 @@ class Model:
         Raises:
             RequestError: A setting is invalid. Errors of the run itself are raised by the iteration and by `Stream.result`.
         """
-        settings = (images_per_prompt, seed, guidance, soft_sampling, top_k, top_p, steps, system_prompt, from_image, cancel)
+        settings = (images_per_prompt, seed, guidance, smoothing, top_k, top_p, steps, system_prompt, from_image, cancel)
         request = _request(prompt, *settings)
         return Stream(self._open_handle(), request, None if previews is None else _integer("previews", previews, 32))
 
@@ -1456,7 +1456,7 @@ def _request(
     images_per_prompt: int = 1,
     seed: int = 0,
     guidance: float | None = None,
-    soft_sampling: bool | None = None,
+    smoothing: bool | None = None,
     top_k: int | None = None,
     top_p: float | None = None,
     steps: str | int | None = None,
@@ -1474,8 +1474,8 @@ def _request(
     _lib.hart_request_set_seed(request, _integer("seed", seed, 64))
     if guidance is not None:
         _lib.hart_request_set_guidance(request, _float("guidance", guidance))
-    if soft_sampling is not None:
-        _lib.hart_request_set_smoothing(request, bool(soft_sampling))
+    if smoothing is not None:
+        _lib.hart_request_set_smoothing(request, bool(smoothing))
     if top_k is not None:
         _lib.hart_request_set_top_k(request, _integer("top_k", top_k, 32))
     if top_p is not None:

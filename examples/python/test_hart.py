@@ -204,7 +204,7 @@ class Generating(Case):
         self.assertEqual(pixels(result[-1]), pixels(self.model.generate("a guitar")[0]))
 
     def test_settings_count(self) -> None:
-        settings: dict[str, Any] = {"guidance": 2, "soft_sampling": True, "top_k": 5, "top_p": 0.5, "system_prompt": "draw"}
+        settings: dict[str, Any] = {"guidance": 2, "smoothing": True, "top_k": 5, "top_p": 0.5, "system_prompt": "draw"}
         image = self.model.generate(PROMPT, **settings, steps="4")[0]
         for part in ("guidance 2", "smoothing true", "top-k 5", "top-p 0.5", "steps 4"):
             self.assertIn(part, image.settings or "")
