@@ -115,7 +115,7 @@ impl From<Error> for Failure {
             Error::Refused { .. } => HART_ERR_REFUSED,
             Error::Device { .. } => HART_ERR_DEVICE,
             Error::Memory { .. } => HART_ERR_MEMORY,
-            Error::Cancelled { .. } => HART_CANCELLED,
+            Error::Cancelled => HART_CANCELLED,
             Error::Overflow { .. } => HART_ERR_OVERFLOW,
             _ => HART_ERR_OTHER,
         };
