@@ -95,7 +95,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
         }
     }
     if let (Some(preview), Some(export)) = (&arguments.preview, &arguments.export) {
-        output::check_apart("--export", export, "--preview", preview)?;
+        output::check_distinct("--export", export, "--preview", preview)?;
     }
     let drawings = Arc::new(arguments.drawings()?);
     if let Some(file) = &arguments.preview {
@@ -144,7 +144,7 @@ impl Arguments {
         bar.finish_and_clear();
         let drawn = drawn?;
         if let Some(file) = &self.export {
-            output::save(file, &vectors::pack(&vectors)?)?;
+            output::write_file(file, &vectors::pack(&vectors)?)?;
         }
         Ok(drawn)
     }

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use clap::Parser;
 use hart_core::{CancelToken, FromImage, Image, Mask};
 use hart_examples::cli::args::GenerationArgs;
-use hart_examples::cli::saver::{Saver, list};
+use hart_examples::cli::saver::{Saver, file_list};
 use hart_examples::cli::{INTERRUPTED, image_file, output, stop_on_ctrl_c};
 
 /// Regenerate a part of an image, its surroundings or its finer scales
@@ -113,11 +113,11 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
                 let images: Vec<Image> = std::iter::once(original).chain(generation.images).collect();
                 Image::grid(&images, images.len())?.save_png(grid)?;
             }
-            eprintln!("{:.2} s{}", generation.timings.total.as_secs_f64(), list(&files));
+            eprintln!("{:.2} s{}", generation.timings.total.as_secs_f64(), file_list(&files));
             Ok(ExitCode::SUCCESS)
         }
         Err(error) if error.is_cancelled() => {
-            eprintln!("cancelled; {} of {} images were finished{}", files.len(), arguments.count, list(&files));
+            eprintln!("cancelled; {} of {} images were finished{}", files.len(), arguments.count, file_list(&files));
             Ok(ExitCode::from(INTERRUPTED))
         }
         Err(error) => Err(error.into()),
@@ -130,10 +130,10 @@ impl Arguments {
         let mask = self.edit.mask.iter().map(|mask| ("the mask", mask));
         for (owner, input) in std::iter::once(("the original image", &self.image)).chain(mask) {
             for index in 0..self.count {
-                output::check_apart("--out", &output::numbered(&self.out, index, self.count), owner, input)?;
+                output::check_distinct("--out", &output::numbered(&self.out, index, self.count), owner, input)?;
             }
             if let Some(grid) = &self.grid {
-                output::check_apart("--grid", grid, owner, input)?;
+                output::check_distinct("--grid", grid, owner, input)?;
             }
         }
         Ok(())

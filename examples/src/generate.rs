@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use hart_core::{CancelToken, Generation, Image, Request};
 use hart_examples::cli::args::GenerationArgs;
-use hart_examples::cli::saver::{Saver, list};
+use hart_examples::cli::saver::{Saver, file_list};
 use hart_examples::cli::{INTERRUPTED, grid, lines, output, stop_on_ctrl_c};
 use serde_json::json;
 
@@ -93,7 +93,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
             Ok(ExitCode::SUCCESS)
         }
         Err(error) if error.is_cancelled() => {
-            eprintln!("cancelled; {} of {} images were finished{}", files.len(), request.total_images(), list(&files));
+            eprintln!("cancelled; {} of {} images were finished{}", files.len(), request.total_images(), file_list(&files));
             Ok(ExitCode::from(INTERRUPTED))
         }
         Err(error) => Err(error.into()),
@@ -118,7 +118,7 @@ fn report(
         grid.save_png(path)?;
     }
     if !arguments.quiet {
-        eprintln!("{:.2} s{}", generation.timings.total.as_secs_f64(), list(files));
+        eprintln!("{:.2} s{}", generation.timings.total.as_secs_f64(), file_list(files));
     }
     if arguments.timings {
         output::print_line(format!(

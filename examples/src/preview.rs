@@ -73,27 +73,32 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     eprintln!("{:.2} s -> {}", generation.timings.total.as_secs_f64(), arguments.out.display());
     if let (Some((format, path)), Some(frames)) = (animation, frames) {
         let frames: Vec<_> = frames.iter().map(|frame| enlarge::at_least(frame, MIN_FRAME_SIDE)).collect();
-        output::save(path, &format.encode(&frames, image.provenance.as_ref())?)?;
+        output::write_file(path, &format.encode(&frames, image.provenance.as_ref())?)?;
         eprintln!("{} frames -> {}", frames.len(), path.display());
     }
     Ok(ExitCode::SUCCESS)
 }
 
+/// Checks the file of `--animation` and returns its format.
 fn check_animation<'a>(path: &'a Path, out: &Path) -> Result<(Format, &'a Path), String> {
     let format = Format::of(path)?;
     output::check_folder("--animation", path)?;
-    output::check_apart("--animation", path, "the image", out)?;
+    output::check_distinct("--animation", path, "the image", out)?;
     Ok((format, path))
 }
 
 /// An observer that shows the image after each scale and collects the frames of an animation.
 struct Viewer {
+    /// `None` if standard output can't show images.
     canvas: Option<Canvas>,
+    /// `None` without `--animation`.
     frames: Option<Vec<Image>>,
+    /// First error, which stops the run.
     error: Option<Box<dyn Error>>,
 }
 
 impl Viewer {
+    /// Shows a step of the run, and decodes the image after each scale.
     fn show_step(&mut self, event: &Event<'_>) -> Result<(), Box<dyn Error>> {
         let percent = 100.0 * event.fraction;
         match event.step {
@@ -122,6 +127,7 @@ impl Viewer {
         }
     }
 
+    /// Shows a line of text in the terminal, or prints it.
     fn show_text(&mut self, text: &str) -> Result<(), Box<dyn Error>> {
         match &mut self.canvas {
             Some(canvas) => canvas.show_text(text)?,
@@ -130,6 +136,7 @@ impl Viewer {
         Ok(())
     }
 
+    /// Shows an image with a line of text, and keeps it for the animation.
     fn show_image(&mut self, image: Image, text: &str) -> Result<(), Box<dyn Error>> {
         match &mut self.canvas {
             Some(canvas) => canvas.show(&image, text)?,

@@ -41,7 +41,7 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     output::check_folder("--out", &arguments.out)?;
-    output::check_apart("--out", &arguments.out, "the original image", &arguments.image)?;
+    output::check_distinct("--out", &arguments.out, "the original image", &arguments.image)?;
     let options = OpenOptions::new().device(arguments.device);
     let device = arguments.device.open()?;
     let (tokenizer, _) = VisualTokenizer::open(&arguments.model.join("tokenizer"), &options, &device)?;

@@ -69,7 +69,7 @@ pub fn check_folder(flag: &str, pattern: &Path) -> Result<(), String> {
 /// # Errors
 ///
 /// Returns the system's error with the path.
-pub fn save(path: &Path, bytes: &[u8]) -> Result<(), String> {
+pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), String> {
     let target = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
     let mut builder = tempfile::Builder::new();
     // Temporary files are private by default. The output gets the permissions of any new file.
@@ -121,8 +121,8 @@ pub fn warn_truncated(truncated: &[Truncation]) {
 /// # Errors
 ///
 /// Returns a message that names `flag`, and `owner` as the use of the other file.
-pub fn check_apart(flag: &str, path: &Path, owner: &str, other: &Path) -> Result<(), String> {
-    // A symbolic link counts as its target, as in `save`.
+pub fn check_distinct(flag: &str, path: &Path, owner: &str, other: &Path) -> Result<(), String> {
+    // A symbolic link counts as its target, as in [`write_file`].
     let target = |path: &Path| {
         let new = || folder_of(path).canonicalize().map(|folder| folder.join(path.file_name().unwrap_or_default()));
         path.canonicalize().or_else(|_| new())
@@ -140,14 +140,14 @@ pub fn check_apart(flag: &str, path: &Path, owner: &str, other: &Path) -> Result
 /// Like [`check_folder`], and returns a message if the grid would overwrite an image.
 pub fn check_grid(grid: &Path, images: &Path, count: usize) -> Result<(), String> {
     check_folder("--grid", grid)?;
-    (0..count).try_for_each(|index| check_apart("--grid", grid, "an image", &numbered(images, index, count)))
+    (0..count).try_for_each(|index| check_distinct("--grid", grid, "an image", &numbered(images, index, count)))
 }
 
 /// Prints a line on standard output.
 ///
 /// # Errors
 ///
-/// Returns an error, where `println!` panics, if standard output can't be written, such as a closed pipe.
+/// Returns an error if standard output can't be written, such as a closed pipe. `println!` would panic.
 pub fn print_line(line: impl Display) -> io::Result<()> {
     writeln!(io::stdout(), "{line}")
 }
@@ -195,7 +195,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let inside = |name: &str| folder.path().join(name);
         std::fs::create_dir(inside("sub")).unwrap();
-        let check = |a: &str, b: &str| check_apart("--grid", &inside(a), "an image", &inside(b));
+        let check = |a: &str, b: &str| check_distinct("--grid", &inside(a), "an image", &inside(b));
         assert!(check("x.png", "y.png").is_ok() && check("x.png", "sub/x.png").is_ok());
         assert!(check("sub/../x.png", "x.png").unwrap_err().ends_with("x.png: is the same file as an image; choose another name"));
         std::fs::write(inside("x.png"), "").unwrap();

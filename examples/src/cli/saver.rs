@@ -48,6 +48,6 @@ impl Observer for Saver<'_> {
 }
 
 /// Returns the files as the end of a message: ` -> a.png -> b.png`.
-pub fn list(files: &[PathBuf]) -> String {
+pub fn file_list(files: &[PathBuf]) -> String {
     files.iter().map(|f| format!(" -> {}", f.display())).collect()
 }

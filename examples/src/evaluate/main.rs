@@ -92,7 +92,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
         path.as_ref().map_or(Ok(()), |path| output::check_folder(flag, path))?;
     }
     if let (Some(out), Some(sheet)) = (&arguments.out, &arguments.sheet) {
-        output::check_apart("--sheet", sheet, "--out", out)?;
+        output::check_distinct("--sheet", sheet, "--out", out)?;
     }
     let seed = arguments.settings.seed.number()?;
     let cancel = CancelToken::new();
@@ -161,7 +161,7 @@ impl Arguments {
 
     fn write(&self, report: &Report, marked: &[Marked]) -> Result<(), Box<dyn Error>> {
         if let Some(path) = &self.out {
-            output::save(path, format!("{:#}\n", report.json()).as_bytes())?;
+            output::write_file(path, format!("{:#}\n", report.json()).as_bytes())?;
         }
         if let Some(path) = self.sheet.as_ref().filter(|_| !marked.is_empty()) {
             let pictures: Vec<(&Image, Verdict)> = marked.iter().map(|marked| (&marked.image, marked.verdict)).collect();

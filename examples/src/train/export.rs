@@ -35,7 +35,7 @@ pub fn write_configurations(model: &Model, folder: &Path, vocabulary: usize) -> 
     let text = json!({ "model_type": "qwen2", "architectures": ["Qwen2Model"], "hidden_act": "silu", "rope_scaling": null });
     let mut text = with(&model.text, text);
     text["vocab_size"] = vocabulary.into();
-    let save = |name: &str, value: &Value| output::save(&folder.join(name), format!("{value:#}\n").as_bytes());
+    let save = |name: &str, value: &Value| output::write_file(&folder.join(name), format!("{value:#}\n").as_bytes());
     save("llm/config.json", &with(&model.llm, llm))?;
     save("tokenizer/config.json", &with(&model.tokenizer, visual))?;
     save("text/config.json", &text)?;
@@ -52,7 +52,7 @@ pub fn copy_text_tokenizer(from: &Path, to: &Path) -> Result<(), String> {
     for name in ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"] {
         let path = from.join("text").join(name);
         match std::fs::read(&path) {
-            Ok(bytes) => output::save(&to.join("text").join(name), &bytes)?,
+            Ok(bytes) => output::write_file(&to.join("text").join(name), &bytes)?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && name != "tokenizer.json" => {}
             Err(error) => return Err(format!("{}: {error}", path.display())),
         }

@@ -28,10 +28,10 @@ impl Folder {
         match fs::read_to_string(&kept) {
             Ok(before) if before != recipe => {
                 eprintln!("note: the recipe has changed since this run began; {} now has the new one", kept.display());
-                output::save(&kept, recipe.as_bytes())?;
+                output::write_file(&kept, recipe.as_bytes())?;
             }
             Ok(_) => {}
-            Err(_) => output::save(&kept, recipe.as_bytes())?,
+            Err(_) => output::write_file(&kept, recipe.as_bytes())?,
         }
         Ok(folder)
     }
@@ -66,7 +66,7 @@ impl Folder {
         let before = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Map<String, Value>>(&bytes).ok());
         let mut report = before.unwrap_or_default();
         report.insert(name.into(), figure);
-        output::save(&path, format!("{:#}\n", Value::Object(report)).as_bytes())
+        output::write_file(&path, format!("{:#}\n", Value::Object(report)).as_bytes())
     }
 
     /// A table of losses that has the steps up to `step`; later lines, of a run that was cut off, are dropped.
@@ -101,6 +101,6 @@ impl Table {
         write!(self.text, "{step},{seconds:.1}").expect("writing to a string");
         numbers.iter().for_each(|number| write!(self.text, ",{number:.5}").expect("writing to a string"));
         self.text.push('\n');
-        output::save(&self.path, self.text.as_bytes())
+        output::write_file(&self.path, self.text.as_bytes())
     }
 }
