@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use crate::config::Layout;
 use crate::device::{DeviceKind, Precision};
 use crate::error::{Error, Result};
 use crate::files::Storage;
 use crate::nn::Linear;
-use crate::open::Layout;
 use crate::pipeline::transformer_weights;
 use crate::progress::Control;
 use crate::residual::ResidualDiffusion;
@@ -109,4 +109,35 @@ fn copy(from: &Path, to: &Path, wanted: impl Fn(&str) -> bool) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::prelude::Device;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::weights::names_and_shapes;
+
+    /// A checkpoint can therefore hold every such layer packed.
+    #[test]
+    fn every_packable_layer_has_a_tensor_of_its_sizes() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny-a");
+        let (config, device) = (Config::open(&folder).unwrap(), Device::flex());
+        let mut transformer = Transformer::init(&config, &device);
+        let mut residual = ResidualDiffusion::init(&config, &device);
+        let first = |names: Vec<String>| names.into_iter().next();
+        let mut known = names_and_shapes(&transformer, &TRANSFORMER, "transformer", first);
+        known.extend(names_and_shapes(&residual, &TRANSFORMER, "residual", first));
+        let layers = transformer.packable().into_iter().map(|(path, layer)| (format!("transformer.{path}.weight"), layer));
+        let layers = layers.chain(residual.packable().into_iter().map(|(path, layer)| (format!("residual.{path}.weight"), layer)));
+        let mut count = 0;
+        for (path, layer) in layers {
+            let [inputs, outputs] = layer.weight.lazy_shape().dims();
+            let name = TRANSFORMER.candidates(&path).swap_remove(0);
+            assert!(known.contains(&(name, vec![outputs, inputs])), "{path}");
+            count += 1;
+        }
+        assert_eq!(count, 5 * config.transformer.depth + 1 + 3 * config.residual.depth + 2);
+    }
 }

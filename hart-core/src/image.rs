@@ -3,11 +3,12 @@
 use rayon::prelude::*;
 use std::borrow::Borrow;
 use std::fs;
-use std::io::{self, BufRead, BufReader, Seek, Write};
+use std::io::{self, BufRead, BufReader, Seek};
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::files::write_file;
 
 /// Most pixels of a PNG file that is read.
 const MAX_PIXELS: usize = 1 << 26;
@@ -244,32 +245,6 @@ fn provenance(info: &png::Info<'_>) -> Option<Provenance> {
     };
     let seed = info.uncompressed_latin1_text.iter().find(|t| t.keyword == "seed")?.text.parse().ok()?;
     Some(Provenance { prompt: text("prompt")?, seed, settings: text("settings")? })
-}
-
-/// Writes a file whole or not at all: to a temporary one in the same folder, which then takes its name. A link is followed; what is
-/// there and no plain file, such as a device, is left alone.
-pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let target = match path.canonicalize() {
-        Ok(target) if !target.is_file() => {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "is there already and no plain file; name another"));
-        }
-        Ok(target) => target,
-        Err(_) => path.to_path_buf(),
-    };
-    let path = target.as_path();
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let mut builder = tempfile::Builder::new();
-    // A temporary file is private; a picture has the rights of any new file.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut file = builder.prefix(".hart-").tempfile_in(folder)?;
-    file.write_all(bytes)?;
-    file.as_file().sync_all()?;
-    file.persist(path).map_err(|e| e.error)?;
-    Ok(())
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// The stages in the order in which a prompt flows.
 const STAGES: [&str; 5] = ["text", "transformer", "sampling", "residual", "visual"];
 /// What the stages are built on; the error type aside, which names what it carries.
-const BELOW: [&str; 13] = [
+const BELOW: [&str; 15] = [
     "config",
     "filter",
     "request",
@@ -17,12 +17,14 @@ const BELOW: [&str; 13] = [
     "image",
     "from_image",
     "files",
+    "weights",
+    "options",
     "threads",
     "nn",
     "kernels",
 ];
 /// What is built on the stages.
-const ABOVE: [&str; 7] = ["weights", "memory", "open", "pipeline", "convert", "stages", "train"];
+const ABOVE: [&str; 5] = ["memory", "pipeline", "convert", "stages", "train"];
 
 fn sources(module: &str) -> Vec<PathBuf> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");

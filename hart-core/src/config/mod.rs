@@ -5,6 +5,7 @@
 
 mod fields;
 mod generation;
+mod layout;
 mod text;
 mod transformer;
 mod visual;
@@ -16,8 +17,12 @@ pub(crate) use visual::NORM_GROUPS;
 pub use visual::VisualConfig;
 
 pub(crate) use fields::Fields;
+pub(crate) use layout::Layout;
+
+use std::path::Path;
 
 use crate::error::{Error, Result};
+use crate::files::Storage;
 
 /// Most channels of any layer; the largest published one has 8,960.
 pub(crate) const MAX_WIDTH: usize = 65_536;
@@ -50,6 +55,15 @@ pub struct Config {
 }
 
 impl Config {
+    /// Reads and checks the configuration files of a checkpoint's root folder.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Checkpoint`] if a file is missing, or [`Error::Config`] naming the first invalid value.
+    pub fn open(folder: &Path) -> Result<Self> {
+        Ok(Layout::find(&Storage::Disk { memory_map: false }, folder, None)?.config)
+    }
+
     /// Width and height of the pictures, in pixels.
     pub fn resolution(&self) -> usize {
         self.transformer.last_side() * self.visual.downsample()
@@ -60,7 +74,7 @@ impl Config {
     /// # Errors
     ///
     /// [`Error::Config`] naming what doesn't fit.
-    pub fn check(&self, transformer_path: &std::path::Path) -> Result<()> {
+    pub fn check(&self, transformer_path: &Path) -> Result<()> {
         if self.transformer.context_dim != self.text.hidden_size {
             return Err(Error::Config {
                 path: transformer_path.to_path_buf(),

@@ -1,8 +1,10 @@
 //! Where a checkpoint's files are: in folders, or in memory under the names that they would have there.
 
 mod map;
+mod write;
 
 pub(crate) use map::{Mapped, map_file};
+pub(crate) use write::write_file;
 
 use std::collections::BTreeMap;
 use std::fs::File;

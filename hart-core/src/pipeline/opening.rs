@@ -6,12 +6,13 @@ use std::sync::Arc;
 use burn::prelude::Device;
 
 use super::{Hart, Model};
+use crate::config::Layout;
 use crate::device::{self, OpenDevice, Precision, is_cpu};
 use crate::error::{Error, Result};
 use crate::files::{Files, Storage};
 use crate::kernels;
 use crate::memory;
-use crate::open::{Layout, OpenOptions};
+use crate::options::OpenOptions;
 use crate::residual::ResidualDiffusion;
 use crate::scales;
 use crate::text::TextEncoder;

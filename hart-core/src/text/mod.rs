@@ -8,11 +8,17 @@ pub use prompt::Tokens;
 pub use qwen2::Qwen2;
 pub use tokenizer::{Side, TextTokenizer, Truncation};
 
+use std::path::Path;
+
 use burn::prelude::*;
 
+use crate::config::TextConfig;
 use crate::device::Precision;
 use crate::error::Result;
+use crate::files::Storage;
+use crate::options::OpenOptions;
 use crate::progress::Progress;
+use crate::weights::{Checkpoint, Loader, Report, TEXT};
 
 /// What the transformer is told about the prompts.
 #[derive(Clone, Debug)]
@@ -60,8 +66,30 @@ pub struct TextEncoder {
 }
 
 impl TextEncoder {
-    pub(crate) fn new(tokenizer: TextTokenizer, encoder: Qwen2) -> Self {
-        Self { tokenizer, encoder }
+    /// Opens a text model's folder, with `config.json`, weights, `tokenizer.json` and `tokenizer_config.json`.
+    ///
+    /// # Errors
+    ///
+    /// A file is missing or damaged, or the tensors don't fit the configuration.
+    pub fn open(folder: &Path, options: &OpenOptions, device: &Device) -> Result<(Self, Report)> {
+        let storage = options.disk();
+        let config = TextConfig::read_in(&storage, &folder.join("config.json"))?;
+        Self::open_in(&storage, folder, &config, options, device, Precision::F32)
+    }
+
+    pub(crate) fn open_in(
+        storage: &Storage,
+        folder: &Path,
+        config: &TextConfig,
+        options: &OpenOptions,
+        device: &Device,
+        arriving: Precision,
+    ) -> Result<(Self, Report)> {
+        let tokenizer = TextTokenizer::open_in(storage, folder, config.vocab_size)?;
+        let checkpoint = Checkpoint::open_in(storage, folder)?;
+        let mut loader = Loader::new(&checkpoint, &TEXT);
+        let encoder = loader.load(Qwen2::init(config, device).with_precision(arriving), "", device)?;
+        Ok((Self { tokenizer, encoder }, loader.finish(options.strict)?))
     }
 
     #[cfg(feature = "train")]

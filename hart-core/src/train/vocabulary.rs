@@ -9,7 +9,7 @@ use tokenizers::{AddedToken, NormalizerWrapper, PostProcessorWrapper, PreTokeniz
 
 use crate::config::MAX_VOCABULARY;
 use crate::error::{Error, Result};
-use crate::image::write_file;
+use crate::files::write_file;
 
 /// Pads captions, as in Qwen2.
 const PAD: &str = "<|endoftext|>";

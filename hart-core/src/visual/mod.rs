@@ -12,6 +12,8 @@ pub use decoder::Decoder;
 pub use encoder::Encoder;
 pub use known_tokens::KnownTokens;
 
+use std::path::Path;
+
 use burn::module::Module;
 use burn::nn::conv::Conv2d;
 use burn::prelude::*;
@@ -19,10 +21,13 @@ use burn::prelude::*;
 use crate::config::VisualConfig;
 use crate::device::{Precision, is_cpu};
 use crate::error::{Error, Result};
+use crate::files::Storage;
 use crate::image::Image;
 use crate::kernels;
 use crate::nn;
+use crate::options::OpenOptions;
 use crate::progress::Progress;
+use crate::weights::{Checkpoint, Loader, Report, VISUAL};
 
 /// The running feature map, `[B, Z, h, w]`: the paper's f-hat.
 #[derive(Clone, Debug)]
@@ -98,6 +103,34 @@ impl VisualTokenizer {
             decoder: Decoder::init(config, device),
             config: config.clone(),
         }
+    }
+
+    /// Opens a visual tokenizer's folder, with `config.json` and weights.
+    ///
+    /// # Errors
+    ///
+    /// A file is missing or damaged, or the tensors don't fit the configuration.
+    pub fn open(folder: &Path, options: &OpenOptions, device: &Device) -> Result<(Self, Report)> {
+        let storage = options.disk();
+        let config = VisualConfig::read_in(&storage, &folder.join("config.json"))?;
+        Self::open_in(&storage, folder, &config, options, device, Precision::F32)
+    }
+
+    pub(crate) fn open_in(
+        storage: &Storage,
+        folder: &Path,
+        config: &VisualConfig,
+        options: &OpenOptions,
+        device: &Device,
+        arriving: Precision,
+    ) -> Result<(Self, Report)> {
+        let checkpoint = Checkpoint::open_in(storage, folder)?;
+        let mut loader = Loader::new(&checkpoint, &VISUAL);
+        if !config.has_phi() {
+            loader.overlook("quantize.quant_resi");
+        }
+        let tokenizer = loader.load(Self::init(config, device).with_precision(arriving), "", device)?;
+        Ok((tokenizer, loader.finish(options.strict)?))
     }
 
     /// The same with the decoder's blocks computed in another precision. Int8 is bf16 here: by Winograd's way that is as fast, and

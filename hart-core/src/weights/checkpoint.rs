@@ -7,7 +7,7 @@ use std::sync::Arc;
 use safetensors::SafeTensors;
 use serde_json::Value;
 
-use super::tensors::{Element, Stored};
+use super::tensors::{Element, Entry, Stored, TensorInfo};
 use crate::config::Fields;
 use crate::error::{Error, Result};
 use crate::files::{Mapped, Storage, require_plain_file};
@@ -20,15 +20,6 @@ const EMA_FILES: [&str; 2] = ["ema_model.safetensors", "ema_model.bin"];
 /// Most shards of a checkpoint.
 const MAX_SHARDS: usize = 1024;
 
-/// What is known of a tensor before it is read.
-#[derive(Clone, Debug, PartialEq)]
-pub struct TensorInfo {
-    /// The file that holds it.
-    pub file: PathBuf,
-    /// Its shape.
-    pub shape: Vec<usize>,
-}
-
 /// An opened set of weights.
 pub struct Checkpoint {
     /// Where it was opened: a folder or a file.
@@ -36,12 +27,6 @@ pub struct Checkpoint {
     tensors: BTreeMap<String, Entry>,
     /// Files that are mapped.
     mapped: Vec<Mapped>,
-}
-
-pub(super) struct Entry {
-    pub(super) info: TensorInfo,
-    pub(super) element: Element,
-    pub(super) stored: Stored,
 }
 
 impl std::fmt::Debug for Checkpoint {

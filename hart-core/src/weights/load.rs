@@ -1,8 +1,6 @@
 //! Laying a checkpoint's tensors into modules.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::prelude::*;
@@ -12,9 +10,10 @@ use super::checkpoint::Checkpoint;
 use super::names::Table;
 use super::packed;
 use super::report::{Misplaced, Misshapen, Report};
+use crate::device::Precision;
 use crate::error::{Error, Result};
-use crate::kernels;
-use crate::kernels::Packed;
+use crate::kernels::{self, Packed};
+use crate::nn::Linear;
 
 /// Loads modules from one checkpoint and keeps the report.
 ///
@@ -27,7 +26,7 @@ pub struct Loader<'a> {
     overlooked: Option<&'static str>,
     report: Report,
     /// Packed weights that were met, by their field.
-    pub(super) packed: BTreeMap<String, Packed>,
+    packed: BTreeMap<String, Packed>,
 }
 
 impl<'a> Loader<'a> {
@@ -40,11 +39,6 @@ impl<'a> Loader<'a> {
     /// Tensors whose names begin so may be there although nothing uses them.
     pub(crate) fn overlook(&mut self, names: &'static str) {
         self.overlooked = Some(names);
-    }
-
-    /// Where the checkpoint was opened.
-    pub(super) fn path(&self) -> &Path {
-        self.checkpoint.path()
     }
 
     /// Fills a module; `root` is its path in the table, "" for none. Tensors that are missing or misshapen are only noted, and their
@@ -60,6 +54,34 @@ impl<'a> Loader<'a> {
             None => Ok(module),
             Some(error) => Err(error),
         }
+    }
+
+    /// Moves the packed weights that were found to their layers, which are named by their paths in the module below `root`, and returns
+    /// their precision.
+    ///
+    /// # Errors
+    ///
+    /// A packed weight fits no layer, or the weights are packed for different precisions.
+    pub(crate) fn unpack(&mut self, root: &str, layers: Vec<(String, &mut Linear)>) -> Result<Option<Precision>> {
+        let mut found = None;
+        for (path, layer) in layers {
+            let Some(packed) = self.packed.remove(&format!("{root}.{path}.weight")) else { continue };
+            let precision = packed.precision();
+            if *found.get_or_insert(precision) != precision || !layer.set_packed(packed) {
+                return Err(self.mixed(&path));
+            }
+        }
+        match self.packed.keys().find(|field| field.starts_with(root)) {
+            Some(field) => Err(self.mixed(field)),
+            None => Ok(found),
+        }
+    }
+
+    fn mixed(&self, field: &str) -> Error {
+        Error::checkpoint(
+            self.checkpoint.path(),
+            format!("the weights of `{field}` are packed otherwise than this version does: convert it again"),
+        )
     }
 
     /// The report.

@@ -11,7 +11,7 @@ mod report;
 mod save;
 mod tensors;
 
-pub use checkpoint::{Checkpoint, TensorInfo};
+pub use checkpoint::Checkpoint;
 pub use load::{Loader, names_and_shapes, parameters};
 pub use names::{TEXT, TRANSFORMER, Table, VISUAL, visual_names};
 pub(crate) use packed::{ConversionProgress, convert_tensors};
@@ -19,6 +19,7 @@ pub use report::{Misplaced, Misshapen, Report};
 #[cfg(feature = "train")]
 pub(crate) use save::parameter_names;
 pub use save::{NamedTensor, StoredAs, named_tensors, save_tensors};
+pub use tensors::TensorInfo;
 
 /// Which weights of the transformer are used where a checkpoint has two sets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -12,13 +12,11 @@ use half::bf16;
 use safetensors::{Dtype, View};
 
 use super::checkpoint::Checkpoint;
-use super::load::Loader;
 use super::names::Table;
 use super::tensors::{Element, Stored};
 use crate::device::Precision;
 use crate::error::{Error, Result};
 use crate::kernels::Packed;
-use crate::nn::Linear;
 use crate::progress::Control;
 
 /// What stands behind a weight's name in that of its scales.
@@ -53,36 +51,6 @@ pub(super) fn read(checkpoint: &Checkpoint, name: &str, shape: &[usize]) -> Resu
     let problem =
         || Error::checkpoint(&entry.info.file, format!("packed tensor `{name}`: expected {outputs} scales: convert it again"));
     Packed::of_stored(sizes, panels.clone(), scales).map(Some).ok_or_else(problem)
-}
-
-impl Loader<'_> {
-    /// Gives the packed weights that were met to their layers, which are named by their paths in the module below `root`, and says
-    /// what they are packed for.
-    ///
-    /// # Errors
-    ///
-    /// Weights are packed that no layer takes so, or not all for the same precision.
-    pub(crate) fn unpack(&mut self, root: &str, layers: Vec<(String, &mut Linear)>) -> Result<Option<Precision>> {
-        let mut found = None;
-        for (path, layer) in layers {
-            let Some(packed) = self.packed.remove(&format!("{root}.{path}.weight")) else { continue };
-            let precision = packed.precision();
-            if *found.get_or_insert(precision) != precision || !layer.set_packed(packed) {
-                return Err(self.mixed(&path));
-            }
-        }
-        match self.packed.keys().find(|field| field.starts_with(root)) {
-            Some(field) => Err(self.mixed(field)),
-            None => Ok(found),
-        }
-    }
-
-    fn mixed(&self, field: &str) -> Error {
-        Error::checkpoint(
-            self.path(),
-            format!("the weights of `{field}` are packed otherwise than this version does: convert it again"),
-        )
-    }
 }
 
 /// Who hears how far a conversion is, and may end it.

@@ -10,7 +10,7 @@ use safetensors::{Dtype, View};
 use super::load::walk;
 use super::names::Table;
 use crate::error::{Error, Result};
-use crate::image::write_file;
+use crate::files::write_file;
 
 /// A tensor for a file.
 #[derive(Clone, Debug)]

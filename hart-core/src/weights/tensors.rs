@@ -1,5 +1,6 @@
 //! Stored tensors to f32: without a copy where the file holds aligned f32, converted on all cores where not.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use burn::tensor::{AllocationProperty, Bytes, DType, Shape, TensorData};
@@ -7,7 +8,6 @@ use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-use super::checkpoint::Entry;
 use crate::error::{Error, Result};
 
 /// Elements converted at a time.
@@ -73,6 +73,22 @@ pub(super) enum Stored {
     Bytes(bytes::Bytes),
     /// In a torch file, to be read.
     Torch(Arc<pytorch_reader::Tensor>),
+}
+
+/// What is known of a tensor before it is read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TensorInfo {
+    /// The file that holds it.
+    pub file: PathBuf,
+    /// Its shape.
+    pub shape: Vec<usize>,
+}
+
+/// A tensor of a checkpoint.
+pub(super) struct Entry {
+    pub(super) info: TensorInfo,
+    pub(super) element: Element,
+    pub(super) stored: Stored,
 }
 
 impl Entry {

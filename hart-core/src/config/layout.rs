@@ -1,0 +1,106 @@
+//! The layout of a checkpoint: where its parts are (spec section 0).
+
+use std::path::{Path, PathBuf};
+
+use super::{Config, GenerationConfig, TextConfig, TransformerConfig, VisualConfig};
+use crate::error::{Error, Result};
+use crate::files::Storage;
+
+/// Folder names of a text model, in the checkpoint's root or next to it. The second is the published one.
+const TEXT_FOLDERS: [&str; 2] = ["text", "Qwen2-VL-1.5B-Instruct"];
+/// Maximum size of a system prompt file in bytes.
+const MAX_SYSTEM_PROMPT: u64 = 1 << 20;
+
+/// The folders of a checkpoint's parts, with their configuration.
+pub(crate) struct Layout {
+    pub(crate) transformer: PathBuf,
+    pub(crate) visual: PathBuf,
+    pub(crate) text: PathBuf,
+    pub(crate) config: Config,
+    pub(crate) system_prompt: Option<String>,
+}
+
+impl Layout {
+    /// Finds the parts below a checkpoint's root and reads their configuration.
+    ///
+    /// # Errors
+    ///
+    /// A part is missing, or a value of its configuration is invalid.
+    pub(crate) fn find(storage: &Storage, root: &Path, text_model: Option<&Path>) -> Result<Self> {
+        if matches!(storage, Storage::Disk { .. }) && !root.is_dir() {
+            return Err(Error::checkpoint(
+                root,
+                "no such folder: pass the checkpoint's root folder, which holds llm and tokenizer",
+            ));
+        }
+        let transformer = root.join("llm");
+        let config_file = part(storage, &transformer, "pass the checkpoint's root folder, which holds llm and tokenizer")?;
+        let (transformer_config, residual) = TransformerConfig::read_in(storage, &config_file)?;
+        let visual = visual_folder(storage, root, &transformer_config);
+        let visual_config = VisualConfig::read_in(storage, &part(storage, &visual, "the visual tokenizer belongs beside llm")?)?;
+        let text = text_folder(storage, root, text_model)?;
+        let advice = "name the text model's folder (the option text model)";
+        let text_config = TextConfig::read_in(storage, &part(storage, &text, advice)?)?;
+        let generation = transformer.join("generation_config.json");
+        let generation = match storage.is_file(&generation) {
+            true => GenerationConfig::read_in(storage, &generation)?,
+            false => GenerationConfig::default(),
+        };
+        let config = Config { text: text_config, transformer: transformer_config, residual, visual: visual_config, generation };
+        config.check(&config_file)?;
+        let system_prompt = system_prompt(storage, &transformer)?;
+        Ok(Self { transformer, visual, text, config, system_prompt })
+    }
+}
+
+/// Returns the path of a part's `config.json`. `advice` is for the error if the file is missing.
+fn part(storage: &Storage, folder: &Path, advice: &str) -> Result<PathBuf> {
+    let file = folder.join("config.json");
+    if storage.is_file(&file) { Ok(file) } else { Err(Error::checkpoint(&file, format!("no such file: {advice}"))) }
+}
+
+/// Returns the visual tokenizer's folder: `vae_path`, if that path of the training machine exists here, otherwise `tokenizer` next to
+/// `llm`.
+fn visual_folder(storage: &Storage, root: &Path, config: &TransformerConfig) -> PathBuf {
+    let named = config.visual_path.iter().flat_map(|path| [root.join(path), root.join("llm").join(path)]);
+    let (usual, llm) = (root.join("tokenizer"), root.join("llm"));
+    // An empty path or a dot would be the transformer's own folder.
+    let mut others = named.into_iter().filter(|folder| !folder.components().eq(llm.components()));
+    others.find(|folder| storage.is_file(&folder.join("config.json"))).unwrap_or(usual)
+}
+
+/// Returns the text model's folder.
+fn text_folder(storage: &Storage, root: &Path, text_model: Option<&Path>) -> Result<PathBuf> {
+    if let Some(folder) = text_model {
+        return Ok(folder.to_path_buf());
+    }
+    let parent = match storage {
+        Storage::Disk { .. } => root.canonicalize().map_err(Error::io(root))?.parent().map(Path::to_path_buf),
+        Storage::Memory(_) => None,
+    };
+    let roots = std::iter::once(root.to_path_buf()).chain(parent);
+    let mut folders = roots.flat_map(|root| TEXT_FOLDERS.map(|name| root.join(name)));
+    folders.find(|folder| storage.is_file(&folder.join("config.json"))).ok_or_else(|| {
+        let names = TEXT_FOLDERS.join(" or ");
+        Error::checkpoint(
+            root,
+            format!("no text model: expected a folder {names} there or beside it, or name its folder (the option text model)"),
+        )
+    })
+}
+
+/// Reads `system_prompt.txt`, if there is one and it is not empty.
+fn system_prompt(storage: &Storage, folder: &Path) -> Result<Option<String>> {
+    let path = folder.join("system_prompt.txt");
+    let exists = match storage {
+        // Anything with that name must be a plain file: a pipe is refused, not ignored.
+        Storage::Disk { .. } => path.exists(),
+        Storage::Memory(_) => storage.is_file(&path),
+    };
+    if !exists {
+        return Ok(None);
+    }
+    let bytes = storage.read(&path, MAX_SYSTEM_PROMPT)?;
+    let text = String::from_utf8(bytes).map_err(|_| Error::checkpoint(&path, "not UTF-8 text"))?;
+    Ok(Some(text).filter(|t| !t.is_empty()))
+}

@@ -1,0 +1,103 @@
+//! Options for opening a checkpoint.
+
+use std::path::PathBuf;
+
+use crate::device::{DeviceKind, Precision};
+use crate::files::Storage;
+use crate::weights::WeightSet;
+
+/// Options for opening a checkpoint.
+///
+/// Setters of optional values take a value or an `Option`; `None` is the default.
+#[derive(Clone, Debug)]
+#[must_use = "options do nothing until they are passed to Hart::open"]
+pub struct OpenOptions {
+    pub(crate) device: DeviceKind,
+    pub(crate) precision: Precision,
+    pub(crate) text_model: Option<PathBuf>,
+    pub(crate) weight_set: WeightSet,
+    pub(crate) memory_map: bool,
+    pub(crate) strict: bool,
+    pub(crate) threads: Option<usize>,
+    pub(crate) max_memory: Option<u64>,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        Self {
+            device: DeviceKind::Auto,
+            precision: Precision::Auto,
+            text_model: None,
+            weight_set: WeightSet::PreferEma,
+            memory_map: true,
+            strict: true,
+            threads: None,
+            max_memory: None,
+        }
+    }
+}
+
+impl OpenOptions {
+    /// Creates the default options: the best device, EMA weights if there are any, mapped files, and no unused tensors.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets the device.
+    pub fn device(mut self, device: DeviceKind) -> Self {
+        self.device = device;
+        self
+    }
+
+    /// Sets the precision of weights and activations.
+    pub fn precision(mut self, precision: Precision) -> Self {
+        self.precision = precision;
+        self
+    }
+
+    /// Sets the folder of the text model. `None` looks for `text` or `Qwen2-VL-1.5B-Instruct`, in the checkpoint's root or next to it.
+    pub fn text_model(mut self, folder: impl Into<Option<PathBuf>>) -> Self {
+        self.text_model = folder.into();
+        self
+    }
+
+    /// Selects the weights of the transformer.
+    pub fn weight_set(mut self, weight_set: WeightSet) -> Self {
+        self.weight_set = weight_set;
+        self
+    }
+
+    /// Sets whether safetensors files are mapped, the default, or read into memory. A mapped file must not be changed or shortened while
+    /// the model is open.
+    pub fn memory_map(mut self, memory_map: bool) -> Self {
+        self.memory_map = memory_map;
+        self
+    }
+
+    /// Sets whether unused tensors are an error, the default, or only reported.
+    pub fn strict(mut self, strict: bool) -> Self {
+        self.strict = strict;
+        self
+    }
+
+    /// Sets the number of threads of the model's own pool. `None` uses rayon's current pool: all cores, unless the program has configured
+    /// it. Images do not depend on the number.
+    pub fn threads(mut self, threads: impl Into<Option<usize>>) -> Self {
+        self.threads = threads.into();
+        self
+    }
+
+    /// Limits the memory of the model in bytes. Opening or a run whose estimate exceeds the limit fails before any work. `None`, the
+    /// default, sets no limit.
+    pub fn max_memory(mut self, bytes: impl Into<Option<u64>>) -> Self {
+        self.max_memory = bytes.into();
+        self
+    }
+}
+
+impl OpenOptions {
+    /// Returns the file system as these options read it.
+    pub(crate) fn disk(&self) -> Storage {
+        Storage::Disk { memory_map: self.memory_map }
+    }
+}
