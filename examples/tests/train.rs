@@ -189,7 +189,7 @@ fn invalid_recipes_are_reported() {
     let right = recipe(1, 1);
     refused(&right.replace("shards = 2", "shards = 3"), &["tokenizer.batch is 4", "multiple of shards, 3"]);
     refused(&right.replace("every = 2", "every = 0"), &["every is 0"]);
-    refused(&right.replace("side = 16", "side = 24"), &["scenes.side is 24", "have 16"]);
+    refused(&right.replace("side = 16", "side = 24"), &["scenes.side is 24", "expected 16"]);
     refused(&right.replace("seed = 1", "sed = 1"), &["sed"]);
     refused(&right.replace("num_heads = 2", "num_heads = 5"), &["num_heads"]);
     refused(&decoder_only(&right), &["tokenizer.learning.decoder_only is true", "--from"]);
@@ -204,7 +204,7 @@ fn invalid_recipes_are_reported() {
         ("tokenizer.learning.optimizer", "clip", "-1.0", "tokenizer.learning.optimizer.clip is -1, expected"),
         ("generator.learning.optimizer", "learning_rate", "nan", "generator.learning.optimizer.learning_rate is NaN, expected"),
         ("generator.learning", "diffusion_repeats", "0", "generator.learning.diffusion_repeats is 0, expected"),
-        ("generator.learning", "scale_weights", "[1.0]", "generator.learning.scale_weights has 1 numbers, expected 4"),
+        ("generator.learning", "scale_weights", "[1.0]", "generator.learning.scale_weights has 1 values, expected 4"),
         ("model.tokenizer", "v_patch_nums", "[1, 2, 4]", "model.tokenizer.v_patch_nums is [1, 2, 4], expected [1, 2, 3, 4]"),
     ] {
         let mut text = right.clone();

@@ -1,4 +1,4 @@
-//! The model under training, in the published layout.
+//! Export of the trained model in the published layout.
 
 use std::error::Error;
 use std::path::Path;
@@ -10,17 +10,18 @@ use hart_core::weights::{NamedTensor, StoredAs, TEXT, TRANSFORMER, VISUAL, named
 use hart_examples::cli::output;
 use serde_json::{Value, json};
 
-use crate::recipe::Model;
+use crate::recipe::ModelConfigs;
 
+/// Name of the files of weights.
 const WEIGHTS: &str = "model.safetensors";
 
-/// Writes the `config.json` files and reads them as a program that opens the model will.
+/// Writes the `config.json` files and reads them back as a program that opens the model does.
 ///
 /// # Errors
 ///
-/// What in them is wrong.
-pub fn write_configurations(model: &Model, folder: &Path, vocabulary: usize) -> Result<Config, Box<dyn Error>> {
-    let with = |value: &Value, defaults: Value| {
+/// Returns an error if a file can't be written or the configuration is invalid.
+pub fn write_configs(model: &ModelConfigs, folder: &Path, vocabulary: usize) -> Result<Config, Box<dyn Error>> {
+    let with_defaults = |value: &Value, defaults: Value| {
         let mut merged = defaults;
         if let (Some(merged), Some(given)) = (merged.as_object_mut(), value.as_object()) {
             given.iter().for_each(|(key, value)| drop(merged.insert(key.clone(), value.clone())));
@@ -33,21 +34,21 @@ pub fn write_configurations(model: &Model, folder: &Path, vocabulary: usize) -> 
     });
     let visual = json!({ "model_type": "hart_autoencoder_with_disc", "quantizer_type": "var_hybrid", "hybrid": false });
     let text = json!({ "model_type": "qwen2", "architectures": ["Qwen2Model"], "hidden_act": "silu", "rope_scaling": null });
-    let mut text = with(&model.text, text);
+    let mut text = with_defaults(&model.text, text);
     text["vocab_size"] = vocabulary.into();
     let save = |name: &str, value: &Value| output::write_file(&folder.join(name), format!("{value:#}\n").as_bytes());
-    save("llm/config.json", &with(&model.llm, llm))?;
-    save("tokenizer/config.json", &with(&model.tokenizer, visual))?;
+    save("llm/config.json", &with_defaults(&model.llm, llm))?;
+    save("tokenizer/config.json", &with_defaults(&model.tokenizer, visual))?;
     save("text/config.json", &text)?;
     save("llm/generation_config.json", &model.generation)?;
     Ok(Config::open(folder)?)
 }
 
-/// Takes over another model's text tokenizer.
+/// Copies the text tokenizer of another model.
 ///
 /// # Errors
 ///
-/// A file can't be read or written.
+/// Returns an error if a file can't be read or written.
 pub fn copy_text_tokenizer(from: &Path, to: &Path) -> Result<(), String> {
     for name in ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"] {
         let path = from.join("text").join(name);
@@ -60,25 +61,30 @@ pub fn copy_text_tokenizer(from: &Path, to: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// Writes the visual tokenizer's weights.
+/// Writes the weights of the visual tokenizer.
 ///
 /// # Errors
 ///
-/// A number is not finite, or the file can't be written.
-pub fn write_tokenizer(tokenizer: &VisualTokenizer, model: &Model, folder: &Path, stored_as: StoredAs) -> hart_core::Result<()> {
+/// Returns an error if a weight is not finite or the file can't be written.
+pub fn write_tokenizer(
+    tokenizer: &VisualTokenizer,
+    model: &ModelConfigs,
+    folder: &Path,
+    stored_as: StoredAs,
+) -> hart_core::Result<()> {
     let choose = visual_names(model.tokenizer.get("share_quant_resi").and_then(Value::as_u64));
     save_tensors(&folder.join("tokenizer").join(WEIGHTS), &named_tensors(tokenizer, &VISUAL, "", choose), stored_as)
 }
 
-/// Writes the weights of text encoder, transformer and residual diffusion.
+/// Writes the weights of the text encoder, transformer and residual diffusion.
 ///
 /// # Errors
 ///
-/// A number is not finite, or a file can't be written.
+/// Returns an error if a weight is not finite or a file can't be written.
 pub fn write_generator(generator: &Generator, folder: &Path, stored_as: StoredAs) -> hart_core::Result<()> {
-    let usual = |names: Vec<String>| names.into_iter().next();
-    let mut llm: Vec<NamedTensor> = named_tensors(&generator.transformer, &TRANSFORMER, "transformer", usual);
-    llm.extend(named_tensors(&generator.residual, &TRANSFORMER, "residual", usual));
+    let first_name = |names: Vec<String>| names.into_iter().next();
+    let mut llm: Vec<NamedTensor> = named_tensors(&generator.transformer, &TRANSFORMER, "transformer", first_name);
+    llm.extend(named_tensors(&generator.residual, &TRANSFORMER, "residual", first_name));
     save_tensors(&folder.join("llm").join(WEIGHTS), &llm, stored_as)?;
     let without_prefix = |names: Vec<String>| names.into_iter().find(|name| !name.starts_with("model."));
     save_tensors(&folder.join("text").join(WEIGHTS), &named_tensors(&generator.text, &TEXT, "", without_prefix), stored_as)

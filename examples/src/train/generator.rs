@@ -1,10 +1,8 @@
-//! The second half: text encoder, transformer and residual diffusion together.
+//! Second phase: the text encoder, transformer and residual diffusion.
 
 use std::error::Error;
 use std::sync::Arc;
 
-use hart_core::burn::prelude::Device;
-use hart_core::config::Config;
 use hart_core::stages::{TextTokenizer, VisualTokenizer};
 use hart_core::train::{Captioned, GeneratorLosses, GeneratorTrainer, OptimizerOptions, learning_rate};
 use hart_core::{DeviceKind, Hart, OpenOptions, Request};
@@ -12,34 +10,30 @@ use hart_examples::cli::grid;
 use hart_examples::data::Scenes;
 use serde_json::{Map, json};
 
+use crate::Run;
+use crate::batches::{Batches, batch};
 use crate::export::write_generator;
-use crate::folder::Folder;
-use crate::progress::{Bar, Length, Stop};
+use crate::progress::{PhaseProgress, StepBudget};
 use crate::recipe::Recipe;
-use crate::scenes::{Batches, pictures};
+use crate::run_folder::RunFolder;
 
 const PHASE: &str = "generator";
-/// Pictures that true captions are compared with shuffled ones on.
-pub const COMPARED: usize = 128;
+/// Number of images for the comparison of true captions with shuffled ones.
+pub const COMPARED_IMAGES: usize = 128;
 
-/// Trains it to the end, or until it is stopped. Returns whether it came to the end.
+/// Trains the generator, from the weights of `from` if given. Returns whether training is complete, not stopped by Ctrl-C.
 ///
 /// # Errors
 ///
-/// A loss is not finite, or a file can't be read or written.
-#[allow(clippy::too_many_arguments, reason = "one call, in main")]
+/// Returns an error if a loss is not finite, or a file can't be read or written.
 pub fn train(
-    recipe: &Recipe,
-    config: &Config,
-    from: Option<&Hart>,
+    run: &Run<'_>,
     scenes: &Arc<Scenes>,
-    folder: &Folder,
+    from: Option<&Hart>,
     visual: VisualTokenizer,
-    device: &Device,
-    stop: &Stop,
-    length: &mut Length,
-    quiet: bool,
+    mut budget: StepBudget,
 ) -> Result<bool, Box<dyn Error>> {
+    let Run { recipe, config, folder, device, stop, quiet } = *run;
     let options = &recipe.generator.learning;
     let tokenizer = TextTokenizer::open(&folder.model().join("text"), config.text.vocab_size)?;
     let mut trainer = GeneratorTrainer::new(config, options.clone(), tokenizer, visual, device)?;
@@ -50,37 +44,37 @@ pub fn train(
         trainer.adopt(hart)?;
     }
     let scales = config.transformer.sides.len();
-    let each: Vec<String> = (1..=scales).map(|s| format!("scale_{s}")).collect();
-    let columns = format!("step,seconds,images_per_second,learning_rate,diffusion,gradient_norm,{}", each.join(","));
+    let scale_columns: Vec<String> = (1..=scales).map(|s| format!("scale_{s}")).collect();
+    let columns = format!("step,seconds,images_per_second,learning_rate,diffusion,gradient_norm,{}", scale_columns.join(","));
     let mut table = folder.table(PHASE, &columns, trainer.steps())?;
-    let mut steps = length.before(trainer.steps(), from.is_some() || state.is_file());
-    let bar = Bar::new(PHASE, trainer.steps(), steps, recipe.generator.batch, quiet);
-    let mut sum = Running::default();
+    let mut steps = budget.initial(trainer.steps(), from.is_some() || state.is_file());
+    let progress = PhaseProgress::new(PHASE, trainer.steps(), steps, recipe.generator.batch, quiet);
+    let mut sum = LossSum::default();
     let batches = Batches::new(scenes, recipe.seed, trainer.steps()..u64::MAX, recipe.generator.batch);
     while trainer.steps() < steps {
         let rate = learning_rate(&OptimizerOptions { steps, ..options.optimizer }, trainer.steps());
         let losses = trainer.step(&batches.next()?)?;
         let step = trainer.steps();
-        steps = length.steps(step);
+        steps = budget.update(step);
         trainer.set_steps(steps);
-        bar.step(step, steps, &format!("{} diffusion {:.3}", list(&losses.scales), losses.diffusion));
+        progress.update(step, steps, &format!("{} diffusion {:.3}", format_losses(&losses.scales), losses.diffusion));
         sum.add(&losses);
         let is_last = step >= steps || stop.is_set();
         if step % recipe.generator.every == 0 || is_last {
-            let mean = sum.take();
-            let mut numbers = vec![bar.rate(step) as f32, rate as f32, mean.diffusion, mean.gradient_norm];
-            numbers.extend(&mean.scales);
-            table.push(step, bar.seconds(), &numbers)?;
-            bar.say(&format!(
-                "{PHASE} step {step}: scales {}, diffusion {:.3}, {:.1} images/s",
-                list(&mean.scales),
+            let mean = sum.take_mean();
+            let images_per_second = progress.images_per_second(step);
+            let mut values = vec![images_per_second as f32, rate as f32, mean.diffusion, mean.gradient_norm];
+            values.extend(&mean.scales);
+            table.push(step, progress.seconds(), &values)?;
+            progress.print_line(&format!(
+                "{PHASE} step {step}: scales {}, diffusion {:.3}, {images_per_second:.1} images/s",
+                format_losses(&mean.scales),
                 mean.diffusion,
-                bar.rate(step)
             ));
             write_generator(&trainer.averaged(), &folder.model(), recipe.stored_as())?;
-            // After the model, which a finished run doesn't write again; before the sheet, which may fail.
+            // Save after the model, which a finished run doesn't write again, and before the sheet, which may fail.
             trainer.save(&state)?;
-            sheet(recipe, folder)?.save_png(folder.sheet(PHASE, step))?;
+            contact_sheet(recipe, folder)?.save_png(folder.sheet(PHASE, step))?;
         }
         if stop.is_set() {
             return Ok(false);
@@ -89,52 +83,57 @@ pub fn train(
     if trainer.steps() == 0 {
         write_generator(&trainer.averaged(), &folder.model(), recipe.stored_as())?;
     }
-    compare_captions(&trainer, scenes, recipe.seed, folder, &bar)?;
+    compare_captions(&trainer, scenes, recipe.seed, folder, &progress)?;
     Ok(true)
 }
 
-/// What the captions are worth: losses on pictures that training didn't see, with their own captions and with each other's.
+/// Compares the losses on images outside the training set with true captions and with shuffled ones. The difference shows how much the
+/// model uses the captions.
 fn compare_captions(
     trainer: &GeneratorTrainer,
     scenes: &Scenes,
     seed: u64,
-    folder: &Folder,
-    bar: &Bar,
+    folder: &RunFolder,
+    progress: &PhaseProgress,
 ) -> Result<(), Box<dyn Error>> {
-    let batch = pictures(scenes, seed, u64::MAX, COMPARED)?;
-    let next = |index: usize| batch[(index + 1) % batch.len()].caption.clone();
+    let batch = batch(scenes, seed, u64::MAX, COMPARED_IMAGES)?;
+    let next_caption = |index: usize| batch[(index + 1) % batch.len()].caption.clone();
     let shuffled: Vec<Captioned> =
-        batch.iter().enumerate().map(|(i, item)| Captioned { image: item.image.clone(), caption: next(i) }).collect();
-    let mut figures = Map::new();
-    for (what, batch) in [("true", &batch), ("shuffled", &shuffled)] {
+        batch.iter().enumerate().map(|(i, item)| Captioned { image: item.image.clone(), caption: next_caption(i) }).collect();
+    let mut report = Map::new();
+    for (captions, batch) in [("true", &batch), ("shuffled", &shuffled)] {
         let losses = trainer.losses(batch, u64::MAX)?;
-        figures.insert(what.into(), json!({ "scales": losses.scales, "diffusion": losses.diffusion }));
-        bar.say(&format!("loss per scale with {what} captions: {}; diffusion {:.3}", list(&losses.scales), losses.diffusion));
+        report.insert(captions.into(), json!({ "scales": losses.scales, "diffusion": losses.diffusion }));
+        progress.print_line(&format!(
+            "loss per scale with {captions} captions: {}; diffusion {:.3}",
+            format_losses(&losses.scales),
+            losses.diffusion
+        ));
     }
-    folder.report("losses", figures.into())?;
+    folder.report("losses", report.into())?;
     Ok(())
 }
 
-/// Pictures of the recipe's prompts, by the model as a program opens it. On the CPU: on a GPU it would take longer to compile kernels
-/// for one picture at a time than to draw it.
-fn sheet(recipe: &Recipe, folder: &Folder) -> Result<hart_core::Image, Box<dyn Error>> {
+/// Generates images of the recipe's prompts with the exported model. Always on the CPU: compiling GPU kernels would take longer than
+/// generating a few images.
+fn contact_sheet(recipe: &Recipe, folder: &RunFolder) -> Result<hart_core::Image, Box<dyn Error>> {
     let hart = Hart::open(folder.model(), OpenOptions::new().device(DeviceKind::Cpu))?;
-    let made = hart.generate(&Request::batch(recipe.prompts.clone()).seed(recipe.seed))?;
-    Ok(grid::labelled(&made.images, recipe.prompts.len().min(8))?)
+    let generation = hart.generate(&Request::batch(recipe.prompts.clone()).seed(recipe.seed))?;
+    Ok(grid::labelled(&generation.images, recipe.prompts.len().min(8))?)
 }
 
-fn list(losses: &[f32]) -> String {
+fn format_losses(losses: &[f32]) -> String {
     losses.iter().map(|loss| format!("{loss:.2}")).collect::<Vec<_>>().join(" ")
 }
 
-/// Losses since the last line.
+/// Sum of the losses since the last log line.
 #[derive(Default)]
-struct Running {
+struct LossSum {
     sum: GeneratorLosses,
     steps: f32,
 }
 
-impl Running {
+impl LossSum {
     fn add(&mut self, losses: &GeneratorLosses) {
         self.sum.scales.resize(losses.scales.len(), 0.0);
         self.sum.scales.iter_mut().zip(&losses.scales).for_each(|(sum, new)| *sum += new);
@@ -143,7 +142,8 @@ impl Running {
         self.steps += 1.0;
     }
 
-    fn take(&mut self) -> GeneratorLosses {
+    /// Returns the mean losses and resets the sum.
+    fn take_mean(&mut self) -> GeneratorLosses {
         let Self { mut sum, steps } = std::mem::take(self);
         sum.scales.iter_mut().for_each(|s| *s /= steps);
         sum.diffusion /= steps;

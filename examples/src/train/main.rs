@@ -1,12 +1,12 @@
 //! Trains a model from a recipe: `cargo run --release -p hart-examples --features train --bin train -- examples/recipes/emoji.toml
 //! --out target/emoji`.
 
+mod batches;
 mod export;
-mod folder;
 mod generator;
 mod progress;
 mod recipe;
-mod scenes;
+mod run_folder;
 mod tokenizer;
 
 use std::error::Error;
@@ -15,6 +15,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
+use hart_core::burn::prelude::Device;
 use hart_core::config::Config;
 use hart_core::train::train_text_tokenizer;
 use hart_core::{DeviceKind, Hart, OpenOptions, Precision};
@@ -22,47 +23,59 @@ use hart_examples::cli::{INTERRUPTED, output};
 use hart_examples::data::{Scenes, open_or_render};
 use serde_json::Value;
 
-use folder::Folder;
-use progress::{Length, Stop};
-use recipe::{Model, Recipe};
+use progress::{StepBudget, StopFlag};
+use recipe::{ModelConfigs, Recipe};
+use run_folder::RunFolder;
 
-/// Captions that the text tokenizer is learned from.
+/// Number of captions that the text tokenizer is trained on.
 const CAPTIONS: u64 = 20_000;
 
-/// Trains a model from a recipe; run again, it goes on where it stopped
+/// Train a model from a recipe; running the same command again resumes training
 #[derive(Parser, Debug)]
 #[command(name = "train", version, max_term_width = 110)]
 struct Arguments {
-    /// The recipe, such as examples/recipes/emoji.toml
+    /// Recipe, such as examples/recipes/emoji.toml
     #[arg(value_name = "RECIPE")]
     recipe: PathBuf,
-    /// Folder of the run: states to go on from, losses, contact sheets, and the model itself in `model`
+    /// Folder of the run: saved states, losses, contact sheets, and the model in `model`
     #[arg(short, long, value_name = "FOLDER")]
     out: PathBuf,
-    /// Pictures made by `dataset`; default: the drawings that come with the repository
+    /// Folder of training images made by `dataset` [default: the drawings of this repository]
     #[arg(long, value_name = "FOLDER")]
     data: Option<PathBuf>,
-    /// Goes on from this model's weights instead of random ones; its layers and words are the model's, not the recipe's
+    /// Start from the weights of this model instead of random ones; its configuration and text tokenizer replace the recipe's
     #[arg(long, value_name = "MODEL")]
     from: Option<PathBuf>,
-    /// Takes this model's visual tokenizer as it is, and trains the rest
+    /// Use the visual tokenizer of this model unchanged, and train the rest
     #[arg(long, value_name = "MODEL")]
     tokenizer: Option<PathBuf>,
-    /// Where to compute
+    /// Device to compute on
     #[arg(short, long, value_name = "auto|cpu|cuda[:n]|wgpu[:n]", default_value = "auto")]
     device: DeviceKind,
-    /// Trains tokenizer and generator for so long each, instead of the recipe's numbers of steps: learning rates fall by the clock
+    /// Train the tokenizer and the generator for this many minutes each, instead of the recipe's numbers of steps; the learning
+    /// rates decay over this time
     #[arg(long, value_name = "TOKENIZER,GENERATOR", value_parser = minutes)]
     minutes: Option<[f64; 2]>,
-    /// Shows no progress
+    /// Show no progress
     #[arg(short, long)]
     quiet: bool,
 }
 
-/// Two numbers of minutes.
+/// Parses two numbers of minutes.
 fn minutes(text: &str) -> Result<[f64; 2], String> {
     let numbers: Option<Vec<f64>> = text.split(',').map(|n| n.trim().parse().ok().filter(|n| (0.0..1e6).contains(n))).collect();
     numbers.and_then(|n| n.try_into().ok()).ok_or_else(|| "expected two numbers of minutes, such as 2,5.5".into())
+}
+
+/// State shared by both phases of a run.
+#[derive(Clone, Copy)]
+struct Run<'a> {
+    recipe: &'a Recipe,
+    config: &'a Config,
+    folder: &'a RunFolder,
+    device: &'a Device,
+    stop: &'a StopFlag,
+    quiet: bool,
 }
 
 fn main() -> ExitCode {
@@ -75,17 +88,18 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let open = |path: &PathBuf| Hart::open(path, OpenOptions::new().device(arguments.device).precision(Precision::F32));
     let from = arguments.from.as_ref().map(open).transpose()?;
     if let Some(path) = &arguments.from {
-        recipe.model = Model::read(path)?;
+        recipe.model = ModelConfigs::read(path)?;
     }
-    let ready = arguments.tokenizer.as_ref().map(open).transpose()?;
+    let trained = arguments.tokenizer.as_ref().map(open).transpose()?;
     if let Some(path) = &arguments.tokenizer {
-        recipe.model.tokenizer = Model::read(path)?.tokenizer;
+        recipe.model.tokenizer = ModelConfigs::read(path)?.tokenizer;
     }
-    if recipe.tokenizer.learning.decoder_only && from.is_none() && ready.is_none() {
+    if recipe.tokenizer.learning.decoder_only && from.is_none() && trained.is_none() {
         let recipe = arguments.recipe.display();
-        return Err(
-            format!("{recipe}: tokenizer.learning.decoder_only is true: give --from, the model whose decoder is to learn").into()
-        );
+        return Err(format!(
+            "{recipe}: tokenizer.learning.decoder_only is true: pass --from, the model whose decoder is to be trained"
+        )
+        .into());
     }
     let drawings = Arc::new(open_or_render(arguments.data.as_deref())?);
     let scenes_of = |exact: bool| {
@@ -93,49 +107,51 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
         Scenes::new(drawings.clone(), options).map(Arc::new)
     };
     let scenes = scenes_of(recipe.tokenizer.exact)?;
-    let folder = Folder::open(&arguments.out, &text)?;
-    let stop = Stop::on_ctrl_c()?;
-
-    let model = folder.model();
-    let config = match Config::open(&model) {
-        // Taken up: the vocabulary stays what the first half of the run was told.
-        Ok(config) if folder.is_taken_up() => config,
-        _ => {
-            let limit = recipe.model.text.get("vocab_size").and_then(Value::as_u64);
-            let limit = limit.ok_or_else(|| format!("{}: model.text.vocab_size: expected a number", arguments.recipe.display()))?;
-            let vocabulary = match &arguments.from {
-                Some(from) => export::copy_text_tokenizer(from, &model).map(|()| limit as usize)?,
-                None => {
-                    let captions = scenes::captions(&scenes, recipe.seed, CAPTIONS);
-                    train_text_tokenizer(&captions, limit as usize, &model.join("text"))?
-                }
-            };
-            export::write_configurations(&recipe.model, &model, vocabulary)?
-        }
-    };
+    let folder = RunFolder::open(&arguments.out, &text)?;
+    let stop = StopFlag::on_ctrl_c()?;
+    let config = export_configs(arguments, &recipe, &scenes, &folder)?;
     recipe.check_model(&config).map_err(|problem| format!("{}: {problem}", arguments.recipe.display()))?;
+    let run = Run { recipe: &recipe, config: &config, folder: &folder, device: &device, stop: &stop, quiet: arguments.quiet };
 
     let minutes = |phase: usize| arguments.minutes.map(|minutes| minutes[phase]);
-    let mut length = Length::new(recipe.tokenizer.learning.optimizer.steps, minutes(0));
-    let tokenizer = match ready {
-        Some(hart) => Some(tokenizer::keep(hart.visual(), &recipe, &folder)?),
-        None => {
-            let from = from.as_ref().map(Hart::visual);
-            tokenizer::train(&recipe, &config, from, &scenes, &folder, &device, &stop, &mut length, arguments.quiet)?
+    let budget = StepBudget::new(recipe.tokenizer.learning.optimizer.steps, minutes(0));
+    let visual = match trained {
+        Some(hart) => {
+            tokenizer::export(hart.visual(), &run)?;
+            Some(hart.visual().clone())
         }
+        None => tokenizer::train(&run, &scenes, from.as_ref().map(Hart::visual), budget)?,
     };
-    let mut length = Length::new(recipe.generator.learning.optimizer.steps, minutes(1));
-    let finished = match tokenizer {
+    let budget = StepBudget::new(recipe.generator.learning.optimizer.steps, minutes(1));
+    let is_complete = match visual {
+        Some(visual) => generator::train(&run, &scenes_of(recipe.generator.exact)?, from.as_ref(), visual, budget)?,
         None => false,
-        Some(visual) => {
-            let (from, scenes) = (from.as_ref(), scenes_of(recipe.generator.exact)?);
-            generator::train(&recipe, &config, from, &scenes, &folder, visual, &device, &stop, &mut length, arguments.quiet)?
-        }
     };
-    if !finished {
-        eprintln!("stopped; run the same command again to go on");
+    if !is_complete {
+        eprintln!("stopped; run the same command again to resume");
         return Ok(ExitCode::from(INTERRUPTED));
     }
-    output::print_line(model.display())?;
+    output::print_line(folder.model().display())?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Exports the text tokenizer, trained on the scenes' captions or copied from `--from`, and the configuration of the model. A resumed
+/// run keeps its own.
+fn export_configs(arguments: &Arguments, recipe: &Recipe, scenes: &Scenes, folder: &RunFolder) -> Result<Config, Box<dyn Error>> {
+    let model = folder.model();
+    if folder.has_state()
+        && let Ok(config) = Config::open(&model)
+    {
+        return Ok(config);
+    }
+    let limit = recipe.model.text.get("vocab_size").and_then(Value::as_u64);
+    let limit = limit.ok_or_else(|| format!("{}: model.text.vocab_size: expected a number", arguments.recipe.display()))?;
+    let vocabulary = match &arguments.from {
+        Some(from) => export::copy_text_tokenizer(from, &model).map(|()| limit as usize)?,
+        None => {
+            let captions = batches::captions(scenes, recipe.seed, CAPTIONS);
+            train_text_tokenizer(&captions, limit as usize, &model.join("text"))?
+        }
+    };
+    export::write_configs(&recipe.model, &model, vocabulary)
 }

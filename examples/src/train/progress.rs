@@ -1,4 +1,4 @@
-//! What a phase of training shows: a bar with losses, speed and the time that is left; and Ctrl-C.
+//! Progress of a phase of training, its number of steps, and Ctrl-C.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,16 +7,16 @@ use std::time::{Duration, Instant};
 use hart_examples::cli::INTERRUPTED;
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Set by Ctrl-C: the step under way is finished, and the state saved. The second Ctrl-C ends the program at once.
+/// A flag set by Ctrl-C. The current step is then finished and the state saved. A second Ctrl-C ends the process at once.
 #[derive(Clone, Debug, Default)]
-pub struct Stop(Arc<AtomicBool>);
+pub struct StopFlag(Arc<AtomicBool>);
 
-impl Stop {
-    /// Listens for Ctrl-C.
+impl StopFlag {
+    /// Installs the handler of Ctrl-C.
     ///
     /// # Errors
     ///
-    /// The system's.
+    /// Returns an error if the system refuses the handler.
     pub fn on_ctrl_c() -> Result<Self, ctrlc::Error> {
         let stop = Self::default();
         let flag = stop.0.clone();
@@ -24,40 +24,42 @@ impl Stop {
             if flag.swap(true, Ordering::Relaxed) {
                 std::process::exit(INTERRUPTED.into());
             }
-            eprintln!("finishing this step and saving; once more ends at once");
+            eprintln!("finishing this step and saving; press Ctrl-C again to stop at once");
         })?;
         Ok(stop)
     }
 
-    /// Whether it was pressed.
+    /// Returns whether Ctrl-C was pressed.
     pub fn is_set(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// How long a phase goes on: the recipe's number of steps, or so long by the clock.
-pub struct Length {
+/// Number of steps of a phase: the recipe's, or an estimate of the steps that fit a time limit.
+pub struct StepBudget {
+    /// The recipe's number of steps.
     steps: u64,
     limit: Option<Duration>,
-    /// When the first step was done: what comes before it, such as compiling a GPU's kernels, says nothing about the others.
-    first: Option<(Instant, u64)>,
     started: Instant,
+    /// End of the first step and its number. The estimate leaves out the time before, which includes compiling GPU kernels.
+    first: Option<(Instant, u64)>,
 }
 
-impl Length {
-    /// Of so many steps, or so many minutes instead.
+impl StepBudget {
+    /// Creates a budget of `steps` steps, or of `minutes` minutes if given.
     pub fn new(steps: u64, minutes: Option<f64>) -> Self {
         let limit = minutes.map(|minutes| Duration::from_secs_f64(minutes * 60.0));
         Self { steps, limit, first: None, started: Instant::now() }
     }
 
-    /// Steps of the whole phase before the first one: no more than are done where there is no time, if something was learned before.
-    pub fn before(&self, done: u64, is_learned: bool) -> u64 {
-        if is_learned && self.limit == Some(Duration::ZERO) { done } else { self.steps }
+    /// Returns the initial number of steps of the phase. With a limit of zero minutes, weights that are already trained get no step:
+    /// the result is `done`.
+    pub fn initial(&self, done: u64, is_trained: bool) -> u64 {
+        if is_trained && self.limit == Some(Duration::ZERO) { done } else { self.steps }
     }
 
-    /// Steps of the whole phase, as far as can be said after `step`.
-    pub fn steps(&mut self, step: u64) -> u64 {
+    /// Returns the number of steps of the phase, estimated again after `step`.
+    pub fn update(&mut self, step: u64) -> u64 {
         let Some(limit) = self.limit else { return self.steps };
         let now = Instant::now();
         let (from, first) = *self.first.get_or_insert((now, step));
@@ -67,7 +69,7 @@ impl Length {
         }
         let taken = now.saturating_duration_since(from).as_secs_f64();
         let done = (step - first) as f64;
-        // Before there is anything to go by, the recipe's number.
+        // Without a measured step, assume the recipe's number.
         if done < 1.0 || taken <= 0.0 {
             return self.steps.max(step + 1);
         }
@@ -75,8 +77,8 @@ impl Length {
     }
 }
 
-/// The bar of one phase.
-pub struct Bar {
+/// Progress bar of one phase.
+pub struct PhaseProgress {
     bar: ProgressBar,
     started: Instant,
     first: u64,
@@ -84,8 +86,8 @@ pub struct Bar {
     quiet: bool,
 }
 
-impl Bar {
-    /// A bar that begins at a step. Where standard error is no terminal, only [`Self::say`] is seen.
+impl PhaseProgress {
+    /// Creates a bar that starts at `step`. If standard error is no terminal, only the lines of [`Self::print_line`] are printed.
     pub fn new(phase: &str, step: u64, steps: u64, batch: usize, quiet: bool) -> Self {
         let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new(steps) };
         let style = ProgressStyle::with_template("{prefix:10} {bar:24} {pos}/{len} {msg} {elapsed} ({eta} left)");
@@ -96,25 +98,25 @@ impl Bar {
         Self { bar, started: Instant::now(), first: step, batch, quiet }
     }
 
-    /// Pictures a second since the phase began or was taken up.
-    pub fn rate(&self, step: u64) -> f64 {
+    /// Returns the images per second since the phase was started or resumed.
+    pub fn images_per_second(&self, step: u64) -> f64 {
         ((step - self.first) * self.batch as u64) as f64 / self.started.elapsed().max(Duration::from_millis(1)).as_secs_f64()
     }
 
-    /// Seconds since the phase began or was taken up.
+    /// Returns the seconds since the phase was started or resumed.
     pub fn seconds(&self) -> f64 {
         self.started.elapsed().as_secs_f64()
     }
 
-    /// Shows a step's losses.
-    pub fn step(&self, step: u64, steps: u64, losses: &str) {
+    /// Updates the bar after a step.
+    pub fn update(&self, step: u64, steps: u64, losses: &str) {
         self.bar.set_length(steps);
         self.bar.set_position(step);
-        self.bar.set_message(format!("{losses}  {:.1} images/s", self.rate(step)));
+        self.bar.set_message(format!("{losses}  {:.1} images/s", self.images_per_second(step)));
     }
 
-    /// A line that stays.
-    pub fn say(&self, line: &str) {
+    /// Prints a line above the bar.
+    pub fn print_line(&self, line: &str) {
         match (self.quiet, self.bar.is_hidden()) {
             (true, _) => {}
             (false, true) => eprintln!("{line}"),
@@ -123,7 +125,7 @@ impl Bar {
     }
 }
 
-impl Drop for Bar {
+impl Drop for PhaseProgress {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
     }

@@ -1,4 +1,4 @@
-//! What a training run is told: one TOML file.
+//! Recipes: the settings of a training run in a TOML file.
 
 use std::error::Error;
 use std::path::Path;
@@ -11,40 +11,40 @@ use hart_examples::data::{SceneOptions, files};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::generator::COMPARED;
+use crate::generator::COMPARED_IMAGES;
 
-/// Most pictures of a step.
-const MOST_BATCH: usize = 1 << 14;
+/// Maximum number of images in a batch.
+const MAX_BATCH: usize = 1 << 14;
 
-/// A recipe.
+/// The settings of a training run.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
-    /// Seed of everything random.
+    /// Seed of all random numbers.
     pub seed: u64,
-    /// Parts of a batch that are worked on side by side: the number of cores on a CPU, 1 on a GPU. Another number adds up in another
-    /// order, and so gives other last bits.
+    /// Number of parts of a batch that are processed in parallel: the number of cores on a CPU, 1 on a GPU. It changes the order of
+    /// summation and therefore the rounding of the result.
     pub shards: usize,
-    /// How the model's numbers are stored.
-    stored_as: Stored,
-    /// How captions and pictures are made of drawings.
+    /// Type of the stored weights.
+    stored_as: WeightType,
+    /// Options of the scenes.
     #[serde(default)]
     pub scenes: SceneOptions,
     /// The model's `config.json` files, in the published layout.
-    pub model: Model,
-    /// Training of the visual tokenizer.
+    pub model: ModelConfigs,
+    /// First phase: training of the visual tokenizer.
     pub tokenizer: Phase<TokenizerOptions>,
-    /// Training of text encoder, transformer and residual diffusion.
+    /// Second phase: training of the text encoder, transformer and residual diffusion.
     pub generator: Phase<GeneratorOptions>,
     /// Prompts of the contact sheets.
     pub prompts: Vec<String>,
 }
 
-/// The model's files.
+/// The contents of the model's configuration files.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Model {
-    /// `text/config.json`; the vocabulary's size is a limit, and what the captions give is written.
+pub struct ModelConfigs {
+    /// `text/config.json`. Its `vocab_size` is an upper limit; the exported file has the actual size.
     pub text: Value,
     /// `llm/config.json`.
     pub llm: Value,
@@ -54,12 +54,12 @@ pub struct Model {
     pub generation: Value,
 }
 
-impl Model {
-    /// The configuration of a model in the published layout.
+impl ModelConfigs {
+    /// Reads the configuration files of a model.
     ///
     /// # Errors
     ///
-    /// A file can't be read, or is no JSON.
+    /// Returns an error if a file can't be read or is not JSON.
     pub fn read(folder: &Path) -> Result<Self, String> {
         let read = |name: &str| {
             let path = folder.join(name);
@@ -76,35 +76,36 @@ impl Model {
     }
 }
 
-/// One half of the training.
+/// Settings of a phase of training.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Phase<O> {
-    /// Pictures of a step.
+    /// Number of images in a batch.
     pub batch: usize,
-    /// Steps from one line of losses, contact sheet and saved state to the next.
+    /// Number of steps between log lines, contact sheets and saved states.
     pub every: u64,
-    /// Whether its scenes have nothing that their captions don't say: less to learn for a small generator. The visual tokenizer had
-    /// better see everything.
+    /// Whether scenes are without the variation that captions don't mention, as of [`SceneOptions::exact`]. A small generator then has
+    /// less to learn. The visual tokenizer should see all variation.
     #[serde(default)]
     pub exact: bool,
     /// Losses and optimizer.
     pub learning: O,
 }
 
+/// Type of the stored weights.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Stored {
+enum WeightType {
     F32,
     F16,
 }
 
 impl Recipe {
-    /// Reads a recipe and hands its seed and shards on to both halves.
+    /// Reads a recipe and copies its seed and shards to both phases. Also returns the text of the file.
     ///
     /// # Errors
     ///
-    /// It can't be read, or what in it is wrong.
+    /// Returns an error if the file can't be read, or one that names the first invalid value.
     pub fn read(path: &Path) -> Result<(Self, String), Box<dyn Error>> {
         let text = files::read_text(path, files::MAX_SETTINGS_SIZE)?;
         let mut recipe: Self = toml::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))?;
@@ -114,17 +115,17 @@ impl Recipe {
         Ok((recipe, text))
     }
 
-    /// Whatever can be known is found now, and not when it is first used, hours later.
+    /// Checks every value. Errors must not appear only hours later.
     fn check(&self) -> Result<(), String> {
-        let numbers = [
-            // What compares captions in the end needs a picture for each.
-            ("shards", self.shards, COMPARED),
-            ("tokenizer.batch", self.tokenizer.batch, MOST_BATCH),
-            ("generator.batch", self.generator.batch, MOST_BATCH),
+        let ranges = [
+            // The comparison of captions needs at least one image per shard.
+            ("shards", self.shards, COMPARED_IMAGES),
+            ("tokenizer.batch", self.tokenizer.batch, MAX_BATCH),
+            ("generator.batch", self.generator.batch, MAX_BATCH),
         ];
-        for (name, number, most) in numbers {
-            if !(1..=most).contains(&number) {
-                return Err(format!("{name} is {number}, expected a number from 1 to {most}"));
+        for (name, value, max) in ranges {
+            if !(1..=max).contains(&value) {
+                return Err(format!("{name} is {value}, expected a number from 1 to {max}"));
             }
         }
         for (name, batch, every) in
@@ -147,15 +148,15 @@ impl Recipe {
         Request::batch(self.prompts.clone()).validate().map_err(|error| format!("prompts: {error}"))
     }
 
-    /// What the recipe and the model's files must agree on.
+    /// Checks that the recipe fits the model's configuration.
     ///
     /// # Errors
     ///
-    /// Names what doesn't fit.
+    /// Returns an error that names the first value that doesn't fit.
     pub fn check_model(&self, config: &Config) -> Result<(), String> {
         let (side, resolution) = (self.scenes.side, config.resolution());
         if side != resolution {
-            return Err(format!("scenes.side is {side}, the model's pictures have {resolution}"));
+            return Err(format!("scenes.side is {side}, expected {resolution}, the side of the model's images"));
         }
         let (sides, visual) = (&config.transformer.sides, &config.visual.sides);
         if visual != sides {
@@ -163,16 +164,16 @@ impl Recipe {
         }
         let (weights, scales) = (self.generator.learning.scale_weights.len(), sides.len());
         if weights != scales {
-            return Err(format!("generator.learning.scale_weights has {weights} numbers, expected {scales}, one a scale"));
+            return Err(format!("generator.learning.scale_weights has {weights} values, expected {scales}, one per scale"));
         }
         Ok(())
     }
 
-    /// How the model's numbers are stored.
+    /// Returns the type of the stored weights.
     pub fn stored_as(&self) -> StoredAs {
         match self.stored_as {
-            Stored::F32 => StoredAs::F32,
-            Stored::F16 => StoredAs::F16,
+            WeightType::F32 => StoredAs::F32,
+            WeightType::F16 => StoredAs::F16,
         }
     }
 }
