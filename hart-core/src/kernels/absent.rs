@@ -7,10 +7,9 @@ use std::convert::Infallible;
 use burn::prelude::*;
 use bytes::Bytes;
 
-use super::kv::{KvAppend, RowGroup};
 #[cfg(feature = "train")]
-use super::{AdamRows, AdamStep};
-use super::{AttentionParams, ConvParams, GroupNormParams, Modulation, Rotary, Weight};
+use super::params::{AdamRows, AdamStep};
+use super::params::{AttentionParams, ConvParams, GroupNormParams, KvPart, Modulation, Rotary, RowGroup, Weight};
 use crate::device::Precision;
 use crate::rng::Stream;
 
@@ -162,7 +161,7 @@ pub(crate) fn self_attention(
     _: &AttentionParams,
     _: Rotary<'_>,
     _: &[RowGroup],
-    _: &mut KvAppend<'_>,
+    _: KvPart<'_, CachedKv, KvScratch>,
     _: Option<&Tensor<4>>,
 ) -> Option<Tensor<3>> {
     None

@@ -4,36 +4,9 @@ use burn::prelude::*;
 use burn::tensor::ops::{InterpolateMode, InterpolateOptions};
 use burn::tensor::{DType, module};
 
-use super::{GroupNormParams, cpu, gpu, reference};
-
-/// Parameters of a 2-D convolution.
-#[derive(Clone, Debug)]
-pub(crate) struct ConvParams {
-    /// `[out, in / groups, kernel height, kernel width]`, f32 or bf16.
-    pub(crate) weight: Tensor<4>,
-    /// `[out]`.
-    pub(crate) bias: Option<Tensor<1>>,
-    /// Vertical and horizontal.
-    pub(crate) stride: [usize; 2],
-    /// Zeros added at the top and bottom, and at the left and right.
-    pub(crate) padding: [[usize; 2]; 2],
-    /// Vertical and horizontal.
-    pub(crate) dilation: [usize; 2],
-    pub(crate) groups: usize,
-}
-
-impl ConvParams {
-    /// Returns the kernel's height and width.
-    pub(super) fn kernel(&self) -> [usize; 2] {
-        let [_, _, height, width] = self.weight.dims();
-        [height, width]
-    }
-
-    /// Whether stride, dilation and groups are one.
-    pub(super) fn is_plain(&self) -> bool {
-        self.stride == [1, 1] && self.dilation == [1, 1] && self.groups == 1
-    }
-}
+use super::norm::group_norm_silu;
+use super::params::{ConvParams, GroupNormParams};
+use super::{cpu, gpu, reference};
 
 /// Computes a 2-D convolution.
 ///
@@ -66,7 +39,13 @@ pub(crate) fn norm_silu_conv2d(
 ) -> Tensor<4> {
     cpu::norm_silu_conv2d(x, norm, params, residual)
         .or_else(|(x, residual)| gpu::norm_silu_conv2d(x, norm, params, residual))
-        .unwrap_or_else(|(x, residual)| reference::norm_silu_conv2d(x, norm, params, residual))
+        .unwrap_or_else(|(x, residual)| {
+            let y = conv2d(group_norm_silu(x, norm), params);
+            match residual {
+                Some(residual) => residual + y,
+                None => y,
+            }
+        })
 }
 
 /// Doubles a map's sides by nearest neighbour, then convolves it.
@@ -78,7 +57,7 @@ pub(crate) fn norm_silu_conv2d(
 pub(crate) fn upsample_conv2d(x: Tensor<4>, params: &ConvParams) -> Tensor<4> {
     cpu::upsample_conv2d(x, params)
         .or_else(|x| gpu::upsample_conv2d(x, params))
-        .unwrap_or_else(|x| reference::upsample_conv2d(x, params))
+        .unwrap_or_else(|x| conv2d(upsample_nearest(x), params))
 }
 
 /// Doubles a map's sides by nearest neighbour.
@@ -87,7 +66,7 @@ pub(crate) fn upsample_conv2d(x: Tensor<4>, params: &ConvParams) -> Tensor<4> {
 ///
 /// - x: `[batch, channels, height, width]`
 /// - output: `[batch, channels, 2 height, 2 width]`
-pub(super) fn upsample_nearest(x: Tensor<4>) -> Tensor<4> {
+fn upsample_nearest(x: Tensor<4>) -> Tensor<4> {
     cpu::upsample_nearest(&x).or_else(|| gpu::upsample_nearest(&x)).unwrap_or_else(|| reference::upsample_nearest(x))
 }
 

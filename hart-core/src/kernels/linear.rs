@@ -1,42 +1,10 @@
 //! Matrix products and the activations between them.
 
-use std::sync::Arc;
-
 use burn::prelude::*;
 
+use super::params::Weight;
 use super::{Packed, cpu, gpu, reference};
 use crate::device::Precision;
-
-/// The weight of a linear layer, `[in, out]`.
-#[derive(Clone, Debug)]
-pub(crate) enum Weight {
-    /// A tensor in f32, or on a GPU in half precision.
-    Dense(Tensor<2>),
-    /// Quantised and rearranged for the CPU's instructions.
-    Packed(Arc<Packed>),
-}
-
-impl Weight {
-    /// Returns the sizes `[in, out]`.
-    pub(crate) fn dims(&self) -> [usize; 2] {
-        match self {
-            Self::Dense(weight) => weight.dims(),
-            Self::Packed(packed) => packed.sizes(),
-        }
-    }
-
-    /// Returns the tensor.
-    ///
-    /// # Panics
-    ///
-    /// If the weight is packed: only the CPU's kernels read packed weights.
-    pub(super) fn dense(&self) -> Tensor<2> {
-        match self {
-            Self::Dense(weight) => weight.clone(),
-            Self::Packed(_) => panic!("packed weights are read by the CPU's kernels alone"),
-        }
-    }
-}
 
 /// Packs a weight `[in, out]` for products in `precision`; `None` if the device computes with it as it is, or it is empty.
 pub(crate) fn pack(weight: &Tensor<2>, precision: Precision) -> Option<Packed> {
@@ -76,7 +44,7 @@ pub(crate) fn silu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 }
 
 /// Computes `silu(gate) * up`, element by element.
-pub(super) fn silu_mul(gate: Tensor<3>, up: Tensor<3>) -> Tensor<3> {
+fn silu_mul(gate: Tensor<3>, up: Tensor<3>) -> Tensor<3> {
     cpu::silu_mul(gate, up).or_else(|(gate, up)| gpu::silu_mul(gate, up)).unwrap_or_else(|(gate, up)| reference::silu_mul(gate, up))
 }
 
@@ -86,9 +54,10 @@ pub(super) fn silu_mul(gate: Tensor<3>, up: Tensor<3>) -> Tensor<3> {
 ///
 /// - x, output: `[batch, tokens, channels]`
 pub(crate) fn swi_glu(x: Tensor<3>, gate: &Weight, up: &Weight, down: &Weight) -> Tensor<3> {
-    cpu::swi_glu(&x, gate, up, down)
-        .or_else(|| gpu::swi_glu(&x, gate, up, down))
-        .unwrap_or_else(|| reference::swi_glu(x, gate, up, down))
+    cpu::swi_glu(&x, gate, up, down).or_else(|| gpu::swi_glu(&x, gate, up, down)).unwrap_or_else(|| {
+        let hidden = silu_mul(linear(x.clone(), gate, None), linear(x, up, None));
+        linear(hidden, down, None)
+    })
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ mod gpu;
 mod kv;
 mod linear;
 mod norm;
+mod params;
 mod reference;
 mod self_attention;
 mod tensors;
@@ -31,13 +32,16 @@ use absent as cpu;
 use absent as gpu;
 
 #[cfg(feature = "train")]
-pub(crate) use adam::{AdamRows, AdamStep, adam};
-pub(crate) use conv::{ConvParams, area, bicubic, conv2d, norm_silu_conv2d, upsample_conv2d};
+pub(crate) use adam::adam;
+pub(crate) use conv::{area, bicubic, conv2d, norm_silu_conv2d, upsample_conv2d};
 pub(crate) use cpu::Packed;
-pub(crate) use kv::{KvAppend, KvScratch, KvStore, RowGroup};
-pub(crate) use linear::{Weight, linear, linear_to_f32, matmul, pack, silu, swi_glu};
-pub(crate) use norm::{GroupNormParams, Modulation, add_gated, add_norm, group_norm, group_norm_silu, layer_norm, rms_norm};
-pub(crate) use self_attention::{AttentionParams, Rotary, attention, rotate, self_attention};
+pub(crate) use kv::{KvAppend, KvScratch, KvStore};
+pub(crate) use linear::{linear, linear_to_f32, matmul, pack, silu, swi_glu};
+pub(crate) use norm::{add_gated, add_norm, group_norm, layer_norm, rms_norm};
+#[cfg(feature = "train")]
+pub(crate) use params::{AdamRows, AdamStep};
+pub(crate) use params::{AttentionParams, ConvParams, GroupNormParams, Modulation, Rotary, RowGroup, Weight};
+pub(crate) use self_attention::{attention, rotate, self_attention};
 pub(crate) use tensors::{indices, integers, tensor, to_f32, values};
 
 use burn::prelude::*;

@@ -2,25 +2,8 @@
 
 use burn::prelude::*;
 
+use super::params::{GroupNormParams, Modulation};
 use super::{cpu, gpu, reference};
-
-/// Scale and shift of a normalised tensor, broadcast over its rows: `x * (1 + scale) + shift`.
-#[derive(Clone, Debug)]
-pub(crate) struct Modulation {
-    pub(crate) scale: Tensor<3>,
-    pub(crate) shift: Tensor<3>,
-}
-
-/// Parameters of a group norm.
-#[derive(Clone, Debug)]
-pub(crate) struct GroupNormParams {
-    /// `[channels]`.
-    pub(crate) gain: Tensor<1>,
-    /// `[channels]`.
-    pub(crate) bias: Tensor<1>,
-    pub(crate) groups: usize,
-    pub(crate) epsilon: f64,
-}
 
 /// Computes `x / sqrt(mean(x^2) + epsilon) * gain`, then the modulation if there is one.
 ///
@@ -79,9 +62,13 @@ pub(crate) fn add_norm(
     epsilon: f64,
     modulation: Option<(&Tensor<3>, &Modulation)>,
 ) -> (Tensor<3>, Tensor<3>) {
-    cpu::add_norm(x, y, gain, epsilon, modulation)
-        .or_else(|(x, y)| gpu::add_norm(x, y, gain, epsilon, modulation))
-        .unwrap_or_else(|(x, y)| reference::add_norm(x, y, gain, epsilon, modulation))
+    cpu::add_norm(x, y, gain, epsilon, modulation).or_else(|(x, y)| gpu::add_norm(x, y, gain, epsilon, modulation)).unwrap_or_else(
+        |(x, y)| {
+            let sum = add_gated(x, y, modulation.map(|(gate, _)| gate));
+            let normalized = rms_norm(sum.clone(), gain, epsilon, modulation.map(|(_, modulation)| modulation));
+            (sum, normalized)
+        },
+    )
 }
 
 /// Normalises each group of channels to mean 0 and variance 1, then applies gain and bias.

@@ -4,10 +4,8 @@ use burn::prelude::*;
 use burn::tensor::ops::{AttentionModuleOptions, ConvOptions};
 use burn::tensor::{DType, activation, module};
 
-use super::kv::{KvAppend, PlainKv, RowGroup};
-use super::linear::silu_mul as any_silu_mul;
-use super::self_attention::MIN_NORM;
-use super::{AttentionParams, ConvParams, GroupNormParams, Modulation, Rotary, Weight, tensor, to_f32};
+use super::params::{ConvParams, GroupNormParams, Modulation, Rotary, Weight};
+use super::tensors::to_f32;
 use crate::device::is_cpu;
 
 pub(super) fn linear(x: Tensor<3>, weight: &Weight, bias: Option<&Tensor<1>>) -> Tensor<3> {
@@ -24,11 +22,6 @@ pub(super) fn silu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 
 pub(super) fn silu_mul(gate: Tensor<3>, up: Tensor<3>) -> Tensor<3> {
     activation::silu(gate) * up
-}
-
-pub(super) fn swi_glu(x: Tensor<3>, gate: &Weight, up: &Weight, down: &Weight) -> Tensor<3> {
-    let gate = super::linear(x.clone(), gate, None);
-    super::linear(any_silu_mul(gate, super::linear(x, up, None)), down, None)
 }
 
 pub(super) fn rms_norm(x: Tensor<3>, gain: &Tensor<1>, epsilon: f64, modulation: Option<&Modulation>) -> Tensor<3> {
@@ -70,18 +63,6 @@ pub(super) fn add_gated(x: Tensor<3>, y: Tensor<3>, gate: Option<&Tensor<3>>) ->
     }
 }
 
-pub(super) fn add_norm(
-    x: Tensor<3>,
-    y: Tensor<3>,
-    gain: &Tensor<1>,
-    epsilon: f64,
-    modulation: Option<(&Tensor<3>, &Modulation)>,
-) -> (Tensor<3>, Tensor<3>) {
-    let sum = super::add_gated(x, y, modulation.map(|(gate, _)| gate));
-    let normalized = super::rms_norm(sum.clone(), gain, epsilon, modulation.map(|(_, modulation)| modulation));
-    (sum, normalized)
-}
-
 pub(super) fn group_norm(x: Tensor<4>, params: &GroupNormParams, silu: bool) -> Tensor<4> {
     let shape = x.dims();
     let [batch, channels, height, width] = shape;
@@ -91,30 +72,13 @@ pub(super) fn group_norm(x: Tensor<4>, params: &GroupNormParams, silu: bool) -> 
     let normalized = centred / (variance + params.epsilon).sqrt();
     let per_channel = |x: &Tensor<1>| x.clone().reshape([1, channels, 1, 1]);
     let y = normalized.reshape(shape) * per_channel(&params.gain) + per_channel(&params.bias); // [batch, channels, height, width]
-    if silu { super::silu(y) } else { y }
+    if silu { self::silu(y) } else { y }
 }
 
 pub(super) fn conv2d(x: Tensor<4>, params: &ConvParams) -> Tensor<4> {
     let padding = params.padding.map(|[before, after]| (before, after));
     let options = ConvOptions::new_with_padding(params.stride, padding, params.dilation, params.groups);
     module::conv2d(x, params.weight.clone(), params.bias.clone(), options)
-}
-
-pub(super) fn norm_silu_conv2d(
-    x: Tensor<4>,
-    norm: &GroupNormParams,
-    params: &ConvParams,
-    residual: Option<Tensor<4>>,
-) -> Tensor<4> {
-    let y = super::conv2d(super::group_norm_silu(x, norm), params);
-    match residual {
-        Some(residual) => residual + y,
-        None => y,
-    }
-}
-
-pub(super) fn upsample_conv2d(x: Tensor<4>, params: &ConvParams) -> Tensor<4> {
-    super::conv2d(super::conv::upsample_nearest(x), params)
 }
 
 pub(super) fn upsample_nearest(x: Tensor<4>) -> Tensor<4> {
@@ -148,71 +112,4 @@ fn repeat_heads(x: Tensor<4>, times: usize) -> Tensor<4> {
     let [batch, heads, length, channels] = x.dims();
     let x = x.reshape([batch, heads, 1, length * channels]).repeat_dim(2, times);
     x.reshape([batch, heads * times, length, channels])
-}
-
-pub(super) fn self_attention(
-    qkv: Tensor<3>,
-    params: &AttentionParams,
-    rotary: Rotary<'_>,
-    groups: &[RowGroup],
-    kv: KvAppend<'_>,
-    bias: Option<&Tensor<4>>,
-) -> Tensor<3> {
-    let qkv = to_f32(qkv);
-    let [rows, length, width] = qkv.dims();
-    let (width, head_dim) = (width / 3, width / 3 / params.heads);
-    let biases = vec![params.query_bias.clone(), params.query_bias.zeros_like(), params.value_bias.clone()];
-    let qkv = qkv + Tensor::cat(biases, 0).unsqueeze();
-    let part = |index: usize| {
-        let part = qkv.clone().narrow(2, index * width, width);
-        part.reshape([rows, length, params.heads, head_dim]).swap_dims(1, 2) // [rows, heads, tokens, head_dim]
-    };
-    let (mut query, mut key, value) = (part(0), part(1), part(2));
-    if let Some(norms) = &params.norms {
-        query = l2_normalize(query) * norms.clone();
-        key = l2_normalize(key);
-    }
-    let (query, key) = (rotate(query, rotary), rotate(key, rotary));
-    let new = split_groups(groups, &key).into_iter().zip(split_groups(groups, &value)).zip(groups);
-    let new = new.map(|((key, value), group)| {
-        let log_weights = vec![(group.multiplicity as f32).ln(); group.tokens];
-        PlainKv { key, value, log_weights }
-    });
-    let all = kv.append(new.collect());
-    let mixed = split_groups(groups, &query).into_iter().zip(all).map(|(query, kv)| {
-        let [rows, heads, tokens, head_dim] = query.dims();
-        let bias = bias.cloned().or_else(|| multiplicity_bias(&kv.log_weights, &query.device()));
-        let mixed = super::attention(query, kv.key, kv.value, bias.as_ref(), params.scale);
-        mixed.swap_dims(1, 2).reshape([1, rows * tokens, heads * head_dim]) // [1, tokens of all rows, channels]
-    });
-    Tensor::cat(mixed.collect(), 1).reshape([rows, length, width])
-}
-
-/// Splits `[rows, heads, tokens, head_dim]`, or `[1, heads, tokens of all rows, head_dim]` where rows differ in length, into groups.
-fn split_groups(groups: &[RowGroup], x: &Tensor<4>) -> Vec<Tensor<4>> {
-    let [rows, heads, _, head_dim] = x.dims();
-    let packed = rows != groups.iter().map(|group| group.rows).sum::<usize>();
-    let mut first = 0;
-    let split = |group: &RowGroup| {
-        let size = if packed { group.total() } else { group.rows };
-        let part = x.clone().narrow(if packed { 2 } else { 0 }, first, size);
-        first += size;
-        if !packed {
-            return part;
-        }
-        let part = part.reshape([heads, group.rows, group.tokens, head_dim]);
-        part.swap_dims(0, 1) // [rows, heads, tokens, head_dim]
-    };
-    groups.iter().map(split).collect()
-}
-
-/// Returns a bias of the scores, `[1, 1, 1, keys]`, if some keys count several times.
-fn multiplicity_bias(log_weights: &[f32], device: &Device) -> Option<Tensor<4>> {
-    let some = log_weights.iter().any(|&log_weight| log_weight != 0.0);
-    some.then(|| tensor(log_weights.to_vec(), [1, 1, 1, log_weights.len()], device))
-}
-
-fn l2_normalize(x: Tensor<4>) -> Tensor<4> {
-    let norm = x.clone().powf_scalar(2.0).sum_dim(3).sqrt().clamp_min(MIN_NORM);
-    x / norm
 }

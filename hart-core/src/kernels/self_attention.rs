@@ -2,33 +2,10 @@
 
 use burn::prelude::*;
 
-use super::kv::{KvAppend, RowGroup};
+use super::kv::{KvAppend, PlainKv};
+use super::params::{AttentionParams, MIN_NORM, Rotary, RowGroup};
+use super::tensors::{tensor, to_f32};
 use super::{cpu, gpu, reference};
-
-/// Smallest norm that L2 normalisation divides by, PyTorch's default.
-pub(super) const MIN_NORM: f32 = 1e-12;
-
-/// Parameters of self-attention besides its two linear layers.
-#[derive(Debug)]
-pub(crate) struct AttentionParams {
-    /// Number of heads, H.
-    pub(crate) heads: usize,
-    /// Added to the queries, `[C]`.
-    pub(crate) query_bias: Tensor<1>,
-    /// Added to the values, `[C]`.
-    pub(crate) value_bias: Tensor<1>,
-    /// With L2-normalised queries and keys: the norm of each head's queries, `[1, H, 1, 1]`.
-    pub(crate) norms: Option<Tensor<4>>,
-    /// Factor of the scores.
-    pub(crate) scale: f64,
-}
-
-/// Cosines and sines of a rotary embedding, both `[rows or 1, 1, tokens, head_dim]`.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Rotary<'a> {
-    pub(crate) cos: &'a Tensor<4>,
-    pub(crate) sin: &'a Tensor<4>,
-}
 
 /// Applies RoPE: `x cos + (-x2, x1) sin`, where x1 and x2 are the halves of each head.
 ///
@@ -70,9 +47,78 @@ pub(crate) fn self_attention(
     mut kv: KvAppend<'_>,
     bias: Option<&Tensor<4>>,
 ) -> Tensor<3> {
-    cpu::self_attention(&qkv, params, rotary, groups, &mut kv, bias)
-        .or_else(|| gpu::self_attention(&qkv, params, rotary, groups, &mut kv, bias))
-        .unwrap_or_else(|| reference::self_attention(qkv, params, rotary, groups, kv, bias))
+    let from_cpu = kv.cpu().and_then(|kv| cpu::self_attention(&qkv, params, rotary, groups, kv, bias));
+    from_cpu
+        .or_else(|| gpu::self_attention(&qkv, params, rotary, groups, kv.gpu()?, bias))
+        .unwrap_or_else(|| composed(qkv, params, rotary, groups, kv, bias))
+}
+
+/// Computes self-attention out of other operations.
+fn composed(
+    qkv: Tensor<3>,
+    params: &AttentionParams,
+    rotary: Rotary<'_>,
+    groups: &[RowGroup],
+    kv: KvAppend<'_>,
+    bias: Option<&Tensor<4>>,
+) -> Tensor<3> {
+    let qkv = to_f32(qkv);
+    let [rows, length, width] = qkv.dims();
+    let (width, head_dim) = (width / 3, width / 3 / params.heads);
+    let biases = vec![params.query_bias.clone(), params.query_bias.zeros_like(), params.value_bias.clone()];
+    let qkv = qkv + Tensor::cat(biases, 0).unsqueeze();
+    let part = |index: usize| {
+        let part = qkv.clone().narrow(2, index * width, width);
+        part.reshape([rows, length, params.heads, head_dim]).swap_dims(1, 2) // [rows, heads, tokens, head_dim]
+    };
+    let (mut query, mut key, value) = (part(0), part(1), part(2));
+    if let Some(norms) = &params.norms {
+        query = l2_normalize(query) * norms.clone();
+        key = l2_normalize(key);
+    }
+    let (query, key) = (rotate(query, rotary), rotate(key, rotary));
+    let new = split_groups(groups, &key).into_iter().zip(split_groups(groups, &value)).zip(groups);
+    let new = new.map(|((key, value), group)| {
+        let log_weights = vec![(group.multiplicity as f32).ln(); group.tokens];
+        PlainKv { key, value, log_weights }
+    });
+    let all = kv.append(new.collect());
+    let mixed = split_groups(groups, &query).into_iter().zip(all).map(|(query, kv)| {
+        let [rows, heads, tokens, head_dim] = query.dims();
+        let bias = bias.cloned().or_else(|| multiplicity_bias(&kv.log_weights, &query.device()));
+        let mixed = attention(query, kv.key, kv.value, bias.as_ref(), params.scale);
+        mixed.swap_dims(1, 2).reshape([1, rows * tokens, heads * head_dim]) // [1, tokens of all rows, channels]
+    });
+    Tensor::cat(mixed.collect(), 1).reshape([rows, length, width])
+}
+
+/// Splits `[rows, heads, tokens, head_dim]`, or `[1, heads, tokens of all rows, head_dim]` where rows differ in length, into groups.
+fn split_groups(groups: &[RowGroup], x: &Tensor<4>) -> Vec<Tensor<4>> {
+    let [rows, heads, _, head_dim] = x.dims();
+    let packed = rows != groups.iter().map(|group| group.rows).sum::<usize>();
+    let mut first = 0;
+    let split = |group: &RowGroup| {
+        let size = if packed { group.total() } else { group.rows };
+        let part = x.clone().narrow(if packed { 2 } else { 0 }, first, size);
+        first += size;
+        if !packed {
+            return part;
+        }
+        let part = part.reshape([heads, group.rows, group.tokens, head_dim]);
+        part.swap_dims(0, 1) // [rows, heads, tokens, head_dim]
+    };
+    groups.iter().map(split).collect()
+}
+
+/// Returns a bias of the scores, `[1, 1, 1, keys]`, if some keys count several times.
+fn multiplicity_bias(log_weights: &[f32], device: &Device) -> Option<Tensor<4>> {
+    let some = log_weights.iter().any(|&log_weight| log_weight != 0.0);
+    some.then(|| tensor(log_weights.to_vec(), [1, 1, 1, log_weights.len()], device))
+}
+
+fn l2_normalize(x: Tensor<4>) -> Tensor<4> {
+    let norm = x.clone().powf_scalar(2.0).sum_dim(3).sqrt().clamp_min(MIN_NORM);
+    x / norm
 }
 
 #[cfg(test)]
@@ -161,8 +207,9 @@ mod tests {
                     let rotation = RotaryEmbedding::sequence(&positions, head_dim, 100.0, &device);
                     let rotary = rotation.tables();
                     let mut kv = if index == 2 { fast.append_last(&mut scratch) } else { fast.append() };
-                    let got = cpu::self_attention(&qkv, &params, rotary, &groups, &mut kv, None).expect("it is the CPU backend");
-                    let want = reference::self_attention(qkv, &params, rotary, &groups, plain.append(), None);
+                    let kv = kv.cpu().expect("the CPU computed the past");
+                    let got = cpu::self_attention(&qkv, &params, rotary, &groups, kv, None).expect("it is the CPU backend");
+                    let want = composed(qkv, &params, rotary, &groups, plain.append(), None);
                     assert_eq!(got.dims(), want.dims());
                     let tolerance = if precision == Precision::F32 { 1e-5 } else { 3e-2 };
                     let error = values((got - want).abs().max())[0];

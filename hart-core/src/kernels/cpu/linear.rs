@@ -10,7 +10,7 @@ use super::packed::{Packed, Quantized};
 use super::tensor::{primitive, tensor};
 use super::{autodiff, elementwise, gemm, memory};
 use crate::device::Precision;
-use crate::kernels::Weight;
+use crate::kernels::params::Weight;
 
 /// Rows of a gated layer that are computed at a time, so that its hidden layer takes little memory.
 const GATED_ROWS: usize = 1024;

@@ -36,7 +36,7 @@ pub(super) use winograd::{norm_silu_conv2d, upsample_conv2d};
 
 use burn::prelude::Tensor;
 
-use super::ConvParams;
+use super::params::ConvParams;
 
 /// See [`super::conv2d`].
 #[allow(clippy::result_large_err, reason = "an operand, not an error")]

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::memory;
 use super::simd::{Level, Loop};
 use super::tensor::{change, primitive, slice, tensor};
-use crate::kernels::Modulation;
+use crate::kernels::params::Modulation;
 
 /// Numbers that a task takes, in whole rows.
 const TASK: usize = 32 * 1024;

@@ -5,7 +5,7 @@ use burn::tensor::DType;
 use cubecl::prelude::{Tensor as Strided, *};
 
 use super::{THREADS, cube_number, cube_sum, cubes, element, empty_like, primitive, row_of, tensor, whole};
-use crate::kernels::Modulation;
+use crate::kernels::params::Modulation;
 
 /// One cube a row.
 #[cube(launch)]

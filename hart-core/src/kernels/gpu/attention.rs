@@ -15,9 +15,8 @@ use cubek::attention::forward::routines::blackbox_accelerated::BlackboxAccelerat
 use super::flash::{Heads, attend};
 use super::product::{Lies, Operand, Single, Sizes, View, multiply};
 use super::{THREADS, cube_number, cubes, element, empty_like, is_here, tensor, thread_number, threads_for, whole};
-use crate::kernels::kv::{Append, KvAppend, RowGroup, Stored};
-use crate::kernels::self_attention::MIN_NORM;
-use crate::kernels::{AttentionParams, Rotary, to_f32};
+use crate::kernels::params::{AttentionParams, KvPart, MIN_NORM, Rotary, RowGroup};
+use crate::kernels::tensors::to_f32;
 
 /// Heads of tokens that a cube works on, where it has threads for so many.
 const HEADS: usize = 8;
@@ -269,10 +268,10 @@ pub(crate) fn self_attention(
     params: &AttentionParams,
     rotary: Rotary<'_>,
     groups: &[RowGroup],
-    kv: &mut KvAppend<'_>,
+    kv: KvPart<'_, CachedKv, KvScratch>,
     bias: Option<&Tensor<4>>,
 ) -> Option<Tensor<3>> {
-    let Append { store, last } = kv.0.as_mut()?;
+    let KvPart { options, cached, mut last } = kv;
     if bias.is_some() {
         return None;
     }
@@ -289,24 +288,17 @@ pub(crate) fn self_attention(
         return None;
     }
     let qkv = whole(qkv)?;
-    let kept = match std::mem::take(&mut store.stored) {
-        Stored::Empty => CachedKv::empty(&qkv, [rows, heads, store.capacity.max(length), channels]),
-        Stored::Gpu(kept) => kept,
-        other => {
-            store.stored = other;
-            return None;
-        }
-    };
-    // The last scale writes behind a copy of what came before, since nothing of it is kept.
-    let (mut here, kept) = match last {
+    let past = cached.take().unwrap_or_else(|| CachedKv::empty(&qkv, [rows, heads, options.capacity.max(length), channels]));
+    // The last scale writes behind a copy of the past, since nothing of it is cached.
+    let (mut here, past) = match &mut last {
         Some(scratch) => {
-            let room = kept.filled + length;
+            let room = past.filled + length;
             let fits = |there: &CachedKv| there.room() == room && there.key.dtype == qkv.dtype && there.key.meta.shape()[0] == rows;
-            let mut copy = scratch.gpu.take().filter(fits).unwrap_or_else(|| CachedKv::empty(&qkv, [rows, heads, room, channels]));
-            copy.copy(&kept);
-            (copy, Some(kept))
+            let mut copy = scratch.take().filter(fits).unwrap_or_else(|| CachedKv::empty(&qkv, [rows, heads, room, channels]));
+            copy.copy(&past);
+            (copy, Some(past))
         }
-        None => (kept, None),
+        None => (past, None),
     };
     assert!(here.filled + length <= here.room(), "the cache was made for all scales");
     let query = empty_like(&qkv, [rows, heads, length, channels], qkv.dtype);
@@ -350,12 +342,12 @@ pub(crate) fn self_attention(
             mixed.swap_dims(1, 2).reshape([rows, length, width])
         }
     };
-    match (last, kept) {
-        (Some(scratch), Some(kept)) => {
-            scratch.gpu = Some(here);
-            store.stored = Stored::Gpu(kept);
+    match (last, past) {
+        (Some(scratch), Some(past)) => {
+            *scratch = Some(here);
+            *cached = Some(past);
         }
-        _ => store.stored = Stored::Gpu(here),
+        _ => *cached = Some(here),
     }
     Some(mixed)
 }

@@ -12,7 +12,7 @@ use cubecl::prelude::*;
 
 use super::is_here;
 use super::product::{Lies, Operand, Single, Sizes, View, multiply};
-use crate::kernels::ConvParams;
+use crate::kernels::params::ConvParams;
 
 #[cfg(feature = "train")]
 use burn::backend::Autodiff;

@@ -11,7 +11,7 @@ use cubecl::prelude::*;
 
 use super::elementwise::silu_of;
 use super::{THREADS, cube_number, cube_sum, cubes, element, empty_like, is_here, side_by_side, thread_number, threads_for};
-use crate::kernels::GroupNormParams;
+use crate::kernels::params::GroupNormParams;
 
 #[cfg(feature = "train")]
 mod gradients;

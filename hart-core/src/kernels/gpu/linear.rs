@@ -15,7 +15,7 @@ use burn_cubecl::tensor::CubeTensor;
 use super::columns::add_row;
 use super::product::{Lies, Operand, Single, Sizes, View, multiply};
 use super::{is_here, primitive, tensor};
-use crate::kernels::Weight;
+use crate::kernels::params::Weight;
 
 /// See [`crate::kernels::linear`].
 pub(crate) fn linear(x: &Tensor<3>, weight: &Weight, bias: Option<&Tensor<1>>) -> Option<Tensor<3>> {

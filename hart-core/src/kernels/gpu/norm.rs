@@ -8,7 +8,7 @@ use cubecl::prelude::{Tensor as Strided, *};
 #[cfg(feature = "train")]
 use super::columns::{add_row, scale_by_row};
 use super::{THREADS, cube_number, cube_sum, cubes, element, empty_like, primitive, row_of, tensor, whole};
-use crate::kernels::Modulation;
+use crate::kernels::params::Modulation;
 #[cfg(feature = "train")]
 use crate::kernels::reference::modulate;
 

@@ -4,7 +4,7 @@ use burn::prelude::Tensor;
 use cubecl::prelude::*;
 
 use super::{empty_like, tensor, thread_number, threads_for, whole};
-use crate::kernels::{AdamRows, AdamStep};
+use crate::kernels::params::{AdamRows, AdamStep};
 
 #[cube(launch)]
 #[allow(clippy::too_many_arguments)]

@@ -6,7 +6,7 @@ use burn::tensor::FloatDType;
 
 use crate::device::Precision;
 use crate::kernels::testing::{gpu as device, on, wave, waves};
-use crate::kernels::{AttentionParams, KvScratch, KvStore, Modulation, RowGroup, reference, tensor, to_f32, values};
+use crate::kernels::{AttentionParams, KvScratch, KvStore, Modulation, RowGroup, self_attention, tensor, to_f32, values};
 use crate::nn::{RotaryEmbedding, conv_params, group_norm_params};
 use crate::rng::{Philox, RandomKey, RandomSource, Stream};
 
@@ -251,7 +251,7 @@ fn gradients_of_group_norms_equal_the_cpus() {
                 norm.beta = Some(Param::initialized(ParamId::new(), bias.clone()));
                 let x = (wave([3, channels, side, side], 0.7, &device) + 0.3).detach().require_grad();
                 let y = if silu {
-                    crate::kernels::group_norm_silu(x.clone(), &group_norm_params(&norm))
+                    crate::kernels::norm::group_norm_silu(x.clone(), &group_norm_params(&norm))
                 } else {
                     crate::nn::group_norm(x.clone(), &norm)
                 };
@@ -338,9 +338,10 @@ fn self_attention_equals_the_cpus() {
                 let rotation = |device: &Device| RotaryEmbedding::sequence(&positions, channels, 100.0, device);
                 let given = on(&qkv, &gpu);
                 let given = if precision == Precision::F16 { given.cast(FloatDType::F16) } else { given };
-                let got = super::self_attention(&given, &params(&gpu), rotation(&gpu).tables(), &groups, &mut kv, None);
+                let part = kv.gpu().expect("the GPU computed the past");
+                let got = super::self_attention(&given, &params(&gpu), rotation(&gpu).tables(), &groups, part, None);
                 let got = got.expect("it is the GPU's");
-                let want = reference::self_attention(qkv, &params(&cpu), rotation(&cpu).tables(), &groups, here.append(), None);
+                let want = self_attention(qkv, &params(&cpu), rotation(&cpu).tables(), &groups, here.append(), None);
                 assert_close(
                     &format!("{channels} channels, normalised {normalised}, {precision}, scale {index}"),
                     got,

@@ -2,8 +2,9 @@
 //! its words in a row, with the panels of keys and of values as they lie. A softmax goes along the rows. Where all scores of 32 queries and
 //! a block of keys are small, as they usually are, no largest one is looked for and taken off: their powers don't overflow.
 
-use super::flash::{KEYS, NO_SCORE, PANEL, Source, exp2, words};
-use super::quantized::Decoded;
+use super::flash::{NO_SCORE, exp2};
+use super::layout::{KEYS, PANEL, words};
+use super::quantized::{Decoded, Source};
 use crate::kernels::cpu::amx::{Allowed, Bf16, Kind, ROWS, Ready, Squares};
 use crate::kernels::cpu::memory::Lines;
 use crate::kernels::cpu::simd::{Job, Lanes, ROUND};

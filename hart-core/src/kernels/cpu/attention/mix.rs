@@ -1,9 +1,10 @@
 //! Attention of all rows, heads and blocks of queries, on all cores.
 
 use super::amx;
-use super::flash::{self, Scratch, Source, words};
+use super::flash::{self, Scratch};
+use super::layout::words;
 use super::panels::Panels;
-use super::quantized::{Decoded, Rounded};
+use super::quantized::{Decoded, Rounded, Source};
 use super::rows::{Rows, Strides, pair};
 use crate::kernels::cpu::amx::Allowed;
 use crate::kernels::cpu::simd::{Level, Loop};

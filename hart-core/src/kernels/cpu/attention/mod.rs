@@ -4,6 +4,7 @@
 mod amx;
 #[allow(unsafe_code)] // SIMD over slices whose lengths are checked first.
 mod flash;
+mod layout;
 #[allow(unsafe_code)] // Tasks write to places of their own.
 mod mix;
 mod panels;
@@ -18,8 +19,8 @@ use rayon::prelude::*;
 
 use super::memory;
 use super::tensor::{primitive, tensor};
-use crate::kernels::kv::{Append, KvAppend, RowGroup, Stored};
-use crate::kernels::{AttentionParams, Rotary, values};
+use crate::kernels::params::{AttentionParams, KvPart, Rotary, RowGroup};
+use crate::kernels::tensors::values;
 use mix::{Heads, Keyed, Question, mix};
 pub(crate) use panels::Panels;
 use quantized::Rounded;
@@ -154,16 +155,16 @@ pub(crate) fn self_attention(
     params: &AttentionParams,
     rotary: Rotary<'_>,
     groups: &[RowGroup],
-    kv: &mut KvAppend<'_>,
+    kv: KvPart<'_, CachedKv, KvScratch>,
     bias: Option<&Tensor<4>>,
 ) -> Option<Tensor<3>> {
-    let Append { store, last } = kv.0.as_mut()?;
-    if bias.is_some() || !matches!(store.stored, Stored::Empty | Stored::Cpu(_)) {
+    let KvPart { options, cached, mut last } = kv;
+    if bias.is_some() {
         return None;
     }
     let [batch, length, width] = qkv.dims();
     let (total, width) = (batch * length, width / 3);
-    let heads = Heads { count: params.heads, groups: params.heads, channels: width / params.heads, pairs: store.bf16 };
+    let heads = Heads { count: params.heads, groups: params.heads, channels: width / params.heads, pairs: options.bf16 };
     let qkv = primitive(qkv)?.to_contiguous();
     let product = Product { numbers: qkv.as_slice()?, width, channels: heads.channels };
     let (query_bias, value_bias) = (primitive(&params.query_bias)?.to_contiguous(), primitive(&params.value_bias)?.to_contiguous());
@@ -178,7 +179,7 @@ pub(crate) fn self_attention(
     assert_eq!(spans.iter().map(|span| span.group.tokens).sum::<usize>(), total, "groups hold all tokens");
     assert!(!shared || spans.iter().all(|span| span.group.tokens <= rotated), "every token has its angles");
 
-    let mut scratch = last.as_mut().map(|scratch| std::mem::take(&mut scratch.cpu)).unwrap_or_default();
+    let mut scratch = last.as_mut().map(|scratch| std::mem::take(*scratch)).unwrap_or_default();
     scratch.resize_with(spans.len(), Panels::default);
     let packed = |(&span, scratch): (&Span, Panels)| {
         let norms = norms.is_some().then_some(&ones[..]);
@@ -188,10 +189,7 @@ pub(crate) fn self_attention(
         scratch.packed(&keys, &values, heads.groups, heads.channels, heads.pairs).counting(span.group.multiplicity)
     };
     let new: Vec<Panels> = spans.par_iter().zip(scratch).map(packed).collect();
-    let mut past = match std::mem::take(&mut store.stored) {
-        Stored::Cpu(CachedKv(past)) => past,
-        _ => vec![Vec::new(); spans.len()],
-    };
+    let mut past = cached.take().map_or_else(|| vec![Vec::new(); spans.len()], |CachedKv(past)| past);
     let scale = (params.scale * LOG2_E) as f32;
     let questions = spans.iter().zip(&past).zip(&new).map(|((&span, past), new)| {
         let queries = Preparation { bias: query_bias.as_slice(), norms: norms.as_deref(), rotation: turns.of(span), scale };
@@ -206,14 +204,14 @@ pub(crate) fn self_attention(
     mix(&questions.collect::<Vec<_>>(), heads, &mut out);
     match last {
         // No scale follows: the past is freed.
-        Some(scratch) => scratch.cpu = new,
+        Some(scratch) => *scratch = new,
         None => {
-            let cached = |new| match store.int8 {
+            let part = |new| match options.int8 {
                 true => CachedPart::Quantized(Rounded::of(&new, heads.channels)),
                 false => CachedPart::Packed(new),
             };
-            past.iter_mut().zip(new).for_each(|(past, new)| past.push(cached(new)));
-            store.stored = Stored::Cpu(CachedKv(past));
+            past.iter_mut().zip(new).for_each(|(past, new)| past.push(part(new)));
+            *cached = Some(CachedKv(past));
         }
     }
     Some(tensor(out, vec![batch, length, width]))

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::flash::{KEYS, PANEL, Part, words};
+use super::layout::{KEYS, PANEL, Part, words};
 use super::rows::{Rows, pair};
 use crate::kernels::cpu::memory::Lines;
 use crate::kernels::cpu::simd::{Level, Loop};

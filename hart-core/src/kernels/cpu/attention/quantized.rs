@@ -3,7 +3,7 @@
 
 use rayon::prelude::*;
 
-use super::flash::{KEYS, PANEL, Part, share, words};
+use super::layout::{KEYS, PANEL, Part, share, words};
 use super::panels::Panels;
 use crate::kernels::cpu::memory::Lines;
 use crate::kernels::cpu::simd::{Level, Loop, ROUND};
@@ -35,6 +35,22 @@ pub(crate) struct Rounded {
 pub(super) struct RoundedPart<'a> {
     of: &'a Rounded,
     head: usize,
+}
+
+/// Keys and values of one head as they are kept.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Source<'a> {
+    Packed(Part<'a>),
+    Rounded(RoundedPart<'a>),
+}
+
+impl Source<'_> {
+    pub(super) fn count(&self) -> usize {
+        match self {
+            Self::Packed(part) => part.count,
+            Self::Rounded(part) => part.count(),
+        }
+    }
 }
 
 /// Where a block is read back to.

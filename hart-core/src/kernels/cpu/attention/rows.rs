@@ -1,6 +1,6 @@
 //! Where queries, keys and values lie, and what is done to them on their way into attention.
 
-use crate::kernels::self_attention::MIN_NORM;
+use crate::kernels::params::MIN_NORM;
 
 /// Distances between numbers of one row of a batch.
 #[derive(Clone, Copy, Debug)]

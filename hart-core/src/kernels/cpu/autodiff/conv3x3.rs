@@ -8,7 +8,7 @@ use burn::prelude::*;
 use super::super::conv::{self, Sizes};
 use super::super::tensor::{of_values, slice};
 use super::here;
-use crate::kernels::ConvParams;
+use crate::kernels::params::ConvParams;
 
 #[cfg(feature = "train")]
 use burn::backend::Autodiff;

@@ -8,7 +8,7 @@ use burn::prelude::*;
 use super::super::group_norm::{Norm, Statistics};
 use super::super::tensor::{of_values, slice};
 use super::here;
-use crate::kernels::GroupNormParams;
+use crate::kernels::params::GroupNormParams;
 
 #[cfg(feature = "train")]
 use burn::backend::Autodiff;

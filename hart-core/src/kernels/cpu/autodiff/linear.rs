@@ -14,7 +14,7 @@ use super::super::gemm::{self, Bf16Rows, Bf16Weights};
 use super::super::memory;
 use super::super::tensor::{of_values, slice};
 use super::here;
-use crate::kernels::Weight;
+use crate::kernels::params::Weight;
 
 /// The operation, for which [`Dispatch`] finds the backend.
 #[backend_extension(Flex, Autodiff)]

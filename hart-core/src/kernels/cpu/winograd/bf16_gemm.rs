@@ -1,10 +1,37 @@
 //! Products of pairs of bfloat16, summed in f32, by the instructions for them.
 
+use bytemuck::{Pod, Zeroable};
+
 use super::super::amx::{self, Bf16, Kind, Ready, Squares, WORDS};
 use super::super::simd::Level;
 use super::CHUNK;
-use super::element::Pair;
 use super::gemm::Product;
+
+/// Two channels in bfloat16, the first in the lower half.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[repr(transparent)]
+pub(super) struct Pair(pub(super) u32);
+
+// SAFETY: a whole number, of which all bits may be anything.
+unsafe impl Zeroable for Pair {}
+// SAFETY: as before.
+unsafe impl Pod for Pair {}
+
+impl Pair {
+    #[inline(always)]
+    pub(super) fn of(first: f32, second: f32) -> Self {
+        Self(u32::from(rounded(first)) | u32::from(rounded(second)) << 16)
+    }
+}
+
+/// To the nearest bfloat16, of two equally near ones the even one: the upper half of an f32.
+#[inline(always)]
+pub(super) fn rounded(number: f32) -> u16 {
+    let bits = number.to_bits();
+    // Written so that the compiler makes vectors of it. What is not a number stays so: those that arithmetic makes have a mantissa
+    // whose upper half doesn't overflow.
+    ((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16
+}
 
 /// Rows that [`squares`] multiplies together.
 pub(super) const ROWS: usize = 2 * amx::ROWS;

@@ -1,11 +1,11 @@
 //! What products are taken of: numbers, or pairs of bfloat16.
 
-use bytemuck::{Pod, Zeroable};
+use bytemuck::Pod;
 
 use super::super::amx::{self, Allowed, Ready};
 use super::super::simd::{Lanes, Level};
 use super::STEP;
-use super::bf16_gemm;
+use super::bf16_gemm::{self, Pair, rounded};
 use super::gemm::Product;
 
 /// What a product's operands are made of.
@@ -55,32 +55,6 @@ impl Number for f32 {
     fn multiply(level: Level, _: Option<&Ready>, product: Product<'_, Self>) {
         level.run(product);
     }
-}
-
-/// Two channels in bfloat16, the first in the lower half.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-#[repr(transparent)]
-pub(super) struct Pair(pub(super) u32);
-
-// SAFETY: a whole number, of which all bits may be anything.
-unsafe impl Zeroable for Pair {}
-// SAFETY: as before.
-unsafe impl Pod for Pair {}
-
-impl Pair {
-    #[inline(always)]
-    pub(super) fn of(first: f32, second: f32) -> Self {
-        Self(u32::from(rounded(first)) | u32::from(rounded(second)) << 16)
-    }
-}
-
-/// To the nearest bfloat16, of two equally near ones the even one: the upper half of an f32.
-#[inline(always)]
-fn rounded(number: f32) -> u16 {
-    let bits = number.to_bits();
-    // Written so that the compiler makes vectors of it. What is not a number stays so: those that arithmetic makes have a mantissa
-    // whose upper half doesn't overflow.
-    ((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16
 }
 
 impl Number for Pair {

@@ -25,8 +25,8 @@ use half::bf16;
 
 use super::simd::Level;
 use super::tensor::of_values;
-use crate::kernels::{ConvParams, GroupNormParams};
-use element::Pair;
+use crate::kernels::params::{ConvParams, GroupNormParams};
+use bf16_gemm::Pair;
 use group_norm::{Norm, Normed};
 use patches::{Input, Source};
 use weights::{Kernels, Weights};

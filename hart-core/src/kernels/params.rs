@@ -1,0 +1,183 @@
+//! Operands of operations besides tensors and plain numbers.
+
+use std::sync::Arc;
+
+use burn::prelude::*;
+
+use super::Packed;
+
+/// The weight of a linear layer, `[in, out]`.
+#[derive(Clone, Debug)]
+pub(crate) enum Weight {
+    /// A tensor in f32, or on a GPU in half precision.
+    Dense(Tensor<2>),
+    /// Quantised and rearranged for the CPU's instructions.
+    #[cfg_attr(not(feature = "cpu"), allow(dead_code, reason = "read by the CPU's kernels"))]
+    Packed(Arc<Packed>),
+}
+
+impl Weight {
+    /// Returns the sizes `[in, out]`.
+    #[cfg_attr(not(feature = "cpu"), allow(dead_code, reason = "used by the CPU's kernels"))]
+    pub(crate) fn dims(&self) -> [usize; 2] {
+        match self {
+            Self::Dense(weight) => weight.dims(),
+            Self::Packed(packed) => packed.sizes(),
+        }
+    }
+
+    /// Returns the tensor.
+    ///
+    /// # Panics
+    ///
+    /// If the weight is packed: only the CPU's kernels read packed weights.
+    pub(super) fn dense(&self) -> Tensor<2> {
+        match self {
+            Self::Dense(weight) => weight.clone(),
+            Self::Packed(_) => panic!("packed weights are read by the CPU's kernels alone"),
+        }
+    }
+}
+
+/// Scale and shift of a normalised tensor, broadcast over its rows: `x * (1 + scale) + shift`.
+#[derive(Clone, Debug)]
+pub(crate) struct Modulation {
+    pub(crate) scale: Tensor<3>,
+    pub(crate) shift: Tensor<3>,
+}
+
+/// Parameters of a group norm.
+#[derive(Clone, Debug)]
+pub(crate) struct GroupNormParams {
+    /// `[channels]`.
+    pub(crate) gain: Tensor<1>,
+    /// `[channels]`.
+    pub(crate) bias: Tensor<1>,
+    pub(crate) groups: usize,
+    pub(crate) epsilon: f64,
+}
+
+/// Parameters of a 2-D convolution.
+#[derive(Clone, Debug)]
+pub(crate) struct ConvParams {
+    /// `[out, in / groups, kernel height, kernel width]`, f32 or bf16.
+    pub(crate) weight: Tensor<4>,
+    /// `[out]`.
+    pub(crate) bias: Option<Tensor<1>>,
+    /// Vertical and horizontal.
+    pub(crate) stride: [usize; 2],
+    /// Zeros added at the top and bottom, and at the left and right.
+    pub(crate) padding: [[usize; 2]; 2],
+    /// Vertical and horizontal.
+    pub(crate) dilation: [usize; 2],
+    pub(crate) groups: usize,
+}
+
+impl ConvParams {
+    /// Returns the kernel's height and width.
+    pub(super) fn kernel(&self) -> [usize; 2] {
+        let [_, _, height, width] = self.weight.dims();
+        [height, width]
+    }
+
+    /// Whether stride, dilation and groups are one.
+    #[cfg_attr(not(feature = "cpu"), allow(dead_code, reason = "used by the CPU's kernels"))]
+    pub(super) fn is_plain(&self) -> bool {
+        self.stride == [1, 1] && self.dilation == [1, 1] && self.groups == 1
+    }
+}
+
+/// Smallest norm that L2 normalisation divides by, PyTorch's default.
+pub(super) const MIN_NORM: f32 = 1e-12;
+
+/// Parameters of self-attention besides its two linear layers.
+#[derive(Debug)]
+pub(crate) struct AttentionParams {
+    /// Number of heads, H.
+    pub(crate) heads: usize,
+    /// Added to the queries, `[C]`.
+    pub(crate) query_bias: Tensor<1>,
+    /// Added to the values, `[C]`.
+    pub(crate) value_bias: Tensor<1>,
+    /// With L2-normalised queries and keys: the norm of each head's queries, `[1, H, 1, 1]`.
+    pub(crate) norms: Option<Tensor<4>>,
+    /// Factor of the scores.
+    pub(crate) scale: f64,
+}
+
+/// Cosines and sines of a rotary embedding, both `[rows or 1, 1, tokens, head_dim]`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rotary<'a> {
+    pub(crate) cos: &'a Tensor<4>,
+    pub(crate) sin: &'a Tensor<4>,
+}
+
+/// Rows of a batch that have equally many tokens. Groups follow each other in a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RowGroup {
+    /// Number of rows.
+    pub(crate) rows: usize,
+    /// Tokens of each row.
+    pub(crate) tokens: usize,
+    /// How often each token counts as a key: it may stand for several that are equal.
+    pub(crate) multiplicity: usize,
+}
+
+impl RowGroup {
+    /// Returns the tokens of all rows.
+    pub(crate) fn total(&self) -> usize {
+        self.rows * self.tokens
+    }
+}
+
+/// The past keys and values of one block in a backend's own form, and where one scale's new ones go.
+pub(super) struct KvPart<'a, C, S> {
+    pub(super) options: KvOptions,
+    /// Keys and values of earlier scales; `None` before the first one.
+    pub(super) cached: &'a mut Option<C>,
+    /// Memory of the last scale's keys and values, which are not cached; `None` with earlier scales.
+    pub(super) last: Option<&'a mut S>,
+}
+
+/// How keys and values are cached.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct KvOptions {
+    /// Whether they are rounded to bf16 where the backend supports it.
+    #[cfg_attr(not(feature = "cpu"), allow(dead_code, reason = "read by the CPU's kernels"))]
+    pub(super) bf16: bool,
+    /// Whether they are quantised to 8 bits while they wait for later scales.
+    #[cfg_attr(not(feature = "cpu"), allow(dead_code, reason = "read by the CPU's kernels"))]
+    pub(super) int8: bool,
+    /// Tokens of a row that later scales attend to, all scales together.
+    #[cfg_attr(not(any(feature = "cuda", feature = "wgpu")), allow(dead_code, reason = "read by the GPU's kernels"))]
+    pub(super) capacity: usize,
+}
+
+/// Settings of one AdamW step.
+#[cfg(feature = "train")]
+#[cfg_attr(not(any(feature = "cuda", feature = "wgpu")), allow(dead_code, reason = "read by the GPU's kernels"))]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AdamStep {
+    pub(crate) beta_1: f32,
+    pub(crate) beta_2: f32,
+    pub(crate) epsilon: f32,
+    /// Steps that the moments have seen, this one included.
+    pub(crate) time: usize,
+    /// Learning rate.
+    pub(crate) rate: f64,
+    pub(crate) weight_decay: f32,
+    /// Factor of the gradients.
+    pub(crate) scale: f32,
+    /// Decay of the running average of the parameters.
+    pub(crate) average: f64,
+}
+
+/// Parameters with their running average and moments, all of one length.
+#[cfg(feature = "train")]
+#[cfg_attr(not(any(feature = "cuda", feature = "wgpu")), allow(dead_code, reason = "read by the GPU's kernels"))]
+pub(crate) struct AdamRows {
+    pub(crate) value: Tensor<1>,
+    pub(crate) average: Tensor<1>,
+    pub(crate) moment_1: Tensor<1>,
+    pub(crate) moment_2: Tensor<1>,
+}
