@@ -1,4 +1,5 @@
-//! A checkpoint in another precision, written once, so that opening it converts nothing and memory never holds the f32 weights.
+//! Conversion of a checkpoint to another precision. Opening the converted one needs no conversion, and its f32 weights are never in
+//! memory.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,14 +19,18 @@ use crate::weights::{Checkpoint, ConversionProgress, TRANSFORMER, VISUAL, Weight
 /// Parts of the visual tokenizer whose 3x3 convolutions are computed in bfloat16.
 const HALVED: [&str; 2] = ["vae.decoder.mid.", "vae.decoder.up."];
 
-/// Writes a checkpoint, its text model included, into a new folder with the large layers' weights in `precision`: whole or not at all.
-/// [`Precision::Auto`](crate::Precision) then opens it in that precision, and only in that. The text model's files are copied.
-/// `observer` hears after every tensor what share of the numbers is converted, from 0 to 1, and may cancel.
+/// Writes a converted copy of a checkpoint, including its text model, to a new folder. The weights of the large layers are stored in
+/// `precision`; the text model's files are copied. The folder appears only when it is complete.
+///
+/// [`Precision::Auto`](crate::Precision) opens the copy in its precision, the only one possible. `observer` receives the converted share
+/// of the parameters, from 0 to 1, after every tensor, and may cancel.
 ///
 /// # Errors
 ///
-/// [`Error::Request`] if there is nothing to convert to, or the folder is there already; [`Error::Checkpoint`] and others as
-/// [`Hart::open`](crate::Hart::open); [`Error::Io`] if the folder can't be written; [`Error::Cancelled`].
+/// - [`Error::Request`] if the precision cannot be stored, or the folder exists.
+/// - [`Error::Checkpoint`] and others like [`Hart::open`](crate::Hart::open).
+/// - [`Error::Io`] if the folder cannot be written.
+/// - [`Error::Cancelled`].
 pub fn convert(
     from: &Path,
     to: &Path,
@@ -69,7 +74,7 @@ fn write(
         (Transformer::init(&layout.config, &device), ResidualDiffusion::init(&layout.config, &device));
     let mut packed = names(&weights, "transformer", transformer.packable(), &layout.transformer)?;
     packed.extend(names(&weights, "residual", residual.packable(), &layout.transformer)?);
-    // Copied as it is below, but not if it is damaged.
+    // The text model is copied below, unless it is damaged.
     Checkpoint::open_in(&storage, &layout.text)?;
     let visual = Checkpoint::open_in(&storage, &layout.visual)?;
     let (weights, visual) = ((&weights, &TRANSFORMER), (&visual, &VISUAL));
@@ -83,7 +88,7 @@ fn write(
     copy(&layout.text, &text, |_| true)
 }
 
-/// Names under which layers stand in the checkpoint, with their sizes `[in, out]`.
+/// Returns the names of layers in the checkpoint, with their sizes `[in, out]`.
 fn names(
     checkpoint: &Checkpoint,
     root: &str,
@@ -99,7 +104,7 @@ fn names(
     layers.into_iter().map(|(path, layer)| Ok((name(path)?, layer.weight.lazy_shape().dims()))).collect()
 }
 
-/// Copies the plain files of a folder that have a wanted name.
+/// Copies the plain files of a folder whose name is wanted.
 fn copy(from: &Path, to: &Path, wanted: impl Fn(&str) -> bool) -> Result<()> {
     for entry in fs::read_dir(from).map_err(Error::io(from))? {
         let path = entry.map_err(Error::io(from))?.path();

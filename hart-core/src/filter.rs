@@ -1,21 +1,21 @@
-//! A say for the embedding program before any work: which prompts are refused.
+//! Prompt filters of the embedding program.
 
 use std::fmt;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
 
-/// Decides which prompts are refused: a word list, a classifier such as ShieldGemma, or a question to a service.
-/// [`Hart::generate`](crate::Hart::generate) asks it for every prompt, on the calling thread, before any work.
+/// Decides which prompts are refused, for example with a word list, a classifier such as ShieldGemma, or a remote service.
+/// [`Hart::generate`](crate::Hart::generate) calls it for every prompt, on the calling thread, before any work.
 ///
-/// Any `Fn(&str) -> Option<String>` that is `Send + Sync` is one:
+/// Any `Fn(&str) -> Option<String>` that is `Send + Sync` is a filter:
 ///
 /// ```
 /// use hart_core::Request;
 /// let request = Request::new("a parrot").filter(|prompt: &str| prompt.contains("parrot").then(|| "no birds here".into()));
 /// ```
 pub trait PromptFilter: Send + Sync {
-    /// Why the prompt is refused, in a few words for the user; none: it may be drawn.
+    /// Returns the reason for refusing the prompt, in a few words for the user, or `None` to accept it.
     fn refuse(&self, prompt: &str) -> Option<String>;
 }
 
@@ -25,7 +25,7 @@ impl<F: Fn(&str) -> Option<String> + Send + Sync> PromptFilter for F {
     }
 }
 
-/// A request's filter: clones share it.
+/// A request's filter, shared by clones of the request.
 #[derive(Clone)]
 pub(crate) struct Filter(Arc<dyn PromptFilter>);
 
@@ -34,11 +34,11 @@ impl Filter {
         Self(Arc::new(filter))
     }
 
-    /// Asks for each prompt.
+    /// Checks every prompt.
     ///
     /// # Errors
     ///
-    /// [`Error::Refused`] for the first that is refused.
+    /// [`Error::Refused`] for the first prompt that is refused.
     pub(crate) fn check(&self, prompts: &[String]) -> Result<()> {
         let refused = |prompt: &String| self.0.refuse(prompt).map(|reason| Error::Refused { prompt: prompt.clone(), reason });
         prompts.iter().find_map(refused).map_or(Ok(()), Err)

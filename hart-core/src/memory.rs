@@ -1,4 +1,4 @@
-//! How much memory a model and a request take: estimates, so that a program can ask before it tries.
+//! Estimates of the memory that a model and a request need.
 
 use burn::prelude::Device;
 
@@ -11,44 +11,45 @@ use crate::transformer::Transformer;
 use crate::visual::VisualTokenizer;
 use crate::weights::parameters;
 
-/// Bytes of one number.
+/// Bytes of one value.
 const F32: u64 = size_of::<f32>() as u64;
-/// Rows of a picture made with classifier-free guidance: conditional and unconditional.
+/// Rows per image with classifier-free guidance: conditional and unconditional.
 const GUIDED_ROWS: u64 = 2;
-/// Copies of a layer's input that live while its attention runs: norms, queries, keys, values, their rotated twins, the result.
+/// Copies of a layer's input that are live during attention in the text encoder: norms, queries, keys, values, rotated queries and
+/// keys, output.
 const TEXT_ATTENTION_COPIES: u64 = 12;
-/// The same of the transformer, whose keys and values are rotated into the cache: input, norm, queries, keys, values, the result.
+/// Copies in the transformer, which rotates keys directly into the cache: input, norm, queries, keys, values, output.
 const ATTENTION_COPIES: u64 = 7;
-/// Copies of an MLP's hidden layer that live at once.
+/// Copies of an MLP's hidden layer that are live at once.
 const MLP_COPIES: u64 = 3;
-/// Copies of the logits that live at once: the head's, their guided half, the sampler's rows.
+/// Copies of the logits that are live at once: the head's output, the guided half, the sampler's rows.
 const LOGIT_COPIES: u64 = 3;
-/// Maps of the decoder's widest resolution that live at once: a residual block's input, in whose place its output is written, and
-/// what is between its two convolutions.
+/// Feature maps of the decoder's widest resolution that are live at once: a residual block's input, which its output overwrites, and
+/// the map between its two convolutions.
 const DECODER_MAPS: u64 = 2;
-/// Numbers for a pair of channels while a 3x3 kernel is used: its values at Winograd's points.
+/// Values per pair of channels of a transformed 3x3 kernel, one per Winograd point.
 const KERNEL_POINTS: u64 = 36;
-/// Numbers of the band of a map that a convolution is computed for, laid out and transformed.
+/// Values of the band of a feature map that a convolution processes at a time, laid out and transformed.
 const DECODER_BAND: u64 = 4 << 20;
 
-/// An estimate of memory, in bytes.
+/// A memory estimate in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Memory {
-    /// The weights, also those in files that are mapped: their pages are read when a run needs them.
+    /// Memory of the weights. Includes mapped files, whose pages are read when a run needs them.
     pub weights: u64,
-    /// What a run needs besides, at its height.
+    /// Peak memory of a run, without the weights.
     pub working: u64,
 }
 
 impl Memory {
-    /// Weights and work together. Every further run at the same time adds its [`Self::working`].
+    /// Returns the sum of both. Every further concurrent run adds its [`Self::working`].
     pub fn peak(&self) -> u64 {
         self.weights.saturating_add(self.working)
     }
 }
 
-/// Refuses what would take more than is allowed; without a limit nothing is estimated.
+/// Fails if the needed memory exceeds the limit. Without a limit, `needed` is not called.
 pub(crate) fn allow(what: &'static str, limit: Option<u64>, needed: impl FnOnce() -> u64) -> Result<()> {
     match limit.map(|limit| (needed(), limit)) {
         Some((needed, limit)) if needed > limit => Err(Error::Memory { what, needed, limit }),
@@ -56,7 +57,7 @@ pub(crate) fn allow(what: &'static str, limit: Option<u64>, needed: impl FnOnce(
     }
 }
 
-/// Bytes of a model's weights; none of them is made for it.
+/// Returns the bytes of a model's weights. Allocates none of them.
 pub(crate) fn weights(config: &Config, device: &Device) -> u64 {
     F32 * (parameters(&Qwen2::init(&config.text, device))
         + parameters(&Transformer::init(config, device))
@@ -64,7 +65,8 @@ pub(crate) fn weights(config: &Config, device: &Device) -> u64 {
         + parameters(&VisualTokenizer::init(&config.visual, device)))
 }
 
-/// What a run of `images` pictures needs besides the weights. The stages follow each other, so that the greediest counts.
+/// Returns the bytes that a run of `images` images needs in addition to the weights. The stages run one after another, so the largest
+/// one counts.
 pub(crate) fn working(config: &Config, precision: Precision, images: usize, system_prompt_tokens: usize) -> u64 {
     let side = config.resolution() as u64;
     let finished = 3 * side * side * images as u64;
@@ -81,20 +83,20 @@ fn transformer(config: &Config, precision: Precision) -> u64 {
     let c = &config.transformer;
     let (width, last) = (c.embed_dim as u64, (c.last_side() * c.last_side()) as u64);
     let later = c.sides.iter().skip(1).map(|side| (side * side) as u64).sum::<u64>();
-    // One unconditional context token stands for all. The last scale's keys and values are never kept: one block's lie beside the
-    // others while it uses them.
-    let kept = c.context_tokens as u64 + 1 + GUIDED_ROWS * later.saturating_sub(last);
-    // What waits for later scales in 8 bits has a scale for each head.
-    let waiting = match precision {
+    // One unconditional context token stands for all. The last scale's keys and values are not cached: those of one block exist while
+    // it uses them.
+    let cached = c.context_tokens as u64 + 1 + GUIDED_ROWS * later.saturating_sub(last);
+    // In 8 bits, cached keys and values have one scale per head.
+    let per_token = match precision {
         Precision::Int8 => width + F32 * c.num_heads as u64,
         _ => bytes_of(precision) * width,
     };
-    let cache = 2 * (waiting * kept * c.depth as u64 + bytes_of(precision) * width * GUIDED_ROWS * last);
+    let cache = 2 * (per_token * cached * c.depth as u64 + bytes_of(precision) * width * GUIDED_ROWS * last);
     let logits = LOGIT_COPIES * last * config.visual.vocab_size as u64;
     cache + F32 * GUIDED_ROWS * (last * block(ATTENTION_COPIES, width, c.feed_forward_dim as u64)).max(logits)
 }
 
-/// Bytes of a number of a key or value, and, on a GPU, of what is between its layers.
+/// Returns the bytes of a value of keys and values and, on a GPU, of activations.
 fn bytes_of(precision: Precision) -> u64 {
     match precision {
         Precision::Auto | Precision::F32 => F32,
@@ -102,21 +104,21 @@ fn bytes_of(precision: Precision) -> u64 {
     }
 }
 
-/// Numbers that live at once for one token in a block.
+/// Returns the number of values that are live at once for one token in a block.
 fn block(attention_copies: u64, width: u64, hidden: u64) -> u64 {
     (attention_copies * width).max(2 * width + MLP_COPIES * hidden)
 }
 
-/// Bytes of a GPU's largest tensor, a map of the decoder.
+/// Returns the bytes of the largest tensor on a GPU, a feature map of the decoder.
 pub(crate) fn largest_map(config: &Config, precision: Precision) -> u64 {
     bytes_of(precision) * decoder_map(config)
 }
 
-/// Numbers of the decoder's largest map.
+/// Returns the number of values of the decoder's largest feature map.
 fn decoder_map(config: &Config) -> u64 {
     let c = &config.visual;
     let side = config.resolution() as u64;
-    // A level ends with its own width at twice its side; the finest has its width at the full one.
+    // A level ends with its own width at twice its side. The finest level has the full side.
     let level = |(level, multiplier): (usize, &usize)| {
         let side = side >> level.saturating_sub(1);
         side * side * (c.channels * multiplier) as u64

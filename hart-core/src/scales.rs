@@ -1,65 +1,65 @@
-//! The scale plan: how large each scale is and how it is guided and sampled. Plain numbers, no tensors (spec sections 3 and 4).
+//! The scale plan: the size, guidance and sampling of each scale. Plain numbers, no tensors (spec sections 3 and 4).
 
 use crate::config::TransformerConfig;
 
-/// One step of the staircase.
+/// One scale of the coarse-to-fine sequence.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Scale {
-    /// Which one, from 0.
+    /// Index of the scale, from 0.
     pub index: usize,
-    /// How many scales there are, S.
+    /// Total number of scales, S.
     pub count: usize,
-    /// Its side in latent positions, `pn[s]`.
+    /// Side in latent positions, `pn[s]`.
     pub side: usize,
-    /// The last scale's side, the latent's.
+    /// Side of the last scale and of the latent.
     pub last_side: usize,
 }
 
 impl Scale {
-    /// Image tokens of the scale.
+    /// Returns the number of image tokens.
     pub fn tokens(&self) -> usize {
         self.side * self.side
     }
 
-    /// Whether this is the scale whose tokens the residual diffusion completes.
+    /// Returns whether this is the last scale, whose tokens the residual diffusion completes.
     pub fn is_last(&self) -> bool {
         self.index + 1 == self.count
     }
 
-    /// Where the scale stands between the first (0) and the last (1); chooses phi.
+    /// Returns the position between the first (0) and the last scale (1). It selects phi.
     pub fn place(&self) -> f64 {
         self.index as f64 / self.count.saturating_sub(1).max(1) as f64
     }
 
-    /// What guidance and temperature grow with. The last scale uses the ratio of the scale before: in the published loop the
-    /// variable still holds it.
+    /// Returns the ratio by which guidance and temperature change over the scales. The last scale has the ratio of the scale before: in
+    /// the published loop the variable still holds it.
     pub fn ratio(&self) -> f64 {
         self.index.min(self.count.saturating_sub(2)) as f64 / self.count.saturating_sub(1).max(1) as f64
     }
 
-    /// Guidance t of this scale; logits are `(1 + t) conditional - t unconditional`.
+    /// Returns the guidance t of this scale. Guided logits are `(1 + t) * conditional - t * unconditional`.
     pub fn guidance(&self, guidance: f64) -> f64 {
         guidance * self.ratio()
     }
 
-    /// Temperature of Gumbel-softmax smoothing. Source: `hart_transformer_t2i.py`, `gum_t`.
+    /// Returns the temperature of Gumbel-softmax smoothing. Source: `hart_transformer_t2i.py`, `gum_t`.
     pub fn temperature(&self) -> f64 {
         (0.27 * (1.0 - self.ratio() * 0.95)).max(0.005)
     }
 
-    /// How many codes are kept in sampling. The published code ignores its `top_k` argument and uses these.
+    /// Returns the number of codes kept for sampling. The published code ignores its `top_k` argument and uses these.
     pub fn top_k(&self) -> usize {
         const COARSE_SCALES: usize = 7;
         if self.index < COARSE_SCALES { 600 } else { 300 }
     }
 }
 
-/// All scales of a checkpoint, coarse to fine.
+/// Returns all scales of a checkpoint, coarse to fine.
 pub fn plan(config: &TransformerConfig) -> Vec<Scale> {
     plan_of(&config.sides)
 }
 
-/// The plan for a list of sides.
+/// Returns the scales with the given sides, coarse to fine.
 pub fn plan_of(sides: &[usize]) -> Vec<Scale> {
     let last_side = sides.last().copied().unwrap_or(0);
     let scale = |(index, &side)| Scale { index, count: sides.len(), side, last_side };

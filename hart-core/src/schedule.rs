@@ -1,4 +1,4 @@
-//! The diffusion's noise schedule and which of its steps are taken. Plain f64, no tensors (spec section 4).
+//! The diffusion's noise schedule and its respacing. Plain f64, no tensors (spec section 4).
 
 use std::f64::consts::FRAC_PI_2;
 use std::fmt;
@@ -6,15 +6,15 @@ use std::str::FromStr;
 
 use crate::error::Error;
 
-/// Steps of the full schedule.
+/// Number of steps of the full schedule.
 pub const FULL_STEPS: usize = 1000;
-/// Largest beta of the cosine schedule.
+/// Maximum beta of the cosine schedule.
 const MAX_BETA: f64 = 0.999;
 /// Offset of the cosine schedule (Nichol and Dhariwal, "Improved denoising diffusion probabilistic models", 2021).
 const COSINE_OFFSET: f64 = 0.008;
 
-/// Which of the 1000 steps are taken: `"8"` spreads eight over all, `"10,5"` ten over the first half and five over the second,
-/// `"ddim25"` takes the whole-number stride that gives exactly 25.
+/// The steps taken of the full schedule's 1000. `"8"` spaces eight steps evenly; `"10,5"` takes ten in the first half and five in the
+/// second; `"ddim25"` takes the integer stride that gives exactly 25 steps.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Respacing {
     text: String,
@@ -22,7 +22,7 @@ pub struct Respacing {
 }
 
 impl Respacing {
-    /// The kept step numbers, rising.
+    /// Returns the numbers of the kept steps in ascending order.
     pub fn kept(&self) -> &[usize] {
         &self.kept
     }
@@ -43,7 +43,7 @@ impl FromStr for Respacing {
 }
 
 impl Respacing {
-    /// The steps that a text names, or what it should have been.
+    /// Parses a respacing. The error describes the valid texts.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let wrong = || "a number of steps such as \"8\", numbers a section such as \"10,5\", or \"ddim25\"".to_string();
         let count = |t: &str| t.trim().parse::<usize>().ok().filter(|n| (1..=FULL_STEPS).contains(n)).ok_or_else(wrong);
@@ -55,7 +55,7 @@ impl Respacing {
     }
 }
 
-/// The smallest whole-number stride that gives exactly `count` steps.
+/// Returns the steps of the smallest integer stride that gives exactly `count` of them.
 fn strided(count: usize) -> Result<Vec<usize>, String> {
     (1..FULL_STEPS)
         .map(|stride| (0..FULL_STEPS).step_by(stride))
@@ -64,7 +64,8 @@ fn strided(count: usize) -> Result<Vec<usize>, String> {
         .ok_or_else(|| format!("a number of steps that a whole-number stride can give (ddim{count} can't)"))
 }
 
-/// Equal sections, the first ones a step longer where 1000 doesn't divide; evenly spaced steps of each.
+/// Divides the schedule into equal sections, the first ones one step longer if 1000 is not divisible, and returns `counts` evenly spaced
+/// steps of each.
 fn sectioned(counts: &[usize]) -> Result<Vec<usize>, String> {
     let mut kept = Vec::new();
     let mut start = 0;
@@ -74,7 +75,7 @@ fn sectioned(counts: &[usize]) -> Result<Vec<usize>, String> {
             return Err(format!("at most {size} steps in a section of {size}, not {count}"));
         }
         let stride = if count > 1 { (size - 1) as f64 / (count - 1) as f64 } else { 1.0 };
-        // The published code adds the stride up step by step; multiplying would round differently.
+        // The published code accumulates the stride. A multiplication would round differently.
         let mut at = 0.0f64;
         for _ in 0..count {
             kept.push(start + at.round_ties_even() as usize);
@@ -85,16 +86,16 @@ fn sectioned(counts: &[usize]) -> Result<Vec<usize>, String> {
     Ok(kept)
 }
 
-/// One kept step's numbers; positions follow the kept steps, from the least noise to the most.
+/// The coefficients of one kept step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DiffusionStep {
-    /// Its number in the full schedule, which the MLP is told.
+    /// Number in the full schedule, an input of the MLP.
     pub number: usize,
-    /// Variance added from the kept step before.
+    /// Variance added since the previous kept step.
     pub beta: f64,
-    /// Share of the signal's variance that is left, the product of all `1 - beta` so far.
+    /// Remaining share of the signal's variance, the product of all `1 - beta` so far.
     pub alpha_bar: f64,
-    /// Logarithm of the posterior's variance; the first step takes the second one's, since its own variance is zero.
+    /// Logarithm of the posterior's variance. The first step has that of the second, since its own variance is zero.
     pub log_posterior_variance: f64,
     /// Factor of the predicted signal in the posterior's mean.
     pub signal_factor: f64,
@@ -102,7 +103,7 @@ pub struct DiffusionStep {
     pub sample_factor: f64,
 }
 
-/// The schedule over the kept steps.
+/// Returns the kept steps, from the least noise to the most.
 pub fn schedule(respacing: &Respacing) -> Vec<DiffusionStep> {
     let full = full_alpha_bar();
     let mut before = 1.0;
@@ -127,7 +128,7 @@ pub fn schedule(respacing: &Respacing) -> Vec<DiffusionStep> {
     steps
 }
 
-/// alpha-bar of all 1000 steps of the cosine schedule.
+/// Returns alpha-bar of all 1000 steps of the cosine schedule.
 fn full_alpha_bar() -> Vec<f64> {
     let wave = |u: f64| ((u + COSINE_OFFSET) / (1.0 + COSINE_OFFSET) * FRAC_PI_2).cos().powi(2);
     let at = |i: usize| wave(i as f64 / FULL_STEPS as f64);
@@ -155,7 +156,7 @@ mod tests {
         assert_eq!(kept("ddim4"), [0, 250, 500, 750]);
         assert_eq!(kept("ddim25")[..3], [0, 40, 80]);
         assert_eq!(kept("1000").len(), 1000);
-        // Adding the stride up ends a hair below 499.5 here.
+        // The accumulated stride ends slightly below 499.5 here.
         assert_eq!(kept("21")[10], 499);
     }
 

@@ -1,4 +1,4 @@
-//! The threads that a model works on: those of the program, or its own.
+//! The thread pool of a model: rayon's current pool, or its own.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -11,22 +11,26 @@ use crate::error::{Error, Result};
 use crate::image::Image;
 use crate::progress::{Control, Event, Observer, Stage, Step};
 
-/// Most threads of a model.
+/// Maximum number of threads of a model.
 const MAX_THREADS: usize = 1024;
 
 thread_local! {
-    /// Whether this thread is telling an observer something, while one of a model's own threads waits for the answer.
-    static TELLING: Cell<bool> = const { Cell::new(false) };
+    /// Whether this thread is calling an observer while a thread of the model's own pool waits for the answer.
+    static IN_OBSERVER: Cell<bool> = const { Cell::new(false) };
 }
 
-/// A model's own threads; none: those of rayon's current pool.
+/// A model's own thread pool, or `None` for rayon's current pool.
 #[derive(Clone, Debug)]
 pub(crate) struct Threads(Option<Arc<ThreadPool>>);
 
 impl Threads {
-    /// `count` own threads, or none.
+    /// Creates a pool of `count` threads, if there is a count.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Request`] if the count is out of range, [`Error::Device`] if the threads cannot be started.
     pub(crate) fn new(count: Option<usize>) -> Result<Self> {
-        let Some(count) = count else { return Ok(Self::none()) };
+        let Some(count) = count else { return Ok(Self(None)) };
         if !(1..=MAX_THREADS).contains(&count) {
             return Err(Error::request("threads", format!("{count}, expected 1 to {MAX_THREADS}; leave it out for all cores")));
         }
@@ -34,47 +38,43 @@ impl Threads {
         Ok(Self(Some(pool?)))
     }
 
-    /// No threads of its own.
-    pub(crate) const fn none() -> Self {
-        Self(None)
-    }
-
-    /// The own threads; as many others for what an observer asks for, since the one that waits for it may be the only one.
-    fn free(&self) -> Option<Arc<ThreadPool>> {
+    /// Returns the own pool. Inside an observer, returns a new pool of the same size: the thread that waits for the observer may be the
+    /// only one of the own pool.
+    fn available(&self) -> Option<Arc<ThreadPool>> {
         let own = self.0.as_ref()?;
-        if TELLING.get() { pool(own.current_num_threads()).ok() } else { Some(own.clone()) }
+        if IN_OBSERVER.get() { pool(own.current_num_threads()).ok() } else { Some(own.clone()) }
     }
 
-    /// Does the work here.
+    /// Runs work on the pool.
     pub(crate) fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        match self.free() {
+        match self.available() {
             Some(pool) => pool.install(work),
             None => work(),
         }
     }
 
-    /// Does the work here, while the observer hears of it on the calling thread.
+    /// Runs work on the pool while the observer is called on the calling thread.
     pub(crate) fn observe<R: Send>(&self, observer: &mut dyn Observer, work: impl FnOnce(&mut dyn Observer) -> R + Send) -> R {
-        let Some(pool) = self.free() else { return work(observer) };
-        let ((reports, heard), (answers, replies), (pictures, previews)) = (channel(), channel(), channel());
-        let relay = Relay { reports, replies, pictures };
+        let Some(pool) = self.available() else { return work(observer) };
+        let ((reports, received), (answers, replies), (decoded, previews)) = (channel(), channel(), channel());
+        let relay = Relay { reports, replies, decoded };
         let mut result = None;
-        let place = &mut result;
-        // This thread's ends of the channels go with the closure: if the observer panics, the relay finds them closed and gives up.
+        let output = &mut result;
+        // The closure owns this thread's ends of the channels. If the observer panics, they close and the relay cancels the run.
         pool.in_place_scope(move |scope| {
             scope.spawn(move |_| {
                 let mut relay = relay;
-                *place = Some(work(&mut relay));
+                *output = Some(work(&mut relay));
             });
-            // Ends when the work does, which drops the relay.
-            for report in heard {
-                let answer = report.tell(observer, &answers, &previews);
-                if answers.send(Reply::Control(answer)).is_err() {
+            // The loop ends when the work ends and drops the relay.
+            for report in received {
+                let control = report.deliver(observer, &answers, &previews);
+                if answers.send(Reply::Control(control)).is_err() {
                     break;
                 }
             }
         });
-        result.expect("the scope has waited for the work, and passed on its panic")
+        result.expect("the scope waits for the work and propagates its panic")
     }
 }
 
@@ -82,42 +82,42 @@ fn pool(count: usize) -> std::result::Result<Arc<ThreadPool>, rayon::ThreadPoolB
     ThreadPoolBuilder::new().num_threads(count).thread_name(|i| format!("hart-{i}")).build().map(Arc::new)
 }
 
-/// While it is there, this thread is telling an observer something.
-struct Telling(bool);
+/// Marks this thread as calling an observer until it is dropped.
+struct InObserver(bool);
 
-impl Telling {
+impl InObserver {
     fn begin() -> Self {
-        Self(TELLING.replace(true))
+        Self(IN_OBSERVER.replace(true))
     }
 }
 
-impl Drop for Telling {
+impl Drop for InObserver {
     fn drop(&mut self) {
-        TELLING.set(self.0);
+        IN_OBSERVER.set(self.0);
     }
 }
 
-/// What the working thread tells the calling one.
+/// A message from the working thread to the calling thread.
 enum Report {
     Event { stage: Stage, step: Step, elapsed: Duration, fraction: f32, has_preview: bool },
-    Picture(Image),
+    Image(Image),
 }
 
-/// What the calling thread answers: last of all, a control.
+/// A message from the calling thread to the working thread. The last one for each report is a control.
 enum Reply {
     Control(Control),
     Preview(usize),
 }
 
 impl Report {
-    fn tell(self, observer: &mut dyn Observer, answers: &Sender<Reply>, previews: &Receiver<Result<Image>>) -> Control {
+    fn deliver(self, observer: &mut dyn Observer, answers: &Sender<Reply>, previews: &Receiver<Result<Image>>) -> Control {
         let preview = |max_side| {
             answers.send(Reply::Preview(max_side)).map_err(|_| Error::Cancelled)?;
             previews.recv().map_err(|_| Error::Cancelled)?
         };
-        let _telling = Telling::begin();
+        let _in_observer = InObserver::begin();
         match self {
-            Self::Picture(image) => {
+            Self::Image(image) => {
                 observer.image(&image);
                 Control::Continue
             }
@@ -128,16 +128,16 @@ impl Report {
     }
 }
 
-/// The observer on the working thread: passes everything on and waits for the answer, making previews meanwhile.
+/// The observer on the working thread. Forwards every report, and decodes previews on request while it waits for the answer.
 struct Relay {
     reports: Sender<Report>,
     replies: Receiver<Reply>,
-    pictures: Sender<Result<Image>>,
+    decoded: Sender<Result<Image>>,
 }
 
 impl Relay {
-    fn pass(&self, report: Report, event: Option<&Event<'_>>) -> Control {
-        // A calling thread that has gone has panicked: its panic goes on when the work has stopped.
+    fn forward(&self, report: Report, event: Option<&Event<'_>>) -> Control {
+        // A closed channel means that the observer has panicked. Its panic continues when the work has stopped.
         if self.reports.send(report).is_err() {
             return Control::Cancel;
         }
@@ -145,9 +145,9 @@ impl Relay {
             match self.replies.recv() {
                 Ok(Reply::Control(control)) => return control,
                 Ok(Reply::Preview(max_side)) => {
-                    if let Some(picture) = event.and_then(|e| e.preview(max_side)) {
-                        // If nobody takes it any more the next receive says so.
-                        let _ = self.pictures.send(picture);
+                    if let Some(image) = event.and_then(|e| e.preview(max_side)) {
+                        // If the channel is closed, the next receive fails.
+                        let _ = self.decoded.send(image);
                     }
                 }
                 Err(_) => return Control::Cancel,
@@ -159,10 +159,10 @@ impl Relay {
 impl Observer for Relay {
     fn event(&mut self, event: &Event<'_>) -> Control {
         let Event { stage, step, elapsed, fraction, preview } = *event;
-        self.pass(Report::Event { stage, step, elapsed, fraction, has_preview: preview.is_some() }, Some(event))
+        self.forward(Report::Event { stage, step, elapsed, fraction, has_preview: preview.is_some() }, Some(event))
     }
 
     fn image(&mut self, image: &Image) {
-        self.pass(Report::Picture(image.clone()), None);
+        self.forward(Report::Image(image.clone()), None);
     }
 }

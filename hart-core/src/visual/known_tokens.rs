@@ -42,7 +42,7 @@ impl VisualTokenizer {
         let (canvas, mask) = from.canvas(side)?;
         let device = self.quant_conv.weight.lazy_device();
         let features = self.encode(kernels::tensor(canvas.planes(), [1, 3, side, side], &device));
-        let known = mask.map(|mask| mask.kept_patches(self.config.downsample()));
+        let known = mask.map(|mask| mask.known_patches(self.config.downsample()));
         let [_, _, height, width] = features.dims();
         let map = |values: Vec<f32>| kernels::tensor(values, [1, 1, height, width], &device);
         Ok(KnownTokens {
