@@ -1,4 +1,4 @@
-//! Pictures: 8-bit RGB, and PNG files that say how they were made.
+//! 8-bit RGB images, and PNG files with provenance.
 
 use rayon::prelude::*;
 use std::borrow::Borrow;
@@ -10,40 +10,39 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::files::write_file;
 
-/// Most pixels of a PNG file that is read.
+/// Maximum number of pixels of a PNG file to read.
 const MAX_PIXELS: usize = 1 << 26;
-/// Pixels whose levels one task finds.
-const LEVELS_AT_ONCE: usize = 1 << 14;
-/// Longest text of a PNG file that is read, in bytes.
+/// Number of pixels that one task quantises.
+const PIXELS_PER_TASK: usize = 1 << 14;
+/// Maximum length in bytes of a text in a PNG file.
 pub(crate) const MAX_TEXT_BYTES: usize = 1 << 20;
-/// Name of this program in PNG files.
+/// Value of the `Software` chunk in PNG files.
 const SOFTWARE: &str = concat!("hart ", env!("CARGO_PKG_VERSION"));
 
-/// How a picture was made.
+/// The origin of a generated image.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Provenance {
-    /// The prompt.
+    /// Prompt of the image.
     pub prompt: String,
-    /// Its seed.
+    /// Seed of the image.
     pub seed: u64,
-    /// The other settings, one line.
+    /// The other settings in one line.
     pub settings: String,
 }
 
-/// A picture of 8-bit RGB.
+/// An 8-bit RGB image. Clones share the pixels.
 #[derive(Clone, PartialEq)]
 pub struct Image {
     width: usize,
     height: usize,
-    /// Shared by clones of the image.
     pixels: Arc<Vec<u8>>,
-    /// How it was made, if it was.
+    /// Origin of the image, if hart generated it.
     pub provenance: Option<Provenance>,
 }
 
 impl Provenance {
-    /// `settings` is one line of the caller's choice.
+    /// Creates a provenance. `settings` is any line of text.
     pub fn new(prompt: impl Into<String>, seed: u64, settings: impl Into<String>) -> Self {
         Self { prompt: prompt.into(), seed, settings: settings.into() }
     }
@@ -56,11 +55,11 @@ impl std::fmt::Debug for Image {
 }
 
 impl Image {
-    /// A picture from its pixels, three bytes each, row by row from the top left.
+    /// Creates an image from its pixels: three bytes each, row by row from the top left.
     ///
     /// # Errors
     ///
-    /// [`Error::Request`] if their number isn't `3 * width * height`.
+    /// [`Error::Request`] if the length is not `3 * width * height`, or 0.
     pub fn from_rgb(width: usize, height: usize, pixels: Vec<u8>) -> Result<Self> {
         let expected = width.checked_mul(height).and_then(|n| n.checked_mul(3));
         if expected != Some(pixels.len()) || pixels.is_empty() {
@@ -71,35 +70,35 @@ impl Image {
         Ok(Self { width, height, pixels: Arc::new(pixels), provenance: None })
     }
 
-    /// A picture from three planes of values from -1 to 1, rounded to the nearest level.
+    /// Quantises planes `[3, height, width]` with values from -1 to 1 to the nearest levels.
     pub(crate) fn from_planes(planes: &[f32], width: usize, height: usize) -> Result<Self> {
         if !planes.iter().all(|v| v.is_finite()) {
             return Err(Error::Overflow { what: "the decoded pixels".into() });
         }
         let size = width * height;
-        // Halves up, by comparisons: `round` is a function of the C library on many processors.
+        // Rounds halves up with comparisons, since `round` calls the C library on many processors.
         let level = |v: f32| {
             let level = ((v + 1.0) * 0.5 * 255.0).clamp(0.0, 255.0);
             let below = level as u8;
             below + u8::from(level - f32::from(below) >= 0.5)
         };
         let mut pixels = vec![0; 3 * size];
-        pixels.par_chunks_mut(3 * LEVELS_AT_ONCE).enumerate().for_each(|(part, pixels)| {
+        pixels.par_chunks_mut(3 * PIXELS_PER_TASK).enumerate().for_each(|(part, pixels)| {
             for (i, pixel) in pixels.chunks_exact_mut(3).enumerate() {
-                let at = part * LEVELS_AT_ONCE + i;
+                let at = part * PIXELS_PER_TASK + i;
                 pixel.copy_from_slice(&[planes[at], planes[size + at], planes[2 * size + at]].map(level));
             }
         });
         Ok(Self { width, height, pixels: Arc::new(pixels), provenance: None })
     }
 
-    /// The three planes, values from -1 to 1.
+    /// Returns the planes `[3, height, width]` with values from -1 to 1.
     pub(crate) fn planes(&self) -> Vec<f32> {
         let plane = |channel: usize| self.pixels.iter().skip(channel).step_by(3).map(|&v| f32::from(v) / 127.5 - 1.0);
         (0..3).flat_map(plane).collect()
     }
 
-    /// The planes of many, one after the other.
+    /// Returns the planes of several images, `[images, 3, height, width]`.
     pub(crate) fn planes_of(images: &[Self]) -> Vec<f32> {
         images.par_iter().flat_map_iter(Self::planes).collect()
     }
@@ -109,36 +108,36 @@ impl Image {
         self
     }
 
-    /// Pixels in a row.
+    /// Returns the width in pixels.
     pub fn width(&self) -> usize {
         self.width
     }
 
-    /// Rows.
+    /// Returns the height in pixels.
     pub fn height(&self) -> usize {
         self.height
     }
 
-    /// The pixels, three bytes each, row by row from the top left.
+    /// Returns the pixels: three bytes each, row by row from the top left.
     pub fn pixels(&self) -> &[u8] {
         &self.pixels
     }
 
-    /// Pictures of one size side by side in rows of `columns`; places that are left over stay white.
+    /// Arranges images of one size in rows of `columns`. Unused cells are white.
     ///
     /// # Errors
     ///
-    /// [`Error::Request`] if there is none, their sizes differ, `columns` is 0, or there is no memory for so many.
+    /// [`Error::Request`] if there is no image, the sizes differ, `columns` is 0, or there is not enough memory.
     pub fn grid<I: Borrow<Self>>(images: &[I], columns: usize) -> Result<Self> {
         let images: Vec<&Self> = images.iter().map(Borrow::borrow).collect();
-        let Some(first) = images.first() else { return Err(Error::request("grid", "there is no picture")) };
+        let Some(first) = images.first() else { return Err(Error::request("grid", "there is no image")) };
         if columns == 0 || images.iter().any(|i| (i.width, i.height) != (first.width, first.height)) {
-            return Err(Error::request("grid", "expected pictures of one size and at least one column"));
+            return Err(Error::request("grid", "expected images of one size and at least one column"));
         }
         let (width, columns) = (first.width, columns.min(images.len()));
         let rows = images.len().div_ceil(columns);
         let (whole, mut pixels) = (3 * width * columns * first.height * rows, Vec::new());
-        let no_memory = |_| Error::request("grid", format!("there is no memory for {whole} bytes: take fewer pictures"));
+        let no_memory = |_| Error::request("grid", format!("there is no memory for {whole} bytes: take fewer images"));
         pixels.try_reserve_exact(whole).map_err(no_memory)?;
         pixels.resize(whole, 255);
         for (index, image) in images.iter().enumerate() {
@@ -151,11 +150,11 @@ impl Image {
         Ok(Self { width: width * columns, height: first.height * rows, pixels: Arc::new(pixels), provenance: None })
     }
 
-    /// The PNG file's bytes. Prompt, seed and settings stand in text chunks.
+    /// Encodes the image as a PNG file, with prompt, seed and settings in text chunks.
     ///
     /// # Errors
     ///
-    /// [`io::Error`] as the encoder reports it.
+    /// The encoder's [`io::Error`].
     pub fn to_png(&self) -> io::Result<Vec<u8>> {
         let size = |n: usize| u32::try_from(n).map_err(io::Error::other);
         let mut bytes = Vec::new();
@@ -163,10 +162,10 @@ impl Image {
         encoder.set_color(png::ColorType::Rgb);
         encoder.set_depth(png::BitDepth::Eight);
         encoder.add_text_chunk("Software".into(), SOFTWARE.into())?;
-        if let Some(made) = &self.provenance {
-            encoder.add_itxt_chunk("prompt".into(), made.prompt.clone())?;
-            encoder.add_text_chunk("seed".into(), made.seed.to_string())?;
-            encoder.add_itxt_chunk("settings".into(), made.settings.clone())?;
+        if let Some(provenance) = &self.provenance {
+            encoder.add_itxt_chunk("prompt".into(), provenance.prompt.clone())?;
+            encoder.add_text_chunk("seed".into(), provenance.seed.to_string())?;
+            encoder.add_itxt_chunk("settings".into(), provenance.settings.clone())?;
         }
         let mut writer = encoder.write_header()?;
         writer.write_image_data(&self.pixels)?;
@@ -174,7 +173,7 @@ impl Image {
         Ok(bytes)
     }
 
-    /// Writes a PNG file: first beside it, then renamed, so that a failure leaves nothing half-written.
+    /// Writes a PNG file atomically: a failure leaves no partial file.
     ///
     /// # Errors
     ///
@@ -185,12 +184,12 @@ impl Image {
         write_file(path, &bytes).map_err(Error::io(path))
     }
 
-    /// Reads a PNG file of any colour type; transparency is laid over white. Prompt, seed and settings are read too, if hart wrote
-    /// them.
+    /// Reads a PNG file of any colour type. Transparent pixels are blended with white. Reads prompt, seed and settings too, if hart wrote
+    /// the file.
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] if it can't be read, [`Error::Image`] if it isn't a PNG picture.
+    /// [`Error::Io`] if the file cannot be read, [`Error::Image`] if it is not a PNG image.
     pub fn open_png(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         if !path.metadata().map_err(Error::io(path))?.is_file() {
@@ -200,25 +199,25 @@ impl Image {
         Self::read_png(BufReader::new(file), path)
     }
 
-    /// Reads a PNG file that is in memory; `name` is for messages.
+    /// Decodes a PNG file in memory. `name` appears in error messages.
     ///
     /// # Errors
     ///
-    /// [`Error::Image`] if it isn't a PNG picture.
+    /// [`Error::Image`] if it is not a PNG image.
     pub fn from_png(name: impl AsRef<Path>, bytes: &[u8]) -> Result<Self> {
         Self::read_png(io::Cursor::new(bytes), name.as_ref())
     }
 
     fn read_png(source: impl BufRead + Seek, path: &Path) -> Result<Self> {
-        let wrong = |problem: String| Error::Image { path: path.to_path_buf(), problem };
-        let damaged = |e: png::DecodingError| wrong(format!("not a PNG picture: {e}"));
+        let invalid = |problem: String| Error::Image { path: path.to_path_buf(), problem };
+        let damaged = |e: png::DecodingError| invalid(format!("not a PNG image: {e}"));
         let mut decoder = png::Decoder::new(source);
         decoder.set_transformations(png::Transformations::normalize_to_color8());
         let mut reader = decoder.read_info().map_err(damaged)?;
         let (width, height) = (reader.info().width as usize, reader.info().height as usize);
         let bytes = reader.output_buffer_size().filter(|_| width * height <= MAX_PIXELS);
         let Some(bytes) = bytes else {
-            return Err(wrong(format!("{width} x {height} pixels, at most {MAX_PIXELS} in all are read")));
+            return Err(invalid(format!("{width} x {height} pixels, at most {MAX_PIXELS} in all are read")));
         };
         let mut buffer = vec![0; bytes];
         let info = reader.next_frame(&mut buffer).map_err(damaged)?;
@@ -235,9 +234,9 @@ impl Image {
     }
 }
 
-/// What the text chunks of a PNG file say of how it was made.
+/// Reads the provenance from the text chunks of a PNG file.
 fn provenance(info: &png::Info<'_>) -> Option<Provenance> {
-    // The texts may be compressed: a small file must not grow to gigabytes.
+    // Texts may be compressed. The limit keeps a small file from expanding to gigabytes.
     let text = |key: &str| {
         let mut chunk = info.utf8_text.iter().find(|t| t.keyword == key)?.clone();
         chunk.decompress_text_with_limit(MAX_TEXT_BYTES).ok()?;
@@ -257,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn png_keeps_pixels_and_says_how_it_was_made() {
+    fn png_keeps_pixels_and_provenance() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("café 🦜.png");
         let mut image = checker();
@@ -265,7 +264,7 @@ mod tests {
         image.save_png(&path).unwrap();
         assert_eq!(Image::open_png(&path).unwrap(), image);
         assert_eq!(Image::from_png("memory", &fs::read(&path).unwrap()).unwrap(), image);
-        assert!(Image::from_png("memory", b"no picture").unwrap_err().to_string().starts_with("memory: not a PNG"));
+        assert!(Image::from_png("memory", b"no image").unwrap_err().to_string().starts_with("memory: not a PNG"));
         let decoder = png::Decoder::new(BufReader::new(fs::File::open(&path).unwrap()));
         let reader = decoder.read_info().unwrap();
         let info = reader.info();
@@ -275,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn a_small_file_with_gigabytes_of_text_is_a_picture_without_provenance() {
+    fn a_small_file_with_gigabytes_of_text_is_an_image_without_provenance() {
         let mut bytes = Vec::new();
         let mut info = png::Info::with_size(1, 1);
         info.color_type = png::ColorType::Rgb;
@@ -299,7 +298,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let error = checker().save_png(folder.path().join("missing").join("x.png")).unwrap_err();
         assert!(error.to_string().contains("missing"), "{error}");
-        // A folder in the file's place stays one.
+        // A folder with that name is left alone.
         fs::create_dir(folder.path().join("x.png")).unwrap();
         let error = checker().save_png(folder.path().join("x.png")).unwrap_err();
         assert!(error.to_string().contains("no plain file"), "{error}");
@@ -330,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn grid_places_pictures_row_by_row() {
+    fn grid_places_images_row_by_row() {
         let images = vec![checker(), checker(), checker()];
         let grid = Image::grid(&images, 2).unwrap();
         assert_eq!((grid.width(), grid.height()), (8, 6));

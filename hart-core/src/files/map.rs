@@ -1,4 +1,4 @@
-//! Files as memory.
+//! Memory mapping of files.
 
 use std::fs::File;
 use std::io;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use memmap2::Mmap;
 
-/// A file that is mapped for reading.
+/// A file mapped for reading.
 #[derive(Clone, Debug)]
 pub(crate) struct Mapped(Arc<Mmap>);
 
@@ -18,21 +18,21 @@ impl AsRef<[u8]> for Mapped {
 }
 
 impl Mapped {
-    /// Gives back the memory of pages that were read. They are read again, from the system's cache, when they are next touched: after
-    /// all of a file was looked at, what no run needs doesn't stay.
+    /// Releases the memory of the pages read so far. They are read again, usually from the system's cache, when they are accessed next.
+    /// Called after a whole file has been checked, so that unused parts do not stay in memory.
     #[allow(unsafe_code)]
-    pub(crate) fn let_go(&self) {
-        // SAFETY: the mapping is shared and only read, so that what is read again is the file, as before. A refusal changes nothing.
+    pub(crate) fn release(&self) {
+        // SAFETY: the mapping is shared and read-only, so later accesses read the same file. A failure changes nothing.
         #[cfg(unix)]
         let _ = unsafe { self.0.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
     }
 }
 
-/// Maps a file for reading. Its pages are read when they are first touched, and cost no memory of our own.
+/// Maps a file for reading. Pages are read on first access and belong to the system's cache.
 #[allow(unsafe_code)]
 pub(crate) fn map_file(path: &Path) -> io::Result<Mapped> {
     let file = File::open(path)?;
-    // SAFETY: sound as long as nobody changes or shortens the file while it is mapped, which no program can check. That is the
-    // caller's part, as `OpenOptions::memory_map` says; with `false` the file is read instead.
+    // SAFETY: sound as long as nobody changes or shortens the file while it is mapped. `OpenOptions::memory_map` makes that the
+    // caller's responsibility.
     unsafe { Mmap::map(&file) }.map(|map| Mapped(Arc::new(map)))
 }

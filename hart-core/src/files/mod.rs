@@ -1,4 +1,4 @@
-//! Where a checkpoint's files are: in folders, or in memory under the names that they would have there.
+//! The files of a checkpoint, in folders or in memory.
 
 mod map;
 mod write;
@@ -15,7 +15,7 @@ use bytes::Bytes;
 
 use crate::error::{Error, Result};
 
-/// A checkpoint's files in memory, for programs that carry a model inside or fetch it themselves.
+/// A checkpoint's files in memory, for programs that embed or download a model.
 ///
 /// ```
 /// use hart_core::{Files, Hart, OpenOptions};
@@ -40,17 +40,17 @@ use crate::error::{Error, Result};
 pub struct Files(BTreeMap<PathBuf, Bytes>);
 
 impl Files {
-    /// None yet.
+    /// Creates an empty set of files.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds a file under its name relative to the checkpoint's root, such as `llm/config.json`. Clones share the contents, and so
-    /// does a model that is opened from them.
+    /// Adds a file under its name relative to the checkpoint's root, such as `llm/config.json`. Clones, and models opened from the files,
+    /// share the contents.
     ///
     /// # Errors
     ///
-    /// [`Error::Request`] if the name is empty, absolute, leads upwards, or is there already.
+    /// [`Error::Request`] if the name is empty, absolute, contains `..`, or already exists.
     pub fn insert(&mut self, name: impl AsRef<Path>, contents: impl Into<Vec<u8>>) -> Result<()> {
         let name = name.as_ref();
         let wrong = |problem: &str| Err(Error::request("file", format!("`{}` {problem}", name.display())));
@@ -66,17 +66,17 @@ impl Files {
     }
 }
 
-/// Where files are looked for.
+/// The storage that files are read from.
 #[derive(Clone, Debug)]
 pub(crate) enum Storage {
-    /// The file system; whole files are mapped or read.
+    /// The file system. Weights are mapped or read.
     Disk { memory_map: bool },
-    /// Memory.
+    /// Files in memory.
     Memory(Files),
 }
 
 impl Storage {
-    /// Whether a plain file of that name is there.
+    /// Returns whether a plain file with that path exists.
     pub(crate) fn is_file(&self, path: &Path) -> bool {
         match self {
             Self::Disk { .. } => path.is_file(),
@@ -84,19 +84,19 @@ impl Storage {
         }
     }
 
-    /// A file of at most `limit` bytes.
+    /// Reads a file of at most `limit` bytes.
     pub(crate) fn read(&self, path: &Path, limit: u64) -> Result<Vec<u8>> {
         match self {
             Self::Disk { .. } => read_limited(path, limit),
             Self::Memory(files) => {
                 let bytes = files.find(path)?;
-                within(path, bytes.len(), limit)?;
+                check_size(path, bytes.len(), limit)?;
                 Ok(bytes.to_vec())
             }
         }
     }
 
-    /// A file of any size, not copied where it can be mapped or is in memory; the mapping too, if it is mapped.
+    /// Returns the contents of a file of any size, without a copy if it is in memory or can be mapped, and the mapping, if any.
     pub(crate) fn contents(&self, path: &Path) -> Result<(Bytes, Option<Mapped>)> {
         match self {
             Self::Memory(files) => Ok((files.find(path)?.clone(), None)),
@@ -119,22 +119,22 @@ impl Files {
     }
 }
 
-/// Refuses what is no plain file: a pipe could keep its reader waiting, a device could go on without end.
+/// Fails if the path is not a plain file: a read from a pipe may block, and a device may never end.
 pub(crate) fn require_plain_file(path: &Path) -> Result<()> {
     if path.metadata().map_err(Error::io(path))?.is_file() { Ok(()) } else { Err(Error::checkpoint(path, "expected a plain file")) }
 }
 
-/// A plain file of at most `limit` bytes.
+/// Reads a plain file of at most `limit` bytes.
 pub(crate) fn read_limited(path: &Path, limit: u64) -> Result<Vec<u8>> {
     require_plain_file(path)?;
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(Error::io(path))?;
     file.take(limit + 1).read_to_end(&mut bytes).map_err(Error::io(path))?;
-    within(path, bytes.len(), limit)?;
+    check_size(path, bytes.len(), limit)?;
     Ok(bytes)
 }
 
-fn within(path: &Path, bytes: usize, limit: u64) -> Result<()> {
+fn check_size(path: &Path, bytes: usize, limit: u64) -> Result<()> {
     if bytes as u64 <= limit {
         return Ok(());
     }

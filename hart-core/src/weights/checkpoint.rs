@@ -140,7 +140,7 @@ impl Checkpoint {
 
     /// Gives back the memory of mapped pages that were read so far.
     pub(super) fn let_go(&self) {
-        self.mapped.iter().for_each(Mapped::let_go);
+        self.mapped.iter().for_each(Mapped::release);
     }
 
     pub(super) fn entry(&self, name: &str) -> Option<&Entry> {
