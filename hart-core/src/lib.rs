@@ -32,7 +32,7 @@ mod transformer;
 mod visual;
 pub mod weights;
 
-/// Tensors and devices, as the stages take and give them.
+/// The tensor library, for the inputs and outputs of the stages.
 pub use burn;
 pub use config::MAX_GUIDANCE;
 pub use convert::convert;

@@ -1,9 +1,11 @@
-//! The stages one by one, for programs that want a part: encode a text once, tokenize a picture, decode a latent.
+//! The stages of the pipeline, for programs that need a part of it: to encode a text once, tokenize an image, or decode a latent.
 //!
-//! They are the types that [`Hart::generate`](crate::Hart::generate) runs; [`Hart`](crate::Hart) hands out its own.
+//! [`Hart::generate`](crate::Hart::generate) runs these types, and [`Hart`](crate::Hart) has accessors for them.
+//!
+//! **This module is unstable: it may change in any minor version.** The rest of the library keeps to semantic versioning.
 //!
 //! ```
-//! use hart_core::stages::{Progress, SamplingParams, Philox};
+//! use hart_core::stages::{Philox, Progress, SamplingParams};
 //! use hart_core::{Hart, OpenOptions};
 //!
 //! # fn main() -> Result<(), hart_core::Error> {
@@ -13,22 +15,22 @@
 //! let hart = Hart::open(folder, OpenOptions::new())?;
 //! let mut progress = Progress::silent();
 //!
-//! // Text is encoded once ...
+//! // Encode a text once.
 //! let tokens = hart.text().tokenizer().tokenize(&["a parrot"], None, hart.config().transformer.context_tokens)?;
 //! let context = hart.text().encode(&tokens, &mut progress)?;
 //!
-//! // ... and drawn twice.
+//! // Sample it twice.
 //! let steps = hart.config().residual.steps.clone();
 //! let sampling = SamplingParams { guidance: 4.5, smoothing: true, top_k: None, top_p: 0.0, steps };
 //! let first = hart.sample(context.clone(), &sampling, &Philox::new(vec![1]), &mut progress)?;
 //! let second = hart.sample(context, &sampling, &Philox::new(vec![2]), &mut progress)?;
-//! let picture = hart.visual().decode_images(&first, &mut progress)?.remove(0);
+//! let image = hart.visual().decode_images(&first, &mut progress)?.remove(0);
 //! # let _ = second;
 //!
-//! // A picture becomes tokens, and a picture again.
-//! let tokens = hart.visual().tokenize_images(&[picture])?;
-//! let again = hart.visual().decode_images(&tokens.hybrid(), &mut progress)?;
-//! assert_eq!(again[0].width(), hart.visual().resolution());
+//! // Tokenize an image and decode it again.
+//! let tokens = hart.visual().tokenize_images(&[image])?;
+//! let decoded = hart.visual().decode_images(&tokens.hybrid(), &mut progress)?;
+//! assert_eq!(decoded[0].width(), hart.visual().resolution());
 //! # Ok(()) }
 //! ```
 

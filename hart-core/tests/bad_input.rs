@@ -246,7 +246,7 @@ fn damaged_weights_are_found_before_pixels() {
 }
 
 #[test]
-fn numbers_that_overflow_are_an_error_and_no_picture() {
+fn numbers_that_overflow_are_an_error_and_no_image() {
     let model = Model::new();
     fs::remove_file(model.path("llm/ema_model.bin")).unwrap();
     model.rewrite("llm/model.safetensors", |tensors| {
@@ -342,9 +342,9 @@ fn parts_of_a_tokenizer_that_cannot_be_followed_are_refused() {
     }
 }
 
-/// A tokenizer of another size than the transformer draws with it, but can't start from a picture.
+/// A tokenizer of another size than the transformer draws with it, but can't start from an image.
 #[test]
-fn a_picture_to_start_from_must_be_the_transformers_too() {
+fn an_image_to_start_from_must_be_the_transformers_too() {
     let model = Model::new();
     model.set("tokenizer/config.json", "v_patch_nums", json!([1, 2]));
     let hart = model.open().unwrap();
@@ -355,7 +355,7 @@ fn a_picture_to_start_from_must_be_the_transformers_too() {
     assert_eq!(hart.generate(&Request::new("a parrot")).unwrap().images.len(), 1);
 }
 
-/// Feed-forward layers and pictures that fit each limit alone, but not together.
+/// Feed-forward layers and images that fit each limit alone, but not together.
 #[test]
 fn sizes_are_checked_together() {
     let model = Model::new();
@@ -453,11 +453,11 @@ fn weight_sets_are_chosen_and_missed_by_name() {
 #[test]
 fn files_may_be_read_instead_of_mapped() {
     let model = Model::new();
-    let picture = |options| {
+    let image = |options| {
         let hart = Hart::open(model.path(""), options).unwrap();
         hart.generate(&Request::new("a parrot")).unwrap().images.remove(0)
     };
-    assert!(picture(OpenOptions::new()).pixels() == picture(OpenOptions::new().memory_map(false)).pixels());
+    assert!(image(OpenOptions::new()).pixels() == image(OpenOptions::new().memory_map(false)).pixels());
 }
 
 #[test]
@@ -471,7 +471,7 @@ fn a_long_prompt_is_cut_and_says_what_was_cut() {
 }
 
 #[test]
-fn extreme_requests_give_a_picture_or_an_error() {
+fn extreme_requests_give_an_image_or_an_error() {
     let hart = Model::new().open().unwrap();
     let requests = [
         Request::new("a").seed(u64::MAX).guidance(100.0),
@@ -586,17 +586,17 @@ fn a_token_stops_a_run_from_another_thread() {
 #[test]
 fn a_systems_prompt_file_is_used_and_can_be_switched_off() {
     let model = Model::new();
-    let picture = |system: SystemPrompt| {
+    let image = |system: SystemPrompt| {
         let request = Request::new("a parrot").system_prompt(system);
         model.open().unwrap().generate(&request).unwrap().images.remove(0)
     };
-    let without = picture(SystemPrompt::Checkpoint);
+    let without = image(SystemPrompt::Checkpoint);
     fs::write(model.path("llm/system_prompt.txt"), "Describe the picture.\n").unwrap();
-    let with = picture(SystemPrompt::Checkpoint);
+    let with = image(SystemPrompt::Checkpoint);
     assert!(with.pixels() != without.pixels());
     assert!(with.provenance.as_ref().unwrap().settings.ends_with("system prompt checkpoint"));
-    assert!(picture(SystemPrompt::Off) == without);
-    assert!(picture(SystemPrompt::Text("Describe the picture.\n".into())).pixels() == with.pixels());
+    assert!(image(SystemPrompt::Off) == without);
+    assert!(image(SystemPrompt::Text("Describe the picture.\n".into())).pixels() == with.pixels());
     fs::write(model.path("llm/system_prompt.txt"), [0xff, 0xfe]).unwrap();
     model.refused(&["system_prompt.txt", "UTF-8"]);
 }

@@ -20,16 +20,16 @@ fn open(folder: &Path, precision: Precision) -> hart_core::Result<Hart> {
 }
 
 #[test]
-fn a_converted_model_makes_the_same_picture_and_is_smaller() {
+fn a_converted_model_makes_the_same_image_and_is_smaller() {
     let folder = tempfile::tempdir().unwrap();
     let request = Request::new("a red heart on a yellow background").seed(3);
-    let picture = |hart: &Hart| hart.generate(&request).unwrap().images.remove(0).pixels().to_vec();
+    let image = |hart: &Hart| hart.generate(&request).unwrap().images.remove(0).pixels().to_vec();
     // Without instructions for bfloat16 the visual tokenizer, a third of the model, stays in f32.
     for (precision, percent) in [(Precision::Int8, 70), (Precision::Bf16, 80)] {
         let to = converted(folder.path(), precision);
         let (stored, packed) = (open(&to, Precision::Auto).unwrap(), open(Path::new(SHIPPED), precision).unwrap());
         assert_eq!((stored.precision(), packed.precision()), (precision, precision));
-        assert!(picture(&stored) == picture(&packed), "{precision}");
+        assert!(image(&stored) == image(&packed), "{precision}");
         assert_eq!(stored.reports()[1].parameters, packed.reports()[1].parameters);
         let whole = open(Path::new(SHIPPED), Precision::F32).unwrap();
         let weights = |hart: &Hart| hart.memory(&request).weights;
@@ -70,11 +70,8 @@ fn a_published_checkpoint_is_converted() {
         for precision in [Precision::Int8, Precision::Bf16] {
             let to = folder.path().join(precision.to_string());
             convert(&from, &to, precision, WeightSet::PreferEma, None, &mut |_| Control::Continue).unwrap();
-            let picture = |hart: Hart| hart.generate(&request).unwrap().images.remove(0).pixels().to_vec();
-            assert!(
-                picture(open(&to, Precision::Auto).unwrap()) == picture(open(&from, precision).unwrap()),
-                "{name}, {precision}"
-            );
+            let image = |hart: Hart| hart.generate(&request).unwrap().images.remove(0).pixels().to_vec();
+            assert!(image(open(&to, Precision::Auto).unwrap()) == image(open(&from, precision).unwrap()), "{name}, {precision}");
         }
     }
 }

@@ -33,7 +33,7 @@ fn in_memory_but(root: &Path, change: impl Fn(&Path, Vec<u8>) -> Vec<u8>) -> Fil
     files
 }
 
-/// Takes previews of one size and the finished pictures, and notes the thread that it hears on.
+/// Takes previews of one size and the finished images, and notes the thread that it hears on.
 #[derive(Default)]
 struct Viewer {
     max_side: usize,
@@ -45,8 +45,8 @@ struct Viewer {
 impl Observer for Viewer {
     fn event(&mut self, event: &Event<'_>) -> Control {
         self.threads.push(std::thread::current().id());
-        if let Some(picture) = event.preview(self.max_side) {
-            self.previews.push((event.step, picture.unwrap()));
+        if let Some(image) = event.preview(self.max_side) {
+            self.previews.push((event.step, image.unwrap()));
         }
         Control::Continue
     }
@@ -68,9 +68,9 @@ fn a_preview_after_every_scale_changes_nothing() {
         assert!(watched == alone && viewer.finished == [watched]);
         assert_eq!(viewer.previews.len(), scales + 1);
         let side = max_side.clamp(hart.config().visual.downsample(), hart.config().resolution());
-        assert!(viewer.previews.iter().all(|(_, picture)| (picture.width(), picture.height()) == (side, side)));
+        assert!(viewer.previews.iter().all(|(_, image)| (image.width(), image.height()) == (side, side)));
         let differences: Vec<u64> = viewer.previews.iter().map(|(_, p)| distance(p, &viewer.previews[scales].1)).collect();
-        // The last one is the picture; the one before lacks only the residual, the first nearly everything.
+        // The last one is the image; the one before lacks only the residual, the first nearly everything.
         assert!(matches!(viewer.previews[scales].0, Step::Images { finished: 1, total: 1 }));
         assert!(side < 8 || differences[scales - 1] < differences[0], "{differences:?}");
         assert!(max_side != usize::MAX || viewer.previews[scales].1.pixels() == alone.pixels());
@@ -82,7 +82,7 @@ fn distance(a: &Image, b: &Image) -> u64 {
 }
 
 #[test]
-fn own_threads_make_the_same_picture_and_report_on_the_callers() {
+fn own_threads_make_the_same_image_and_report_on_the_callers() {
     let request = Request::new("a house").images_per_prompt(2);
     let shared = open(OpenOptions::new()).generate(&request).unwrap();
     for threads in [1, 3] {
@@ -125,8 +125,8 @@ fn own_threads_make_the_same_picture_and_report_on_the_callers() {
 fn a_model_opens_from_memory() {
     let request = Request::new("a guitar").seed(5);
     let hart = Hart::from_files(in_memory(&shipped()), OpenOptions::new()).unwrap();
-    let picture = |hart: &Hart| hart.generate(&request).unwrap().images.remove(0);
-    assert!(picture(&hart) == picture(&open(OpenOptions::new())));
+    let image = |hart: &Hart| hart.generate(&request).unwrap().images.remove(0);
+    assert!(image(&hart) == image(&open(OpenOptions::new())));
     let mut files = Files::new();
     let refused = |files: &Files| Hart::from_files(files.clone(), OpenOptions::new()).unwrap_err().to_string();
     assert!(refused(&files).contains("llm/config.json: no such file"), "{}", refused(&files));
@@ -162,13 +162,13 @@ fn memory_is_estimated_and_can_be_limited() {
 }
 
 #[test]
-fn a_decoder_in_bf16_makes_the_same_picture_to_the_eye() {
+fn a_decoder_in_bf16_makes_the_same_image_to_the_eye() {
     let exact = open(OpenOptions::new().precision(Precision::F32));
-    let picture = exact.generate(&Request::new("a house")).unwrap().images.remove(0);
-    let latent = exact.visual().tokenize_images(&[picture]).unwrap().hybrid();
+    let image = exact.generate(&Request::new("a house")).unwrap().images.remove(0);
+    let latent = exact.visual().tokenize_images(&[image]).unwrap().hybrid();
     let levels = |hart: &Hart| -> Vec<u8> {
-        let picture = hart.visual().decode_images(&latent, &mut Progress::silent()).unwrap().remove(0);
-        picture.pixels().to_vec()
+        let image = hart.visual().decode_images(&latent, &mut Progress::silent()).unwrap().remove(0);
+        image.pixels().to_vec()
     };
     let want = levels(&exact);
     for precision in [Precision::Bf16, Precision::Int8] {
@@ -228,7 +228,7 @@ fn a_filter_refuses_a_prompt_before_any_work() {
 }
 
 #[test]
-fn a_filter_hears_every_prompt_once_and_changes_no_picture() {
+fn a_filter_hears_every_prompt_once_and_changes_no_image() {
     let heard = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
     let inside = heard.clone();
     let request = Request::batch(["a house", "a guitar"]).images_per_prompt(2);

@@ -1,4 +1,4 @@
-//! Starting from a picture: what is kept stays, what is masked is drawn.
+//! Starting from an image: what is kept stays, what is masked is drawn.
 
 use std::path::{Path, PathBuf};
 
@@ -25,12 +25,12 @@ fn difference(a: &Image, b: &Image, inside: impl Fn(usize, usize) -> bool) -> f6
 }
 
 #[test]
-fn what_is_kept_has_the_pictures_own_latent_to_the_last_bit() {
+fn what_is_kept_has_the_images_own_latent_to_the_last_bit() {
     let hart = hart();
-    let picture = made(&hart, Request::new("a red heart on a yellow background").seed(7));
+    let image = made(&hart, Request::new("a red heart on a yellow background").seed(7));
     let mask = Mask::rectangle((SIDE, SIDE), 0, 0, SIDE / 2, SIDE);
-    let kept = hart.visual().known_tokens(&FromImage::inpaint(picture.clone(), mask)).unwrap();
-    let features = hart.visual().tokenize_images(&[picture]).unwrap().features;
+    let kept = hart.visual().known_tokens(&FromImage::inpaint(image.clone(), mask)).unwrap();
+    let features = hart.visual().tokenize_images(&[image]).unwrap().features;
     let [_, channels, height, width] = features.dims();
     let mut progress = Progress::silent();
     let tokens = hart.text().tokenizer().tokenize(&["a panda"], None, hart.config().transformer.context_tokens).unwrap();
@@ -53,25 +53,25 @@ fn what_is_kept_has_the_pictures_own_latent_to_the_last_bit() {
 #[test]
 fn inpainting_draws_under_the_mask_and_nowhere_else() {
     let hart = hart();
-    let picture = made(&hart, Request::new("a red heart on a yellow background").seed(7));
+    let image = made(&hart, Request::new("a red heart on a yellow background").seed(7));
     let mask = Mask::rectangle((SIDE, SIDE), 0, 0, SIDE / 2, SIDE);
     let request = |seed| {
-        let from = FromImage::inpaint(picture.clone(), mask.clone());
+        let from = FromImage::inpaint(image.clone(), mask.clone());
         Request::new("a house").seed(seed).top_p(0.9).from_image(from)
     };
     let (first, second) = (made(&hart, request(1)), made(&hart, request(2)));
     // Decoding mixes neighbours, so pixels near the mask may differ a little.
     let (far_left, far_right) = (|x: usize, _: usize| x < SIDE / 4, |x: usize, _: usize| x >= SIDE - SIDE / 4);
-    assert!(difference(&first, &picture, far_left) > 1.5 * difference(&first, &picture, far_right));
+    assert!(difference(&first, &image, far_left) > 1.5 * difference(&first, &image, far_right));
     assert!(difference(&first, &second, far_left) > difference(&first, &second, far_right));
-    assert!(difference(&first, &picture, far_right) < 12.0, "{}", difference(&first, &picture, far_right));
+    assert!(difference(&first, &image, far_right) < 12.0, "{}", difference(&first, &image, far_right));
     let settings = &first.provenance.as_ref().unwrap().settings;
     assert!(settings.ends_with("inpainting of an image"), "{settings}");
     assert!(first == made(&hart, request(1)) && first != second);
 }
 
 #[test]
-fn outpainting_keeps_the_smaller_picture_in_its_place() {
+fn outpainting_keeps_the_smaller_image_in_its_place() {
     let hart = hart();
     let whole = made(&hart, Request::new("a sunflower").seed(3));
     let rows = (8..40).flat_map(|y| whole.pixels()[3 * (y * SIDE + 8)..3 * (y * SIDE + 40)].to_vec());
@@ -86,22 +86,22 @@ fn a_variation_is_the_nearer_the_more_scales_it_keeps() {
     let hart = hart();
     let scales = hart.config().transformer.sides.len();
     // Of another prompt: what isn't kept becomes something else.
-    let picture = made(&hart, Request::new("a red heart on a yellow background").seed(3));
+    let image = made(&hart, Request::new("a red heart on a yellow background").seed(3));
     let apart = |kept: usize| {
-        let pictures = (0..4u64).map(|seed| {
+        let images = (0..4u64).map(|seed| {
             made(
                 &hart,
-                Request::new("a key on a dark blue background").seed(100 + seed).from_image(FromImage::vary(picture.clone(), kept)),
+                Request::new("a key on a dark blue background").seed(100 + seed).from_image(FromImage::vary(image.clone(), kept)),
             )
         });
-        pictures.map(|p| difference(&p, &picture, |_, _| true)).sum::<f64>() / 4.0
+        images.map(|p| difference(&p, &image, |_, _| true)).sum::<f64>() / 4.0
     };
     let (few, many) = (apart(1), apart(scales - 1));
     assert!(many < few / 2.0, "keeping 1 scale: {few:.1} apart, keeping {}: {many:.1}", scales - 1);
 }
 
 #[test]
-fn a_picture_that_does_not_fit_is_refused_before_any_work() {
+fn an_image_that_does_not_fit_is_refused_before_any_work() {
     let hart = hart();
     let small = Image::from_rgb(8, 8, vec![0; 3 * 64]).unwrap();
     let whole = Image::from_rgb(SIDE, SIDE, vec![0; 3 * SIDE * SIDE]).unwrap();

@@ -357,7 +357,7 @@ fn final_image() {
     });
 }
 
-/// Prompt to picture with nothing taken from the recording but the random draws.
+/// Prompt to image with nothing taken from the recording but the random draws.
 #[test]
 fn whole_replayed_runs_end_where_the_published_ones_do() {
     for_each_run(|goldens, hart, run| {

@@ -41,18 +41,18 @@ struct Bounds {
     cosine: f64,
     /// Largest root mean square of the predicted noise's error, as a share of the noise's.
     noise: f64,
-    /// Least median, over some pictures of the same prompt and seed, of the peak signal-to-noise ratio in decibels.
-    picture: f64,
+    /// Least median, over some images of the same prompt and seed, of the peak signal-to-noise ratio in decibels.
+    image: f64,
 }
 
 /// Of the CPU's precisions, or of a GPU's.
 fn bounds() -> Vec<Bounds> {
     if device() != DeviceKind::Cpu {
-        return vec![Bounds { precision: Precision::F16, recorded: 0.04, cosine: 0.9999, noise: 0.003, picture: 35.0 }];
+        return vec![Bounds { precision: Precision::F16, recorded: 0.04, cosine: 0.9999, noise: 0.003, image: 35.0 }];
     }
     vec![
-        Bounds { precision: Precision::Bf16, recorded: 0.04, cosine: 0.9999, noise: 0.003, picture: 35.0 },
-        Bounds { precision: Precision::Int8, recorded: 0.15, cosine: 0.9992, noise: 0.01, picture: 25.0 },
+        Bounds { precision: Precision::Bf16, recorded: 0.04, cosine: 0.9999, noise: 0.003, image: 35.0 },
+        Bounds { precision: Precision::Int8, recorded: 0.15, cosine: 0.9992, noise: 0.01, image: 25.0 },
     ]
 }
 
@@ -73,9 +73,9 @@ fn recorded_logits() {
     }
 }
 
-/// The logits that the shipped model predicts for its own pictures' tokens.
-fn logits(hart: &Hart, context: &Context, pictures: &[Image]) -> Vec<Vec<f32>> {
-    let tokens = hart.visual().tokenize_images(pictures).unwrap();
+/// The logits that the shipped model predicts for its own images' tokens.
+fn logits(hart: &Hart, context: &Context, images: &[Image]) -> Vec<Vec<f32>> {
+    let tokens = hart.visual().tokenize_images(images).unwrap();
     let conditioning = hart.transformer().condition(context);
     let plan = scales(hart);
     let count = plan.iter().map(Scale::tokens).sum();
@@ -93,11 +93,11 @@ fn cosine(a: &[f32], b: &[f32]) -> f64 {
 #[test]
 fn logits_of_every_scale_point_where_those_of_f32_do() {
     let exact = shipped(Precision::F32);
-    let pictures = pictures(&exact);
+    let images = images(&exact);
     let context = context(&exact);
-    let want = logits(&exact, &context, &pictures);
+    let want = logits(&exact, &context, &images);
     for bounds in bounds() {
-        let got = logits(&shipped(bounds.precision), &context, &pictures);
+        let got = logits(&shipped(bounds.precision), &context, &images);
         for (scale, (got, want)) in got.iter().zip(&want).enumerate() {
             let cosine = cosine(got, want);
             println!("{} scale {scale}: 1 - {:.1e}", bounds.precision, 1.0 - cosine);
@@ -135,25 +135,25 @@ fn context(hart: &Hart) -> Context {
     hart.text().encode(&tokens, &mut Progress::silent()).unwrap()
 }
 
-fn pictures(hart: &Hart) -> Vec<Image> {
+fn images(hart: &Hart) -> Vec<Image> {
     let made = PROMPTS.iter().map(|prompt| hart.generate(&Request::new(*prompt).seed(3)).unwrap());
     made.flat_map(|generation| generation.images).collect()
 }
 
-/// A code that is drawn differently changes more than any rounding: the median picture has few of them.
+/// A code that is drawn differently changes more than any rounding: the median image has few of them.
 #[test]
-fn pictures_of_the_same_seed_are_alike() {
-    let want = pictures(&shipped(Precision::F32));
+fn images_of_the_same_seed_are_alike() {
+    let want = images(&shipped(Precision::F32));
     for bounds in bounds() {
-        assert_alike(&bounds.precision.to_string(), &pictures(&shipped(bounds.precision)), &want, bounds.picture);
+        assert_alike(&bounds.precision.to_string(), &images(&shipped(bounds.precision)), &want, bounds.image);
     }
 }
 
 /// On a GPU, from the same noise, in f32.
 #[test]
-fn every_device_draws_the_cpus_pictures() {
+fn every_device_draws_the_cpus_images() {
     let cpu = Hart::open(SHIPPED, OpenOptions::new().device(DeviceKind::Cpu).precision(Precision::F32)).unwrap();
-    assert_alike(&device().to_string(), &pictures(&shipped(Precision::F32)), &pictures(&cpu), 35.0);
+    assert_alike(&device().to_string(), &images(&shipped(Precision::F32)), &images(&cpu), 35.0);
 }
 
 #[track_caller]
@@ -169,7 +169,7 @@ fn assert_alike(what: &str, got: &[Image], want: &[Image], least: f64) {
 }
 
 #[test]
-fn same_picture_on_any_number_of_threads() {
+fn same_image_on_any_number_of_threads() {
     for bounds in bounds() {
         let hart = shipped(bounds.precision);
         let request = Request::new("a parrot").seed(3);

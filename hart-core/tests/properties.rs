@@ -144,7 +144,7 @@ fn model() -> Hart {
     Goldens::usual().hart(WeightSet::PreferEma)
 }
 
-fn pictures(hart: &Hart, request: &Request) -> Vec<Image> {
+fn images(hart: &Hart, request: &Request) -> Vec<Image> {
     hart.generate(request).unwrap().images
 }
 
@@ -155,12 +155,12 @@ fn pixels(images: &[Image]) -> Vec<&[u8]> {
 const PROMPTS: [&str; 3] = ["a parrot", "two red circles above a blue square", "x"];
 
 #[test]
-fn same_seed_same_picture_in_any_batch() {
+fn same_seed_same_image_in_any_batch() {
     let hart = model();
     for soft in [false, true] {
         let request = |prompts: &[&str]| Request::batch(prompts.to_vec()).seed(11).smoothing(soft).images_per_prompt(2);
-        let together = pictures(&hart, &request(&PROMPTS));
-        let alone: Vec<Image> = PROMPTS.iter().flat_map(|p| pictures(&hart, &request(&[p]))).collect();
+        let together = images(&hart, &request(&PROMPTS));
+        let alone: Vec<Image> = PROMPTS.iter().flat_map(|p| images(&hart, &request(&[p]))).collect();
         assert!(pixels(&together) == pixels(&alone), "soft {soft}");
     }
 }
@@ -183,39 +183,39 @@ fn batch_of_three_equals_three_singles() {
 }
 
 #[test]
-fn picture_i_has_the_seed_plus_i() {
+fn image_i_has_the_seed_plus_i() {
     let hart = model();
-    let many = pictures(&hart, &Request::new("a parrot").seed(u64::MAX).images_per_prompt(3));
+    let many = images(&hart, &Request::new("a parrot").seed(u64::MAX).images_per_prompt(3));
     let seeds: Vec<u64> = many.iter().map(|i| i.provenance.as_ref().unwrap().seed).collect();
     assert_eq!(seeds, [u64::MAX, 0, 1]);
-    let third = pictures(&hart, &Request::new("a parrot").seed(1));
+    let third = images(&hart, &Request::new("a parrot").seed(1));
     assert!(many[2].pixels() == third[0].pixels());
     assert!(many[0].pixels() != many[1].pixels());
 }
 
 /// On the shipped model, whose products are large enough to be shared between threads.
 #[test]
-fn same_picture_on_any_number_of_threads() {
+fn same_image_on_any_number_of_threads() {
     let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/hart-emoji");
     let hart = Hart::open(shipped, OpenOptions::new()).unwrap();
     let request = Request::new("a parrot").seed(3);
     let on = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| pictures(&hart, &request))
+        pool.install(|| images(&hart, &request))
     };
     let one = on(1);
     assert!(one == on(2) && one == on(3));
-    assert!(one == pictures(&hart, &request));
+    assert!(one == images(&hart, &request));
 }
 
 #[test]
 fn threads_share_one_model() {
     let hart = model();
     let request = |seed| Request::new("a parrot").seed(seed);
-    let alone: Vec<Vec<Image>> = (0..4).map(|seed| pictures(&hart, &request(seed))).collect();
+    let alone: Vec<Vec<Image>> = (0..4).map(|seed| images(&hart, &request(seed))).collect();
     std::thread::scope(|scope| {
         let hart = &hart;
-        let runs: Vec<_> = (0..4).map(|seed| scope.spawn(move || pictures(hart, &request(seed)))).collect();
+        let runs: Vec<_> = (0..4).map(|seed| scope.spawn(move || images(hart, &request(seed)))).collect();
         for (run, want) in runs.into_iter().zip(&alone) {
             assert_eq!(&run.join().unwrap(), want);
         }
@@ -223,10 +223,10 @@ fn threads_share_one_model() {
 }
 
 #[test]
-fn settings_change_the_picture() {
+fn settings_change_the_image() {
     let hart = model();
     let base = || Request::new("a parrot").seed(5).smoothing(false);
-    let reference = pictures(&hart, &base());
+    let reference = images(&hart, &base());
     let others = [
         base().guidance(0.0),
         base().top_k(1),
@@ -236,8 +236,8 @@ fn settings_change_the_picture() {
         base().system_prompt(SystemPrompt::Text("Draw this:".into())),
     ];
     for other in others {
-        assert!(pictures(&hart, &other)[0].pixels() != reference[0].pixels(), "{other:?}");
+        assert!(images(&hart, &other)[0].pixels() != reference[0].pixels(), "{other:?}");
     }
     // This checkpoint has no system prompt of its own.
-    assert_eq!(pictures(&hart, &base().system_prompt(SystemPrompt::Off)), reference);
+    assert_eq!(images(&hart, &base().system_prompt(SystemPrompt::Off)), reference);
 }

@@ -49,7 +49,7 @@ fn quantizer_loss_is_the_recorded_one() {
     });
 }
 
-/// From the recorded context and pictures through transformer and diffusion, with the recorded steps and noise.
+/// From the recorded context and images through transformer and diffusion, with the recorded steps and noise.
 #[test]
 fn diffusion_loss_is_the_recorded_one() {
     for_each(|goldens| {
@@ -75,7 +75,7 @@ fn diffusion_loss_is_the_recorded_one() {
     });
 }
 
-/// A model small enough to be trained in a test: 16x16 pictures, four scales.
+/// A model small enough to be trained in a test: 16x16 images, four scales.
 fn small(folder: &Path) -> Config {
     let captions: Vec<String> = batch(8, 0).into_iter().map(|item| item.caption).collect();
     let write = |part: &str, json: serde_json::Value| {
@@ -121,7 +121,7 @@ fn batch(count: usize, first: usize) -> Vec<Captioned> {
     (first..first + count).map(item).collect()
 }
 
-fn images(items: Vec<Captioned>) -> Vec<Image> {
+fn images_of(items: Vec<Captioned>) -> Vec<Image> {
     items.into_iter().map(|item| item.image).collect()
 }
 
@@ -194,7 +194,7 @@ fn a_small_model_learns() {
     let folder = tempfile::tempdir().unwrap();
     let config = small(folder.path());
     let mut first = tokenizer_trainer(&config, 2, &device());
-    let losses: Vec<_> = (0..150).map(|step| first.step(&images(batch(8, step % 2 * 8))).unwrap()).collect();
+    let losses: Vec<_> = (0..150).map(|step| first.step(&images_of(batch(8, step % 2 * 8))).unwrap()).collect();
     let (before, after) = (losses[0], losses[149]);
     assert!(after.hybrid < 0.5 * before.hybrid && after.discrete < 0.6 * before.discrete, "{before:?} {after:?}");
     assert!(after.used_rows > 0.2, "{after:?}");
@@ -224,8 +224,8 @@ fn a_small_model_learns() {
     let made = hart.generate(&Request::new("a red square on blue").guidance(1.0)).unwrap();
     assert_eq!((made.images[0].width(), made.images[0].height()), (16, 16));
     // What was saved is what was trained.
-    let pictures = images(batch(4, 0));
-    let (saved, trained) = (hart.visual().tokenize_images(&pictures).unwrap(), visual.tokenize_images(&pictures).unwrap());
+    let images = images_of(batch(4, 0));
+    let (saved, trained) = (hart.visual().tokenize_images(&images).unwrap(), visual.tokenize_images(&images).unwrap());
     assert_eq!(values(saved.features), values(trained.features));
 }
 
@@ -235,17 +235,17 @@ fn a_decoder_learns_alone() {
     let config = small(folder.path());
     let mut whole = tokenizer_trainer(&config, 2, &device());
     for step in 0..20 {
-        whole.step(&images(batch(8, step))).unwrap();
+        whole.step(&images_of(batch(8, step))).unwrap();
     }
-    let (before, pictures) = (whole.averaged(), images(batch(8, 1000)));
+    let (before, images) = (whole.averaged(), images_of(batch(8, 1000)));
     let options = TokenizerOptions { decoder_only: true, hybrid_share: 0.75, ..tokenizer_options(2) };
     let mut alone = TokenizerTrainer::from_model(&before, options, &device()).unwrap();
-    let losses: Vec<f32> = (0..40).map(|step| alone.step(&images(batch(8, step))).unwrap()).map(|l| l.hybrid).collect();
+    let losses: Vec<f32> = (0..40).map(|step| alone.step(&images_of(batch(8, step))).unwrap()).map(|l| l.hybrid).collect();
     let mean = |losses: &[f32]| losses.iter().sum::<f32>() / losses.len() as f32;
     assert!(mean(&losses[30..]) < 0.9 * mean(&losses[..10]), "{losses:?}");
 
     let after = alone.averaged();
-    let (was, is) = (before.tokenize_images(&pictures).unwrap(), after.tokenize_images(&pictures).unwrap());
+    let (was, is) = (before.tokenize_images(&images).unwrap(), after.tokenize_images(&images).unwrap());
     assert_eq!(was.codes, is.codes);
     assert_eq!(values(was.continuous.clone()), values(is.continuous));
     let decoded = |tokenizer: &VisualTokenizer| values(tokenizer.decode(&was.hybrid(), &mut Progress::silent()).unwrap());
@@ -268,8 +268,8 @@ fn a_device_learns_as_the_cpu_does() {
     let mut there = tokenizer_trainer(&config, 1, &device);
     there.restore(&state).unwrap();
     for step in 0..4 {
-        let pictures = images(batch(8, step));
-        let (want, got) = (here.step(&pictures).unwrap(), there.step(&pictures).unwrap());
+        let images = images_of(batch(8, step));
+        let (want, got) = (here.step(&images).unwrap(), there.step(&images).unwrap());
         let pairs = [(got.hybrid, want.hybrid), (got.discrete, want.discrete), (got.gradient_norm, want.gradient_norm)];
         assert!(pairs.into_iter().all(|(got, want)| near(got, want)), "step {step}: {got:?} and not {want:?}");
     }
@@ -296,13 +296,13 @@ fn a_resumed_run_goes_on_to_the_last_bit() {
         if step == 3 {
             whole.save(&state).unwrap();
         }
-        whole.step(&images(batch(8, step))).unwrap();
+        whole.step(&images_of(batch(8, step))).unwrap();
     }
     let mut resumed = tokenizer_trainer(&config, 2, &device());
     resumed.restore(&state).unwrap();
     assert_eq!(resumed.steps(), 3);
     for step in 3..6 {
-        resumed.step(&images(batch(8, step))).unwrap();
+        resumed.step(&images_of(batch(8, step))).unwrap();
     }
     assert!(bytes(|path| whole.save(path).unwrap()) == bytes(|path| resumed.save(path).unwrap()), "the tokenizer's states differ");
 
@@ -330,7 +330,7 @@ fn a_step_is_the_same_on_any_number_of_threads() {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
             let mut trainer = tokenizer_trainer(&config, 2, &device());
-            trainer.step(&images(batch(8, 0))).unwrap();
+            trainer.step(&images_of(batch(8, 0))).unwrap();
             bytes(|path| trainer.save(path).unwrap())
         })
     };
@@ -338,13 +338,13 @@ fn a_step_is_the_same_on_any_number_of_threads() {
 }
 
 #[test]
-fn scaled_latents_leave_pictures_as_they_were() {
+fn scaled_latents_leave_images_as_they_were() {
     let hart = Goldens::usual().plain();
     let side = hart.visual().resolution();
     let pixels = (0..side * side * 3).map(|i| (i * i % 251) as u8).collect();
-    let pictures = [Image::from_rgb(side, side, pixels).unwrap()];
+    let images = [Image::from_rgb(side, side, pixels).unwrap()];
     let scaled = hart.visual().clone().with_scaled_latents(0.37);
-    let (was, is) = (hart.visual().tokenize_images(&pictures).unwrap(), scaled.tokenize_images(&pictures).unwrap());
+    let (was, is) = (hart.visual().tokenize_images(&images).unwrap(), scaled.tokenize_images(&images).unwrap());
     assert_eq!(was.codes, is.codes);
     check_close("features", &values(is.features.clone()), &values(was.features.clone() * 0.37), 1e-5);
     let mut progress = Progress::silent();
@@ -352,7 +352,7 @@ fn scaled_latents_leave_pictures_as_they_were() {
         let was = hart.visual().decode(&was_latent, &mut progress).unwrap();
         check_close("pixels", &values(scaled.decode(&is_latent, &mut progress).unwrap()), &values(was), 1e-4);
     }
-    let ratio = residual_size(&scaled, &pictures, 0.9).unwrap() / residual_size(hart.visual(), &pictures, 0.9).unwrap();
+    let ratio = residual_size(&scaled, &images, 0.9).unwrap() / residual_size(hart.visual(), &images, 0.9).unwrap();
     assert!((ratio - 0.37).abs() < 1e-4, "{ratio}");
 }
 
@@ -381,7 +381,7 @@ fn what_will_not_do_is_named() {
     tokenizer_trainer(&other, 2, &device()).save(&state).unwrap();
     assert!(said(trainer.restore(&state).unwrap_err()).contains("another recipe's"));
     // A refused state changes nothing.
-    trainer.step(&images(batch(8, 0))).unwrap();
+    trainer.step(&images_of(batch(8, 0))).unwrap();
     let vocabulary = |most| said(train_text_tokenizer(&["a".to_string()], most, folder.path()).unwrap_err());
     assert!(vocabulary(256).contains("is 256, expected a number from 257") && vocabulary(usize::MAX).contains("vocab_size"));
 }

@@ -53,37 +53,40 @@ pub(super) fn read(checkpoint: &Checkpoint, name: &str, shape: &[usize]) -> Resu
     Packed::of_stored(sizes, panels.clone(), scales).map(Some).ok_or_else(problem)
 }
 
-/// Who hears how far a conversion is, and may end it.
+/// The progress of a conversion, reported to an observer that may cancel it.
 pub(crate) struct ConversionProgress<'a> {
     observer: RefCell<&'a mut dyn FnMut(f32) -> Control>,
-    /// Numbers that are converted, and those of all checkpoints.
+    /// Number of converted parameters.
     done: Cell<u64>,
-    all: u64,
+    /// Number of parameters of all checkpoints.
+    total: u64,
     cancelled: Cell<bool>,
 }
 
 impl<'a> ConversionProgress<'a> {
-    /// Of the conversion of these checkpoints, whose names are those of the tables.
+    /// Starts the conversion of checkpoints, each with the table of its names.
     pub(crate) fn new<'c>(
         observer: &'a mut dyn FnMut(f32) -> Control,
-        all: impl IntoIterator<Item = (&'c Checkpoint, &'c Table)>,
+        checkpoints: impl IntoIterator<Item = (&'c Checkpoint, &'c Table)>,
     ) -> Self {
-        let all =
-            all.into_iter().flat_map(|(checkpoint, table)| wanted(checkpoint, table).filter_map(|name| checkpoint.info(name)));
-        let all = all.map(|info| info.shape.iter().product::<usize>() as u64).sum::<u64>().max(1);
-        Self { observer: RefCell::new(observer), done: Cell::new(0), all, cancelled: Cell::new(false) }
+        let tensors = checkpoints
+            .into_iter()
+            .flat_map(|(checkpoint, table)| wanted(checkpoint, table).filter_map(|name| checkpoint.info(name)));
+        let total = tensors.map(|info| info.shape.iter().product::<usize>() as u64).sum::<u64>().max(1);
+        Self { observer: RefCell::new(observer), done: Cell::new(0), total, cancelled: Cell::new(false) }
     }
 
-    /// So many numbers more are converted.
+    /// Reports that more parameters are converted.
     ///
     /// # Errors
     ///
-    /// [`Error::Cancelled`], if that is what the observer answers or has answered.
-    pub(crate) fn more(&self, numbers: usize) -> Result<()> {
-        self.done.set(self.done.get() + numbers as u64);
+    /// [`Error::Cancelled`] if the observer has cancelled the conversion.
+    pub(crate) fn report(&self, parameters: usize) -> Result<()> {
+        self.done.set(self.done.get() + parameters as u64);
         if !self.cancelled.get() {
-            let answer = (self.observer.borrow_mut())((self.done.get() as f64 / self.all as f64).min(1.0) as f32);
-            self.cancelled.set(answer == Control::Cancel);
+            let share = (self.done.get() as f64 / self.total as f64).min(1.0) as f32;
+            let control = (self.observer.borrow_mut())(share);
+            self.cancelled.set(control == Control::Cancel);
         }
         if self.cancelled.get() { Err(Error::Cancelled) } else { Ok(()) }
     }
@@ -132,12 +135,12 @@ pub(crate) fn convert_tensors(
     // A view can't fail: whatever could is read once before.
     for (_, tensor) in &tensors {
         tensor.checkpoint.values(&tensor.name)?;
-        progress.more(0)?;
+        progress.report(0)?;
     }
     // safetensors makes a private file; this one has the rights of any new one.
     let rights = File::create(path).and_then(|file| file.metadata()).map_err(Error::io(path))?.permissions();
     safetensors::serialize_to_file(tensors, None, path).map_err(|e| Error::checkpoint(path, format!("can't be written: {e}")))?;
-    progress.more(0)?;
+    progress.report(0)?;
     fs::set_permissions(path, rights).map_err(Error::io(path))
 }
 
@@ -177,7 +180,7 @@ impl View for Converted<'_, '_> {
     fn data(&self) -> Cow<'_, [u8]> {
         // A view can't end the writing, but what is left of it can be quick.
         let numbers = self.checkpoint.info(&self.name).map_or(0, |info| info.shape.iter().product());
-        if self.progress.more(if matches!(self.form, Form::Scales(_)) { 0 } else { numbers }).is_err() {
+        if self.progress.report(if matches!(self.form, Form::Scales(_)) { 0 } else { numbers }).is_err() {
             return Cow::Owned(vec![0; self.data_len()]);
         }
         let values = self.checkpoint.values(&self.name).unwrap_or_default();
