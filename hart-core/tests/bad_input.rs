@@ -1,4 +1,4 @@
-//! Damaged files and impossible requests get an error that names the thing; never a panic, a hang or silent nonsense.
+//! Damaged files and invalid requests give an error that names the object, never a panic, a hang or a wrong result.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use hart_core::{
 };
 use serde_json::{Value, json};
 
-/// A copy of the fixture's checkpoint that may be damaged.
+/// A copy of the fixture's checkpoint, to be damaged.
 struct Model(tempfile::TempDir);
 
 impl Model {
@@ -43,14 +43,14 @@ impl Model {
         Hart::open(self.0.path(), OpenOptions::new())
     }
 
-    /// The message of the error that opening must end with; it names all of `words`.
+    /// Asserts that opening fails with a message that contains all of `words`.
     fn refused(&self, words: &[&str]) -> Error {
         let Err(error) = self.open() else { panic!("opened, expected an error about {words:?}") };
         says(&error, words);
         error
     }
 
-    /// Writes a safetensors file anew after `change` to its tensors.
+    /// Rewrites a safetensors file after `change` to its tensors.
     fn rewrite(&self, file: &str, change: impl Fn(&mut Vec<(String, Vec<usize>, Vec<f32>)>)) {
         let path = self.path(file);
         let bytes = fs::read(&path).unwrap();
@@ -172,7 +172,7 @@ fn truncated_torch_files_are_refused() {
     assert!(plain.is_ok(), "the plain weights are whole");
 }
 
-/// A pickle that asks for os.system: it is data to us, and refused.
+/// A pickle that calls os.system. It is read as data only, and refused.
 #[test]
 fn pickle_code_is_never_run() {
     let model = Model::new();
@@ -214,7 +214,7 @@ fn unused_tensors_may_be_allowed() {
     assert_eq!(hart.reports()[0].unused[0].name, "extra");
 }
 
-/// A phi that changes nothing, with its weights in the file or without; every step; and places that lead nowhere.
+/// A phi without effect, with or without its weights in the file; every diffusion step; and paths that do not exist.
 #[test]
 fn rare_values_are_good_ones() {
     let model = Model::new();
@@ -325,7 +325,7 @@ fn configuration_files_that_are_no_json_are_named() {
     model.refused(&["tokenizer.json"]);
 }
 
-/// Parts of a tokenizer that the library for it would panic on, in opening or with a text.
+/// Parts of a tokenizer on which the tokenizers library would panic, on opening or on encoding.
 #[test]
 fn parts_of_a_tokenizer_that_cannot_be_followed_are_refused() {
     let template = |piece: Value| json!({"type": "TemplateProcessing", "single": [piece], "pair": [], "special_tokens": {}});
@@ -342,7 +342,7 @@ fn parts_of_a_tokenizer_that_cannot_be_followed_are_refused() {
     }
 }
 
-/// A tokenizer of another size than the transformer draws with it, but can't start from an image.
+/// A tokenizer whose size differs from the transformer's can decode, but cannot encode an image to start from.
 #[test]
 fn an_image_to_start_from_must_be_the_transformers_too() {
     let model = Model::new();
@@ -355,7 +355,7 @@ fn an_image_to_start_from_must_be_the_transformers_too() {
     assert_eq!(hart.generate(&Request::new("a parrot")).unwrap().images.len(), 1);
 }
 
-/// Feed-forward layers and images that fit each limit alone, but not together.
+/// Feed-forward layers and images that satisfy each limit alone, but not together.
 #[test]
 fn sizes_are_checked_together() {
     let model = Model::new();
@@ -375,7 +375,7 @@ fn sizes_are_checked_together() {
     model.refused(&["v_patch_nums", "8192 pixels"]);
 }
 
-/// Nothing is waited for: a pipe in a file's place is refused.
+/// A pipe in place of a file is refused without waiting for it.
 #[cfg(unix)]
 #[test]
 fn pipes_are_no_files() {

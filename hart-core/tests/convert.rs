@@ -1,4 +1,4 @@
-//! A converted checkpoint is the same model as one that is packed when it is opened.
+//! A converted checkpoint gives the same model as one that is packed on opening.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -39,7 +39,7 @@ fn a_converted_model_makes_the_same_image_and_is_smaller() {
             weights(&packed),
             weights(&whole)
         );
-        // So it opens where the whole one is too large.
+        // It therefore opens with a memory limit that is too small for the original.
         let limit = weights(&stored) * 11 / 10;
         let limited = |folder: &Path| Hart::open(folder, OpenOptions::new().max_memory(limit)).map(|_| ());
         assert!(limited(&to).is_ok() && limited(Path::new(SHIPPED)).is_err(), "{precision}");
@@ -61,7 +61,7 @@ fn a_converted_model_opens_in_its_own_precision_only() {
     assert!(!folder.path().join("again").exists());
 }
 
-/// With the buffers that a published file has besides its weights, infinite ones and integers.
+/// Published files contain buffers next to the weights, with infinities and integers.
 #[test]
 fn a_published_checkpoint_is_converted() {
     for name in ["tiny-a", "slim-a", "slim-b", "slim-c"] {
@@ -76,7 +76,7 @@ fn a_published_checkpoint_is_converted() {
     }
 }
 
-/// Told from nothing to all, and ended by an answer without a trace.
+/// The observer receives shares from 0 to 1; cancelling leaves no files.
 #[test]
 fn a_conversion_is_heard_of_and_cancelled() {
     let folder = tempfile::tempdir().unwrap();
@@ -112,7 +112,7 @@ fn what_cannot_be_converted_is_refused_before_anything_is_written() {
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
-/// A scale that is missing, or not a number, is named.
+/// The error names a scale that is missing or not a number.
 #[test]
 fn damaged_scales_are_found_when_the_model_is_opened() {
     let folder = tempfile::tempdir().unwrap();
@@ -128,7 +128,7 @@ fn damaged_scales_are_found_when_the_model_is_opened() {
     assert!(message.contains(name), "{message}");
     fs::write(&file, bytes).unwrap();
     open(&to, Precision::Auto).unwrap();
-    // Floats where integers were: an ordinary weight of another shape.
+    // Floats in place of integers are an ordinary weight of another shape.
     let checkpoint = Checkpoint::open(&to.join("llm"), false).unwrap();
     let names = checkpoint.names().filter(|n| n.ends_with("_scale") || checkpoint.values(n).is_ok());
     let tensors: Vec<NamedTensor> = names

@@ -1,4 +1,4 @@
-//! What a program that embeds the library relies on: previews, threads, memory, models in memory, a model's own settings.
+//! Promises to programs that embed the library: previews, threads, memory, models in memory, a model's settings.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ fn open(options: OpenOptions) -> Hart {
     Hart::open(shipped(), options).unwrap()
 }
 
-/// A model's files, as a program would carry them.
+/// A model's files, as a program would embed them.
 fn in_memory(root: &Path) -> Files {
     in_memory_but(root, |_, contents| contents)
 }
@@ -33,7 +33,7 @@ fn in_memory_but(root: &Path, change: impl Fn(&Path, Vec<u8>) -> Vec<u8>) -> Fil
     files
 }
 
-/// Takes previews of one size and the finished images, and notes the thread that it hears on.
+/// Collects previews of one size, the finished images, and the threads that it is called on.
 #[derive(Default)]
 struct Viewer {
     max_side: usize,
@@ -70,7 +70,7 @@ fn a_preview_after_every_scale_changes_nothing() {
         let side = max_side.clamp(hart.config().visual.downsample(), hart.config().resolution());
         assert!(viewer.previews.iter().all(|(_, image)| (image.width(), image.height()) == (side, side)));
         let differences: Vec<u64> = viewer.previews.iter().map(|(_, p)| distance(p, &viewer.previews[scales].1)).collect();
-        // The last one is the image; the one before lacks only the residual, the first nearly everything.
+        // The last preview is the image. The one before lacks only the residual, the first lacks nearly everything.
         assert!(matches!(viewer.previews[scales].0, Step::Images { finished: 1, total: 1 }));
         assert!(side < 8 || differences[scales - 1] < differences[0], "{differences:?}");
         assert!(max_side != usize::MAX || viewer.previews[scales].1.pixels() == alone.pixels());
@@ -82,7 +82,7 @@ fn distance(a: &Image, b: &Image) -> u64 {
 }
 
 #[test]
-fn own_threads_make_the_same_image_and_report_on_the_callers() {
+fn own_threads_give_the_same_image_and_report_on_the_callers() {
     let request = Request::new("a house").images_per_prompt(2);
     let shared = open(OpenOptions::new()).generate(&request).unwrap();
     for threads in [1, 3] {
@@ -95,7 +95,7 @@ fn own_threads_make_the_same_image_and_report_on_the_callers() {
         assert_eq!(viewer.previews.len(), 2 * (hart.config().transformer.sides.len() + 1));
         let mut refuse = |_: &Event<'_>| Control::Cancel;
         assert!(hart.generate_with(&request, &mut refuse).unwrap_err().is_cancelled());
-        // An observer may draw with the same model, though the one thread waits for it.
+        // An observer may generate with the same model, although its only thread waits for the observer.
         let mut within = None;
         let mut nested = |event: &Event<'_>| {
             if within.is_none() && event.has_preview() {
@@ -109,7 +109,7 @@ fn own_threads_make_the_same_image_and_report_on_the_callers() {
         assert!(hart.generate_with(&request, &mut nested).unwrap().images == shared.images);
         let (made, count) = within.unwrap();
         assert!(made.unwrap().images == shared.images && count == threads);
-        // A panic of the program's own observer passes through, and the model stays good.
+        // A panic of the observer propagates, and the model remains usable.
         let mut panic = |_: &Event<'_>| panic!("the program's own");
         let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| hart.generate_with(&request, &mut panic).is_ok()));
         assert_eq!(*caught.unwrap_err().downcast::<&str>().unwrap(), "the program's own");
@@ -162,7 +162,7 @@ fn memory_is_estimated_and_can_be_limited() {
 }
 
 #[test]
-fn a_decoder_in_bf16_makes_the_same_image_to_the_eye() {
+fn a_decoder_in_bf16_gives_the_same_image_to_the_eye() {
     let exact = open(OpenOptions::new().precision(Precision::F32));
     let image = exact.generate(&Request::new("a house")).unwrap().images.remove(0);
     let latent = exact.visual().tokenize_images(&[image]).unwrap().hybrid();
@@ -215,8 +215,8 @@ fn a_filter_refuses_a_prompt_before_any_work() {
     for request in [Request::batch(["a house", &long]).filter(NoBirds), Request::new(&long).filter(|p: &str| NoBirds.refuse(p))] {
         // A clone keeps the filter.
         let request = request.clone();
-        let mut unheard = |_: &Event<'_>| panic!("work has begun");
-        let error = hart.generate_with(&request, &mut unheard).unwrap_err();
+        let mut observer = |_: &Event<'_>| panic!("work has begun");
+        let error = hart.generate_with(&request, &mut observer).unwrap_err();
         let message = error.to_string();
         assert!(message.starts_with("prompt \"a parrot and a house") && message.ends_with("...\" is refused: birds are not drawn"));
         assert!(message.len() < 120, "{message}");
@@ -228,9 +228,9 @@ fn a_filter_refuses_a_prompt_before_any_work() {
 }
 
 #[test]
-fn a_filter_hears_every_prompt_once_and_changes_no_image() {
-    let heard = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
-    let inside = heard.clone();
+fn a_filter_receives_every_prompt_once_and_changes_no_image() {
+    let received = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let inside = received.clone();
     let request = Request::batch(["a house", "a guitar"]).images_per_prompt(2);
     let filtered = request.clone().filter(move |prompt: &str| {
         inside.lock().unwrap().push(prompt.to_string());
@@ -238,5 +238,5 @@ fn a_filter_hears_every_prompt_once_and_changes_no_image() {
     });
     let hart = open(OpenOptions::new());
     assert!(hart.generate(&filtered).unwrap().images == hart.generate(&request).unwrap().images);
-    assert_eq!(*heard.lock().unwrap(), ["a house", "a guitar"]);
+    assert_eq!(*received.lock().unwrap(), ["a house", "a guitar"]);
 }

@@ -1,4 +1,4 @@
-//! Starting from an image: what is kept stays, what is masked is drawn.
+//! Starting from an image: the known part stays, the masked part is regenerated.
 
 use std::path::{Path, PathBuf};
 
@@ -25,11 +25,11 @@ fn difference(a: &Image, b: &Image, inside: impl Fn(usize, usize) -> bool) -> f6
 }
 
 #[test]
-fn what_is_kept_has_the_images_own_latent_to_the_last_bit() {
+fn the_known_part_has_the_images_latent_to_the_last_bit() {
     let hart = hart();
     let image = made(&hart, Request::new("a red heart on a yellow background").seed(7));
     let mask = Mask::rectangle((SIDE, SIDE), 0, 0, SIDE / 2, SIDE);
-    let kept = hart.visual().known_tokens(&FromImage::inpaint(image.clone(), mask)).unwrap();
+    let known = hart.visual().known_tokens(&FromImage::inpaint(image.clone(), mask)).unwrap();
     let features = hart.visual().tokenize_images(&[image]).unwrap().features;
     let [_, channels, height, width] = features.dims();
     let mut progress = Progress::silent();
@@ -38,7 +38,7 @@ fn what_is_kept_has_the_images_own_latent_to_the_last_bit() {
     let steps = hart.config().residual.steps.clone();
     for soft in [false, true] {
         let sampling = SamplingParams { guidance: 2.0, smoothing: soft, top_k: None, top_p: 0.0, steps: steps.clone() };
-        let latent = hart.sample_from(Some(&kept), context.clone(), &sampling, &Philox::new(vec![1]), &mut progress).unwrap();
+        let latent = hart.sample_from(Some(&known), context.clone(), &sampling, &Philox::new(vec![1]), &mut progress).unwrap();
         let values = |tensor: &hart_core::burn::prelude::Tensor<4>| tensor.clone().into_data().iter::<f32>().collect::<Vec<f32>>();
         let (made, own) = (values(&latent.0), values(&features));
         for i in 0..channels * height * width {
@@ -82,10 +82,10 @@ fn outpainting_keeps_the_smaller_image_in_its_place() {
 }
 
 #[test]
-fn a_variation_is_the_nearer_the_more_scales_it_keeps() {
+fn a_variation_is_closer_the_more_scales_it_keeps() {
     let hart = hart();
     let scales = hart.config().transformer.sides.len();
-    // Of another prompt: what isn't kept becomes something else.
+    // The image has another prompt, so the regenerated part differs from it.
     let image = made(&hart, Request::new("a red heart on a yellow background").seed(3));
     let apart = |kept: usize| {
         let images = (0..4u64).map(|seed| {

@@ -1,7 +1,7 @@
 //! Every stage against recorded numbers of the published implementation.
 //!
 //! All folders in `tests/fixtures` are checked; `HART_GOLDENS=folder cargo test --release -p hart-core --test golden` checks another
-//! configuration recorded in the same format instead; sizes come from its configuration files, nothing is assumed.
+//! configuration recorded in the same format instead. All sizes come from its configuration files.
 //! `HART_TEST_DEVICE=wgpu` (or `cuda`) checks another device. Differences are in standard deviations of the recorded tensor.
 
 #[allow(dead_code, reason = "shared with the property tests")]
@@ -109,7 +109,7 @@ fn discrete_reconstruction() {
     });
 }
 
-/// There is no recorded tensor between context and first block, so this one is computed again, in f64 and plain loops.
+/// No tensor is recorded between the context and the first block. The reference is computed here in f64 with plain loops.
 #[test]
 fn context_and_level_embedding() {
     for_each(|goldens| {
@@ -145,14 +145,14 @@ fn context_and_level_embedding() {
     });
 }
 
-/// What a run's transformer does when every scale is fed the recorded codes: the recorded logits and noise decide each mix of soft
-/// codes, so that a difference of one scale doesn't reach the next.
+/// A run whose scales are given the recorded codes. Smoothed codes are mixed from the recorded logits and noise, so that a difference
+/// in one scale does not affect the next.
 struct Staircase {
     last_block_first_scale: Tensor<3>,
     first_block_last_scale: Option<Tensor<3>>,
     last_block_last_scale: Option<Tensor<3>>,
     logits: Vec<Tensor<3>>,
-    /// The latent before the residual is added.
+    /// The latent without the residual.
     latent: Latent,
 }
 
@@ -242,7 +242,7 @@ fn logits_of_every_scale() {
     });
 }
 
-/// The recorded logits, masked: exactly the k largest and ties with the last of them stay, and every recorded code is among them.
+/// Top-k keeps exactly the k largest recorded logits and ties with the last of them. Every recorded code is among them.
 #[test]
 fn masks_keep_the_right_logits() {
     for_each_run(|goldens, hart, run| {
@@ -268,9 +268,9 @@ fn masks_keep_the_right_logits() {
     });
 }
 
-/// Soft codes from the recorded logits and Gumbel noise, computed again in f64 over the whole codebook.
+/// Smoothed codes from the recorded logits and Gumbel noise. The reference is computed here in f64 over the whole codebook.
 #[test]
-fn soft_codes() {
+fn smoothed_codes() {
     for_each(|goldens| {
         for run in goldens.runs().iter().filter(|run| run.smoothing) {
             let hart = goldens.hart(run.weights);
@@ -292,15 +292,15 @@ fn soft_codes() {
                 let want: Vec<f32> = own
                     .chunks(rows.len())
                     .zip(noise.chunks(rows.len()))
-                    .flat_map(|(logits, noise)| soft_code(logits, noise, &sampling, &table, width))
+                    .flat_map(|(logits, noise)| smoothed_code(logits, noise, &sampling, &table, width))
                     .collect();
-                check_close(&format!("soft codes of scale {}", scale.index), &got, &want, part());
+                check_close(&format!("smoothed codes of scale {}", scale.index), &got, &want, part());
             }
         }
     });
 }
 
-fn soft_code(logits: &[f32], noise: &[f32], sampling: &TokenSampling, table: &[f32], width: usize) -> Vec<f32> {
+fn smoothed_code(logits: &[f32], noise: &[f32], sampling: &TokenSampling, table: &[f32], width: usize) -> Vec<f32> {
     let smoothing = sampling.smoothing.unwrap();
     let mut masked = logits.to_vec();
     keep_top_k(&mut masked, sampling.top_k);
@@ -326,8 +326,8 @@ fn diffusion_schedule() {
     });
 }
 
-/// The recorded last hidden states, codes and noise through the diffusion; with the latent of all scales that is the recorded one,
-/// the end of a run. (The first step divides by the square root of alpha-bar, about 5e-5, which amplifies rounding.)
+/// The residual of the recorded last hidden states, codes and noise. Added to the recorded latent of all scales it gives the recorded
+/// end of a run. (The first step divides by the square root of alpha-bar, about 5e-5, which amplifies rounding.)
 #[test]
 fn residual_diffusion_and_final_latent() {
     for_each_run(|goldens, hart, run| {
@@ -357,7 +357,7 @@ fn final_image() {
     });
 }
 
-/// Prompt to image with nothing taken from the recording but the random draws.
+/// From the prompt to the image. Only the random numbers come from the recording.
 #[test]
 fn whole_replayed_runs_end_where_the_published_ones_do() {
     for_each_run(|goldens, hart, run| {
@@ -375,7 +375,7 @@ fn whole_replayed_runs_end_where_the_published_ones_do() {
     });
 }
 
-/// All scales at once under the block-causal mask, as in training.
+/// All scales in one pass under the block-causal mask, as in training.
 #[test]
 fn teacher_forced_logits() {
     for_each(|goldens| {

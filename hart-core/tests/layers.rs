@@ -1,11 +1,11 @@
-//! The staircase has one direction: a stage knows the stages before it, and nothing of what is built on them.
+//! Dependencies have one direction: a stage uses only the stages before it and the modules below them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The stages in the order in which a prompt flows.
+/// The stages in the order of the data flow.
 const STAGES: [&str; 5] = ["text", "transformer", "sampling", "residual", "visual"];
-/// What the stages are built on; the error type aside, which names what it carries.
+/// Modules below the stages. The error type is not listed, since it names types of other modules.
 const BELOW: [&str; 15] = [
     "config",
     "filter",
@@ -23,7 +23,7 @@ const BELOW: [&str; 15] = [
     "nn",
     "kernels",
 ];
-/// What is built on the stages.
+/// Modules above the stages.
 const ABOVE: [&str; 5] = ["memory", "pipeline", "convert", "stages", "train"];
 
 fn sources(module: &str) -> Vec<PathBuf> {

@@ -1,4 +1,4 @@
-//! What the lower precisions change, stage by stage: against recorded numbers, and on the shipped model against f32.
+//! Errors of the lower precisions, stage by stage: against recorded values, and on the shipped model against f32.
 
 #[allow(dead_code, reason = "shared with the golden tests")]
 mod support;
@@ -32,20 +32,20 @@ const PROMPTS: [&str; 20] = [
     "a boat",
 ];
 
-/// What a precision may change.
+/// Bounds on the errors of a precision.
 struct Bounds {
     precision: Precision,
-    /// Largest difference from recorded logits, in standard deviations.
+    /// Maximum difference from recorded logits, in standard deviations.
     recorded: f64,
-    /// Least cosine between the logits of a scale and those of f32.
+    /// Minimum cosine between the logits of a scale and those of f32.
     cosine: f64,
-    /// Largest root mean square of the predicted noise's error, as a share of the noise's.
+    /// Maximum root mean square of the predicted noise's error, as a share of the noise's.
     noise: f64,
-    /// Least median, over some images of the same prompt and seed, of the peak signal-to-noise ratio in decibels.
+    /// Minimum median, over some images of the same prompt and seed, of the peak signal-to-noise ratio in decibels.
     image: f64,
 }
 
-/// Of the CPU's precisions, or of a GPU's.
+/// The bounds of the tested device's precisions.
 fn bounds() -> Vec<Bounds> {
     if device() != DeviceKind::Cpu {
         return vec![Bounds { precision: Precision::F16, recorded: 0.04, cosine: 0.9999, noise: 0.003, image: 35.0 }];
@@ -73,7 +73,7 @@ fn recorded_logits() {
     }
 }
 
-/// The logits that the shipped model predicts for its own images' tokens.
+/// Returns the logits that the shipped model predicts for the tokens of its own images.
 fn logits(hart: &Hart, context: &Context, images: &[Image]) -> Vec<Vec<f32>> {
     let tokens = hart.visual().tokenize_images(images).unwrap();
     let conditioning = hart.transformer().condition(context);
@@ -140,7 +140,7 @@ fn images(hart: &Hart) -> Vec<Image> {
     made.flat_map(|generation| generation.images).collect()
 }
 
-/// A code that is drawn differently changes more than any rounding: the median image has few of them.
+/// A different code changes an image more than rounding does. The median image has few such codes.
 #[test]
 fn images_of_the_same_seed_are_alike() {
     let want = images(&shipped(Precision::F32));
@@ -149,9 +149,9 @@ fn images_of_the_same_seed_are_alike() {
     }
 }
 
-/// On a GPU, from the same noise, in f32.
+/// A GPU uses the same noise, in f32.
 #[test]
-fn every_device_draws_the_cpus_images() {
+fn every_device_generates_the_cpus_images() {
     let cpu = Hart::open(SHIPPED, OpenOptions::new().device(DeviceKind::Cpu).precision(Precision::F32)).unwrap();
     assert_alike(&device().to_string(), &images(&shipped(Precision::F32)), &images(&cpu), 35.0);
 }

@@ -1,4 +1,4 @@
-//! Promises that hold for any input, checked over many made-up ones.
+//! Properties that hold for any input, checked on many random ones.
 
 #[allow(dead_code, reason = "shared with the golden tests")]
 mod support;
@@ -10,7 +10,7 @@ use hart_core::stages::{
 use hart_core::{Hart, Image, OpenOptions, Request, Respacing, SystemPrompt, WeightSet};
 use support::{Goldens, check_close, scales, values};
 
-/// Made-up numbers of case `case`.
+/// Returns random values for case `case`.
 fn noise(case: usize, count: usize) -> Vec<f32> {
     let mut out = vec![0.0; count];
     Philox::new(vec![case as u64]).initial_noise(RandomKey { image: 0, scale: 0, position: 0 }, &mut out);
@@ -30,7 +30,7 @@ fn top_k_keeps_exactly_the_k_largest_and_their_ties() {
             let mut kept = row.clone();
             keep_top_k(&mut kept, k);
             for (i, value) in row.iter().enumerate() {
-                // Kept if fewer than k are strictly larger.
+                // A logit is kept if fewer than k are strictly larger.
                 let larger = row.iter().filter(|v| *v > value).count();
                 let keep = k == 0 || larger < k;
                 assert_eq!(kept[i], if keep { *value } else { f32::NEG_INFINITY }, "case {case}, k {k}");
@@ -57,7 +57,7 @@ fn top_p_keeps_the_largest_and_only_drops_the_tail() {
             let largest_dropped =
                 row.iter().zip(&kept).filter(|(_, k)| !k.is_finite()).map(|(v, _)| *v).fold(f32::NEG_INFINITY, f32::max);
             assert!(largest_dropped <= smallest_kept, "case {case}, p {p}");
-            // One more, the smallest that was kept, would have been too much.
+            // The smallest logit that was kept would exceed the limit.
             if kept_values.len() > 1 {
                 let next = f64::from(smallest_kept - largest).exp() / sum;
                 assert!(dropped + next > 1.0 - p - 1e-6, "case {case}, p {p}");
@@ -73,7 +73,7 @@ fn top_p_zero_keeps_all() {
     assert_eq!(row, logits(42));
 }
 
-/// The cache changes nothing: scale by scale, every hidden state is that of one pass over all scales under the block-causal mask.
+/// With the cache, scale by scale, every hidden state equals that of one pass over all scales under the block-causal mask.
 #[test]
 fn cached_scales_equal_one_masked_pass() {
     for goldens in Goldens::all() {
@@ -102,7 +102,7 @@ fn cached_scales_equal_one_masked_pass() {
     }
 }
 
-/// One unconditional context token for all of them: the hidden states of every row are those of a batch in which all are computed.
+/// One unconditional context token stands for all. The hidden states of every row equal those of a batch in which all are computed.
 #[test]
 fn one_unconditional_token_stands_for_all() {
     for goldens in Goldens::all() {
@@ -165,7 +165,7 @@ fn same_seed_same_image_in_any_batch() {
     }
 }
 
-/// Below the request, a stage may be given a batch: row by row it makes what it makes of one row, but for rounding.
+/// A stage may be given a batch. Each row gives the same result as alone, except for rounding.
 #[test]
 fn batch_of_three_equals_three_singles() {
     let hart = model();
@@ -193,7 +193,7 @@ fn image_i_has_the_seed_plus_i() {
     assert!(many[0].pixels() != many[1].pixels());
 }
 
-/// On the shipped model, whose products are large enough to be shared between threads.
+/// Uses the shipped model, whose layers are large enough to be divided between threads.
 #[test]
 fn same_image_on_any_number_of_threads() {
     let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/hart-emoji");
@@ -238,6 +238,6 @@ fn settings_change_the_image() {
     for other in others {
         assert!(images(&hart, &other)[0].pixels() != reference[0].pixels(), "{other:?}");
     }
-    // This checkpoint has no system prompt of its own.
+    // This checkpoint has no system prompt.
     assert_eq!(images(&hart, &base().system_prompt(SystemPrompt::Off)), reference);
 }

@@ -18,9 +18,9 @@ use hart_core::{Hart, Image, OpenOptions, Request, WeightSet};
 use serde_json::json;
 use support::{Goldens, check_close, values};
 
-/// Most that a loss may differ from the recorded one, relative to it.
+/// Maximum relative difference of a loss from the recorded one.
 const LOSS: f64 = 1e-4;
-/// Weight of the features' pull towards their codes, in the published configuration.
+/// Weight of the commitment loss in the published configuration.
 const COMMITMENT: f64 = 0.25;
 
 fn for_each(check: impl Fn(&Goldens)) {
@@ -49,7 +49,7 @@ fn quantizer_loss_is_the_recorded_one() {
     });
 }
 
-/// From the recorded context and images through transformer and diffusion, with the recorded steps and noise.
+/// The losses of transformer and diffusion for the recorded context and images, with the recorded steps and noise.
 #[test]
 fn diffusion_loss_is_the_recorded_one() {
     for_each(|goldens| {
@@ -109,7 +109,7 @@ fn small(folder: &Path) -> Config {
     Config::open(folder).unwrap()
 }
 
-/// Plain colours with a square of another, and what they are called.
+/// Images of one colour with a square of another, and their captions.
 fn batch(count: usize, first: usize) -> Vec<Captioned> {
     let colours = [("red", [220, 30, 40]), ("green", [20, 180, 60]), ("blue", [30, 60, 220]), ("white", [240, 240, 240])];
     let item = |index: usize| {
@@ -139,7 +139,7 @@ fn optimizer(steps: u64) -> OptimizerOptions {
     }
 }
 
-/// The device that is tested.
+/// The tested device.
 fn device() -> Device {
     support::device().open().unwrap()
 }
@@ -181,14 +181,14 @@ fn generator_trainer(config: &Config, folder: &Path, visual: VisualTokenizer, de
     GeneratorTrainer::new(config, generator_options(), tokenizer, visual, device).unwrap()
 }
 
-/// All numbers of a saved state.
+/// Returns all values of a saved state.
 fn bytes(save: impl Fn(&Path)) -> Vec<u8> {
     let folder = tempfile::tempdir().unwrap();
     save(&folder.path().join("state.safetensors"));
     std::fs::read(folder.path().join("state.safetensors")).unwrap()
 }
 
-/// Both halves learn: losses fall, captions come to matter, and the trained model opens and draws.
+/// Both halves learn: the losses fall, captions have an effect, and the trained model opens and generates.
 #[test]
 fn a_small_model_learns() {
     let folder = tempfile::tempdir().unwrap();
@@ -223,7 +223,7 @@ fn a_small_model_learns() {
     let hart = Hart::open(folder.path(), OpenOptions::new()).unwrap();
     let made = hart.generate(&Request::new("a red square on blue").guidance(1.0)).unwrap();
     assert_eq!((made.images[0].width(), made.images[0].height()), (16, 16));
-    // What was saved is what was trained.
+    // The saved model is the trained one.
     let images = images_of(batch(4, 0));
     let (saved, trained) = (hart.visual().tokenize_images(&images).unwrap(), visual.tokenize_images(&images).unwrap());
     assert_eq!(values(saved.features), values(trained.features));
@@ -254,7 +254,7 @@ fn a_decoder_learns_alone() {
     assert!(error.contains("decoder_only") && error.contains("expected a trained model"), "{error}");
 }
 
-/// Losses and gradients of a few steps from one state on, on the CPU and on the device that is tested.
+/// Losses and gradients of a few steps from the same state, on the CPU and on the tested device.
 #[test]
 fn a_device_learns_as_the_cpu_does() {
     let folder = tempfile::tempdir().unwrap();
@@ -380,7 +380,7 @@ fn what_will_not_do_is_named() {
     other.visual.vocab_size = 16;
     tokenizer_trainer(&other, 2, &device()).save(&state).unwrap();
     assert!(said(trainer.restore(&state).unwrap_err()).contains("another recipe's"));
-    // A refused state changes nothing.
+    // A refused state has no effect.
     trainer.step(&images_of(batch(8, 0))).unwrap();
     let vocabulary = |most| said(train_text_tokenizer(&["a".to_string()], most, folder.path()).unwrap_err());
     assert!(vocabulary(256).contains("is 256, expected a number from 257") && vocabulary(usize::MAX).contains("vocab_size"));

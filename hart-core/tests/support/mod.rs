@@ -1,4 +1,4 @@
-//! Recorded numbers of the published implementation, and how ours are held against them. See fixtures/README.md.
+//! Recorded values of the published implementation, and comparisons with them. See fixtures/README.md.
 
 use std::path::{Path, PathBuf};
 
@@ -11,17 +11,18 @@ use serde_json::Value;
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
 
-/// The device that tests run on: the one that `HART_TEST_DEVICE` names, such as `wgpu`, or the CPU.
+/// Returns the device that tests run on: the value of `HART_TEST_DEVICE`, such as `wgpu`, or the CPU.
 pub fn device() -> DeviceKind {
     std::env::var("HART_TEST_DEVICE").map_or(DeviceKind::Cpu, |name| name.parse().unwrap())
 }
 
-/// Most that a part may differ from a recording on its own recorded inputs, in standard deviations. GPUs round products' operands.
+/// Returns the maximum difference of a stage from its recording, given recorded inputs, in standard deviations. GPUs round operands of
+/// matrix products.
 pub fn part() -> f64 {
     if device() == DeviceKind::Cpu { 1e-4 } else { 1e-3 }
 }
 
-/// One folder of recorded numbers.
+/// One folder of recorded values.
 pub struct Goldens {
     pub folder: PathBuf,
     pub meta: Value,
@@ -38,7 +39,7 @@ pub struct Run {
 }
 
 impl Goldens {
-    /// The folder that `HART_GOLDENS` names, or all fixtures.
+    /// Opens the folder in `HART_GOLDENS`, or all fixtures.
     pub fn all() -> Vec<Self> {
         if let Some(folder) = std::env::var_os("HART_GOLDENS") {
             return vec![Self::open(folder.into())];
@@ -50,7 +51,7 @@ impl Goldens {
         folders.into_iter().map(Self::open).collect()
     }
 
-    /// The fixture with the published options.
+    /// Opens the fixture with the published options.
     pub fn usual() -> Self {
         Self::open(Path::new(FIXTURES).join("tiny-a"))
     }
@@ -67,7 +68,7 @@ impl Goldens {
         Hart::open(&self.folder, options).unwrap()
     }
 
-    /// The model with the weights that the training numbers were recorded with.
+    /// Opens the model with the weights of the training recordings.
     pub fn plain(&self) -> Hart {
         self.hart(WeightSet::Plain)
     }
@@ -124,7 +125,7 @@ impl Goldens {
         }
     }
 
-    /// Recorded rows of codes `[B][L]`.
+    /// Returns recorded codes, `[B][L]`.
     pub fn codes(&self, name: &str) -> Vec<Vec<u32>> {
         let length = self.shape(name)[1];
         let codes: Vec<u32> = self.integers(name).into_iter().map(|i| i as u32).collect();
@@ -136,7 +137,7 @@ impl Goldens {
         Tensor::from_data(TensorData::new(self.floats(name), shape), (device, DType::F32))
     }
 
-    /// The context that sampling and training were recorded with.
+    /// Returns the context of the sampling and training recordings.
     pub fn context(&self, device: &Device) -> Context {
         let length = self.shape("text.mask")[1];
         let rows = |name| self.integers(name).chunks(length).map(<[i64]>::to_vec).collect::<Vec<_>>();
@@ -148,7 +149,7 @@ impl Goldens {
         }
     }
 
-    /// The largest difference from a recorded tensor, in its standard deviations, is within `tolerance`.
+    /// Asserts that the maximum difference from a recorded tensor is at most `tolerance` of its standard deviations.
     pub fn check(&self, name: &str, got: &[f32], tolerance: f64) {
         let want = self.floats(name);
         check_close(name, got, &want, tolerance);
@@ -201,7 +202,7 @@ pub fn scales(hart: &Hart) -> Vec<Scale> {
     plan(&hart.config().transformer)
 }
 
-/// Recorded draws, given out through the interface of the real ones.
+/// A [`RandomSource`] of recorded values.
 pub struct Replay {
     indices: Vec<Vec<u32>>,
     gumbel: Vec<f32>,
