@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::weights::Report;
+use crate::weights::{Report, shortened};
 
 /// Errors of the library. A message names the object, the expected value, and what to do next.
 #[derive(Debug, thiserror::Error)]
@@ -110,15 +110,6 @@ pub enum Error {
 
 /// A result of the library.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
-
-/// Returns the first line of a text, shortened for a message. Control characters become spaces, since they could command a terminal.
-pub(crate) fn shortened(text: &str) -> String {
-    const MAX_CHARS: usize = 60;
-    let line = text.trim().lines().next().unwrap_or_default();
-    let short: String = line.chars().take(MAX_CHARS).map(|c| if c.is_control() { ' ' } else { c }).collect();
-    let is_cut = line.chars().count() > MAX_CHARS || line.len() < text.trim().len();
-    if is_cut { format!("{}...", short.trim_end()) } else { short }
-}
 
 impl Error {
     pub(crate) fn io(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {

@@ -15,6 +15,7 @@ pub use checkpoint::Checkpoint;
 pub use load::{Loader, names_and_shapes, parameters};
 pub use names::{TEXT, TRANSFORMER, Table, VISUAL, visual_names};
 pub(crate) use packed::{ConversionProgress, convert_tensors};
+pub(crate) use report::shortened;
 pub use report::{Misplaced, Misshapen, Report};
 #[cfg(feature = "train")]
 pub(crate) use save::parameter_names;

@@ -4,8 +4,6 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::error::shortened;
-
 /// A tensor that is missing or not used.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Misplaced {
@@ -89,4 +87,13 @@ fn list<T>(f: &mut fmt::Formatter<'_>, items: &[T], line: impl Fn(&mut fmt::Form
         line(f, item)?;
     }
     if items.len() > MOST_NAMED { write!(f, "\n  ... and {} more", items.len() - MOST_NAMED) } else { Ok(()) }
+}
+
+/// Returns the first line of a text, shortened for a message. Control characters become spaces, since they could command a terminal.
+pub(crate) fn shortened(text: &str) -> String {
+    const MAX_CHARS: usize = 60;
+    let line = text.trim().lines().next().unwrap_or_default();
+    let short: String = line.chars().take(MAX_CHARS).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let is_cut = line.chars().count() > MAX_CHARS || line.len() < text.trim().len();
+    if is_cut { format!("{}...", short.trim_end()) } else { short }
 }
