@@ -176,9 +176,11 @@ impl Run {
         }
     }
 
-    /// Gumbel-softmax smoothing amplifies rounding at low temperatures.
+    /// Returns the maximum difference at the end of a whole run. Gumbel-softmax smoothing divides logits by temperatures below
+    /// 0.04 and feeds the result to the next scale, so rounding grows from scale to scale: on one configuration the published
+    /// code itself moves by 2e-3 between PyTorch versions. Every scale is compared from the recorded state within [`part`].
     pub fn end_tolerance(&self) -> f64 {
-        part() * if self.smoothing { 20.0 } else { 2.0 }
+        part() * if self.smoothing { 100.0 } else { 2.0 }
     }
 }
 
