@@ -41,7 +41,7 @@ fn a_region_is_regenerated_and_the_rest_stays() {
     };
     assert!(difference(0..16) > 2 * difference(48..64), "{} and {}", difference(0..16), difference(48..64));
     let settings = after.provenance.unwrap().settings;
-    assert!(settings.ends_with("inpainting of a picture"), "{settings}");
+    assert!(settings.ends_with("inpainting of an image"), "{settings}");
 }
 
 #[test]
@@ -58,7 +58,7 @@ fn variations_and_outpainting_are_saved_and_shown_in_a_grid() {
     assert!(all.pixels().chunks(3 * 4 * 64).zip(heart.pixels().chunks(3 * 64)).all(|(row, left)| row.starts_with(left)));
     succeeds(EDIT, folder.path(), &["heart.png", "a red heart", "--outpaint", "25,25,50", "--out", "around.png"]);
     let around = Image::open_png(folder.path().join("around.png")).unwrap();
-    assert!(around.provenance.unwrap().settings.ends_with("outpainting of a picture"));
+    assert!(around.provenance.unwrap().settings.ends_with("outpainting of an image"));
 }
 
 #[test]
