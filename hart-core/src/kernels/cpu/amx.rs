@@ -1,69 +1,75 @@
-//! Products of whole matrices by Intel's AMX: a register holds 16 rows of 64 bytes, and an instruction multiplies 16 rows of x by 16
-//! outputs of w, 16 words deep. A word is four bytes or two bf16 that follow each other along the sum.
+//! Matrix products by Intel AMX.
 //!
-//! Linux gives a program these registers when it asks for them. Elsewhere nobody is [`Allowed`] to use them.
+//! A tile register holds 16 rows of 64 bytes. A `tdp*` instruction computes `C += A B` for a 16x16 tile of sums C. Its operands are 16
+//! dwords deep, where a dword holds four int8 or two bf16 that follow each other along k (the VNNI layout): a row of A is 16 dwords of
+//! one row of the left operand, and row i of B is dword i of 16 columns of the right operand.
+//!
+//! Linux enables the registers for a process on request. On other systems there is never an [`AmxToken`].
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 use std::arch::asm;
 use std::marker::PhantomData;
 
-/// Rows of a register: of x and of the sums.
-pub(super) const ROWS: usize = 16;
-/// Words of a register's row: of x, or of a word of w and of the sums, the outputs.
-pub(super) const WORDS: usize = 16;
+/// Rows of a tile.
+pub(super) const TILE_ROWS: usize = 16;
+/// 32-bit elements in a row of a tile: dwords along k in A, columns in B and C.
+pub(super) const TILE_DWORDS: usize = 16;
 
-/// The processor has the registers, and the program may use them: made after asking both.
+/// Permission to use AMX: a value proves that the processor has the tile registers and that the kernel enabled them for this process.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Allowed(());
+pub(super) struct AmxToken(());
 
-impl Allowed {
-    /// For products of bytes.
+impl AmxToken {
+    /// Returns a token if the processor has AMX-INT8.
     pub(super) fn int8() -> Option<Self> {
-        Self::of(25)
+        Self::with_feature(25)
     }
 
-    /// For products of bf16.
+    /// Returns a token if the processor has AMX-BF16.
     pub(super) fn bf16() -> Option<Self> {
-        Self::of(22)
+        Self::with_feature(22)
     }
 
-    /// If the processor has what this bit of its answer says, and the vectors that make numbers of the sums.
+    /// Returns a token if bit `bit` of CPUID.(EAX=7, ECX=0):EDX is set, and the processor has AVX-512, which the epilogues use.
     #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-    fn of(bit: u32) -> Option<Self> {
-        const TILES: u32 = 24;
-        const REQUEST: libc::c_long = 0x1023; // ARCH_REQ_XCOMP_PERM
-        const TILE_DATA: libc::c_long = 18; // XFEATURE_XTILEDATA
+    fn with_feature(bit: u32) -> Option<Self> {
+        const AMX_TILE: u32 = 24;
+        const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
+        const XFEATURE_XTILEDATA: libc::c_long = 18;
         static FEATURES: std::sync::OnceLock<u32> = std::sync::OnceLock::new();
         let features = *FEATURES.get_or_init(|| {
             let vectors = is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512vl");
             let features = std::arch::x86_64::__cpuid_count(7, 0).edx;
-            if !vectors || features >> TILES & 1 == 0 {
+            if !vectors || features >> AMX_TILE & 1 == 0 {
                 return 0;
             }
-            // SAFETY: it changes only what the program's threads may use; where that can't be, it says so.
-            let refused = unsafe { libc::syscall(libc::SYS_arch_prctl, REQUEST, TILE_DATA) };
+            // SAFETY: the call only extends the state that the process's threads may use, and reports failure by its result.
+            let refused = unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) };
             if refused == 0 { features } else { 0 }
         });
         (features >> bit & 1 == 1).then_some(Self(()))
     }
 
     #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
-    fn of(_: u32) -> Option<Self> {
+    fn with_feature(_: u32) -> Option<Self> {
         None
     }
 }
 
-/// What the registers hold: all of them 16 rows of 64 bytes.
+/// The 64-byte operand of `ldtilecfg`.
 #[repr(C, align(64))]
-struct Shapes {
+struct TileConfig {
     palette: u8,
     start_row: u8,
     reserved: [u8; 14],
+    /// Bytes in a row of each tile register.
     row_bytes: [u16; 16],
+    /// Rows of each tile register.
     rows: [u8; 16],
 }
 
-static SHAPES: Shapes = Shapes {
+/// Palette 1 with all eight tile registers at their full size.
+static TILE_CONFIG: TileConfig = TileConfig {
     palette: 1,
     start_row: 0,
     reserved: [0; 14],
@@ -71,21 +77,22 @@ static SHAPES: Shapes = Shapes {
     rows: [16, 16, 16, 16, 16, 16, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0],
 };
 
-/// The registers are ready on this thread, while it is held.
-pub(super) struct Ready(PhantomData<*const ()>);
+/// Keeps the tile registers of this thread configured. Dropping it releases them.
+pub(super) struct TileGuard(PhantomData<*const ()>);
 
-impl Ready {
-    pub(super) fn new(_: Allowed) -> Self {
-        // SAFETY: the processor has the registers, and the program may use them.
+impl TileGuard {
+    /// Loads the tile configuration.
+    pub(super) fn new(_: AmxToken) -> Self {
+        // SAFETY: the token proves that the process may use the tile registers.
         #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
         unsafe {
-            asm!("ldtilecfg [{}]", in(reg) &raw const SHAPES, options(nostack, readonly, preserves_flags))
+            asm!("ldtilecfg [{}]", in(reg) &raw const TILE_CONFIG, options(nostack, readonly, preserves_flags))
         };
         Self(PhantomData)
     }
 }
 
-impl Drop for Ready {
+impl Drop for TileGuard {
     fn drop(&mut self) {
         // SAFETY: as in `new`.
         #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
@@ -95,112 +102,112 @@ impl Drop for Ready {
     }
 }
 
-/// Two blocks of 16 rows of x, and one or two of 16 outputs of w. All distances are in bytes.
-pub(super) struct Squares {
-    /// First words of the two blocks of rows.
-    pub(super) x: [*const u8; 2],
-    /// From one row to the next.
-    pub(super) x_row: usize,
-    /// From 16 words to the next.
-    pub(super) x_step: usize,
-    /// First words of the outputs; the second is of no use where there is one block of them.
-    pub(super) w: [*const u8; 2],
-    /// From one word to the next.
-    pub(super) w_row: usize,
-    /// From 16 words to the next.
-    pub(super) w_step: usize,
-    /// 16 words each, at least once.
-    pub(super) steps: usize,
-    /// First rows of the sums of the two blocks of rows, of 16 or 32 outputs.
-    pub(super) y: [*mut u8; 2],
-    /// From one row to the next.
-    pub(super) y_row: usize,
+/// Operands of a register block `C = A B`: two tiles of rows by one or two tiles of columns. All strides are in bytes.
+pub(super) struct TileOperands {
+    /// Starts of the two tiles of A at k = 0.
+    pub(super) a: [*const u8; 2],
+    /// From one row of A to the next.
+    pub(super) a_row_stride: usize,
+    /// From one tile of A to the next along k.
+    pub(super) a_tile_stride: usize,
+    /// Starts of the two tiles of B at k = 0. The second one is not read by [`TileProduct::product_32x16`].
+    pub(super) b: [*const u8; 2],
+    /// From one row of B, which is a dword along k, to the next.
+    pub(super) b_row_stride: usize,
+    /// From one tile of B to the next along k.
+    pub(super) b_tile_stride: usize,
+    /// Number of tiles along k, at least one.
+    pub(super) k_tiles: usize,
+    /// Starts of the two tiles of rows of C. The second tile of columns follows 64 bytes later in each row.
+    pub(super) c: [*mut u8; 2],
+    /// From one row of C to the next.
+    pub(super) c_row_stride: usize,
 }
 
-/// What words hold.
-pub(super) trait Kind {
-    /// A sum.
-    type Number: Copy + Default;
+/// Register blocks by one of the `tdp*` instructions.
+pub(super) trait TileProduct {
+    /// An element of C.
+    type Accumulator: Copy + Default;
 
-    /// `y = x w` with one block of outputs.
+    /// Computes `C = A B` with one tile of columns.
     ///
     /// # Safety
     ///
-    /// The registers are ready, and all that is named is there.
-    unsafe fn one(squares: Squares);
+    /// A [`TileGuard`] is alive on this thread, and all operands are in bounds.
+    unsafe fn product_32x16(operands: TileOperands);
 
-    /// `y = x w` with two.
+    /// Computes `C = A B` with two tiles of columns.
     ///
     /// # Safety
     ///
-    /// As [`Self::one`].
-    unsafe fn two(squares: Squares);
+    /// As for [`Self::product_32x16`].
+    unsafe fn product_32x32(operands: TileOperands);
 
-    /// `y += x w` with two.
+    /// Computes `C += A B` with two tiles of columns.
     ///
     /// # Safety
     ///
-    /// As [`Self::one`].
-    unsafe fn add_two(squares: Squares);
+    /// As for [`Self::product_32x16`].
+    unsafe fn accumulate_32x32(operands: TileOperands);
 
-    /// `y = x w` with two, whose next words come near while it multiplies: for long sums of what lies far, where all words of a register
-    /// follow each other.
+    /// Computes `C = A B` with two tiles of columns, and prefetches the next tiles along k. It suits a long k whose operands are not in
+    /// the first-level cache. Tiles must be contiguous in memory.
     ///
     /// # Safety
     ///
-    /// As [`Self::one`].
-    unsafe fn two_far(squares: Squares);
+    /// As for [`Self::product_32x16`].
+    unsafe fn product_32x32_prefetch(operands: TileOperands);
 }
 
-/// Four bytes with a sign.
-pub(super) struct Int8;
-/// Two bf16.
-pub(super) struct Bf16;
+/// Signed int8 by signed int8, sums in i32.
+pub(super) struct Tdpbssd;
+/// bf16 by bf16, sums in f32.
+pub(super) struct Tdpbf16ps;
 
-/// Asks for the words of a register that lie one step on.
+/// Prefetches the 16 cache lines of the next tile along k.
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-macro_rules! next {
-    ($first:literal, $step:literal) => {
-        next!($first, $step, 0 64 128 192 256 320 384 448 512 576 640 704 768 832 896 960)
+macro_rules! prefetch_tile {
+    ($start:literal, $stride:literal) => {
+        prefetch_tile!($start, $stride, 0 64 128 192 256 320 384 448 512 576 640 704 768 832 896 960)
     };
-    ($first:literal, $step:literal, $($row:literal)*) => {
-        concat!($("prefetcht0 [{", $first, "} + {", $step, "} + ", $row, "]\n"),*)
+    ($start:literal, $stride:literal, $($row:literal)*) => {
+        concat!($("prefetcht0 [{", $start, "} + {", $stride, "} + ", $row, "]\n"),*)
     };
 }
 
-/// A function of [`Kind`]: what fills the registers of the sums, what a step of 16 words does, and what empties them. The sums are in tmm0
-/// to tmm3, those of the second block of rows in the last two.
-macro_rules! form {
-    ($name:ident, [$($begin:expr),*], [$($step:expr),*], [$($end:expr),*]) => {
+/// Defines a micro-kernel: the instructions before the k-loop, those of its body, and those after it. C is in tmm0 to tmm3, its second
+/// tile of rows in tmm2 and tmm3; A is in tmm4 and tmm5, B in tmm6 and tmm7.
+macro_rules! micro_kernel {
+    ($name:ident, [$($prologue:expr),*], [$($body:expr),*], [$($epilogue:expr),*]) => {
         #[inline(always)]
-        unsafe fn $name(squares: Squares) {
-            let Squares { x, x_row, x_step, w, w_row, w_step, steps, y, y_row } = squares;
-            // SAFETY: the caller's. Nothing but the registers and y is changed; asking for words that are not there does nothing.
+        unsafe fn $name(operands: TileOperands) {
+            let TileOperands { a, a_row_stride, a_tile_stride, b, b_row_stride, b_tile_stride, k_tiles, c, c_row_stride } = operands;
+            // SAFETY: as for this function. Only tile registers and C are written; prefetching never faults.
             #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
             unsafe {
                 asm!(
-                    $($begin,)*
+                    $($prologue,)*
                     "2:",
-                    $($step,)*
-                    "add {x0}, {x_step}",
-                    "add {x1}, {x_step}",
-                    "add {w0}, {w_step}",
-                    "add {w1}, {w_step}",
-                    "dec {steps}",
+                    $($body,)*
+                    "add {a0}, {a_step}",
+                    "add {a1}, {a_step}",
+                    "add {b0}, {b_step}",
+                    "add {b1}, {b_step}",
+                    "dec {k_tiles}",
                     "jnz 2b",
-                    $($end,)*
-                    x0 = inout(reg) x[0] => _,
-                    x1 = inout(reg) x[1] => _,
-                    x_row = in(reg) x_row,
-                    x_step = in(reg) x_step,
-                    w0 = inout(reg) w[0] => _,
-                    w1 = inout(reg) w[1] => _,
-                    w_row = in(reg) w_row,
-                    w_step = in(reg) w_step,
-                    steps = inout(reg) steps => _,
-                    y0 = in(reg) y[0],
-                    y1 = in(reg) y[1],
-                    y_row = in(reg) y_row,
+                    $($epilogue,)*
+                    a0 = inout(reg) a[0] => _,
+                    a1 = inout(reg) a[1] => _,
+                    a_row = in(reg) a_row_stride,
+                    a_step = in(reg) a_tile_stride,
+                    b0 = inout(reg) b[0] => _,
+                    b1 = inout(reg) b[1] => _,
+                    b_row = in(reg) b_row_stride,
+                    b_step = in(reg) b_tile_stride,
+                    k_tiles = inout(reg) k_tiles => _,
+                    c0 = in(reg) c[0],
+                    c1 = in(reg) c[1],
+                    c_row = in(reg) c_row_stride,
                     out("tmm0") _,
                     out("tmm1") _,
                     out("tmm2") _,
@@ -213,76 +220,84 @@ macro_rules! form {
                 );
             }
             #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
-            unreachable!("nobody is allowed to: {:?}", (x, x_row, x_step, w, w_row, w_step, steps, y, y_row))
+            unreachable!(
+                "there is no AMX here: {:?}",
+                (a, a_row_stride, a_tile_stride, b, b_row_stride, b_tile_stride, k_tiles, c, c_row_stride)
+            )
         }
     };
 }
 
-/// A [`Kind`] by its instruction.
-macro_rules! kind {
-    ($kind:ty, $number:ty, $multiply:literal) => {
-        impl Kind for $kind {
-            type Number = $number;
+/// Implements [`TileProduct`] by an instruction.
+macro_rules! tile_product {
+    ($type:ty, $accumulator:ty, $tdp:literal) => {
+        impl TileProduct for $type {
+            type Accumulator = $accumulator;
 
-            form!(
-                one,
+            micro_kernel!(
+                product_32x16,
                 ["tilezero tmm0", "tilezero tmm2"],
                 [
-                    "tileloadd tmm4, [{x0} + {x_row}]",
-                    "tileloadd tmm6, [{w0} + {w_row}]",
-                    concat!($multiply, " tmm0, tmm4, tmm6"),
-                    "tileloadd tmm5, [{x1} + {x_row}]",
-                    concat!($multiply, " tmm2, tmm5, tmm6")
+                    "tileloadd tmm4, [{a0} + {a_row}]",
+                    "tileloadd tmm6, [{b0} + {b_row}]",
+                    concat!($tdp, " tmm0, tmm4, tmm6"),
+                    "tileloadd tmm5, [{a1} + {a_row}]",
+                    concat!($tdp, " tmm2, tmm5, tmm6")
                 ],
-                ["tilestored [{y0} + {y_row}], tmm0", "tilestored [{y1} + {y_row}], tmm2"]
+                ["tilestored [{c0} + {c_row}], tmm0", "tilestored [{c1} + {c_row}], tmm2"]
             );
 
-            kind!(two, $multiply, "", ["tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3"]);
+            tile_product!(product_32x32, $tdp, "", ["tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3"]);
 
-            kind!(
-                add_two,
-                $multiply,
+            tile_product!(
+                accumulate_32x32,
+                $tdp,
                 "",
                 [
-                    "tileloadd tmm0, [{y0} + {y_row}]",
-                    "tileloadd tmm1, [{y0} + {y_row} + 64]",
-                    "tileloadd tmm2, [{y1} + {y_row}]",
-                    "tileloadd tmm3, [{y1} + {y_row} + 64]"
+                    "tileloadd tmm0, [{c0} + {c_row}]",
+                    "tileloadd tmm1, [{c0} + {c_row} + 64]",
+                    "tileloadd tmm2, [{c1} + {c_row}]",
+                    "tileloadd tmm3, [{c1} + {c_row} + 64]"
                 ]
             );
 
-            kind!(
-                two_far,
-                $multiply,
-                concat!(next!("x0", "x_step"), next!("w0", "w_step"), next!("w1", "w_step"), next!("x1", "x_step")),
+            tile_product!(
+                product_32x32_prefetch,
+                $tdp,
+                concat!(
+                    prefetch_tile!("a0", "a_step"),
+                    prefetch_tile!("b0", "b_step"),
+                    prefetch_tile!("b1", "b_step"),
+                    prefetch_tile!("a1", "a_step")
+                ),
                 ["tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3"]
             );
         }
     };
-    ($name:ident, $multiply:literal, $next:expr, $begin:tt) => {
-        form!(
+    ($name:ident, $tdp:literal, $prefetch:expr, $prologue:tt) => {
+        micro_kernel!(
             $name,
-            $begin,
+            $prologue,
             [
-                "tileloadd tmm4, [{x0} + {x_row}]",
-                "tileloadd tmm6, [{w0} + {w_row}]",
-                concat!($multiply, " tmm0, tmm4, tmm6"),
-                "tileloadd tmm7, [{w1} + {w_row}]",
-                concat!($multiply, " tmm1, tmm4, tmm7"),
-                "tileloadd tmm5, [{x1} + {x_row}]",
-                concat!($multiply, " tmm2, tmm5, tmm6"),
-                concat!($multiply, " tmm3, tmm5, tmm7"),
-                $next
+                "tileloadd tmm4, [{a0} + {a_row}]",
+                "tileloadd tmm6, [{b0} + {b_row}]",
+                concat!($tdp, " tmm0, tmm4, tmm6"),
+                "tileloadd tmm7, [{b1} + {b_row}]",
+                concat!($tdp, " tmm1, tmm4, tmm7"),
+                "tileloadd tmm5, [{a1} + {a_row}]",
+                concat!($tdp, " tmm2, tmm5, tmm6"),
+                concat!($tdp, " tmm3, tmm5, tmm7"),
+                $prefetch
             ],
             [
-                "tilestored [{y0} + {y_row}], tmm0",
-                "tilestored [{y0} + {y_row} + 64], tmm1",
-                "tilestored [{y1} + {y_row}], tmm2",
-                "tilestored [{y1} + {y_row} + 64], tmm3"
+                "tilestored [{c0} + {c_row}], tmm0",
+                "tilestored [{c0} + {c_row} + 64], tmm1",
+                "tilestored [{c1} + {c_row}], tmm2",
+                "tilestored [{c1} + {c_row} + 64], tmm3"
             ]
         );
     };
 }
 
-kind!(Int8, i32, "tdpbssd");
-kind!(Bf16, f32, "tdpbf16ps");
+tile_product!(Tdpbssd, i32, "tdpbssd");
+tile_product!(Tdpbf16ps, f32, "tdpbf16ps");

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::simd::{Level, Loop, ROUND};
+use super::simd::{LoopKernel, MAGIC_BIAS, SimdLevel};
 
 /// Numbers that a task takes.
 const CHUNK: usize = 16 * 1024;
@@ -44,7 +44,7 @@ pub(super) fn silu_mul_gradient(dy: &mut [f32], gate: &[f32], up: &[f32]) {
 /// Changes every number of `x`, given those at the same place of the others.
 fn each<const N: usize>(x: &mut [f32], others: [&[f32]; N], change: impl Fn(f32, [f32; N]) -> f32 + Copy + Sync) {
     assert!(others.iter().all(|other| other.len() == x.len()), "one number of each for each");
-    let level = Level::best();
+    let level = SimdLevel::best();
     x.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, x)| {
         let others = others.map(|other| &other[chunk * CHUNK..][..x.len()]);
         level.run_loop(Each { x, others, change });
@@ -57,7 +57,7 @@ struct Each<'a, const N: usize, F> {
     change: F,
 }
 
-impl<const N: usize, F: Fn(f32, [f32; N]) -> f32> Loop for Each<'_, N, F> {
+impl<const N: usize, F: Fn(f32, [f32; N]) -> f32> LoopKernel for Each<'_, N, F> {
     #[inline(always)]
     fn run(self) {
         // One length for all, so that the compiler needs to look at none inside the loop.
@@ -89,8 +89,8 @@ fn exp(x: f32) -> f32 {
     // ln 2 in two parts, the first exact in a product with n.
     const LN_2: (f32, f32) = (0.693_359_4, -2.121_944_4e-4);
     let x = x.clamp(ENDS.0, ENDS.1);
-    let whole = x * std::f32::consts::LOG2_E + ROUND;
-    let n = whole - ROUND;
+    let whole = x * std::f32::consts::LOG2_E + MAGIC_BIAS;
+    let n = whole - MAGIC_BIAS;
     let r = (x - n * LN_2.0) - n * LN_2.1;
     let p = 1.987_569_2e-4;
     let p = p * r + 1.398_199_9e-3;

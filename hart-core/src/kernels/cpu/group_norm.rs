@@ -4,7 +4,7 @@
 use rayon::prelude::*;
 
 use super::elementwise::silu_of;
-use super::simd::{Level, Loop};
+use super::simd::{LoopKernel, SimdLevel};
 
 /// Sums that are added up side by side, so that the compiler may use vectors.
 const LANES: usize = 16;
@@ -52,7 +52,7 @@ impl Norm<'_> {
     /// If lengths don't fit together.
     pub(super) fn forward(&self, x: &[f32]) -> (Vec<f32>, Vec<Statistics>) {
         self.check(x);
-        let level = Level::best();
+        let level = SimdLevel::best();
         let mut y = vec![0.0; x.len()];
         let groups = y.par_chunks_mut(self.group()).zip(x.par_chunks(self.group())).enumerate();
         let work = |(index, (y, x)): (usize, (&mut [f32], &[f32]))| {
@@ -75,7 +75,7 @@ struct Forward<'a> {
     statistics: &'a mut Statistics,
 }
 
-impl Loop for Forward<'_> {
+impl LoopKernel for Forward<'_> {
     #[inline(always)]
     fn run(self) {
         let Norm { scale, shift, places, epsilon, silu, .. } = *self.norm;
@@ -132,7 +132,7 @@ impl Norm<'_> {
     pub(super) fn gradients(&self, x: &[f32], dy: &[f32], statistics: &[Statistics]) -> Gradients {
         self.check(x);
         assert!(x.len() == dy.len() && statistics.len() * self.group() == x.len(), "a gradient and statistics for each number");
-        let level = Level::best();
+        let level = SimdLevel::best();
         let channels = self.channels();
         let mut dx = vec![0.0; x.len()];
         // For each channel of each image: the gradients of its scale and shift.
@@ -169,7 +169,7 @@ struct Backward<'a> {
 }
 
 #[cfg(feature = "train")]
-impl Loop for Backward<'_> {
+impl LoopKernel for Backward<'_> {
     #[inline(always)]
     fn run(self) {
         let Norm { scale, shift, places, silu, .. } = *self.norm;

@@ -6,7 +6,7 @@ use burn::prelude::*;
 use rayon::prelude::*;
 
 use super::memory;
-use super::simd::{Level, Loop};
+use super::simd::{LoopKernel, SimdLevel};
 use super::tensor::{change, primitive, slice, tensor};
 use crate::kernels::params::Modulation;
 
@@ -59,7 +59,7 @@ pub(super) struct After<'a> {
 /// If a row isn't whole, or numbers that go with a row are missing.
 fn norm_rows(x: &[f32], width: usize, norm: Norm, epsilon: f32, after: After<'_>) -> Vec<f32> {
     assert!(width > 0 && x.len().is_multiple_of(width), "rows must be whole");
-    let (level, rows) = (Level::best(), (TASK / width).max(1));
+    let (level, rows) = (SimdLevel::best(), (TASK / width).max(1));
     let mut y = memory::numbers(x.len());
     y.par_chunks_mut(rows * width).enumerate().for_each(|(task, y)| {
         let first = task * rows;
@@ -79,7 +79,7 @@ struct NormRows<'a> {
     first: usize,
 }
 
-impl<'a> Loop for NormRows<'a> {
+impl<'a> LoopKernel for NormRows<'a> {
     #[inline(always)]
     fn run(self) {
         let width = self.width;
@@ -127,7 +127,7 @@ fn sum(row: &[f32], change: impl Fn(f32) -> f32) -> f32 {
 /// If a row isn't whole, or numbers that go with it are missing.
 fn add_gated_rows(x: &mut [f32], y: &[f32], gate: Option<Rows<'_>>, width: usize) {
     assert!(width > 0 && x.len().is_multiple_of(width) && x.len() == y.len(), "rows must be whole");
-    let (level, rows) = (Level::best(), (TASK / width).max(1));
+    let (level, rows) = (SimdLevel::best(), (TASK / width).max(1));
     x.par_chunks_mut(rows * width).enumerate().for_each(|(task, x)| {
         let first = task * rows;
         level.run_loop(Add { y: &y[first * width..][..x.len()], x, gate, width, first });
@@ -142,7 +142,7 @@ struct Add<'a> {
     first: usize,
 }
 
-impl Loop for Add<'_> {
+impl LoopKernel for Add<'_> {
     #[inline(always)]
     fn run(self) {
         let width = self.width;

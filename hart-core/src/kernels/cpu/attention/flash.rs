@@ -14,7 +14,7 @@
 
 use super::layout::{KEYS, PANEL, Part, words};
 use super::quantized::{Decoded, Source};
-use crate::kernels::cpu::simd::{Job, Lanes, ROUND};
+use crate::kernels::cpu::simd::{MAGIC_BIAS, SimdF32, SimdKernel};
 
 /// Queries that are computed together: three of the widest vectors.
 pub(super) const QUERIES: usize = 48;
@@ -102,11 +102,11 @@ pub(super) struct Block<'a> {
     pub(super) decoded: &'a mut Decoded,
 }
 
-impl Job for Block<'_> {
+impl SimdKernel for Block<'_> {
     #[inline(always)]
-    unsafe fn run<L: Lanes>(self) {
+    unsafe fn run<S: SimdF32>(self) {
         // SAFETY: the processor has the lanes.
-        unsafe { if self.pairs && L::PAIRS { self.all::<L, true>() } else { self.all::<L, false>() } }
+        unsafe { if self.pairs && S::HAS_BF16 { self.all::<S, true>() } else { self.all::<S, false>() } }
     }
 }
 
@@ -115,7 +115,7 @@ impl Block<'_> {
     ///
     /// The processor has the lanes.
     #[inline(always)]
-    unsafe fn all<L: Lanes, const PAIRS: bool>(self) {
+    unsafe fn all<S: SimdF32, const PAIRS: bool>(self) {
         assert!(self.queries <= QUERIES);
         let (depth, channels) = (self.scratch.query.rows(), self.scratch.mixed.rows());
         let widened = self.pairs && !PAIRS;
@@ -139,19 +139,19 @@ impl Block<'_> {
                     Source::Packed(part) => (*part, first),
                     Source::Rounded(part) => (self.decoded.read::<PAIRS>(part, first, count), 0),
                 };
-                let vectors = if L::MANY { VECTORS } else { FEW_VECTORS };
+                let vectors = if S::HAS_32_REGISTERS { VECTORS } else { FEW_VECTORS };
                 let mut lane = 0;
                 while lane < self.queries {
                     // SAFETY: the processor has the lanes; the lengths were seen above, or just made, and lane is a multiple of the
                     // vectors' width.
                     unsafe {
-                        match (self.queries - lane).div_ceil(L::COUNT).min(vectors) {
-                            1 => step::<L, 1, PAIRS>(self.scratch, &part, first, count, lane),
-                            2 => step::<L, 2, PAIRS>(self.scratch, &part, first, count, lane),
-                            _ => step::<L, VECTORS, PAIRS>(self.scratch, &part, first, count, lane),
+                        match (self.queries - lane).div_ceil(S::LANES).min(vectors) {
+                            1 => step::<S, 1, PAIRS>(self.scratch, &part, first, count, lane),
+                            2 => step::<S, 2, PAIRS>(self.scratch, &part, first, count, lane),
+                            _ => step::<S, VECTORS, PAIRS>(self.scratch, &part, first, count, lane),
                         }
                     }
-                    lane += vectors * L::COUNT;
+                    lane += vectors * S::LANES;
                 }
             }
         }
@@ -163,9 +163,9 @@ impl Block<'_> {
 /// # Safety
 ///
 /// The processor has the lanes; the part and the scratch are as long as [`Block`] asks, `first` is a multiple of [`KEYS`] and
-/// `count` what is left, at most as many, `lane + V * L::COUNT <= QUERIES`.
+/// `count` what is left, at most as many, `lane + V * S::LANES <= QUERIES`.
 #[inline(always)]
-unsafe fn step<L: Lanes, const V: usize, const PAIRS: bool>(
+unsafe fn step<S: SimdF32, const V: usize, const PAIRS: bool>(
     scratch: &mut Scratch,
     part: &Part<'_>,
     first: usize,
@@ -179,31 +179,31 @@ unsafe fn step<L: Lanes, const V: usize, const PAIRS: bool>(
         let scores = scratch.scores.row(0).add(lane);
         let [keys, values] = part.block(first, count, depth, channels, PAIRS).map(<[f32]>::as_ptr);
         let length = words(count, PAIRS);
-        let mut tops = [L::splat(NO_SCORE); V];
+        let mut tops = [S::splat(NO_SCORE); V];
         for panel in (0..count).step_by(PANEL) {
             let (keys, scores, rows) = (keys.add(panel * depth), scores.add(panel * QUERIES), (count - panel).min(PANEL));
             let mut row = 0;
             while row < rows {
                 let (keys, scores) = (keys.add(row), scores.add(row * QUERIES));
-                if L::MANY {
-                    tops = ask::<L, V, ROWS, PAIRS>(keys, query, depth, scores, tops);
+                if S::HAS_32_REGISTERS {
+                    tops = ask::<S, V, ROWS, PAIRS>(keys, query, depth, scores, tops);
                     row += ROWS;
                 } else {
-                    tops = ask::<L, V, FEW_ROWS, PAIRS>(keys, query, depth, scores, tops);
+                    tops = ask::<S, V, FEW_ROWS, PAIRS>(keys, query, depth, scores, tops);
                     row += FEW_ROWS;
                 }
             }
         }
-        let shrink = softmax::<L, V, PAIRS>(scratch, tops, count, part.log_weight, lane);
+        let shrink = softmax::<S, V, PAIRS>(scratch, tops, count, part.log_weight, lane);
         let mut channel = 0;
         while channel < channels {
             let values = values.add(channel / PANEL * PANEL * length + channel % PANEL);
             let mixed = scratch.mixed.row(channel).add(lane);
-            if L::MANY {
-                answer::<L, V, ROWS, PAIRS>(values, scores, length, mixed, shrink);
+            if S::HAS_32_REGISTERS {
+                answer::<S, V, ROWS, PAIRS>(values, scores, length, mixed, shrink);
                 channel += ROWS;
             } else {
-                answer::<L, V, FEW_ROWS, PAIRS>(values, scores, length, mixed, shrink);
+                answer::<S, V, FEW_ROWS, PAIRS>(values, scores, length, mixed, shrink);
                 channel += FEW_ROWS;
             }
         }
@@ -216,16 +216,16 @@ unsafe fn step<L: Lanes, const V: usize, const PAIRS: bool>(
 ///
 /// As [`tile`]; there is room for `R` rows of scores.
 #[inline(always)]
-unsafe fn ask<L: Lanes, const V: usize, const R: usize, const PAIRS: bool>(
+unsafe fn ask<S: SimdF32, const V: usize, const R: usize, const PAIRS: bool>(
     keys: *const f32,
     query: *const f32,
     depth: usize,
     scores: *mut f32,
-    mut tops: [L; V],
-) -> [L; V] {
+    mut tops: [S; V],
+) -> [S; V] {
     // SAFETY: as this function's.
     unsafe {
-        let sums = tile::<L, V, R, PAIRS>([[L::zero(); V]; R], keys, query, depth);
+        let sums = tile::<S, V, R, PAIRS>([[S::zero(); V]; R], keys, query, depth);
         store(sums, scores);
         for row in &sums {
             for (top, score) in tops.iter_mut().zip(row) {
@@ -242,22 +242,22 @@ unsafe fn ask<L: Lanes, const V: usize, const R: usize, const PAIRS: bool>(
 ///
 /// As [`tile`]; `mixed` has `R` rows.
 #[inline(always)]
-unsafe fn answer<L: Lanes, const V: usize, const R: usize, const PAIRS: bool>(
+unsafe fn answer<S: SimdF32, const V: usize, const R: usize, const PAIRS: bool>(
     values: *const f32,
     weights: *const f32,
     length: usize,
     mixed: *mut f32,
-    shrink: [L; V],
+    shrink: [S; V],
 ) {
     // SAFETY: as this function's.
     unsafe {
-        let mut sums = [[L::zero(); V]; R];
+        let mut sums = [[S::zero(); V]; R];
         for (row, sums) in sums.iter_mut().enumerate() {
             for v in 0..V {
-                sums[v] = sums[v].add_product(L::load(mixed.add(row * QUERIES + v * L::COUNT)), shrink[v]);
+                sums[v] = sums[v].add_product(S::load(mixed.add(row * QUERIES + v * S::LANES)), shrink[v]);
             }
         }
-        store(tile::<L, V, R, PAIRS>(sums, values, weights, length), mixed);
+        store(tile::<S, V, R, PAIRS>(sums, values, weights, length), mixed);
     }
 }
 
@@ -267,20 +267,20 @@ unsafe fn answer<L: Lanes, const V: usize, const R: usize, const PAIRS: bool>(
 ///
 /// The processor has the lanes, the panel has so many steps and so have the columns.
 #[inline(always)]
-unsafe fn tile<L: Lanes, const V: usize, const R: usize, const PAIRS: bool>(
-    mut sums: [[L; V]; R],
+unsafe fn tile<S: SimdF32, const V: usize, const R: usize, const PAIRS: bool>(
+    mut sums: [[S; V]; R],
     mut panel: *const f32,
     mut columns: *const f32,
     steps: usize,
-) -> [[L; V]; R] {
+) -> [[S; V]; R] {
     // SAFETY: as this function's.
     unsafe {
         for _ in 0..steps {
-            let column: [L; V] = std::array::from_fn(|v| L::load(columns.add(v * L::COUNT)));
+            let column: [S; V] = std::array::from_fn(|v| S::load(columns.add(v * S::LANES)));
             for (row, sums) in sums.iter_mut().enumerate() {
-                let number = L::splat(*panel.add(row));
+                let number = S::splat(*panel.add(row));
                 for v in 0..V {
-                    sums[v] = if PAIRS { sums[v].add_pairs(number, column[v]) } else { sums[v].add_product(number, column[v]) };
+                    sums[v] = if PAIRS { sums[v].add_bf16_dot(number, column[v]) } else { sums[v].add_product(number, column[v]) };
                 }
             }
             panel = panel.add(PANEL);
@@ -296,11 +296,11 @@ unsafe fn tile<L: Lanes, const V: usize, const R: usize, const PAIRS: bool>(
 ///
 /// The processor has the lanes, and there is room for `R` rows.
 #[inline(always)]
-unsafe fn store<L: Lanes, const V: usize, const R: usize>(sums: [[L; V]; R], to: *mut f32) {
+unsafe fn store<S: SimdF32, const V: usize, const R: usize>(sums: [[S; V]; R], to: *mut f32) {
     for (row, sums) in sums.iter().enumerate() {
         for (v, sum) in sums.iter().enumerate() {
             // SAFETY: as this function's.
-            unsafe { sum.store(to.add(row * QUERIES + v * L::COUNT)) };
+            unsafe { sum.store(to.add(row * QUERIES + v * S::LANES)) };
         }
     }
 }
@@ -309,50 +309,50 @@ unsafe fn store<L: Lanes, const V: usize, const R: usize>(sums: [[L; V]; R], to:
 ///
 /// # Safety
 ///
-/// The processor has the lanes; `count <= KEYS`, `lane + V * L::COUNT <= QUERIES`.
+/// The processor has the lanes; `count <= KEYS`, `lane + V * S::LANES <= QUERIES`.
 #[inline(always)]
-unsafe fn softmax<L: Lanes, const V: usize, const PAIRS: bool>(
+unsafe fn softmax<S: SimdF32, const V: usize, const PAIRS: bool>(
     scratch: &mut Scratch,
-    tops: [L; V],
+    tops: [S; V],
     count: usize,
     log_weight: f32,
     lane: usize,
-) -> [L; V] {
+) -> [S; V] {
     // SAFETY: as this function's.
     unsafe {
         let scores = scratch.scores.row(0).add(lane);
         let (largest, weight) = (scratch.largest.row(0).add(lane), scratch.weight.row(0).add(lane));
         // Without closures, in which the compiler doesn't know of the vectors.
-        let (mut tops, mut less, mut shrink, mut sums) = (tops, [L::zero(); V], [L::zero(); V], [L::zero(); V]);
+        let (mut tops, mut less, mut shrink, mut sums) = (tops, [S::zero(); V], [S::zero(); V], [S::zero(); V]);
         for v in 0..V {
-            let before = L::load(largest.add(v * L::COUNT));
-            tops[v] = before.max(tops[v].add(L::splat(log_weight)));
-            less[v] = L::splat(log_weight).add_product(L::splat(-1.0), tops[v]);
-            shrink[v] = exp2(before.add_product(L::splat(-1.0), tops[v]));
-            sums[v] = L::zero().add_product(L::load(weight.add(v * L::COUNT)), shrink[v]);
+            let before = S::load(largest.add(v * S::LANES));
+            tops[v] = before.max(tops[v].add(S::splat(log_weight)));
+            less[v] = S::splat(log_weight).add_product(S::splat(-1.0), tops[v]);
+            shrink[v] = exp2(before.add_product(S::splat(-1.0), tops[v]));
+            sums[v] = S::zero().add_product(S::load(weight.add(v * S::LANES)), shrink[v]);
         }
         for word in 0..words(count, PAIRS) {
             for v in 0..V {
-                let from = scores.add(v * L::COUNT);
+                let from = scores.add(v * S::LANES);
                 let to = from.add(word * QUERIES);
                 if !PAIRS {
-                    let power = exp2(L::load(to).add(less[v]));
+                    let power = exp2(S::load(to).add(less[v]));
                     sums[v] = sums[v].add(power);
                     power.store(to);
                     continue;
                 }
-                let low = exp2(L::load(from.add(2 * word * QUERIES)).add(less[v]));
-                let mut high = L::zero();
+                let low = exp2(S::load(from.add(2 * word * QUERIES)).add(less[v]));
+                let mut high = S::zero();
                 if 2 * word + 1 < count {
-                    high = exp2(L::load(from.add((2 * word + 1) * QUERIES)).add(less[v]));
+                    high = exp2(S::load(from.add((2 * word + 1) * QUERIES)).add(less[v]));
                 }
                 sums[v] = sums[v].add(low.add(high));
-                L::pair(low, high).store(to);
+                S::interleave_bf16(low, high).store(to);
             }
         }
         for v in 0..V {
-            tops[v].store(largest.add(v * L::COUNT));
-            sums[v].store(weight.add(v * L::COUNT));
+            tops[v].store(largest.add(v * S::LANES));
+            sums[v].store(weight.add(v * S::LANES));
         }
         shrink
     }
@@ -365,18 +365,18 @@ unsafe fn softmax<L: Lanes, const V: usize, const PAIRS: bool>(
 ///
 /// The processor has the lanes.
 #[inline(always)]
-pub(super) unsafe fn exp2<L: Lanes>(x: L) -> L {
+pub(super) unsafe fn exp2<S: SimdF32>(x: S) -> S {
     const LEAST: f32 = -126.0;
     const POLYNOMIAL: [f32; 6] = [1.339_887_4e-3, 9.618_437e-3, 5.550_332_5e-2, 2.402_264_8e-1, 6.931_472e-1, 1.0];
     // SAFETY: as this function's.
     unsafe {
-        let x = L::splat(LEAST).max(x);
-        let whole = x.add(L::splat(ROUND));
-        let rest = x.add_product(L::splat(-1.0), whole.add(L::splat(-ROUND)));
-        let mut power = L::splat(1.535_336_2e-4);
+        let x = S::splat(LEAST).max(x);
+        let whole = x.add(S::splat(MAGIC_BIAS));
+        let rest = x.add_product(S::splat(-1.0), whole.add(S::splat(-MAGIC_BIAS)));
+        let mut power = S::splat(1.535_336_2e-4);
         for coefficient in POLYNOMIAL {
-            power = L::splat(coefficient).add_product(power, rest);
+            power = S::splat(coefficient).add_product(power, rest);
         }
-        power.times_power(whole)
+        power.ldexp(whole)
     }
 }

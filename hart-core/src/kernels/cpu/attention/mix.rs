@@ -6,8 +6,8 @@ use super::layout::words;
 use super::panels::Panels;
 use super::quantized::{Decoded, Rounded, Source};
 use super::rows::{Rows, Strides, pair};
-use crate::kernels::cpu::amx::Allowed;
-use crate::kernels::cpu::simd::{Level, Loop};
+use crate::kernels::cpu::amx::AmxToken;
+use crate::kernels::cpu::simd::{LoopKernel, SimdLevel};
 use crate::kernels::cpu::tasks;
 
 /// One row of a batch: what asks, what is asked, and where the answer goes.
@@ -50,19 +50,19 @@ pub(super) struct Heads {
 
 impl Heads {
     /// Whether a word of queries does too.
-    fn together(&self, level: Level) -> bool {
-        self.pairs && level.pairs()
+    fn together(&self, level: SimdLevel) -> bool {
+        self.pairs && level.has_bf16()
     }
 
     /// Words of a query: as many as a key has, by itself or as f32.
-    fn depth(&self, level: Level) -> usize {
+    fn depth(&self, level: SimdLevel) -> usize {
         let pairs = words(self.channels, self.pairs);
-        if self.pairs && !level.pairs() { 2 * pairs } else { pairs }
+        if self.pairs && !level.has_bf16() { 2 * pairs } else { pairs }
     }
 
     /// Registers for matrices, where the processor has them and keys fill them.
-    fn matrices(&self, level: Level) -> Option<Allowed> {
-        level.matrices().filter(|_| self.pairs && self.channels.is_multiple_of(2 * amx::WORDS))
+    fn matrices(&self, level: SimdLevel) -> Option<AmxToken> {
+        level.amx().filter(|_| self.pairs && self.channels.is_multiple_of(2 * amx::TILE_DWORDS))
     }
 }
 
@@ -72,10 +72,10 @@ impl Heads {
 ///
 /// If an answer has no room.
 pub(super) fn mix(questions: &[Question<'_>], heads: Heads, out: &mut [f32]) {
-    mix_by(Level::best(), questions, heads, out);
+    mix_by(SimdLevel::best(), questions, heads, out);
 }
 
-pub(super) fn mix_by(level: Level, questions: &[Question<'_>], heads: Heads, out: &mut [f32]) {
+pub(super) fn mix_by(level: SimdLevel, questions: &[Question<'_>], heads: Heads, out: &mut [f32]) {
     let matrices = heads.matrices(level);
     let most = if matrices.is_some() { amx::QUERIES } else { flash::QUERIES };
     let mut tasks = Vec::new();
@@ -95,12 +95,12 @@ pub(super) fn mix_by(level: Level, questions: &[Question<'_>], heads: Heads, out
         let (rows, strides, channels) = (&question.queries, question.to, heads.channels);
         (Asked { rows, head, first, queries, channels, strides, to }, parts)
     };
-    if let Some(allowed) = matrices {
+    if let Some(token) = matrices {
         let room = || (amx::Scratch::new(heads.channels), Decoded::default());
         tasks::each(tasks.len(), room, |(scratch, decoded), task| {
             let (asked, parts) = asked(task);
             level.run_loop(AskRows { asked, scratch });
-            level.run(amx::Block { allowed, queries: asked.queries, parts: &parts, scratch, decoded });
+            level.run(amx::Block { token, queries: asked.queries, parts: &parts, scratch, decoded });
             level.run_loop(AnswerRows { asked, scratch });
         });
         return;
@@ -165,7 +165,7 @@ struct Ask<'a> {
     scratch: &'a mut Scratch,
 }
 
-impl Loop for Ask<'_> {
+impl LoopKernel for Ask<'_> {
     #[inline(always)]
     fn run(self) {
         self.asked.each(|query, row| match self.together {
@@ -181,7 +181,7 @@ struct Answer<'a> {
     scratch: &'a Scratch,
 }
 
-impl Loop for Answer<'_> {
+impl LoopKernel for Answer<'_> {
     #[inline(always)]
     fn run(self) {
         for query in 0..self.asked.queries {
@@ -197,7 +197,7 @@ struct AskRows<'a> {
     scratch: &'a mut amx::Scratch,
 }
 
-impl Loop for AskRows<'_> {
+impl LoopKernel for AskRows<'_> {
     #[inline(always)]
     fn run(self) {
         self.asked.each(|query, row| {
@@ -213,7 +213,7 @@ struct AnswerRows<'a> {
     scratch: &'a amx::Scratch,
 }
 
-impl Loop for AnswerRows<'_> {
+impl LoopKernel for AnswerRows<'_> {
     #[inline(always)]
     fn run(self) {
         for query in 0..self.asked.queries {
@@ -257,12 +257,12 @@ mod tests {
             [(lengths[0], 0.7), (lengths[1], 0.31), (lengths[2], 1.3)].map(|(length, speed)| waves(length, speed))
         }
 
-        fn answer(&self, level: Level) -> Vec<f32> {
+        fn answer(&self, level: SimdLevel) -> Vec<f32> {
             self.answer_of(level, false)
         }
 
         /// With all but the last keys and values in 8 bits.
-        fn answer_of(&self, level: Level, rounded: bool) -> Vec<f32> {
+        fn answer_of(&self, level: SimdLevel, rounded: bool) -> Vec<f32> {
             let Heads { count, groups, channels, pairs } = self.heads;
             let [q, k, v] = self.numbers();
             let mut first = 0;
@@ -341,7 +341,7 @@ mod tests {
         for (pairs, tolerance) in [(false, 5e-6), (true, 2e-2)] {
             for case in cases(pairs) {
                 let want = case.expected();
-                for level in Level::all() {
+                for level in SimdLevel::all() {
                     let got = case.answer(level);
                     let error = got.iter().zip(&want).map(|(got, want)| (f64::from(*got) - want).abs()).fold(0.0, f64::max);
                     assert!(error < tolerance, "{level:?}, {:?}, keys {:?}: off by {error}", case.heads, case.keys);
@@ -354,8 +354,8 @@ mod tests {
     #[test]
     fn rounded_keys_and_values_are_close() {
         for case in cases(true).into_iter().chain([Case { queries: 700, ..cases(true).remove(3) }]) {
-            let want = case.answer(Level::best());
-            for level in Level::all() {
+            let want = case.answer(SimdLevel::best());
+            for level in SimdLevel::all() {
                 let got = case.answer_of(level, true);
                 let error = got.iter().zip(&want).map(|(got, want)| (got - want).abs()).fold(0.0, f32::max);
                 assert!(error < 2e-2, "{level:?}, {:?}, keys {:?}: off by {error}", case.heads, case.keys);
@@ -369,7 +369,7 @@ mod tests {
         for case in cases(false).iter().chain(&cases(true)) {
             let with = |threads| {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-                pool.install(|| case.answer(Level::best())).into_iter().map(f32::to_bits).collect::<Vec<_>>()
+                pool.install(|| case.answer(SimdLevel::best())).into_iter().map(f32::to_bits).collect::<Vec<_>>()
             };
             assert!(with(1) == with(2) && with(1) == with(5));
         }
@@ -418,7 +418,7 @@ mod tests {
             let queries = case.rows(&q, 1, 0, case.queries, 1.0);
             let weights = scores.map(|score| 2f32.powf(score - scores.into_iter().fold(f32::MIN, f32::max)));
             let want = (weights[0] + 2.0 * weights[1] + 4.0 * weights[2]) / weights.iter().sum::<f32>();
-            for level in Level::all() {
+            for level in SimdLevel::all() {
                 let mut out = vec![0.0; q.len()];
                 mix_by(level, &[Question { queries, panels: vec![Keyed::Packed(&panels)], to: queries.strides }], heads, &mut out);
                 for (query, got) in out.chunks(channels).enumerate() {

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::layout::{KEYS, PANEL, Part, words};
 use super::rows::{Rows, pair};
 use crate::kernels::cpu::memory::Lines;
-use crate::kernels::cpu::simd::{Level, Loop};
+use crate::kernels::cpu::simd::{LoopKernel, SimdLevel};
 
 /// Keys and values of one row's tokens that came together, all heads, in blocks as [`Part`] tells.
 #[derive(Clone, Debug, Default)]
@@ -30,7 +30,7 @@ impl Panels {
         if key * value == 0 {
             return self;
         }
-        let level = Level::best();
+        let level = SimdLevel::best();
         let blocks = self.keys.par_chunks_mut(KEYS * key).zip(self.values.par_chunks_mut(words(KEYS, pairs) * value));
         blocks.enumerate().for_each(|(block, (to_keys, to_values))| {
             let first = block * KEYS;
@@ -73,7 +73,7 @@ struct Pack<'a> {
     to_values: &'a mut [f32],
 }
 
-impl Loop for Pack<'_> {
+impl LoopKernel for Pack<'_> {
     /// Token by token, as they lie.
     #[inline(always)]
     fn run(self) {

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use super::layout::{KEYS, PANEL, Part, share, words};
 use super::panels::Panels;
 use crate::kernels::cpu::memory::Lines;
-use crate::kernels::cpu::simd::{Level, Loop, ROUND};
+use crate::kernels::cpu::simd::{LoopKernel, MAGIC_BIAS, SimdLevel};
 
 /// The largest integer; the smallest is its negative.
 const LARGEST: f32 = 127.0;
@@ -90,7 +90,7 @@ impl Rounded {
             channels,
             log_weight: part.log_weight,
         };
-        let level = Level::best();
+        let level = SimdLevel::best();
         // Blocks lie one behind the other, and a block's heads too; only the last block is shorter.
         let keys = all.keys.par_chunks_mut(heads * KEYS * 2 * depth).zip(all.key_scales.par_chunks_mut(heads * KEYS));
         let values =
@@ -129,7 +129,7 @@ struct RoundKeys<'a> {
     depth: usize,
 }
 
-impl Loop for RoundKeys<'_> {
+impl LoopKernel for RoundKeys<'_> {
     #[inline(always)]
     fn run(self) {
         let panels = self.from.chunks_exact(PANEL * self.depth).zip(self.to.chunks_exact_mut(ROW * self.depth));
@@ -158,7 +158,7 @@ struct RoundValues<'a> {
     length: usize,
 }
 
-impl Loop for RoundValues<'_> {
+impl LoopKernel for RoundValues<'_> {
     #[inline(always)]
     fn run(self) {
         let (from, to) = (self.from.as_chunks::<PANEL>().0, self.to.as_chunks_mut::<ROW>().0);
@@ -185,10 +185,10 @@ fn round(from: &[f32; PANEL], low: [f32; PANEL], high: [f32; PANEL], to: &mut [i
     let (lower, upper) = to.split_at_mut(PANEL);
     // One after the other, of which the compiler makes vectors.
     for i in 0..PANEL {
-        lower[i] = (unpaired(from[i])[0] * low[i] + ROUND).to_bits() as i8;
+        lower[i] = (unpaired(from[i])[0] * low[i] + MAGIC_BIAS).to_bits() as i8;
     }
     for i in 0..PANEL {
-        upper[i] = (unpaired(from[i])[1] * high[i] + ROUND).to_bits() as i8;
+        upper[i] = (unpaired(from[i])[1] * high[i] + MAGIC_BIAS).to_bits() as i8;
     }
 }
 

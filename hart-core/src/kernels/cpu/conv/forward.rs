@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::super::simd::{Job, Lanes, Level};
+use super::super::simd::{SimdF32, SimdKernel, SimdLevel};
 use super::{BLOCK, STEP, Sizes, TAPS, lay_out};
 
 /// Numbers of the input that a task lays out: they stay in a core's second cache.
@@ -12,10 +12,10 @@ const ROWS: usize = 4;
 
 /// `y[o] = b[o] + sum over i of x[i] * w[o][i]`, with x `[B, from, H, W]`, w `[to, from, 3, 3]` and y `[B, to, H, W]`.
 pub(crate) fn forward(x: &[f32], weights: &[f32], bias: &[f32], sizes: Sizes) -> Vec<f32> {
-    forward_by(Level::best(), x, weights, bias, sizes)
+    forward_by(SimdLevel::best(), x, weights, bias, sizes)
 }
 
-pub(super) fn forward_by(level: Level, x: &[f32], weights: &[f32], bias: &[f32], sizes: Sizes) -> Vec<f32> {
+pub(super) fn forward_by(level: SimdLevel, x: &[f32], weights: &[f32], bias: &[f32], sizes: Sizes) -> Vec<f32> {
     assert_eq!(bias.len(), sizes.to, "one bias for each output channel");
     let (from, to) = (sizes.from, sizes.to);
     assert_eq!(weights.len(), to * from * TAPS, "a 3x3 kernel for each pair of channels");
@@ -26,11 +26,11 @@ pub(super) fn forward_by(level: Level, x: &[f32], weights: &[f32], bias: &[f32],
 /// The gradient of x: `dy` convolved with the kernels turned around and their channels swapped.
 #[cfg(any(test, feature = "train"))]
 pub(crate) fn gradient_x(dy: &[f32], weights: &[f32], sizes: Sizes) -> Vec<f32> {
-    gradient_x_by(Level::best(), dy, weights, sizes)
+    gradient_x_by(SimdLevel::best(), dy, weights, sizes)
 }
 
 #[cfg(any(test, feature = "train"))]
-pub(super) fn gradient_x_by(level: Level, dy: &[f32], weights: &[f32], sizes: Sizes) -> Vec<f32> {
+pub(super) fn gradient_x_by(level: SimdLevel, dy: &[f32], weights: &[f32], sizes: Sizes) -> Vec<f32> {
     let (from, to) = (sizes.from, sizes.to);
     assert_eq!(weights.len(), to * from * TAPS, "a 3x3 kernel for each pair of channels");
     let packed = pack(from, to, &vec![0.0; from], |i, o, tap| weights[(o * from + i) * TAPS + TAPS - 1 - tap]);
@@ -57,7 +57,7 @@ fn pack(to: usize, from: usize, bias: &[f32], weight: impl Fn(usize, usize, usiz
     (0..to).into_par_iter().step_by(BLOCK).map(block).collect()
 }
 
-fn convolve(level: Level, x: &[f32], packed: &[Packed], sizes: Sizes) -> Vec<f32> {
+fn convolve(level: SimdLevel, x: &[f32], packed: &[Packed], sizes: Sizes) -> Vec<f32> {
     let Sizes { batch, from, to, height, width } = sizes;
     let (map, stride) = (sizes.map(), sizes.stride());
     let mut y = vec![0.0; batch * to * map];
@@ -117,28 +117,28 @@ struct Strip<'a> {
     output: &'a mut [f32],
 }
 
-impl Job for Strip<'_> {
+impl SimdKernel for Strip<'_> {
     #[inline(always)]
-    unsafe fn run<L: Lanes>(mut self) {
+    unsafe fn run<S: SimdF32>(mut self) {
         assert!(self.positions + 2 * self.stride + 2 <= self.plane && self.positions.is_multiple_of(STEP));
         assert!(self.input.len().is_multiple_of(self.plane) && self.output.len() >= BLOCK * self.positions);
         assert_eq!(self.packed.weights.len(), self.input.len() / self.plane * TAPS * BLOCK);
-        let vectors = self.positions / L::COUNT;
+        let vectors = self.positions / S::LANES;
         let mut channel = 0;
         while channel < self.channels {
-            let wide = L::MANY && self.channels - channel > 4;
+            let wide = S::HAS_32_REGISTERS && self.channels - channel > 4;
             let mut vector = 0;
             while vector < vectors {
-                let p = vector * L::COUNT;
+                let p = vector * S::LANES;
                 // SAFETY: the processor has the lanes; channel and positions are below their ends, as tile asks.
                 unsafe {
                     match (vectors - vector, wide) {
-                        (1, true) => self.tile::<L, 8, 1>(channel, p),
-                        (2, true) => self.tile::<L, 8, 2>(channel, p),
-                        (_, true) => self.tile::<L, 8, 3>(channel, p),
-                        (1, false) => self.tile::<L, 4, 1>(channel, p),
-                        (2, false) => self.tile::<L, 4, 2>(channel, p),
-                        (_, false) => self.tile::<L, 4, 3>(channel, p),
+                        (1, true) => self.tile::<S, 8, 1>(channel, p),
+                        (2, true) => self.tile::<S, 8, 2>(channel, p),
+                        (_, true) => self.tile::<S, 8, 3>(channel, p),
+                        (1, false) => self.tile::<S, 4, 1>(channel, p),
+                        (2, false) => self.tile::<S, 4, 2>(channel, p),
+                        (_, false) => self.tile::<S, 4, 3>(channel, p),
                     }
                 }
                 vector += (vectors - vector).min(3);
@@ -153,16 +153,16 @@ impl Strip<'_> {
     ///
     /// # Safety
     ///
-    /// The processor has the lanes; `channel + C <= BLOCK` and `p + V * L::COUNT <= self.positions`.
+    /// The processor has the lanes; `channel + C <= BLOCK` and `p + V * S::LANES <= self.positions`.
     #[allow(clippy::needless_range_loop)] // Channels and vectors play the same part.
     #[inline(always)]
-    unsafe fn tile<L: Lanes, const C: usize, const V: usize>(&mut self, channel: usize, p: usize) {
+    unsafe fn tile<S: SimdF32, const C: usize, const V: usize>(&mut self, channel: usize, p: usize) {
         // SAFETY: the furthest tap is `2 * stride + 2` behind a position, and `run` has seen that planes are that long, and that there
         // are weights for every plane and outputs for every position.
         unsafe {
-            let mut sums = [[L::zero(); V]; C];
+            let mut sums = [[S::zero(); V]; C];
             for (c, sums) in sums.iter_mut().enumerate() {
-                *sums = [L::splat(*self.packed.bias.get_unchecked(channel + c)); V];
+                *sums = [S::splat(*self.packed.bias.get_unchecked(channel + c)); V];
             }
             let mut plane = self.input.as_ptr().add(p);
             let mut weights = self.packed.weights.as_ptr().add(channel);
@@ -170,9 +170,9 @@ impl Strip<'_> {
                 for ky in 0..3 {
                     for kx in 0..3 {
                         let from = plane.add(ky * self.stride + kx);
-                        let xs: [L; V] = std::array::from_fn(|v| L::load(from.add(v * L::COUNT)));
+                        let xs: [S; V] = std::array::from_fn(|v| S::load(from.add(v * S::LANES)));
                         for c in 0..C {
-                            let w = L::splat(*weights.add(c));
+                            let w = S::splat(*weights.add(c));
                             for v in 0..V {
                                 sums[c][v] = sums[c][v].add_product(w, xs[v]);
                             }
@@ -185,7 +185,7 @@ impl Strip<'_> {
             for c in 0..C {
                 let to = self.output.as_mut_ptr().add((channel + c) * self.positions + p);
                 for v in 0..V {
-                    sums[c][v].store(to.add(v * L::COUNT));
+                    sums[c][v].store(to.add(v * S::LANES));
                 }
             }
         }

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::super::simd::{Job, Lanes, Level};
+use super::super::simd::{SimdF32, SimdKernel, SimdLevel};
 use super::{BLOCK, STEP, Sizes, TAPS, lay_out};
 
 /// Positions that are summed over at once: a block of output channels stays in a core's first cache.
@@ -14,10 +14,10 @@ const SLAB: usize = 8 << 20;
 
 /// The gradient of the weights, `[to, from, 3, 3]`: at each tap the products of dy with x as that tap reads it, summed over all places.
 pub(crate) fn gradient_weights(x: &[f32], dy: &[f32], sizes: Sizes) -> Vec<f32> {
-    gradient_weights_by(Level::best(), x, dy, sizes)
+    gradient_weights_by(SimdLevel::best(), x, dy, sizes)
 }
 
-pub(super) fn gradient_weights_by(level: Level, x: &[f32], dy: &[f32], sizes: Sizes) -> Vec<f32> {
+pub(super) fn gradient_weights_by(level: SimdLevel, x: &[f32], dy: &[f32], sizes: Sizes) -> Vec<f32> {
     let Sizes { batch, from, to, height, width } = sizes;
     let (map, stride) = (sizes.map(), sizes.stride());
     let mut gradient = vec![0.0; to * from * TAPS];
@@ -98,24 +98,24 @@ struct Products<'a> {
     sums: &'a mut [f32],
 }
 
-impl Job for Products<'_> {
+impl SimdKernel for Products<'_> {
     #[inline(always)]
-    unsafe fn run<L: Lanes>(mut self) {
+    unsafe fn run<S: SimdF32>(mut self) {
         assert!(self.start <= self.end && self.end <= self.positions && (self.end - self.start).is_multiple_of(STEP));
         assert!(self.positions + 2 * self.stride + 2 <= self.plane && self.outputs.len() == BLOCK * self.positions);
         let inputs = self.inputs.len() / self.plane;
         assert!(inputs * TAPS * BLOCK <= self.sums.len());
         let mut channel = 0;
         while channel < self.channels {
-            let wide = L::MANY && self.channels - channel > 4;
+            let wide = S::HAS_32_REGISTERS && self.channels - channel > 4;
             for input in 0..inputs {
                 for ky in 0..3 {
                     // SAFETY: the processor has the lanes; channels and rows are below their ends.
                     unsafe {
                         if wide {
-                            self.tile::<L, 8>(channel, input, ky);
+                            self.tile::<S, 8>(channel, input, ky);
                         } else {
-                            self.tile::<L, 4>(channel, input, ky);
+                            self.tile::<S, 4>(channel, input, ky);
                         }
                     }
                 }
@@ -133,25 +133,25 @@ impl Products<'_> {
     /// The processor has the lanes; `channel + C <= BLOCK`, `ky < 3`, and the input is there.
     #[allow(clippy::needless_range_loop)] // Channels and taps play the same part.
     #[inline(always)]
-    unsafe fn tile<L: Lanes, const C: usize>(&mut self, channel: usize, input: usize, ky: usize) {
+    unsafe fn tile<S: SimdF32, const C: usize>(&mut self, channel: usize, input: usize, ky: usize) {
         // SAFETY: `run` has seen that all positions and their taps are there, and a sum for each.
         unsafe {
             let x = self.inputs.as_ptr().add(input * self.plane + ky * self.stride);
             let dy = self.outputs.as_ptr().add(channel * self.positions);
-            let mut sums = [[L::zero(); 3]; C];
+            let mut sums = [[S::zero(); 3]; C];
             let mut p = self.start;
             while p < self.end {
-                let xs: [L; 3] = std::array::from_fn(|kx| L::load(x.add(p + kx)));
+                let xs: [S; 3] = std::array::from_fn(|kx| S::load(x.add(p + kx)));
                 for c in 0..C {
-                    let d = L::load(dy.add(c * self.positions + p));
+                    let d = S::load(dy.add(c * self.positions + p));
                     for kx in 0..3 {
                         sums[c][kx] = sums[c][kx].add_product(d, xs[kx]);
                     }
                 }
-                p += L::COUNT;
+                p += S::LANES;
             }
             // Before anything branches, so that the sums stay in registers.
-            let totals: [[f32; 3]; C] = std::array::from_fn(|c| std::array::from_fn(|kx| sums[c][kx].sum()));
+            let totals: [[f32; 3]; C] = std::array::from_fn(|c| std::array::from_fn(|kx| sums[c][kx].reduce_sum()));
             for (c, totals) in totals.iter().enumerate() {
                 for (kx, total) in totals.iter().enumerate() {
                     *self.sums.get_unchecked_mut((input * TAPS + ky * 3 + kx) * BLOCK + channel + c) += total;

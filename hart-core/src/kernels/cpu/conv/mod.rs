@@ -70,7 +70,7 @@ fn lay_out(plane: &mut [f32], map: &[f32], width: usize, first: isize) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::simd::Level;
+    use super::super::simd::SimdLevel;
     use super::*;
 
     fn waves(count: usize, speed: f64) -> Vec<f32> {
@@ -125,7 +125,7 @@ mod tests {
         for sizes in all_sizes() {
             let [x, weights, bias, dy] = inputs(sizes);
             let want = plain_loops(&x, &weights, &bias, &dy, sizes);
-            for level in Level::all() {
+            for level in SimdLevel::all() {
                 let got = [
                     forward::forward_by(level, &x, &weights, &bias, sizes),
                     forward::gradient_x_by(level, &dy, &weights, sizes),

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use rayon::prelude::*;
 
 use super::super::memory::Lines;
-use super::super::simd::{self, Loop};
+use super::super::simd::{self, LoopKernel};
 use super::microkernel::{self, Finish, OUTPUTS, Part, Place, of_panel};
 use super::{Out, isa};
 
@@ -136,7 +136,7 @@ impl Bf16Rows {
 
     fn by(by: isa::Bf16, x: &[f32], inputs: usize) -> Self {
         assert!(inputs > 0 && x.len().is_multiple_of(inputs), "rows must be whole");
-        let (level, rows, words, layout) = (simd::Level::best(), x.len() / inputs, inputs.div_ceil(WORD), by.layout());
+        let (level, rows, words, layout) = (simd::SimdLevel::best(), x.len() / inputs, inputs.div_ceil(WORD), by.layout());
         let mut blocks = layout.room(rows, words);
         let parts = blocks.par_chunks_mut(layout.block(words)).zip(x.par_chunks(layout.rows * inputs));
         parts.for_each_init(Vec::new, |halves, (block, rows)| {
@@ -157,7 +157,7 @@ struct Round<'a> {
     halves: &'a mut [u16],
 }
 
-impl Loop for Round<'_> {
+impl LoopKernel for Round<'_> {
     #[inline(always)]
     fn run(self) {
         for (half, x) in self.halves.iter_mut().zip(self.row) {

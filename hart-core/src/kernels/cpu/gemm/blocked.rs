@@ -9,7 +9,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::super::memory::Lines;
-use super::super::simd::{self, Lanes, Level};
+use super::super::simd::{self, SimdF32, SimdLevel};
 use super::super::tasks;
 use super::Out;
 use super::microkernel::{Arithmetic, Finish, Layout, OUTPUTS, Part, Words, multiply, of_panel, read, write};
@@ -25,8 +25,8 @@ const DEPTH: usize = 1536;
 const PIECE: usize = 64;
 
 /// How rows of x lie for such lanes.
-pub(super) fn layout(level: Level) -> Layout {
-    Layout { rows: rows(level.many()), words: Words::Narrow }
+pub(super) fn layout(level: SimdLevel) -> Layout {
+    Layout { rows: rows(level.has_32_registers()), words: Words::Narrow }
 }
 
 /// Rows of a tile.
@@ -39,7 +39,7 @@ const fn rows(many: bool) -> usize {
 /// # Panics
 ///
 /// If the lengths don't fit together.
-pub(super) fn product(level: Level, x: &[f32], w: &[f32], bias: Option<&[f32]>, width: usize, y: &mut Vec<f32>) {
+pub(super) fn product(level: SimdLevel, x: &[f32], w: &[f32], bias: Option<&[f32]>, width: usize, y: &mut Vec<f32>) {
     let (rows, columns) = super::sizes(x, w, bias, width);
     y.reserve(rows * columns);
     let out = Out::behind(y);
@@ -67,7 +67,7 @@ pub(super) fn product(level: Level, x: &[f32], w: &[f32], bias: Option<&[f32]>, 
 }
 
 /// Some inputs of x in blocks of rows, zeros behind the last row.
-fn arrange_rows(level: Level, x: &[f32], width: usize, inputs: Range<usize>, layout: Layout) -> Lines<u32> {
+fn arrange_rows(level: SimdLevel, x: &[f32], width: usize, inputs: Range<usize>, layout: Layout) -> Lines<u32> {
     let mut blocks = layout.room(x.len() / width, inputs.len());
     let parts = blocks.par_chunks_mut(2 * layout.block(inputs.len())).zip(x.par_chunks(2 * layout.rows * width));
     parts.for_each(|(blocks, x)| level.run(ArrangeRows { x, width, inputs: inputs.clone(), layout, blocks }));
@@ -83,28 +83,28 @@ struct ArrangeRows<'a> {
     blocks: &'a mut [u32],
 }
 
-impl simd::Job for ArrangeRows<'_> {
+impl simd::SimdKernel for ArrangeRows<'_> {
     #[inline(always)]
-    unsafe fn run<L: Lanes>(self) {
+    unsafe fn run<S: SimdF32>(self) {
         let Self { x, width, inputs, layout, blocks } = self;
         let rows = layout.rows;
         let (first, second) = blocks.split_at_mut(layout.block(inputs.len()).min(blocks.len()));
         // Inputs that are turned in squares: a vector holds a word of both blocks.
         let mut done = 0;
-        if L::COUNT == 2 * rows && x.len() == L::COUNT * width {
+        if S::LANES == 2 * rows && x.len() == S::LANES * width {
             let mut turned = [0f32; 16 * 16];
-            assert!(turned.len() >= L::COUNT * L::COUNT && inputs.end <= width);
-            while done + L::COUNT <= inputs.len() {
+            assert!(turned.len() >= S::LANES * S::LANES && inputs.end <= width);
+            while done + S::LANES <= inputs.len() {
                 // SAFETY: so many numbers of so many rows are there, as seen above, and places; the processor has the lanes.
-                unsafe { L::turn(x.as_ptr().add(inputs.start + done), width, turned.as_mut_ptr(), L::COUNT) };
-                let words = done * rows..(done + L::COUNT) * rows;
+                unsafe { S::transpose(x.as_ptr().add(inputs.start + done), width, turned.as_mut_ptr(), S::LANES) };
+                let words = done * rows..(done + S::LANES) * rows;
                 let places = first[words.clone()].chunks_exact_mut(rows).zip(second[words].chunks_exact_mut(rows));
-                for ((first, second), word) in places.zip(turned.chunks_exact(L::COUNT)) {
+                for ((first, second), word) in places.zip(turned.chunks_exact(S::LANES)) {
                     let (low, high) = word.split_at(rows);
                     first.iter_mut().zip(low).for_each(|(to, number)| *to = number.to_bits());
                     second.iter_mut().zip(high).for_each(|(to, number)| *to = number.to_bits());
                 }
-                done += L::COUNT;
+                done += S::LANES;
             }
         }
         for (block, x) in [first, second].into_iter().zip(x.chunks(rows * width)) {
@@ -129,9 +129,9 @@ struct Arrange<'a> {
     into: &'a mut Lines<f32>,
 }
 
-impl simd::Job for Arrange<'_> {
+impl simd::SimdKernel for Arrange<'_> {
     #[inline(always)]
-    unsafe fn run<L: Lanes>(self) {
+    unsafe fn run<S: SimdF32>(self) {
         let Self { weights, width, from, depth, into } = self;
         let outputs = weights.len() / width;
         into.set_len(outputs.next_multiple_of(OUTPUTS) * depth);
@@ -140,15 +140,15 @@ impl simd::Job for Arrange<'_> {
             let count = OUTPUTS.min(outputs - panel * OUTPUTS);
             let mut done = 0;
             if count == OUTPUTS {
-                while done + L::COUNT <= depth {
-                    for output in (0..OUTPUTS).step_by(L::COUNT) {
+                while done + S::LANES <= depth {
+                    for output in (0..OUTPUTS).step_by(S::LANES) {
                         // SAFETY: COUNT numbers of COUNT rows are there, and as many places for them.
                         unsafe {
                             let square = weights.as_ptr().add(output * width + from + done);
-                            L::turn(square, width, into.as_mut_ptr().add(done * OUTPUTS + output), OUTPUTS);
+                            S::transpose(square, width, into.as_mut_ptr().add(done * OUTPUTS + output), OUTPUTS);
                         }
                     }
-                    done += L::COUNT;
+                    done += S::LANES;
                 }
             } else {
                 into.fill(0.0);
@@ -165,11 +165,11 @@ impl simd::Job for Arrange<'_> {
 /// A part of f32.
 pub(super) struct Multiply<'a, F>(pub(super) Part<'a, F>);
 
-impl<F: Finish<f32>> simd::Job for Multiply<'_, F> {
+impl<F: Finish<f32>> simd::SimdKernel for Multiply<'_, F> {
     #[inline(always)]
-    unsafe fn run<L: Lanes>(self) {
+    unsafe fn run<S: SimdF32>(self) {
         // SAFETY: the level has the lanes, and tasks differ in rows or panels.
-        unsafe { multiply::<Floats<L>, _>(&self.0) }
+        unsafe { multiply::<Floats<S>, _>(&self.0) }
     }
 }
 
@@ -206,50 +206,50 @@ impl Finish<f32> for Sum<'_> {
 }
 
 /// A word is one f32.
-struct Floats<L>(L);
+struct Floats<S>(S);
 
-impl<L: Lanes> Arithmetic for Floats<L> {
-    const ROWS: usize = rows(L::MANY);
-    const TILE_PANELS: usize = if L::MANY { 3 } else { 1 };
+impl<S: SimdF32> Arithmetic for Floats<S> {
+    const ROWS: usize = rows(S::HAS_32_REGISTERS);
+    const TILE_PANELS: usize = if S::HAS_32_REGISTERS { 3 } else { 1 };
     type Number = f32;
     /// The second is idle where a vector holds all.
-    type Sums = [L; 2];
-    type Weights = [L; 2];
-    type Word = L;
+    type Sums = [S; 2];
+    type Weights = [S; 2];
+    type Word = S;
 
     #[inline(always)]
-    unsafe fn zero() -> [L; 2] {
+    unsafe fn zero() -> [S; 2] {
         // SAFETY: the caller's.
-        unsafe { [L::zero(); 2] }
+        unsafe { [S::zero(); 2] }
     }
 
     #[inline(always)]
-    unsafe fn weights(from: *const u8) -> [L; 2] {
+    unsafe fn weights(from: *const u8) -> [S; 2] {
         // SAFETY: the caller's; the panels are f32.
-        unsafe { [L::load(from.cast()), L::load(from.cast::<f32>().add(OUTPUTS - L::COUNT))] }
+        unsafe { [S::load(from.cast()), S::load(from.cast::<f32>().add(OUTPUTS - S::LANES))] }
     }
 
     #[inline(always)]
-    unsafe fn broadcast(from: *const u32) -> L {
+    unsafe fn broadcast(from: *const u32) -> S {
         // SAFETY: the caller's.
-        unsafe { L::splat(from.cast::<f32>().read()) }
+        unsafe { S::splat(from.cast::<f32>().read()) }
     }
 
     #[inline(always)]
-    unsafe fn add(sums: [L; 2], word: L, weights: [L; 2]) -> [L; 2] {
+    unsafe fn add(sums: [S; 2], word: S, weights: [S; 2]) -> [S; 2] {
         // SAFETY: the caller's.
         unsafe {
-            let second = if L::COUNT < OUTPUTS { sums[1].add_product(word, weights[1]) } else { sums[1] };
+            let second = if S::LANES < OUTPUTS { sums[1].add_product(word, weights[1]) } else { sums[1] };
             [sums[0].add_product(word, weights[0]), second]
         }
     }
 
     #[inline(always)]
-    unsafe fn numbers(sums: [L; 2]) -> [f32; OUTPUTS] {
+    unsafe fn numbers(sums: [S; 2]) -> [f32; OUTPUTS] {
         let mut numbers = [0.0f32; OUTPUTS];
         // SAFETY: the caller's; where one vector holds all, both places are the same, and the first is written last.
         unsafe {
-            sums[1].store(numbers.as_mut_ptr().add(OUTPUTS - L::COUNT));
+            sums[1].store(numbers.as_mut_ptr().add(OUTPUTS - S::LANES));
             sums[0].store(numbers.as_mut_ptr());
         }
         numbers

@@ -5,7 +5,7 @@
 
 use rayon::prelude::*;
 
-use super::super::simd::{Job, Lanes, Level};
+use super::super::simd::{SimdF32, SimdKernel, SimdLevel};
 use super::Out;
 
 /// Rows of w that a task takes, a multiple of any tile's.
@@ -20,7 +20,7 @@ const BLOCK: usize = 12;
 /// # Panics
 ///
 /// If the lengths don't fit together.
-pub(super) fn product(level: Level, x: &[f32], w: &[f32], bias: Option<&[f32]>, width: usize, y: &mut Vec<f32>) {
+pub(super) fn product(level: SimdLevel, x: &[f32], w: &[f32], bias: Option<&[f32]>, width: usize, y: &mut Vec<f32>) {
     let (rows, columns) = super::sizes(x, w, bias, width);
     y.reserve(rows * columns);
     let block = (TASK_X / width).max(1).next_multiple_of(BLOCK);
@@ -58,11 +58,11 @@ struct Tiles<'a> {
     y: *mut f32,
 }
 
-impl Job for Tiles<'_> {
+impl SimdKernel for Tiles<'_> {
     #[inline(always)]
-    unsafe fn run<L: Lanes>(self) {
+    unsafe fn run<S: SimdF32>(self) {
         // SAFETY: there is room, and the processor has the lanes.
-        unsafe { tiles::<L>(self.part, self.y) }
+        unsafe { tiles::<S>(self.part, self.y) }
     }
 }
 
@@ -72,39 +72,39 @@ impl Job for Tiles<'_> {
 ///
 /// `y` has room for the part's outputs, and the processor has the lanes.
 #[inline(always)]
-unsafe fn tiles<L: Lanes>(part: Part<'_>, y: *mut f32) {
+unsafe fn tiles<S: SimdF32>(part: Part<'_>, y: *mut f32) {
     // SAFETY: as this function's; indices stay below the numbers of rows.
     unsafe {
         let (rows, columns) = (part.x.len() / part.width, part.w.len() / part.width);
         let mut n = 0;
         while n < columns {
-            let wide = columns - n >= tile_w::<L>();
+            let wide = columns - n >= tile_w::<S>();
             let mut m = 0;
             while m < rows {
                 let left = rows - m;
-                match (L::MANY, wide, left) {
-                    (true, true, 4..) => tile::<L, 4, 6>(&part, m, n, y),
-                    (true, true, 3) => tile::<L, 3, 6>(&part, m, n, y),
-                    (true, true, 2) => tile::<L, 2, 6>(&part, m, n, y),
-                    (true, true, _) => tile::<L, 1, 6>(&part, m, n, y),
-                    (false, true, 3..) => tile::<L, 3, 4>(&part, m, n, y),
-                    (false, true, 2) => tile::<L, 2, 4>(&part, m, n, y),
-                    (false, true, _) => tile::<L, 1, 4>(&part, m, n, y),
-                    (true, false, 4..) => tile::<L, 4, 1>(&part, m, n, y),
-                    (_, false, 3..) => tile::<L, 3, 1>(&part, m, n, y),
-                    (_, false, 2) => tile::<L, 2, 1>(&part, m, n, y),
-                    (_, false, _) => tile::<L, 1, 1>(&part, m, n, y),
+                match (S::HAS_32_REGISTERS, wide, left) {
+                    (true, true, 4..) => tile::<S, 4, 6>(&part, m, n, y),
+                    (true, true, 3) => tile::<S, 3, 6>(&part, m, n, y),
+                    (true, true, 2) => tile::<S, 2, 6>(&part, m, n, y),
+                    (true, true, _) => tile::<S, 1, 6>(&part, m, n, y),
+                    (false, true, 3..) => tile::<S, 3, 4>(&part, m, n, y),
+                    (false, true, 2) => tile::<S, 2, 4>(&part, m, n, y),
+                    (false, true, _) => tile::<S, 1, 4>(&part, m, n, y),
+                    (true, false, 4..) => tile::<S, 4, 1>(&part, m, n, y),
+                    (_, false, 3..) => tile::<S, 3, 1>(&part, m, n, y),
+                    (_, false, 2) => tile::<S, 2, 1>(&part, m, n, y),
+                    (_, false, _) => tile::<S, 1, 1>(&part, m, n, y),
                 }
-                m += left.min(if L::MANY { 4 } else { 3 });
+                m += left.min(if S::HAS_32_REGISTERS { 4 } else { 3 });
             }
-            n += if wide { tile_w::<L>() } else { 1 };
+            n += if wide { tile_w::<S>() } else { 1 };
         }
     }
 }
 
 /// Rows of w in a tile: its sums, with the numbers that they are made of, fill the registers.
-const fn tile_w<L: Lanes>() -> usize {
-    if L::MANY { 6 } else { 4 }
+const fn tile_w<S: SimdF32>() -> usize {
+    if S::HAS_32_REGISTERS { 6 } else { 4 }
 }
 
 /// `X` rows of x from row m on with `W` rows of w from row n on.
@@ -114,28 +114,28 @@ const fn tile_w<L: Lanes>() -> usize {
 /// As [`tiles`]; the rows are there.
 #[allow(clippy::needless_range_loop)] // The two indices play the same part.
 #[inline(always)]
-unsafe fn tile<L: Lanes, const X: usize, const W: usize>(part: &Part<'_>, m: usize, n: usize, y: *mut f32) {
+unsafe fn tile<S: SimdF32, const X: usize, const W: usize>(part: &Part<'_>, m: usize, n: usize, y: *mut f32) {
     // SAFETY: reads stay within the rows, writes within the part's outputs.
     unsafe {
         let width = part.width;
         let (x, w) = (part.x.as_ptr().add(m * width), part.w.as_ptr().add(n * width));
-        let mut sums = [[L::zero(); W]; X];
+        let mut sums = [[S::zero(); W]; X];
         let mut k = 0;
-        while k + L::COUNT <= width {
-            let xs: [L; X] = std::array::from_fn(|i| L::load(x.add(i * width + k)));
+        while k + S::LANES <= width {
+            let xs: [S; X] = std::array::from_fn(|i| S::load(x.add(i * width + k)));
             for j in 0..W {
-                let wj = L::load(w.add(j * width + k));
+                let wj = S::load(w.add(j * width + k));
                 for i in 0..X {
                     sums[i][j] = sums[i][j].add_product(xs[i], wj);
                 }
             }
-            k += L::COUNT;
+            k += S::LANES;
         }
         if k < width {
             let left = width - k;
-            let xs: [L; X] = std::array::from_fn(|i| L::load_first(x.add(i * width + k), left));
+            let xs: [S; X] = std::array::from_fn(|i| S::load_partial(x.add(i * width + k), left));
             for j in 0..W {
-                let wj = L::load_first(w.add(j * width + k), left);
+                let wj = S::load_partial(w.add(j * width + k), left);
                 for i in 0..X {
                     sums[i][j] = sums[i][j].add_product(xs[i], wj);
                 }
@@ -145,7 +145,7 @@ unsafe fn tile<L: Lanes, const X: usize, const W: usize>(part: &Part<'_>, m: usi
         let mut totals = [[0.0; W]; X];
         for i in 0..X {
             for j in 0..W {
-                totals[i][j] = sums[i][j].sum();
+                totals[i][j] = sums[i][j].reduce_sum();
             }
         }
         for (i, row) in totals.iter().enumerate() {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use rayon::prelude::*;
 
 use super::super::memory::Lines;
-use super::super::simd::{self, Loop, ROUND};
+use super::super::simd::{self, LoopKernel, MAGIC_BIAS};
 use super::microkernel::{self, Finish, OUTPUTS, Part, Place, of_panel};
 use super::{Out, isa};
 
@@ -51,7 +51,7 @@ impl Int8Weights {
         let mut scales = vec![0.0; outputs];
         let panel = panels.len() / outputs.div_ceil(OUTPUTS);
         let parts = panels.par_chunks_mut(panel).zip(scales.par_chunks_mut(OUTPUTS)).zip(weights.par_chunks(OUTPUTS * inputs));
-        let (level, words) = (simd::Level::best(), inputs.div_ceil(WORD));
+        let (level, words) = (simd::SimdLevel::best(), inputs.div_ceil(WORD));
         parts.for_each_init(Vec::new, |bytes, ((panel, scales), weights)| {
             bytes.resize(words * WORD, OFFSET as u8);
             for (output, (row, scale)) in weights.chunks(inputs).zip(scales).enumerate() {
@@ -78,7 +78,7 @@ impl Int8Weights {
             return offsets;
         }
         let panel = self.panels.len() / self.outputs().div_ceil(OUTPUTS);
-        let level = simd::Level::best();
+        let level = simd::SimdLevel::best();
         let offsets = self.panels.par_chunks(panel).flat_map_iter(|panel| {
             let mut sums = [0i32; OUTPUTS];
             level.run_loop(Sums { panel, sums: &mut sums });
@@ -180,10 +180,10 @@ impl Int8Rows {
     ///
     /// If the rows are not whole.
     pub(crate) fn of(x: &[f32], inputs: usize) -> Self {
-        Self::by(isa::Int8::best(), simd::Level::best(), x, inputs)
+        Self::by(isa::Int8::best(), simd::SimdLevel::best(), x, inputs)
     }
 
-    fn by(by: isa::Int8, level: simd::Level, x: &[f32], inputs: usize) -> Self {
+    fn by(by: isa::Int8, level: simd::SimdLevel, x: &[f32], inputs: usize) -> Self {
         assert!(inputs > 0 && x.len().is_multiple_of(inputs), "rows must be whole");
         let (rows, words, layout) = (x.len() / inputs, inputs.div_ceil(WORD), by.layout());
         let offsets = if by.signed() { OFFSETS } else { 0 };
@@ -208,7 +208,7 @@ struct Sums<'a> {
     sums: &'a mut [i32; OUTPUTS],
 }
 
-impl Loop for Sums<'_> {
+impl LoopKernel for Sums<'_> {
     #[inline(always)]
     fn run(self) {
         for words in self.panel.as_chunks::<WORD>().0.as_chunks::<OUTPUTS>().0 {
@@ -228,13 +228,13 @@ struct Round<'a> {
     scale: &'a mut f32,
 }
 
-impl Loop for Round<'_> {
+impl LoopKernel for Round<'_> {
     #[inline(always)]
     fn run(self) {
         let (scale, inverse) = scale_of(largest(self.row));
         *self.scale = scale;
         for (byte, x) in self.bytes.iter_mut().zip(self.row) {
-            *byte = (x * inverse + (ROUND + OFFSET as f32)).to_bits() as u8;
+            *byte = (x * inverse + (MAGIC_BIAS + OFFSET as f32)).to_bits() as u8;
         }
     }
 }
@@ -300,7 +300,7 @@ mod tests {
 
     fn product(by: isa::Int8, weights: &Int8Weights, x: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
         let mut y = vec![];
-        weights.product(&Int8Rows::by(by, simd::Level::best(), x, weights.inputs), bias, &mut y);
+        weights.product(&Int8Rows::by(by, simd::SimdLevel::best(), x, weights.inputs), bias, &mut y);
         y
     }
 
@@ -338,7 +338,7 @@ mod tests {
         x[1003..2006].fill(0.0);
         x[2006..3009].iter_mut().for_each(|x| *x *= 1e-38);
         let by = isa::Int8::best();
-        let rounded = simd::Level::all().map(|level| Int8Rows::by(by, level, &x, 1003)).collect::<Vec<_>>();
+        let rounded = simd::SimdLevel::all().map(|level| Int8Rows::by(by, level, &x, 1003)).collect::<Vec<_>>();
         for other in &rounded {
             assert_eq!((&other.blocks[..], &other.scales), (&rounded[0].blocks[..], &rounded[0].scales));
         }

@@ -1,7 +1,7 @@
 //! Instructions that multiply words of bytes or of bf16, and the choice of the best that the processor has.
 
-use super::super::amx::{self, Allowed};
-use super::super::simd::{self, Job, Lanes};
+use super::super::amx::{self, AmxToken};
+use super::super::simd::{self, SimdF32, SimdKernel};
 #[cfg(target_arch = "aarch64")]
 use super::arm;
 use super::microkernel::{Arithmetic, Finish, Layout, Line, OUTPUTS, Part, Words, multiply};
@@ -27,7 +27,7 @@ enum Int8Kind {
     Vnni512,
     #[cfg(target_arch = "aarch64")]
     Dot,
-    Amx(Allowed),
+    Amx(AmxToken),
 }
 
 impl Int8 {
@@ -49,7 +49,7 @@ impl Int8 {
         {
             all[1] = std::arch::is_aarch64_feature_detected!("dotprod").then_some(Self(Int8Kind::Dot));
         }
-        all[5] = Allowed::int8().map(|allowed| Self(Int8Kind::Amx(allowed)));
+        all[5] = AmxToken::int8().map(|token| Self(Int8Kind::Amx(token)));
         all.into_iter().flatten()
     }
 
@@ -70,7 +70,7 @@ impl Int8 {
             Int8Kind::Vnni512 => (x86::Vnni512::ROWS, Words::Narrow),
             #[cfg(target_arch = "aarch64")]
             Int8Kind::Dot => (arm::Dot::ROWS, Words::Narrow),
-            Int8Kind::Amx(_) => (amx::ROWS, Words::Grouped),
+            Int8Kind::Amx(_) => (amx::TILE_ROWS, Words::Grouped),
         };
         Layout { rows, words }
     }
@@ -101,7 +101,7 @@ impl Int8 {
                 Int8Kind::Vnni512 => x86::vnni512(&part),
                 #[cfg(target_arch = "aarch64")]
                 Int8Kind::Dot => arm::dot(&part),
-                Int8Kind::Amx(allowed) => part.grouped(|part| amx_gemm::int8(allowed, &part)),
+                Int8Kind::Amx(token) => part.grouped(|part| amx_gemm::int8(token, &part)),
             }
         }
     }
@@ -114,27 +114,27 @@ pub(super) struct Bf16(Bf16Kind);
 #[derive(Clone, Copy, Debug)]
 enum Bf16Kind {
     /// As f32.
-    Widened(simd::Level),
+    Widened(simd::SimdLevel),
     #[cfg(target_arch = "x86_64")]
     Avx512,
-    Amx(Allowed),
+    Amx(AmxToken),
 }
 
 impl Bf16 {
     /// All that the processor has, the best last.
     pub(super) fn all() -> impl DoubleEndedIterator<Item = Self> {
         #[cfg(target_arch = "x86_64")]
-        let native = simd::Level::best().pairs().then_some(Self(Bf16Kind::Avx512));
+        let native = simd::SimdLevel::best().has_bf16().then_some(Self(Bf16Kind::Avx512));
         #[cfg(not(target_arch = "x86_64"))]
         let native = None;
-        let matrices = Allowed::bf16().map(|allowed| Self(Bf16Kind::Amx(allowed)));
-        let widened: Vec<_> = simd::Level::all().map(|level| Self(Bf16Kind::Widened(level))).collect();
+        let matrices = AmxToken::bf16().map(|token| Self(Bf16Kind::Amx(token)));
+        let widened: Vec<_> = simd::SimdLevel::all().map(|level| Self(Bf16Kind::Widened(level))).collect();
         widened.into_iter().chain(native).chain(matrices)
     }
 
     /// The best that the processor has.
     pub(super) fn best() -> Self {
-        Self::all().next_back().unwrap_or(Self(Bf16Kind::Widened(simd::Level::best())))
+        Self::all().next_back().unwrap_or(Self(Bf16Kind::Widened(simd::SimdLevel::best())))
     }
 
     /// How they want the rows of x.
@@ -143,7 +143,7 @@ impl Bf16 {
             Bf16Kind::Widened(level) => Layout { words: Words::Wide, ..blocked::layout(level) },
             #[cfg(target_arch = "x86_64")]
             Bf16Kind::Avx512 => Layout { rows: x86::Avx512Bf16::ROWS, words: Words::Narrow },
-            Bf16Kind::Amx(_) => Layout { rows: amx::ROWS, words: Words::Grouped },
+            Bf16Kind::Amx(_) => Layout { rows: amx::TILE_ROWS, words: Words::Grouped },
         }
     }
 
@@ -157,7 +157,7 @@ impl Bf16 {
             #[cfg(target_arch = "x86_64")]
             Bf16Kind::Avx512 => unsafe { x86::avx512_bf16(&part) },
             // SAFETY: as before.
-            Bf16Kind::Amx(allowed) => part.grouped(|part| unsafe { amx_gemm::bf16(allowed, &part) }),
+            Bf16Kind::Amx(token) => part.grouped(|part| unsafe { amx_gemm::bf16(token, &part) }),
         }
     }
 }
@@ -168,16 +168,16 @@ struct Widen<'a> {
     wide: &'a mut [Line],
 }
 
-impl Job for Widen<'_> {
+impl SimdKernel for Widen<'_> {
     #[inline(always)]
-    unsafe fn run<L: Lanes>(self) {
+    unsafe fn run<S: SimdF32>(self) {
         assert!(self.weights.len() >= self.wide.len() / 2 * size_of::<Line>(), "a line for two");
         let (from, to) = (self.weights.as_ptr().cast::<u32>(), self.wide.as_mut_ptr().cast::<f32>());
         for line in 0..self.wide.len() / 2 {
-            for output in (0..OUTPUTS).step_by(L::COUNT) {
+            for output in (0..OUTPUTS).step_by(S::LANES) {
                 // SAFETY: so many lines are there, as seen above, and twice as many places; the processor has the lanes.
                 unsafe {
-                    let [even, odd] = L::load_pairs(from.add(line * OUTPUTS + output));
+                    let [even, odd] = S::load_bf16_pairs(from.add(line * OUTPUTS + output));
                     even.store(to.add(2 * line * OUTPUTS + output));
                     odd.store(to.add((2 * line + 1) * OUTPUTS + output));
                 }

@@ -63,7 +63,7 @@ impl Layout {
         match self.words {
             Words::Narrow => words,
             Words::Wide => 2 * words,
-            Words::Grouped => words.next_multiple_of(amx::WORDS),
+            Words::Grouped => words.next_multiple_of(amx::TILE_DWORDS),
         }
     }
 
@@ -85,8 +85,8 @@ impl Layout {
                 places.zip(from).for_each(|(to, word)| [to[row], to[self.rows + row]] = halves(*word));
             }
             Words::Grouped => {
-                for (to, from) in block.chunks_exact_mut(self.rows * amx::WORDS).zip(from.chunks(amx::WORDS)) {
-                    let to = &mut to[row * amx::WORDS..][..amx::WORDS];
+                for (to, from) in block.chunks_exact_mut(self.rows * amx::TILE_DWORDS).zip(from.chunks(amx::TILE_DWORDS)) {
+                    let to = &mut to[row * amx::TILE_DWORDS..][..amx::TILE_DWORDS];
                     to[from.len()..].fill(0);
                     to.iter_mut().zip(from).for_each(|(to, word)| *to = whole(*word));
                 }
@@ -284,7 +284,7 @@ impl<F> Part<'_, F> {
 
     /// The same with weights from a cache line's beginning on, and zeros behind a panel's last word.
     pub(super) fn grouped(self, multiply: impl FnOnce(Part<'_, F>)) {
-        let (panel, words) = (self.words * size_of::<Line>(), self.words.next_multiple_of(amx::WORDS));
+        let (panel, words) = (self.words * size_of::<Line>(), self.words.next_multiple_of(amx::TILE_DWORDS));
         let copy = |weights: &[u8], lines: &mut [Line]| {
             for (from, to) in weights.chunks_exact(panel).zip(lines.chunks_exact_mut(words)) {
                 let (whole, rest) = to.split_at_mut(panel / size_of::<Line>());

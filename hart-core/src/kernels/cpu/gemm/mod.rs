@@ -22,7 +22,7 @@ pub(crate) use bf16::{Bf16Rows, Bf16Weights};
 pub(crate) use int8::{Int8Rows, Int8Weights};
 pub(crate) use microkernel::OUTPUTS;
 
-use super::simd::Level;
+use super::simd::SimdLevel;
 
 /// Rows up to which the product that rearranges nothing is as fast or faster (docs/performance.md).
 const FEW_ROWS: usize = 64;
@@ -35,13 +35,13 @@ const FEW_ROWS: usize = 64;
 pub(super) fn product(x: &[f32], w: &[f32], bias: Option<&[f32]>, width: usize, y: &mut Vec<f32>) {
     let (rows, _) = sizes(x, w, bias, width);
     let form = if rows <= FEW_ROWS { gemv::product } else { blocked::product };
-    form(Level::best(), x, w, bias, width, y);
+    form(SimdLevel::best(), x, w, bias, width, y);
 }
 
 /// Whether the processor has instructions for bf16 that are faster than those for f32.
 #[cfg(feature = "train")]
 pub(super) fn bf16_is_fast() -> bool {
-    Level::best().pairs()
+    SimdLevel::best().has_bf16()
 }
 
 /// Numbers of rows of x and of w.
@@ -73,10 +73,10 @@ unsafe impl Sync for Out {}
 mod tests {
     use super::*;
 
-    type Form = fn(Level, &[f32], &[f32], Option<&[f32]>, usize, &mut Vec<f32>);
+    type Form = fn(SimdLevel, &[f32], &[f32], Option<&[f32]>, usize, &mut Vec<f32>);
     const FORMS: [Form; 2] = [gemv::product, blocked::product];
 
-    fn product_by(form: Form, level: Level, x: &[f32], w: &[f32], bias: Option<&[f32]>, width: usize) -> Vec<f32> {
+    fn product_by(form: Form, level: SimdLevel, x: &[f32], w: &[f32], bias: Option<&[f32]>, width: usize) -> Vec<f32> {
         let mut y = vec![];
         form(level, x, w, bias, width, &mut y);
         y
@@ -88,7 +88,7 @@ mod tests {
 
     #[test]
     fn every_width_and_count_is_a_sum_of_products() {
-        for (level, form) in Level::all().flat_map(|level| FORMS.map(|form| (level, form))) {
+        for (level, form) in SimdLevel::all().flat_map(|level| FORMS.map(|form| (level, form))) {
             for width in [1, 7, 16, 31, 64, 1000, 4101] {
                 for (rows, columns) in [(1, 1), (2, 5), (3, 6), (4, 13), (9, 50), (13, 101), (1, 6), (0, 3), (3, 0)] {
                     let (x, w, bias) = (waves(rows * width, 0.7), waves(columns * width, 1.3), waves(columns, 0.4));
@@ -115,11 +115,11 @@ mod tests {
         let (x, w) = (waves(97 * width, 0.7), waves(61 * width, 1.3));
         let same = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits());
         for form in FORMS {
-            let all = product_by(form, Level::best(), &x, &w, None, width);
+            let all = product_by(form, SimdLevel::best(), &x, &w, None, width);
             for count in [1, 2, 3, 5, 64] {
-                let some = product_by(form, Level::best(), &x[..count * width], &w, None, width);
+                let some = product_by(form, SimdLevel::best(), &x[..count * width], &w, None, width);
                 assert!(same(&some, &all), "{count} rows");
-                let last = product_by(form, Level::best(), &x[(97 - count) * width..], &w, None, width);
+                let last = product_by(form, SimdLevel::best(), &x[(97 - count) * width..], &w, None, width);
                 assert!(same(&last, &all[(97 - count) * 61..]), "last {count} rows");
             }
         }

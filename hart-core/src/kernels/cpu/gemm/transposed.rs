@@ -4,7 +4,7 @@
 use rayon::prelude::*;
 
 use super::super::memory;
-use super::super::simd::{self, Lanes, Loop};
+use super::super::simd::{self, LoopKernel, SimdF32};
 use super::bf16::{Bf16Rows, Bf16Weights, WORD, rounded};
 use super::microkernel::{OUTPUTS, of_panel};
 
@@ -14,7 +14,7 @@ impl Bf16Weights {
         if outputs == 0 || weights.is_empty() || !weights.len().is_multiple_of(outputs) {
             return None;
         }
-        let (level, inputs) = (simd::Level::best(), weights.len() / outputs);
+        let (level, inputs) = (simd::SimdLevel::best(), weights.len() / outputs);
         let mut panels = vec![0u8; Self::bytes_of(inputs, outputs)];
         let size = panels.len() / outputs.div_ceil(OUTPUTS);
         let each = panels.par_chunks_mut(size).enumerate();
@@ -31,7 +31,7 @@ impl Bf16Rows {
     /// If the matrix is not whole.
     pub(crate) fn of_columns(x: &[f32], rows: usize) -> Self {
         assert!(rows > 0 && x.len().is_multiple_of(rows), "columns must be whole");
-        let (level, inputs) = (simd::Level::best(), x.len() / rows);
+        let (level, inputs) = (simd::SimdLevel::best(), x.len() / rows);
         let mut turned = memory::numbers(x.len());
         let strips = turned.par_chunks_mut(STRIP * inputs).enumerate();
         strips.for_each(|(strip, to)| level.run(Turn { from: x, columns: rows, first: strip * STRIP, to }));
@@ -49,7 +49,7 @@ struct Interleave<'a> {
     words: &'a mut [u8],
 }
 
-impl Loop for Interleave<'_> {
+impl LoopKernel for Interleave<'_> {
     #[inline(always)]
     fn run(self) {
         let lines = self.words.chunks_exact_mut(OUTPUTS * size_of::<u32>());
@@ -78,22 +78,22 @@ struct Turn<'a> {
     to: &'a mut [f32],
 }
 
-impl simd::Job for Turn<'_> {
+impl simd::SimdKernel for Turn<'_> {
     #[inline(always)]
-    unsafe fn run<L: Lanes>(self) {
+    unsafe fn run<S: SimdF32>(self) {
         let Self { from, columns, first, to } = self;
         let (rows, mut done) = (from.len() / columns, 0);
-        if to.len() == STRIP * rows && STRIP.is_multiple_of(L::COUNT) {
+        if to.len() == STRIP * rows && STRIP.is_multiple_of(S::LANES) {
             assert!(first + STRIP <= columns);
-            while done + L::COUNT <= rows {
-                for column in (0..STRIP).step_by(L::COUNT) {
+            while done + S::LANES <= rows {
+                for column in (0..STRIP).step_by(S::LANES) {
                     // SAFETY: so many columns and rows are there, and places for them; the processor has the lanes.
                     unsafe {
                         let square = from.as_ptr().add(done * columns + first + column);
-                        L::turn(square, columns, to.as_mut_ptr().add(column * rows + done), rows);
+                        S::transpose(square, columns, to.as_mut_ptr().add(column * rows + done), rows);
                     }
                 }
-                done += L::COUNT;
+                done += S::LANES;
             }
         }
         for (row, numbers) in from.chunks_exact(columns).enumerate().skip(done) {

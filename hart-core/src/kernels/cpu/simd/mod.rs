@@ -1,93 +1,99 @@
-//! Vectors of floats, and the choice of the widest that the processor has.
+//! Vectors of f32 lanes, and the choice of the best instruction set that the processor has.
 
-use super::amx::Allowed;
+use super::amx::AmxToken;
 
-/// A vector of floats.
+/// A vector of f32 lanes.
 ///
-/// All functions are unsafe to call where the processor lacks the instructions: they are used inside [`Job::run`] only.
-pub(super) trait Lanes: Copy {
-    const COUNT: usize;
-    /// Whether there are 32 registers and not 16.
-    const MANY: bool;
-    /// Whether [`Self::add_pairs`] and what follows it to [`Self::largest`] may be called: the processor multiplies pairs of bf16.
-    const PAIRS: bool = false;
-    /// Zeros.
+/// # Safety
+///
+/// Every function requires the processor to have the vector's instructions. Call them only inside [`SimdKernel::run`], whose caller
+/// guarantees that. Functions that take a pointer also require [`Self::LANES`] values behind it, at any alignment.
+pub(super) trait SimdF32: Copy {
+    /// Number of lanes.
+    const LANES: usize;
+    /// Whether the processor has 32 vector registers instead of 16.
+    const HAS_32_REGISTERS: bool;
+    /// Whether the functions marked "only with `HAS_BF16`" may be called: the processor has AVX512_BF16.
+    const HAS_BF16: bool = false;
+    /// Returns zeros.
     unsafe fn zero() -> Self;
-    /// One number everywhere.
+    /// Returns `value` in every lane.
     unsafe fn splat(value: f32) -> Self;
-    /// Reads `COUNT` numbers.
+    /// Loads `LANES` values.
     unsafe fn load(from: *const f32) -> Self;
-    /// Reads the first `count < COUNT` numbers, zeros behind.
-    unsafe fn load_first(from: *const f32, count: usize) -> Self;
-    /// Reads `COUNT` pairs of bf16: the lower ones, and the upper ones.
-    unsafe fn load_pairs(from: *const u32) -> [Self; 2];
-    /// Writes `COUNT` numbers.
+    /// Loads the first `count < LANES` values; the other lanes are zero.
+    unsafe fn load_partial(from: *const f32, count: usize) -> Self;
+    /// Loads `LANES` pairs of bf16 and widens them: the lower halves of the dwords, and the upper halves.
+    unsafe fn load_bf16_pairs(from: *const u32) -> [Self; 2];
+    /// Stores `LANES` values.
     unsafe fn store(self, to: *mut f32);
-    /// `self + other`.
+    /// Returns `self + other`.
     unsafe fn add(self, other: Self) -> Self;
-    /// The larger, lane by lane; `other` where one is not a number.
+    /// Returns the larger value of each lane, or `other`'s if one of the two is NaN.
     unsafe fn max(self, other: Self) -> Self;
-    /// `a b + self`.
+    /// Returns `self + a * b`, fused where the processor has FMA.
     unsafe fn add_product(self, a: Self, b: Self) -> Self;
-    /// `self + a b` where each lane of a and b holds two bf16, so that two products are added.
-    unsafe fn add_pairs(self, _a: Self, _b: Self) -> Self {
-        unreachable!("only where there are PAIRS")
+    /// Returns `self` plus the dot product of the two bf16 in each lane of `a` and `b` (`vdpbf16ps`). Only with `HAS_BF16`.
+    unsafe fn add_bf16_dot(self, _a: Self, _b: Self) -> Self {
+        unreachable!("only with HAS_BF16")
     }
-    /// The two rounded to bf16, `low` in the lower half of each lane.
-    unsafe fn pair(_low: Self, _high: Self) -> Self {
-        unreachable!("only where there are PAIRS")
+    /// Rounds two vectors to bf16 and interleaves them: lane i holds `low[i]` in its lower half and `high[i]` in its upper half. Ties
+    /// round away from zero. Only with `HAS_BF16`.
+    unsafe fn interleave_bf16(_low: Self, _high: Self) -> Self {
+        unreachable!("only with HAS_BF16")
     }
-    /// The same, but all of `low` before all of `high`.
-    unsafe fn halves(_low: Self, _high: Self) -> Self {
-        unreachable!("only where there are PAIRS")
+    /// Rounds two vectors to bf16 and concatenates them, all of `low` first (`vcvtne2ps2bf16`). Only with `HAS_BF16`.
+    unsafe fn concat_bf16(_low: Self, _high: Self) -> Self {
+        unreachable!("only with HAS_BF16")
     }
-    /// The largest of all lanes.
-    unsafe fn largest(self) -> f32 {
-        unreachable!("only where there are PAIRS")
+    /// Returns the largest lane. Only with `HAS_BF16`.
+    unsafe fn reduce_max(self) -> f32 {
+        unreachable!("only with HAS_BF16")
     }
-    /// `2^n self`: n is what the lowest bits of `n` hold as a whole number.
-    unsafe fn times_power(self, n: Self) -> Self;
-    /// All lanes together.
-    unsafe fn sum(self) -> f32;
-    /// Turns a square: `COUNT` numbers of each of `COUNT` rows, `stride` apart, become the columns of rows `to_stride` apart.
-    unsafe fn turn(from: *const f32, stride: usize, to: *mut f32, to_stride: usize);
+    /// Returns `self * 2^n`, where n is the integer in the lowest 9 bits of each lane of `n` (see [`MAGIC_BIAS`]).
+    unsafe fn ldexp(self, n: Self) -> Self;
+    /// Returns the sum of all lanes.
+    unsafe fn reduce_sum(self) -> f32;
+    /// Transposes a matrix of `LANES` by `LANES` values. Its rows are `stride` apart, those of the result `to_stride`.
+    unsafe fn transpose(from: *const f32, stride: usize, to: *mut f32, to_stride: usize);
 }
 
-/// Work that is written once for vectors of any width.
-pub(super) trait Job {
-    /// Does the work. To be marked `#[inline(always)]`, so that it is compiled for the lanes' processor.
+/// A kernel in explicit vectors, written once for all instruction sets.
+pub(super) trait SimdKernel {
+    /// Runs the kernel. Implementations need `#[inline(always)]`, which compiles them for the instruction set of `S`.
     ///
     /// # Safety
     ///
-    /// The processor has the lanes.
-    unsafe fn run<L: Lanes>(self);
+    /// The processor has the instructions of `S`.
+    unsafe fn run<S: SimdF32>(self);
 }
 
-/// Loops over slices that the compiler makes vectors of.
-pub(super) trait Loop {
-    /// Does the work. To be marked `#[inline(always)]`, so that it is compiled for every processor.
+/// A kernel in plain loops over slices, which the compiler vectorises for each instruction set.
+pub(super) trait LoopKernel {
+    /// Runs the kernel. Implementations need `#[inline(always)]`, which compiles them for each instruction set.
     fn run(self);
 }
 
-/// Added to a float below 2^22, this leaves its nearest integer in the lowest bits; taken away again, the float is whole.
-pub(super) const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23
+/// Rounds a float whose absolute value is below 2^22: adding it leaves the nearest integer in the lowest bits of the sum, and
+/// subtracting it again leaves that integer as a float. 1.5 * 2^23.
+pub(super) const MAGIC_BIAS: f32 = 12_582_912.0;
 
-/// A loop as a job for which the compiler chooses the vectors.
-struct Vectorised<T>(T);
+/// Runs a [`LoopKernel`] as a [`SimdKernel`]: the instruction set applies, the vector type is unused.
+struct Autovectorized<T>(T);
 
-impl<T: Loop> Job for Vectorised<T> {
+impl<T: LoopKernel> SimdKernel for Autovectorized<T> {
     #[inline(always)]
-    unsafe fn run<L: Lanes>(self) {
+    unsafe fn run<S: SimdF32>(self) {
         self.0.run();
     }
 }
 
-/// The instructions that a job is run with: no value names what the processor lacks.
+/// An instruction set for kernels. A value proves that the processor has it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Level(Kind);
+pub(super) struct SimdLevel(Variant);
 
 #[derive(Clone, Copy, Debug)]
-enum Kind {
+enum Variant {
     Plain,
     #[cfg(target_arch = "x86_64")]
     Avx2,
@@ -95,94 +101,94 @@ enum Kind {
     Avx512,
     #[cfg(target_arch = "x86_64")]
     Avx512Bf16,
-    /// The same vectors, and registers for matrices.
+    /// The vectors of [`Self::Avx512Bf16`], and AMX tiles of bf16.
     #[cfg(target_arch = "x86_64")]
-    Amx(Allowed),
+    Amx(AmxToken),
 }
 
-impl Level {
-    /// All that the processor has, the widest last.
+impl SimdLevel {
+    /// Returns all levels that the processor has, the best one last.
     pub(super) fn all() -> impl DoubleEndedIterator<Item = Self> {
-        let mut all = [Some(Self(Kind::Plain)), None, None, None, None];
+        let mut all = [Some(Self(Variant::Plain)), None, None, None, None];
         #[cfg(target_arch = "x86_64")]
         {
             if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                all[1] = Some(Self(Kind::Avx2));
+                all[1] = Some(Self(Variant::Avx2));
             }
             if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl") {
-                all[2] = Some(Self(Kind::Avx512));
-                all[3] = is_x86_feature_detected!("avx512bf16").then_some(Self(Kind::Avx512Bf16));
-                all[4] = all[3].and(Allowed::bf16()).map(|allowed| Self(Kind::Amx(allowed)));
+                all[2] = Some(Self(Variant::Avx512));
+                all[3] = is_x86_feature_detected!("avx512bf16").then_some(Self(Variant::Avx512Bf16));
+                all[4] = all[3].and(AmxToken::bf16()).map(|token| Self(Variant::Amx(token)));
             }
         }
         all.into_iter().flatten()
     }
 
-    /// The widest that the processor has.
+    /// Returns the best level that the processor has.
     pub(super) fn best() -> Self {
-        Self::all().next_back().unwrap_or(Self(Kind::Plain))
+        Self::all().next_back().unwrap_or(Self(Variant::Plain))
     }
 
-    /// Whether there are 32 registers and not 16, as [`Lanes::MANY`].
-    pub(super) fn many(self) -> bool {
+    /// Returns [`SimdF32::HAS_32_REGISTERS`] of the level's vectors.
+    pub(super) fn has_32_registers(self) -> bool {
         match self.0 {
-            Kind::Plain => Plain::MANY,
+            Variant::Plain => Plain::HAS_32_REGISTERS,
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx2 => false,
+            Variant::Avx2 => false,
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx512 | Kind::Avx512Bf16 | Kind::Amx(_) => true,
+            Variant::Avx512 | Variant::Avx512Bf16 | Variant::Amx(_) => true,
         }
     }
 
-    /// As [`Lanes::PAIRS`].
-    pub(super) fn pairs(self) -> bool {
+    /// Returns [`SimdF32::HAS_BF16`] of the level's vectors.
+    pub(super) fn has_bf16(self) -> bool {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx512Bf16 | Kind::Amx(_) => true,
+            Variant::Avx512Bf16 | Variant::Amx(_) => true,
             _ => false,
         }
     }
 
-    /// Whether there are registers for matrices of bf16.
-    pub(super) fn matrices(self) -> Option<Allowed> {
+    /// Returns the permission to use AMX tiles of bf16, if the level includes them.
+    pub(super) fn amx(self) -> Option<AmxToken> {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
-            Kind::Amx(allowed) => Some(allowed),
+            Variant::Amx(token) => Some(token),
             _ => None,
         }
     }
 
-    /// Runs a loop with these instructions.
+    /// Runs a [`LoopKernel`] compiled for this instruction set.
     #[inline]
-    pub(super) fn run_loop(self, work: impl Loop) {
-        self.run(Vectorised(work));
+    pub(super) fn run_loop(self, kernel: impl LoopKernel) {
+        self.run(Autovectorized(kernel));
     }
 
-    /// Runs a job with these instructions.
+    /// Runs a [`SimdKernel`] with this instruction set.
     #[inline]
-    pub(super) fn run(self, job: impl Job) {
-        // SAFETY: a level is made in `all` only, after asking the processor.
+    pub(super) fn run(self, kernel: impl SimdKernel) {
+        // SAFETY: only `all` makes levels, after detecting the processor's features.
         unsafe {
             match self.0 {
-                Kind::Plain => job.run::<Plain>(),
+                Variant::Plain => kernel.run::<Plain>(),
                 #[cfg(target_arch = "x86_64")]
-                Kind::Avx2 => x86::avx2(job),
+                Variant::Avx2 => x86::avx2(kernel),
                 #[cfg(target_arch = "x86_64")]
-                Kind::Avx512 => x86::avx512(job),
+                Variant::Avx512 => x86::avx512(kernel),
                 #[cfg(target_arch = "x86_64")]
-                Kind::Avx512Bf16 | Kind::Amx(_) => x86::avx512_bf16(job),
+                Variant::Avx512Bf16 | Variant::Amx(_) => x86::avx512_bf16(kernel),
             }
         }
     }
 }
 
-/// Eight numbers, for any processor.
+/// Eight lanes in portable Rust.
 #[derive(Clone, Copy)]
 struct Plain([f32; 8]);
 
-impl Lanes for Plain {
-    const COUNT: usize = 8;
-    const MANY: bool = false;
+impl SimdF32 for Plain {
+    const LANES: usize = 8;
+    const HAS_32_REGISTERS: bool = false;
 
     #[inline(always)]
     unsafe fn zero() -> Self {
@@ -196,27 +202,27 @@ impl Lanes for Plain {
 
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self {
-        // SAFETY: the caller's.
+        // SAFETY: the caller guarantees the values behind the pointer.
         Self(unsafe { from.cast::<[f32; 8]>().read() })
     }
 
     #[inline(always)]
-    unsafe fn load_first(from: *const f32, count: usize) -> Self {
-        // SAFETY: the caller's.
+    unsafe fn load_partial(from: *const f32, count: usize) -> Self {
+        // SAFETY: the caller guarantees the values behind the pointer.
         Self(std::array::from_fn(|i| if i < count { unsafe { from.add(i).read() } } else { 0.0 }))
     }
 
     #[inline(always)]
-    unsafe fn load_pairs(from: *const u32) -> [Self; 2] {
-        // SAFETY: the caller's.
+    unsafe fn load_bf16_pairs(from: *const u32) -> [Self; 2] {
+        // SAFETY: the caller guarantees the values behind the pointer.
         let pairs = unsafe { from.cast::<[u32; 8]>().read_unaligned() };
-        // A bf16 is the upper half of an f32.
+        // A bf16 is the upper half of the f32 of the same value.
         [Self(pairs.map(|pair| f32::from_bits(pair << 16))), Self(pairs.map(|pair| f32::from_bits(pair & 0xffff_0000)))]
     }
 
     #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
-        // SAFETY: the caller's.
+        // SAFETY: the caller guarantees the values behind the pointer.
         unsafe { to.cast::<[f32; 8]>().write(self.0) }
     }
 
@@ -236,20 +242,20 @@ impl Lanes for Plain {
     }
 
     #[inline(always)]
-    unsafe fn times_power(self, n: Self) -> Self {
+    unsafe fn ldexp(self, n: Self) -> Self {
         Self(std::array::from_fn(|i| f32::from_bits(self.0[i].to_bits().wrapping_add(n.0[i].to_bits() << 23))))
     }
 
     #[inline(always)]
-    unsafe fn sum(self) -> f32 {
+    unsafe fn reduce_sum(self) -> f32 {
         self.0.iter().sum()
     }
 
     #[inline(always)]
-    unsafe fn turn(from: *const f32, stride: usize, to: *mut f32, to_stride: usize) {
-        for i in 0..Self::COUNT {
-            for j in 0..Self::COUNT {
-                // SAFETY: the caller's.
+    unsafe fn transpose(from: *const f32, stride: usize, to: *mut f32, to_stride: usize) {
+        for i in 0..Self::LANES {
+            for j in 0..Self::LANES {
+                // SAFETY: the caller guarantees the values behind the pointer.
                 unsafe { to.add(j * to_stride + i).write(from.add(i * stride + j).read()) };
             }
         }

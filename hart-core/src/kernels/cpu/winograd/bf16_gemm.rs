@@ -2,8 +2,8 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::super::amx::{self, Bf16, Kind, Ready, Squares, WORDS};
-use super::super::simd::Level;
+use super::super::amx::{self, TILE_DWORDS, Tdpbf16ps, TileGuard, TileOperands, TileProduct};
+use super::super::simd::SimdLevel;
 use super::CHUNK;
 use super::gemm::Product;
 
@@ -34,11 +34,11 @@ pub(super) fn rounded(number: f32) -> u16 {
 }
 
 /// Rows that [`squares`] multiplies together.
-pub(super) const ROWS: usize = 2 * amx::ROWS;
+pub(super) const ROWS: usize = 2 * amx::TILE_ROWS;
 
 /// Whether the processor has an instruction for them. Without it f32 is as fast as anything.
 pub(super) fn available() -> bool {
-    Level::best().pairs()
+    SimdLevel::best().has_bf16()
 }
 
 /// Rows of pairs times a panel of pairs.
@@ -70,28 +70,28 @@ pub(super) fn multiply(product: Product<'_, Pair>) {
 /// # Panics
 ///
 /// If lengths don't fit together.
-pub(super) fn squares(_: &Ready, product: Product<'_, Pair>) {
+pub(super) fn squares(_: &TileGuard, product: Product<'_, Pair>) {
     product.check();
     let Product { x, stride, rows, panel, depth, columns, y } = product;
-    assert!(depth > 0 && depth.is_multiple_of(WORDS) && rows.is_multiple_of(ROWS), "registers are full");
-    let y_row = columns * size_of::<f32>();
+    assert!(depth > 0 && depth.is_multiple_of(TILE_DWORDS) && rows.is_multiple_of(ROWS), "registers are full");
+    let c_row_stride = columns * size_of::<f32>();
     for row in (0..rows).step_by(ROWS) {
-        for column in (0..columns).step_by(2 * WORDS) {
-            let two = column + WORDS < columns;
+        for column in (0..columns).step_by(2 * TILE_DWORDS) {
+            let two = column + TILE_DWORDS < columns;
             let first = y[row * columns + column..].as_mut_ptr().cast::<u8>();
-            let squares = Squares {
-                x: [row, row + amx::ROWS].map(|row| x[row * stride..].as_ptr().cast()),
-                x_row: stride * size_of::<Pair>(),
-                x_step: WORDS * size_of::<Pair>(),
-                w: [column, if two { column + WORDS } else { column }].map(|column| panel[column..].as_ptr().cast()),
-                w_row: columns * size_of::<Pair>(),
-                w_step: WORDS * columns * size_of::<Pair>(),
-                steps: depth / WORDS,
-                y: [first, first.wrapping_add(amx::ROWS * y_row)],
-                y_row,
+            let operands = TileOperands {
+                a: [row, row + amx::TILE_ROWS].map(|row| x[row * stride..].as_ptr().cast()),
+                a_row_stride: stride * size_of::<Pair>(),
+                a_tile_stride: TILE_DWORDS * size_of::<Pair>(),
+                b: [column, if two { column + TILE_DWORDS } else { column }].map(|column| panel[column..].as_ptr().cast()),
+                b_row_stride: columns * size_of::<Pair>(),
+                b_tile_stride: TILE_DWORDS * columns * size_of::<Pair>(),
+                k_tiles: depth / TILE_DWORDS,
+                c: [first, first.wrapping_add(amx::TILE_ROWS * c_row_stride)],
+                c_row_stride,
             };
             // SAFETY: the registers are ready; the lengths fit together, and columns are whole vectors.
-            unsafe { if two { Bf16::two(squares) } else { Bf16::one(squares) } }
+            unsafe { if two { Tdpbf16ps::product_32x32(operands) } else { Tdpbf16ps::product_32x16(operands) } }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Rows times a panel of weights, the innermost loop: `y[m][n] = sum over k of x[m][k] * w[k][n]`.
 
-use super::super::simd::{Job, Lanes};
+use super::super::simd::{SimdF32, SimdKernel};
 use super::{CHUNK, STEP};
 
 /// Rows times a panel.
@@ -29,21 +29,21 @@ impl<N> Product<'_, N> {
     }
 }
 
-impl Job for Product<'_, f32> {
+impl SimdKernel for Product<'_, f32> {
     #[inline(always)]
-    unsafe fn run<L: Lanes>(mut self) {
+    unsafe fn run<S: SimdF32>(mut self) {
         self.check();
-        let vectors = self.columns / L::COUNT;
+        let vectors = self.columns / S::LANES;
         // SAFETY: the processor has the lanes; rows and columns are there.
         unsafe {
-            match (L::MANY, vectors) {
-                (true, 5) => self.tiles::<L, 5, 5>(),
-                (true, 4) => self.tiles::<L, 6, 4>(),
-                (true, 3) => self.tiles::<L, 8, 3>(),
-                (true, 2) => self.tiles::<L, 8, 2>(),
-                (true, _) => self.tiles::<L, 8, 1>(),
+            match (S::HAS_32_REGISTERS, vectors) {
+                (true, 5) => self.tiles::<S, 5, 5>(),
+                (true, 4) => self.tiles::<S, 6, 4>(),
+                (true, 3) => self.tiles::<S, 8, 3>(),
+                (true, 2) => self.tiles::<S, 8, 2>(),
+                (true, _) => self.tiles::<S, 8, 1>(),
                 // Two vectors at a time: 16 columns are a whole number of them.
-                (false, _) => self.tiles::<L, 6, 2>(),
+                (false, _) => self.tiles::<S, 6, 2>(),
             }
         }
     }
@@ -56,22 +56,22 @@ impl Product<'_, f32> {
     ///
     /// The processor has the lanes, and `V` divides the vectors of a row.
     #[inline(always)]
-    unsafe fn tiles<L: Lanes, const R: usize, const V: usize>(&mut self) {
+    unsafe fn tiles<S: SimdF32, const R: usize, const V: usize>(&mut self) {
         let mut column = 0;
         while column < self.columns {
             let mut row = 0;
             // SAFETY: rows and columns are there.
             unsafe {
                 while row + R <= self.rows {
-                    self.tile::<L, R, V>(row, column);
+                    self.tile::<S, R, V>(row, column);
                     row += R;
                 }
                 while row < self.rows {
-                    self.tile::<L, 1, V>(row, column);
+                    self.tile::<S, 1, V>(row, column);
                     row += 1;
                 }
             }
-            column += V * L::COUNT;
+            column += V * S::LANES;
         }
     }
 
@@ -80,16 +80,16 @@ impl Product<'_, f32> {
     /// The processor has the lanes; `R` rows and `V` vectors of columns from here on are there.
     #[allow(clippy::needless_range_loop)] // Rows and vectors play the same part.
     #[inline(always)]
-    unsafe fn tile<L: Lanes, const R: usize, const V: usize>(&mut self, row: usize, column: usize) {
+    unsafe fn tile<S: SimdF32, const R: usize, const V: usize>(&mut self, row: usize, column: usize) {
         // SAFETY: the caller's, and `run` has looked at the lengths.
         unsafe {
             let x = self.x.as_ptr().add(row * self.stride);
             let mut w = self.panel.as_ptr().add(column);
-            let mut sums = [[L::zero(); V]; R];
+            let mut sums = [[S::zero(); V]; R];
             for k in 0..self.depth {
-                let ws: [L; V] = std::array::from_fn(|v| L::load(w.add(v * L::COUNT)));
+                let ws: [S; V] = std::array::from_fn(|v| S::load(w.add(v * S::LANES)));
                 for r in 0..R {
-                    let x = L::splat(*x.add(r * self.stride + k));
+                    let x = S::splat(*x.add(r * self.stride + k));
                     for v in 0..V {
                         sums[r][v] = sums[r][v].add_product(x, ws[v]);
                     }
@@ -99,7 +99,7 @@ impl Product<'_, f32> {
             for r in 0..R {
                 let y = self.y.as_mut_ptr().add((row + r) * self.columns + column);
                 for v in 0..V {
-                    sums[r][v].store(y.add(v * L::COUNT));
+                    sums[r][v].store(y.add(v * S::LANES));
                 }
             }
         }

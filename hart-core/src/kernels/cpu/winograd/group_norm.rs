@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::super::simd::{Level, Loop};
+use super::super::simd::{LoopKernel, SimdLevel};
 
 /// Places whose numbers are added in f32, channel by channel; everything further is added in f64.
 const PLACES: usize = 256;
@@ -31,7 +31,7 @@ impl Norm<'_> {
     /// # Panics
     ///
     /// If lengths don't fit together.
-    pub(super) fn of(&self, level: Level, x: &[f32]) -> Normed {
+    pub(super) fn of(&self, level: SimdLevel, x: &[f32]) -> Normed {
         let channels = self.scale.len();
         assert!(channels == self.shift.len() && self.groups > 0 && channels.is_multiple_of(self.groups), "groups of equally many");
         assert!(!x.is_empty() && x.len().is_multiple_of(channels), "whole places");
@@ -65,7 +65,7 @@ struct Sums<'a> {
     sums: &'a mut [f32],
 }
 
-impl Loop for Sums<'_> {
+impl LoopKernel for Sums<'_> {
     #[inline(always)]
     fn run(self) {
         let channels = self.sums.len() / 2;

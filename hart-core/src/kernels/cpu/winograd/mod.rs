@@ -23,7 +23,7 @@ use burn::prelude::*;
 use burn::tensor::DType;
 use half::bf16;
 
-use super::simd::Level;
+use super::simd::SimdLevel;
 use super::tensor::of_values;
 use crate::kernels::params::{ConvParams, GroupNormParams};
 use bf16_gemm::Pair;
@@ -90,7 +90,7 @@ fn convolve(x: Tensor<4>, prologue: Prologue<'_>, params: &ConvParams, residual:
     let (weights, bias) = (primitive(params.weight.clone()), params.bias.clone().map(primitive));
     let to = weights.shape()[0];
     let bias = bias.as_ref().map_or(&[][..], slice);
-    let (level, image) = (Level::best(), height * width * from);
+    let (level, image) = (SimdLevel::best(), height * width * from);
     let x = channels_last(x);
     if params.kernel() == [1, 1] {
         return Ok(channels_second(pointwise::convolve(level, slice(&x), slice(&weights), bias), [batch, height, width, to]));
@@ -188,7 +188,7 @@ fn own(x: Tensor<4>) -> FlexTensor {
     }
 }
 
-fn normed(norm: &GroupNormParams, level: Level, map: &[f32]) -> Normed {
+fn normed(norm: &GroupNormParams, level: SimdLevel, map: &[f32]) -> Normed {
     let (scale, shift) = (primitive(norm.gain.clone()), primitive(norm.bias.clone()));
     let (scale, shift) = (slice(&scale), slice(&shift));
     Norm { scale, shift, groups: norm.groups, epsilon: norm.epsilon }.of(level, map)

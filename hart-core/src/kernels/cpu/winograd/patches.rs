@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::super::elementwise::silu_of;
-use super::super::simd::{Level, Loop};
+use super::super::simd::{LoopKernel, SimdLevel};
 use super::group_norm::Normed;
 use super::{PATCH, STEP, TILE};
 
@@ -63,7 +63,7 @@ impl Band {
     }
 
     /// Lays out what is convolved from row `first` of tiles on: bands follow each other.
-    pub(super) fn fill(&mut self, level: Level, x: &Input<'_>, first: usize) {
+    pub(super) fn fill(&mut self, level: SimdLevel, x: &Input<'_>, first: usize) {
         let count = self.numbers.len() / self.row;
         let kept = if first == 0 { 0 } else { PATCH - TILE };
         // The last rows of the band before are the first ones of this.
@@ -88,7 +88,7 @@ struct Row<'a> {
     padded: usize,
 }
 
-impl Loop for Row<'_> {
+impl LoopKernel for Row<'_> {
     #[inline(always)]
     fn run(self) {
         let Input { map, width, channels, source, .. } = *self.x;

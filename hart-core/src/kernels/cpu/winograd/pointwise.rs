@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::super::simd::Level;
+use super::super::simd::SimdLevel;
 use super::gemm::Product;
 use super::{CHUNK, STEP};
 
@@ -14,7 +14,7 @@ const RUN: usize = 120;
 /// # Panics
 ///
 /// If lengths don't fit together.
-pub(super) fn convolve(level: Level, x: &[f32], weights: &[f32], bias: &[f32]) -> Vec<f32> {
+pub(super) fn convolve(level: SimdLevel, x: &[f32], weights: &[f32], bias: &[f32]) -> Vec<f32> {
     let to = bias.len();
     assert!(to > 0 && !weights.is_empty() && weights.len().is_multiple_of(to), "one row of weights for each output");
     let from = weights.len() / to;

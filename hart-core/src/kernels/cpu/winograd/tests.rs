@@ -8,7 +8,7 @@ use burn::nn::conv::Conv2d;
 use burn::nn::{GroupNorm, PaddingConfig2d};
 
 use super::*;
-use crate::kernels::cpu::amx::Ready;
+use crate::kernels::cpu::amx::TileGuard;
 use crate::kernels::{tensor, values};
 use crate::nn::{self, conv_params, group_norm_params};
 
@@ -60,7 +60,7 @@ fn convolutions_are_sums_of_products() {
             let want = plain_loops(&map, &weights, &bias, sizes, doubled);
             // The largest number, or a standard deviation of sums of that many products, where they cancel.
             let size = want.iter().fold((from as f64 * 9.0 / 4.0).sqrt(), |largest, want| largest.max(want.abs()));
-            for level in Level::all() {
+            for level in SimdLevel::all() {
                 for (pairs, most) in [(false, 1e-5), (true, 0.06)] {
                     let mut y = vec![0.5; want.len()];
                     if pairs {
@@ -87,8 +87,8 @@ fn products_of_pairs_are_those_of_their_numbers() {
         let row = |k: usize| &weights[k * columns..][..columns];
         let panel: Vec<Pair> =
             (0..depth).flat_map(|k| row(2 * k).iter().zip(row(2 * k + 1)).map(|(a, b)| Pair::of(*a, *b))).collect();
-        let matrices = Pair::matrices(Level::best(), depth).filter(|_| rows.is_multiple_of(bf16_gemm::ROWS));
-        let squares = matrices.map(|allowed| move |product: Product<'_, Pair>| bf16_gemm::squares(&Ready::new(allowed), product));
+        let matrices = Pair::matrices(SimdLevel::best(), depth).filter(|_| rows.is_multiple_of(bf16_gemm::ROWS));
+        let squares = matrices.map(|token| move |product: Product<'_, Pair>| bf16_gemm::squares(&TileGuard::new(token), product));
         let squares = squares.iter().map(|multiply| multiply as &dyn Fn(Product<'_, Pair>));
         for multiply in [&bf16_gemm::multiply as &dyn Fn(Product<'_, Pair>), &bf16_gemm::plain].into_iter().chain(squares) {
             let mut y = vec![0.0; rows * columns];

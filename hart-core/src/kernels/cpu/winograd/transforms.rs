@@ -6,7 +6,7 @@
 
 use std::f32::consts::{FRAC_1_SQRT_2, SQRT_2};
 
-use super::super::simd::Lanes;
+use super::super::simd::SimdF32;
 use super::{PATCH, TILE};
 
 /// `a + b`.
@@ -15,34 +15,34 @@ use super::{PATCH, TILE};
 ///
 /// The processor has the lanes; so for all functions here.
 #[inline(always)]
-unsafe fn add<L: Lanes>(a: L, b: L) -> L {
+unsafe fn add<S: SimdF32>(a: S, b: S) -> S {
     // SAFETY: the caller's.
-    unsafe { a.add_product(b, L::splat(1.0)) }
+    unsafe { a.add_product(b, S::splat(1.0)) }
 }
 
 #[inline(always)]
-unsafe fn subtract<L: Lanes>(a: L, b: L) -> L {
+unsafe fn subtract<S: SimdF32>(a: S, b: S) -> S {
     // SAFETY: the caller's.
-    unsafe { a.add_product(b, L::splat(-1.0)) }
+    unsafe { a.add_product(b, S::splat(-1.0)) }
 }
 
 /// `a factor`.
 #[inline(always)]
-unsafe fn times<L: Lanes>(a: L, factor: f32) -> L {
+unsafe fn times<S: SimdF32>(a: S, factor: f32) -> S {
     // SAFETY: the caller's.
-    unsafe { L::zero().add_product(a, L::splat(factor)) }
+    unsafe { S::zero().add_product(a, S::splat(factor)) }
 }
 
 /// `a + b factor`.
 #[inline(always)]
-unsafe fn plus<L: Lanes>(a: L, b: L, factor: f32) -> L {
+unsafe fn plus<S: SimdF32>(a: S, b: S, factor: f32) -> S {
     // SAFETY: the caller's.
-    unsafe { a.add_product(b, L::splat(factor)) }
+    unsafe { a.add_product(b, S::splat(factor)) }
 }
 
 /// A row of a patch at the points.
 #[inline(always)]
-unsafe fn patch_at_points<L: Lanes>(d: [L; PATCH]) -> [L; PATCH] {
+unsafe fn patch_at_points<S: SimdF32>(d: [S; PATCH]) -> [S; PATCH] {
     // SAFETY: the caller's.
     unsafe {
         let (even_half, odd_half) = (plus(d[4], d[2], -2.0), plus(times(d[3], FRAC_1_SQRT_2), d[1], -SQRT_2));
@@ -60,7 +60,7 @@ unsafe fn patch_at_points<L: Lanes>(d: [L; PATCH]) -> [L; PATCH] {
 
 /// A row of a kernel at the points.
 #[inline(always)]
-unsafe fn kernel_at_points<L: Lanes>(g: [L; 3]) -> [L; PATCH] {
+unsafe fn kernel_at_points<S: SimdF32>(g: [S; 3]) -> [S; PATCH] {
     // SAFETY: the caller's.
     unsafe {
         let (even_half, odd_half) = (times(plus(g[0], g[2], 0.5), -2.0 / 3.0), times(g[1], -2.0 / 3.0 * FRAC_1_SQRT_2));
@@ -71,7 +71,7 @@ unsafe fn kernel_at_points<L: Lanes>(g: [L; 3]) -> [L; PATCH] {
 
 /// A row of a tile from the products at the points.
 #[inline(always)]
-unsafe fn tile_from_points<L: Lanes>(m: [L; PATCH]) -> [L; TILE] {
+unsafe fn tile_from_points<S: SimdF32>(m: [S; PATCH]) -> [S; TILE] {
     const HALF_CUBED: f32 = 0.5 * FRAC_1_SQRT_2;
     const TWO_CUBED: f32 = 2.0 * SQRT_2;
     // SAFETY: the caller's.
@@ -90,7 +90,7 @@ unsafe fn tile_from_points<L: Lanes>(m: [L; PATCH]) -> [L; TILE] {
 /// A patch at all points, rows before columns.
 #[allow(clippy::needless_range_loop)] // Rows and columns play the same part; closures wouldn't be compiled for the lanes.
 #[inline(always)]
-pub(super) unsafe fn patch<L: Lanes>(d: [[L; PATCH]; PATCH]) -> [[L; PATCH]; PATCH] {
+pub(super) unsafe fn patch<S: SimdF32>(d: [[S; PATCH]; PATCH]) -> [[S; PATCH]; PATCH] {
     // SAFETY: the caller's.
     unsafe {
         let mut points = d;
@@ -110,17 +110,17 @@ pub(super) unsafe fn patch<L: Lanes>(d: [[L; PATCH]; PATCH]) -> [[L; PATCH]; PAT
 /// A 3x3 kernel at all points.
 #[allow(clippy::needless_range_loop)]
 #[inline(always)]
-pub(super) unsafe fn kernel<L: Lanes>(g: [[L; 3]; 3]) -> [[L; PATCH]; PATCH] {
+pub(super) unsafe fn kernel<S: SimdF32>(g: [[S; 3]; 3]) -> [[S; PATCH]; PATCH] {
     // SAFETY: the caller's.
     unsafe {
-        let mut rows = [[L::zero(); 3]; PATCH];
+        let mut rows = [[S::zero(); 3]; PATCH];
         for i in 0..3 {
             let column = kernel_at_points([g[0][i], g[1][i], g[2][i]]);
             for j in 0..PATCH {
                 rows[j][i] = column[j];
             }
         }
-        let mut points = [[L::zero(); PATCH]; PATCH];
+        let mut points = [[S::zero(); PATCH]; PATCH];
         for i in 0..PATCH {
             points[i] = kernel_at_points(rows[i]);
         }
@@ -131,17 +131,17 @@ pub(super) unsafe fn kernel<L: Lanes>(g: [[L; 3]; 3]) -> [[L; PATCH]; PATCH] {
 /// The products at all points to a tile.
 #[allow(clippy::needless_range_loop)]
 #[inline(always)]
-pub(super) unsafe fn tile<L: Lanes>(m: [[L; PATCH]; PATCH]) -> [[L; TILE]; TILE] {
+pub(super) unsafe fn tile<S: SimdF32>(m: [[S; PATCH]; PATCH]) -> [[S; TILE]; TILE] {
     // SAFETY: the caller's.
     unsafe {
-        let mut rows = [[L::zero(); PATCH]; TILE];
+        let mut rows = [[S::zero(); PATCH]; TILE];
         for i in 0..PATCH {
             let column = tile_from_points([m[0][i], m[1][i], m[2][i], m[3][i], m[4][i], m[5][i]]);
             for j in 0..TILE {
                 rows[j][i] = column[j];
             }
         }
-        let mut places = [[L::zero(); TILE]; TILE];
+        let mut places = [[S::zero(); TILE]; TILE];
         for i in 0..TILE {
             places[i] = tile_from_points(rows[i]);
         }

@@ -6,7 +6,7 @@ use std::ops::Range;
 use half::bf16;
 use rayon::prelude::*;
 
-use super::super::simd::{Job, Lanes, Level};
+use super::super::simd::{SimdF32, SimdKernel, SimdLevel};
 use super::element::Number;
 use super::{CHUNK, PATCH, POINTS, STEP, transforms};
 
@@ -75,7 +75,7 @@ impl Kernels<'_> {
     }
 
     /// A chunk's kernels at all points, `[points][from / N::CHANNELS, rounded up][columns]`.
-    pub(super) fn transform<N: Number>(&self, level: Level, chunk: usize, transformed: &mut Vec<N>) {
+    pub(super) fn transform<N: Number>(&self, level: SimdLevel, chunk: usize, transformed: &mut Vec<N>) {
         self.check();
         let (channels, columns) = (self.channels(chunk), self.channels(chunk).len().next_multiple_of(STEP));
         let kernels = self.weights.of(channels, self.from * TAPS);
@@ -84,7 +84,7 @@ impl Kernels<'_> {
     }
 
     /// All chunks' kernels.
-    pub(super) fn transform_all<N: Number>(&self, level: Level) -> Vec<Vec<N>> {
+    pub(super) fn transform_all<N: Number>(&self, level: SimdLevel) -> Vec<Vec<N>> {
         let transform = |chunk| {
             let mut transformed = Vec::new();
             self.transform(level, chunk, &mut transformed);
@@ -105,17 +105,17 @@ struct Transform<'a, N> {
     transformed: &'a mut [N],
 }
 
-impl<N: Number> Job for Transform<'_, N> {
+impl<N: Number> SimdKernel for Transform<'_, N> {
     #[inline(always)]
-    unsafe fn run<L: Lanes>(self) {
+    unsafe fn run<S: SimdF32>(self) {
         let rows = self.from.div_ceil(N::CHANNELS);
         assert!(self.columns.is_multiple_of(STEP) && self.transformed.len() == POINTS * rows * self.columns);
-        for column in (0..self.columns).step_by(L::COUNT) {
+        for column in (0..self.columns).step_by(S::LANES) {
             for row in 0..rows {
                 // SAFETY: the processor has the lanes; there is room for each point, row and column.
                 unsafe {
-                    let first = self.at_points::<L>(column, row * N::CHANNELS);
-                    let second = if N::CHANNELS == 2 { self.at_points::<L>(column, row * 2 + 1) } else { first };
+                    let first = self.at_points::<S>(column, row * N::CHANNELS);
+                    let second = if N::CHANNELS == 2 { self.at_points::<S>(column, row * 2 + 1) } else { first };
                     for point in 0..POINTS {
                         let to = self.transformed.as_mut_ptr().add((point * rows + row) * self.columns + column);
                         let (y, x) = (point / PATCH, point % PATCH);
@@ -134,9 +134,9 @@ impl<N> Transform<'_, N> {
     ///
     /// The processor has the lanes.
     #[inline(always)]
-    unsafe fn at_points<L: Lanes>(&self, column: usize, i: usize) -> [[L; PATCH]; PATCH] {
+    unsafe fn at_points<S: SimdF32>(&self, column: usize, i: usize) -> [[S; PATCH]; PATCH] {
         let mut lanes = [[0.0f32; STEP]; TAPS];
-        for lane in 0..L::COUNT {
+        for lane in 0..S::LANES {
             let at = ((column + lane) * self.from + i) * TAPS;
             if let Some(kernel) = self.kernels.get(at..at + TAPS).filter(|_| i < self.from) {
                 for (lanes, weight) in lanes.iter_mut().zip(kernel) {
@@ -146,9 +146,9 @@ impl<N> Transform<'_, N> {
         }
         // SAFETY: the caller's; no vector is longer than `STEP`.
         unsafe {
-            let mut g = [[L::zero(); 3]; 3];
+            let mut g = [[S::zero(); 3]; 3];
             for (tap, lanes) in lanes.iter().enumerate() {
-                g[tap / 3][tap % 3] = L::load(lanes.as_ptr());
+                g[tap / 3][tap % 3] = S::load(lanes.as_ptr());
             }
             transforms::kernel(g)
         }

@@ -10,9 +10,9 @@
 
 use rayon::prelude::*;
 
-use super::super::amx::{Allowed, Ready};
+use super::super::amx::{AmxToken, TileGuard};
 use super::super::memory::Lines;
-use super::super::simd::{Job, Lanes, Level};
+use super::super::simd::{SimdF32, SimdKernel, SimdLevel};
 use super::super::tasks;
 use super::bf16_gemm;
 use super::element::Number;
@@ -31,7 +31,7 @@ const BAND: usize = 1 << 21;
 /// # Panics
 ///
 /// If lengths don't fit together.
-pub(super) fn convolve<N: Number>(level: Level, x: &Input<'_>, kernels: &Kernels<'_>, y: &mut [f32], add: bool) {
+pub(super) fn convolve<N: Number>(level: SimdLevel, x: &Input<'_>, kernels: &Kernels<'_>, y: &mut [f32], add: bool) {
     let [height, width] = x.output();
     assert_eq!(x.channels, kernels.from, "kernels for all channels");
     assert_eq!(y.len(), height * width * kernels.to, "one output for each place");
@@ -102,11 +102,11 @@ struct Points<N: Number> {
     /// Numbers of a tile.
     row: usize,
     /// Registers for matrices, that multiply whole [`bf16_gemm::ROWS`].
-    matrices: Option<Allowed>,
+    matrices: Option<AmxToken>,
 }
 
 impl<N: Number> Points<N> {
-    fn new(matrices: Option<Allowed>, tiles: usize, padded: usize) -> Self {
+    fn new(matrices: Option<AmxToken>, tiles: usize, padded: usize) -> Self {
         let row = padded / N::CHANNELS;
         let stride = tiles * row + STEP;
         // A last run that is not whole is multiplied with what lies behind it.
@@ -120,7 +120,7 @@ impl<N: Number> Points<N> {
     }
 
     /// Transforms the patches of the first `tiles` of a band with rows of `across`.
-    fn fill(&mut self, level: Level, band: &Band, tiles: usize, across: usize) {
+    fn fill(&mut self, level: SimdLevel, band: &Band, tiles: usize, across: usize) {
         assert!(tiles * self.row <= self.stride, "room for all tiles");
         let out = Out(self.numbers.as_mut_ptr());
         let (row, stride) = (self.row, self.stride);
@@ -133,9 +133,9 @@ impl<N: Number> Points<N> {
     }
 
     /// Tiles from `start` on times a chunk of kernels, `[points][from][columns]`: `[points][run][columns]`.
-    fn multiply(&self, level: Level, start: usize, count: usize, panels: &[N], columns: usize, products: &mut [f32]) {
+    fn multiply(&self, level: SimdLevel, start: usize, count: usize, panels: &[N], columns: usize, products: &mut [f32]) {
         let depth = panels.len() / POINTS / columns;
-        let ready = self.matrices.map(Ready::new);
+        let ready = self.matrices.map(TileGuard::new);
         let (run, rows) = (self.run(), if ready.is_some() { bf16_gemm::ROWS } else { count });
         for (point, panel) in panels.chunks(depth * columns).enumerate() {
             let x = &self.numbers[point * self.stride + start * self.row..][..rows * self.row];
@@ -159,19 +159,19 @@ struct Patch<'a, N> {
     stride: usize,
 }
 
-impl<N: Number> Job for Patch<'_, N> {
+impl<N: Number> SimdKernel for Patch<'_, N> {
     #[allow(clippy::needless_range_loop)] // Rows and columns play the same part.
     #[inline(always)]
-    unsafe fn run<L: Lanes>(self) {
+    unsafe fn run<S: SimdF32>(self) {
         assert!(self.patch.len() >= (PATCH - 1) * self.row + PATCH * self.padded && self.padded.is_multiple_of(STEP));
         // SAFETY: the processor has the lanes; the patch is as long as that, and there is room for its points.
         unsafe {
             let mut channel = 0;
             while channel < self.padded {
-                let mut d = [[L::zero(); PATCH]; PATCH];
+                let mut d = [[S::zero(); PATCH]; PATCH];
                 for i in 0..PATCH {
                     for j in 0..PATCH {
-                        d[i][j] = L::load(self.patch.as_ptr().add(i * self.row + j * self.padded + channel));
+                        d[i][j] = S::load(self.patch.as_ptr().add(i * self.row + j * self.padded + channel));
                     }
                 }
                 let points = transforms::patch(d);
@@ -180,7 +180,7 @@ impl<N: Number> Job for Patch<'_, N> {
                         N::write(points[i][j], self.to.add((i * PATCH + j) * self.stride + channel / N::CHANNELS));
                     }
                 }
-                channel += L::COUNT;
+                channel += S::LANES;
             }
         }
     }
@@ -208,10 +208,10 @@ struct Tile<'a> {
     add: bool,
 }
 
-impl Job for Tile<'_> {
+impl SimdKernel for Tile<'_> {
     #[allow(clippy::needless_range_loop)] // Rows and columns play the same part.
     #[inline(always)]
-    unsafe fn run<L: Lanes>(self) {
+    unsafe fn run<S: SimdF32>(self) {
         let columns = self.bias.len();
         assert!(self.products.len() >= (POINTS - 1) * self.stride + columns && columns.is_multiple_of(STEP));
         assert!(self.channels <= columns && self.height <= TILE && self.width <= TILE);
@@ -219,28 +219,28 @@ impl Job for Tile<'_> {
         unsafe {
             let mut channel = 0;
             while channel < self.channels {
-                let mut m = [[L::zero(); PATCH]; PATCH];
+                let mut m = [[S::zero(); PATCH]; PATCH];
                 for i in 0..PATCH {
                     for j in 0..PATCH {
-                        m[i][j] = L::load(self.products.as_ptr().add((i * PATCH + j) * self.stride + channel));
+                        m[i][j] = S::load(self.products.as_ptr().add((i * PATCH + j) * self.stride + channel));
                     }
                 }
-                let bias = L::load(self.bias.as_ptr().add(channel));
+                let bias = S::load(self.bias.as_ptr().add(channel));
                 let places = transforms::tile(m);
                 let there = self.channels - channel;
                 for i in 0..self.height {
                     for j in 0..self.width {
                         let to = self.to.add(i * self.row + j * self.place + channel);
-                        let one = L::splat(1.0);
+                        let one = S::splat(1.0);
                         let mut numbers = places[i][j].add_product(bias, one);
-                        if there >= L::COUNT {
+                        if there >= S::LANES {
                             if self.add {
-                                numbers = numbers.add_product(L::load(to), one);
+                                numbers = numbers.add_product(S::load(to), one);
                             }
                             numbers.store(to);
                         } else {
                             if self.add {
-                                numbers = numbers.add_product(L::load_first(to, there), one);
+                                numbers = numbers.add_product(S::load_partial(to, there), one);
                             }
                             let mut all = [0.0; STEP];
                             numbers.store(all.as_mut_ptr());
@@ -248,7 +248,7 @@ impl Job for Tile<'_> {
                         }
                     }
                 }
-                channel += L::COUNT;
+                channel += S::LANES;
             }
         }
     }
