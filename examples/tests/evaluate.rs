@@ -1,4 +1,4 @@
-//! The scorer on renders of the prompts, and the program `evaluate` as a user runs it.
+//! The evaluation on renders of the prompts, and the program `evaluate` as a user runs it.
 
 use std::fs;
 use std::path::Path;
@@ -6,11 +6,12 @@ use std::sync::LazyLock;
 
 use hart_core::Image;
 use hart_examples::data::{self, Drawings};
-use hart_examples::evaluate::figures::Figures;
-use hart_examples::evaluate::knows::Knows;
+use hart_examples::evaluate::capabilities::Capabilities;
+use hart_examples::evaluate::detection::{Detection, Detector};
+use hart_examples::evaluate::metrics::Metrics;
 use hart_examples::evaluate::prompts::{Prompt, Prompts};
-use hart_examples::evaluate::score::{LOOKS, Reading, Scorer};
-use hart_examples::evaluate::segment::Picture;
+use hart_examples::evaluate::score::ARRANGEMENTS;
+use hart_examples::evaluate::segment::ImageView;
 use serde_json::Value;
 use support::{fails, names, succeeds};
 
@@ -24,30 +25,32 @@ const SIDE: usize = 64;
 
 static DRAWINGS: LazyLock<Drawings> = LazyLock::new(|| data::open_or_render(None).unwrap());
 
-/// Renders a few hundred prompts and scores the renders.
-fn renders() -> Vec<(Prompt, Reading)> {
-    let prompts = Prompts::new(&DRAWINGS, Knows { places: true, ..Knows::default() }, SIDE).unwrap();
-    let scorer = Scorer::of(&DRAWINGS);
-    let read = |prompt: Prompt| {
+/// Renders a few hundred prompts and detects the contents of the renders.
+fn renders() -> Vec<(Prompt, Detection)> {
+    let capabilities = Capabilities { positions: true, ..Capabilities::default() };
+    let prompts = Prompts::new(&DRAWINGS, capabilities, SIDE).unwrap();
+    let detector = Detector::of(&DRAWINGS);
+    let detect = |prompt: Prompt| {
         let image = prompts.render(&prompt, 0).unwrap();
-        let reading = scorer.read(Picture::of(&image));
-        (prompt, reading)
+        let detection = detector.detect(ImageView::of(&image));
+        (prompt, detection)
     };
-    prompts.splits(PROMPTS).into_iter().flat_map(|(_, prompts)| prompts).map(read).collect()
+    prompts.splits(PROMPTS).into_iter().flat_map(|(_, prompts)| prompts).map(detect).collect()
 }
 
 #[test]
-fn true_renders_reach_the_ceilings_and_other_prompts_answers_chance() {
+fn true_renders_reach_the_ceilings_and_other_prompts_only_chance() {
     let renders = renders();
-    let pairs: Vec<_> = renders.iter().map(|(prompt, reading)| (reading, &prompt.answer)).collect();
-    let figures = Figures::of(pairs.iter().copied());
-    let least = [("object_top1", 0.95), ("background", 1.0), ("style", 0.95), ("relation", 0.95), ("count", 0.95), ("place", 0.95)];
-    for (name, share) in figures.shares() {
+    let pairs: Vec<_> = renders.iter().map(|(prompt, detection)| (detection, &prompt.expected)).collect();
+    let metrics = Metrics::of(pairs.iter().copied());
+    let least =
+        [("object_top1", 0.95), ("background", 1.0), ("style", 0.95), ("relation", 0.95), ("count", 0.95), ("position", 0.95)];
+    for (name, accuracy) in metrics.accuracies() {
         let Some((_, least)) = least.iter().find(|(least, _)| *least == name) else { continue };
-        assert!(share.of >= 10 && share.fraction().unwrap() >= *least, "{name}: {share:?}");
+        assert!(accuracy.total >= 10 && accuracy.fraction().unwrap() >= *least, "{name}: {accuracy:?}");
     }
-    let shuffled = Figures::shuffled(&pairs);
-    let chance = |best: usize| (LOOKS * best) as f64 / DRAWINGS.concepts.len() as f64;
+    let shuffled = Metrics::shuffled(&pairs);
+    let chance = |top: usize| (ARRANGEMENTS * top) as f64 / DRAWINGS.concepts.len() as f64;
     assert!(shuffled.top1.fraction().unwrap() < chance(1) && shuffled.top5.fraction().unwrap() < chance(5), "{shuffled:?}");
     assert!(shuffled.relation.fraction().unwrap() < 0.02, "{shuffled:?}");
 }
@@ -76,7 +79,7 @@ fn the_shipped_model_is_scored_quickly() {
 }
 
 #[test]
-fn images_and_figures_do_not_depend_on_threads() {
+fn images_and_metrics_do_not_depend_on_threads() {
     let scored = |threads: &str| {
         let folder = tempfile::tempdir().unwrap();
         let arguments = ["--quick", "--prompts", "3", "--threads", threads, "--json", "-q", "--sheet", "sheet.png", "-s", "5"];
@@ -88,7 +91,7 @@ fn images_and_figures_do_not_depend_on_threads() {
     assert!(scored("1") == scored("3"));
 }
 
-/// The model's knows.json restricts the prompts.
+/// The model's capabilities.json restricts the prompts.
 #[test]
 fn unknown_concepts_are_not_tested() {
     let folder = tempfile::tempdir().unwrap();
@@ -99,12 +102,12 @@ fn unknown_concepts_are_not_tested() {
             fs::copy(entry.path(), folder.path().join("model").join(part).join(entry.file_name())).unwrap();
         }
     }
-    let knows = r#"{"concepts": ["parrot", "house"], "styles": [], "drawn_in": "noto", "relations": false, "counts": [], "held_out": false}"#;
-    fs::write(folder.path().join("model/knows.json"), knows).unwrap();
+    let capabilities = r#"{"concepts": ["parrot", "house"], "styles": [], "default_style": "noto", "relations": false, "counts": [], "held_out": false}"#;
+    fs::write(folder.path().join("model/capabilities.json"), capabilities).unwrap();
     let output = succeeds(EVALUATE, folder.path(), &["model", "--quick", "--prompts", "2", "--json", "-q"]);
     let json: Value = serde_json::from_str(output.lines().last().unwrap()).unwrap();
     assert!(["style", "relation_seen", "count_unseen"].iter().all(|key| json[*key].is_null()), "{json}");
-    assert!(json["object_top1"].is_number() && json["pictures"] == 4, "{json}");
+    assert!(json["object_top1"].is_number() && json["images"] == 4, "{json}");
 }
 
 #[test]

@@ -1,15 +1,15 @@
-//! The name of a colour: the one that looks most alike, in CIE L\*a\*b\*.
+//! Nearest named colour, by the distance in CIE L\*a\*b\*.
 
-/// The nearest of some colours.
-pub fn nearest(colour: [u8; 3], names: &[[u8; 3]]) -> usize {
-    let distance = |name: &[u8; 3]| lab(*name).iter().zip(lab(colour)).map(|(a, b)| (a - b).powi(2)).sum::<f64>();
-    (0..names.len()).min_by(|&a, &b| distance(&names[a]).total_cmp(&distance(&names[b]))).unwrap_or(0)
+/// Returns the index of the most similar colour in a palette.
+pub fn nearest_colour(colour: [u8; 3], palette: &[[u8; 3]]) -> usize {
+    let distance = |other: &[u8; 3]| lab(*other).iter().zip(lab(colour)).map(|(a, b)| (a - b).powi(2)).sum::<f64>();
+    (0..palette.len()).min_by(|&a, &b| distance(&palette[a]).total_cmp(&distance(&palette[b]))).unwrap_or(0)
 }
 
-/// sRGB to L\*a\*b\* under daylight (D65), IEC 61966-2-1 and CIE 15.
+/// Converts sRGB to L\*a\*b\* under daylight (D65), as of IEC 61966-2-1 and CIE 15.
 fn lab(colour: [u8; 3]) -> [f64; 3] {
-    let [r, g, b] = colour.map(|level| {
-        let v = f64::from(level) / 255.0;
+    let [r, g, b] = colour.map(|value| {
+        let v = f64::from(value) / 255.0;
         if v <= 0.04045 { v / 12.92 } else { ((v + 0.055) / 1.055).powf(2.4) }
     });
     let x = (0.4124 * r + 0.3576 * g + 0.1805 * b) / 0.95047;
@@ -35,7 +35,7 @@ mod tests {
     }
 
     #[test]
-    fn the_most_alike_name_is_taken() {
-        assert_eq!(nearest([250, 240, 230], &[[0, 0, 0], [255, 255, 255], [255, 0, 0]]), 1);
+    fn the_most_similar_colour_is_nearest() {
+        assert_eq!(nearest_colour([250, 240, 230], &[[0, 0, 0], [255, 255, 255], [255, 0, 0]]), 1);
     }
 }

@@ -1,40 +1,42 @@
-//! Scores a model on pictures of prompts that it was and wasn't trained on, without any other network: the pictures are drawings on
-//! one-coloured backgrounds, so what they show can be looked up among the drawings.
+//! Evaluation of a model on images of seen and held-out prompts. It needs no other network: the images are drawings on plain
+//! backgrounds, so their contents are detected by comparison with the drawings.
 //!
-//! A picture's background is the median of its border. What stands out of it is an object: cropped, shrunk, and compared with every
-//! drawing of the data (`references`). From that come:
+//! The background is the median of the border. Everything that differs from it is an object: cropped, scaled, and compared with every
+//! drawing of the data ([`references`]). The metrics, each a share of the prompts that mention the part, are:
 //!
-//! - `object_top1`, `object_top5`: share of single objects, as in training or on a background that they never had, that are most
-//!   alike the right concept, or among the five concepts that are most alike.
-//! - `style`: share of these in which the most alike drawing is of the style asked for.
-//! - `any_object_top1`, `any_object_top5`, `any_style`: the same of all pictures. Of two objects each is looked for on either side;
-//!   of several alike, the largest is looked at.
-//! - `background`: share of the backgrounds asked for that bear the right name, the nearest of 16 colours in L\*a\*b\*.
-//! - `relation_seen`, `relation_unseen`: share of the prompts with two objects for which both are there (top-5), each in the half of the
-//!   picture where it belongs; for prompts as in training, and for held-out pairs and orders.
-//! - `count_seen`, `count_unseen`: share of the prompts for several objects with that many pieces.
-//! - `place`: share of the prompts for one object at a place with its middle near it.
-//! - `all_right`: share of the pictures in which all that was asked for is right, every object by top-1.
-//! - `shuffled_control`: `object_top1` when each picture is compared with what another prompt asked for. It must be near chance, one
-//!   over the number of concepts, and up to four times that for two objects, which are looked for in four ways; if it isn't, the pictures or the scorer favour something whatever was asked for.
-//! - `ceilings`: the same figures of true renders of the same contents: what the scorer sees of a perfect model.
-//! - `tokenizer`: the same figures of these renders through the model's tokenizer and back: what a perfect transformer and residual
-//!   diffusion would reach.
-//! - `hybrid_psnr_db`, `discrete_psnr_db`: how well held-out pictures survive the model's tokenizer, with the continuous rest and from
-//!   the discrete codes alone.
-//! - `nearest_training_distance`: [`quality::nearest_training_distance`]: near 0 the model copies, at 1 its pictures are as new as fresh
-//!   drawings of the same thing.
+//! - `object_top1`, `object_top5`: single objects, as in training or on a held-out background, whose best match is the right concept,
+//!   or with the right concept among the five best.
+//! - `style`: these images whose best match has the requested style.
+//! - `any_object_top1`, `any_object_top5`, `any_style`: the same for all images. Two objects are searched in both halves; of several
+//!   equal objects, the largest counts.
+//! - `background`: backgrounds of the right colour, the nearest of 16 in L\*a\*b\*.
+//! - `relation_seen`, `relation_unseen`: prompts with two objects, of which both are there (top-5), each in its half of the image; for
+//!   prompts as in training, and for held-out pairs and orders.
+//! - `count_seen`, `count_unseen`: prompts for several equal objects with the right number of objects.
+//! - `position`: prompts for one object at a position, with its centre nearby.
+//! - `all_right`: images in which everything is right, with every object by top-1.
+//! - `shuffled_control`: `object_top1` of each image against another prompt. It must be near chance: one over the number of concepts,
+//!   and up to four times that for two objects, which are searched in four arrangements. If it isn't, the images or the detection are
+//!   biased.
+//! - `ceilings`: the same metrics of true renders of the same prompts: the upper limit of the detection.
+//! - `tokenizer`: the same metrics of these renders reconstructed by the model's tokenizer: the upper limit of the transformer and the
+//!   residual diffusion.
+//! - `hybrid_psnr_db`, `discrete_psnr_db`: PSNR of held-out renders reconstructed by the model's tokenizer, with the continuous
+//!   residual and from the discrete codes alone.
+//! - `nearest_training_distance`: [`quality::nearest_training_distance`]: near 0 if the model copies training images, 1 if its images
+//!   are as new as fresh renders.
 
+pub mod capabilities;
 pub mod colour;
-pub mod draw;
-pub mod exam;
+pub mod detection;
+pub mod evaluation;
 pub mod feature;
-pub mod figures;
-pub mod knows;
+pub mod metrics;
 pub mod prompts;
 pub mod quality;
 pub mod references;
 pub mod report;
+pub mod runner;
 pub mod score;
 pub mod segment;
 pub mod sheet;

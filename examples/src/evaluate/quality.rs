@@ -1,92 +1,93 @@
-//! How well a model's tokenizer keeps pictures, and whether the model copies those that it was trained on.
+//! Reconstruction quality of a model's tokenizer, and the distance of generated images from training images.
 
 use hart_core::stages::{Latent, Progress};
 use hart_core::{Error, Image};
 
-use super::draw::Artist;
+use super::runner::Runner;
 use crate::cli::image_file;
 
-/// Highest figure of one picture, in decibels: one that is kept to the last bit would make every mean infinite.
-const MOST_DECIBELS: f64 = 60.0;
+/// Upper limit of an image's PSNR, in decibels. A lossless reconstruction would make the mean infinite.
+const MAX_PSNR: f64 = 60.0;
 
-/// Peak signal-to-noise ratio of pictures that went through the tokenizer and back, added up.
+/// Peak signal-to-noise ratio (PSNR) of reconstructed images, summed.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Reconstruction {
-    /// With the continuous features, the hybrid tokenizer's whole latent, in decibels.
+pub struct ReconstructionQuality {
+    /// PSNR from the whole latent with the continuous residual, in decibels.
     hybrid: f64,
-    /// With the discrete codes alone, in decibels.
+    /// PSNR from the discrete codes alone, in decibels.
     discrete: f64,
-    /// How many pictures.
-    pub pictures: usize,
+    /// Number of images.
+    pub images: usize,
 }
 
-impl Reconstruction {
-    /// Adds a picture, and what became of it with and without the continuous features.
-    pub fn add(&mut self, original: &Image, again: &Reconstructed) {
-        let decibels = |again: &Image| image_file::psnr(original, again).min(MOST_DECIBELS);
-        self.hybrid += decibels(&again.hybrid);
-        self.discrete += decibels(&again.discrete);
-        self.pictures += 1;
+impl ReconstructionQuality {
+    /// Adds an image and its reconstructions.
+    pub fn add(&mut self, original: &Image, reconstructed: &Reconstructed) {
+        let psnr = |reconstructed: &Image| image_file::psnr(original, reconstructed).min(MAX_PSNR);
+        self.hybrid += psnr(&reconstructed.hybrid);
+        self.discrete += psnr(&reconstructed.discrete);
+        self.images += 1;
     }
 
-    /// With those of other pictures.
+    /// Adds the quality of other images.
     pub fn plus(self, other: &Self) -> Self {
-        let pictures = self.pictures + other.pictures;
-        Self { hybrid: self.hybrid + other.hybrid, discrete: self.discrete + other.discrete, pictures }
+        let images = self.images + other.images;
+        Self { hybrid: self.hybrid + other.hybrid, discrete: self.discrete + other.discrete, images }
     }
 
-    /// The means in decibels, with the continuous features and from the discrete codes alone; none without a picture.
+    /// Returns the mean hybrid and discrete PSNR in decibels, or `None` without an image.
     pub fn means(&self) -> Option<[f64; 2]> {
-        (self.pictures > 0).then(|| [self.hybrid, self.discrete].map(|sum| sum / self.pictures as f64))
+        (self.images > 0).then(|| [self.hybrid, self.discrete].map(|sum| sum / self.images as f64))
     }
 }
 
-/// What the tokenizer keeps of a picture.
+/// The reconstructions of an image.
 #[derive(Clone, Debug)]
 pub struct Reconstructed {
-    /// With the continuous features.
+    /// From the whole latent with the continuous residual.
     pub hybrid: Image,
     /// From the discrete codes alone.
     pub discrete: Image,
 }
 
-/// Sends pictures of the model's size through its tokenizer and back. None where it was stopped before.
+/// Encodes and decodes images of the model's size with its tokenizer. The result is `None` for images that were not finished before a
+/// cancellation.
 ///
 /// # Errors
 ///
-/// [`Error::Request`] if a picture has another size, [`Error::Overflow`].
-pub fn reconstruct(artist: &Artist<'_>, pictures: &[Image]) -> Result<Vec<Option<Reconstructed>>, Error> {
-    let visual = artist.hart().visual();
+/// Returns [`Error::Request`] if an image has another size, and [`Error::Overflow`] if a value is not finite.
+pub fn reconstruct(runner: &Runner<'_>, images: &[Image]) -> Result<Vec<Option<Reconstructed>>, Error> {
+    let visual = runner.hart().visual();
     let decode = |latent: &Latent| Ok(visual.decode_images(latent, &mut Progress::silent())?.swap_remove(0));
-    artist.each("reconstructing", pictures.len(), |index| {
-        let tokens = visual.tokenize_images(std::slice::from_ref(&pictures[index]))?;
+    runner.run("reconstructing", images.len(), |index| {
+        let tokens = visual.tokenize_images(std::slice::from_ref(&images[index]))?;
         Ok(Reconstructed { hybrid: decode(&tokens.hybrid())?, discrete: decode(&visual.discrete(&tokens))? })
     })
 }
 
-/// A generated picture, and drawings of what it shows as training has them: each time at another place, in another size.
+/// A generated image and renders of the same prompt, as in training: each with other positions and sizes.
 #[derive(Clone, Debug)]
-pub struct Trial {
-    /// The generated picture's pixels.
-    pub picture: Vec<u8>,
-    /// What training may have shown.
+pub struct CopyTrial {
+    /// Pixels of the generated image.
+    pub generated: Vec<u8>,
+    /// Renders that training may have shown.
     pub training: Vec<Vec<u8>>,
-    /// One more of the same kind, which a model that learned and didn't copy might have drawn.
+    /// Another render, as new as an image of a model that doesn't copy.
     pub fresh: Vec<u8>,
 }
 
-/// How far generated pictures are from the nearest training picture of the same content, by how far fresh drawings are from it: near
-/// 0 for copies; 1 for pictures as new as fresh drawings; more for pictures that are also less exact. None without a trial.
-pub fn nearest_training_distance(trials: &[Trial]) -> Option<f64> {
-    let nearest = |picture: &[u8], trial: &Trial| trial.training.iter().map(|t| distance(picture, t)).fold(f64::MAX, f64::min);
-    let trials: Vec<&Trial> = trials.iter().filter(|trial| !trial.training.is_empty()).collect();
-    let generated: f64 = trials.iter().map(|trial| nearest(&trial.picture, trial)).sum();
+/// Returns the distance of generated images from the nearest training image of the same content, relative to that of fresh renders:
+/// near 0 for copies, 1 for images as new as fresh renders, more for images that are also less exact. `None` without a trial.
+pub fn nearest_training_distance(trials: &[CopyTrial]) -> Option<f64> {
+    let nearest = |image: &[u8], trial: &CopyTrial| trial.training.iter().map(|t| distance(image, t)).fold(f64::MAX, f64::min);
+    let trials: Vec<&CopyTrial> = trials.iter().filter(|trial| !trial.training.is_empty()).collect();
+    let generated: f64 = trials.iter().map(|trial| nearest(&trial.generated, trial)).sum();
     let fresh: f64 = trials.iter().map(|trial| nearest(&trial.fresh, trial)).sum();
     (fresh > 0.0).then(|| generated / fresh)
 }
 
-/// Root of the mean square of two pictures' differences, in levels, after each has lost its mean colour: a shade of the background
-/// doesn't make a copy new.
+/// Returns the root mean square difference of two images' channel values, 0 to 255, after subtracting each image's mean colour.
+/// Therefore another shade of the background doesn't make a copy new.
 fn distance(a: &[u8], b: &[u8]) -> f64 {
     let mean = |pixels: &[u8], channel: usize| {
         pixels.iter().skip(channel).step_by(3).map(|&v| f64::from(v)).sum::<f64>() / (pixels.len() / 3) as f64
@@ -102,13 +103,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_copy_is_near_and_a_new_drawing_is_not() {
-        let drawn = |place: usize, level: u8| -> Vec<u8> {
-            (0..64).flat_map(|p| if p / 8 == place { [255, 0, level] } else { [level; 3] }).collect()
+    fn a_copy_is_near_and_a_new_image_is_not() {
+        let render = |row: usize, level: u8| -> Vec<u8> {
+            (0..64).flat_map(|p| if p / 8 == row { [255, 0, level] } else { [level; 3] }).collect()
         };
-        let trial = |picture| Trial { picture, training: vec![drawn(1, 100), drawn(4, 100)], fresh: drawn(6, 100) };
-        // The same drawing on a lighter shade is a copy still.
-        let (copy, new) = (drawn(1, 104), drawn(7, 100));
+        let trial = |generated| CopyTrial { generated, training: vec![render(1, 100), render(4, 100)], fresh: render(6, 100) };
+        // The copy has a lighter background.
+        let (copy, new) = (render(1, 104), render(7, 100));
         assert!(nearest_training_distance(&[trial(copy)]).unwrap() < 0.05);
         let distance = nearest_training_distance(&[trial(new)]).unwrap();
         assert!((distance - 1.0).abs() < 0.01, "{distance}");

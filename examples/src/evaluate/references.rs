@@ -1,101 +1,105 @@
-//! The drawings that an object is compared with.
+//! Reference drawings that objects are compared with.
 
 use rayon::prelude::*;
 
-use super::feature::{LENGTH, cover, feature};
-use super::segment::{Picture, Segments};
+use super::feature::{LENGTH, coverage, feature};
+use super::segment::{ImageView, Segmentation};
 use crate::data::colours::{MIN_CONTRAST, contrast};
 
-/// Concepts of a match: a right one among them counts as found by top-5.
-pub const BEST: usize = 5;
-/// Side of the pictures that references are drawn into.
+/// Number of concepts in a match, for top-5.
+pub const TOP: usize = 5;
+/// Side of the images that references are rendered in, in pixels.
 const SIDE: usize = 64;
-/// Sizes of the references, as large, middling and small objects of scenes are; each on a background of its own, since edges mix with
-/// it.
+/// Sizes of the references in pixels, for large, medium and small objects. Each is rendered on another background, because the edges
+/// blend with it.
 const SIZES: [usize; 3] = [52, 40, 28];
-/// A drawing as pixels.
+
+/// Pixels and labels of a drawing.
 #[derive(Clone, Copy, Debug)]
 pub struct Sprite<'a> {
-    /// Pixels a side.
+    /// Side in pixels.
     pub side: usize,
-    /// Premultiplied RGBA, row by row.
+    /// Premultiplied RGBA, `[side, side, 4]`.
     pub pixels: &'a [u8],
-    /// Number of what it shows.
+    /// Index of the concept.
     pub concept: usize,
-    /// Number of the style it is drawn in.
+    /// Index of the style.
     pub style: usize,
 }
 
-/// What an object looks like most.
+/// The reference drawings most similar to an object.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Match {
-    /// The most alike concepts, best first, all different.
+    /// Indices of the most similar concepts, best first, all different.
     pub concepts: Vec<usize>,
-    /// Style of the most alike drawing.
+    /// Index of the most similar drawing's style.
     pub style: usize,
-    /// Cosine to it.
-    pub likeness: f32,
+    /// Cosine similarity to the most similar drawing.
+    pub similarity: f32,
 }
 
-/// Features of all drawings.
+/// Feature vectors of all reference drawings.
 #[derive(Clone, Debug)]
 pub struct References {
-    rows: Vec<f32>,
-    of: Vec<(usize, usize)>,
+    /// Feature vectors, `[references, LENGTH]`.
+    features: Vec<f32>,
+    /// Concept and style of each reference.
+    labels: Vec<(usize, usize)>,
+    /// Number of concepts.
     concepts: usize,
 }
 
 impl References {
-    /// Draws each sprite in three sizes on three of these backgrounds on which it can be seen.
+    /// Renders each sprite in three sizes, on three of these backgrounds that it has enough contrast with.
     pub fn new(sprites: &[Sprite<'_>], backgrounds: &[[u8; 3]]) -> Self {
-        let each = |sprite: &Sprite<'_>| {
+        let references = |sprite: &Sprite<'_>| {
             let features: Vec<Vec<f32>> = SIZES
                 .into_iter()
-                .zip(visible(sprite, backgrounds))
+                .zip(visible_backgrounds(sprite, backgrounds))
                 .filter_map(|(size, background)| {
-                    let pixels = drawn(sprite, size, background);
-                    let picture = Picture { side: SIDE, pixels: &pixels };
-                    feature(picture, &Segments::of(picture).mask(None))
+                    let pixels = render(sprite, size, background);
+                    let image = ImageView { side: SIDE, pixels: &pixels };
+                    feature(image, &Segmentation::of(image).mask(None))
                 })
                 .collect();
             (vec![(sprite.concept, sprite.style); features.len()], features.concat())
         };
-        let (of, rows): (Vec<_>, Vec<_>) = sprites.par_iter().map(each).unzip();
+        let (labels, features): (Vec<_>, Vec<_>) = sprites.par_iter().map(references).unzip();
         let concepts = sprites.iter().map(|sprite| sprite.concept + 1).max().unwrap_or(0);
-        Self { rows: rows.concat(), of: of.concat(), concepts }
+        Self { features: features.concat(), labels: labels.concat(), concepts }
     }
 
-    /// How many concepts can be told.
+    /// Returns the number of concepts.
     pub fn concepts(&self) -> usize {
         self.concepts
     }
 
-    /// What each of some features is most alike. All go through the references together, which are read from memory once.
+    /// Returns the match of each feature vector. All are compared in one pass over the references, which are read from memory once.
     pub fn find(&self, features: &[Option<Vec<f32>>]) -> Vec<Option<Match>> {
-        let mut likeness = vec![vec![f32::NEG_INFINITY; self.concepts]; features.len()];
+        let mut similarity = vec![vec![f32::NEG_INFINITY; self.concepts]; features.len()];
         let mut best = vec![(f32::NEG_INFINITY, 0); features.len()];
-        for (row, &(concept, style)) in self.rows.chunks_exact(LENGTH).zip(&self.of) {
+        for (reference, &(concept, style)) in self.features.chunks_exact(LENGTH).zip(&self.labels) {
             for (index, feature) in features.iter().enumerate() {
                 let Some(feature) = feature else { continue };
-                let cosine = dot(row, feature);
-                likeness[index][concept] = likeness[index][concept].max(cosine);
+                let cosine = dot(reference, feature);
+                similarity[index][concept] = similarity[index][concept].max(cosine);
                 if cosine > best[index].0 {
                     best[index] = (cosine, style);
                 }
             }
         }
         let mut matches = Vec::with_capacity(features.len());
-        for ((feature, likeness), (cosine, style)) in features.iter().zip(likeness).zip(best) {
+        for ((feature, similarity), (cosine, style)) in features.iter().zip(similarity).zip(best) {
             let mut concepts: Vec<usize> = (0..self.concepts).collect();
-            concepts.sort_by(|&a, &b| likeness[b].total_cmp(&likeness[a]));
-            concepts.truncate(BEST);
-            matches.push(feature.as_ref().map(|_| Match { concepts, style, likeness: cosine }));
+            concepts.sort_by(|&a, &b| similarity[b].total_cmp(&similarity[a]));
+            concepts.truncate(TOP);
+            matches.push(feature.as_ref().map(|_| Match { concepts, style, similarity: cosine }));
         }
         matches
     }
 }
 
-/// Sum of products, in lanes that the compiler makes vectors of.
+/// Computes the dot product. The separate partial sums let the compiler use SIMD.
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     const LANES: usize = 16;
     let mut sums = [0.0f32; LANES];
@@ -107,17 +111,17 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
     sums.iter().sum()
 }
 
-/// Backgrounds that a drawing stands out from: the first, the middle and the last of them, so that they differ.
-fn visible(sprite: &Sprite<'_>, backgrounds: &[[u8; 3]]) -> Vec<[u8; 3]> {
-    let stands_out = |background: &[u8; 3]| contrast(sprite.pixels, sprite.side, *background) >= MIN_CONTRAST;
-    let seen: Vec<[u8; 3]> = backgrounds.iter().copied().filter(stands_out).collect();
-    let seen = if seen.is_empty() { backgrounds.to_vec() } else { seen };
-    (0..SIZES.len()).map(|third| seen[third * (seen.len() - 1) / (SIZES.len() - 1)]).collect()
+/// Returns three different backgrounds that a drawing has enough contrast with: the first, the middle and the last of them.
+fn visible_backgrounds(sprite: &Sprite<'_>, backgrounds: &[[u8; 3]]) -> Vec<[u8; 3]> {
+    let has_contrast = |background: &[u8; 3]| contrast(sprite.pixels, sprite.side, *background) >= MIN_CONTRAST;
+    let visible: Vec<[u8; 3]> = backgrounds.iter().copied().filter(has_contrast).collect();
+    let visible = if visible.is_empty() { backgrounds.to_vec() } else { visible };
+    (0..SIZES.len()).map(|third| visible[third * (visible.len() - 1) / (SIZES.len() - 1)]).collect()
 }
 
-/// A drawing in the middle of a picture.
-fn drawn(sprite: &Sprite<'_>, size: usize, background: [u8; 3]) -> Vec<u8> {
-    let cells = cover(0.0, sprite.side as f64, size, sprite.side);
+/// Renders a drawing in the middle of an image.
+fn render(sprite: &Sprite<'_>, size: usize, background: [u8; 3]) -> Vec<u8> {
+    let cells = coverage(0.0, sprite.side as f64, size, sprite.side);
     let mut pixels: Vec<u8> = background.repeat(SIDE * SIDE);
     let first = (SIDE - size) / 2;
     for (y, rows) in cells.iter().enumerate() {
@@ -130,8 +134,8 @@ fn drawn(sprite: &Sprite<'_>, size: usize, background: [u8; 3]) -> Vec<u8> {
                 }
             }
             let pixel = &mut pixels[3 * ((first + y) * SIDE + first + x)..][..3];
-            for (level, over) in pixel.iter_mut().zip(mean) {
-                *level = (over + f32::from(*level) * (1.0 - mean[3] / 255.0)).round().clamp(0.0, 255.0) as u8;
+            for (value, colour) in pixel.iter_mut().zip(mean) {
+                *value = (colour + f32::from(*value) * (1.0 - mean[3] / 255.0)).round().clamp(0.0, 255.0) as u8;
             }
         }
     }

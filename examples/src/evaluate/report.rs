@@ -1,60 +1,60 @@
-//! What came out, as JSON and as a table for people.
+//! The report of an evaluation, as JSON and as a table.
 
 use std::fmt::Write;
 
 use serde_json::{Map, Value, json};
 
-use super::figures::{Figures, Share};
-use super::quality::Reconstruction;
-use super::sweep::Row;
+use super::metrics::{Accuracy, Metrics};
+use super::quality::ReconstructionQuality;
+use super::sweep::SweepRow;
 use crate::data;
 
-/// The figures of one split.
+/// The metrics of one split.
 #[derive(Clone, Debug)]
-pub struct Split {
-    /// Of which prompts.
-    pub of: data::Split,
-    /// Of the model's pictures.
-    pub model: Figures,
-    /// Of true renders of the same contents: what the scorer can see at best.
-    pub ceiling: Figures,
-    /// Of those renders through the model's tokenizer and back: what the rest of the model could reach at best.
-    pub tokenizer: Figures,
-    /// Of the model's pictures by other prompts' answers: what chance gives.
-    pub shuffled: Figures,
-    /// How well the tokenizer keeps true renders.
-    pub reconstruction: Reconstruction,
+pub struct SplitReport {
+    /// The split.
+    pub split: data::Split,
+    /// Metrics of the model's images.
+    pub model: Metrics,
+    /// Metrics of true renders of the same prompts: the upper limit of the detection.
+    pub ceiling: Metrics,
+    /// Metrics of these renders reconstructed by the model's tokenizer: the upper limit of the rest of the model.
+    pub tokenizer: Metrics,
+    /// Metrics of the model's images against other prompts: the chance level.
+    pub shuffled: Metrics,
+    /// Reconstruction quality of true renders.
+    pub reconstruction: ReconstructionQuality,
 }
 
-impl Split {
-    /// Pictures of one object in a style that training showed it in.
+impl SplitReport {
+    /// Returns whether its images show one object in a style that training shows it in.
     fn is_familiar_object(&self) -> bool {
-        matches!(self.of, data::Split::Single | data::Split::Colour)
+        matches!(self.split, data::Split::Single | data::Split::Colour)
     }
 }
 
-/// All figures of a model.
+/// The report of an evaluation.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    /// Each split that the model could be asked.
-    pub splits: Vec<Split>,
-    /// How new the pictures are, as `quality` has it.
+    /// The tested splits.
+    pub splits: Vec<SplitReport>,
+    /// Distance from training images, as of [`nearest_training_distance`](super::quality::nearest_training_distance).
     pub nearest_training_distance: Option<f64>,
-    /// The figures with other settings, if they were asked for.
-    pub sweep: Vec<Row>,
-    /// How many concepts there are to choose from.
+    /// Metrics with other settings, if requested.
+    pub sweep: Vec<SweepRow>,
+    /// Number of concepts that can be detected.
     pub concepts: usize,
-    /// What stands beside the figures: model, seed, settings, seconds.
-    pub about: Map<String, Value>,
+    /// Metadata: model, seed, settings, seconds.
+    pub metadata: Map<String, Value>,
 }
 
 impl Report {
-    /// One JSON object: headline figures, those of each split, and what they stand beside.
+    /// Returns one JSON object: the headline metrics, the metrics of each split, and the metadata.
     pub fn json(&self) -> Value {
         let mut object = self.headline(|split| &split.model);
         let shuffled = self.total(|split| &split.shuffled, |_| true);
         let reconstruction = self.reconstruction();
-        object.insert("shuffled_control".into(), self.total(|split| &split.shuffled, Split::is_familiar_object).top1.json());
+        object.insert("shuffled_control".into(), self.total(|split| &split.shuffled, SplitReport::is_familiar_object).top1.json());
         object.insert("hybrid_psnr_db".into(), rounded(reconstruction.means().map(|[hybrid, _]| hybrid), 2));
         object.insert("discrete_psnr_db".into(), rounded(reconstruction.means().map(|[_, discrete]| discrete), 2));
         object.insert("nearest_training_distance".into(), rounded(self.nearest_training_distance, 3));
@@ -63,32 +63,32 @@ impl Report {
         object.insert("shuffled".into(), shuffled.json());
         object.insert("chance_top1".into(), rounded((self.concepts > 0).then(|| 1.0 / self.concepts as f64), 5));
         object.insert("n".into(), self.total(|split| &split.model, |_| true).json()["n"].clone());
-        object.insert("pictures".into(), self.splits.iter().map(|split| split.model.pictures).sum::<usize>().into());
-        object.insert("reconstructed_pictures".into(), reconstruction.pictures.into());
+        object.insert("images".into(), self.splits.iter().map(|split| split.model.images).sum::<usize>().into());
+        object.insert("reconstructed_images".into(), reconstruction.images.into());
         let splits = self.splits.iter().map(|split| {
-            let Split { of, model, ceiling, tokenizer, shuffled, reconstruction: _ } = split;
-            let mut figures = model.json();
-            figures["ceilings"] = ceiling.json();
-            figures["tokenizer"] = tokenizer.json();
-            figures["shuffled"] = shuffled.json();
-            (of.to_string(), figures)
+            let SplitReport { split, model, ceiling, tokenizer, shuffled, reconstruction: _ } = split;
+            let mut metrics = model.json();
+            metrics["ceilings"] = ceiling.json();
+            metrics["tokenizer"] = tokenizer.json();
+            metrics["shuffled"] = shuffled.json();
+            (split.to_string(), metrics)
         });
         object.insert("splits".into(), splits.collect::<Map<_, _>>().into());
         if !self.sweep.is_empty() {
-            let row = |row: &Row| json!({ "setting": row.setting, "figures": row.figures.json() });
+            let row = |row: &SweepRow| json!({ "setting": row.setting, "metrics": row.metrics.json() });
             object.insert("sweep".into(), self.sweep.iter().map(row).collect());
         }
-        object.extend(self.about.clone());
+        object.extend(self.metadata.clone());
         object.into()
     }
 
-    /// The figures that a run is known by, of the model's pictures or of true renders.
-    fn headline(&self, which: impl Fn(&Split) -> &Figures + Copy) -> Map<String, Value> {
-        let all = self.total(which, |_| true);
-        let object = self.total(which, Split::is_familiar_object);
+    /// Returns the headline metrics of the images that `select` selects.
+    fn headline(&self, select: impl Fn(&SplitReport) -> &Metrics + Copy) -> Map<String, Value> {
+        let all = self.total(select, |_| true);
+        let object = self.total(select, SplitReport::is_familiar_object);
         let (seen, unseen) =
-            (self.total(which, |split| !split.of.is_held_out()), self.total(which, |split| split.of.is_held_out()));
-        let shares = [
+            (self.total(select, |split| !split.split.is_held_out()), self.total(select, |split| split.split.is_held_out()));
+        let accuracies = [
             ("object_top1", object.top1),
             ("object_top5", object.top5),
             ("background", all.background),
@@ -97,63 +97,65 @@ impl Report {
             ("relation_unseen", unseen.relation),
             ("count_seen", seen.count),
             ("count_unseen", unseen.count),
-            ("place", all.place),
+            ("position", all.position),
             ("any_object_top1", all.top1),
             ("any_object_top5", all.top5),
             ("any_style", all.style),
             ("all_right", all.all),
         ];
-        shares.into_iter().map(|(name, share)| (name.to_string(), share.json())).collect()
+        accuracies.into_iter().map(|(name, accuracy)| (name.to_string(), accuracy.json())).collect()
     }
 
-    fn total(&self, which: impl Fn(&Split) -> &Figures, of: impl Fn(&Split) -> bool) -> Figures {
-        let splits = self.splits.iter().filter(|split| of(split));
-        splits.fold(Figures::default(), |sum, split| sum.plus(which(split)))
+    /// Sums the metrics of some splits.
+    fn total(&self, select: impl Fn(&SplitReport) -> &Metrics, filter: impl Fn(&SplitReport) -> bool) -> Metrics {
+        let splits = self.splits.iter().filter(|split| filter(split));
+        splits.fold(Metrics::default(), |sum, split| sum.plus(select(split)))
     }
 
-    /// Of held-out pictures, if there are any.
-    fn reconstruction(&self) -> Reconstruction {
-        let any = self.splits.iter().any(|split| split.of.is_held_out());
-        let splits = self.splits.iter().filter(|split| split.of.is_held_out() || !any);
-        splits.fold(Reconstruction::default(), |sum, split| sum.plus(&split.reconstruction))
+    /// Returns the reconstruction quality of the held-out splits, or of all splits if none is held out.
+    fn reconstruction(&self) -> ReconstructionQuality {
+        let any = self.splits.iter().any(|split| split.split.is_held_out());
+        let splits = self.splits.iter().filter(|split| split.split.is_held_out() || !any);
+        splits.fold(ReconstructionQuality::default(), |sum, split| sum.plus(&split.reconstruction))
     }
 
-    /// The same for people: a line for each split and kind of figure, in percent.
+    /// Returns a table for people, in percent, with a line for each split and kind of images.
     pub fn table(&self) -> String {
         let mut text = String::new();
-        let names = Figures::default().shares().map(|(name, _)| name);
+        let names = Metrics::default().accuracies().map(|(name, _)| name);
         let mut line = |name: &str, cells: &[String]| {
             let _ = writeln!(text, "{name:28}{}", cells.iter().map(|cell| format!("{cell:>12}")).collect::<String>());
         };
         line("percent right", &names.map(String::from));
-        let cells = |figures: &Figures| figures.shares().map(|(_, share)| percent(share));
+        let cells = |metrics: &Metrics| metrics.accuracies().map(|(_, accuracy)| percent(accuracy));
         let shuffled = self.total(|split| &split.shuffled, |_| true);
         for split in &self.splits {
-            line(&format!("{} ({} pictures)", split.of, split.model.pictures), &cells(&split.model));
-            line("  through the tokenizer", &cells(&split.tokenizer));
+            line(&format!("{} ({} images)", split.split, split.model.images), &cells(&split.model));
+            line("  reconstructed renders", &cells(&split.tokenizer));
             line("  true renders", &cells(&split.ceiling));
         }
-        line("by other prompts' answers", &cells(&shuffled));
+        line("against other prompts", &cells(&shuffled));
         for row in &self.sweep {
-            line(&row.setting, &cells(&row.figures));
+            line(&row.setting, &cells(&row.metrics));
         }
         let reconstruction = self.reconstruction();
         if let Some([hybrid, discrete]) = reconstruction.means() {
-            let pictures = reconstruction.pictures;
-            let _ = writeln!(text, "tokenizer: hybrid {hybrid:.2} dB, discrete only {discrete:.2} dB ({pictures} pictures)");
+            let images = reconstruction.images;
+            let _ = writeln!(text, "tokenizer: hybrid {hybrid:.2} dB, discrete only {discrete:.2} dB ({images} images)");
         }
         if let Some(distance) = self.nearest_training_distance {
-            let _ = writeln!(text, "distance from the nearest training picture: {distance:.2} of a fresh drawing's");
+            let _ = writeln!(text, "distance from the nearest training image: {distance:.2} of a fresh render's");
         }
         text
     }
 }
 
-fn percent(share: Share) -> String {
-    share.fraction().map_or_else(|| "-".into(), |fraction| format!("{:.1}", 100.0 * fraction))
+/// Formats an accuracy in percent.
+fn percent(accuracy: Accuracy) -> String {
+    accuracy.fraction().map_or_else(|| "-".into(), |fraction| format!("{:.1}", 100.0 * fraction))
 }
 
-/// With so many digits after the point.
+/// Rounds a number to `digits` decimal places; `None` becomes null.
 fn rounded(number: Option<f64>, digits: i32) -> Value {
     let scale = 10f64.powi(digits);
     json!(number.map(|number| (number * scale).round() / scale))
@@ -162,22 +164,29 @@ fn rounded(number: Option<f64>, digits: i32) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::evaluate::score::Verdict;
+    use crate::evaluate::score::ImageScore;
 
-    fn split(of: data::Split, verdict: Verdict) -> Split {
-        let mut model = Figures::default();
-        model.add(&verdict);
-        let none = Figures::default();
-        Split { of, model, ceiling: model, tokenizer: none, shuffled: none, reconstruction: Reconstruction::default() }
+    fn split(split: data::Split, score: ImageScore) -> SplitReport {
+        let mut model = Metrics::default();
+        model.add(&score);
+        let none = Metrics::default();
+        SplitReport {
+            split,
+            model,
+            ceiling: model,
+            tokenizer: none,
+            shuffled: none,
+            reconstruction: ReconstructionQuality::default(),
+        }
     }
 
-    fn two(relation: bool) -> Verdict {
-        Verdict { top1: 1, top5: 2, objects: 2, relation: Some(relation), ..Verdict::default() }
+    fn two(relation: bool) -> ImageScore {
+        ImageScore { top1: 1, top5: 2, objects: 2, relation: Some(relation), ..ImageScore::default() }
     }
 
     #[test]
-    fn seen_and_unseen_are_told_apart_and_what_was_not_asked_is_null() {
-        let one = Verdict { top1: 1, top5: 1, objects: 1, ..Verdict::default() };
+    fn seen_and_unseen_are_separate_and_untested_metrics_are_null() {
+        let one = ImageScore { top1: 1, top5: 1, objects: 1, ..ImageScore::default() };
         let splits =
             vec![split(data::Split::Seen, two(true)), split(data::Split::Single, one), split(data::Split::Pairs, two(false))];
         let report = Report { splits, concepts: 200, ..Report::default() };
@@ -190,8 +199,8 @@ mod tests {
         for name in ["style", "background", "count_seen", "count_unseen", "hybrid_psnr_db", "nearest_training_distance"] {
             assert!(json[name].is_null() && json.get(name).is_some(), "{name}");
         }
-        assert_eq!((&json["n"]["relation"], &json["splits"]["pairs"]["pictures"]), (&2.into(), &1.into()));
+        assert_eq!((&json["n"]["relation"], &json["splits"]["pairs"]["images"]), (&2.into(), &1.into()));
         let table = report.table();
-        assert!(table.contains("pairs (1 pictures)") && table.contains("50.0"), "{table}");
+        assert!(table.contains("pairs (1 images)") && table.contains("50.0"), "{table}");
     }
 }

@@ -1,37 +1,33 @@
-//! What a picture shows, and whether it is what was asked for.
+//! Scores of images: comparison of the detected contents with what the prompt describes.
 
-use super::colour;
-use super::feature::feature;
-use super::references::{Match, References, Sprite};
-use super::segment::{Picture, Segments};
-use crate::data::colours::BACKGROUNDS;
-use crate::data::{Drawing, Drawings};
+use super::detection::{Detection, TOP, is_in_top};
 
-/// How far the middle of an object may be from where it was asked for, as a share of the side: half of the way to the next of nine
-/// places.
-const PLACE_DISTANCE: f64 = 0.125;
+/// Maximum distance of an object's centre from its expected position along each axis, as a share of the side: half the distance
+/// between two of the nine positions.
+const POSITION_TOLERANCE: f64 = 0.125;
 
-/// Ways in which two objects are looked for: left and right, above and below, in either order.
-pub const LOOKS: usize = 4;
+/// Number of arrangements in which two objects are searched: left and right, above and below, each in either order. Chance finds two
+/// objects up to this many times as often as one.
+pub const ARRANGEMENTS: usize = 4;
 
-/// How two objects stand.
+/// Arrangement of two objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrangement {
-    /// The first one left.
+    /// The first object is on the left.
     LeftOf,
-    /// The first one right.
+    /// The first object is on the right.
     RightOf,
-    /// The first one above.
+    /// The first object is above.
     Above,
-    /// The first one below.
+    /// The first object is below.
     Below,
-    /// Beside or over one another, in any order.
+    /// The objects are next to or above each other, in any order.
     And,
 }
 
 impl Arrangement {
-    /// The ways in which it can be drawn: the axis, and whether the first object stands after the middle.
-    fn ways(self) -> &'static [(usize, bool)] {
+    /// Returns the valid layouts: the axis, and whether the first object is after the middle.
+    pub(super) fn layouts(self) -> &'static [(usize, bool)] {
         match self {
             Self::LeftOf => &[(0, false)],
             Self::RightOf => &[(0, true)],
@@ -42,173 +38,78 @@ impl Arrangement {
     }
 }
 
-/// What a prompt asks for. What it doesn't say isn't scored.
+/// The contents that a prompt describes. Parts that are `None` are not scored.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Answer {
-    /// Numbers of the concepts: one, or two with an arrangement; what there are several of counts once.
+pub struct Expected {
+    /// Indices of the concepts: one, or two with an arrangement. Several equal objects count as one.
     pub objects: Vec<usize>,
-    /// Number of the background's name.
+    /// Index of the background's colour.
     pub background: Option<usize>,
-    /// Number of the style.
+    /// Index of the style.
     pub style: Option<usize>,
-    /// How two objects stand.
+    /// Arrangement of two objects.
     pub arrangement: Option<Arrangement>,
-    /// How many there are of the one object.
+    /// Number of equal objects.
     pub count: Option<usize>,
-    /// Where the middle of the one object is, as shares of the side.
-    pub place: Option<[f64; 2]>,
+    /// Centre of one object, as shares of the side: x, y.
+    pub position: Option<[f64; 2]>,
 }
 
-/// What a picture shows.
-#[derive(Clone, Debug)]
-pub struct Reading {
-    /// Number of the background's name.
-    pub background: usize,
-    /// How many objects there are.
-    pub count: usize,
-    /// Middle of all that there is, as shares of the side.
-    pub centre: Option<[f64; 2]>,
-    /// All that there is, taken for one object.
-    pub whole: Option<Match>,
-    /// The largest piece.
-    pub largest: Option<Match>,
-    /// What stands before and after the middle, along x and along y.
-    pub halves: [[Option<Match>; 2]; 2],
-}
-
-/// A verdict on one picture: of each thing how many parts are right, and how many were asked for.
+/// Score of one image: which parts of the prompt are correct. `None` for parts that the prompt doesn't mention.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Verdict {
-    /// Objects that are most alike what was asked for.
+pub struct ImageScore {
+    /// Number of objects whose best match is the expected concept.
     pub top1: usize,
-    /// Objects that are among the five concepts that are most alike.
+    /// Number of objects with the expected concept among the five best.
     pub top5: usize,
-    /// Objects that were asked for.
+    /// Number of expected objects.
     pub objects: usize,
-    /// The background has the right name.
+    /// Whether the background has the right colour.
     pub background: Option<bool>,
-    /// The style is right, of every object.
+    /// Whether all objects have the right style.
     pub style: Option<bool>,
-    /// Both objects are there (top-5), each in its own half.
+    /// Whether both objects are there (top-5), each in its half.
     pub relation: Option<bool>,
-    /// There are as many objects as asked for.
+    /// Whether the number of objects is right.
     pub count: Option<bool>,
-    /// The object's middle is where it was asked for.
-    pub place: Option<bool>,
+    /// Whether the object's centre is at the right position.
+    pub position: Option<bool>,
 }
 
-impl Verdict {
-    /// Whether all that was asked for is right, each object more alike what was asked for than anything else.
+impl ImageScore {
+    /// Returns whether everything is right, with every object by top-1.
     pub fn all_right(&self) -> bool {
-        let asked = [self.background, self.style, self.relation, self.count, self.place];
-        self.top1 == self.objects && asked.into_iter().flatten().all(|right| right)
+        let parts = [self.background, self.style, self.relation, self.count, self.position];
+        self.top1 == self.objects && parts.into_iter().flatten().all(|right| right)
     }
 }
 
-/// Reads pictures.
-#[derive(Clone, Debug)]
-pub struct Scorer {
-    references: References,
-    backgrounds: Vec<[u8; 3]>,
-}
-
-impl Scorer {
-    /// A scorer that knows these drawings and these backgrounds' names.
-    pub fn new(references: References, backgrounds: Vec<[u8; 3]>) -> Self {
-        Self { references, backgrounds }
-    }
-
-    /// A scorer that knows all of these drawings, and the data's backgrounds.
-    pub fn of(drawings: &Drawings) -> Self {
-        let sprite = |(index, drawing): (usize, &Drawing)| Sprite {
-            side: drawings.side,
-            pixels: drawings.image(index),
-            concept: drawing.concept,
-            style: drawing.style,
+impl Detection {
+    /// Scores the image against the contents that its prompt describes.
+    pub fn score(&self, expected: &Expected) -> ImageScore {
+        let found = self.objects(expected);
+        let hits =
+            |top: usize| found.iter().zip(&expected.objects).filter(|(found, concept)| is_in_top(found, **concept, top)).count();
+        let is_near = |position: [f64; 2]| {
+            self.centre.is_some_and(|centre| centre.iter().zip(position).all(|(a, b)| (a - b).abs() <= POSITION_TOLERANCE))
         };
-        let sprites: Vec<Sprite<'_>> = drawings.drawings.iter().enumerate().map(sprite).collect();
-        let backgrounds = BACKGROUNDS.map(|(_, level)| level);
-        Self::new(References::new(&sprites, &backgrounds), backgrounds.to_vec())
-    }
-
-    /// How many concepts it can tell.
-    pub fn concepts(&self) -> usize {
-        self.references.concepts()
-    }
-
-    /// What a picture shows.
-    pub fn read(&self, picture: Picture<'_>) -> Reading {
-        let found = Segments::of(picture);
-        let mut masks = vec![found.mask(None), found.largest().map_or_else(Vec::new, |piece| found.mask(Some(piece)))];
-        for (axis, after) in [(0, false), (0, true), (1, false), (1, true)] {
-            masks.push(found.half(axis, after));
-        }
-        let features: Vec<Option<Vec<f32>>> = masks.iter().map(|mask| feature(picture, mask)).collect();
-        let mut matches = self.references.find(&features).into_iter();
-        let mut next = || matches.next().flatten();
-        Reading {
-            background: colour::nearest(found.background, &self.backgrounds),
-            count: found.count(),
-            centre: found.centre(),
-            whole: next(),
-            largest: next(),
-            halves: [[next(), next()], [next(), next()]],
-        }
-    }
-}
-
-impl Reading {
-    /// Compares it with what was asked for.
-    pub fn judge(&self, answer: &Answer) -> Verdict {
-        let found = self.objects(answer);
-        let hits = |best: usize| found.iter().zip(&answer.objects).filter(|(found, asked)| shows(found, **asked, best)).count();
-        let near = |place: [f64; 2]| {
-            self.centre.is_some_and(|centre| centre.iter().zip(place).all(|(a, b)| (a - b).abs() <= PLACE_DISTANCE))
-        };
-        Verdict {
+        ImageScore {
             top1: hits(1),
             top5: hits(TOP),
-            objects: answer.objects.len(),
-            background: answer.background.map(|name| name == self.background),
-            style: answer.style.map(|style| found.iter().all(|found| found.is_some_and(|m| m.style == style))),
-            relation: answer.arrangement.map(|arrangement| self.arranged(answer, arrangement)),
-            count: answer.count.map(|count| count == self.count),
-            place: answer.place.map(near),
+            objects: expected.objects.len(),
+            background: expected.background.map(|background| background == self.background),
+            style: expected.style.map(|style| found.iter().all(|found| found.is_some_and(|m| m.style == style))),
+            relation: expected.arrangement.map(|arrangement| self.is_arranged(expected, arrangement)),
+            count: expected.count.map(|count| count == self.count),
+            position: expected.position.map(is_near),
         }
     }
 
-    /// What is taken for each object: of two, the halves that fit best, wherever they were asked for. Four looks are taken at two
-    /// objects, so chance finds them up to [`LOOKS`] times as often as one.
-    fn objects(&self, answer: &Answer) -> Vec<Option<&Match>> {
-        match answer.objects[..] {
-            [first, second] => {
-                let ways = Arrangement::And.ways().iter().map(|&way| self.pair(way));
-                let fit = |pair: &[Option<&Match>; 2]| {
-                    let hits = |best| pair.iter().zip([first, second]).filter(|(m, asked)| shows(m, *asked, best)).count();
-                    (hits(TOP), hits(1))
-                };
-                ways.max_by_key(fit).unwrap_or_default().to_vec()
-            }
-            _ if answer.count.is_some_and(|count| count > 1) => vec![self.largest.as_ref()],
-            _ => vec![self.whole.as_ref()],
-        }
+    /// Returns whether both objects are in the halves of an arrangement.
+    fn is_arranged(&self, expected: &Expected, arrangement: Arrangement) -> bool {
+        let fits = |layout: &(usize, bool)| {
+            self.pair(*layout).iter().zip(&expected.objects).all(|(m, concept)| is_in_top(m, *concept, TOP))
+        };
+        arrangement.layouts().iter().any(fits)
     }
-
-    /// What would be the first and the second object.
-    fn pair(&self, (axis, after): (usize, bool)) -> [Option<&Match>; 2] {
-        [self.halves[axis][usize::from(after)].as_ref(), self.halves[axis][usize::from(!after)].as_ref()]
-    }
-
-    fn arranged(&self, answer: &Answer, arrangement: Arrangement) -> bool {
-        let right = |way: &(usize, bool)| self.pair(*way).iter().zip(&answer.objects).all(|(m, asked)| shows(m, *asked, TOP));
-        arrangement.ways().iter().any(right)
-    }
-}
-
-/// How many concepts are looked at for top-5.
-const TOP: usize = super::references::BEST;
-
-/// Whether a concept is among the best of a match.
-fn shows(found: &Option<&Match>, concept: usize, best: usize) -> bool {
-    found.is_some_and(|found| found.concepts.iter().take(best).any(|&c| c == concept))
 }

@@ -1,44 +1,45 @@
-//! All pictures in one, framed by whether they are right.
+//! Contact sheet of the evaluated images, with frames that show whether they are right.
 
 use hart_core::{Error, Image};
 
-use super::score::Verdict;
+use super::score::ImageScore;
 use crate::cli::grid;
 
-/// Most pictures of a sheet; of more, every so many.
-const MOST_PICTURES: usize = 144;
-/// Width of a frame as a share of the side.
+/// Maximum number of images on a sheet. Of more images, the sheet shows every n-th.
+const MAX_IMAGES: usize = 144;
+/// A frame's width is one part in so many of the image's side.
 const FRAME: usize = 32;
-/// Frame of a picture in which all that was asked for is right.
-const RIGHT: [u8; 3] = [30, 160, 70];
-/// Frame of the others.
-const WRONG: [u8; 3] = [220, 40, 40];
+/// Frame colour of images in which everything is right.
+const RIGHT_COLOUR: [u8; 3] = [30, 160, 70];
+/// Frame colour of the other images.
+const WRONG_COLOUR: [u8; 3] = [220, 40, 40];
 
-/// Pictures with their prompts and seeds, in green frames where all is right and in red ones where something is wrong, which their
-/// labels say too.
+/// Renders the images with their prompts and seeds. Frames and labels show whether everything in an image is right (green) or something
+/// is wrong (red).
 ///
 /// # Errors
 ///
-/// There is no picture.
-pub fn sheet(pictures: &[(&Image, Verdict)]) -> Result<Image, Error> {
-    let step = pictures.len().div_ceil(MOST_PICTURES).max(1);
-    let framed: Result<Vec<Image>, Error> = pictures.iter().step_by(step).map(|(image, verdict)| framed(image, verdict)).collect();
+/// Returns an error without an image.
+pub fn sheet(images: &[(&Image, ImageScore)]) -> Result<Image, Error> {
+    let step = images.len().div_ceil(MAX_IMAGES).max(1);
+    let framed: Result<Vec<Image>, Error> = images.iter().step_by(step).map(|(image, score)| framed(image, score)).collect();
     grid::labelled(&framed?, 1)
 }
 
-fn framed(image: &Image, verdict: &Verdict) -> Result<Image, Error> {
-    let right = verdict.all_right();
+/// Adds the frame and the label of an image's score.
+fn framed(image: &Image, score: &ImageScore) -> Result<Image, Error> {
+    let right = score.all_right();
     let frame = (image.width() / FRAME).max(1);
     let (width, height) = (image.width() + 2 * frame, image.height() + 2 * frame);
-    let mut pixels = if right { RIGHT } else { WRONG }.repeat(width * height);
+    let mut pixels = if right { RIGHT_COLOUR } else { WRONG_COLOUR }.repeat(width * height);
     for (y, line) in image.pixels().chunks_exact(3 * image.width()).enumerate() {
         let start = 3 * ((y + frame) * width + frame);
         pixels[start..start + line.len()].copy_from_slice(line);
     }
     let mut framed = Image::from_rgb(width, height, pixels)?;
-    framed.provenance = image.provenance.clone().map(|mut made| {
-        made.prompt = format!("{}: {}", if right { "right" } else { "wrong" }, made.prompt);
-        made
+    framed.provenance = image.provenance.clone().map(|mut provenance| {
+        provenance.prompt = format!("{}: {}", if right { "right" } else { "wrong" }, provenance.prompt);
+        provenance
     });
     Ok(framed)
 }

@@ -1,61 +1,69 @@
-//! The same prompts with other settings, and without the residual.
+//! Sweep: the metrics of the same prompts with other settings, and without the residual.
 
 use hart_core::{Error, Image, Request, Respacing};
 use rayon::prelude::*;
 
-use super::draw::Artist;
-use super::figures::Figures;
-use super::score::{Answer, Reading, Scorer};
-use super::segment::Picture;
+use super::detection::{Detection, Detector};
+use super::metrics::Metrics;
+use super::runner::Runner;
+use super::score::Expected;
+use super::segment::ImageView;
 
-/// Strengths of guidance: none, some, the published tools'.
-const GUIDANCES: [f64; 3] = [0.0, 2.0, 4.5];
-/// Numbers of steps of the residual diffusion, half and twice the published ones.
+/// Guidance scales: none, weak, and the published tools' default.
+const GUIDANCE: [f64; 3] = [0.0, 2.0, 4.5];
+/// Numbers of residual diffusion steps: half the published number, the published number, and twice.
 const STEPS: [&str; 3] = ["4", "8", "16"];
 
-/// The figures with one setting.
+/// Metrics with one setting.
 #[derive(Clone, Debug)]
-pub struct Row {
-    /// What is other than the model's own.
+pub struct SweepRow {
+    /// The setting that differs from the defaults.
     pub setting: String,
-    /// What came out.
-    pub figures: Figures,
+    /// The metrics.
+    pub metrics: Metrics,
 }
 
-/// Draws the prompts once for every setting, each changed alone. Stopped, it has the settings that were drawn whole.
+/// Generates the images of the requests once for every setting; one setting is changed at a time. After a cancellation, returns the
+/// settings that were finished.
 ///
 /// # Errors
 ///
-/// As [`Artist::draw`].
-pub fn sweep(artist: &Artist<'_>, scorer: &Scorer, requests: &[Request], answers: &[Answer]) -> Result<Vec<Row>, Error> {
+/// Like [`Runner::generate`].
+pub fn sweep(
+    runner: &Runner<'_>,
+    detector: &Detector,
+    requests: &[Request],
+    expected: &[Expected],
+) -> Result<Vec<SweepRow>, Error> {
     let changed = |change: &dyn Fn(Request) -> Request| requests.iter().cloned().map(change).collect::<Vec<_>>();
-    let mut settings = vec![("as asked for".to_string(), requests.to_vec())];
-    for guidance in GUIDANCES {
+    let mut settings = vec![("default settings".to_string(), requests.to_vec())];
+    for guidance in GUIDANCE {
         settings.push((format!("guidance {guidance}"), changed(&|request| request.guidance(guidance))));
     }
     for steps in STEPS {
         let respacing: Respacing = steps.parse()?;
         settings.push((format!("{steps} steps"), changed(&|request| request.steps(respacing.clone()))));
     }
-    for smoothing in [true, false] {
-        settings.push((format!("smoothing {smoothing}"), changed(&|request| request.smoothing(smoothing))));
+    for (name, smoothing) in [("on", true), ("off", false)] {
+        settings.push((format!("smoothing {name}"), changed(&|request| request.smoothing(smoothing))));
     }
     let mut rows = Vec::new();
     for (index, (setting, requests)) in settings.into_iter().enumerate() {
-        // The first setting also shows what the residual adds.
-        let drawn = artist.draw("sweeping settings", &requests, index == 0)?;
-        let Some(drawn) = drawn.into_iter().collect::<Option<Vec<_>>>() else { break };
-        let images: Vec<&Image> = drawn.iter().map(|drawn| &drawn.image).collect();
-        rows.push(Row { setting, figures: figures(scorer, &images, answers) });
-        let discrete: Option<Vec<&Image>> = drawn.iter().map(|drawn| drawn.discrete.as_ref()).collect();
+        // The first setting also measures the effect of the residual.
+        let generated = runner.generate("sweeping settings", &requests, index == 0)?;
+        let Some(generated) = generated.into_iter().collect::<Option<Vec<_>>>() else { break };
+        let images: Vec<&Image> = generated.iter().map(|generated| &generated.image).collect();
+        rows.push(SweepRow { setting, metrics: metrics(detector, &images, expected) });
+        let discrete: Option<Vec<&Image>> = generated.iter().map(|generated| generated.discrete.as_ref()).collect();
         if let Some(discrete) = discrete {
-            rows.push(Row { setting: "without residual".into(), figures: figures(scorer, &discrete, answers) });
+            rows.push(SweepRow { setting: "without residual".into(), metrics: metrics(detector, &discrete, expected) });
         }
     }
     Ok(rows)
 }
 
-fn figures(scorer: &Scorer, images: &[&Image], answers: &[Answer]) -> Figures {
-    let readings: Vec<Reading> = images.par_iter().map(|image| scorer.read(Picture::of(image))).collect();
-    Figures::of(readings.iter().zip(answers))
+/// Scores images against the contents that their prompts describe.
+fn metrics(detector: &Detector, images: &[&Image], expected: &[Expected]) -> Metrics {
+    let detections: Vec<Detection> = images.par_iter().map(|image| detector.detect(ImageView::of(image))).collect();
+    Metrics::of(detections.iter().zip(expected))
 }
