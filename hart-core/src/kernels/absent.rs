@@ -22,28 +22,28 @@ pub(crate) type KvScratch = ();
 
 /// Packed weights; there are none.
 #[derive(Clone, Debug)]
-pub(crate) struct Packed(Infallible);
+pub(crate) struct PackedWeight(Infallible);
 
 /// Packed weights as a file holds them.
-pub(crate) struct StoredPacked<'a> {
+pub(crate) struct StoredPackedWeight<'a> {
     pub(crate) panels: &'a Bytes,
     pub(crate) scales: Option<&'a [f32]>,
 }
 
-impl Packed {
+impl PackedWeight {
     pub(crate) fn stored_shape(_: Precision, _: [usize; 2]) -> Option<[usize; 4]> {
         None
     }
 
-    pub(crate) fn of_stored(_: [usize; 2], _: Bytes, _: Option<Vec<f32>>) -> Option<Self> {
+    pub(crate) fn from_stored(_: [usize; 2], _: Bytes, _: Option<Vec<f32>>) -> Option<Self> {
         None
     }
 
-    pub(crate) fn of_rows(_: Precision, _: &[f32], _: usize) -> Option<Self> {
+    pub(crate) fn pack(_: Precision, _: &[f32], _: usize) -> Option<Self> {
         None
     }
 
-    pub(crate) fn stored(&self) -> StoredPacked<'_> {
+    pub(crate) fn stored(&self) -> StoredPackedWeight<'_> {
         match self.0 {}
     }
 
@@ -55,23 +55,23 @@ impl Packed {
         match self.0 {}
     }
 
-    pub(crate) fn sizes(&self) -> [usize; 2] {
+    pub(crate) fn dims(&self) -> [usize; 2] {
         match self.0 {}
     }
 }
 
-/// Guard of memory that is reused.
-pub(crate) struct Reuse;
+/// Guard that enables a pool of memory.
+pub(crate) struct PoolGuard;
 
-impl Reuse {
-    pub(crate) fn begin() -> Self {
+impl PoolGuard {
+    pub(crate) fn new() -> Self {
         Self
     }
 }
 
 pub(crate) fn reserve_pool(_: &Device, _: u64) {}
 
-pub(crate) fn pack(_: &Tensor<2>, _: Precision) -> Option<Packed> {
+pub(crate) fn pack(_: &Tensor<2>, _: Precision) -> Option<PackedWeight> {
     None
 }
 

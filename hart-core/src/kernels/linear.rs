@@ -3,11 +3,11 @@
 use burn::prelude::*;
 
 use super::params::Weight;
-use super::{Packed, cpu, gpu, reference};
+use super::{PackedWeight, cpu, gpu, reference};
 use crate::device::Precision;
 
 /// Packs a weight `[in, out]` for products in `precision`; `None` if the device computes with it as it is, or it is empty.
-pub(crate) fn pack(weight: &Tensor<2>, precision: Precision) -> Option<Packed> {
+pub(crate) fn pack(weight: &Tensor<2>, precision: Precision) -> Option<PackedWeight> {
     cpu::pack(weight, precision)
 }
 

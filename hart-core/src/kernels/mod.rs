@@ -34,7 +34,7 @@ use absent as gpu;
 #[cfg(feature = "train")]
 pub(crate) use adam::adam;
 pub(crate) use conv::{area, bicubic, conv2d, norm_silu_conv2d, upsample_conv2d};
-pub(crate) use cpu::Packed;
+pub(crate) use cpu::PackedWeight;
 pub(crate) use kv::{KvAppend, KvScratch, KvStore};
 pub(crate) use linear::{linear, linear_to_f32, matmul, pack, silu, swi_glu};
 pub(crate) use norm::{add_gated, add_norm, group_norm, layer_norm, rms_norm};
@@ -50,7 +50,7 @@ use crate::rng::Stream;
 
 /// Lets kernels on the CPU reuse each other's memory until the guard is dropped.
 pub(crate) fn reuse_memory() -> impl Sized {
-    cpu::Reuse::begin()
+    cpu::PoolGuard::new()
 }
 
 /// Makes a GPU's allocator reserve pages for tensors of up to `bytes` bytes; does nothing on the CPU.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use burn::prelude::*;
 
-use super::Packed;
+use super::PackedWeight;
 
 /// The weight of a linear layer, `[in, out]`.
 #[derive(Clone, Debug)]
@@ -13,7 +13,7 @@ pub(crate) enum Weight {
     Dense(Tensor<2>),
     /// Quantised and rearranged for the CPU's instructions.
     #[cfg_attr(not(feature = "cpu"), allow(dead_code, reason = "read by the CPU's kernels"))]
-    Packed(Arc<Packed>),
+    Packed(Arc<PackedWeight>),
 }
 
 impl Weight {
@@ -22,7 +22,7 @@ impl Weight {
     pub(crate) fn dims(&self) -> [usize; 2] {
         match self {
             Self::Dense(weight) => weight.dims(),
-            Self::Packed(packed) => packed.sizes(),
+            Self::Packed(packed) => packed.dims(),
         }
     }
 

@@ -7,7 +7,7 @@ use burn::prelude::*;
 use burn::tensor::FloatDType;
 
 use crate::device::{Precision, is_cpu};
-use crate::kernels::{self, Packed, Weight};
+use crate::kernels::{self, PackedWeight, Weight};
 
 /// Sizes of a linear layer.
 #[derive(Clone, Copy, Debug)]
@@ -41,7 +41,7 @@ pub struct Linear {
     /// `[out]`.
     pub(crate) bias: Option<Param<Tensor<1>>>,
     #[module(skip)]
-    packed: Option<Arc<Packed>>,
+    packed: Option<Arc<PackedWeight>>,
 }
 
 impl Linear {
@@ -93,9 +93,9 @@ impl Linear {
 
     /// Takes weights that were packed before, such as those of a mapped file. Returns whether they have this layer's sizes;
     /// otherwise nothing changes.
-    pub(crate) fn set_packed(&mut self, packed: Packed) -> bool {
+    pub(crate) fn set_packed(&mut self, packed: PackedWeight) -> bool {
         let (device, shape) = (self.weight.lazy_device(), self.weight.lazy_shape());
-        if packed.sizes() != shape.dims() {
+        if packed.dims() != shape.dims() {
             return false;
         }
         self.packed = Some(Arc::new(packed));
@@ -108,7 +108,7 @@ impl Linear {
     /// Returns by how many bytes the weight is smaller than in f32.
     pub(crate) fn saved_bytes(&self) -> u64 {
         let (elements, bytes) = match &self.packed {
-            Some(packed) => (packed.sizes().iter().product(), packed.bytes()),
+            Some(packed) => (packed.dims().iter().product(), packed.bytes()),
             None if is_cpu(&self.weight.lazy_device()) => return 0,
             None => {
                 let weight = self.weight.val();

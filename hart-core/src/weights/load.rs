@@ -12,7 +12,7 @@ use super::packed;
 use super::report::{Misplaced, Misshapen, Report};
 use crate::device::Precision;
 use crate::error::{Error, Result};
-use crate::kernels::{self, Packed};
+use crate::kernels::{self, PackedWeight};
 use crate::nn::Linear;
 
 /// Loads modules from one checkpoint and keeps the report.
@@ -26,7 +26,7 @@ pub struct Loader<'a> {
     overlooked: Option<&'static str>,
     report: Report,
     /// Packed weights that were met, by their field.
-    packed: BTreeMap<String, Packed>,
+    packed: BTreeMap<String, PackedWeight>,
 }
 
 impl<'a> Loader<'a> {

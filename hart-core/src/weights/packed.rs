@@ -16,7 +16,7 @@ use super::names::Table;
 use super::tensors::{Element, Stored};
 use crate::device::Precision;
 use crate::error::{Error, Result};
-use crate::kernels::Packed;
+use crate::kernels::PackedWeight;
 use crate::progress::Control;
 
 /// What stands behind a weight's name in that of its scales.
@@ -32,7 +32,7 @@ pub(super) fn names(weight: &str) -> [String; 2] {
 /// # Errors
 ///
 /// Its scales are missing, not of its size, or not finite.
-pub(super) fn read(checkpoint: &Checkpoint, name: &str, shape: &[usize]) -> Result<Option<Packed>> {
+pub(super) fn read(checkpoint: &Checkpoint, name: &str, shape: &[usize]) -> Result<Option<PackedWeight>> {
     let (Some(entry), &[outputs, inputs]) = (checkpoint.entry(name), shape) else { return Ok(None) };
     let sizes = [inputs, outputs];
     let precision = match entry.element {
@@ -40,7 +40,9 @@ pub(super) fn read(checkpoint: &Checkpoint, name: &str, shape: &[usize]) -> Resu
         Element::I8 => Precision::Int8,
         _ => return Ok(None),
     };
-    let (Some(stored), Stored::Bytes(panels)) = (Packed::stored_shape(precision, sizes), &entry.stored) else { return Ok(None) };
+    let (Some(stored), Stored::Bytes(panels)) = (PackedWeight::stored_shape(precision, sizes), &entry.stored) else {
+        return Ok(None);
+    };
     if entry.info.shape != stored {
         return Ok(None);
     }
@@ -50,7 +52,7 @@ pub(super) fn read(checkpoint: &Checkpoint, name: &str, shape: &[usize]) -> Resu
     };
     let problem =
         || Error::checkpoint(&entry.info.file, format!("packed tensor `{name}`: expected {outputs} scales: convert it again"));
-    Packed::of_stored(sizes, panels.clone(), scales).map(Some).ok_or_else(problem)
+    PackedWeight::from_stored(sizes, panels.clone(), scales).map(Some).ok_or_else(problem)
 }
 
 /// The progress of a conversion, reported to an observer that may cancel it.
@@ -115,7 +117,7 @@ pub(crate) fn convert_tensors(
     for name in wanted(checkpoint, table) {
         let shape = checkpoint.info(name).map(|info| info.shape.clone()).unwrap_or_default();
         let tensor = |form: Form, shape: Vec<usize>| Converted { checkpoint, progress, name: name.to_string(), form, shape };
-        match packed.get(name).and_then(|&sizes| Some((sizes, Packed::stored_shape(precision, sizes)?))) {
+        match packed.get(name).and_then(|&sizes| Some((sizes, PackedWeight::stored_shape(precision, sizes)?))) {
             Some((sizes, stored)) if shape == [sizes[1], sizes[0]] => {
                 tensors.push((name.to_string(), tensor(Form::Panels(precision, sizes[0]), stored.to_vec())));
                 if precision == Precision::Int8 {
@@ -185,7 +187,7 @@ impl View for Converted<'_, '_> {
         }
         let values = self.checkpoint.values(&self.name).unwrap_or_default();
         let floats = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        let pack = |precision, inputs| Packed::of_rows(precision, &values, inputs);
+        let pack = |precision, inputs| PackedWeight::pack(precision, &values, inputs);
         let bytes = match self.form {
             Form::F32 => floats(&values),
             Form::Bf16 => values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use burn::backend::flex::FlexTensor;
 use burn::prelude::*;
 
-use super::packed::{Packed, Quantized};
+use super::packed::{PackedWeight, Quantized};
 use super::tensor::{primitive, tensor};
 use super::{autodiff, elementwise, gemm, memory};
 use crate::device::Precision;
@@ -25,7 +25,7 @@ fn untracked(x: &Tensor<3>, weight: &Weight, bias: Option<&Tensor<1>>) -> Option
     let layer = Layer::new(weight, bias)?;
     let x = primitive(x)?.to_contiguous();
     let x = x.as_slice::<f32>()?;
-    let mut y = memory::room(batch * length * layer.outputs);
+    let mut y = memory::with_capacity(batch * length * layer.outputs);
     layer.product(x, layer.quantize(x).as_ref(), &mut y);
     Some(tensor(y, vec![batch, length, layer.outputs]))
 }
@@ -40,8 +40,8 @@ pub(crate) fn swi_glu(x: &Tensor<3>, gate: &Weight, up: &Weight, down: &Weight) 
     let x = primitive(x)?.to_contiguous();
     let rows = batch * length;
     let at_once = rows.div_ceil(rows.div_ceil(GATED_ROWS).max(1)).max(1);
-    let mut y = memory::room(rows * down.outputs);
-    let mut hidden = memory::room(at_once * gate.outputs);
+    let mut y = memory::with_capacity(rows * down.outputs);
+    let mut hidden = memory::with_capacity(at_once * gate.outputs);
     for x in x.as_slice::<f32>()?.chunks(at_once * width) {
         let quantized = gate.quantize(x);
         hidden.clear();
@@ -49,22 +49,22 @@ pub(crate) fn swi_glu(x: &Tensor<3>, gate: &Weight, up: &Weight, down: &Weight) 
         up.product_gated(x, quantized.as_ref(), &mut hidden);
         down.product(&hidden, down.quantize(&hidden).as_ref(), &mut y);
     }
-    memory::give_back(hidden);
+    memory::recycle(hidden);
     Some(tensor(y, vec![batch, length, down.outputs]))
 }
 
 /// Packs a weight `[in, out]`; `None` if the precision is f32, or the weight can't be packed.
-pub(crate) fn pack(weight: &Tensor<2>, precision: Precision) -> Option<Packed> {
+pub(crate) fn pack(weight: &Tensor<2>, precision: Precision) -> Option<PackedWeight> {
     if matches!(precision, Precision::Auto | Precision::F32 | Precision::F16) {
         return None;
     }
     let [inputs, _] = weight.dims();
     let view = primitive(weight)?;
     match output_rows(&view) {
-        Some(rows) => Packed::of_rows(precision, rows, inputs),
+        Some(rows) => PackedWeight::pack(precision, rows, inputs),
         None => {
             let rows = primitive(&weight.clone().transpose())?.to_contiguous();
-            Packed::of_rows(precision, rows.as_slice()?, inputs)
+            PackedWeight::pack(precision, rows.as_slice()?, inputs)
         }
     }
 }
@@ -83,12 +83,12 @@ const QUANTIZED: &str = "x is quantised for packed weights";
 enum Rows {
     /// A view of f32 rows, one for each output.
     F32(FlexTensor),
-    Packed(Arc<Packed>),
+    Packed(Arc<PackedWeight>),
 }
 
 impl Rows {
     /// Returns what two layers must have in common to share quantised rows of x.
-    fn kind(&self) -> Option<Discriminant<Packed>> {
+    fn kind(&self) -> Option<Discriminant<PackedWeight>> {
         match self {
             Self::F32(_) => None,
             Self::Packed(packed) => Some(discriminant(packed)),
@@ -139,10 +139,10 @@ impl Layer {
         if let Rows::Packed(packed) = &self.weight {
             return packed.product_gated(quantized.expect(QUANTIZED), self.bias(), gates);
         }
-        let mut y = memory::room(gates.len());
+        let mut y = memory::with_capacity(gates.len());
         self.product(x, quantized, &mut y);
         elementwise::silu_mul(gates, &y);
-        memory::give_back(y);
+        memory::recycle(y);
     }
 }
 

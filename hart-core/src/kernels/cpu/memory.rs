@@ -1,4 +1,4 @@
-//! Memory of large vectors, used again for the next ones: fresh pages cost the system more than many a kernel that fills them.
+//! A pool of large `Vec<f32>`: fresh pages cost more time than many of the kernels that fill them.
 
 use std::mem::{ManuallyDrop, MaybeUninit, take};
 use std::ops::{Deref, DerefMut};
@@ -9,147 +9,153 @@ use burn::tensor::{AllocationProperty, Bytes};
 use burn_std::{AccessError, AccessPolicy, AllocationController};
 use bytemuck::{Pod, cast_vec};
 
-/// Numbers from which on memory is kept: the C library uses smaller pieces again by itself ...
-const LARGE: usize = 64 * 1024;
-/// ... and up to which: larger ones would take too much of what memory there may be.
-const LARGEST: usize = 10 * 1024 * 1024;
-/// Numbers that are kept at most.
-const MOST: usize = 32 * 1024 * 1024;
-/// Vectors that are wanted before one that none of them needed goes: about those of one block of the transformer.
-const PATIENCE: u64 = 24;
+/// Smallest length that is pooled: `malloc` reuses smaller allocations itself.
+const MIN_LEN: usize = 64 * 1024;
+/// Largest length that is pooled: larger ones would take too much of the machine's memory.
+const MAX_LEN: usize = 10 * 1024 * 1024;
+/// Total length of all pooled vectors.
+const CAPACITY: usize = 32 * 1024 * 1024;
+/// Requests after which a pooled vector that served none of them is freed: about those of one block of the transformer.
+const MAX_AGE: u64 = 24;
 
-static KEPT: Mutex<Kept> = Mutex::new(Kept { users: 0, wanted: 0, vectors: Vec::new() });
+static POOL: Mutex<Pool> = Mutex::new(Pool { users: 0, requests: 0, vectors: Vec::new() });
 
-struct Kept {
+/// The pooled vectors.
+struct Pool {
+    /// Number of [`PoolGuard`]s.
     users: usize,
-    /// Vectors that were wanted so far.
-    wanted: u64,
-    /// With how many were wanted before; the one that was kept last comes last.
+    /// Number of requests so far.
+    requests: u64,
+    /// Each vector with the number of requests before it was returned, the latest one last.
     vectors: Vec<(u64, Vec<f32>)>,
 }
 
-fn kept() -> MutexGuard<'static, Kept> {
-    KEPT.lock().unwrap_or_else(PoisonError::into_inner)
+fn pool() -> MutexGuard<'static, Pool> {
+    POOL.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// While there is one, memory is kept; when there is none any more, the system has it back.
+/// Enables the pool. When the last guard is dropped, all pooled memory is freed.
 #[derive(Debug)]
-pub(crate) struct Reuse(());
+pub(crate) struct PoolGuard(());
 
-impl Reuse {
-    pub(crate) fn begin() -> Self {
-        kept().users += 1;
+impl PoolGuard {
+    /// Enables the pool until the guard is dropped.
+    pub(crate) fn new() -> Self {
+        pool().users += 1;
         Self(())
     }
 }
 
-impl Drop for Reuse {
+impl Drop for PoolGuard {
     fn drop(&mut self) {
-        let mut kept = kept();
-        kept.users -= 1;
-        let old = if kept.users == 0 { take(&mut kept.vectors) } else { Vec::new() };
-        drop(kept);
-        if !old.is_empty() {
-            drop(old);
+        let mut pool = pool();
+        pool.users -= 1;
+        let freed = if pool.users == 0 { take(&mut pool.vectors) } else { Vec::new() };
+        drop(pool);
+        if !freed.is_empty() {
+            drop(freed);
             trim();
         }
     }
 }
 
-/// Lets the system have what the C library keeps of free memory: keys and values of a large picture lie in pieces that it would hold on to
-/// while the picture is decoded.
+/// Returns free memory of the C library to the system. Otherwise it keeps the memory of a large image's keys and values while the image
+/// is decoded.
 fn trim() {
-    // SAFETY: nothing that is in use is touched.
+    // SAFETY: the call does not touch allocated memory.
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     unsafe {
         libc::malloc_trim(0)
     };
 }
 
-/// An empty vector with room for so many numbers.
-pub(super) fn room(numbers: usize) -> Vec<f32> {
-    let mut vector = find(numbers).unwrap_or_default();
+/// Returns an empty vector of at least this capacity.
+pub(super) fn with_capacity(capacity: usize) -> Vec<f32> {
+    let mut vector = request(capacity).unwrap_or_default();
     vector.clear();
-    vector.reserve_exact(numbers);
+    vector.reserve_exact(capacity);
     vector
 }
 
-/// So many numbers of any value.
-pub(super) fn numbers(count: usize) -> Vec<f32> {
-    match find(count) {
+/// Returns a vector of this length with unspecified values.
+pub(super) fn unspecified(len: usize) -> Vec<f32> {
+    match request(len) {
         Some(mut vector) => {
-            vector.resize(count, 0.0);
+            vector.resize(len, 0.0);
             vector
         }
-        None => vec![0.0; count],
+        None => vec![0.0; len],
     }
 }
 
-fn find(numbers: usize) -> Option<Vec<f32>> {
-    if numbers < LARGE { None } else { kept().find(numbers) }
+/// Takes a vector of at least this capacity from the pool.
+fn request(capacity: usize) -> Option<Vec<f32>> {
+    if capacity < MIN_LEN { None } else { pool().request(capacity) }
 }
 
-/// Keeps a vector that is no longer needed, where somebody may want it.
-pub(super) fn give_back(vector: Vec<f32>) {
-    if !(LARGE..=LARGEST).contains(&vector.capacity()) {
+/// Returns a vector to the pool, or frees it if the pool is disabled.
+pub(super) fn recycle(vector: Vec<f32>) {
+    if !(MIN_LEN..=MAX_LEN).contains(&vector.capacity()) {
         return;
     }
-    let old = kept().keep(vector);
-    // When others can go on.
-    drop(old);
+    let freed = pool().recycle(vector);
+    // Free only after the lock is released.
+    drop(freed);
 }
 
-impl Kept {
-    /// The smallest that is large enough, but not much larger: what is long held should not take more than it needs.
-    fn find(&mut self, numbers: usize) -> Option<Vec<f32>> {
-        self.wanted += 1;
+impl Pool {
+    /// Takes the smallest vector of sufficient capacity, at most an eighth larger than required: it may be held for long.
+    fn request(&mut self, required: usize) -> Option<Vec<f32>> {
+        self.requests += 1;
         let capacity = |(_, vector): &(u64, Vec<f32>)| vector.capacity();
-        let found = self.vectors.iter().enumerate().filter(|(_, kept)| (numbers..=numbers + numbers / 8).contains(&capacity(kept)));
-        let (index, _) = found.min_by_key(|(_, kept)| capacity(kept))?;
+        let suitable = |pooled| (required..=required + required / 8).contains(&capacity(pooled));
+        let found = self.vectors.iter().enumerate().filter(|(_, pooled)| suitable(pooled));
+        let (index, _) = found.min_by_key(|(_, pooled)| capacity(pooled))?;
         Some(self.vectors.remove(index).1)
     }
 
-    /// Adds a vector; those that have waited longest come back where there are too many, and all where nobody wants any.
-    fn keep(&mut self, vector: Vec<f32>) -> Vec<(u64, Vec<f32>)> {
-        let wanted = self.wanted;
-        self.vectors.push((wanted, vector));
+    /// Adds a vector. Returns the vectors to free: the oldest ones while there are too many, or all if the pool is disabled.
+    fn recycle(&mut self, vector: Vec<f32>) -> Vec<(u64, Vec<f32>)> {
+        let requests = self.requests;
+        self.vectors.push((requests, vector));
         if self.users == 0 {
             return take(&mut self.vectors);
         }
-        let mut numbers = 0;
+        let mut total = 0;
         let stays = |(since, vector): &&(u64, Vec<f32>)| {
-            numbers += vector.capacity();
-            numbers <= MOST && wanted - since <= PATIENCE
+            total += vector.capacity();
+            total <= CAPACITY && requests - since <= MAX_AGE
         };
-        let stay = self.vectors.iter().rev().take_while(stays).count();
-        let first = self.vectors.len() - stay;
+        let staying = self.vectors.iter().rev().take_while(stays).count();
+        let first = self.vectors.len() - staying;
         self.vectors.drain(..first).collect()
     }
 }
 
-/// Numbers of 32 bits, of any value at first, whose memory is given back when they are dropped.
+/// A fixed-length vector of 32-bit elements from the pool. New elements have unspecified values. Dropping it returns its memory.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Buffer<T: Pod>(Vec<T>);
+pub(super) struct PooledVec<T: Pod>(Vec<T>);
 
-impl<T: Pod> Buffer<T> {
-    pub(super) fn new(count: usize) -> Self {
-        Self(cast_vec(numbers(count)))
+impl<T: Pod> PooledVec<T> {
+    /// Returns a vector of this length.
+    pub(super) fn new(len: usize) -> Self {
+        Self(cast_vec(unspecified(len)))
     }
 }
 
-impl<T: Pod> Default for Buffer<T> {
+impl<T: Pod> Default for PooledVec<T> {
     fn default() -> Self {
         Self(Vec::new())
     }
 }
 
-impl<T: Pod> Drop for Buffer<T> {
+impl<T: Pod> Drop for PooledVec<T> {
     fn drop(&mut self) {
-        give_back(cast_vec(take(&mut self.0)));
+        recycle(cast_vec(take(&mut self.0)));
     }
 }
 
-impl<T: Pod> Deref for Buffer<T> {
+impl<T: Pod> Deref for PooledVec<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
@@ -157,79 +163,81 @@ impl<T: Pod> Deref for Buffer<T> {
     }
 }
 
-impl<T: Pod> DerefMut for Buffer<T> {
+impl<T: Pod> DerefMut for PooledVec<T> {
     fn deref_mut(&mut self) -> &mut [T] {
         &mut self.0
     }
 }
 
-/// The same from a cache line's beginning on, where registers are filled line by line. Nothing but speed depends on it.
+/// A [`PooledVec`] that starts at a cache line, which makes loads of whole lines faster. A clone may not be aligned.
 #[derive(Clone, Debug)]
-pub(super) struct Lines<T: Pod> {
-    numbers: Buffer<T>,
+pub(super) struct AlignedVec<T: Pod> {
+    storage: PooledVec<T>,
     start: usize,
-    count: usize,
+    len: usize,
 }
 
-impl<T: Pod> Lines<T> {
+impl<T: Pod> AlignedVec<T> {
+    /// Bytes of a cache line.
     const LINE: usize = 64;
 
-    pub(super) fn new(count: usize) -> Self {
-        let numbers = Buffer::<T>::new(count + Self::LINE / size_of::<T>());
-        let start = numbers.as_ptr().align_offset(Self::LINE).min(numbers.len() - count);
-        Self { numbers, start, count }
+    /// Returns a vector of this length.
+    pub(super) fn new(len: usize) -> Self {
+        let storage = PooledVec::<T>::new(len + Self::LINE / size_of::<T>());
+        let start = storage.as_ptr().align_offset(Self::LINE).min(storage.len() - len);
+        Self { storage, start, len }
     }
 
-    /// Makes it so long, of any value.
-    pub(super) fn set_len(&mut self, count: usize) {
-        if self.start + count <= self.numbers.len() {
-            self.count = count;
+    /// Changes the length. All elements have unspecified values afterwards.
+    pub(super) fn resize_unspecified(&mut self, len: usize) {
+        if self.start + len <= self.storage.len() {
+            self.len = len;
         } else {
-            *self = Self::new(count);
+            *self = Self::new(len);
         }
     }
 }
 
-impl<T: Pod> Default for Lines<T> {
+impl<T: Pod> Default for AlignedVec<T> {
     fn default() -> Self {
-        Self { numbers: Buffer::default(), start: 0, count: 0 }
+        Self { storage: PooledVec::default(), start: 0, len: 0 }
     }
 }
 
-impl<T: Pod> Deref for Lines<T> {
+impl<T: Pod> Deref for AlignedVec<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
-        &self.numbers[self.start..][..self.count]
+        &self.storage[self.start..][..self.len]
     }
 }
 
-impl<T: Pod> DerefMut for Lines<T> {
+impl<T: Pod> DerefMut for AlignedVec<T> {
     fn deref_mut(&mut self) -> &mut [T] {
-        &mut self.numbers[self.start..][..self.count]
+        &mut self.storage[self.start..][..self.len]
     }
 }
 
-/// What a tensor holds, given back with it.
-pub(super) fn bytes(numbers: Vec<f32>) -> Bytes {
-    if numbers.capacity() < LARGE {
-        return Bytes::from_elems(numbers);
+/// Makes a tensor's storage of a vector without a copy. Dropping the storage returns large vectors to the pool.
+pub(super) fn into_bytes(values: Vec<f32>) -> Bytes {
+    if values.capacity() < MIN_LEN {
+        return Bytes::from_elems(values);
     }
-    let length = size_of_val(numbers.as_slice());
-    // SAFETY: so many bytes are those of the vector's numbers.
-    unsafe { Bytes::from_controller(Box::new(Held(numbers)), length) }
+    let len = size_of_val(values.as_slice());
+    // SAFETY: the first `len` bytes of the allocation are the vector's elements, which are initialised.
+    unsafe { Bytes::from_controller(Box::new(PooledAllocation(values)), len) }
 }
 
-/// Memory of a tensor.
-struct Held(Vec<f32>);
+/// The allocation of a tensor.
+struct PooledAllocation(Vec<f32>);
 
-impl Drop for Held {
+impl Drop for PooledAllocation {
     fn drop(&mut self) {
-        give_back(take(&mut self.0));
+        recycle(take(&mut self.0));
     }
 }
 
-impl AllocationController for Held {
+impl AllocationController for PooledAllocation {
     fn alloc_align(&self) -> usize {
         align_of::<f32>()
     }
@@ -239,12 +247,12 @@ impl AllocationController for Held {
     }
 
     unsafe fn memory_mut(&mut self, _: AccessPolicy) -> Result<&mut [MaybeUninit<u8>], AccessError> {
-        // SAFETY: the vector's memory, of which nothing is read; only initialised bytes are written, as the caller promises.
+        // SAFETY: the slice is the vector's allocation. The caller promises to write only initialised bytes.
         Ok(unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), self.capacity()) })
     }
 
     fn memory(&self, _: AccessPolicy) -> Result<&[MaybeUninit<u8>], AccessError> {
-        // SAFETY: the vector's memory, of which nothing is read.
+        // SAFETY: the slice is the vector's allocation, and `MaybeUninit` needs no initialised bytes.
         Ok(unsafe { std::slice::from_raw_parts(self.0.as_ptr().cast(), self.capacity()) })
     }
 
@@ -253,7 +261,7 @@ impl AllocationController for Held {
     }
 
     fn try_detach(&mut self) -> Option<NonNull<u8>> {
-        // Whoever asks makes a vector of it again, of `capacity` bytes and this alignment.
+        // The caller makes a vector of the allocation again, with `capacity` and `alloc_align`.
         NonNull::new(ManuallyDrop::new(take(&mut self.0)).as_mut_ptr().cast())
     }
 }
@@ -263,37 +271,37 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_is_used_again_while_somebody_wants_it() {
-        let mut kept = Kept { users: 1, wanted: 0, vectors: Vec::new() };
-        let count = 3 * LARGE + 5;
-        let vector = vec![1.5; count];
-        let place = vector.as_ptr();
-        assert!(kept.keep(vector).is_empty());
-        assert!(kept.find(count + 1).is_none() && kept.find(count / 2).is_none(), "too small, and not worth it");
-        let vector = kept.find(count - 2).expect("it was kept");
-        assert_eq!((vector.as_ptr(), vector.len()), (place, count));
+    fn memory_is_reused_while_the_pool_has_users() {
+        let mut pool = Pool { users: 1, requests: 0, vectors: Vec::new() };
+        let len = 3 * MIN_LEN + 5;
+        let vector = vec![1.5; len];
+        let start = vector.as_ptr();
+        assert!(pool.recycle(vector).is_empty());
+        assert!(pool.request(len + 1).is_none() && pool.request(len / 2).is_none(), "too small, and far too large");
+        let vector = pool.request(len - 2).expect("a vector was returned before");
+        assert_eq!((vector.as_ptr(), vector.len()), (start, len));
 
-        // What nobody wanted for long goes, and what was kept first where there is too much.
-        assert!(kept.keep(vector).is_empty());
-        (0..=PATIENCE).for_each(|_| assert!(kept.find(1).is_none()));
-        assert_eq!(kept.keep(vec![0.0; LARGE]).len(), 1);
-        let many = MOST / LARGEST + 1;
-        let gone: usize = (0..many).map(|_| kept.keep(Vec::with_capacity(LARGEST)).len()).sum();
-        assert_eq!((gone, kept.vectors.len()), (2, many - 1));
+        // Vectors that served no request for long are freed, and the oldest ones if there are too many.
+        assert!(pool.recycle(vector).is_empty());
+        (0..=MAX_AGE).for_each(|_| assert!(pool.request(1).is_none()));
+        assert_eq!(pool.recycle(vec![0.0; MIN_LEN]).len(), 1);
+        let many = CAPACITY / MAX_LEN + 1;
+        let freed: usize = (0..many).map(|_| pool.recycle(Vec::with_capacity(MAX_LEN)).len()).sum();
+        assert_eq!((freed, pool.vectors.len()), (2, many - 1));
 
-        kept.users = 0;
-        assert_eq!(kept.keep(vec![0.0; LARGE]).len(), many);
-        assert!(kept.vectors.is_empty());
+        pool.users = 0;
+        assert_eq!(pool.recycle(vec![0.0; MIN_LEN]).len(), many);
+        assert!(pool.vectors.is_empty());
     }
 
     #[test]
     fn tensors_become_vectors_without_a_copy_and_can_be_changed() {
-        let mut bytes = bytes(vec![2.0; LARGE + 7]);
-        let place = bytes.as_ptr();
+        let mut bytes = into_bytes(vec![2.0; MIN_LEN + 7]);
+        let start = bytes.as_ptr();
         bytes[..4].copy_from_slice(&3.0f32.to_ne_bytes());
         let copy = bytes.clone();
-        let vector = bytes.try_into_vec::<f32>().expect("the same kind of numbers");
-        assert_eq!((vector.as_ptr().cast(), vector.len(), vector[0], vector[1]), (place, LARGE + 7, 3.0, 2.0));
-        assert!(copy.as_ptr() != place && copy[..] == *bytemuck::cast_slice::<f32, u8>(&vector));
+        let vector = bytes.try_into_vec::<f32>().expect("the elements are f32");
+        assert_eq!((vector.as_ptr().cast(), vector.len(), vector[0], vector[1]), (start, MIN_LEN + 7, 3.0, 2.0));
+        assert!(copy.as_ptr() != start && copy[..] == *bytemuck::cast_slice::<f32, u8>(&vector));
     }
 }

@@ -20,6 +20,7 @@ mod norm;
 mod packed;
 #[allow(unsafe_code)] // SIMD.
 mod simd;
+#[allow(unsafe_code)] // A pointer that tasks share.
 mod tasks;
 mod tensor;
 #[allow(unsafe_code)] // SIMD over slices whose lengths are checked first.
@@ -29,9 +30,9 @@ pub(super) use super::absent::{add_norm, matmul, upsample_nearest};
 pub(super) use attention::{CachedKv, KvScratch, attention, self_attention};
 pub(super) use autodiff::{group_norm, silu, silu_mul};
 pub(super) use linear::{linear, pack, swi_glu};
-pub(super) use memory::Reuse;
+pub(super) use memory::PoolGuard;
 pub(super) use norm::{add_gated, layer_norm, rms_norm};
-pub(crate) use packed::Packed;
+pub(crate) use packed::PackedWeight;
 pub(super) use winograd::{norm_silu_conv2d, upsample_conv2d};
 
 use burn::prelude::Tensor;

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::memory;
 use super::simd::{LoopKernel, SimdLevel};
-use super::tensor::{change, primitive, slice, tensor};
+use super::tensor::{modify, primitive, slice, tensor};
 use crate::kernels::params::Modulation;
 
 /// Numbers that a task takes, in whole rows.
@@ -60,7 +60,7 @@ pub(super) struct After<'a> {
 fn norm_rows(x: &[f32], width: usize, norm: Norm, epsilon: f32, after: After<'_>) -> Vec<f32> {
     assert!(width > 0 && x.len().is_multiple_of(width), "rows must be whole");
     let (level, rows) = (SimdLevel::best(), (TASK / width).max(1));
-    let mut y = memory::numbers(x.len());
+    let mut y = memory::unspecified(x.len());
     y.par_chunks_mut(rows * width).enumerate().for_each(|(task, y)| {
         let first = task * rows;
         level.run_loop(NormRows { x: &x[first * width..][..y.len()], y, width, norm, epsilon, after, first });
@@ -204,7 +204,7 @@ pub(crate) fn add_gated(x: Tensor<3>, y: Tensor<3>, gate: Option<&Tensor<3>>) ->
     };
     let branch = branch.to_contiguous();
     let Ok(x) = x.try_into_primitive::<Flex>() else { unreachable!("it was one just above") };
-    let sum = change(x, |x| add_gated_rows(x, slice(&branch), gate.as_ref().map(PerRow::rows), width));
+    let sum = modify(x, |x| add_gated_rows(x, slice(&branch), gate.as_ref().map(PerRow::rows), width));
     Ok(Tensor::from_primitive::<Flex>(sum))
 }
 

@@ -7,7 +7,7 @@ use crate::device::Precision;
 
 /// A linear layer's weights in a lower precision.
 #[derive(Clone, Debug)]
-pub(crate) enum Packed {
+pub(crate) enum PackedWeight {
     /// See [`Precision::Bf16`].
     Bf16(Bf16Weights),
     /// See [`Precision::Int8`].
@@ -21,7 +21,7 @@ pub(super) enum Quantized {
 }
 
 /// Packed weights as a checkpoint file holds them.
-pub(crate) struct StoredPacked<'a> {
+pub(crate) struct StoredPackedWeight<'a> {
     /// `[ceil(out / 16), ceil(in / n), 16, n]`, with n inputs in 4 bytes; zeros where there is no output or input. bfloat16 or 8-bit
     /// integers.
     pub(crate) panels: &'a Bytes,
@@ -29,7 +29,7 @@ pub(crate) struct StoredPacked<'a> {
     pub(crate) scales: Option<&'a [f32]>,
 }
 
-impl Packed {
+impl PackedWeight {
     /// The shape in which weights of these sizes are stored; None where the precision is f32.
     pub(crate) fn stored_shape(precision: Precision, [inputs, outputs]: [usize; 2]) -> Option<[usize; 4]> {
         let word = match precision {
@@ -41,7 +41,7 @@ impl Packed {
     }
 
     /// Weights `[in, out]` from what a file holds; None where the sizes don't fit together.
-    pub(crate) fn of_stored(sizes: [usize; 2], panels: Bytes, scales: Option<Vec<f32>>) -> Option<Self> {
+    pub(crate) fn from_stored(sizes: [usize; 2], panels: Bytes, scales: Option<Vec<f32>>) -> Option<Self> {
         let [inputs, outputs] = sizes;
         match scales {
             None => Bf16Weights::from_parts(panels, inputs, outputs).map(Self::Bf16),
@@ -51,10 +51,10 @@ impl Packed {
     }
 
     /// As a file holds it.
-    pub(crate) fn stored(&self) -> StoredPacked<'_> {
+    pub(crate) fn stored(&self) -> StoredPackedWeight<'_> {
         match self {
-            Self::Bf16(weights) => StoredPacked { panels: weights.panels(), scales: None },
-            Self::Int8(weights) => StoredPacked { panels: weights.panels(), scales: Some(weights.scales()) },
+            Self::Bf16(weights) => StoredPackedWeight { panels: weights.panels(), scales: None },
+            Self::Int8(weights) => StoredPackedWeight { panels: weights.panels(), scales: Some(weights.scales()) },
         }
     }
 
@@ -73,16 +73,16 @@ impl Packed {
     }
 
     /// Packs rows of `inputs` weights, one for each output; None where the precision is f32, or they can't be packed.
-    pub(crate) fn of_rows(precision: Precision, weights: &[f32], inputs: usize) -> Option<Self> {
+    pub(crate) fn pack(precision: Precision, weights: &[f32], inputs: usize) -> Option<Self> {
         match precision {
             Precision::Auto | Precision::F32 | Precision::F16 => None,
-            Precision::Bf16 => Bf16Weights::of_rows(weights, inputs).map(Self::Bf16),
-            Precision::Int8 => Int8Weights::of_rows(weights, inputs).map(Self::Int8),
+            Precision::Bf16 => Bf16Weights::pack(weights, inputs).map(Self::Bf16),
+            Precision::Int8 => Int8Weights::pack(weights, inputs).map(Self::Int8),
         }
     }
 
     /// Inputs and outputs of the layer.
-    pub(crate) fn sizes(&self) -> [usize; 2] {
+    pub(crate) fn dims(&self) -> [usize; 2] {
         match self {
             Self::Bf16(weights) => [weights.inputs(), weights.outputs()],
             Self::Int8(weights) => [weights.inputs(), weights.outputs()],
@@ -92,8 +92,8 @@ impl Packed {
     /// Rounds rows of x for these weights.
     pub(super) fn quantize(&self, x: &[f32]) -> Quantized {
         match self {
-            Self::Bf16(weights) => Quantized::Bf16(Bf16Rows::of(x, weights.inputs())),
-            Self::Int8(weights) => Quantized::Int8(Int8Rows::of(x, weights.inputs())),
+            Self::Bf16(weights) => Quantized::Bf16(Bf16Rows::quantize(x, weights.inputs())),
+            Self::Int8(weights) => Quantized::Int8(Int8Rows::quantize(x, weights.inputs())),
         }
     }
 
@@ -139,7 +139,7 @@ mod tests {
             let (x, w, bias, gates) =
                 (waves(rows * inputs, 0.7), waves(outputs * inputs, 1.3), waves(outputs, 0.4), waves(rows * outputs, 2.1));
             for precision in [Precision::Bf16, Precision::Int8] {
-                let weights = Packed::of_rows(precision, &w, inputs).expect("there are weights");
+                let weights = PackedWeight::pack(precision, &w, inputs).expect("there are weights");
                 let (x, mut plain, mut want, mut got) = (weights.quantize(&x), Vec::new(), gates.clone(), gates.clone());
                 weights.product(&x, Some(&bias), &mut plain);
                 elementwise::silu_mul(&mut want, &plain);

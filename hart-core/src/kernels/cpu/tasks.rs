@@ -1,23 +1,40 @@
-//! Work in many equal parts, on all threads.
+//! Parallel work in many equal tasks, and the pointer by which tasks share their output.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 
-/// Does `work` for each of so many tasks. A thread makes its `room` once, and takes one task after the other: whoever is done early,
-/// takes from the others to the end.
-pub(super) fn each<R>(count: usize, room: impl Fn() -> R + Sync, work: impl Fn(&mut R, usize) + Sync) {
+/// Runs `work` for every task below `count` on all threads. Each thread makes its scratch memory once and then takes one task after the
+/// other, so that no thread is idle before the last tasks.
+pub(super) fn for_each<T>(count: usize, scratch: impl Fn() -> T + Sync, work: impl Fn(&mut T, usize) + Sync) {
     let next = AtomicUsize::new(0);
     (0..rayon::current_num_threads().min(count)).into_par_iter().with_max_len(1).for_each(|_| {
-        let mut room = room();
+        let mut scratch = scratch();
         loop {
             let task = next.fetch_add(1, Ordering::Relaxed);
             if task >= count {
                 break;
             }
-            work(&mut room, task);
+            work(&mut scratch, task);
         }
     });
+}
+
+/// A pointer to output that tasks write in parallel, each to its own elements.
+pub(super) struct SyncPtr<T>(*mut T);
+
+// SAFETY: the pointer is dereferenced only in unsafe code, which must keep the tasks' elements disjoint.
+unsafe impl<T: Send> Sync for SyncPtr<T> {}
+
+impl<T> SyncPtr<T> {
+    pub(super) fn new(pointer: *mut T) -> Self {
+        Self(pointer)
+    }
+
+    #[inline(always)]
+    pub(super) fn get(&self) -> *mut T {
+        self.0
+    }
 }
 
 #[cfg(test)]
@@ -30,7 +47,7 @@ mod tests {
             let done: Vec<AtomicUsize> = (0..count).map(|_| AtomicUsize::new(0)).collect();
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| {
-                each(
+                for_each(
                     count,
                     || (),
                     |(), task| {

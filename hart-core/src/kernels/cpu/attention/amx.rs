@@ -6,7 +6,7 @@ use super::flash::{NO_SCORE, exp2};
 use super::layout::{KEYS, PANEL, words};
 use super::quantized::{Decoded, Source};
 use crate::kernels::cpu::amx::{AmxToken, TILE_ROWS, Tdpbf16ps, TileGuard, TileOperands, TileProduct};
-use crate::kernels::cpu::memory::Lines;
+use crate::kernels::cpu::memory::AlignedVec;
 use crate::kernels::cpu::simd::{MAGIC_BIAS, SimdF32, SimdKernel};
 
 pub(super) use crate::kernels::cpu::amx::TILE_DWORDS;
@@ -23,19 +23,19 @@ const TAME: f32 = 60.0;
 /// What a task works in: its queries before, their mixes of values after.
 pub(super) struct Scratch {
     /// `[QUERIES][words]`, times the scale and log2(e): a softmax over powers of two.
-    query: Lines<f32>,
+    query: AlignedVec<f32>,
     /// `[QUERIES][channels]`: sums of weighted values.
-    mixed: Lines<f32>,
+    mixed: AlignedVec<f32>,
     /// `[QUERIES][TILE_DWORDS]`: sums of weights, lane by lane.
-    sums: Lines<f32>,
+    sums: AlignedVec<f32>,
     /// What is taken off the scores: the largest so far, or zero where none is large.
     off: [f32; QUERIES],
     /// `[TOGETHER][KEYS]`
-    scores: Lines<f32>,
+    scores: AlignedVec<f32>,
     /// `[TOGETHER][WEIGHTS]`: scores become weights.
-    weights: Lines<f32>,
+    weights: AlignedVec<f32>,
     /// Values with zeros behind, where their words don't fill a register.
-    values: Lines<f32>,
+    values: AlignedVec<f32>,
     channels: usize,
 }
 
@@ -44,13 +44,13 @@ impl Scratch {
     pub(super) fn new(channels: usize) -> Self {
         assert!(channels > 0 && channels.is_multiple_of(2 * TILE_DWORDS), "keys fill registers");
         Self {
-            query: Lines::new(QUERIES * channels / 2),
-            mixed: Lines::new(QUERIES * channels),
-            sums: Lines::new(QUERIES * TILE_DWORDS),
+            query: AlignedVec::new(QUERIES * channels / 2),
+            mixed: AlignedVec::new(QUERIES * channels),
+            sums: AlignedVec::new(QUERIES * TILE_DWORDS),
             off: [NO_SCORE; QUERIES],
-            scores: Lines::new(TOGETHER * KEYS),
-            weights: Lines::new(TOGETHER * WEIGHTS),
-            values: Lines::new(WEIGHTS * channels),
+            scores: AlignedVec::new(TOGETHER * KEYS),
+            weights: AlignedVec::new(TOGETHER * WEIGHTS),
+            values: AlignedVec::new(WEIGHTS * channels),
             channels,
         }
     }

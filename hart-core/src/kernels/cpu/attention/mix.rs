@@ -8,7 +8,7 @@ use super::quantized::{Decoded, Rounded, Source};
 use super::rows::{Rows, Strides, pair};
 use crate::kernels::cpu::amx::AmxToken;
 use crate::kernels::cpu::simd::{LoopKernel, SimdLevel};
-use crate::kernels::cpu::tasks;
+use crate::kernels::cpu::tasks::{self, SyncPtr};
 
 /// One row of a batch: what asks, what is asked, and where the answer goes.
 pub(super) struct Question<'a> {
@@ -85,19 +85,19 @@ pub(super) fn mix_by(level: SimdLevel, questions: &[Question<'_>], heads: Heads,
             tasks.extend((0..question.queries.tokens).step_by(most).map(|first| (question, head, first)));
         }
     }
-    let out = Out(out.as_mut_ptr());
+    let out = SyncPtr::new(out.as_mut_ptr());
     let asked = |task: usize| {
         let (question, head, first) = tasks[task];
         let queries = (question.queries.tokens - first).min(most);
         let parts: Vec<Source<'_>> = question.panels.iter().map(|panels| panels.part(head * heads.groups / heads.count)).collect();
         // SAFETY: there is room from here on for these queries, as checked above, and no other task has any of it.
-        let to = unsafe { { &out }.0.add(question.to.at(first, head)) };
+        let to = unsafe { out.get().add(question.to.at(first, head)) };
         let (rows, strides, channels) = (&question.queries, question.to, heads.channels);
         (Asked { rows, head, first, queries, channels, strides, to }, parts)
     };
     if let Some(token) = matrices {
         let room = || (amx::Scratch::new(heads.channels), Decoded::default());
-        tasks::each(tasks.len(), room, |(scratch, decoded), task| {
+        tasks::for_each(tasks.len(), room, |(scratch, decoded), task| {
             let (asked, parts) = asked(task);
             level.run_loop(AskRows { asked, scratch });
             level.run(amx::Block { token, queries: asked.queries, parts: &parts, scratch, decoded });
@@ -107,7 +107,7 @@ pub(super) fn mix_by(level: SimdLevel, questions: &[Question<'_>], heads: Heads,
     }
     let together = heads.together(level);
     let room = || (Scratch::new(heads.depth(level), heads.channels), Decoded::default());
-    tasks::each(tasks.len(), room, |(scratch, decoded), task| {
+    tasks::for_each(tasks.len(), room, |(scratch, decoded), task| {
         let (asked, parts) = asked(task);
         level.run_loop(Ask { asked, together, scratch });
         level.run(flash::Block { queries: asked.queries, parts: &parts, pairs: heads.pairs, scratch, decoded });
@@ -150,12 +150,6 @@ impl Asked<'_> {
         }
     }
 }
-
-/// Where all tasks write, each in its own place.
-struct Out(*mut f32);
-
-// SAFETY: tasks write to places of their own.
-unsafe impl Sync for Out {}
 
 /// Queries into columns.
 struct Ask<'a> {

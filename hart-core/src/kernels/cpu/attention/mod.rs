@@ -71,7 +71,7 @@ pub(crate) fn attention(operands: [&Tensor<4>; 3], bias: Option<&Tensor<4>>, sca
         Some(Question { queries: rows_of(&query, row, (scale * LOG2_E) as f32)?, panels: vec![Keyed::Packed(&packed[row])], to })
     };
     let questions = (0..batch).map(question).collect::<Option<Vec<_>>>()?;
-    let mut out = memory::numbers(batch * count * length * channels);
+    let mut out = memory::unspecified(batch * count * length * channels);
     mix(&questions, heads, &mut out);
     Some(if channels_first {
         tensor::<4>(out, vec![batch, count, channels, length]).swap_dims(2, 3)
@@ -200,7 +200,7 @@ pub(crate) fn self_attention(
             to,
         }
     });
-    let mut out = memory::numbers(total * width);
+    let mut out = memory::unspecified(total * width);
     mix(&questions.collect::<Vec<_>>(), heads, &mut out);
     match last {
         // No scale follows: the past is freed.

@@ -4,14 +4,14 @@ use rayon::prelude::*;
 
 use super::layout::{KEYS, PANEL, Part, words};
 use super::rows::{Rows, pair};
-use crate::kernels::cpu::memory::Lines;
+use crate::kernels::cpu::memory::AlignedVec;
 use crate::kernels::cpu::simd::{LoopKernel, SimdLevel};
 
 /// Keys and values of one row's tokens that came together, all heads, in blocks as [`Part`] tells.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Panels {
-    keys: Lines<f32>,
-    values: Lines<f32>,
+    keys: AlignedVec<f32>,
+    values: AlignedVec<f32>,
     heads: usize,
     tokens: usize,
     /// Base-2 logarithm of how often each token counts.
@@ -25,8 +25,8 @@ impl Panels {
         (self.heads, self.tokens, self.log_weight) = (heads, tokens, 0.0);
         // Words of a token in all heads.
         let (key, value) = (heads * words(channels, pairs), heads * channels.next_multiple_of(PANEL));
-        self.keys.set_len(tokens.next_multiple_of(PANEL) * key);
-        self.values.set_len(words(tokens, pairs) * value);
+        self.keys.resize_unspecified(tokens.next_multiple_of(PANEL) * key);
+        self.values.resize_unspecified(words(tokens, pairs) * value);
         if key * value == 0 {
             return self;
         }

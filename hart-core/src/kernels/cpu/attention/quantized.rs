@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::layout::{KEYS, PANEL, Part, share, words};
 use super::panels::Panels;
-use crate::kernels::cpu::memory::Lines;
+use crate::kernels::cpu::memory::AlignedVec;
 use crate::kernels::cpu::simd::{LoopKernel, MAGIC_BIAS, SimdLevel};
 
 /// The largest integer; the smallest is its negative.
@@ -56,8 +56,8 @@ impl Source<'_> {
 /// Where a block is read back to.
 #[derive(Default)]
 pub(super) struct Decoded {
-    keys: Lines<f32>,
-    values: Lines<f32>,
+    keys: AlignedVec<f32>,
+    values: AlignedVec<f32>,
 }
 
 /// What to multiply integers by, and numbers to become integers; of the largest number's bits, without a sign.
@@ -230,7 +230,7 @@ impl Decoded {
         let (key_scales, value_scales) = (&part.of.key_scales[scales.clone()], &part.of.value_scales[scales]);
         let keys = &part.of.keys[share(heads, part.head, first, padded, 2 * depth)];
         let panel = if PAIRS { PANEL * depth } else { ROW * depth };
-        self.keys.set_len(padded / PANEL * panel);
+        self.keys.resize_unspecified(padded / PANEL * panel);
         let panels = self.keys.chunks_exact_mut(panel).zip(keys.chunks_exact(ROW * depth));
         for ((to, from), scales) in panels.zip(key_scales.as_chunks::<PANEL>().0) {
             if PAIRS {
@@ -247,7 +247,7 @@ impl Decoded {
         }
         let values = &part.of.values[share(heads, part.head, words(first, true), length, 2 * channels)];
         let panel = words(count, PAIRS) * PANEL;
-        self.values.set_len(channels / PANEL * panel);
+        self.values.resize_unspecified(channels / PANEL * panel);
         for (to, from) in self.values.chunks_exact_mut(panel).zip(values.chunks_exact(ROW * length)) {
             if PAIRS {
                 let rows = to.as_chunks_mut().0.iter_mut().zip(from.as_chunks().0);
@@ -270,13 +270,13 @@ impl Decoded {
     #[inline(always)]
     pub(super) fn widened(&mut self, part: &Part<'_>, first: usize, count: usize, depth: usize, channels: usize) -> Part<'_> {
         let ([keys, values], length) = (part.block(first, count, depth, channels, true), words(count, true));
-        self.keys.set_len(2 * keys.len());
+        self.keys.resize_unspecified(2 * keys.len());
         for (to, from) in self.keys.chunks_exact_mut(ROW).zip(keys.chunks_exact(PANEL)) {
             for i in 0..PANEL {
                 [to[i], to[PANEL + i]] = unpaired(from[i]);
             }
         }
-        self.values.set_len(channels * count);
+        self.values.resize_unspecified(channels * count);
         for (to, from) in self.values.chunks_exact_mut(PANEL * count).zip(values.chunks_exact(PANEL * length)) {
             for (to, from) in to.chunks_mut(ROW).zip(from.chunks_exact(PANEL)) {
                 let (even, odd) = to.split_at_mut(PANEL);

@@ -6,7 +6,7 @@ use burn::backend::{Backend, Dispatch, Flex, TensorMetadata, backend_extension};
 use burn::prelude::*;
 
 use super::super::conv::{self, Sizes};
-use super::super::tensor::{of_values, slice};
+use super::super::tensor::{flex_tensor, slice};
 use super::here;
 use crate::kernels::params::ConvParams;
 
@@ -47,7 +47,7 @@ impl Convolution for Flex {
         let sizes = sizes(&x, &weight);
         let (x, weight, bias) = (x.to_contiguous(), weight.to_contiguous(), bias.to_contiguous());
         let y = conv::forward(slice(&x), slice(&weight), slice(&bias), sizes);
-        of_values(y, [sizes.batch, sizes.to, sizes.height, sizes.width].into())
+        flex_tensor(y, [sizes.batch, sizes.to, sizes.height, sizes.width].into())
     }
 }
 
@@ -74,14 +74,14 @@ mod gradients {
             let (dy, weights) = (slice(&dy), weight.to_contiguous());
             if let Some(node) = to_x {
                 let gradient = conv::gradient_x(dy, slice(&weights), sizes);
-                gradients.register::<Flex>(node.id, of_values(gradient, x.shape()));
+                gradients.register::<Flex>(node.id, flex_tensor(gradient, x.shape()));
             }
             if let Some(node) = to_weight {
                 let gradient = conv::gradient_weights(slice(&x.to_contiguous()), dy, sizes);
-                gradients.register::<Flex>(node.id, of_values(gradient, weight.shape()));
+                gradients.register::<Flex>(node.id, flex_tensor(gradient, weight.shape()));
             }
             if let Some(node) = to_bias {
-                gradients.register::<Flex>(node.id, of_values(conv::gradient_bias(dy, sizes), [sizes.to].into()));
+                gradients.register::<Flex>(node.id, flex_tensor(conv::gradient_bias(dy, sizes), [sizes.to].into()));
             }
         }
     }

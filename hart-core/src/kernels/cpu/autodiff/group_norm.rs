@@ -6,7 +6,7 @@ use burn::backend::{Backend, Dispatch, Flex, TensorMetadata, backend_extension};
 use burn::prelude::*;
 
 use super::super::group_norm::{Norm, Statistics};
-use super::super::tensor::{of_values, slice};
+use super::super::tensor::{flex_tensor, slice};
 use super::here;
 use crate::kernels::params::GroupNormParams;
 
@@ -51,7 +51,7 @@ fn norm<'a>(x: &FlexTensor, scale: &'a FlexTensor, shift: &'a FlexTensor, option
 fn forward(x: &FlexTensor, scale: &FlexTensor, shift: &FlexTensor, options: Options) -> (FlexTensor, Vec<Statistics>) {
     let (scale, shift) = (scale.to_contiguous(), shift.to_contiguous());
     let (y, statistics) = norm(x, &scale, &shift, options).forward(slice(&x.to_contiguous()));
-    (of_values(y, x.shape()), statistics)
+    (flex_tensor(y, x.shape()), statistics)
 }
 
 impl Norms for Flex {
@@ -92,13 +92,13 @@ mod gradients {
             let norm = norm(&x, &scale, &shift, options);
             let all = norm.gradients(slice(&x.to_contiguous()), slice(&dy), &statistics);
             if let Some(node) = to_x {
-                gradients.register::<Flex>(node.id, of_values(all.x, x.shape()));
+                gradients.register::<Flex>(node.id, flex_tensor(all.x, x.shape()));
             }
             if let Some(node) = to_scale {
-                gradients.register::<Flex>(node.id, of_values(all.scale, scale.shape()));
+                gradients.register::<Flex>(node.id, flex_tensor(all.scale, scale.shape()));
             }
             if let Some(node) = to_shift {
-                gradients.register::<Flex>(node.id, of_values(all.shift, shift.shape()));
+                gradients.register::<Flex>(node.id, flex_tensor(all.shift, shift.shape()));
             }
         }
     }

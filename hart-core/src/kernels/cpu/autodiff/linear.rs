@@ -12,7 +12,7 @@ use burn::prelude::*;
 
 use super::super::gemm::{self, Bf16Rows, Bf16Weights};
 use super::super::memory;
-use super::super::tensor::{of_values, slice};
+use super::super::tensor::{flex_tensor, slice};
 use super::here;
 use crate::kernels::params::Weight;
 
@@ -43,16 +43,16 @@ pub(crate) fn linear(x: &Tensor<3>, weight: &Weight, bias: Option<&Tensor<1>>) -
 }
 
 fn multiply(rows: &Bf16Rows, weights: Option<Bf16Weights>, shape: [usize; 2]) -> FlexTensor {
-    let mut y = memory::room(shape[0] * shape[1]);
+    let mut y = memory::with_capacity(shape[0] * shape[1]);
     weights.expect("neither is empty").product(rows, None, &mut y);
-    of_values(y, shape.into())
+    flex_tensor(y, shape.into())
 }
 
 impl Product for Flex {
     fn product(x: FlexTensor, weight: FlexTensor) -> FlexTensor {
         let ([rows, inputs], [_, outputs]) = (sizes(&x), sizes(&weight));
         let (x, weight) = (x.to_contiguous(), weight.to_contiguous());
-        multiply(&Bf16Rows::of(slice(&x), inputs), Bf16Weights::of_columns(slice(&weight), outputs), [rows, outputs])
+        multiply(&Bf16Rows::quantize(slice(&x), inputs), Bf16Weights::pack_transposed(slice(&weight), outputs), [rows, outputs])
     }
 }
 
@@ -72,12 +72,12 @@ impl Backward<Flex, 2> for Multiplication {
         let dy = gradients.consume::<Flex>(&ops.node).to_contiguous();
         let dy = slice(&dy);
         if let Some(node) = to_weight {
-            let columns = Bf16Rows::of_columns(slice(&x.to_contiguous()), inputs);
-            gradients.register::<Flex>(node.id, multiply(&columns, Bf16Weights::of_columns(dy, outputs), [inputs, outputs]));
+            let columns = Bf16Rows::quantize_transposed(slice(&x.to_contiguous()), inputs);
+            gradients.register::<Flex>(node.id, multiply(&columns, Bf16Weights::pack_transposed(dy, outputs), [inputs, outputs]));
         }
         if let Some(node) = to_x {
-            let weights = Bf16Weights::of_rows(slice(&weight.to_contiguous()), outputs);
-            gradients.register::<Flex>(node.id, multiply(&Bf16Rows::of(dy, outputs), weights, [rows, inputs]));
+            let weights = Bf16Weights::pack(slice(&weight.to_contiguous()), outputs);
+            gradients.register::<Flex>(node.id, multiply(&Bf16Rows::quantize(dy, outputs), weights, [rows, inputs]));
         }
     }
 }

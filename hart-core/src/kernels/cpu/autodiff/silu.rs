@@ -6,7 +6,7 @@ use burn::backend::{Backend, Dispatch, Flex, backend_extension};
 use burn::prelude::*;
 
 use super::super::elementwise;
-use super::super::tensor::{change, slice};
+use super::super::tensor::{modify, slice};
 use super::here;
 
 #[cfg(feature = "train")]
@@ -40,12 +40,12 @@ pub(crate) fn silu_mul(gate: Tensor<3>, up: Tensor<3>) -> Result<Tensor<3>, (Ten
 
 impl Silu for Flex {
     fn silu(x: FlexTensor) -> FlexTensor {
-        change(x, elementwise::silu)
+        modify(x, elementwise::silu)
     }
 
     fn silu_mul(gate: FlexTensor, up: FlexTensor) -> FlexTensor {
         let up = up.to_contiguous();
-        change(gate, |gate| elementwise::silu_mul(gate, slice(&up)))
+        modify(gate, |gate| elementwise::silu_mul(gate, slice(&up)))
     }
 }
 
@@ -69,7 +69,7 @@ mod gradients {
             let dy = gradients.consume::<Flex>(&ops.node);
             if let Some(node) = to_x {
                 let x = ops.state.to_contiguous();
-                gradients.register::<Flex>(node.id, change(dy, |dy| elementwise::silu_gradient(dy, slice(&x))));
+                gradients.register::<Flex>(node.id, modify(dy, |dy| elementwise::silu_gradient(dy, slice(&x))));
             }
         }
     }
@@ -85,11 +85,11 @@ mod gradients {
             let dy = gradients.consume::<Flex>(&ops.node).to_contiguous();
             let (gate, up) = (ops.state.0.to_contiguous(), ops.state.1.to_contiguous());
             if let Some(node) = to_up {
-                let gradient = change(gate.clone(), |gate| elementwise::silu_mul(gate, slice(&dy)));
+                let gradient = modify(gate.clone(), |gate| elementwise::silu_mul(gate, slice(&dy)));
                 gradients.register::<Flex>(node.id, gradient);
             }
             if let Some(node) = to_gate {
-                let gradient = change(dy, |dy| elementwise::silu_mul_gradient(dy, slice(&gate), slice(&up)));
+                let gradient = modify(dy, |dy| elementwise::silu_mul_gradient(dy, slice(&gate), slice(&up)));
                 gradients.register::<Flex>(node.id, gradient);
             }
         }

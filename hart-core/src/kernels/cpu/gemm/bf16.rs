@@ -3,10 +3,11 @@
 use bytes::Bytes;
 use rayon::prelude::*;
 
-use super::super::memory::Lines;
+use super::super::memory::AlignedVec;
 use super::super::simd::{self, LoopKernel};
+use super::super::tasks::SyncPtr;
+use super::isa;
 use super::microkernel::{self, Finish, OUTPUTS, Part, Place, of_panel};
-use super::{Out, isa};
 
 /// Inputs in a word.
 pub(super) const WORD: usize = 2;
@@ -22,7 +23,7 @@ pub(crate) struct Bf16Weights {
 
 impl Bf16Weights {
     /// Rounds rows of `inputs` weights, one for each output; None where there are none.
-    pub(crate) fn of_rows(weights: &[f32], inputs: usize) -> Option<Self> {
+    pub(crate) fn pack(weights: &[f32], inputs: usize) -> Option<Self> {
         if inputs == 0 || weights.is_empty() || !weights.len().is_multiple_of(inputs) {
             return None;
         }
@@ -77,7 +78,7 @@ impl Bf16Weights {
     pub(crate) fn product(&self, x: &Bf16Rows, bias: Option<&[f32]>, y: &mut Vec<f32>) {
         let numbers = x.rows * self.outputs;
         y.reserve(numbers);
-        let place = Place { out: Out::behind(y), outputs: self.outputs, gated: false };
+        let place = Place { out: SyncPtr::new(super::spare(y)), outputs: self.outputs, gated: false };
         // SAFETY: there is room, and all of it is written.
         unsafe {
             self.multiply(x, bias, place);
@@ -92,7 +93,7 @@ impl Bf16Weights {
     /// As [`Self::product`], or if there is not one gate for each output of each row.
     pub(crate) fn product_gated(&self, x: &Bf16Rows, bias: Option<&[f32]>, gates: &mut [f32]) {
         assert_eq!(gates.len(), x.rows * self.outputs, "one gate for each output of each row");
-        let place = Place { out: Out(gates.as_mut_ptr()), outputs: self.outputs, gated: true };
+        let place = Place { out: SyncPtr::new(gates.as_mut_ptr()), outputs: self.outputs, gated: true };
         // SAFETY: there is a gate in each place.
         unsafe { self.multiply(x, bias, place) };
     }
@@ -118,7 +119,7 @@ impl Bf16Weights {
 #[derive(Debug)]
 pub(crate) struct Bf16Rows {
     /// Blocks as the instructions' layout tells. A word is two bf16, or two are: an f32 each.
-    blocks: Lines<u32>,
+    blocks: AlignedVec<u32>,
     rows: usize,
     inputs: usize,
     by: isa::Bf16,
@@ -130,7 +131,7 @@ impl Bf16Rows {
     /// # Panics
     ///
     /// If the rows are not whole.
-    pub(crate) fn of(x: &[f32], inputs: usize) -> Self {
+    pub(crate) fn quantize(x: &[f32], inputs: usize) -> Self {
         Self::by(isa::Bf16::best(), x, inputs)
     }
 
@@ -219,7 +220,7 @@ mod tests {
             for inputs in [1, 3, 31, 64, 1003] {
                 for (rows, outputs) in [(1, 1), (2, 5), (3, 16), (7, 50), (13, 101), (0, 3)] {
                     let (x, w, bias) = (waves(rows * inputs, 0.7), waves(outputs * inputs, 1.3), waves(outputs, 0.4));
-                    let weights = Bf16Weights::of_rows(&w, inputs).expect("there are weights");
+                    let weights = Bf16Weights::pack(&w, inputs).expect("there are weights");
                     assert_eq!((weights.inputs(), weights.outputs()), (inputs, outputs));
                     let got = product(level, &weights, &x, Some(&bias));
                     assert_eq!(got.len(), rows * outputs);
@@ -240,7 +241,7 @@ mod tests {
 
     #[test]
     fn a_row_is_the_same_in_any_batch() {
-        let weights = Bf16Weights::of_rows(&waves(61 * 348, 1.3), 348).expect("there are weights");
+        let weights = Bf16Weights::pack(&waves(61 * 348, 1.3), 348).expect("there are weights");
         let x = waves(97 * 348, 0.7);
         let all = product(isa::Bf16::best(), &weights, &x, None);
         for count in [1, 2, 3, 5, 64] {

@@ -8,10 +8,9 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::super::memory::Lines;
+use super::super::memory::AlignedVec;
 use super::super::simd::{self, SimdF32, SimdLevel};
-use super::super::tasks;
-use super::Out;
+use super::super::tasks::{self, SyncPtr};
 use super::microkernel::{Arithmetic, Finish, Layout, OUTPUTS, Part, Words, multiply, of_panel, read, write};
 
 /// Panels that a task takes: with [`DEPTH`] inputs they fill a good part of a core's second cache.
@@ -42,7 +41,7 @@ const fn rows(many: bool) -> usize {
 pub(super) fn product(level: SimdLevel, x: &[f32], w: &[f32], bias: Option<&[f32]>, width: usize, y: &mut Vec<f32>) {
     let (rows, columns) = super::sizes(x, w, bias, width);
     y.reserve(rows * columns);
-    let out = Out::behind(y);
+    let out = SyncPtr::new(super::spare(y));
     let layout = layout(level);
     let task_rows = TASK_ROWS.next_multiple_of(layout.rows);
     let (row_tasks, panels) = (rows.div_ceil(task_rows), columns.div_ceil(OUTPUTS));
@@ -51,7 +50,7 @@ pub(super) fn product(level: SimdLevel, x: &[f32], w: &[f32], bias: Option<&[f32
         let depth = DEPTH.min(width - from);
         let blocks = arrange_rows(level, x, width, from..from + depth, layout);
         let finish = Sum { out: &out, columns, first: from == 0, bias };
-        tasks::each(row_tasks * panel_tasks, Lines::default, |scratch, task| {
+        tasks::for_each(row_tasks * panel_tasks, AlignedVec::default, |scratch, task| {
             let (row, panel) = (task % row_tasks * task_rows, task / row_tasks * TASK_PANELS);
             let (row_end, panel_end) = ((row + task_rows).min(rows), (panel + TASK_PANELS).min(panels));
             let weights = &w[panel * OUTPUTS * width..(panel_end * OUTPUTS).min(columns) * width];
@@ -67,7 +66,7 @@ pub(super) fn product(level: SimdLevel, x: &[f32], w: &[f32], bias: Option<&[f32
 }
 
 /// Some inputs of x in blocks of rows, zeros behind the last row.
-fn arrange_rows(level: SimdLevel, x: &[f32], width: usize, inputs: Range<usize>, layout: Layout) -> Lines<u32> {
+fn arrange_rows(level: SimdLevel, x: &[f32], width: usize, inputs: Range<usize>, layout: Layout) -> AlignedVec<u32> {
     let mut blocks = layout.room(x.len() / width, inputs.len());
     let parts = blocks.par_chunks_mut(2 * layout.block(inputs.len())).zip(x.par_chunks(2 * layout.rows * width));
     parts.for_each(|(blocks, x)| level.run(ArrangeRows { x, width, inputs: inputs.clone(), layout, blocks }));
@@ -126,7 +125,7 @@ struct Arrange<'a> {
     width: usize,
     from: usize,
     depth: usize,
-    into: &'a mut Lines<f32>,
+    into: &'a mut AlignedVec<f32>,
 }
 
 impl simd::SimdKernel for Arrange<'_> {
@@ -134,7 +133,7 @@ impl simd::SimdKernel for Arrange<'_> {
     unsafe fn run<S: SimdF32>(self) {
         let Self { weights, width, from, depth, into } = self;
         let outputs = weights.len() / width;
-        into.set_len(outputs.next_multiple_of(OUTPUTS) * depth);
+        into.resize_unspecified(outputs.next_multiple_of(OUTPUTS) * depth);
         for (panel, into) in into.chunks_mut(OUTPUTS * depth).enumerate() {
             let weights = &weights[panel * OUTPUTS * width..];
             let count = OUTPUTS.min(outputs - panel * OUTPUTS);
@@ -175,7 +174,7 @@ impl<F: Finish<f32>> simd::SimdKernel for Multiply<'_, F> {
 
 /// Adds the sums to what is there already, or to the bias.
 struct Sum<'a> {
-    out: &'a Out,
+    out: &'a SyncPtr<f32>,
     /// Numbers from one row of y to the next.
     columns: usize,
     /// Whether nothing is there yet.
@@ -196,11 +195,11 @@ impl Finish<f32> for Sum<'_> {
         let mut y = *sums;
         // SAFETY: y has room for all rows, the pieces before have written these outputs, and the caller's.
         unsafe {
-            let before = if self.first { *bias } else { read(self.out.0, self.columns, row, panel) };
+            let before = if self.first { *bias } else { read(self.out.get(), self.columns, row, panel) };
             for (y, before) in y.iter_mut().zip(before) {
                 *y += before;
             }
-            write(self.out.0, self.columns, row, panel, y);
+            write(self.out.get(), self.columns, row, panel, y);
         }
     }
 }

@@ -6,7 +6,7 @@
 use rayon::prelude::*;
 
 use super::super::simd::{SimdF32, SimdKernel, SimdLevel};
-use super::Out;
+use super::super::tasks::SyncPtr;
 
 /// Rows of w that a task takes, a multiple of any tile's.
 const TASK_W: usize = 48;
@@ -25,7 +25,7 @@ pub(super) fn product(level: SimdLevel, x: &[f32], w: &[f32], bias: Option<&[f32
     y.reserve(rows * columns);
     let block = (TASK_X / width).max(1).next_multiple_of(BLOCK);
     let (blocks, parts) = (rows.div_ceil(block), columns.div_ceil(TASK_W));
-    let out = Out::behind(y);
+    let out = SyncPtr::new(super::spare(y));
     (0..blocks * parts).into_par_iter().for_each(|task| {
         let (row, column) = (task / parts * block, task % parts * TASK_W);
         let part = Part {
@@ -36,7 +36,7 @@ pub(super) fn product(level: SimdLevel, x: &[f32], w: &[f32], bias: Option<&[f32
             columns,
         };
         // SAFETY: the part's outputs begin at (row, column) of y, whose memory is reserved, and no other task has any of them.
-        level.run(Tiles { part, y: unsafe { { &out }.0.add(row * columns + column) } });
+        level.run(Tiles { part, y: unsafe { out.get().add(row * columns + column) } });
     });
     // SAFETY: every task has written its outputs, and together they are all.
     unsafe { y.set_len(y.len() + rows * columns) };

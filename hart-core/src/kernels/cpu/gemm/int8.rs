@@ -8,10 +8,11 @@ use std::sync::OnceLock;
 use bytes::Bytes;
 use rayon::prelude::*;
 
-use super::super::memory::Lines;
+use super::super::memory::AlignedVec;
 use super::super::simd::{self, LoopKernel, MAGIC_BIAS};
+use super::super::tasks::SyncPtr;
+use super::isa;
 use super::microkernel::{self, Finish, OUTPUTS, Part, Place, of_panel};
-use super::{Out, isa};
 
 /// Inputs in a word.
 const WORD: usize = 4;
@@ -42,7 +43,7 @@ pub(crate) struct Int8Weights {
 
 impl Int8Weights {
     /// Rounds rows of `inputs` weights, one for each output; None where there are none, or so many that sums might overflow.
-    pub(crate) fn of_rows(weights: &[f32], inputs: usize) -> Option<Self> {
+    pub(crate) fn pack(weights: &[f32], inputs: usize) -> Option<Self> {
         if inputs == 0 || inputs >= TOO_MANY_INPUTS || weights.is_empty() || !weights.len().is_multiple_of(inputs) {
             return None;
         }
@@ -124,7 +125,7 @@ impl Int8Weights {
     pub(crate) fn product(&self, x: &Int8Rows, bias: Option<&[f32]>, y: &mut Vec<f32>) {
         let numbers = x.scales.len() * self.outputs();
         y.reserve(numbers);
-        let place = Place { out: Out::behind(y), outputs: self.outputs(), gated: false };
+        let place = Place { out: SyncPtr::new(super::spare(y)), outputs: self.outputs(), gated: false };
         // SAFETY: there is room, and all of it is written.
         unsafe {
             self.multiply(x, bias, place);
@@ -139,7 +140,7 @@ impl Int8Weights {
     /// As [`Self::product`], or if there is not one gate for each output of each row.
     pub(crate) fn product_gated(&self, x: &Int8Rows, bias: Option<&[f32]>, gates: &mut [f32]) {
         assert_eq!(gates.len(), x.scales.len() * self.outputs(), "one gate for each output of each row");
-        let place = Place { out: Out(gates.as_mut_ptr()), outputs: self.outputs(), gated: true };
+        let place = Place { out: SyncPtr::new(gates.as_mut_ptr()), outputs: self.outputs(), gated: true };
         // SAFETY: there is a gate in each place.
         unsafe { self.multiply(x, bias, place) };
     }
@@ -166,7 +167,7 @@ impl Int8Weights {
 #[derive(Debug)]
 pub(crate) struct Int8Rows {
     /// Blocks as the instructions' layout tells. A word is four bytes, or two of them are: the even ones as 16-bit integers, and the odd ones.
-    blocks: Lines<u32>,
+    blocks: AlignedVec<u32>,
     /// What a row's integers are to be multiplied by; not a number where the row has one that isn't.
     scales: Vec<f32>,
     inputs: usize,
@@ -179,7 +180,7 @@ impl Int8Rows {
     /// # Panics
     ///
     /// If the rows are not whole.
-    pub(crate) fn of(x: &[f32], inputs: usize) -> Self {
+    pub(crate) fn quantize(x: &[f32], inputs: usize) -> Self {
         Self::by(isa::Int8::best(), simd::SimdLevel::best(), x, inputs)
     }
 
@@ -310,7 +311,7 @@ mod tests {
         for inputs in [1, 3, 4, 31, 64, 1003] {
             for (rows, outputs) in [(1, 1), (2, 5), (3, 16), (7, 50), (13, 101), (0, 3)] {
                 let (x, w, bias) = (waves(rows * inputs, 0.7), waves(outputs * inputs, 1.3), waves(outputs, 0.4));
-                let weights = Int8Weights::of_rows(&w, inputs).expect("there are weights");
+                let weights = Int8Weights::pack(&w, inputs).expect("there are weights");
                 assert_eq!((weights.inputs(), weights.outputs()), (inputs, outputs));
                 let first = product(isa::Int8::all().next().expect("a plain one"), &weights, &x, Some(&bias));
                 assert_eq!(first.len(), rows * outputs);
@@ -348,7 +349,7 @@ mod tests {
     /// Whoever looks for overflow behind a product finds it.
     #[test]
     fn a_row_that_is_not_finite_gives_nothing_finite() {
-        let weights = Int8Weights::of_rows(&waves(5 * 40, 1.3), 40).expect("there are weights");
+        let weights = Int8Weights::pack(&waves(5 * 40, 1.3), 40).expect("there are weights");
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let mut x = waves(2 * 40, 0.7);
             x[47] = bad;

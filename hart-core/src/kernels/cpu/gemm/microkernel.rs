@@ -13,9 +13,8 @@ use std::ops::Range;
 
 use super::super::amx;
 use super::super::elementwise::silu_of;
-use super::super::memory::Lines;
-use super::super::tasks;
-use super::Out;
+use super::super::memory::AlignedVec;
+use super::super::tasks::{self, SyncPtr};
 
 /// Outputs of a panel.
 pub(crate) const OUTPUTS: usize = 16;
@@ -51,8 +50,8 @@ impl Layout {
     }
 
     /// Room for all blocks of so many rows, of any value but for the last block's zeros: it may have fewer rows.
-    pub(super) fn room(self, rows: usize, words: usize) -> Lines<u32> {
-        let mut blocks = Lines::new(self.blocks(rows, words));
+    pub(super) fn room(self, rows: usize, words: usize) -> AlignedVec<u32> {
+        let mut blocks = AlignedVec::new(self.blocks(rows, words));
         let last = blocks.len().saturating_sub(self.block(words));
         blocks[last..].fill(0);
         blocks
@@ -214,7 +213,7 @@ pub(super) unsafe fn read(y: *const f32, outputs: usize, row: usize, panel: usiz
 
 /// Where outputs go.
 pub(super) struct Place {
-    pub(super) out: Out,
+    pub(super) out: SyncPtr<f32>,
     /// Of a row.
     pub(super) outputs: usize,
     /// Whether they are multiplied by SiLU of what stands there, which is the gate.
@@ -232,12 +231,12 @@ impl Place {
         // SAFETY: the caller's.
         unsafe {
             if self.gated {
-                let gates = read(self.out.0, self.outputs, row, panel);
+                let gates = read(self.out.get(), self.outputs, row, panel);
                 for i in 0..OUTPUTS {
                     y[i] *= silu_of(gates[i]);
                 }
             }
-            write(self.out.0, self.outputs, row, panel, y);
+            write(self.out.get(), self.outputs, row, panel, y);
         }
     }
 }
@@ -319,7 +318,7 @@ pub(super) fn parts(rows: usize, outputs: usize, words: usize, layout: Layout, e
     };
     let task_rows = (most / layout.words(words)).max(1).next_multiple_of(2 * layout.rows);
     let (row_tasks, panel_tasks) = (rows.div_ceil(task_rows), panels.div_ceil(TASK_PANELS));
-    tasks::each(
+    tasks::for_each(
         row_tasks * panel_tasks,
         || (),
         |(), task| {

@@ -56,18 +56,10 @@ fn sizes(x: &[f32], w: &[f32], bias: Option<&[f32]>, width: usize) -> (usize, us
     (rows, columns)
 }
 
-/// Where all tasks write, each in its own place.
-struct Out(*mut f32);
-
-impl Out {
-    /// Behind what is there, where the caller has reserved memory.
-    fn behind(y: &mut Vec<f32>) -> Self {
-        Self(y.spare_capacity_mut().as_mut_ptr().cast())
-    }
+/// Returns the memory behind a vector's last element, where the caller has reserved room.
+fn spare(y: &mut Vec<f32>) -> *mut f32 {
+    y.spare_capacity_mut().as_mut_ptr().cast()
 }
-
-// SAFETY: tasks write to places of their own.
-unsafe impl Sync for Out {}
 
 #[cfg(test)]
 mod tests {

@@ -10,7 +10,7 @@ use super::microkernel::{OUTPUTS, of_panel};
 
 impl Bf16Weights {
     /// Rounds a matrix `[inputs, outputs]`; None where it has no numbers.
-    pub(crate) fn of_columns(weights: &[f32], outputs: usize) -> Option<Self> {
+    pub(crate) fn pack_transposed(weights: &[f32], outputs: usize) -> Option<Self> {
         if outputs == 0 || weights.is_empty() || !weights.len().is_multiple_of(outputs) {
             return None;
         }
@@ -29,14 +29,14 @@ impl Bf16Rows {
     /// # Panics
     ///
     /// If the matrix is not whole.
-    pub(crate) fn of_columns(x: &[f32], rows: usize) -> Self {
+    pub(crate) fn quantize_transposed(x: &[f32], rows: usize) -> Self {
         assert!(rows > 0 && x.len().is_multiple_of(rows), "columns must be whole");
         let (level, inputs) = (simd::SimdLevel::best(), x.len() / rows);
-        let mut turned = memory::numbers(x.len());
+        let mut turned = memory::unspecified(x.len());
         let strips = turned.par_chunks_mut(STRIP * inputs).enumerate();
         strips.for_each(|(strip, to)| level.run(Turn { from: x, columns: rows, first: strip * STRIP, to }));
-        let rounded = Self::of(&turned, inputs);
-        memory::give_back(turned);
+        let rounded = Self::quantize(&turned, inputs);
+        memory::recycle(turned);
         rounded
     }
 }
@@ -115,7 +115,7 @@ mod tests {
         for (inputs, outputs) in [(1, 1), (2, 5), (31, 16), (70, 50), (33, 101)] {
             let rows = waves(outputs * inputs, 1.3);
             let columns: Vec<f32> = (0..inputs * outputs).map(|i| rows[i % outputs * inputs + i / outputs]).collect();
-            let (want, got) = (Bf16Weights::of_rows(&rows, inputs).unwrap(), Bf16Weights::of_columns(&columns, outputs).unwrap());
+            let (want, got) = (Bf16Weights::pack(&rows, inputs).unwrap(), Bf16Weights::pack_transposed(&columns, outputs).unwrap());
             assert_eq!((got.inputs(), got.outputs()), (inputs, outputs));
             assert_eq!(got.panels(), want.panels());
             let product = |rows: &Bf16Rows| {
@@ -123,8 +123,8 @@ mod tests {
                 want.product(rows, None, &mut y);
                 y
             };
-            assert_eq!(product(&Bf16Rows::of_columns(&columns, outputs)), product(&Bf16Rows::of(&rows, inputs)));
+            assert_eq!(product(&Bf16Rows::quantize_transposed(&columns, outputs)), product(&Bf16Rows::quantize(&rows, inputs)));
         }
-        assert!(Bf16Weights::of_columns(&[], 3).is_none());
+        assert!(Bf16Weights::pack_transposed(&[], 3).is_none());
     }
 }

@@ -24,7 +24,7 @@ use burn::tensor::DType;
 use half::bf16;
 
 use super::simd::SimdLevel;
-use super::tensor::of_values;
+use super::tensor::flex_tensor;
 use crate::kernels::params::{ConvParams, GroupNormParams};
 use bf16_gemm::Pair;
 use group_norm::{Norm, Normed};
@@ -41,12 +41,6 @@ const POINTS: usize = PATCH * PATCH;
 const STEP: usize = 16;
 /// Output channels that are computed together.
 const CHUNK: usize = 5 * STEP;
-
-/// Where tasks write, each in its own places.
-struct Out<N>(*mut N);
-
-// SAFETY: tasks write to places of their own.
-unsafe impl<N: Send> Sync for Out<N> {}
 
 /// The operation between a map and the convolution that reads it.
 #[derive(Clone, Copy, Debug)]
@@ -102,7 +96,7 @@ fn convolve(x: Tensor<4>, prologue: Prologue<'_>, params: &ConvParams, residual:
     let factor = if matches!(prologue, Prologue::Upsample) { 2 } else { 1 };
     let shape = [batch, height * factor, width * factor, to];
     let add = residual.is_some();
-    let mut y = residual.map_or_else(|| of_values(vec![0.0; shape.iter().product()], shape.into()), own);
+    let mut y = residual.map_or_else(|| flex_tensor(vec![0.0; shape.iter().product()], shape.into()), own);
     let kernels = Kernels { weights, bias, from, to };
     let values = y.try_storage_mut::<f32>().expect("made here, or `own`ed");
     for (map, y) in slice(&x).chunks(image).zip(values.chunks_mut(image / from * factor * factor * to)) {
@@ -174,7 +168,7 @@ fn turned(map: FlexTensor) -> Tensor<4> {
 }
 
 fn channels_second(values: Vec<f32>, shape: [usize; 4]) -> Tensor<4> {
-    turned(of_values(values, shape.into()))
+    turned(flex_tensor(values, shape.into()))
 }
 
 /// A map to write to.
@@ -184,7 +178,7 @@ fn own(x: Tensor<4>) -> FlexTensor {
     match map.try_storage_mut::<f32>() {
         // Not a part of something larger.
         Some(values) if values.len() == shape.num_elements() => map,
-        _ => of_values(slice(&map).to_vec(), shape),
+        _ => flex_tensor(slice(&map).to_vec(), shape),
     }
 }
 

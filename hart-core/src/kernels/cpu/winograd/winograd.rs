@@ -11,15 +11,15 @@
 use rayon::prelude::*;
 
 use super::super::amx::{AmxToken, TileGuard};
-use super::super::memory::Lines;
+use super::super::memory::AlignedVec;
 use super::super::simd::{SimdF32, SimdKernel, SimdLevel};
-use super::super::tasks;
+use super::super::tasks::{self, SyncPtr};
 use super::bf16_gemm;
 use super::element::Number;
 use super::gemm::Product;
 use super::patches::{Band, Input};
 use super::weights::Kernels;
-use super::{CHUNK, Out, PATCH, POINTS, STEP, TILE, transforms};
+use super::{CHUNK, PATCH, POINTS, STEP, TILE, transforms};
 
 /// Tiles that are multiplied together: what comes out stays in a core's second cache.
 const RUN: usize = 30;
@@ -53,11 +53,11 @@ pub(super) fn convolve<N: Number>(level: SimdLevel, x: &Input<'_>, kernels: &Ker
         let tiles = rows.min(down - first) * across;
         band.fill(level, x, first);
         points.fill(level, &band, tiles, across);
-        let out = Out(y.as_mut_ptr());
+        let out = SyncPtr::new(y.as_mut_ptr());
         // Tiles that a task multiplies with a chunk of kernels.
         let part = if once { tiles } else { run };
         let parts = tiles.div_ceil(part);
-        tasks::each(kernels.chunks() * parts, room, |(products, scratch), task| {
+        tasks::for_each(kernels.chunks() * parts, room, |(products, scratch), task| {
             let (chunk, start) = (task / parts, task % parts * part);
             let panels = match transformed.get(chunk) {
                 Some(panels) => panels,
@@ -74,7 +74,7 @@ pub(super) fn convolve<N: Number>(level: SimdLevel, x: &Input<'_>, kernels: &Ker
                     let (row, column) = ((start + tile) / across + first, (start + tile) % across);
                     let (row, column) = (row * TILE, column * TILE);
                     // SAFETY: this task alone writes these channels of the tile's places.
-                    let to = unsafe { { &out }.0.add((row * width + column) * kernels.to + channels.start) };
+                    let to = unsafe { out.get().add((row * width + column) * kernels.to + channels.start) };
                     level.run(Tile {
                         products: &products[tile * bias.len()..],
                         stride: run * bias.len(),
@@ -95,7 +95,7 @@ pub(super) fn convolve<N: Number>(level: SimdLevel, x: &Input<'_>, kernels: &Ker
 
 /// A band's patches at all points, `[points][tiles][channels as laid out]`.
 struct Points<N: Number> {
-    numbers: Lines<N>,
+    numbers: AlignedVec<N>,
     /// From one point to the next: a little more than the tiles take, since distances of whole pages meet in the same places of the
     /// cache.
     stride: usize,
@@ -111,7 +111,7 @@ impl<N: Number> Points<N> {
         let stride = tiles * row + STEP;
         // A last run that is not whole is multiplied with what lies behind it.
         let behind = if matrices.is_some() { bf16_gemm::ROWS * row } else { 0 };
-        Self { numbers: Lines::new(POINTS * stride + behind), stride, row, matrices }
+        Self { numbers: AlignedVec::new(POINTS * stride + behind), stride, row, matrices }
     }
 
     /// Tiles that are multiplied together.
@@ -122,12 +122,12 @@ impl<N: Number> Points<N> {
     /// Transforms the patches of the first `tiles` of a band with rows of `across`.
     fn fill(&mut self, level: SimdLevel, band: &Band, tiles: usize, across: usize) {
         assert!(tiles * self.row <= self.stride, "room for all tiles");
-        let out = Out(self.numbers.as_mut_ptr());
+        let out = SyncPtr::new(self.numbers.as_mut_ptr());
         let (row, stride) = (self.row, self.stride);
         (0..tiles).into_par_iter().for_each(|tile| {
             let patch = band.patch(tile / across, tile % across);
             // SAFETY: this task alone writes the tile's numbers, of which there are `row` for each point.
-            let to = unsafe { { &out }.0.add(tile * row) };
+            let to = unsafe { out.get().add(tile * row) };
             level.run(Patch { patch, padded: row * N::CHANNELS, row: band.row(), to, stride });
         });
     }
