@@ -1,4 +1,4 @@
-//! Products of pairs of bfloat16, summed in f32, by the instructions for them.
+//! Products of bf16 pairs, summed in f32, with AVX-512 BF16 or AMX.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -7,41 +7,41 @@ use super::super::simd::SimdLevel;
 use super::CHUNK;
 use super::gemm::Product;
 
-/// Two channels in bfloat16, the first in the lower half.
+/// Two channels in bf16, the first in the lower half.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[repr(transparent)]
 pub(super) struct Pair(pub(super) u32);
 
-// SAFETY: a whole number, of which all bits may be anything.
+// SAFETY: an integer; all bit patterns are valid.
 unsafe impl Zeroable for Pair {}
-// SAFETY: as before.
+// SAFETY: an integer without padding.
 unsafe impl Pod for Pair {}
 
 impl Pair {
     #[inline(always)]
     pub(super) fn of(first: f32, second: f32) -> Self {
-        Self(u32::from(rounded(first)) | u32::from(rounded(second)) << 16)
+        Self(u32::from(round_to_bf16(first)) | u32::from(round_to_bf16(second)) << 16)
     }
 }
 
-/// To the nearest bfloat16, of two equally near ones the even one: the upper half of an f32.
+/// Rounds to the nearest bf16, ties to even: the upper half of an f32.
 #[inline(always)]
-pub(super) fn rounded(number: f32) -> u16 {
-    let bits = number.to_bits();
-    // Written so that the compiler makes vectors of it. What is not a number stays so: those that arithmetic makes have a mantissa
-    // whose upper half doesn't overflow.
+pub(super) fn round_to_bf16(value: f32) -> u16 {
+    let bits = value.to_bits();
+    // Without branches, so that the compiler vectorises it. A NaN stays one: the mantissas of NaNs that arithmetic produces do not
+    // overflow here.
     ((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16
 }
 
-/// Rows that [`squares`] multiplies together.
+/// Rows that [`multiply_amx`] multiplies at a time.
 pub(super) const ROWS: usize = 2 * amx::TILE_ROWS;
 
-/// Whether the processor has an instruction for them. Without it f32 is as fast as anything.
+/// Whether the processor has instructions for bf16 pairs. Without them f32 is at least as fast.
 pub(super) fn available() -> bool {
     SimdLevel::best().has_bf16()
 }
 
-/// Rows of pairs times a panel of pairs.
+/// Multiplies rows of pairs by a panel of pairs.
 ///
 /// # Panics
 ///
@@ -50,7 +50,7 @@ pub(super) fn multiply(product: Product<'_, Pair>) {
     product.check();
     #[cfg(target_arch = "x86_64")]
     if available() {
-        // SAFETY: the processor has the instructions; `check` has seen that the lengths fit together.
+        // SAFETY: the processor has the instructions, and `check` has seen that the lengths fit together.
         unsafe {
             match product.columns / 16 {
                 5 => x86::tiles::<5, 5>(product),
@@ -65,15 +65,15 @@ pub(super) fn multiply(product: Product<'_, Pair>) {
     plain(product);
 }
 
-/// The same where registers for matrices are ready, of whole [`ROWS`] and a depth that fills the registers.
+/// Like [`multiply`], with AMX: a multiple of [`ROWS`] rows, and a depth that fills the tiles.
 ///
 /// # Panics
 ///
 /// If lengths don't fit together.
-pub(super) fn squares(_: &TileGuard, product: Product<'_, Pair>) {
+pub(super) fn multiply_amx(_: &TileGuard, product: Product<'_, Pair>) {
     product.check();
     let Product { x, stride, rows, panel, depth, columns, y } = product;
-    assert!(depth > 0 && depth.is_multiple_of(TILE_DWORDS) && rows.is_multiple_of(ROWS), "registers are full");
+    assert!(depth > 0 && depth.is_multiple_of(TILE_DWORDS) && rows.is_multiple_of(ROWS), "rows and depth fill the tiles");
     let c_row_stride = columns * size_of::<f32>();
     for row in (0..rows).step_by(ROWS) {
         for column in (0..columns).step_by(2 * TILE_DWORDS) {
@@ -90,13 +90,13 @@ pub(super) fn squares(_: &TileGuard, product: Product<'_, Pair>) {
                 c: [first, first.wrapping_add(amx::TILE_ROWS * c_row_stride)],
                 c_row_stride,
             };
-            // SAFETY: the registers are ready; the lengths fit together, and columns are whole vectors.
+            // SAFETY: the tiles are configured, the lengths fit together, and columns are whole vectors.
             unsafe { if two { Tdpbf16ps::product_32x32(operands) } else { Tdpbf16ps::product_32x16(operands) } }
         }
     }
 }
 
-/// The same for any processor, so that the code is right everywhere; none that lacks the instruction is asked for it.
+/// Like [`multiply`], for any processor: the fallback, and the reference of the tests.
 pub(super) fn plain(product: Product<'_, Pair>) {
     let Product { x, stride, panel, depth, columns, y, rows } = product;
     let halves = |pair: Pair| [f32::from_bits(pair.0 << 16), f32::from_bits(pair.0 & 0xffff_0000)];
@@ -118,15 +118,15 @@ mod x86 {
 
     use super::{Pair, Product};
 
-    /// All rows, `R` at a time, with all `V` vectors of columns.
+    /// Multiplies all rows, `R` at a time, by all `V` vectors of columns.
     ///
     /// # Safety
     ///
-    /// The processor has the instructions; rows, columns and room for the results are there, and there are `V` vectors of columns.
+    /// The processor has the instructions, the operands and the output have the product's sizes, and its columns are `V` vectors.
     #[target_feature(enable = "avx512f,avx512vl,avx512bf16")]
     pub(super) unsafe fn tiles<const R: usize, const V: usize>(mut product: Product<'_, Pair>) {
         let mut row = 0;
-        // SAFETY: the caller's; rows are below their number.
+        // SAFETY: the caller's guarantee; rows stay below their number.
         unsafe {
             while row + R <= product.rows {
                 tile::<R, V>(&mut product, row);
@@ -139,14 +139,16 @@ mod x86 {
         }
     }
 
+    /// Multiplies a register block of `R` rows and `V` vectors.
+    ///
     /// # Safety
     ///
-    /// As [`tiles`]; `R` rows from `row` on are there.
-    #[allow(clippy::needless_range_loop)] // Rows and vectors play the same part.
+    /// Like [`tiles`]; `R` rows exist from `row` on.
+    #[allow(clippy::needless_range_loop)] // Rows and vectors are indexed alike.
     #[inline]
     #[target_feature(enable = "avx512f,avx512vl,avx512bf16")]
     unsafe fn tile<const R: usize, const V: usize>(product: &mut Product<'_, Pair>, row: usize) {
-        // SAFETY: the caller's.
+        // SAFETY: the caller's guarantee.
         unsafe {
             let x = product.x.as_ptr().add(row * product.stride);
             let mut w = product.panel.as_ptr().cast::<i32>();

@@ -1,9 +1,9 @@
-//! Rows times a panel of weights, the innermost loop: `y[m][n] = sum over k of x[m][k] * w[k][n]`.
+//! The micro-kernel: rows times a panel of weights, `y[m][n] = sum over k of x[m][k] * w[k][n]`.
 
 use super::super::simd::{SimdF32, SimdKernel};
-use super::{CHUNK, STEP};
+use super::{ALIGN, CHUNK};
 
-/// Rows times a panel.
+/// Operands and output of one product.
 pub(super) struct Product<'a, N> {
     /// Rows of x, `stride` apart.
     pub(super) x: &'a [N],
@@ -11,21 +11,24 @@ pub(super) struct Product<'a, N> {
     pub(super) rows: usize,
     /// `[depth][columns]`.
     pub(super) panel: &'a [N],
-    /// Numbers of a row that are multiplied.
+    /// Length of the sums, k.
     pub(super) depth: usize,
-    /// A multiple of [`STEP`], at most [`CHUNK`].
+    /// A multiple of [`ALIGN`], at most [`CHUNK`].
     pub(super) columns: usize,
     /// `[rows][columns]`.
     pub(super) y: &'a mut [f32],
 }
 
 impl<N> Product<'_, N> {
-    /// Looks whether all lengths fit together.
+    /// Asserts that all lengths fit together.
     #[inline(always)]
     pub(super) fn check(&self) {
-        assert!(self.rows == 0 || self.x.len() >= (self.rows - 1) * self.stride + self.depth, "rows are there");
-        assert!(self.panel.len() >= self.depth * self.columns && self.y.len() >= self.rows * self.columns, "room for all");
-        assert!(self.columns.is_multiple_of(STEP) && self.columns <= CHUNK, "whole vectors");
+        assert!(self.rows == 0 || self.x.len() >= (self.rows - 1) * self.stride + self.depth, "x holds all rows");
+        assert!(
+            self.panel.len() >= self.depth * self.columns && self.y.len() >= self.rows * self.columns,
+            "panel and y hold all columns"
+        );
+        assert!(self.columns.is_multiple_of(ALIGN) && self.columns <= CHUNK, "whole vectors");
     }
 }
 
@@ -34,7 +37,7 @@ impl SimdKernel for Product<'_, f32> {
     unsafe fn run<S: SimdF32>(mut self) {
         self.check();
         let vectors = self.columns / S::LANES;
-        // SAFETY: the processor has the lanes; rows and columns are there.
+        // SAFETY: the caller guarantees the instructions; `check` has seen that all rows and columns exist.
         unsafe {
             match (S::HAS_32_REGISTERS, vectors) {
                 (true, 5) => self.tiles::<S, 5, 5>(),
@@ -50,17 +53,17 @@ impl SimdKernel for Product<'_, f32> {
 }
 
 impl Product<'_, f32> {
-    /// All rows, `R` at a time, with all columns, `V` vectors at a time.
+    /// Multiplies all rows, `R` at a time, by all columns, `V` vectors at a time.
     ///
     /// # Safety
     ///
-    /// The processor has the lanes, and `V` divides the vectors of a row.
+    /// The processor has the instructions, and `V` divides the number of vectors in a row.
     #[inline(always)]
     unsafe fn tiles<S: SimdF32, const R: usize, const V: usize>(&mut self) {
         let mut column = 0;
         while column < self.columns {
             let mut row = 0;
-            // SAFETY: rows and columns are there.
+            // SAFETY: `R` rows and `V` vectors exist from here on.
             unsafe {
                 while row + R <= self.rows {
                     self.tile::<S, R, V>(row, column);
@@ -75,13 +78,15 @@ impl Product<'_, f32> {
         }
     }
 
+    /// Multiplies a register block of `R` rows and `V` vectors.
+    ///
     /// # Safety
     ///
-    /// The processor has the lanes; `R` rows and `V` vectors of columns from here on are there.
-    #[allow(clippy::needless_range_loop)] // Rows and vectors play the same part.
+    /// The processor has the instructions; `R` rows and `V` vectors exist from here on.
+    #[allow(clippy::needless_range_loop)] // Rows and vectors are indexed alike.
     #[inline(always)]
     unsafe fn tile<S: SimdF32, const R: usize, const V: usize>(&mut self, row: usize, column: usize) {
-        // SAFETY: the caller's, and `run` has looked at the lengths.
+        // SAFETY: the caller guarantees the rows and vectors, and `run` has checked the lengths.
         unsafe {
             let x = self.x.as_ptr().add(row * self.stride);
             let mut w = self.panel.as_ptr().add(column);

@@ -1,16 +1,16 @@
-//! Feature maps on burn's CPU backend without gradients: convolutions, with the group norm and SiLU or the doubling before them, and
-//! the addition behind.
+//! Convolutions without gradients: 3x3 by Winograd's algorithm and 1x1 as a matrix product, fused with the group norm and SiLU or the
+//! upsampling before them and the residual addition after them.
 //!
-//! Maps lie channels last, `[B, h, w, C]`, so that all channels of a place are computed side by side, and come as tensors turned to
-//! `[B, C, h, w]`. What is between two maps is computed as one is read or the other is written, and never kept.
+//! Maps are channels-last, `[B, h, w, C]`, so that vectors hold channels; the tensors are views of them permuted to `[B, C, h, w]`.
+//! Fused operations are computed while a map is read or written, so no intermediate map exists.
 
 #![allow(clippy::result_large_err, reason = "operands, not errors")]
 
+mod band;
 mod bf16_gemm;
 mod element;
 mod gemm;
 mod group_norm;
-mod patches;
 mod pointwise;
 mod transforms;
 mod weights;
@@ -26,21 +26,21 @@ use half::bf16;
 use super::simd::SimdLevel;
 use super::tensor::flex_tensor;
 use crate::kernels::params::{ConvParams, GroupNormParams};
+use band::{Input, InputOp};
 use bf16_gemm::Pair;
-use group_norm::{Norm, Normed};
-use patches::{Input, Source};
-use weights::{Kernels, Weights};
+use group_norm::{Norm, Normalization};
+use weights::{Filters, Weights};
 
-/// Side of a tile: places that are computed together.
+/// Side of an output tile.
 const TILE: usize = 4;
-/// Side of a patch: places that a tile depends on. Also the points of a row.
+/// Side of an input tile: an output tile and the pixels that the filter reaches. Also the interpolation points of a row.
 const PATCH: usize = TILE + 2;
-/// Points of a patch.
+/// Interpolation points of a tile.
 const POINTS: usize = PATCH * PATCH;
-/// Channels are laid out in multiples of this, which all vectors divide.
-const STEP: usize = 16;
-/// Output channels that are computed together.
-const CHUNK: usize = 5 * STEP;
+/// Channels are padded to a multiple of this, the lanes of the widest vector.
+const ALIGN: usize = 16;
+/// Output channels of one matrix product.
+const CHUNK: usize = 5 * ALIGN;
 
 /// The operation between a map and the convolution that reads it.
 #[derive(Clone, Copy, Debug)]
@@ -87,7 +87,7 @@ fn convolve(x: Tensor<4>, prologue: Prologue<'_>, params: &ConvParams, residual:
     let (level, image) = (SimdLevel::best(), height * width * from);
     let x = channels_last(x);
     if params.kernel() == [1, 1] {
-        return Ok(channels_second(pointwise::convolve(level, slice(&x), slice(&weights), bias), [batch, height, width, to]));
+        return Ok(channels_first_tensor(pointwise::convolve(level, slice(&x), slice(&weights), bias), [batch, height, width, to]));
     }
     let weights = match weights.as_slice::<bf16>() {
         Some(weights) => Weights::Bf16(weights),
@@ -96,24 +96,24 @@ fn convolve(x: Tensor<4>, prologue: Prologue<'_>, params: &ConvParams, residual:
     let factor = if matches!(prologue, Prologue::Upsample) { 2 } else { 1 };
     let shape = [batch, height * factor, width * factor, to];
     let add = residual.is_some();
-    let mut y = residual.map_or_else(|| flex_tensor(vec![0.0; shape.iter().product()], shape.into()), own);
-    let kernels = Kernels { weights, bias, from, to };
-    let values = y.try_storage_mut::<f32>().expect("made here, or `own`ed");
+    let mut y = residual.map_or_else(|| flex_tensor(vec![0.0; shape.iter().product()], shape.into()), owned);
+    let filters = Filters { weights, bias, from, to };
+    let values = y.try_storage_mut::<f32>().expect("made here, or `owned`");
     for (map, y) in slice(&x).chunks(image).zip(values.chunks_mut(image / from * factor * factor * to)) {
-        let mut convolve = |source| {
-            let x = Input { map, height, width, channels: from, source };
+        let mut convolve = |op| {
+            let x = Input { map, height, width, channels: from, op };
             match weights {
-                Weights::Bf16(_) if bf16_gemm::available() => winograd::convolve::<Pair>(level, &x, &kernels, y, add),
-                _ => winograd::convolve::<f32>(level, &x, &kernels, y, add),
+                Weights::Bf16(_) if bf16_gemm::available() => winograd::convolve::<Pair>(level, &x, &filters, y, add),
+                _ => winograd::convolve::<f32>(level, &x, &filters, y, add),
             }
         };
         match prologue {
-            Prologue::None => convolve(Source::Itself),
-            Prologue::Upsample => convolve(Source::Doubled),
-            Prologue::NormSilu(norm) => convolve(Source::Normed(&normed(norm, level, map))),
+            Prologue::None => convolve(InputOp::Identity),
+            Prologue::Upsample => convolve(InputOp::Upsample),
+            Prologue::NormSilu(norm) => convolve(InputOp::NormSilu(&normalization(norm, level, map))),
         }
     }
-    Ok(turned(y))
+    Ok(channels_first(y))
 }
 
 fn applies(x: &Tensor<4>, prologue: Prologue<'_>, params: &ConvParams, residual: Option<&Tensor<4>>) -> bool {
@@ -152,40 +152,41 @@ fn primitive<const D: usize>(x: Tensor<D>) -> FlexTensor {
     x.try_into_primitive::<Flex>().expect("the CPU backend's, as `applies` has seen").to_contiguous()
 }
 
-/// The values of a tensor in row-major order.
+/// Returns the values of a tensor in row-major order.
 fn slice(x: &FlexTensor) -> &[f32] {
     x.as_slice().expect("made contiguous, and f32 as `applies` has seen")
 }
 
-/// `[B, C, h, w]` as `[B, h, w, C]`: for a map that comes from here it is only turned back.
+/// Returns `[B, C, h, w]` as contiguous `[B, h, w, C]`, without a copy if it is a view of such a map.
 fn channels_last(x: Tensor<4>) -> FlexTensor {
     primitive(x.permute([0, 2, 3, 1]))
 }
 
-/// A map as other operations see it.
-fn turned(map: FlexTensor) -> Tensor<4> {
+/// Returns a channels-last map as a tensor `[B, C, h, w]`.
+fn channels_first(map: FlexTensor) -> Tensor<4> {
     Tensor::<4>::from_primitive::<Flex>(map).permute([0, 3, 1, 2])
 }
 
-fn channels_second(values: Vec<f32>, shape: [usize; 4]) -> Tensor<4> {
-    turned(flex_tensor(values, shape.into()))
+/// Returns channels-last values as a tensor `[B, C, h, w]`.
+fn channels_first_tensor(values: Vec<f32>, shape: [usize; 4]) -> Tensor<4> {
+    channels_first(flex_tensor(values, shape.into()))
 }
 
-/// A map to write to.
-fn own(x: Tensor<4>) -> FlexTensor {
+/// Returns a channels-last map that nobody else holds.
+fn owned(x: Tensor<4>) -> FlexTensor {
     let mut map = channels_last(x);
     let shape = map.shape();
     match map.try_storage_mut::<f32>() {
-        // Not a part of something larger.
+        // The tensor is not a view of a larger one.
         Some(values) if values.len() == shape.num_elements() => map,
         _ => flex_tensor(slice(&map).to_vec(), shape),
     }
 }
 
-fn normed(norm: &GroupNormParams, level: SimdLevel, map: &[f32]) -> Normed {
+fn normalization(norm: &GroupNormParams, level: SimdLevel, map: &[f32]) -> Normalization {
     let (scale, shift) = (primitive(norm.gain.clone()), primitive(norm.bias.clone()));
     let (scale, shift) = (slice(&scale), slice(&shift));
-    Norm { scale, shift, groups: norm.groups, epsilon: norm.epsilon }.of(level, map)
+    Norm { scale, shift, groups: norm.groups, epsilon: norm.epsilon }.normalization(level, map)
 }
 
 #[cfg(test)]

@@ -1,30 +1,30 @@
-//! Convolution with a 1x1 kernel: every place by itself, so a matrix product.
+//! Convolution with a 1x1 kernel: a matrix product over pixels.
 
 use rayon::prelude::*;
 
 use super::super::simd::SimdLevel;
 use super::gemm::Product;
-use super::{CHUNK, STEP};
+use super::{ALIGN, CHUNK};
 
-/// Places that a task multiplies.
-const RUN: usize = 120;
+/// Pixels of a task.
+const PIXELS: usize = 120;
 
-/// `y[place][o] = x[place] . w[o] + b[o]`, with w `[to][from]`.
+/// Computes `y[pixel][o] = x[pixel] . w[o] + b[o]`, with w `[to][from]`.
 ///
 /// # Panics
 ///
 /// If lengths don't fit together.
 pub(super) fn convolve(level: SimdLevel, x: &[f32], weights: &[f32], bias: &[f32]) -> Vec<f32> {
     let to = bias.len();
-    assert!(to > 0 && !weights.is_empty() && weights.len().is_multiple_of(to), "one row of weights for each output");
+    assert!(to > 0 && !weights.is_empty() && weights.len().is_multiple_of(to), "one row of weights per output channel");
     let from = weights.len() / to;
-    assert!(x.len().is_multiple_of(from), "whole places");
+    assert!(x.len().is_multiple_of(from), "whole pixels");
     // `[chunk][from][columns]`
-    let panels: Vec<Vec<f32>> = weights.par_chunks(CHUNK * from).map(|rows| turned(rows, from)).collect();
+    let panels: Vec<Vec<f32>> = weights.par_chunks(CHUNK * from).map(|rows| panel_of(rows, from)).collect();
     let mut y = vec![0.0; x.len() / from * to];
-    let tasks: Vec<_> = y.chunks_mut(RUN * to).zip(x.chunks(RUN * from)).collect();
+    let tasks: Vec<_> = y.chunks_mut(PIXELS * to).zip(x.chunks(PIXELS * from)).collect();
     tasks.into_par_iter().for_each_init(
-        || vec![0.0; RUN * CHUNK],
+        || vec![0.0; PIXELS * CHUNK],
         |products, (y, x)| {
             let rows = x.len() / from;
             for (chunk, panel) in panels.iter().enumerate() {
@@ -41,9 +41,9 @@ pub(super) fn convolve(level: SimdLevel, x: &[f32], weights: &[f32], bias: &[f32
     y
 }
 
-/// Rows of weights as a panel `[from][columns]`, zeros for columns that aren't there.
-fn turned(rows: &[f32], from: usize) -> Vec<f32> {
-    let columns = (rows.len() / from).next_multiple_of(STEP);
+/// Packs rows of weights into a panel `[from][columns]`, zero-padded to whole vectors.
+fn panel_of(rows: &[f32], from: usize) -> Vec<f32> {
+    let columns = (rows.len() / from).next_multiple_of(ALIGN);
     let mut panel = vec![0.0; from * columns];
     for (column, row) in rows.chunks(from).enumerate() {
         panel.iter_mut().skip(column).step_by(columns).zip(row).for_each(|(to, weight)| *to = *weight);

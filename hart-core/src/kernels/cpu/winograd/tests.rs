@@ -1,12 +1,11 @@
-use burn::nn::GroupNormConfig;
-use burn::nn::conv::Conv2dConfig;
+//! Every form of the convolution against plain loops in f64 and against burn.
 
-use super::element::Number;
-use super::gemm::Product;
 use burn::module::Param;
-use burn::nn::conv::Conv2d;
-use burn::nn::{GroupNorm, PaddingConfig2d};
+use burn::nn::conv::{Conv2d, Conv2dConfig};
+use burn::nn::{GroupNorm, GroupNormConfig, PaddingConfig2d};
 
+use super::element::Element;
+use super::gemm::Product;
 use super::*;
 use crate::kernels::cpu::amx::TileGuard;
 use crate::kernels::{tensor, values};
@@ -16,7 +15,7 @@ fn waves(count: usize, speed: f64) -> Vec<f32> {
     (0..count).map(|i| (i as f64 * speed).sin() as f32).collect()
 }
 
-/// Height, width, input and output channels: whole tiles, chunks and vectors and others; the last has more than a band.
+/// Height, width, input and output channels: multiples of tiles, chunks and vectors, others, and one map of several bands.
 const SIZES: [[usize; 4]; 10] = [
     [8, 8, 16, 16],
     [9, 13, 5, 3],
@@ -30,15 +29,15 @@ const SIZES: [[usize; 4]; 10] = [
     [6, 9, 25, 8],
 ];
 
-/// The convolution in f64 and plain loops, added to 0.5.
-fn plain_loops(x: &[f32], weights: &[f32], bias: &[f32], [height, width, from, to]: [usize; 4], doubled: usize) -> Vec<f64> {
-    let (tall, wide) = (height * doubled, width * doubled);
+/// Returns 0.5 plus the convolution, in f64 and plain loops.
+fn plain_loops(x: &[f32], weights: &[f32], bias: &[f32], [height, width, from, to]: [usize; 4], factor: usize) -> Vec<f64> {
+    let (tall, wide) = (height * factor, width * factor);
     let mut y: Vec<f64> = (0..tall * wide * to).map(|i| 0.5 + f64::from(bias[i % to])).collect();
-    for (place, y) in y.chunks_mut(to).enumerate() {
+    for (pixel, y) in y.chunks_mut(to).enumerate() {
         for tap in 0..9 {
-            let (row, column) = (place / wide + tap / 3, place % wide + tap % 3); // one more than the place in x
+            let (row, column) = (pixel / wide + tap / 3, pixel % wide + tap % 3); // offset by the padding
             if (1..=tall).contains(&row) && (1..=wide).contains(&column) {
-                let x = &x[((row - 1) / doubled * width + (column - 1) / doubled) * from..][..from];
+                let x = &x[((row - 1) / factor * width + (column - 1) / factor) * from..][..from];
                 for (o, y) in y.iter_mut().enumerate() {
                     let products = x.iter().enumerate().map(|(i, x)| f64::from(*x) * f64::from(weights[(o * from + i) * 9 + tap]));
                     *y += products.sum::<f64>();
@@ -54,22 +53,22 @@ fn convolutions_are_sums_of_products() {
     for sizes in SIZES {
         let [height, width, from, to] = sizes;
         let (map, weights, bias) = (waves(height * width * from, 0.7), waves(to * from * 9, 1.3), waves(to, 0.4));
-        let kernels = Kernels { weights: Weights::F32(&weights), bias: &bias, from, to };
-        for (source, doubled) in [(Source::Itself, 1), (Source::Doubled, 2)] {
-            let x = Input { map: &map, height, width, channels: from, source };
-            let want = plain_loops(&map, &weights, &bias, sizes, doubled);
-            // The largest number, or a standard deviation of sums of that many products, where they cancel.
+        let filters = Filters { weights: Weights::F32(&weights), bias: &bias, from, to };
+        for (op, factor) in [(InputOp::Identity, 1), (InputOp::Upsample, 2)] {
+            let x = Input { map: &map, height, width, channels: from, op };
+            let want = plain_loops(&map, &weights, &bias, sizes, factor);
+            // Errors are relative to the largest value, or to the standard deviation of such sums where they cancel.
             let size = want.iter().fold((from as f64 * 9.0 / 4.0).sqrt(), |largest, want| largest.max(want.abs()));
             for level in SimdLevel::all() {
                 for (pairs, most) in [(false, 1e-5), (true, 0.06)] {
                     let mut y = vec![0.5; want.len()];
                     if pairs {
-                        winograd::convolve::<Pair>(level, &x, &kernels, &mut y, true);
+                        winograd::convolve::<Pair>(level, &x, &filters, &mut y, true);
                     } else {
-                        winograd::convolve::<f32>(level, &x, &kernels, &mut y, true);
+                        winograd::convolve::<f32>(level, &x, &filters, &mut y, true);
                     }
                     let error = y.iter().zip(&want).map(|(y, want)| (f64::from(*y) - want).abs()).fold(0.0, f64::max) / size;
-                    assert!(error < most, "{level:?} {sizes:?}, {source:?}, pairs {pairs}: off by {error}");
+                    assert!(error < most, "{level:?} {sizes:?}, {op:?}, pairs {pairs}: off by {error}");
                 }
             }
         }
@@ -77,20 +76,20 @@ fn convolutions_are_sums_of_products() {
 }
 
 #[test]
-fn products_of_pairs_are_those_of_their_numbers() {
+fn products_of_pairs_are_those_of_their_values() {
     for (rows, depth, columns) in [(1, 1, 16), (13, 7, 80), (6, 20, 64), (9, 3, 48), (17, 5, 32), (64, 32, 80)] {
-        let numbers = |count: usize, speed| -> Vec<f32> {
-            waves(count, speed).into_iter().map(|number| bf16::from_f32(number).to_f32()).collect()
+        let halves = |count: usize, speed| -> Vec<f32> {
+            waves(count, speed).into_iter().map(|value| bf16::from_f32(value).to_f32()).collect()
         };
-        let (x, weights) = (numbers(rows * 2 * depth, 0.7), numbers(2 * depth * columns, 1.3));
+        let (x, weights) = (halves(rows * 2 * depth, 0.7), halves(2 * depth * columns, 1.3));
         let of_x: Vec<Pair> = x.chunks(2).map(|x| Pair::of(x[0], x[1])).collect();
         let row = |k: usize| &weights[k * columns..][..columns];
         let panel: Vec<Pair> =
             (0..depth).flat_map(|k| row(2 * k).iter().zip(row(2 * k + 1)).map(|(a, b)| Pair::of(*a, *b))).collect();
-        let matrices = Pair::matrices(SimdLevel::best(), depth).filter(|_| rows.is_multiple_of(bf16_gemm::ROWS));
-        let squares = matrices.map(|token| move |product: Product<'_, Pair>| bf16_gemm::squares(&TileGuard::new(token), product));
-        let squares = squares.iter().map(|multiply| multiply as &dyn Fn(Product<'_, Pair>));
-        for multiply in [&bf16_gemm::multiply as &dyn Fn(Product<'_, Pair>), &bf16_gemm::plain].into_iter().chain(squares) {
+        let token = Pair::amx(SimdLevel::best(), depth).filter(|_| rows.is_multiple_of(bf16_gemm::ROWS));
+        let on_amx = token.map(|token| move |product: Product<'_, Pair>| bf16_gemm::multiply_amx(&TileGuard::new(token), product));
+        let on_amx = on_amx.iter().map(|multiply| multiply as &dyn Fn(Product<'_, Pair>));
+        for multiply in [&bf16_gemm::multiply as &dyn Fn(Product<'_, Pair>), &bf16_gemm::plain].into_iter().chain(on_amx) {
             let mut y = vec![0.0; rows * columns];
             multiply(Product { x: &of_x, stride: depth, rows, panel: &panel, depth, columns, y: &mut y });
             for (i, y) in y.iter().enumerate() {
@@ -115,7 +114,7 @@ fn group_norm(channels: usize, groups: usize) -> GroupNorm {
     norm
 }
 
-/// Equal to a part of the largest number.
+/// Asserts equality within a fraction of the largest value.
 fn assert_close(what: &str, got: Tensor<4>, want: Tensor<4>, part: f32) {
     assert_eq!(got.dims(), want.dims());
     let (got, want) = (values(got), values(want));
@@ -123,53 +122,53 @@ fn assert_close(what: &str, got: Tensor<4>, want: Tensor<4>, part: f32) {
     assert!(got.iter().zip(&want).all(|(g, w)| (g - w).abs() <= part * largest), "{what}: {got:?} and not {want:?}");
 }
 
-/// Whole maps, maps that come from here, and parts of larger ones; what others hold stays as it was.
+/// Contiguous maps, channels-last maps and views of larger ones; tensors that others hold do not change.
 #[test]
 fn fused_convolutions_equal_plain_operations() {
     for [batch, from, to, height, width, groups] in [[1, 4, 6, 9, 7, 2], [2, 32, 48, 24, 17, 16], [3, 6, 6, 5, 5, 3]] {
         let map = |channels: usize| {
             tensor(waves(batch * channels * height * width, 0.7), [batch, channels, height, width], &Device::flex())
         };
-        let (plus, conv, norm) = (map(to) * 3.0, layer(from, to, 3), group_norm(from, groups));
+        let (residual, conv, norm) = (map(to) * 3.0, layer(from, to, 3), group_norm(from, groups));
         let x = map(from) * 2.0 + 3.0;
-        let from_here = turned(channels_last(x.clone()));
+        let channels_last_view = channels_first(channels_last(x.clone()));
         let part = Tensor::cat(vec![x.clone(), x.clone()], 3).narrow(3, 4, width);
-        for x in [x, from_here, part] {
+        for x in [x, channels_last_view, part] {
             let before = values(x.clone());
             let normed = burn::tensor::activation::silu(norm.forward(x.clone()));
-            let want = plus.clone() + conv.forward(normed);
+            let want = residual.clone() + conv.forward(normed);
             let (convolution, params) = (conv_params(&conv), group_norm_params(&norm));
-            let get = |plus: Tensor<4>| norm_silu_conv2d(x.clone(), &params, &convolution, Some(plus)).unwrap();
-            assert_close("norm", get(plus.clone()), want.clone(), 1e-5);
-            assert_close("in place", get(plus.clone() * 1.0), want.clone(), 1e-5);
-            assert_close("in place, turned", get(turned(channels_last(plus.clone() * 1.0))), want, 1e-5);
-            assert_close("itself", conv2d(x.clone(), &conv_params(&conv)).unwrap(), conv.forward(x.clone()), 1e-5);
+            let get = |residual: Tensor<4>| norm_silu_conv2d(x.clone(), &params, &convolution, Some(residual)).unwrap();
+            assert_close("norm", get(residual.clone()), want.clone(), 1e-5);
+            assert_close("in place", get(residual.clone() * 1.0), want.clone(), 1e-5);
+            assert_close("in place, channels last", get(channels_first(channels_last(residual.clone() * 1.0))), want, 1e-5);
+            assert_close("plain", conv2d(x.clone(), &conv_params(&conv)).unwrap(), conv.forward(x.clone()), 1e-5);
             let twice = x.clone().reshape([batch * from, height, 1, width, 1]).repeat_dim(4, 2).repeat_dim(2, 2);
             let twice = conv.forward(twice.reshape([batch, from, 2 * height, 2 * width]));
-            assert_close("doubled", upsample_conv2d(x.clone(), &conv_params(&conv)).unwrap(), twice, 1e-5);
+            assert_close("upsampled", upsample_conv2d(x.clone(), &conv_params(&conv)).unwrap(), twice, 1e-5);
             let point = layer(from, to, 1);
             assert_close("1x1", conv2d(x.clone(), &conv_params(&point)).unwrap(), point.forward(x.clone()), 1e-5);
             assert_eq!(values(x), before);
         }
-        assert_eq!(values(plus), values(map(to) * 3.0));
+        assert_eq!(values(residual), values(map(to) * 3.0));
     }
 }
 
 #[test]
-fn kernels_in_bf16_give_nearly_the_same() {
+fn weights_in_bf16_give_nearly_the_same() {
     let (conv, x) = (layer(24, 20, 3), tensor(waves(24 * 19 * 18, 0.7), [1, 24, 19, 18], &Device::flex()));
     let rounded = nn::convolutions_in_bf16(conv.clone());
     assert_eq!(rounded.weight.val().dtype(), DType::BF16);
     let want = conv.forward(x.clone());
     assert_close("on this device", conv2d(x.clone(), &conv_params(&rounded)).unwrap(), want.clone(), 0.02);
-    // Where nothing faster applies, as for this kernel's stride, weights are widened.
+    // A stride has no fast path, so the weights are widened.
     let strided = Conv2d { stride: [2, 2], ..conv.clone() };
     let rounded = Conv2d { stride: [2, 2], ..rounded };
     assert_close("widened", nn::conv2d(x.clone(), &rounded), strided.forward(x), 0.01);
 }
 
 #[test]
-fn other_convolutions_are_left_alone() {
+fn other_convolutions_do_not_apply() {
     let map = |channels| tensor(waves(channels * 81, 0.7), [1, channels, 9, 9], &Device::flex());
     let same = PaddingConfig2d::Explicit(1, 1, 1, 1);
     let usual = Conv2dConfig::new([2, 2], [3, 3]).with_padding(same.clone());

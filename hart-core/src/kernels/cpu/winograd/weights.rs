@@ -1,4 +1,4 @@
-//! Kernels, and their transforms.
+//! Filters and their transforms.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -7,17 +7,17 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::super::simd::{SimdF32, SimdKernel, SimdLevel};
-use super::element::Number;
-use super::{CHUNK, PATCH, POINTS, STEP, transforms};
+use super::element::Element;
+use super::{ALIGN, CHUNK, PATCH, POINTS, transforms};
 
-/// Taps of a kernel.
+/// Weights of a 3x3 filter.
 const TAPS: usize = 9;
 
-/// Weights of a layer, `[to][from][taps]`.
+/// Weights of a layer, `[to][from][9]`.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Weights<'a> {
     F32(&'a [f32]),
-    /// Products of these are taken in bfloat16 too, if the processor has instructions for that.
+    /// Products are computed in bf16 as well if the processor has instructions for it.
     Bf16(&'a [bf16]),
 }
 
@@ -29,7 +29,7 @@ impl<'a> Weights<'a> {
         }
     }
 
-    /// Those of some output channels, of `size` weights each.
+    /// Returns the weights of some output channels, `size` each.
     fn of(self, channels: Range<usize>, size: usize) -> Cow<'a, [f32]> {
         let range = channels.start * size..channels.end * size;
         match self {
@@ -39,11 +39,11 @@ impl<'a> Weights<'a> {
     }
 }
 
-/// 3x3 kernels for each pair of channels.
+/// A 3x3 filter for each pair of channels, and a bias for each output channel.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Kernels<'a> {
+pub(super) struct Filters<'a> {
     pub(super) weights: Weights<'a>,
-    /// One for each output channel.
+    /// `[to]`.
     pub(super) bias: &'a [f32],
     /// Input channels.
     pub(super) from: usize,
@@ -51,40 +51,40 @@ pub(super) struct Kernels<'a> {
     pub(super) to: usize,
 }
 
-impl Kernels<'_> {
+impl Filters<'_> {
     fn check(&self) {
-        assert_eq!(self.weights.len(), self.to * self.from * TAPS, "a 3x3 kernel for each pair of channels");
+        assert_eq!(self.weights.len(), self.to * self.from * TAPS, "a 3x3 filter for each pair of channels");
         assert_eq!(self.bias.len(), self.to, "one bias for each output channel");
     }
 
-    /// Chunks of output channels.
+    /// Returns the number of chunks of output channels.
     pub(super) fn chunks(&self) -> usize {
         self.to.div_ceil(CHUNK)
     }
 
-    /// A chunk's output channels.
+    /// Returns the output channels of a chunk.
     pub(super) fn channels(&self, chunk: usize) -> Range<usize> {
         chunk * CHUNK..self.to.min((chunk + 1) * CHUNK)
     }
 
-    /// A chunk's biases, and zeros to whole vectors: that many columns its kernels have at all points.
+    /// Returns the biases of a chunk, zero-padded to whole vectors, which is the number of its columns.
     pub(super) fn bias(&self, chunk: usize) -> Vec<f32> {
         let mut bias = self.bias[self.channels(chunk)].to_vec();
-        bias.resize(bias.len().next_multiple_of(STEP), 0.0);
+        bias.resize(bias.len().next_multiple_of(ALIGN), 0.0);
         bias
     }
 
-    /// A chunk's kernels at all points, `[points][from / N::CHANNELS, rounded up][columns]`.
-    pub(super) fn transform<N: Number>(&self, level: SimdLevel, chunk: usize, transformed: &mut Vec<N>) {
+    /// Transforms the filters of a chunk to `[points][from / N::CHANNELS, rounded up][columns]`.
+    pub(super) fn transform<N: Element>(&self, level: SimdLevel, chunk: usize, transformed: &mut Vec<N>) {
         self.check();
-        let (channels, columns) = (self.channels(chunk), self.channels(chunk).len().next_multiple_of(STEP));
-        let kernels = self.weights.of(channels, self.from * TAPS);
+        let (channels, columns) = (self.channels(chunk), self.channels(chunk).len().next_multiple_of(ALIGN));
+        let filters = self.weights.of(channels, self.from * TAPS);
         transformed.resize(POINTS * self.from.div_ceil(N::CHANNELS) * columns, N::default());
-        level.run(Transform { kernels: &kernels, from: self.from, columns, transformed });
+        level.run(Transform { filters: &filters, from: self.from, columns, transformed });
     }
 
-    /// All chunks' kernels.
-    pub(super) fn transform_all<N: Number>(&self, level: SimdLevel) -> Vec<Vec<N>> {
+    /// Transforms the filters of all chunks.
+    pub(super) fn transform_all<N: Element>(&self, level: SimdLevel) -> Vec<Vec<N>> {
         let transform = |chunk| {
             let mut transformed = Vec::new();
             self.transform(level, chunk, &mut transformed);
@@ -94,28 +94,28 @@ impl Kernels<'_> {
     }
 }
 
-/// The kernels of a chunk.
+/// Transforms the filters of a chunk.
 struct Transform<'a, N> {
-    /// `[to][from][taps]`
-    kernels: &'a [f32],
+    /// `[to][from][9]`
+    filters: &'a [f32],
     from: usize,
-    /// Output channels, those that are not there too.
+    /// Output channels, zero-padded to whole vectors.
     columns: usize,
     /// `[points][from / N::CHANNELS, rounded up][columns]`
     transformed: &'a mut [N],
 }
 
-impl<N: Number> SimdKernel for Transform<'_, N> {
+impl<N: Element> SimdKernel for Transform<'_, N> {
     #[inline(always)]
     unsafe fn run<S: SimdF32>(self) {
         let rows = self.from.div_ceil(N::CHANNELS);
-        assert!(self.columns.is_multiple_of(STEP) && self.transformed.len() == POINTS * rows * self.columns);
+        assert!(self.columns.is_multiple_of(ALIGN) && self.transformed.len() == POINTS * rows * self.columns);
         for column in (0..self.columns).step_by(S::LANES) {
             for row in 0..rows {
-                // SAFETY: the processor has the lanes; there is room for each point, row and column.
+                // SAFETY: the caller guarantees the instructions; `transformed` holds each point, row and column.
                 unsafe {
-                    let first = self.at_points::<S>(column, row * N::CHANNELS);
-                    let second = if N::CHANNELS == 2 { self.at_points::<S>(column, row * 2 + 1) } else { first };
+                    let first = self.transformed_filter::<S>(column, row * N::CHANNELS);
+                    let second = if N::CHANNELS == 2 { self.transformed_filter::<S>(column, row * 2 + 1) } else { first };
                     for point in 0..POINTS {
                         let to = self.transformed.as_mut_ptr().add((point * rows + row) * self.columns + column);
                         let (y, x) = (point / PATCH, point % PATCH);
@@ -128,29 +128,29 @@ impl<N: Number> SimdKernel for Transform<'_, N> {
 }
 
 impl<N> Transform<'_, N> {
-    /// A vector's kernels for input channel i; zeros where there is no output or input channel.
+    /// Transforms a vector of filters of input channel i; zeros for channels beyond the last.
     ///
     /// # Safety
     ///
-    /// The processor has the lanes.
+    /// The processor has the instructions of `S`.
     #[inline(always)]
-    unsafe fn at_points<S: SimdF32>(&self, column: usize, i: usize) -> [[S; PATCH]; PATCH] {
-        let mut lanes = [[0.0f32; STEP]; TAPS];
+    unsafe fn transformed_filter<S: SimdF32>(&self, column: usize, i: usize) -> [[S; PATCH]; PATCH] {
+        let mut lanes = [[0.0f32; ALIGN]; TAPS];
         for lane in 0..S::LANES {
             let at = ((column + lane) * self.from + i) * TAPS;
-            if let Some(kernel) = self.kernels.get(at..at + TAPS).filter(|_| i < self.from) {
-                for (lanes, weight) in lanes.iter_mut().zip(kernel) {
+            if let Some(filter) = self.filters.get(at..at + TAPS).filter(|_| i < self.from) {
+                for (lanes, weight) in lanes.iter_mut().zip(filter) {
                     lanes[lane] = *weight;
                 }
             }
         }
-        // SAFETY: the caller's; no vector is longer than `STEP`.
+        // SAFETY: the caller's guarantee; no vector is longer than `ALIGN`.
         unsafe {
             let mut g = [[S::zero(); 3]; 3];
             for (tap, lanes) in lanes.iter().enumerate() {
                 g[tap / 3][tap % 3] = S::load(lanes.as_ptr());
             }
-            transforms::kernel(g)
+            transforms::filter(g)
         }
     }
 }
