@@ -22,7 +22,7 @@ pub const BACKGROUNDS: [(&str, [u8; 3]); 16] = [
     ("cream", [250, 240, 210]),
 ];
 
-/// Minimum contrast between a drawing and its background, as of [`contrast`]. It excludes a white dove on white.
+/// Minimum contrast between a drawing and its background, computed by [`contrast`]. It excludes a white dove on white.
 pub const MIN_CONTRAST: u64 = 40;
 
 /// Returns the contrast of a drawing with a background: the mean absolute difference of their channel values, 0 to 255, weighted by

@@ -150,7 +150,7 @@ pub struct Naming {
     pub background: bool,
     /// The style: "flat style".
     pub style: bool,
-    /// Whether the first and the second concept are called by their alias, if they have one.
+    /// True if the first and the second concept are called by their alias, if they have one.
     pub alias: [bool; 2],
 }
 

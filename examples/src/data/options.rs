@@ -25,7 +25,7 @@ pub struct SceneOptions {
     pub colour_jitter: u8,
     /// Probabilities that a caption mentions a part of the scene.
     pub named: NamingProbabilities,
-    /// Whether to leave out the scenes that are held out for tests.
+    /// True to leave out the scenes that are held out for tests.
     pub hold_out: bool,
 }
 

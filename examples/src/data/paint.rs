@@ -55,9 +55,9 @@ struct Filter {
     weights: Vec<f32>,
 }
 
-/// Returns the triangle filters that scale a drawing of `from` pixels to `size` pixels around `centre`, along one axis of a canvas of
-/// `to` pixels: the first target pixel that the drawing touches, and the filters from there on. At the drawing's edge the weights sum
-/// to less than 1; the rest is transparent.
+/// Returns the triangle filters that scale a drawing of `from` pixels to `size` pixels around `centre`, along one axis of a canvas
+/// of `to` pixels: the first target pixel that the drawing touches, and the filters from there on. At the drawing's edge the
+/// weights sum to less than 1; the rest is transparent.
 fn filters(from: usize, size: f64, centre: f64, to: usize) -> (usize, Vec<Filter>) {
     let ratio = from as f64 / size;
     let reach = ratio.max(1.0);
@@ -76,8 +76,8 @@ fn filters(from: usize, size: f64, centre: f64, to: usize) -> (usize, Vec<Filter
     (begin, (begin..end).map(filter).collect())
 }
 
-/// Composites drawing `i` over a canvas of RGB pixels, `[side, side, 3]`: scaled to `size` pixels, around `centre`. The parts outside
-/// the canvas are cropped.
+/// Composites drawing `i` over a canvas of RGB pixels, `[side, side, 3]`: scaled to `size` pixels, around `centre`. The parts
+/// outside the canvas are cropped.
 pub fn composite(canvas: &mut [u8], side: usize, drawings: &Drawings, pyramid: &Pyramid, i: usize, centre: (f32, f32), size: f32) {
     let (from, image) = pyramid.level((drawings.side, drawings.image(i)), size.into());
     let (left, across) = filters(from, size.into(), centre.0.into(), side);

@@ -22,8 +22,8 @@ pub struct Prompt {
 impl Scenes {
     /// Returns at most `count` different prompts of a split, always the same ones. A smaller count gives the first of them.
     ///
-    /// No other split holds a prompt out. The prompts of [`Split::Seen`] are of the kinds in the mix. Small splits have fewer prompts,
-    /// and a pack of captioned images has none.
+    /// No other split holds a prompt out. The prompts of [`Split::Seen`] are of the kinds in the mix. Small splits have fewer
+    /// prompts, and a pack of captioned images has none.
     pub fn test_prompts(&self, split: Split, count: usize) -> Vec<Prompt> {
         let mut prompts = Vec::new();
         let mut captions = HashSet::new();

@@ -50,7 +50,8 @@ fn mix(mut word: u64) -> u64 {
 
 /// Hashes words. The result never changes between versions.
 ///
-/// The hash is FNV-1a over the bytes with a zero after each word, followed by splitmix64's finaliser, since FNV's low bits are poor.
+/// The hash is FNV-1a over the bytes with a zero after each word, followed by splitmix64's finaliser, since FNV's low bits are
+/// poor.
 pub fn hash(words: &[&str]) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325u64;
     for word in words {

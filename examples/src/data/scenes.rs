@@ -70,7 +70,8 @@ impl Scenes {
         Ok(scenes)
     }
 
-    /// Returns scene `index` of the sequence `seed`. With the same drawings, the same arguments give the same scene on every machine.
+    /// Returns scene `index` of the sequence `seed`. With the same drawings, the same arguments give the same scene on every
+    /// machine.
     pub fn scene(&self, seed: u64, index: u64) -> Scene {
         let mut random = Random::new(seed, index);
         let content = self.sample_content(&mut random);

@@ -91,7 +91,7 @@ impl FromStr for Split {
 pub struct Splits {
     /// Names of the concepts.
     names: Vec<String>,
-    /// Whether training only shows a concept alone, by concept.
+    /// True if training only shows a concept alone, by concept.
     solo: Vec<bool>,
     /// Concept of each drawing, and whether the drawing is held out because of its style.
     drawings: Vec<(usize, bool)>,

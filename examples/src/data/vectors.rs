@@ -42,8 +42,8 @@ pub struct Vector {
 }
 
 impl Vector {
-    /// Renders the drawing as premultiplied RGBA, `[side, side, 4]`. The view box is scaled to fit and centred. Links to other files
-    /// are ignored.
+    /// Renders the drawing as premultiplied RGBA, `[side, side, 4]`. The view box is scaled to fit and centred. Links to other
+    /// files are ignored.
     ///
     /// # Errors
     ///

@@ -21,13 +21,13 @@ pub struct Capabilities {
     pub backgrounds: Option<Vec<String>>,
     /// Style of the images if the prompt doesn't mention one.
     pub default_style: Option<String>,
-    /// Whether the model understands arrangements of two objects.
+    /// True if the model understands arrangements of two objects.
     pub relations: bool,
-    /// Whether the model understands the position of one object. False by default, because the default mix has no such captions.
+    /// True if the model understands the position of one object. False by default, because the default mix has no such captions.
     pub positions: bool,
     /// Numbers of equal objects that the model understands.
     pub counts: Option<Vec<usize>>,
-    /// Whether the held-out splits were left out of training. If not, only the seen splits are tested.
+    /// True if the held-out splits were left out of training. If not, only the seen splits are tested.
     pub held_out: bool,
 }
 

@@ -6,7 +6,7 @@ pub fn nearest_colour(colour: [u8; 3], palette: &[[u8; 3]]) -> usize {
     (0..palette.len()).min_by(|&a, &b| distance(&palette[a]).total_cmp(&distance(&palette[b]))).unwrap_or(0)
 }
 
-/// Converts sRGB to L\*a\*b\* under daylight (D65), as of IEC 61966-2-1 and CIE 15.
+/// Converts sRGB to L\*a\*b\* under daylight (D65), following IEC 61966-2-1 and CIE 15.
 fn lab(colour: [u8; 3]) -> [f64; 3] {
     let [r, g, b] = colour.map(|value| {
         let v = f64::from(value) / 255.0;

@@ -46,7 +46,8 @@ impl Detection {
         }
     }
 
-    /// Returns the matches of the first and the second object in a layout: the axis, and whether the first object is after the middle.
+    /// Returns the matches of the first and the second object in a layout: the axis, and whether the first object is after the
+    /// middle.
     pub(super) fn pair(&self, (axis, after): (usize, bool)) -> [Option<&Match>; 2] {
         [self.halves[axis][usize::from(after)].as_ref(), self.halves[axis][usize::from(!after)].as_ref()]
     }

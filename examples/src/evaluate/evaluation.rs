@@ -26,7 +26,7 @@ pub struct Extent {
     pub compared: usize,
     /// Number of training images that each is compared with.
     pub training: usize,
-    /// Whether to repeat the prompts with other settings.
+    /// True to repeat the prompts with other settings.
     pub sweep: bool,
 }
 

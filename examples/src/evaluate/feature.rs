@@ -26,8 +26,8 @@ pub fn coverage(start: f64, length: f64, cells: usize, pixels: usize) -> Coverag
     (0..cells).map(shares).collect()
 }
 
-/// Computes the feature vector of the part of an image under a mask: cropped tightly, padded to a square, scaled to cells over grey,
-/// and normalised to mean 0 and length 1. Returns `None` if the mask is empty.
+/// Computes the feature vector of the part of an image under a mask: cropped tightly, padded to a square, scaled to cells over
+/// grey, and normalised to mean 0 and length 1. Returns `None` if the mask is empty.
 pub fn feature(image: ImageView<'_>, mask: &[bool]) -> Option<Vec<f32>> {
     let side = image.side;
     let inside = || (0..mask.len()).filter(|&index| mask[index]);

@@ -140,8 +140,8 @@ impl<'a> Prompts<'a> {
         Prompt { caption, expected, content }
     }
 
-    /// Renders an image that the prompt describes. Each variation has other sizes, positions and shades; variation 0 is the scene of the
-    /// prompt itself.
+    /// Renders an image that the prompt describes. Each variation has other sizes, positions and shades; variation 0 is the scene
+    /// of the prompt itself.
     ///
     /// # Errors
     ///

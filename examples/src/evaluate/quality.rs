@@ -50,8 +50,8 @@ pub struct Reconstructed {
     pub discrete: Image,
 }
 
-/// Encodes and decodes images of the model's size with its tokenizer. The result is `None` for images that were not finished before a
-/// cancellation.
+/// Encodes and decodes images of the model's size with its tokenizer. The result is `None` for images that were not finished before
+/// a cancellation.
 ///
 /// # Errors
 ///

@@ -10,8 +10,8 @@ use crate::data::colours::{MIN_CONTRAST, contrast};
 pub const TOP: usize = 5;
 /// Side of the images that references are rendered in, in pixels.
 const SIDE: usize = 64;
-/// Sizes of the references in pixels, for large, medium and small objects. Each is rendered on another background, because the edges
-/// blend with it.
+/// Sizes of the references in pixels, for large, medium and small objects. Each is rendered on another background, because the
+/// edges blend with it.
 const SIZES: [usize; 3] = [52, 40, 28];
 
 /// Pixels and labels of a drawing.

@@ -38,7 +38,7 @@ impl SplitReport {
 pub struct Report {
     /// The tested splits.
     pub splits: Vec<SplitReport>,
-    /// Distance from training images, as of [`nearest_training_distance`](super::quality::nearest_training_distance).
+    /// Distance from training images, computed by [`nearest_training_distance`](super::quality::nearest_training_distance).
     pub nearest_training_distance: Option<f64>,
     /// Metrics with other settings, if requested.
     pub sweep: Vec<SweepRow>,

@@ -21,7 +21,8 @@ pub struct Generated {
     pub discrete: Option<Image>,
 }
 
-/// Runs tasks in parallel, each on one core, which wastes no time on synchronisation. The number of cores doesn't change the images.
+/// Runs tasks in parallel, each on one core, which wastes no time on synchronisation. The number of cores doesn't change the
+/// images.
 pub struct Runner<'a> {
     hart: &'a Hart,
     cancel: CancelToken,

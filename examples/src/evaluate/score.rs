@@ -6,8 +6,8 @@ use super::detection::{Detection, TOP, is_in_top};
 /// between two of the nine positions.
 const POSITION_TOLERANCE: f64 = 0.125;
 
-/// Number of arrangements in which two objects are searched: left and right, above and below, each in either order. Chance finds two
-/// objects up to this many times as often as one.
+/// Number of arrangements in which two objects are searched: left and right, above and below, each in either order. Chance finds
+/// two objects up to this many times as often as one.
 pub const ARRANGEMENTS: usize = 4;
 
 /// Arrangement of two objects.
@@ -64,15 +64,15 @@ pub struct ImageScore {
     pub top5: usize,
     /// Number of expected objects.
     pub objects: usize,
-    /// Whether the background has the right colour.
+    /// True if the background has the right colour.
     pub background: Option<bool>,
-    /// Whether all objects have the right style.
+    /// True if all objects have the right style.
     pub style: Option<bool>,
-    /// Whether both objects are there (top-5), each in its half.
+    /// True if both objects are there (top-5), each in its half.
     pub relation: Option<bool>,
-    /// Whether the number of objects is right.
+    /// True if the number of objects is right.
     pub count: Option<bool>,
-    /// Whether the object's centre is at the right position.
+    /// True if the object's centre is at the right position.
     pub position: Option<bool>,
 }
 

@@ -8,9 +8,9 @@ const OBJECT_CONTRAST: u8 = 26;
 const SPECK_SHARE: f64 = 0.02;
 /// Components smaller than this share of the largest one are parts of an object, not objects: the drops next to a whale.
 const PART_SHARE: f64 = 0.25;
-/// The border that the background is measured in has a width of one part in so many of the side. Even the largest drawings leave more
-/// free.
-const BORDER: usize = 32;
+/// Divisor of the side that gives the width of the border, in which the background is measured. Even the largest drawings leave a
+/// wider border free.
+const BORDER_DIVISOR: usize = 32;
 
 /// A view of a square image.
 #[derive(Clone, Copy, Debug)]
@@ -36,7 +36,7 @@ impl<'a> ImageView<'a> {
 
     /// Returns the background colour: the median of the border in each channel. Objects that touch the border don't change it.
     pub fn background(&self) -> [u8; 3] {
-        let width = (self.side / BORDER).max(1);
+        let width = (self.side / BORDER_DIVISOR).max(1);
         let inner = width..self.side.saturating_sub(width);
         let positions = (0..self.side).flat_map(|y| (0..self.side).map(move |x| (x, y)));
         let border: Vec<[u8; 3]> =

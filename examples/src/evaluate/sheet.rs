@@ -7,15 +7,15 @@ use crate::cli::grid;
 
 /// Maximum number of images on a sheet. Of more images, the sheet shows every n-th.
 const MAX_IMAGES: usize = 144;
-/// A frame's width is one part in so many of the image's side.
-const FRAME: usize = 32;
+/// Divisor of an image's width that gives the width of its frame.
+const FRAME_DIVISOR: usize = 32;
 /// Frame colour of images in which everything is right.
 const RIGHT_COLOUR: [u8; 3] = [30, 160, 70];
 /// Frame colour of the other images.
 const WRONG_COLOUR: [u8; 3] = [220, 40, 40];
 
-/// Renders the images with their prompts and seeds. Frames and labels show whether everything in an image is right (green) or something
-/// is wrong (red).
+/// Renders the images with their prompts and seeds. Frames and labels show whether everything in an image is right (green) or
+/// something is wrong (red).
 ///
 /// # Errors
 ///
@@ -29,7 +29,7 @@ pub fn sheet(images: &[(&Image, ImageScore)]) -> Result<Image, Error> {
 /// Adds the frame and the label of an image's score.
 fn framed(image: &Image, score: &ImageScore) -> Result<Image, Error> {
     let right = score.all_right();
-    let frame = (image.width() / FRAME).max(1);
+    let frame = (image.width() / FRAME_DIVISOR).max(1);
     let (width, height) = (image.width() + 2 * frame, image.height() + 2 * frame);
     let mut pixels = if right { RIGHT_COLOUR } else { WRONG_COLOUR }.repeat(width * height);
     for (y, line) in image.pixels().chunks_exact(3 * image.width()).enumerate() {

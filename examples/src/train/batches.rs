@@ -13,7 +13,8 @@ use rayon::prelude::*;
 /// Number of batches rendered ahead of the training step.
 const PREFETCHED: usize = 2;
 
-/// Renders the batch of a step. The same arguments give the same batch. Step `u64::MAX` is for evaluation: training never reaches it.
+/// Renders the batch of a step. The same arguments give the same batch. Step `u64::MAX` is for evaluation: training never reaches
+/// it.
 ///
 /// # Errors
 ///

@@ -87,8 +87,8 @@ pub fn train(
     Ok(true)
 }
 
-/// Compares the losses on images outside the training set with true captions and with shuffled ones. The difference shows how much the
-/// model uses the captions.
+/// Compares the losses on images outside the training set with true captions and with shuffled ones. The difference shows how much
+/// the model uses the captions.
 fn compare_captions(
     trainer: &GeneratorTrainer,
     scenes: &Scenes,
@@ -114,8 +114,8 @@ fn compare_captions(
     Ok(())
 }
 
-/// Generates images of the recipe's prompts with the exported model. Always on the CPU: compiling GPU kernels would take longer than
-/// generating a few images.
+/// Generates images of the recipe's prompts with the exported model. Always on the CPU: compiling GPU kernels would take longer
+/// than generating a few images.
 fn contact_sheet(recipe: &Recipe, folder: &RunFolder) -> Result<hart_core::Image, Box<dyn Error>> {
     let hart = Hart::open(folder.model(), OpenOptions::new().device(DeviceKind::Cpu))?;
     let generation = hart.generate(&Request::batch(recipe.prompts.clone()).seed(recipe.seed))?;

@@ -135,8 +135,8 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Exports the text tokenizer, trained on the scenes' captions or copied from `--from`, and the configuration of the model. A resumed
-/// run keeps its own.
+/// Exports the text tokenizer, trained on the scenes' captions or copied from `--from`, and the configuration of the model. A
+/// resumed run keeps its own.
 fn export_configs(arguments: &Arguments, recipe: &Recipe, scenes: &Scenes, folder: &RunFolder) -> Result<Config, Box<dyn Error>> {
     let model = folder.model();
     if folder.has_state()

@@ -52,8 +52,8 @@ impl StepBudget {
         Self { steps, limit, first: None, started: Instant::now() }
     }
 
-    /// Returns the initial number of steps of the phase. With a limit of zero minutes, weights that are already trained get no step:
-    /// the result is `done`.
+    /// Returns the initial number of steps of the phase. With a limit of zero minutes, weights that are already trained get no
+    /// step: the result is `done`.
     pub fn initial(&self, done: u64, is_trained: bool) -> u64 {
         if is_trained && self.limit == Some(Duration::ZERO) { done } else { self.steps }
     }

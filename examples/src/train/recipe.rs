@@ -84,8 +84,8 @@ pub struct Phase<O> {
     pub batch: usize,
     /// Number of steps between log lines, contact sheets and saved states.
     pub every: u64,
-    /// Whether scenes are without the variation that captions don't mention, as of [`SceneOptions::exact`]. A small generator then has
-    /// less to learn. The visual tokenizer should see all variation.
+    /// True to render scenes without the variation that captions don't mention, as with [`SceneOptions::exact`]. A small generator
+    /// then has less to learn. The visual tokenizer should see all variation.
     #[serde(default)]
     pub exact: bool,
     /// Losses and optimizer.

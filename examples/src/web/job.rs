@@ -60,7 +60,8 @@ pub struct Job {
     pub prompt: String,
     /// Seed of the first image.
     pub seed: u64,
-    /// Whether clients may fetch events and images by the identifier. If not, only the handler that created the job gets its images.
+    /// True if clients may fetch events and images by the identifier. If not, only the handler that created the job gets its
+    /// images.
     pub public: bool,
     cancel: CancelToken,
     created: Instant,

@@ -33,24 +33,25 @@ use crate::settings::{CheckedSettings, Settings};
 
 /// Command line of the server.
 #[derive(Parser, Debug)]
-#[command(name = "web", version, about = "Serves a web page and an API that generate images with HART", max_term_width = 110)]
+#[command(name = "web", version, about = "Serve a web page and an API that generate images with HART", max_term_width = 110)]
 struct Arguments {
     #[command(flatten)]
     model: ModelArgs,
-    /// Refuses prompts that contain a word or phrase of this file, one per line
+    /// Refuse prompts that contain a word or phrase of this file, one per line
     #[arg(long, value_name = "FILE")]
     filter: Option<PathBuf>,
     /// Port to listen on; 0 selects a free one
     #[arg(short, long, default_value_t = 7860)]
     port: u16,
-    /// Address to listen on; with other than a loopback address, everyone who can reach the server can use it without a password
+    /// Address to listen on. There is no password: any other than a loopback address opens the server to everyone who can reach it
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
     host: String,
     /// Maximum number of requests that wait while one runs
     #[arg(long, value_name = "COUNT", default_value_t = 8)]
     queue: usize,
     /// Maximum number of images per request
-    #[arg(long, value_name = "COUNT", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=MAX_STORED_IMAGES as i64))]
+    #[arg(long, value_name = "COUNT", default_value_t = 16)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=MAX_STORED_IMAGES as i64))]
     max_images: u16,
 }
 
@@ -66,7 +67,7 @@ pub struct App {
     pub queue: Queue,
     /// Maximum number of images per request.
     pub max_images: usize,
-    /// Whether the server listens on a loopback address.
+    /// True if the server listens on a loopback address.
     pub loopback: bool,
 }
 

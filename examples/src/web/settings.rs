@@ -41,7 +41,7 @@ pub struct Settings {
     pub count: Option<usize>,
     /// Guidance scale.
     pub guidance: Option<f64>,
-    /// Whether tokens are sampled with Gumbel-softmax smoothing.
+    /// True if tokens are sampled with Gumbel-softmax smoothing.
     pub smoothing: Option<bool>,
     /// Number of most likely codes to sample from.
     pub top_k: Option<usize>,

@@ -35,11 +35,11 @@ pub fn run(app: &App) {
             failed: None,
         };
         // A panic in a run must not end the server.
-        let made = catch_unwind(AssertUnwindSafe(|| app.hart.generate_with(&job.request, &mut observer)));
+        let generation = catch_unwind(AssertUnwindSafe(|| app.hart.generate_with(&job.request, &mut observer)));
         let failed = observer.failed;
-        match made {
+        match generation {
             _ if failed.is_some() => job.emit("error", json!({ "message": failed })),
-            Ok(Ok(made)) => job.emit("done", done(&made)),
+            Ok(Ok(generation)) => job.emit("done", done(&generation)),
             Ok(Err(error)) if error.is_cancelled() => job.cancel(),
             Ok(Err(error)) => job.emit("error", json!({ "message": error.to_string() })),
             Err(_) => job.emit("error", json!({ "message": "internal error: see the server's output" })),
@@ -49,8 +49,8 @@ pub fn run(app: &App) {
 }
 
 /// Returns the data of the `done` event.
-fn done(made: &Generation) -> Value {
-    let notes: Vec<String> = made
+fn done(generation: &Generation) -> Value {
+    let notes: Vec<String> = generation
         .truncated
         .iter()
         .map(|t| {
@@ -58,7 +58,7 @@ fn done(made: &Generation) -> Value {
             format!("The {which} has {} tokens, the model reads only {}. Left out: \"{}\"", t.tokens, t.kept, t.cut)
         })
         .collect();
-    json!({ "images": made.images.len(), "milliseconds": output::milliseconds(&made.timings), "notes": notes })
+    json!({ "images": generation.images.len(), "milliseconds": output::milliseconds(&generation.timings), "notes": notes })
 }
 
 /// Observer of a run that emits the job's events.
