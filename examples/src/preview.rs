@@ -1,4 +1,4 @@
-//! Generates an image and shows it scale by scale: `cargo run --release --bin preview -- "a parrot"`.
+//! Generates an image and shows it scale by scale: `cargo run --release --features images --bin preview -- "a parrot"`.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use hart_examples::cli::terminal::{Canvas, Draw};
 use hart_examples::cli::{INTERRUPTED, enlarge, output, stop_on_ctrl_c};
 
 /// Minimum side of an animation's frames in pixels, for models of small images.
-const MIN_FRAME_SIDE: u32 = 256;
+const MIN_FRAME_SIDE: usize = 256;
 
 /// Generate an image and show each of its scales in the terminal
 #[derive(Parser, Debug)]

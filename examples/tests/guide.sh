@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs the commands and the C, C++ and Python programs of docs/guide.md. Its Rust program is a documentation test.
-# Needs the programs built by `cargo build --release --workspace --features hart-examples/web`, and hart installed in PREFIX.
+# Needs the programs built by `cargo build --release --workspace --features hart-examples/images,hart-examples/web`, and hart installed in PREFIX.
 set -euo pipefail
 [ $# -eq 1 ] || { echo "usage: $0 PREFIX" >&2; exit 2; }
 prefix=$(cd "$1" && pwd)

@@ -3,9 +3,11 @@
 use std::error::Error;
 use std::path::Path;
 
-use hart_core::Provenance;
+use hart_core::{Image, Provenance};
 use image::codecs::gif::{GifEncoder, Repeat};
-use image::{Delay, DynamicImage, Frame, RgbImage};
+use image::{Delay, DynamicImage, Frame};
+
+use super::image_file::rgb;
 
 /// Duration of a frame in milliseconds.
 pub const FRAME_MS: u16 = 350;
@@ -40,7 +42,7 @@ impl Format {
     /// # Errors
     ///
     /// Returns an error if there is no frame or the encoder fails.
-    pub fn encode(self, frames: &[RgbImage], provenance: Option<&Provenance>) -> Result<Vec<u8>, Box<dyn Error>> {
+    pub fn encode(self, frames: &[Image], provenance: Option<&Provenance>) -> Result<Vec<u8>, Box<dyn Error>> {
         let Some(last) = frames.last() else { return Err("the animation has no frames".into()) };
         let delays = (1..=frames.len()).map(|n| if n == frames.len() { LAST_MS } else { FRAME_MS });
         match self {
@@ -50,12 +52,12 @@ impl Format {
     }
 }
 
-fn gif<'a>(frames: impl Iterator<Item = (&'a RgbImage, u16)>) -> Result<Vec<u8>, Box<dyn Error>> {
+fn gif<'a>(frames: impl Iterator<Item = (&'a Image, u16)>) -> Result<Vec<u8>, Box<dyn Error>> {
     let mut bytes = Vec::new();
     let mut encoder = GifEncoder::new(&mut bytes);
     encoder.set_repeat(Repeat::Infinite)?;
     for (frame, ms) in frames {
-        let rgba = DynamicImage::ImageRgb8(frame.clone()).to_rgba8();
+        let rgba = DynamicImage::ImageRgb8(rgb(frame)).to_rgba8();
         encoder.encode_frame(Frame::from_parts(rgba, 0, 0, Delay::from_numer_denom_ms(ms.into(), 1)))?;
     }
     drop(encoder);
@@ -64,13 +66,13 @@ fn gif<'a>(frames: impl Iterator<Item = (&'a RgbImage, u16)>) -> Result<Vec<u8>,
 
 /// Encodes an animated PNG whose default image is the finished one: programs without support for animations show it, others skip it.
 fn apng<'a>(
-    frames: impl Iterator<Item = (&'a RgbImage, u16)>,
+    frames: impl Iterator<Item = (&'a Image, u16)>,
     count: usize,
-    finished: &RgbImage,
+    finished: &Image,
     provenance: Option<&Provenance>,
 ) -> Result<Vec<u8>, Box<dyn Error>> {
     let mut bytes = Vec::new();
-    let mut encoder = png::Encoder::new(&mut bytes, finished.width(), finished.height());
+    let mut encoder = png::Encoder::new(&mut bytes, u32::try_from(finished.width())?, u32::try_from(finished.height())?);
     encoder.set_color(png::ColorType::Rgb);
     encoder.set_depth(png::BitDepth::Eight);
     encoder.set_animated(u32::try_from(count)?, 0)?;
@@ -81,10 +83,10 @@ fn apng<'a>(
         encoder.add_itxt_chunk("settings".into(), provenance.settings.clone())?;
     }
     let mut writer = encoder.write_header()?;
-    writer.write_image_data(finished)?;
+    writer.write_image_data(finished.pixels())?;
     for (frame, ms) in frames {
         writer.set_frame_delay(ms, 1000)?;
-        writer.write_image_data(frame)?;
+        writer.write_image_data(frame.pixels())?;
     }
     writer.finish()?;
     Ok(bytes)

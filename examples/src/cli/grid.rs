@@ -1,14 +1,13 @@
 //! Grids of images with labels.
 
 use hart_core::{Image, Provenance};
-use image::imageops::replace;
-use image::{Rgb, RgbImage};
 
 use super::enlarge;
 use super::label::{Font, wrap};
+use super::raster::Raster;
 
 /// Minimum side of an image in the grid, in pixels.
-const MIN_SIDE: u32 = 128;
+const MIN_SIDE: usize = 128;
 /// Maximum lines of a prompt below its image.
 const PROMPT_LINES: usize = 3;
 /// Maximum lines of a caption below its image.
@@ -23,17 +22,16 @@ const CAPTION_LINES: usize = 6;
 ///
 /// Returns an error if there are no images.
 pub fn labelled(images: &[Image], per_prompt: usize) -> Result<Image, hart_core::Error> {
-    let enlarged: Vec<RgbImage> = images.iter().map(|image| enlarge::at_least(image, MIN_SIDE)).collect();
+    let enlarged: Vec<Image> = images.iter().map(|image| enlarge::at_least(image, MIN_SIDE)).collect();
     let Some(first) = enlarged.first() else { return Image::grid(images, 1) };
-    let layout = Layout::new(first.dimensions(), per_prompt);
+    let layout = Layout::new((first.width(), first.height()), per_prompt);
     let provenances: Vec<Option<&Provenance>> = images.iter().map(|image| image.provenance.as_ref()).collect();
     let grid = if per_prompt > 1 && images.len() > per_prompt {
         layout.table(&enlarged, &provenances)
     } else {
         layout.square(&enlarged, &layout.labels(&provenances))
     };
-    let (width, height) = grid.dimensions();
-    Image::from_rgb(width as usize, height as usize, grid.into_raw())
+    grid.into_image()
 }
 
 /// Arranges images of the same size in a square, each above its caption.
@@ -42,24 +40,23 @@ pub fn labelled(images: &[Image], per_prompt: usize) -> Result<Image, hart_core:
 ///
 /// Returns an error if there are no images.
 pub fn captioned(images: &[Image], captions: &[String]) -> Result<Image, hart_core::Error> {
-    let enlarged: Vec<RgbImage> = images.iter().map(|image| enlarge::at_least(image, MIN_SIDE)).collect();
+    let enlarged: Vec<Image> = images.iter().map(|image| enlarge::at_least(image, MIN_SIDE)).collect();
     let Some(first) = enlarged.first() else { return Image::grid(images, 1) };
-    let layout = Layout::new(first.dimensions(), 1);
+    let layout = Layout::new((first.width(), first.height()), 1);
     let labels: Vec<_> = captions.iter().map(|caption| wrap(caption, layout.columns(layout.width), CAPTION_LINES)).collect();
     let grid = layout.square(&enlarged, &labels);
-    let (width, height) = grid.dimensions();
-    Image::from_rgb(width as usize, height as usize, grid.into_raw())
+    grid.into_image()
 }
 
 /// Layout of a grid, in pixels.
 struct Layout {
     font: Font,
     /// Width of an image.
-    width: u32,
+    width: usize,
     /// Height of an image.
-    height: u32,
+    height: usize,
     /// Space between images.
-    gap: u32,
+    gap: usize,
     /// Number of images per prompt.
     per_prompt: usize,
 }
@@ -73,46 +70,42 @@ fn seed(provenance: Option<&Provenance>) -> String {
 }
 
 impl Layout {
-    fn new((width, height): (u32, u32), per_prompt: usize) -> Self {
+    fn new((width, height): (usize, usize), per_prompt: usize) -> Self {
         let font = Font::for_side(width);
         Self { font, width, height, gap: font.height() / 2, per_prompt }
     }
 
     /// Returns the number of characters that fit into `pixels`.
-    fn columns(&self, pixels: u32) -> usize {
-        (pixels / self.font.width()) as usize
-    }
-
-    fn blank(&self, width: u32, height: u32) -> RgbImage {
-        RgbImage::from_pixel(width, height, Rgb([255; 3]))
+    fn columns(&self, pixels: usize) -> usize {
+        pixels / self.font.width()
     }
 
     /// Draws a table with the prompts on the left and the seeds on top.
-    fn table(&self, images: &[RgbImage], provenances: &[Option<&Provenance>]) -> RgbImage {
+    fn table(&self, images: &[Image], provenances: &[Option<&Provenance>]) -> Raster {
         let rows = provenances.chunks(self.per_prompt).map(|row| row[0]).collect::<Vec<_>>();
-        let max_lines = ((self.height / self.font.height()) as usize).max(1);
+        let max_lines = (self.height / self.font.height()).max(1);
         let columns = self.columns(self.width + self.width / 4);
         let labels: Vec<Vec<String>> = rows.iter().map(|first| wrap(prompt(*first), columns, max_lines)).collect();
-        let longest = labels.iter().flatten().map(|line| line.chars().count()).max().unwrap_or(0) as u32;
+        let longest = labels.iter().flatten().map(|line| line.chars().count()).max().unwrap_or(0);
         let (left, top) = (longest * self.font.width() + 2 * self.gap, self.font.height() + 2 * self.gap);
         let (across, down) = (self.width + self.gap, self.height + self.gap);
-        let mut grid = self.blank(left + self.per_prompt as u32 * across, top + rows.len() as u32 * down);
+        let mut grid = Raster::white(left + self.per_prompt * across, top + rows.len() * down);
         for (column, provenance) in provenances[..self.per_prompt].iter().enumerate() {
-            let x = left + column as u32 * across;
+            let x = left + column * across;
             for line in wrap(&seed(*provenance), self.columns(self.width), 1) {
                 self.font.write(&mut grid, self.centred(x, &line), self.gap, &line);
             }
         }
         for (row, lines) in labels.iter().enumerate() {
-            let height = lines.len() as u32 * self.font.height();
-            let y = top + row as u32 * down + self.height.saturating_sub(height) / 2;
+            let height = lines.len() * self.font.height();
+            let y = top + row * down + self.height.saturating_sub(height) / 2;
             for (line, text) in lines.iter().enumerate() {
-                self.font.write(&mut grid, self.gap, y + line as u32 * self.font.height(), text);
+                self.font.write(&mut grid, self.gap, y + line * self.font.height(), text);
             }
         }
         for (index, image) in images.iter().enumerate() {
-            let (row, column) = ((index / self.per_prompt) as u32, (index % self.per_prompt) as u32);
-            replace(&mut grid, image, (left + column * across).into(), (top + row * down).into());
+            let (row, column) = (index / self.per_prompt, index % self.per_prompt);
+            grid.draw(image, left + column * across, top + row * down);
         }
         grid
     }
@@ -128,37 +121,30 @@ impl Layout {
     }
 
     /// Draws a square of images, each above its lines of text.
-    fn square(&self, images: &[RgbImage], labels: &[Vec<String>]) -> RgbImage {
+    fn square(&self, images: &[Image], labels: &[Vec<String>]) -> Raster {
         let columns = (images.len() as f64).sqrt().ceil() as usize;
-        let mut grid = self.blank(columns as u32 * (self.width + self.gap) + self.gap, 0);
-        let mut rows = Vec::new();
-        for (images, labels) in images.chunks(columns).zip(labels.chunks(columns)) {
-            // The longest label determines the height of a row.
-            let lines = labels.iter().map(Vec::len).max().unwrap_or(0) as u32;
-            let mut row = self.blank(grid.width(), self.gap + self.height + self.gap / 2 + lines * self.font.height());
+        // The longest label determines the height of a row.
+        let lines = labels.chunks(columns).map(|labels| labels.iter().map(Vec::len).max().unwrap_or(0));
+        let heights: Vec<_> = lines.map(|lines| self.gap + self.height + self.gap / 2 + lines * self.font.height()).collect();
+        let mut grid = Raster::white(columns * (self.width + self.gap) + self.gap, heights.iter().sum::<usize>() + self.gap);
+        let mut top = 0;
+        for ((images, labels), height) in images.chunks(columns).zip(labels.chunks(columns)).zip(heights) {
             for (column, (image, lines)) in images.iter().zip(labels).enumerate() {
-                let x = self.gap + column as u32 * (self.width + self.gap);
-                replace(&mut row, image, x.into(), self.gap.into());
+                let x = self.gap + column * (self.width + self.gap);
+                grid.draw(image, x, top + self.gap);
                 for (line, text) in lines.iter().enumerate() {
-                    let y = self.gap + self.height + self.gap / 2 + line as u32 * self.font.height();
-                    self.font.write(&mut row, self.centred(x, text), y, text);
+                    let y = top + self.gap + self.height + self.gap / 2 + line * self.font.height();
+                    self.font.write(&mut grid, self.centred(x, text), y, text);
                 }
             }
-            rows.push(row);
-        }
-        let height = rows.iter().map(RgbImage::height).sum::<u32>() + self.gap;
-        grid = self.blank(grid.width(), height);
-        let mut y = 0;
-        for row in &rows {
-            replace(&mut grid, row, 0, y.into());
-            y += row.height();
+            top += height;
         }
         grid
     }
 
     /// Returns the left edge of a line that is centred below an image whose left edge is `x`.
-    fn centred(&self, x: u32, line: &str) -> u32 {
-        x + self.width.saturating_sub(line.chars().count() as u32 * self.font.width()) / 2
+    fn centred(&self, x: usize, line: &str) -> usize {
+        x + self.width.saturating_sub(line.chars().count() * self.font.width()) / 2
     }
 }
 

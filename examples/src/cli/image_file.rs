@@ -1,4 +1,4 @@
-//! Reads image files of the usual formats for a model, and compares images.
+//! Reads image files of the usual formats for a model, and converts and compares images.
 
 use std::error::Error;
 use std::fs;
@@ -6,7 +6,7 @@ use std::path::Path;
 
 use hart_core::Image;
 use image::imageops::{FilterType, crop_imm, resize};
-use image::{DynamicImage, ImageDecoder, ImageReader, Pixel, Rgba};
+use image::{DynamicImage, ImageDecoder, ImageReader, Pixel, RgbImage, Rgba};
 
 /// Maximum number of pixels of a file, the same as hart-core's for PNG files.
 const MAX_PIXELS: u64 = 1 << 26;
@@ -41,6 +41,12 @@ pub fn open_square(path: &Path, side: usize) -> Result<Image, Box<dyn Error>> {
     let resized = resize(&square, side as u32, side as u32, FilterType::Lanczos3);
     let pixels = resized.pixels().flat_map(|p| [p[0], p[1], p[2]]).collect();
     Ok(Image::from_rgb(side, side, pixels)?)
+}
+
+/// Converts an image to the type of the crate `image`.
+pub fn rgb(image: &Image) -> RgbImage {
+    let side = |pixels: usize| u32::try_from(pixels).expect("an image has fewer than 2^32 pixels a side");
+    RgbImage::from_raw(side(image.width()), side(image.height()), image.pixels().to_vec()).expect("three bytes a pixel")
 }
 
 /// Returns the peak signal-to-noise ratio of two 8-bit images of the same size, in decibels.

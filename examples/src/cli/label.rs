@@ -1,7 +1,8 @@
 //! Draws text into images.
 
-use image::{Rgb, RgbImage};
 use noto_sans_mono_bitmap::{FontWeight, RasterHeight, RasterizedChar, get_raster, get_raster_width};
+
+use super::raster::Raster;
 
 /// Drawn for a character that the font lacks.
 const REPLACEMENT: char = '\u{fffd}';
@@ -14,7 +15,7 @@ pub struct Font(RasterHeight);
 
 impl Font {
     /// Returns the size that suits images of `side` pixels a side.
-    pub fn for_side(side: u32) -> Self {
+    pub fn for_side(side: usize) -> Self {
         Self(match side {
             0..300 => RasterHeight::Size16,
             300..600 => RasterHeight::Size24,
@@ -23,13 +24,13 @@ impl Font {
     }
 
     /// Returns the width of a character in pixels.
-    pub fn width(self) -> u32 {
-        get_raster_width(FontWeight::Regular, self.0) as u32
+    pub fn width(self) -> usize {
+        get_raster_width(FontWeight::Regular, self.0)
     }
 
     /// Returns the height of a line in pixels.
-    pub fn height(self) -> u32 {
-        self.0.val() as u32
+    pub fn height(self) -> usize {
+        self.0.val()
     }
 
     fn glyph(self, character: char) -> RasterizedChar {
@@ -38,14 +39,12 @@ impl Font {
     }
 
     /// Draws a line of dark grey text on white. `left` and `top` are its corner in pixels; what lies outside the image is cut.
-    pub fn write(self, image: &mut RgbImage, left: u32, top: u32, line: &str) {
+    pub fn write(self, image: &mut Raster, left: usize, top: usize, line: &str) {
         for (index, character) in line.chars().enumerate() {
-            let left = left + index as u32 * self.width();
+            let left = left + index * self.width();
             for (y, row) in self.glyph(character).rows().enumerate() {
                 for (x, &coverage) in row.iter().enumerate() {
-                    if let Some(pixel) = image.get_pixel_mut_checked(left + x as u32, top + y as u32) {
-                        *pixel = Rgb([255 - (u32::from(coverage) * 215 / 255) as u8; 3]);
-                    }
+                    image.set(left + x, top + y, [255 - (u32::from(coverage) * 215 / 255) as u8; 3]);
                 }
             }
         }
@@ -103,15 +102,15 @@ mod tests {
     fn every_character_is_drawn_and_a_missing_one_is_replaced() {
         let font = Font::for_side(128);
         let written = |text: &str| {
-            let mut image = RgbImage::from_pixel(font.width(), font.height(), Rgb([255; 3]));
+            let mut image = Raster::white(font.width(), font.height());
             font.write(&mut image, 0, 0, text);
-            image
+            image.into_image().unwrap()
         };
         for character in ["A", "é", "ł", "🦜", "红", "\u{7}"] {
-            assert!(written(character).pixels().any(|p| p[0] < 128), "{character}");
+            assert!(written(character).pixels().iter().any(|&level| level < 128), "{character}");
         }
         assert!(written("🦜") == written("\u{fffd}") && written("A") != written("\u{fffd}"));
         // Pixels outside the image are ignored.
-        font.write(&mut RgbImage::new(3, 3), 1, 1, "ABC");
+        font.write(&mut Raster::white(3, 3), 1, 1, "ABC");
     }
 }

@@ -1,15 +1,19 @@
 //! Support for the example programs: arguments, progress, image files, terminal output and JSON results.
 
+#[cfg(feature = "images")]
 pub mod animation;
 pub mod args;
 pub mod enlarge;
 pub mod grid;
+#[cfg(feature = "images")]
 pub mod image_file;
 pub mod label;
 pub mod lines;
 pub mod output;
 pub mod progress;
+pub mod raster;
 pub mod saver;
+#[cfg(feature = "images")]
 pub mod terminal;
 pub mod word_filter;
 

@@ -10,7 +10,8 @@ use icy_sixel::EncodeOptions;
 use image::RgbImage;
 use image::imageops::{FilterType, resize};
 
-use crate::cli::{enlarge, output};
+use crate::cli::image_file::rgb;
+use crate::cli::output;
 
 /// Side of the images for graphics protocols, in pixels.
 const GRAPHICS_SIDE: u32 = 384;
@@ -148,7 +149,7 @@ impl Canvas {
     }
 
     fn fitted(&self, image: &Image) -> RgbImage {
-        let image = enlarge::rgb(image);
+        let image = rgb(image);
         let sharp = self.side.is_multiple_of(image.width()) && self.side.is_multiple_of(image.height());
         resize(&image, self.side, self.side, if sharp { FilterType::Nearest } else { FilterType::Triangle })
     }

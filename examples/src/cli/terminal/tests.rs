@@ -21,12 +21,12 @@ fn terminals_are_detected_from_the_environment() {
 
 #[test]
 fn half_blocks_hold_two_pixels_a_character() {
-    let two = enlarge::rgb(&image(2));
+    let two = rgb(&image(2));
     let cell = "\x1b[38;2;255;0;0;48;2;0;255;0m▀";
     assert_eq!(blocks(&two, true), format!("{cell}{cell}\x1b[0m\r\n"));
     assert!(blocks(&two, false).starts_with("\x1b[38;5;196;48;5;46m▀"));
     // An odd last row has no lower pixel.
-    assert!(blocks(&enlarge::rgb(&image(1)), true).starts_with("\x1b[0;38;2;0;255;0m▀"));
+    assert!(blocks(&rgb(&image(1)), true).starts_with("\x1b[0;38;2;0;255;0m▀"));
     assert_eq!([ansi256([0; 3]), ansi256([255; 3]), ansi256([129; 3])], [16, 231, 244]);
 }
 
@@ -63,7 +63,7 @@ fn the_next_image_replaces_the_one_before() {
 fn graphics_protocols_encode_the_whole_image() {
     // Noise doesn't compress, so the data needs more than one command.
     let noise = (0..3 * 64 * 64u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
-    let noise = enlarge::rgb(&Image::from_rgb(64, 64, noise).unwrap());
+    let noise = rgb(&Image::from_rgb(64, 64, noise).unwrap());
     let decoded = |data: String| image::load_from_memory(&STANDARD.decode(data).unwrap()).unwrap().to_rgb8();
     let text = kitty(&noise, 6).unwrap();
     let commands: Vec<&str> = text.split_terminator("\x1b\\").collect();
@@ -76,7 +76,7 @@ fn graphics_protocols_encode_the_whole_image() {
     assert!(text.starts_with("\x1b]1337;File=inline=1;width=12;height=6;"));
     assert!(decoded(text.trim_end_matches('\x07').split_once(':').unwrap().1.into()) == noise);
     // A sixel is a column of six pixels, so a height of 12 is kept.
-    let text = sixel(&enlarge::rgb(&image(12))).unwrap();
+    let text = sixel(&rgb(&image(12))).unwrap();
     let decoded = icy_sixel::SixelImage::decode(text.as_bytes()).unwrap();
     assert_eq!((decoded.width, decoded.height), (12, 12));
     assert!(decoded.pixels[0] > 250 && decoded.pixels[1] < 5, "{:?}", &decoded.pixels[..4]);
