@@ -30,23 +30,24 @@ const MAX_PROMPTS: usize = 100_000;
 /// End of the help text.
 const METRICS: &str = "\
 Metrics, each a share of the prompts that mention the part:
-  object_top1, object_top5  a single object: its best match is the right concept; the concept is among the best 5
-  style                     a single object has the requested style
-  any_object_..., any_style the same of all images: also pairs, several objects, and held-out styles
+  object_top1, object_top5  single objects: the best match is right; one of the best 5 is right
+  style                     single objects: the style is right
+  any_object_..., any_style the same of all images: also pairs, several objects, held-out styles
   background                the background has the right colour
-  relation_seen, _unseen    two objects are there, each in its half; for prompts as in training, and held-out ones
-  count_seen, _unseen       the number of objects is right
+  relation_seen, _unseen    two objects are there, each in its half; as in training, and held out
+  count_seen, _unseen       the number of objects is right; as in training, and held out
   position                  one object is at the right position
   all_right                 everything is right
   shuffled_control          object_top1 against another prompt: must be near chance
-  ceilings                  the same metrics of true renders: the upper limit of the detection
-  tokenizer                 the same of renders reconstructed by the tokenizer: the upper limit of the transformer
+  ceilings                  metrics of true renders: the upper limit of the detection
+  tokenizer                 metrics of reconstructed renders: the upper limit of the transformer
 Others:
-  hybrid_psnr_db, discrete_psnr_db   reconstruction of true renders, with the continuous residual and without
-  nearest_training_distance          near 0: copies of training images; 1: as new as fresh renders of the prompt
+  hybrid_psnr_db            reconstruction of true renders, with the continuous residual
+  discrete_psnr_db          the same, from the discrete codes alone
+  nearest_training_distance near 0: copies of training images; 1: as new as fresh renders
 Metrics that the model's capabilities.json excludes are null.
-Splits: seen prompts; seen single objects; and held-out pairs of objects, orders of pairs, backgrounds, styles and counts,
-and pairs with objects that training only shows alone.";
+Splits: seen prompts; seen single objects; and held-out pairs of objects, orders of pairs,
+backgrounds, styles and counts, and pairs with objects that training only shows alone.";
 
 /// Evaluate how well a model's images match their prompts, on seen and held-out prompts
 #[derive(Parser, Debug)]
