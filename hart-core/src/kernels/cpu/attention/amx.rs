@@ -1,206 +1,215 @@
-//! The same as [`super::flash`] where the processor multiplies whole matrices: scores and answers are products of 32 queries, each with
-//! its words in a row, with the panels of keys and of values as they lie. A softmax goes along the rows. Where all scores of 32 queries and
-//! a block of keys are small, as they usually are, no largest one is looked for and taken off: their powers don't overflow.
+//! FlashAttention of one query block with AMX tiles.
+//!
+//! The steps are those of [`super::flash`], but the queries lie in rows: `q k^T` and `p v` multiply 32 queries at a time by the
+//! packed panels of keys and values, and the softmax runs along the rows. If all scores of 32 queries and a key block are small, as
+//! they usually are, the row maximum is not computed: powers of two of small scores cannot overflow, and zero takes its place.
 
-use super::flash::{NO_SCORE, exp2};
-use super::layout::{KEYS, PANEL, words};
-use super::quantized::{Decoded, Source};
+use super::exp2::{exp2, exp2_for_bf16};
+use super::flash::MIN_SCORE;
+use super::layout::{KEY_BLOCK, PANEL_WIDTH, word_count};
+use super::quantized_kv::BlockBuffer;
+use super::segment::SegmentHead;
 use crate::kernels::cpu::amx::{AmxToken, TILE_ROWS, Tdpbf16ps, TileGuard, TileOperands, TileProduct};
 use crate::kernels::cpu::memory::AlignedVec;
-use crate::kernels::cpu::simd::{MAGIC_BIAS, SimdF32, SimdKernel};
+use crate::kernels::cpu::simd::{SimdF32, SimdKernel};
 
 pub(super) use crate::kernels::cpu::amx::TILE_DWORDS;
 
-/// Queries that go over the same keys, which may have to be read back for it.
-pub(super) const QUERIES: usize = 512;
-/// Queries that are multiplied together.
-const TOGETHER: usize = 2 * TILE_ROWS;
-/// Words of so many keys' weights.
-const WEIGHTS: usize = KEYS / 2;
-/// Scores this near zero need no largest one taken off: f32 holds their powers and the sums of them.
-const TAME: f32 = 60.0;
+/// Queries of a query block. Many, because a key block may have to be dequantised for each query block.
+pub(super) const QUERY_BLOCK: usize = 512;
+/// Queries that are multiplied together: two tiles.
+const QUERY_TILE: usize = 2 * TILE_ROWS;
+/// Words of a query's probabilities for a key block.
+const PROBABILITY_WORDS: usize = KEY_BLOCK / 2;
+/// Largest magnitude of scores that are used without subtracting their maximum: f32 holds their powers of two and the sums of
+/// those.
+const MAX_SMALL_SCORE: f32 = 60.0;
 
-/// What a task works in: its queries before, their mixes of values after.
+/// A thread's memory for one query block: its queries, and the state of the online softmax.
 pub(super) struct Scratch {
-    /// `[QUERIES][words]`, times the scale and log2(e): a softmax over powers of two.
+    /// `[QUERY_BLOCK][head_dim / 2]`, pairs of bf16, times the scale and log2(e): the softmax uses powers of two.
     query: AlignedVec<f32>,
-    /// `[QUERIES][channels]`: sums of weighted values.
-    mixed: AlignedVec<f32>,
-    /// `[QUERIES][TILE_DWORDS]`: sums of weights, lane by lane.
-    sums: AlignedVec<f32>,
-    /// What is taken off the scores: the largest so far, or zero where none is large.
-    off: [f32; QUERIES],
-    /// `[TOGETHER][KEYS]`
+    /// Unnormalised output accumulator, `[QUERY_BLOCK][head_dim]`.
+    acc: AlignedVec<f32>,
+    /// Running sum of the unnormalised probabilities, one for each lane, `[QUERY_BLOCK][TILE_DWORDS]`.
+    row_sum: AlignedVec<f32>,
+    /// Running maximum that is subtracted from the scores; zero instead, while all scores are small.
+    row_max: [f32; QUERY_BLOCK],
+    /// `[QUERY_TILE][KEY_BLOCK]`.
     scores: AlignedVec<f32>,
-    /// `[TOGETHER][WEIGHTS]`: scores become weights.
-    weights: AlignedVec<f32>,
-    /// Values with zeros behind, where their words don't fill a register.
-    values: AlignedVec<f32>,
-    channels: usize,
+    /// Pairs of bf16, `[QUERY_TILE][PROBABILITY_WORDS]`.
+    probabilities: AlignedVec<f32>,
+    /// Values of a short key block, whose words are filled up with zeros to whole tiles.
+    padded_values: AlignedVec<f32>,
+    head_dim: usize,
 }
 
 impl Scratch {
-    /// For queries of so many channels, whose words fill registers.
-    pub(super) fn new(channels: usize) -> Self {
-        assert!(channels > 0 && channels.is_multiple_of(2 * TILE_DWORDS), "keys fill registers");
+    /// Allocates memory for queries of `head_dim` channels, which fill whole tiles.
+    pub(super) fn new(head_dim: usize) -> Self {
+        assert!(head_dim > 0 && head_dim.is_multiple_of(2 * TILE_DWORDS), "keys fill whole tiles");
         Self {
-            query: AlignedVec::new(QUERIES * channels / 2),
-            mixed: AlignedVec::new(QUERIES * channels),
-            sums: AlignedVec::new(QUERIES * TILE_DWORDS),
-            off: [NO_SCORE; QUERIES],
-            scores: AlignedVec::new(TOGETHER * KEYS),
-            weights: AlignedVec::new(TOGETHER * WEIGHTS),
-            values: AlignedVec::new(WEIGHTS * channels),
-            channels,
+            query: AlignedVec::new(QUERY_BLOCK * head_dim / 2),
+            acc: AlignedVec::new(QUERY_BLOCK * head_dim),
+            row_sum: AlignedVec::new(QUERY_BLOCK * TILE_DWORDS),
+            row_max: [MIN_SCORE; QUERY_BLOCK],
+            scores: AlignedVec::new(QUERY_TILE * KEY_BLOCK),
+            probabilities: AlignedVec::new(QUERY_TILE * PROBABILITY_WORDS),
+            padded_values: AlignedVec::new(PROBABILITY_WORDS * head_dim),
+            head_dim,
         }
     }
 
-    /// A query's words.
-    pub(super) fn query(&mut self, query: usize) -> &mut [f32] {
-        &mut self.query[query * self.channels / 2..][..self.channels / 2]
+    /// Returns the words of a query.
+    pub(super) fn query_mut(&mut self, query: usize) -> &mut [f32] {
+        &mut self.query[query * self.head_dim / 2..][..self.head_dim / 2]
     }
 
-    /// A query's sum of weights, and its weighted sum of values.
-    pub(super) fn mixed(&self, query: usize) -> (f32, &[f32]) {
-        (self.sums[query * TILE_DWORDS..][..TILE_DWORDS].iter().sum(), &self.mixed[query * self.channels..][..self.channels])
+    /// Returns the row sum of a query and its unnormalised output.
+    pub(super) fn output(&self, query: usize) -> (f32, &[f32]) {
+        (self.row_sum[query * TILE_DWORDS..][..TILE_DWORDS].iter().sum(), &self.acc[query * self.head_dim..][..self.head_dim])
     }
 }
 
-/// A block of queries over all parts of one head, whose words are two bf16.
-pub(super) struct Block<'a> {
+/// Attention of one query block over all segments of its head, which are bf16.
+pub(super) struct Attend<'a> {
     pub(super) token: AmxToken,
-    /// How many queries there are, at most [`QUERIES`].
+    /// Number of queries, at most [`QUERY_BLOCK`].
     pub(super) queries: usize,
-    pub(super) parts: &'a [Source<'a>],
+    pub(super) segments: &'a [SegmentHead<'a>],
     pub(super) scratch: &'a mut Scratch,
-    pub(super) decoded: &'a mut Decoded,
+    pub(super) buffer: &'a mut BlockBuffer,
 }
 
-impl SimdKernel for Block<'_> {
+impl SimdKernel for Attend<'_> {
     #[inline(always)]
     unsafe fn run<S: SimdF32>(self) {
-        let Self { token, queries, parts, scratch, decoded } = self;
-        assert!(queries <= QUERIES && S::HAS_BF16);
-        let (depth, channels) = (scratch.channels / 2, scratch.channels);
-        let ready = TileGuard::new(token);
-        scratch.mixed.fill(0.0);
-        scratch.sums.fill(0.0);
-        scratch.off.fill(NO_SCORE);
-        for source in parts {
-            let fits = match source {
-                Source::Packed(part) => part.fits(depth, channels, true),
-                Source::Rounded(part) => part.fits(depth, channels),
-            };
-            assert!(fits, "a part has its panels");
-            for first in (0..source.count()).step_by(KEYS) {
-                let count = (source.count() - first).min(KEYS);
-                let (part, first) = match source {
-                    Source::Packed(part) => (*part, first),
-                    Source::Rounded(part) => (decoded.read::<true>(part, first, count), 0),
+        let Self { token, queries, segments, scratch, buffer } = self;
+        assert!(queries <= QUERY_BLOCK && S::HAS_BF16);
+        let (key_words, head_dim) = (scratch.head_dim / 2, scratch.head_dim);
+        let tiles = TileGuard::new(token);
+        scratch.acc.fill(0.0);
+        scratch.row_sum.fill(0.0);
+        scratch.row_max.fill(MIN_SCORE);
+        for segment in segments {
+            assert!(segment.fits(key_words, head_dim, true), "segments have the sizes of the queries");
+            for first in (0..segment.tokens()).step_by(KEY_BLOCK) {
+                let count = (segment.tokens() - first).min(KEY_BLOCK);
+                // A dequantised block lies at the start of the buffer.
+                let (kv, first) = match segment {
+                    SegmentHead::Packed(head) => (*head, first),
+                    SegmentHead::Quantized(head) => (buffer.dequantize::<true>(head, first, count), 0),
                 };
-                let [keys, values] = part.block(first, count, depth, channels, true);
-                let length = words(count, true);
-                let whole = length.next_multiple_of(TILE_DWORDS);
-                if length < whole {
-                    let panels = scratch.values.chunks_exact_mut(whole * PANEL).zip(values.chunks_exact(length * PANEL));
-                    for (to, from) in panels {
+                let [keys, values] = kv.block(first, count, key_words, head_dim, true);
+                let value_words = word_count(count, true);
+                let padded_words = value_words.next_multiple_of(TILE_DWORDS);
+                if value_words < padded_words {
+                    let padded = scratch.padded_values.chunks_exact_mut(padded_words * PANEL_WIDTH);
+                    for (to, from) in padded.zip(values.chunks_exact(value_words * PANEL_WIDTH)) {
                         let (to, rest) = to.split_at_mut(from.len());
                         to.copy_from_slice(from);
                         rest.fill(0.0);
                     }
                 }
-                for row in (0..queries).step_by(TOGETHER) {
-                    // SAFETY: the processor has the lanes, and the block is as long as that.
-                    unsafe {
-                        ask(&ready, scratch, keys, row);
-                        softmax::<S>(scratch, row, (queries - row).min(TOGETHER), count, part.log_weight);
-                        answer(&ready, scratch, if length < whole { None } else { Some(values) }, whole, row);
-                    }
+                for row in (0..queries).step_by(QUERY_TILE) {
+                    // S = Q K^T
+                    qk(&tiles, scratch, keys, row);
+                    // P = exp(S - m), the new m and l, and O = rescale * O
+                    // SAFETY: the caller guarantees that the processor has the instructions.
+                    unsafe { online_softmax::<S>(scratch, row, (queries - row).min(QUERY_TILE), count, kv.log2_multiplicity) };
+                    // O = O + P V
+                    pv(&tiles, scratch, if value_words < padded_words { None } else { Some(values) }, padded_words, row);
                 }
             }
         }
     }
 }
 
-/// Scores of 32 queries from `row` on, for all panels of keys.
-fn ask(_: &TileGuard, scratch: &mut Scratch, keys: &[f32], row: usize) {
-    let depth = scratch.channels / 2;
-    let panels = keys.len() / (depth * PANEL);
-    assert!(panels * PANEL <= KEYS && keys.len().is_multiple_of(depth * PANEL) && row + TOGETHER <= QUERIES);
+/// Computes the scores of 32 queries from `row` on for all panels of keys.
+fn qk(_: &TileGuard, scratch: &mut Scratch, keys: &[f32], row: usize) {
+    let key_words = scratch.head_dim / 2;
+    let panels = keys.len() / (key_words * PANEL_WIDTH);
+    assert!(panels * PANEL_WIDTH <= KEY_BLOCK && keys.len().is_multiple_of(key_words * PANEL_WIDTH));
+    assert!(row + QUERY_TILE <= QUERY_BLOCK);
     for panel in (0..panels).step_by(2) {
         let two = panel + 1 < panels;
-        let (y, c_row_stride) = (scratch.scores[panel * PANEL..].as_mut_ptr().cast::<u8>(), KEYS * size_of::<f32>());
+        let (c, c_row_stride) = (scratch.scores[panel * PANEL_WIDTH..].as_mut_ptr().cast::<u8>(), KEY_BLOCK * size_of::<f32>());
         let operands = TileOperands {
-            a: [row, row + TILE_ROWS].map(|row| scratch.query[row * depth..].as_ptr().cast()),
-            a_row_stride: depth * size_of::<f32>(),
+            a: [row, row + TILE_ROWS].map(|row| scratch.query[row * key_words..].as_ptr().cast()),
+            a_row_stride: key_words * size_of::<f32>(),
             a_tile_stride: TILE_DWORDS * size_of::<f32>(),
-            b: [panel, panel + usize::from(two)].map(|panel| keys[panel * depth * PANEL..].as_ptr().cast()),
-            b_row_stride: PANEL * size_of::<f32>(),
-            b_tile_stride: TILE_DWORDS * PANEL * size_of::<f32>(),
-            k_tiles: depth / TILE_DWORDS,
-            c: [y, y.wrapping_add(TILE_ROWS * c_row_stride)],
+            b: [panel, panel + usize::from(two)].map(|panel| keys[panel * key_words * PANEL_WIDTH..].as_ptr().cast()),
+            b_row_stride: PANEL_WIDTH * size_of::<f32>(),
+            b_tile_stride: TILE_DWORDS * PANEL_WIDTH * size_of::<f32>(),
+            k_tiles: key_words / TILE_DWORDS,
+            c: [c, c.wrapping_add(TILE_ROWS * c_row_stride)],
             c_row_stride,
         };
-        // SAFETY: the registers are ready; so many queries and panels are there, whose words are whole registers, and room for scores.
+        // SAFETY: `TileGuard` shows that the tiles are configured. The queries and panels are as long as asserted, their words fill
+        // whole tiles, and the scores have a column for each key.
         unsafe { if two { Tdpbf16ps::product_32x32(operands) } else { Tdpbf16ps::product_32x16(operands) } }
     }
 }
 
-/// Scores to weights for the first of 32 queries from `row` on. Where there is a larger score to take off, their sums so far shrink.
+/// Turns the scores of the first `rows` of 32 queries from `row` on into unnormalised probabilities, and updates their row maximum
+/// and row sum. Where the maximum grows, the row sum and the output so far are rescaled.
 ///
 /// # Safety
 ///
-/// The processor has the lanes.
+/// The processor has the instructions of `S`.
 #[inline(always)]
-unsafe fn softmax<S: SimdF32>(scratch: &mut Scratch, row: usize, rows: usize, count: usize, log_weight: f32) {
-    let whole = count.next_multiple_of(2 * S::LANES);
-    assert!(whole <= KEYS && S::LANES == TILE_DWORDS && rows <= TOGETHER);
-    // SAFETY: as this function's.
-    let tame = unsafe { farthest::<S>(&scratch.scores[..rows * KEYS], count.next_multiple_of(PANEL)) } <= TAME;
-    let (scores, weights) = (scratch.scores.chunks_exact_mut(KEYS), scratch.weights.chunks_exact_mut(WEIGHTS));
-    let sums = scratch.sums.as_chunks_mut::<TILE_DWORDS>().0.iter_mut().zip(&mut scratch.off);
-    let sums = sums.zip(scratch.mixed.chunks_exact_mut(scratch.channels)).skip(row);
-    for ((scores, weights), ((sums, off), mixed)) in scores.zip(weights).zip(sums).take(rows) {
-        scores[count..whole].fill(NO_SCORE);
-        // SAFETY: as this function's; so many scores are there, and half as many words of weights.
+unsafe fn online_softmax<S: SimdF32>(scratch: &mut Scratch, row: usize, rows: usize, count: usize, log2_multiplicity: f32) {
+    let padded = count.next_multiple_of(2 * S::LANES);
+    assert!(padded <= KEY_BLOCK && S::LANES == TILE_DWORDS && rows <= QUERY_TILE);
+    // SAFETY: the caller guarantees that the processor has the instructions.
+    let max_abs = unsafe { max_abs::<S>(&scratch.scores[..rows * KEY_BLOCK], count.next_multiple_of(PANEL_WIDTH)) };
+    let small = max_abs <= MAX_SMALL_SCORE;
+    let scores = scratch.scores.chunks_exact_mut(KEY_BLOCK);
+    let tile = scores.zip(scratch.probabilities.chunks_exact_mut(PROBABILITY_WORDS));
+    let state = scratch.row_sum.as_chunks_mut::<TILE_DWORDS>().0.iter_mut().zip(&mut scratch.row_max);
+    let state = state.zip(scratch.acc.chunks_exact_mut(scratch.head_dim)).skip(row);
+    for ((scores, probabilities), ((row_sum, row_max), acc)) in tile.zip(state).take(rows) {
+        scores[count..padded].fill(MIN_SCORE);
+        // SAFETY: the caller guarantees that the processor has the instructions; there are `padded` scores and half as many words
+        // of probabilities.
         unsafe {
-            let (scores, weights, sums) = (scores.as_ptr(), weights.as_mut_ptr(), sums.as_mut_ptr());
-            let largest = off.max(if tame { 0.0 } else { largest::<S>(scores, whole) + log_weight });
-            if largest != *off {
-                let shrink = exp2(S::splat(*off - largest));
-                S::zero().add_product(S::load(sums), shrink).store(sums);
-                for channels in mixed.as_chunks_mut::<TILE_DWORDS>().0 {
-                    S::zero().add_product(S::load(channels.as_ptr()), shrink).store(channels.as_mut_ptr());
+            let (scores, probabilities, row_sum) = (scores.as_ptr(), probabilities.as_mut_ptr(), row_sum.as_mut_ptr());
+            let new_max = row_max.max(if small { 0.0 } else { max::<S>(scores, padded) + log2_multiplicity });
+            if new_max != *row_max {
+                let rescale = exp2(S::splat(*row_max - new_max));
+                S::zero().add_product(S::load(row_sum), rescale).store(row_sum);
+                for channels in acc.as_chunks_mut::<TILE_DWORDS>().0 {
+                    S::zero().add_product(S::load(channels.as_ptr()), rescale).store(channels.as_mut_ptr());
                 }
-                *off = largest;
+                *row_max = new_max;
             }
-            let less = S::splat(log_weight - largest);
-            let (mut low_sum, mut high_sum) = (S::load(sums), S::zero());
+            let shift = S::splat(log2_multiplicity - new_max);
+            let (mut low_sum, mut high_sum) = (S::load(row_sum), S::zero());
             let mut key = 0;
-            while key < whole {
-                let low = power(S::load(scores.add(key)).add(less));
-                let high = power(S::load(scores.add(key + S::LANES)).add(less));
+            while key < padded {
+                let low = exp2_for_bf16(S::load(scores.add(key)).add(shift));
+                let high = exp2_for_bf16(S::load(scores.add(key + S::LANES)).add(shift));
                 (low_sum, high_sum) = (low_sum.add(low), high_sum.add(high));
-                S::concat_bf16(low, high).store(weights.add(key / 2));
+                S::concat_bf16(low, high).store(probabilities.add(key / 2));
                 key += 2 * S::LANES;
             }
-            low_sum.add(high_sum).store(sums);
+            low_sum.add(high_sum).store(row_sum);
         }
     }
 }
 
-/// How far from zero the first `count` scores of all rows are, but for those that are not numbers.
+/// Returns the largest magnitude of the first `count` scores of all rows. NaN is ignored.
 ///
 /// # Safety
 ///
-/// The processor has the lanes.
+/// The processor has the instructions of `S`.
 #[inline(always)]
-unsafe fn farthest<S: SimdF32>(scores: &[f32], count: usize) -> f32 {
-    assert!(count <= KEYS && count.is_multiple_of(S::LANES));
-    // SAFETY: as this function's; so many scores are there.
+unsafe fn max_abs<S: SimdF32>(scores: &[f32], count: usize) -> f32 {
+    assert!(count <= KEY_BLOCK && count.is_multiple_of(S::LANES));
+    // SAFETY: the caller guarantees that the processor has the instructions; every row has at least `count` scores.
     unsafe {
         let (mut even, mut odd) = (S::zero(), S::zero());
-        for scores in scores.chunks_exact(KEYS) {
+        for scores in scores.chunks_exact(KEY_BLOCK) {
             let mut key = 0;
             while key + S::LANES < count {
                 let (low, high) = (S::load(scores.as_ptr().add(key)), S::load(scores.as_ptr().add(key + S::LANES)));
@@ -217,67 +226,47 @@ unsafe fn farthest<S: SimdF32>(scores: &[f32], count: usize) -> f32 {
     }
 }
 
-/// The largest of so many scores, pairs of vectors.
+/// Returns the maximum of `count` scores, a multiple of two vectors.
 ///
 /// # Safety
 ///
-/// The processor has the lanes, and the scores are there.
+/// The processor has the instructions of `S`, and there are `count` scores.
 #[inline(always)]
-unsafe fn largest<S: SimdF32>(scores: *const f32, whole: usize) -> f32 {
-    // SAFETY: as this function's.
+unsafe fn max<S: SimdF32>(scores: *const f32, count: usize) -> f32 {
+    // SAFETY: the caller guarantees it.
     unsafe {
-        let (mut top, mut other) = (S::splat(NO_SCORE), S::splat(NO_SCORE));
-        for key in (0..whole).step_by(2 * S::LANES) {
-            top = top.max(S::load(scores.add(key)));
-            other = other.max(S::load(scores.add(key + S::LANES)));
+        let (mut even, mut odd) = (S::splat(MIN_SCORE), S::splat(MIN_SCORE));
+        for key in (0..count).step_by(2 * S::LANES) {
+            even = even.max(S::load(scores.add(key)));
+            odd = odd.max(S::load(scores.add(key + S::LANES)));
         }
-        top.max(other).reduce_max()
+        even.max(odd).reduce_max()
     }
 }
 
-/// Adds weights times values, whose panels have so many words, to the mixes of 32 queries from `row` on.
-fn answer(_: &TileGuard, scratch: &mut Scratch, values: Option<&[f32]>, length: usize, row: usize) {
-    let channels = scratch.channels;
-    let values = values.unwrap_or(&scratch.values);
-    assert!(
-        length <= WEIGHTS && length.is_multiple_of(TILE_DWORDS) && values.len() >= length * channels && row + TOGETHER <= QUERIES
-    );
-    for panel in (0..channels / PANEL).step_by(2) {
-        let y = scratch.mixed[row * channels + panel * PANEL..].as_mut_ptr().cast::<u8>();
-        let c_row_stride = channels * size_of::<f32>();
+/// Adds probabilities times values to the output of 32 queries from `row` on. The panels of `values` have `value_words` words;
+/// `None` stands for the padded values.
+fn pv(_: &TileGuard, scratch: &mut Scratch, values: Option<&[f32]>, value_words: usize, row: usize) {
+    let head_dim = scratch.head_dim;
+    let values = values.unwrap_or(&scratch.padded_values);
+    assert!(value_words <= PROBABILITY_WORDS && value_words.is_multiple_of(TILE_DWORDS) && values.len() >= value_words * head_dim);
+    assert!(row + QUERY_TILE <= QUERY_BLOCK);
+    for panel in (0..head_dim / PANEL_WIDTH).step_by(2) {
+        let c = scratch.acc[row * head_dim + panel * PANEL_WIDTH..].as_mut_ptr().cast::<u8>();
+        let c_row_stride = head_dim * size_of::<f32>();
         let operands = TileOperands {
-            a: [0, TILE_ROWS].map(|row| scratch.weights[row * WEIGHTS..].as_ptr().cast()),
-            a_row_stride: WEIGHTS * size_of::<f32>(),
+            a: [0, TILE_ROWS].map(|row| scratch.probabilities[row * PROBABILITY_WORDS..].as_ptr().cast()),
+            a_row_stride: PROBABILITY_WORDS * size_of::<f32>(),
             a_tile_stride: TILE_DWORDS * size_of::<f32>(),
-            b: [panel, panel + 1].map(|panel| values[panel * length * PANEL..].as_ptr().cast()),
-            b_row_stride: PANEL * size_of::<f32>(),
-            b_tile_stride: TILE_DWORDS * PANEL * size_of::<f32>(),
-            k_tiles: length / TILE_DWORDS,
-            c: [y, y.wrapping_add(TILE_ROWS * c_row_stride)],
+            b: [panel, panel + 1].map(|panel| values[panel * value_words * PANEL_WIDTH..].as_ptr().cast()),
+            b_row_stride: PANEL_WIDTH * size_of::<f32>(),
+            b_tile_stride: TILE_DWORDS * PANEL_WIDTH * size_of::<f32>(),
+            k_tiles: value_words / TILE_DWORDS,
+            c: [c, c.wrapping_add(TILE_ROWS * c_row_stride)],
             c_row_stride,
         };
-        // SAFETY: the registers are ready; weights and panels are there, the latter even in number, and the mixes.
+        // SAFETY: `TileGuard` shows that the tiles are configured. The probabilities, panels and outputs are as long as asserted,
+        // and the number of panels is even.
         unsafe { Tdpbf16ps::accumulate_32x32(operands) }
-    }
-}
-
-/// `2^x` to 8e-5, a twentieth of what a bf16 rounds away, for x below 127: x is a whole number and a rest of at most 1/2, whose power
-/// is the polynomial of degree 3 with the least relative error. Below the range of f32 it stays at the end; NaN stays NaN.
-///
-/// # Safety
-///
-/// The processor has the lanes.
-#[inline(always)]
-unsafe fn power<S: SimdF32>(x: S) -> S {
-    // SAFETY: as this function's.
-    unsafe {
-        let x = S::splat(-126.0).max(x);
-        let whole = x.add(S::splat(MAGIC_BIAS));
-        let rest = x.add_product(S::splat(-1.0), whole.add(S::splat(-MAGIC_BIAS)));
-        let mut power = S::splat(0.055_171_67);
-        for coefficient in [0.242_611_12, 0.693_261, 0.999_928_1] {
-            power = S::splat(coefficient).add_product(power, rest);
-        }
-        power.ldexp(whole)
     }
 }

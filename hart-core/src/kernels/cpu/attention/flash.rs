@@ -1,382 +1,384 @@
-//! Attention of a block of queries over all keys, without ever holding all scores: keys are taken a few at a time, and what has been
-//! summed so far is scaled down where a larger score comes (Dao et al., "FlashAttention", 2022; Milakov and Gimelshein, "Online
-//! normalizer calculation for softmax", 2018).
+//! FlashAttention of one query block with SIMD vectors.
 //!
-//! Queries lie along the lanes of a vector, so that a softmax needs no sums across lanes, and keys and values are read number by
-//! number. Both products are one tile: eight rows, of keys or of channels, times up to three vectors of queries. (Where the processor
-//! multiplies whole matrices, [`super::amx`] does it instead.)
+//! Computes `softmax(q k^T) v` one key block at a time, without storing all scores. Each key block updates the running maximum and
+//! the running sum of every query and rescales its output so far (Dao et al., "FlashAttention", 2022; Milakov and Gimelshein,
+//! "Online normalizer calculation for softmax", 2018). Where the processor has AMX, [`super::amx`] does this instead.
 //!
-//! A word is 32 bits along the sum of a product: one f32 or two bf16 (`PAIRS`), that is two channels of a query and a key, or two keys
-//! of a weight and a value. Sums and the softmax are f32 with either. Where the processor multiplies no pairs, keys and values that are
-//! kept so become f32 a block at a time.
+//! The queries of a block lie along the lanes of the vectors. The softmax therefore needs no sums across lanes, and both products
+//! broadcast their other operand, an element of a key or of a value channel. `q k^T` and `p v` use the same register tile: eight
+//! rows, which are keys or value channels, by up to three vectors of queries.
 //!
-//! A query's result is the same sums in the same order, wherever it lies in a block and whoever computes it.
+//! A word is 32 bits along the reduction dimension: one f32, or two bf16 (`BF16`). Two bf16 are two channels of a query and a key,
+//! or two keys of a probability and a value. Sums and softmax are f32 in both cases. Where the processor has no dot product of
+//! bf16, bf16 keys and values are widened to f32 one key block at a time.
+//!
+//! The result of a query consists of the same sums in the same order, whatever its position in a block and whichever thread
+//! computes it.
 
-use super::layout::{KEYS, PANEL, Part, words};
-use super::quantized::{Decoded, Source};
-use crate::kernels::cpu::simd::{MAGIC_BIAS, SimdF32, SimdKernel};
+use super::exp2::exp2;
+use super::layout::{KEY_BLOCK, PANEL_WIDTH, PackedHead, word_count};
+use super::quantized_kv::BlockBuffer;
+use super::segment::SegmentHead;
+use crate::kernels::cpu::simd::{SimdF32, SimdKernel};
 
-/// Queries that are computed together: three of the widest vectors.
-pub(super) const QUERIES: usize = 48;
-/// Rows of a panel and vectors of queries in a tile.
-const ROWS: usize = 8;
-const VECTORS: usize = 3;
-/// The same where there are 16 registers.
-const FEW_ROWS: usize = 4;
-const FEW_VECTORS: usize = 2;
-/// Stands for the largest score before there is one: adding to it overflows nothing.
-pub(super) const NO_SCORE: f32 = -1e30;
+/// Queries of a query block: three of the widest vectors.
+pub(super) const QUERY_BLOCK: usize = 48;
+/// Rows of a register tile.
+const TILE_ROWS: usize = 8;
+/// Vectors of queries in a register tile.
+const TILE_VECTORS: usize = 3;
+/// Rows of a register tile where there are only 16 vector registers.
+const SMALL_TILE_ROWS: usize = 4;
+/// Vectors of queries in such a tile.
+const SMALL_TILE_VECTORS: usize = 2;
+/// Initial row maximum, below any score. Differences from it do not overflow.
+pub(super) const MIN_SCORE: f32 = -1e30;
 
-/// A cache line, so that no vector of queries lies across two.
+/// A cache line. Its alignment keeps vectors of queries from crossing two of them.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
-struct Line([f32; 16]);
+struct CacheLine([f32; 16]);
 
-/// `[rows][QUERIES]`.
+/// A matrix `[rows][QUERY_BLOCK]` with one column per query.
 #[derive(Default)]
-pub(super) struct Columns(Vec<Line>);
+pub(super) struct QueryColumns(Vec<CacheLine>);
 
-impl Columns {
-    const LINES: usize = QUERIES / 16;
+impl QueryColumns {
+    /// Cache lines of a row.
+    const LINES: usize = QUERY_BLOCK / 16;
 
+    /// Creates a matrix of zeros.
     fn new(rows: usize) -> Self {
-        Self(vec![Line([0.0; 16]); rows * Self::LINES])
+        Self(vec![CacheLine([0.0; 16]); rows * Self::LINES])
     }
 
+    /// Returns the number of rows.
     fn rows(&self) -> usize {
         self.0.len() / Self::LINES
     }
 
-    /// A query's numbers, row after row.
+    /// Returns a pointer to the first query of a row.
+    fn row_ptr(&mut self, row: usize) -> *mut f32 {
+        self.0[row * Self::LINES..].as_mut_ptr().cast()
+    }
+
+    /// Sets all elements to one value.
     #[inline(always)]
-    pub(super) fn of(&self, query: usize) -> impl Iterator<Item = f32> {
+    fn fill(&mut self, value: f32) {
+        self.0.fill(CacheLine([value; 16]));
+    }
+
+    /// Returns the column of a query.
+    #[inline(always)]
+    pub(super) fn column(&self, query: usize) -> impl Iterator<Item = f32> {
         self.0[query / 16..].iter().step_by(Self::LINES).map(move |line| line.0[query % 16])
     }
 
-    /// Sets a query's numbers from the first row on.
+    /// Sets the column of a query, from the first row on.
     #[inline(always)]
-    pub(super) fn set(&mut self, query: usize, numbers: impl Iterator<Item = f32>) {
+    pub(super) fn set_column(&mut self, query: usize, elements: impl Iterator<Item = f32>) {
         let lines = self.0[query / 16..].iter_mut().step_by(Self::LINES);
-        lines.zip(numbers).for_each(|(line, number)| line.0[query % 16] = number);
-    }
-
-    fn row(&mut self, row: usize) -> *mut f32 {
-        self.0[row * Self::LINES..].as_mut_ptr().cast()
+        lines.zip(elements).for_each(|(line, element)| line.0[query % 16] = element);
     }
 }
 
-/// What a task works in: its queries before, their mixes of values after.
+/// A thread's memory for one query block: its queries, and the state of the online softmax.
 pub(super) struct Scratch {
-    /// `[words of a query][QUERIES]`, times the scale and log2(e): a softmax over powers of two.
-    pub(super) query: Columns,
-    /// `[channels, whole panels][QUERIES]`: sums of weighted values.
-    pub(super) mixed: Columns,
-    /// `[1][QUERIES]`: sums of weights.
-    pub(super) weight: Columns,
-    largest: Columns,
-    scores: Columns,
+    /// `[words of a query][QUERY_BLOCK]`, times the scale and log2(e): the softmax uses powers of two.
+    pub(super) query: QueryColumns,
+    /// Unnormalised output accumulator, `[value_dim][QUERY_BLOCK]`.
+    pub(super) acc: QueryColumns,
+    /// Running sum of the unnormalised probabilities, `[1][QUERY_BLOCK]`.
+    pub(super) row_sum: QueryColumns,
+    /// Running maximum of the scores, `[1][QUERY_BLOCK]`.
+    row_max: QueryColumns,
+    /// Scores of a key block, then its probabilities, `[KEY_BLOCK][QUERY_BLOCK]`.
+    scores: QueryColumns,
 }
 
 impl Scratch {
-    /// For queries of so many words.
-    pub(super) fn new(depth: usize, channels: usize) -> Self {
+    /// Allocates memory for queries of `query_words` words and values of `head_dim` channels.
+    pub(super) fn new(query_words: usize, head_dim: usize) -> Self {
         Self {
-            query: Columns::new(depth),
-            mixed: Columns::new(channels.next_multiple_of(PANEL)),
-            weight: Columns::new(1),
-            largest: Columns::new(1),
-            scores: Columns::new(KEYS),
+            query: QueryColumns::new(query_words),
+            acc: QueryColumns::new(head_dim.next_multiple_of(PANEL_WIDTH)),
+            row_sum: QueryColumns::new(1),
+            row_max: QueryColumns::new(1),
+            scores: QueryColumns::new(KEY_BLOCK),
         }
     }
 }
 
-/// A block of queries over all parts of one head.
-pub(super) struct Block<'a> {
-    /// How many queries there are, at most [`QUERIES`].
+/// Attention of one query block over all segments of its head.
+pub(super) struct Attend<'a> {
+    /// Number of queries, at most [`QUERY_BLOCK`].
     pub(super) queries: usize,
-    pub(super) parts: &'a [Source<'a>],
-    /// Whether the parts' words are two bf16.
-    pub(super) pairs: bool,
-    /// Made for these parts and lanes.
+    pub(super) segments: &'a [SegmentHead<'a>],
+    /// Whether keys and values are bf16.
+    pub(super) bf16: bool,
+    /// Has the sizes of these keys and values.
     pub(super) scratch: &'a mut Scratch,
-    pub(super) decoded: &'a mut Decoded,
+    pub(super) buffer: &'a mut BlockBuffer,
 }
 
-impl SimdKernel for Block<'_> {
+impl SimdKernel for Attend<'_> {
     #[inline(always)]
     unsafe fn run<S: SimdF32>(self) {
-        // SAFETY: the processor has the lanes.
-        unsafe { if self.pairs && S::HAS_BF16 { self.all::<S, true>() } else { self.all::<S, false>() } }
+        // SAFETY: the caller guarantees that the processor has the instructions.
+        unsafe { if self.bf16 && S::HAS_BF16 { self.attend::<S, true>() } else { self.attend::<S, false>() } }
     }
 }
 
-impl Block<'_> {
+impl Attend<'_> {
+    /// Runs the outer loop over the key blocks.
+    ///
     /// # Safety
     ///
-    /// The processor has the lanes.
+    /// The processor has the instructions of `S`.
     #[inline(always)]
-    unsafe fn all<S: SimdF32, const PAIRS: bool>(self) {
-        assert!(self.queries <= QUERIES);
-        let (depth, channels) = (self.scratch.query.rows(), self.scratch.mixed.rows());
-        let widened = self.pairs && !PAIRS;
-        let kept = if widened { depth / 2 } else { depth };
-        for part in self.parts {
-            let fits = match part {
-                Source::Packed(part) => part.fits(kept, channels, self.pairs),
-                Source::Rounded(part) => self.pairs && part.fits(kept, channels),
-            };
-            assert!(fits, "a part has its panels");
-        }
-        self.scratch.mixed.0.fill(Line([0.0; 16]));
-        self.scratch.weight.0.fill(Line([0.0; 16]));
-        self.scratch.largest.0.fill(Line([NO_SCORE; 16]));
-        for source in self.parts {
-            for first in (0..source.count()).step_by(KEYS) {
-                let count = (source.count() - first).min(KEYS);
-                // The part in which these keys lie, and from where on.
-                let (part, first) = match source {
-                    Source::Packed(part) if widened => (self.decoded.widened(part, first, count, kept, channels), 0),
-                    Source::Packed(part) => (*part, first),
-                    Source::Rounded(part) => (self.decoded.read::<PAIRS>(part, first, count), 0),
+    unsafe fn attend<S: SimdF32, const BF16: bool>(self) {
+        assert!(self.queries <= QUERY_BLOCK);
+        let (query_words, value_dim) = (self.scratch.query.rows(), self.scratch.acc.rows());
+        let widen = self.bf16 && !BF16;
+        let key_words = if widen { query_words / 2 } else { query_words };
+        let fit = self.segments.iter().all(|segment| segment.fits(key_words, value_dim, self.bf16));
+        assert!(fit, "segments have the sizes of the queries");
+        self.scratch.acc.fill(0.0);
+        self.scratch.row_sum.fill(0.0);
+        self.scratch.row_max.fill(MIN_SCORE);
+        for segment in self.segments {
+            for first in (0..segment.tokens()).step_by(KEY_BLOCK) {
+                let count = (segment.tokens() - first).min(KEY_BLOCK);
+                // A converted block lies at the start of the buffer.
+                let (kv, first) = match segment {
+                    SegmentHead::Packed(head) if widen => (self.buffer.widen(head, first, count, key_words, value_dim), 0),
+                    SegmentHead::Packed(head) => (*head, first),
+                    SegmentHead::Quantized(head) => (self.buffer.dequantize::<BF16>(head, first, count), 0),
                 };
-                let vectors = if S::HAS_32_REGISTERS { VECTORS } else { FEW_VECTORS };
-                let mut lane = 0;
-                while lane < self.queries {
-                    // SAFETY: the processor has the lanes; the lengths were seen above, or just made, and lane is a multiple of the
-                    // vectors' width.
+                let vectors = if S::HAS_32_REGISTERS { TILE_VECTORS } else { SMALL_TILE_VECTORS };
+                let mut query = 0;
+                while query < self.queries {
+                    // SAFETY: the caller guarantees that the processor has the instructions; the lengths were checked above or made
+                    // by the buffer, and `query` is a multiple of the width of `vectors`.
                     unsafe {
-                        match (self.queries - lane).div_ceil(S::LANES).min(vectors) {
-                            1 => step::<S, 1, PAIRS>(self.scratch, &part, first, count, lane),
-                            2 => step::<S, 2, PAIRS>(self.scratch, &part, first, count, lane),
-                            _ => step::<S, VECTORS, PAIRS>(self.scratch, &part, first, count, lane),
+                        match (self.queries - query).div_ceil(S::LANES).min(vectors) {
+                            1 => key_block::<S, 1, BF16>(self.scratch, &kv, first, count, query),
+                            2 => key_block::<S, 2, BF16>(self.scratch, &kv, first, count, query),
+                            _ => key_block::<S, TILE_VECTORS, BF16>(self.scratch, &kv, first, count, query),
                         }
                     }
-                    lane += vectors * S::LANES;
+                    query += vectors * S::LANES;
                 }
             }
         }
     }
 }
 
-/// Some keys of a part, for `V` vectors of queries from `lane` on.
+/// Processes one key block for `V` vectors of queries, from `query` on.
 ///
 /// # Safety
 ///
-/// The processor has the lanes; the part and the scratch are as long as [`Block`] asks, `first` is a multiple of [`KEYS`] and
-/// `count` what is left, at most as many, `lane + V * S::LANES <= QUERIES`.
+/// The processor has the instructions of `S`. The keys, values and scratch have the lengths that [`Attend`] checks. `first` is a
+/// multiple of [`KEY_BLOCK`], and `count` is at most [`KEY_BLOCK`] and what is left. `query + V * S::LANES <= QUERY_BLOCK`.
 #[inline(always)]
-unsafe fn step<S: SimdF32, const V: usize, const PAIRS: bool>(
+unsafe fn key_block<S: SimdF32, const V: usize, const BF16: bool>(
     scratch: &mut Scratch,
-    part: &Part<'_>,
+    kv: &PackedHead<'_>,
     first: usize,
     count: usize,
-    lane: usize,
+    query: usize,
 ) {
-    // SAFETY: as this function's.
+    // SAFETY: the caller guarantees it.
     unsafe {
-        let (depth, channels) = (scratch.query.rows(), scratch.mixed.rows());
-        let query = scratch.query.row(0).add(lane).cast_const();
-        let scores = scratch.scores.row(0).add(lane);
-        let [keys, values] = part.block(first, count, depth, channels, PAIRS).map(<[f32]>::as_ptr);
-        let length = words(count, PAIRS);
-        let mut tops = [S::splat(NO_SCORE); V];
-        for panel in (0..count).step_by(PANEL) {
-            let (keys, scores, rows) = (keys.add(panel * depth), scores.add(panel * QUERIES), (count - panel).min(PANEL));
+        let (query_words, value_dim) = (scratch.query.rows(), scratch.acc.rows());
+        let q = scratch.query.row_ptr(0).add(query).cast_const();
+        let scores = scratch.scores.row_ptr(0).add(query);
+        let [keys, values] = kv.block(first, count, query_words, value_dim, BF16).map(<[f32]>::as_ptr);
+        let value_words = word_count(count, BF16);
+
+        // S = Q K^T and its row maximum
+        let mut block_max = [S::splat(MIN_SCORE); V];
+        for panel in (0..count).step_by(PANEL_WIDTH) {
+            let (keys, scores) = (keys.add(panel * query_words), scores.add(panel * QUERY_BLOCK));
+            let rows = (count - panel).min(PANEL_WIDTH);
             let mut row = 0;
             while row < rows {
-                let (keys, scores) = (keys.add(row), scores.add(row * QUERIES));
+                let (keys, scores) = (keys.add(row), scores.add(row * QUERY_BLOCK));
                 if S::HAS_32_REGISTERS {
-                    tops = ask::<S, V, ROWS, PAIRS>(keys, query, depth, scores, tops);
-                    row += ROWS;
+                    block_max = qk::<S, V, TILE_ROWS, BF16>(keys, q, query_words, scores, block_max);
+                    row += TILE_ROWS;
                 } else {
-                    tops = ask::<S, V, FEW_ROWS, PAIRS>(keys, query, depth, scores, tops);
-                    row += FEW_ROWS;
+                    block_max = qk::<S, V, SMALL_TILE_ROWS, BF16>(keys, q, query_words, scores, block_max);
+                    row += SMALL_TILE_ROWS;
                 }
             }
         }
-        let shrink = softmax::<S, V, PAIRS>(scratch, tops, count, part.log_weight, lane);
+
+        // P = exp(S - m), and the new m and l.
+        let rescale = online_softmax::<S, V, BF16>(scratch, block_max, count, kv.log2_multiplicity, query);
+
+        // O = rescale * O + P V
+        let probabilities = scores.cast_const();
         let mut channel = 0;
-        while channel < channels {
-            let values = values.add(channel / PANEL * PANEL * length + channel % PANEL);
-            let mixed = scratch.mixed.row(channel).add(lane);
+        while channel < value_dim {
+            let values = values.add(channel / PANEL_WIDTH * PANEL_WIDTH * value_words + channel % PANEL_WIDTH);
+            let acc = scratch.acc.row_ptr(channel).add(query);
             if S::HAS_32_REGISTERS {
-                answer::<S, V, ROWS, PAIRS>(values, scores, length, mixed, shrink);
-                channel += ROWS;
+                pv::<S, V, TILE_ROWS, BF16>(values, probabilities, value_words, acc, rescale);
+                channel += TILE_ROWS;
             } else {
-                answer::<S, V, FEW_ROWS, PAIRS>(values, scores, length, mixed, shrink);
-                channel += FEW_ROWS;
+                pv::<S, V, SMALL_TILE_ROWS, BF16>(values, probabilities, value_words, acc, rescale);
+                channel += SMALL_TILE_ROWS;
             }
         }
     }
 }
 
-/// Scores of `R` keys of a panel, and the largest so far.
+/// Computes the scores of `R` keys of a panel, and the row maximum including them.
 ///
 /// # Safety
 ///
-/// As [`tile`]; there is room for `R` rows of scores.
+/// Like [`tile`]; `scores` has `R` rows.
 #[inline(always)]
-unsafe fn ask<S: SimdF32, const V: usize, const R: usize, const PAIRS: bool>(
+unsafe fn qk<S: SimdF32, const V: usize, const R: usize, const BF16: bool>(
     keys: *const f32,
-    query: *const f32,
-    depth: usize,
+    queries: *const f32,
+    key_words: usize,
     scores: *mut f32,
-    mut tops: [S; V],
+    mut row_max: [S; V],
 ) -> [S; V] {
-    // SAFETY: as this function's.
+    // SAFETY: the caller guarantees it.
     unsafe {
-        let sums = tile::<S, V, R, PAIRS>([[S::zero(); V]; R], keys, query, depth);
+        let sums = tile::<S, V, R, BF16>([[S::zero(); V]; R], keys, queries, key_words);
         store(sums, scores);
         for row in &sums {
-            for (top, score) in tops.iter_mut().zip(row) {
-                *top = top.max(*score);
+            for (row_max, score) in row_max.iter_mut().zip(row) {
+                *row_max = row_max.max(*score);
             }
         }
-        tops
+        row_max
     }
 }
 
-/// `R` channels of a panel, weighted, added to what is there once that has shrunk.
+/// Rescales the output of `R` channels of a panel and adds the values weighted by their probabilities.
 ///
 /// # Safety
 ///
-/// As [`tile`]; `mixed` has `R` rows.
+/// Like [`tile`]; `acc` has `R` rows.
 #[inline(always)]
-unsafe fn answer<S: SimdF32, const V: usize, const R: usize, const PAIRS: bool>(
+unsafe fn pv<S: SimdF32, const V: usize, const R: usize, const BF16: bool>(
     values: *const f32,
-    weights: *const f32,
-    length: usize,
-    mixed: *mut f32,
-    shrink: [S; V],
+    probabilities: *const f32,
+    value_words: usize,
+    acc: *mut f32,
+    rescale: [S; V],
 ) {
-    // SAFETY: as this function's.
+    // SAFETY: the caller guarantees it.
     unsafe {
         let mut sums = [[S::zero(); V]; R];
         for (row, sums) in sums.iter_mut().enumerate() {
             for v in 0..V {
-                sums[v] = sums[v].add_product(S::load(mixed.add(row * QUERIES + v * S::LANES)), shrink[v]);
+                sums[v] = sums[v].add_product(S::load(acc.add(row * QUERY_BLOCK + v * S::LANES)), rescale[v]);
             }
         }
-        store(tile::<S, V, R, PAIRS>(sums, values, weights, length), mixed);
+        store(tile::<S, V, R, BF16>(sums, values, probabilities, value_words), acc);
     }
 }
 
-/// The sums and the products of `R` of a panel's rows with columns: `sums[r][q] + panel[0..steps][r] . columns[0..steps][q]`.
+/// Multiplies `R` rows of a panel by the columns of `V` vectors: returns `sums[r][q] + panel[0..depth][r] . columns[0..depth][q]`.
 ///
 /// # Safety
 ///
-/// The processor has the lanes, the panel has so many steps and so have the columns.
+/// The processor has the instructions of `S`, and both the panel and the columns have `depth` words.
 #[inline(always)]
-unsafe fn tile<S: SimdF32, const V: usize, const R: usize, const PAIRS: bool>(
+unsafe fn tile<S: SimdF32, const V: usize, const R: usize, const BF16: bool>(
     mut sums: [[S; V]; R],
     mut panel: *const f32,
     mut columns: *const f32,
-    steps: usize,
+    depth: usize,
 ) -> [[S; V]; R] {
-    // SAFETY: as this function's.
+    // SAFETY: the caller guarantees it.
     unsafe {
-        for _ in 0..steps {
+        for _ in 0..depth {
             let column: [S; V] = std::array::from_fn(|v| S::load(columns.add(v * S::LANES)));
             for (row, sums) in sums.iter_mut().enumerate() {
-                let number = S::splat(*panel.add(row));
+                let word = S::splat(*panel.add(row));
                 for v in 0..V {
-                    sums[v] = if PAIRS { sums[v].add_bf16_dot(number, column[v]) } else { sums[v].add_product(number, column[v]) };
+                    sums[v] = if BF16 { sums[v].add_bf16_dot(word, column[v]) } else { sums[v].add_product(word, column[v]) };
                 }
             }
-            panel = panel.add(PANEL);
-            columns = columns.add(QUERIES);
+            panel = panel.add(PANEL_WIDTH);
+            columns = columns.add(QUERY_BLOCK);
         }
         sums
     }
 }
 
-/// Writes a tile.
+/// Writes a tile to `R` rows of a [`QueryColumns`].
 ///
 /// # Safety
 ///
-/// The processor has the lanes, and there is room for `R` rows.
+/// The processor has the instructions of `S`, and `to` has `R` rows.
 #[inline(always)]
 unsafe fn store<S: SimdF32, const V: usize, const R: usize>(sums: [[S; V]; R], to: *mut f32) {
     for (row, sums) in sums.iter().enumerate() {
         for (v, sum) in sums.iter().enumerate() {
-            // SAFETY: as this function's.
-            unsafe { sum.store(to.add(row * QUERIES + v * S::LANES)) };
+            // SAFETY: the caller guarantees it.
+            unsafe { sum.store(to.add(row * QUERY_BLOCK + v * S::LANES)) };
         }
     }
 }
 
-/// Scores to weights, in their place; what the sums so far must be multiplied by comes back.
+/// Replaces the scores of a key block by unnormalised probabilities, updates the row maximum and the row sum, and returns the
+/// factor that rescales the output so far.
 ///
 /// # Safety
 ///
-/// The processor has the lanes; `count <= KEYS`, `lane + V * S::LANES <= QUERIES`.
+/// The processor has the instructions of `S`. `count <= KEY_BLOCK` and `query + V * S::LANES <= QUERY_BLOCK`.
 #[inline(always)]
-unsafe fn softmax<S: SimdF32, const V: usize, const PAIRS: bool>(
+unsafe fn online_softmax<S: SimdF32, const V: usize, const BF16: bool>(
     scratch: &mut Scratch,
-    tops: [S; V],
+    block_max: [S; V],
     count: usize,
-    log_weight: f32,
-    lane: usize,
+    log2_multiplicity: f32,
+    query: usize,
 ) -> [S; V] {
-    // SAFETY: as this function's.
+    // SAFETY: the caller guarantees it.
     unsafe {
-        let scores = scratch.scores.row(0).add(lane);
-        let (largest, weight) = (scratch.largest.row(0).add(lane), scratch.weight.row(0).add(lane));
-        // Without closures, in which the compiler doesn't know of the vectors.
-        let (mut tops, mut less, mut shrink, mut sums) = (tops, [S::zero(); V], [S::zero(); V], [S::zero(); V]);
+        let scores = scratch.scores.row_ptr(0).add(query);
+        let (row_max, row_sum) = (scratch.row_max.row_ptr(0).add(query), scratch.row_sum.row_ptr(0).add(query));
+        // No closures here: the compiler would compile them without the vector instructions.
+        let (mut new_max, mut shift, mut rescale, mut sums) = (block_max, [S::zero(); V], [S::zero(); V], [S::zero(); V]);
         for v in 0..V {
-            let before = S::load(largest.add(v * S::LANES));
-            tops[v] = before.max(tops[v].add(S::splat(log_weight)));
-            less[v] = S::splat(log_weight).add_product(S::splat(-1.0), tops[v]);
-            shrink[v] = exp2(before.add_product(S::splat(-1.0), tops[v]));
-            sums[v] = S::zero().add_product(S::load(weight.add(v * S::LANES)), shrink[v]);
+            let old_max = S::load(row_max.add(v * S::LANES));
+            new_max[v] = old_max.max(new_max[v].add(S::splat(log2_multiplicity)));
+            shift[v] = S::splat(log2_multiplicity).add_product(S::splat(-1.0), new_max[v]);
+            rescale[v] = exp2(old_max.add_product(S::splat(-1.0), new_max[v]));
+            sums[v] = S::zero().add_product(S::load(row_sum.add(v * S::LANES)), rescale[v]);
         }
-        for word in 0..words(count, PAIRS) {
+        for word in 0..word_count(count, BF16) {
             for v in 0..V {
                 let from = scores.add(v * S::LANES);
-                let to = from.add(word * QUERIES);
-                if !PAIRS {
-                    let power = exp2(S::load(to).add(less[v]));
-                    sums[v] = sums[v].add(power);
-                    power.store(to);
+                let to = from.add(word * QUERY_BLOCK);
+                if !BF16 {
+                    let probability = exp2(S::load(to).add(shift[v]));
+                    sums[v] = sums[v].add(probability);
+                    probability.store(to);
                     continue;
                 }
-                let low = exp2(S::load(from.add(2 * word * QUERIES)).add(less[v]));
+                let low = exp2(S::load(from.add(2 * word * QUERY_BLOCK)).add(shift[v]));
                 let mut high = S::zero();
                 if 2 * word + 1 < count {
-                    high = exp2(S::load(from.add((2 * word + 1) * QUERIES)).add(less[v]));
+                    high = exp2(S::load(from.add((2 * word + 1) * QUERY_BLOCK)).add(shift[v]));
                 }
                 sums[v] = sums[v].add(low.add(high));
                 S::interleave_bf16(low, high).store(to);
             }
         }
         for v in 0..V {
-            tops[v].store(largest.add(v * S::LANES));
-            sums[v].store(weight.add(v * S::LANES));
+            new_max[v].store(row_max.add(v * S::LANES));
+            sums[v].store(row_sum.add(v * S::LANES));
         }
-        shrink
-    }
-}
-
-/// `2^x` to 2 units in the last place for x of at most 0: x is a whole number and a rest of at most 1/2, whose power is a polynomial
-/// (Cephes' `exp2f`). Below the range of f32 it stays at the end; NaN stays NaN.
-///
-/// # Safety
-///
-/// The processor has the lanes.
-#[inline(always)]
-pub(super) unsafe fn exp2<S: SimdF32>(x: S) -> S {
-    const LEAST: f32 = -126.0;
-    const POLYNOMIAL: [f32; 6] = [1.339_887_4e-3, 9.618_437e-3, 5.550_332_5e-2, 2.402_264_8e-1, 6.931_472e-1, 1.0];
-    // SAFETY: as this function's.
-    unsafe {
-        let x = S::splat(LEAST).max(x);
-        let whole = x.add(S::splat(MAGIC_BIAS));
-        let rest = x.add_product(S::splat(-1.0), whole.add(S::splat(-MAGIC_BIAS)));
-        let mut power = S::splat(1.535_336_2e-4);
-        for coefficient in POLYNOMIAL {
-            power = S::splat(coefficient).add_product(power, rest);
-        }
-        power.ldexp(whole)
+        rescale
     }
 }

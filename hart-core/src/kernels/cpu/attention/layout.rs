@@ -1,54 +1,70 @@
-//! The layout of packed keys and values.
+//! Memory layout of packed keys and values.
+//!
+//! A word is 32 bits along the reduction dimension of a product: one f32, or two bf16. It holds one or two channels of a key, and
+//! one or two tokens of a value channel.
 
-/// Rows of a panel: keys in the first product, channels in the second.
-pub(super) const PANEL: usize = 16;
-/// Keys between two rescalings, which lie together.
-pub(super) const KEYS: usize = 128;
-/// Keys and values that came together, and whose head.
+/// Width of a packed panel: keys in `q k^T`, channels in `p v`.
+pub(super) const PANEL_WIDTH: usize = 16;
+/// Keys of a key block, between two updates of the running row maximum.
+pub(super) const KEY_BLOCK: usize = 128;
+
+/// Packed keys and values of one head.
 ///
-/// They lie in blocks of [`KEYS`] keys, the last one shorter. In a block all heads follow each other.
+/// The tokens are split into blocks of [`KEY_BLOCK`]; the last one may be shorter. In a block, one head follows the other.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Part<'a> {
-    /// A block: `[heads][keys / 16][words of a key][16]`, the last key again and again behind it.
+pub(super) struct PackedHead<'a> {
+    /// Keys of all heads. A block is `[heads][tokens / 16][key words][16]`; its last panel is filled up with the last key.
     pub(super) keys: &'a [f32],
-    /// A block: `[heads][channels / 16][words of a channel][16]`, zeros behind the last channel.
+    /// Values of all heads. A block is `[heads][value_dim / 16][value words][16]`; its last panel is filled up with zeros.
     pub(super) values: &'a [f32],
-    /// How many keys there are.
-    pub(super) count: usize,
-    /// How many heads.
+    /// Number of tokens.
+    pub(super) tokens: usize,
+    /// Number of heads.
     pub(super) heads: usize,
-    /// Which one it is.
+    /// Index of this head.
     pub(super) head: usize,
-    /// Base-2 logarithm of how often each key counts.
-    pub(super) log_weight: f32,
+    /// Base-2 logarithm of the multiplicity of each key, added to its scores.
+    pub(super) log2_multiplicity: f32,
 }
 
-impl<'a> Part<'a> {
-    /// The panels of the keys and of the values in the block that begins at key `first` and has so many, of keys with `depth` words.
+impl<'a> PackedHead<'a> {
+    /// Returns the panels of keys and of values of the key block that begins at `first` and has `count` keys.
     #[inline(always)]
-    pub(super) fn block(&self, first: usize, count: usize, depth: usize, channels: usize, pairs: bool) -> [&'a [f32]; 2] {
-        let (padded, length) = (count.next_multiple_of(PANEL), words(count, pairs));
+    pub(super) fn block(&self, first: usize, count: usize, key_words: usize, value_dim: usize, bf16: bool) -> [&'a [f32]; 2] {
+        let (padded, value_words) = (count.next_multiple_of(PANEL_WIDTH), word_count(count, bf16));
         [
-            &self.keys[share(self.heads, self.head, first, padded, depth)],
-            &self.values[share(self.heads, self.head, words(first, pairs), length, channels)],
+            &self.keys[head_range(self.heads, self.head, first, padded, key_words)],
+            &self.values[head_range(self.heads, self.head, word_count(first, bf16), value_words, value_dim)],
         ]
     }
 
-    /// Whether the panels are as long as keys with `depth` words and values of so many channels make them.
-    pub(super) fn fits(&self, depth: usize, channels: usize, pairs: bool) -> bool {
-        let (keys, values) = (self.count.next_multiple_of(PANEL) * depth, words(self.count, pairs) * channels);
+    /// Whether the panels have the length of keys of `key_words` words and values of `value_dim` channels.
+    pub(super) fn fits(&self, key_words: usize, value_dim: usize, bf16: bool) -> bool {
+        let (keys, values) = (self.tokens.next_multiple_of(PANEL_WIDTH) * key_words, word_count(self.tokens, bf16) * value_dim);
         (self.keys.len(), self.values.len()) == (self.heads * keys, self.heads * values) && self.head < self.heads
     }
 }
 
-/// A head's share of a block that begins at token `first` and has `count` tokens, of a whole with so many numbers for each token, or word
-/// of two tokens.
-pub(super) fn share(heads: usize, head: usize, first: usize, count: usize, numbers: usize) -> std::ops::Range<usize> {
-    let start = (heads * first + head * count) * numbers;
-    start..start + count * numbers
+/// Returns where a head lies in the block that begins at row `first` and has `count` rows of `width` elements per head.
+pub(super) fn head_range(heads: usize, head: usize, first: usize, count: usize, width: usize) -> std::ops::Range<usize> {
+    let start = (heads * first + head * count) * width;
+    start..start + count * width
 }
 
-/// Words of so many numbers.
-pub(super) fn words(numbers: usize, pairs: bool) -> usize {
-    if pairs { numbers.div_ceil(2) } else { numbers }
+/// Returns the number of words that hold `count` elements.
+pub(super) fn word_count(count: usize, bf16: bool) -> usize {
+    if bf16 { count.div_ceil(2) } else { count }
+}
+
+/// Packs two values, rounded to bf16 with ties to even, into a word. The canonical NaN stays NaN.
+#[inline(always)]
+pub(super) fn pack_bf16(low: f32, high: f32) -> f32 {
+    let rounded = |x: f32| x.to_bits().wrapping_add(0x7fff + (x.to_bits() >> 16 & 1));
+    f32::from_bits(rounded(low) >> 16 | rounded(high) & 0xffff_0000)
+}
+
+/// Returns the two bf16 of a word.
+#[inline(always)]
+pub(super) fn unpack_bf16(word: f32) -> [f32; 2] {
+    [f32::from_bits(word.to_bits() << 16), f32::from_bits(word.to_bits() & 0xffff_0000)]
 }

@@ -1,15 +1,20 @@
-//! Attention's bodies for burn's CPU backend. Each answers None where it doesn't apply, and the plain body does the work.
+//! Attention for burn's CPU backend.
 
-#[allow(unsafe_code)] // Registers of AMX, filled from slices whose lengths are checked first.
+#[allow(unsafe_code)] // AMX tiles, loaded from slices whose lengths are checked first.
 mod amx;
+#[allow(unsafe_code)] // SIMD.
+mod exp2;
 #[allow(unsafe_code)] // SIMD over slices whose lengths are checked first.
 mod flash;
 mod layout;
-#[allow(unsafe_code)] // Tasks write to places of their own.
-mod mix;
-mod panels;
-mod quantized;
-mod rows;
+mod packed_kv;
+#[allow(unsafe_code)] // Tasks write to disjoint parts of the output.
+mod parallel;
+mod quantized_kv;
+mod segment;
+#[cfg(test)]
+mod tests;
+mod token_view;
 
 use std::f64::consts::LOG2_E;
 
@@ -21,33 +26,18 @@ use super::memory;
 use super::tensor::{primitive, tensor};
 use crate::kernels::params::{AttentionParams, KvPart, Rotary, RowGroup};
 use crate::kernels::tensors::values;
-use mix::{Heads, Keyed, Question, mix};
-pub(crate) use panels::Panels;
-use quantized::Rounded;
-use rows::{Preparation, Rows, Strides};
+use packed_kv::PackedKv;
+use parallel::{BatchRow, HeadConfig, attend};
+use quantized_kv::QuantizedKv;
+use segment::{CachedSegment, Segment};
+use token_view::{Prologue, Strides, TokenView};
 
-/// Past keys and values: for each row, one part for each scale.
+/// Keys and values of earlier scales: for each row, one segment per scale.
 #[derive(Clone, Debug)]
-pub(crate) struct CachedKv(Vec<Vec<CachedPart>>);
+pub(crate) struct CachedKv(Vec<Vec<CachedSegment>>);
 
-/// Keys and values of one row and one scale.
-#[derive(Clone, Debug)]
-enum CachedPart {
-    Packed(Panels),
-    Quantized(Rounded),
-}
-
-/// Panels of the last scale, for each row.
-pub(crate) type KvScratch = Vec<Panels>;
-
-impl CachedPart {
-    fn keyed(&self) -> Keyed<'_> {
-        match self {
-            Self::Packed(panels) => Keyed::Packed(panels),
-            Self::Quantized(quantized) => Keyed::Rounded(quantized),
-        }
-    }
-}
+/// Memory of the last scale's packed keys and values, one for each row.
+pub(crate) type KvScratch = Vec<PackedKv>;
 
 /// See [`crate::kernels::attention`]; only without a bias.
 pub(crate) fn attention(operands: [&Tensor<4>; 3], bias: Option<&Tensor<4>>, scale: f64) -> Option<Tensor<4>> {
@@ -55,96 +45,100 @@ pub(crate) fn attention(operands: [&Tensor<4>; 3], bias: Option<&Tensor<4>>, sca
         return None;
     }
     let [query, key, value] = operands;
-    let [batch, count, length, channels] = query.dims();
-    let heads = Heads { count, groups: key.dims()[1], channels, pairs: false };
+    let [batch, heads, tokens, head_dim] = query.dims();
+    let config = HeadConfig { heads, kv_heads: key.dims()[1], head_dim, bf16: false };
     let (query, key, value) = (primitive(query)?, primitive(key)?, primitive(value)?);
-    let packed = |row: usize| {
-        let (key, value) = (rows_of(&key, row, 1.0)?, rows_of(&value, row, 1.0)?);
-        Some(Panels::default().packed(&key, &value, heads.groups, channels, false))
+    let pack = |row: usize| {
+        let (key, value) = (view(&key, row, 1.0)?, view(&value, row, 1.0)?);
+        Some(PackedKv::default().pack(&key, &value, config.kv_heads, head_dim, config.bf16))
     };
-    let packed = (0..batch).into_par_iter().map(packed).collect::<Option<Vec<_>>>()?;
-    // Channel by channel where the queries are, as in a picture's map.
+    let packed = (0..batch).into_par_iter().map(pack).collect::<Option<Vec<_>>>()?;
+    // The output has the layout of the queries, which is channels first in a feature map.
     let channels_first = query.layout().strides()[3] > query.layout().strides()[2];
-    let (token, channel) = if channels_first { (1, length) } else { (channels, 1) };
-    let question = |row: usize| {
-        let to = Strides { start: row * count * length * channels, head: length * channels, token, channel };
-        Some(Question { queries: rows_of(&query, row, (scale * LOG2_E) as f32)?, panels: vec![Keyed::Packed(&packed[row])], to })
+    let (token, channel) = if channels_first { (1, tokens) } else { (head_dim, 1) };
+    let batch_row = |row: usize| {
+        let queries = view(&query, row, (scale * LOG2_E) as f32)?;
+        let output = Strides { start: row * heads * tokens * head_dim, head: tokens * head_dim, token, channel };
+        Some(BatchRow { queries, segments: vec![Segment::Packed(&packed[row])], output })
     };
-    let questions = (0..batch).map(question).collect::<Option<Vec<_>>>()?;
-    let mut out = memory::unspecified(batch * count * length * channels);
-    mix(&questions, heads, &mut out);
+    let rows = (0..batch).map(batch_row).collect::<Option<Vec<_>>>()?;
+    let mut out = memory::unspecified(batch * heads * tokens * head_dim);
+    attend(&rows, config, &mut out);
     Some(if channels_first {
-        tensor::<4>(out, vec![batch, count, channels, length]).swap_dims(2, 3)
+        tensor::<4>(out, vec![batch, heads, head_dim, tokens]).swap_dims(2, 3)
     } else {
-        tensor(out, vec![batch, count, length, channels])
-    })
+        tensor(out, vec![batch, heads, tokens, head_dim])
+    }) // [batch, heads, tokens, head_dim]
 }
 
-/// One row of `[rows, heads, seq, dim]`.
-fn rows_of(x: &FlexTensor, row: usize, scale: f32) -> Option<Rows<'_>> {
+/// Returns one row of `[batch, heads, tokens, head_dim]`; `None` for negative strides.
+fn view(x: &FlexTensor, row: usize, scale: f32) -> Option<TokenView<'_>> {
     let [_, _, tokens, _] = x.layout().shape().to_vec().try_into().ok()?;
     let strides = x.layout().strides().iter().map(|&stride| usize::try_from(stride).ok());
     let strides: [usize; 4] = strides.collect::<Option<Vec<_>>>()?.try_into().ok()?;
-    let [from_row, head, token, channel] = strides;
-    let strides = Strides { start: x.layout().start_offset() + row * from_row, head, token, channel };
-    Some(Rows { numbers: x.storage(), strides, tokens, preparation: Preparation { scale, ..Preparation::NONE } })
+    let [row_stride, head, token, channel] = strides;
+    let strides = Strides { start: x.layout().start_offset() + row * row_stride, head, token, channel };
+    Some(TokenView { data: x.storage(), strides, tokens, prologue: Prologue { scale, ..Prologue::NONE } })
 }
 
-/// Product of a block's first linear layer: tokens of all rows, each with its queries, keys and values side by side.
+/// Output of a block's QKV projection: tokens of all rows, each with its queries, keys and values, `[tokens, 3, heads, head_dim]`.
 #[derive(Clone, Copy)]
-struct Product<'a> {
-    numbers: &'a [f32],
-    /// Numbers of a token's queries.
+struct Qkv<'a> {
+    data: &'a [f32],
+    /// `heads * head_dim`.
     width: usize,
-    /// Channels of a head.
-    channels: usize,
+    head_dim: usize,
 }
 
-/// What lies in a product.
+/// A third of [`Qkv`].
 #[derive(Clone, Copy)]
-enum Of {
-    Queries,
-    Keys,
-    Values,
+enum QkvPart {
+    Query,
+    Key,
+    Value,
 }
 
-/// Tokens of one row of the batch.
+/// Tokens of one batch row.
 #[derive(Clone, Copy)]
-struct Span {
+struct RowSpan {
+    /// First token, counted over all rows.
     first: usize,
     group: RowGroup,
 }
 
-impl<'a> Product<'a> {
-    fn rows(&self, of: Of, span: Span, preparation: Preparation<'a>) -> Rows<'a> {
-        let start = (span.first * 3 + of as usize) * self.width;
-        let strides = Strides { start, token: 3 * self.width, head: self.channels, channel: 1 };
-        Rows { numbers: self.numbers, strides, tokens: span.group.tokens, preparation }
+impl<'a> Qkv<'a> {
+    fn view(&self, part: QkvPart, span: RowSpan, prologue: Prologue<'a>) -> TokenView<'a> {
+        let start = (span.first * 3 + part as usize) * self.width;
+        let strides = Strides { start, token: 3 * self.width, head: self.head_dim, channel: 1 };
+        TokenView { data: self.data, strides, tokens: span.group.tokens, prologue }
     }
 }
 
-fn spans(groups: &[RowGroup]) -> Vec<Span> {
+/// Returns the tokens of each row.
+fn row_spans(groups: &[RowGroup]) -> Vec<RowSpan> {
     let mut first = 0;
-    let of = |group: RowGroup| {
-        let span = Span { first, group };
+    let span = |group: RowGroup| {
+        let span = RowSpan { first, group };
         first += group.tokens;
         span
     };
-    groups.iter().flat_map(|group| vec![*group; group.rows]).map(of).collect()
+    groups.iter().flat_map(|group| vec![*group; group.rows]).map(span).collect()
 }
 
-/// Cosines and sines of the tokens from `first` on; where the rows share them, every row begins at the first.
+/// Cosines and sines of RoPE, `[tokens, head_dim]`.
 #[derive(Clone, Copy)]
-struct Tables<'a> {
+struct RopeTables<'a> {
     cos: &'a [f32],
     sin: &'a [f32],
-    channels: usize,
+    head_dim: usize,
+    /// Whether all rows share the tables of one row. Otherwise they hold the tokens of all rows.
     shared: bool,
 }
 
-impl<'a> Tables<'a> {
-    fn of(&self, span: Span) -> Option<(&'a [f32], &'a [f32])> {
-        let from = if self.shared { 0 } else { span.first * self.channels };
+impl<'a> RopeTables<'a> {
+    /// Returns the tables from a row's first token on.
+    fn row(&self, span: RowSpan) -> Option<(&'a [f32], &'a [f32])> {
+        let from = if self.shared { 0 } else { span.first * self.head_dim };
         Some((&self.cos[from..], &self.sin[from..]))
     }
 }
@@ -164,53 +158,59 @@ pub(crate) fn self_attention(
     }
     let [batch, length, width] = qkv.dims();
     let (total, width) = (batch * length, width / 3);
-    let heads = Heads { count: params.heads, groups: params.heads, channels: width / params.heads, pairs: options.bf16 };
+    let head_dim = width / params.heads;
+    let config = HeadConfig { heads: params.heads, kv_heads: params.heads, head_dim, bf16: options.bf16 };
     let qkv = primitive(qkv)?.to_contiguous();
-    let product = Product { numbers: qkv.as_slice()?, width, channels: heads.channels };
+    let qkv = Qkv { data: qkv.as_slice()?, width, head_dim };
     let (query_bias, value_bias) = (primitive(&params.query_bias)?.to_contiguous(), primitive(&params.value_bias)?.to_contiguous());
-    let norms = params.norms.clone().map(values);
-    let ones = vec![1.0; heads.count];
+    let query_norms = params.norms.clone().map(values);
+    let ones = vec![1.0; config.heads];
+    let key_norms = query_norms.is_some().then_some(&ones[..]);
     let Rotary { cos, sin } = rotary;
-    let [rotated_rows, _, rotated, _] = cos.dims();
+    let [rope_rows, _, rope_tokens, _] = cos.dims();
     let (cos, sin) = (primitive(cos)?.to_contiguous(), primitive(sin)?.to_contiguous());
-    let shared = rotated_rows * rotated != total;
-    let turns = Tables { cos: cos.as_slice()?, sin: sin.as_slice()?, channels: heads.channels, shared };
-    let spans = spans(groups);
+    let shared = rope_rows * rope_tokens != total;
+    let rope = RopeTables { cos: cos.as_slice()?, sin: sin.as_slice()?, head_dim, shared };
+    let spans = row_spans(groups);
     assert_eq!(spans.iter().map(|span| span.group.tokens).sum::<usize>(), total, "groups hold all tokens");
-    assert!(!shared || spans.iter().all(|span| span.group.tokens <= rotated), "every token has its angles");
+    assert!(!shared || spans.iter().all(|span| span.group.tokens <= rope_tokens), "every token has its angles");
 
+    // Pack the new keys and values, with bias, norm and RoPE.
     let mut scratch = last.as_mut().map(|scratch| std::mem::take(*scratch)).unwrap_or_default();
-    scratch.resize_with(spans.len(), Panels::default);
-    let packed = |(&span, scratch): (&Span, Panels)| {
-        let norms = norms.is_some().then_some(&ones[..]);
-        let keys = Preparation { norms, rotation: turns.of(span), ..Preparation::NONE };
-        let values = Preparation { bias: value_bias.as_slice(), ..Preparation::NONE };
-        let (keys, values) = (product.rows(Of::Keys, span, keys), product.rows(Of::Values, span, values));
-        scratch.packed(&keys, &values, heads.groups, heads.channels, heads.pairs).counting(span.group.multiplicity)
+    scratch.resize_with(spans.len(), PackedKv::default);
+    let pack = |(&span, scratch): (&RowSpan, PackedKv)| {
+        let keys = Prologue { norms: key_norms, rope: rope.row(span), ..Prologue::NONE };
+        let values = Prologue { bias: value_bias.as_slice(), ..Prologue::NONE };
+        let (keys, values) = (qkv.view(QkvPart::Key, span, keys), qkv.view(QkvPart::Value, span, values));
+        let packed = scratch.pack(&keys, &values, config.kv_heads, head_dim, config.bf16);
+        packed.with_multiplicity(span.group.multiplicity)
     };
-    let new: Vec<Panels> = spans.par_iter().zip(scratch).map(packed).collect();
+    let new: Vec<PackedKv> = spans.par_iter().zip(scratch).map(pack).collect();
+
+    // Attend to the cached segments and the new one.
     let mut past = cached.take().map_or_else(|| vec![Vec::new(); spans.len()], |CachedKv(past)| past);
     let scale = (params.scale * LOG2_E) as f32;
-    let questions = spans.iter().zip(&past).zip(&new).map(|((&span, past), new)| {
-        let queries = Preparation { bias: query_bias.as_slice(), norms: norms.as_deref(), rotation: turns.of(span), scale };
-        let to = Strides { start: span.first * width, token: width, head: heads.channels, channel: 1 };
-        Question {
-            queries: product.rows(Of::Queries, span, queries),
-            panels: past.iter().map(CachedPart::keyed).chain([Keyed::Packed(new)]).collect(),
-            to,
+    let rows = spans.iter().zip(&past).zip(&new).map(|((&span, past), new)| {
+        let prologue = Prologue { bias: query_bias.as_slice(), norms: query_norms.as_deref(), rope: rope.row(span), scale };
+        BatchRow {
+            queries: qkv.view(QkvPart::Query, span, prologue),
+            segments: past.iter().map(CachedSegment::segment).chain([Segment::Packed(new)]).collect(),
+            output: Strides { start: span.first * width, token: width, head: head_dim, channel: 1 },
         }
     });
     let mut out = memory::unspecified(total * width);
-    mix(&questions.collect::<Vec<_>>(), heads, &mut out);
+    attend(&rows.collect::<Vec<_>>(), config, &mut out);
+
+    // Append the new segment to the cache.
     match last {
-        // No scale follows: the past is freed.
+        // No scale follows the last one: its memory goes back to the scratch, and the past is freed.
         Some(scratch) => *scratch = new,
         None => {
-            let part = |new| match options.int8 {
-                true => CachedPart::Quantized(Rounded::of(&new, heads.channels)),
-                false => CachedPart::Packed(new),
+            let segment = |new| match options.int8 {
+                true => CachedSegment::Quantized(QuantizedKv::quantize(&new, head_dim)),
+                false => CachedSegment::Packed(new),
             };
-            past.iter_mut().zip(new).for_each(|(past, new)| past.push(part(new)));
+            past.iter_mut().zip(new).for_each(|(past, new)| past.push(segment(new)));
             *cached = Some(CachedKv(past));
         }
     }
