@@ -1,51 +1,51 @@
-//! Group norm with SiLU behind it, and their gradients, over slices: each group is read while it is in a core's cache, and neither the
-//! normed numbers nor what SiLU is taken of are kept.
+//! Group norm, optionally followed by SiLU, and its gradients, over slices. A group is processed while it is in the cache; no
+//! intermediate is stored.
 
 use rayon::prelude::*;
 
 use super::elementwise::silu_of;
 use super::simd::{LoopKernel, SimdLevel};
 
-/// Sums that are added up side by side, so that the compiler may use vectors.
+/// Sums accumulated side by side, which the compiler vectorises.
 const LANES: usize = 16;
-/// Numbers that are added in f32 before their sum is added in f64.
-const RUN: usize = 4096;
+/// Values summed in f32 before their sum is added in f64.
+const BLOCK: usize = 4096;
 
-/// A norm and the map that it norms.
+/// Parameters of a group norm, and the size of the map.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Norm<'a> {
-    /// One number for each channel.
+    /// `[channels]`, like `shift`.
     pub(super) scale: &'a [f32],
     pub(super) shift: &'a [f32],
-    /// Numbers of a channel.
-    pub(super) places: usize,
+    /// Pixels of a channel.
+    pub(super) pixels: usize,
     pub(super) groups: usize,
     pub(super) epsilon: f64,
     /// Whether SiLU follows.
     pub(super) silu: bool,
 }
 
-/// Mean, and one over the standard deviation, of a group.
+/// Mean and inverse standard deviation of a group.
 pub(super) type Statistics = (f32, f32);
 
 impl Norm<'_> {
-    /// Channels of a group.
+    /// Returns the channels of a group.
     fn channels(&self) -> usize {
         self.scale.len() / self.groups
     }
 
-    /// Numbers of a group.
+    /// Returns the values of a group.
     fn group(&self) -> usize {
-        self.channels() * self.places
+        self.channels() * self.pixels
     }
 
     fn check(&self, x: &[f32]) {
-        assert!(self.groups > 0 && self.scale.len().is_multiple_of(self.groups), "groups of equally many channels");
+        assert!(self.groups > 0 && self.scale.len().is_multiple_of(self.groups), "groups of equal size");
         assert_eq!(self.scale.len(), self.shift.len(), "a scale and a shift for each channel");
         assert!(self.group() > 0 && x.len().is_multiple_of(self.group() * self.groups), "whole images");
     }
 
-    /// `scale * (x - mean) / deviation + shift`, and its SiLU if that follows; and each group's statistics.
+    /// Computes `scale * (x - mean) / deviation + shift` and its SiLU if that follows. Returns the statistics of each group as well.
     ///
     /// # Panics
     ///
@@ -65,10 +65,10 @@ impl Norm<'_> {
     }
 }
 
-/// A group.
+/// Normalises one group.
 struct Forward<'a> {
     norm: &'a Norm<'a>,
-    /// Its first channel.
+    /// First channel of the group.
     first: usize,
     x: &'a [f32],
     y: &'a mut [f32],
@@ -78,29 +78,29 @@ struct Forward<'a> {
 impl LoopKernel for Forward<'_> {
     #[inline(always)]
     fn run(self) {
-        let Norm { scale, shift, places, epsilon, silu, .. } = *self.norm;
+        let Norm { scale, shift, pixels, epsilon, silu, .. } = *self.norm;
         let count = self.x.len() as f64;
         let mean = (sum(self.x, self.x, |x, _| x) / count) as f32;
         let variance = sum(self.x, self.x, |x, _| (x - mean) * (x - mean)) / count;
         let inverse = (1.0 / (variance + epsilon).sqrt()) as f32;
-        for (channel, (x, y)) in self.x.chunks(places).zip(self.y.chunks_mut(places)).enumerate() {
+        for (channel, (x, y)) in self.x.chunks(pixels).zip(self.y.chunks_mut(pixels)).enumerate() {
             let (scale, shift) = (scale[self.first + channel], shift[self.first + channel]);
-            let normed = |x: f32| (x - mean) * inverse * scale + shift;
+            let normalized = |x: f32| (x - mean) * inverse * scale + shift;
             if silu {
-                x.iter().zip(y).for_each(|(x, y)| *y = silu_of(normed(*x)));
+                x.iter().zip(y).for_each(|(x, y)| *y = silu_of(normalized(*x)));
             } else {
-                x.iter().zip(y).for_each(|(x, y)| *y = normed(*x));
+                x.iter().zip(y).for_each(|(x, y)| *y = normalized(*x));
             }
         }
         *self.statistics = (mean, inverse);
     }
 }
 
-/// The sum of `f(x, y)` over two slices of one length.
+/// Returns the sum of `f(x, y)` over two slices of equal length.
 #[inline(always)]
 fn sum(x: &[f32], y: &[f32], f: impl Fn(f32, f32) -> f32) -> f64 {
     let mut total = 0.0;
-    for (x, y) in x.chunks(RUN).zip(y.chunks(RUN)) {
+    for (x, y) in x.chunks(BLOCK).zip(y.chunks(BLOCK)) {
         let mut sums = [0.0; LANES];
         let ((xs, x_rest), (ys, y_rest)) = (x.as_chunks::<LANES>(), y.as_chunks::<LANES>());
         for (x, y) in xs.iter().zip(ys) {
@@ -124,19 +124,22 @@ pub(super) struct Gradients {
 
 #[cfg(feature = "train")]
 impl Norm<'_> {
-    /// From the output's gradient and the statistics that [`forward`](Self::forward) gave.
+    /// Computes the gradients from that of the output and the statistics of [`forward`](Self::forward).
     ///
     /// # Panics
     ///
     /// If lengths don't fit together.
     pub(super) fn gradients(&self, x: &[f32], dy: &[f32], statistics: &[Statistics]) -> Gradients {
         self.check(x);
-        assert!(x.len() == dy.len() && statistics.len() * self.group() == x.len(), "a gradient and statistics for each number");
+        assert!(
+            x.len() == dy.len() && statistics.len() * self.group() == x.len(),
+            "a gradient for each value and statistics for each group"
+        );
         let level = SimdLevel::best();
         let channels = self.channels();
         let mut dx = vec![0.0; x.len()];
-        // For each channel of each image: the gradients of its scale and shift.
-        let mut sums = vec![(0.0, 0.0); x.len() / self.places];
+        // Gradients of scale and shift for each channel of each image.
+        let mut sums = vec![(0.0, 0.0); x.len() / self.pixels];
         let groups = dx.par_chunks_mut(self.group()).zip(sums.par_chunks_mut(channels)).enumerate();
         groups.for_each(|(index, (dx, sums))| {
             let (from, to) = (index * self.group(), (index + 1) * self.group());
@@ -155,11 +158,11 @@ impl Norm<'_> {
     }
 }
 
-/// A group.
+/// Computes the gradient of one group.
 #[cfg(feature = "train")]
 struct Backward<'a> {
     norm: &'a Norm<'a>,
-    /// Its first channel.
+    /// First channel of the group.
     first: usize,
     x: &'a [f32],
     dy: &'a [f32],
@@ -172,31 +175,31 @@ struct Backward<'a> {
 impl LoopKernel for Backward<'_> {
     #[inline(always)]
     fn run(self) {
-        let Norm { scale, shift, places, silu, .. } = *self.norm;
+        let Norm { scale, shift, pixels, silu, .. } = *self.norm;
         let (mean, inverse) = self.statistics;
-        let normed = |x: f32| (x - mean) * inverse;
-        // The means of `g` and `g * normed`, g the gradient of the normed numbers.
+        let normalized = |x: f32| (x - mean) * inverse;
+        // Means of g and of g * normalized, where g is the gradient of the normalised values.
         let (mut mean_g, mut mean_product) = (0.0, 0.0);
-        let maps = self.x.chunks(places).zip(self.dy.chunks(places)).zip(self.dx.chunks_mut(places));
+        let maps = self.x.chunks(pixels).zip(self.dy.chunks(pixels)).zip(self.dx.chunks_mut(pixels));
         for (channel, (((x, dy), dx), sums)) in maps.zip(self.sums).enumerate() {
             let (scale, shift) = (scale[self.first + channel], shift[self.first + channel]);
             if silu {
                 for ((dx, dy), x) in dx.iter_mut().zip(dy).zip(x) {
-                    *dx = dy * super::elementwise::silu_slope(normed(*x) * scale + shift);
+                    *dx = dy * super::elementwise::silu_slope(normalized(*x) * scale + shift);
                 }
             } else {
                 dx.copy_from_slice(dy);
             }
-            *sums = (sum(dx, x, |dx, x| dx * normed(x)), sum(dx, dx, |dx, _| dx));
+            *sums = (sum(dx, x, |dx, x| dx * normalized(x)), sum(dx, dx, |dx, _| dx));
             mean_g += f64::from(scale) * sums.1;
             mean_product += f64::from(scale) * sums.0;
         }
         let count = self.x.len() as f64;
         let (mean_g, mean_product) = ((mean_g / count) as f32, (mean_product / count) as f32);
-        for (channel, (x, dx)) in self.x.chunks(places).zip(self.dx.chunks_mut(places)).enumerate() {
+        for (channel, (x, dx)) in self.x.chunks(pixels).zip(self.dx.chunks_mut(pixels)).enumerate() {
             let scale = scale[self.first + channel];
             for (dx, x) in dx.iter_mut().zip(x) {
-                *dx = inverse * (*dx * scale - mean_g - normed(*x) * mean_product);
+                *dx = inverse * (*dx * scale - mean_g - normalized(*x) * mean_product);
             }
         }
     }

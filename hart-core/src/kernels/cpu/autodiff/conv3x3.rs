@@ -1,4 +1,4 @@
-//! 3x3 convolution.
+//! 3x3 convolution with its gradients.
 
 use burn::backend::flex::FlexTensor;
 use burn::backend::tensor::FloatTensor;
@@ -7,30 +7,30 @@ use burn::prelude::*;
 
 use super::super::conv::{self, Sizes};
 use super::super::tensor::{flex_tensor, slice};
-use super::here;
+use super::applies_to;
 use crate::kernels::params::ConvParams;
 
 #[cfg(feature = "train")]
 use burn::backend::Autodiff;
 
-/// Widths from which on the direct convolution pays (docs/performance.md).
-const WIDE: usize = 8;
+/// Least width at which the direct convolution is faster than burn's (docs/performance-log.md).
+const MIN_WIDTH: usize = 8;
 
-/// The operation, for which [`Dispatch`] finds the backend.
+/// The operation as a backend extension; [`Dispatch`] selects the backend.
 #[backend_extension(Flex, Autodiff: cfg(feature = "train"))]
 pub(crate) trait Convolution: Backend {
-    /// Convolution with a 3x3 kernel, stride 1 and a border of zeros; all tensors are f32.
+    /// Computes a 3x3 convolution with stride 1 and zero padding; all tensors are f32.
     fn conv3x3(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
-/// Computes a 3x3 convolution with stride 1 and a border of zeros.
+/// Computes a 3x3 convolution with stride 1 and zero padding.
 pub(crate) fn conv3x3(x: Tensor<4>, params: &ConvParams) -> Result<Tensor<4>, Tensor<4>> {
     let Some(bias) = params.bias.clone() else { return Err(x) };
     let [_, channels, _, width] = x.dims();
     let weight = params.weight.clone();
-    let usual = params.kernel() == [3, 3] && params.is_plain() && params.padding == [[1, 1]; 2];
-    let fits = usual && width >= WIDE && weight.dims()[1] == channels;
-    if !fits || !here(&x) || !here(&weight) || !here(&bias) {
+    let standard = params.kernel() == [3, 3] && params.is_plain() && params.padding == [[1, 1]; 2];
+    let fits = standard && width >= MIN_WIDTH && weight.dims()[1] == channels;
+    if !fits || !applies_to(&x) || !applies_to(&weight) || !applies_to(&bias) {
         return Err(x);
     }
     let y = <Dispatch as Convolution>::conv3x3(x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch());
@@ -61,9 +61,9 @@ mod gradients {
     use super::*;
 
     #[derive(Debug)]
-    struct Conv3x3;
+    struct Conv3x3Backward;
 
-    impl Backward<Flex, 3> for Conv3x3 {
+    impl Backward<Flex, 3> for Conv3x3Backward {
         type State = (FlexTensor, FlexTensor);
 
         fn backward(self, ops: Ops<Self::State, 3>, gradients: &mut Gradients, _: &mut Checkpointer) {
@@ -88,7 +88,7 @@ mod gradients {
 
     impl<C: CheckpointStrategy> Convolution for Autodiff<Flex, C> {
         fn conv3x3(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
-            match Conv3x3.prepare::<C>([x.node(), weight.node(), bias.node()]).compute_bound().stateful() {
+            match Conv3x3Backward.prepare::<C>([x.node(), weight.node(), bias.node()]).compute_bound().stateful() {
                 OpsKind::Tracked(prepared) => {
                     let state = (x.primitive().clone(), weight.primitive().clone());
                     let y = Flex::conv3x3(state.0.clone(), state.1.clone(), bias.into_primitive());
@@ -127,7 +127,7 @@ mod tests {
         Conv2dConfig::new([from, to], [3, 3]).with_padding(PaddingConfig2d::Explicit(1, 1, 1, 1)).init(device)
     }
 
-    /// Whole tensors and views of larger ones.
+    /// Contiguous tensors and views of larger ones.
     #[test]
     fn a_direct_convolution_equals_the_plain_one() {
         let device = Device::flex();
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_are_not_finite_stay_so_at_the_same_places() {
+    fn values_that_are_not_finite_stay_so_at_the_same_positions() {
         let device = Device::flex();
         let layer = layer(3, 9, &device);
         let mut x = waves(3 * 12 * 10, 0.7);
@@ -153,18 +153,18 @@ mod tests {
     }
 
     #[test]
-    fn other_convolutions_are_left_alone() {
+    fn other_convolutions_do_not_apply() {
         let device = Device::flex();
         let map = |width| tensor(waves(2 * 9 * width, 0.7), [1, 2, 9, width], &device);
         let same = PaddingConfig2d::Explicit(1, 1, 1, 1);
-        let usual = Conv2dConfig::new([2, 2], [3, 3]).with_padding(same.clone());
-        assert!(conv3x3(map(7), &conv_params(&usual.init(&device))).is_err());
+        let standard = Conv2dConfig::new([2, 2], [3, 3]).with_padding(same.clone());
+        assert!(conv3x3(map(7), &conv_params(&standard.init(&device))).is_err());
         for config in [
-            usual.clone().with_bias(false),
-            usual.clone().with_stride([2, 2]),
-            usual.clone().with_dilation([2, 2]),
-            usual.clone().with_groups(2),
-            usual.clone().with_padding(PaddingConfig2d::Valid),
+            standard.clone().with_bias(false),
+            standard.clone().with_stride([2, 2]),
+            standard.clone().with_dilation([2, 2]),
+            standard.clone().with_groups(2),
+            standard.clone().with_padding(PaddingConfig2d::Valid),
             Conv2dConfig::new([2, 2], [1, 1]),
             Conv2dConfig::new([2, 2], [5, 5]).with_padding(same),
         ] {
@@ -172,7 +172,7 @@ mod tests {
         }
     }
 
-    /// All three gradients, and those that are left where some are not asked for or the layer is not trained.
+    /// All three gradients, and the remaining ones if some inputs are not tracked.
     #[cfg(feature = "train")]
     #[test]
     fn gradients_equal_those_of_the_plain_convolution() {

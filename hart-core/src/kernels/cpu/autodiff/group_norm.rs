@@ -1,4 +1,4 @@
-//! Group norm, by itself and with SiLU behind it.
+//! Group norm, alone and followed by SiLU.
 
 use burn::backend::flex::FlexTensor;
 use burn::backend::tensor::FloatTensor;
@@ -7,13 +7,13 @@ use burn::prelude::*;
 
 use super::super::group_norm::{Norm, Statistics};
 use super::super::tensor::{flex_tensor, slice};
-use super::here;
+use super::applies_to;
 use crate::kernels::params::GroupNormParams;
 
 #[cfg(feature = "train")]
 use burn::backend::Autodiff;
 
-/// What is no tensor about a norm.
+/// Settings of a group norm besides its tensors.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Options {
     groups: usize,
@@ -22,10 +22,10 @@ pub(crate) struct Options {
     silu: bool,
 }
 
-/// The operation, for which [`Dispatch`] finds the backend.
+/// The operation as a backend extension; [`Dispatch`] selects the backend.
 #[backend_extension(Flex, Autodiff: cfg(feature = "train"))]
 pub(crate) trait Norms: Backend {
-    /// Group norm of `[B, C, h, w]`; all tensors are f32.
+    /// Computes the group norm of `[B, C, h, w]`; all tensors are f32.
     fn group_norm(x: FloatTensor<Self>, scale: FloatTensor<Self>, shift: FloatTensor<Self>, options: Options) -> FloatTensor<Self>;
 }
 
@@ -33,7 +33,7 @@ pub(crate) trait Norms: Backend {
 pub(crate) fn group_norm(x: Tensor<4>, params: &GroupNormParams, silu: bool) -> Result<Tensor<4>, Tensor<4>> {
     let (scale, shift) = (params.gain.clone(), params.bias.clone());
     let fits = x.dims()[1] == scale.dims()[0] && x.shape().num_elements() > 0;
-    if !fits || !here(&x) || !here(&scale) || !here(&shift) {
+    if !fits || !applies_to(&x) || !applies_to(&scale) || !applies_to(&shift) {
         return Err(x);
     }
     let options = Options { groups: params.groups, epsilon: params.epsilon, silu };
@@ -41,11 +41,11 @@ pub(crate) fn group_norm(x: Tensor<4>, params: &GroupNormParams, silu: bool) -> 
     Ok(Tensor::from_dispatch(y))
 }
 
-/// The norm over contiguous tensors.
+/// Returns the norm over contiguous tensors.
 fn norm<'a>(x: &FlexTensor, scale: &'a FlexTensor, shift: &'a FlexTensor, options: Options) -> Norm<'a> {
     let Options { groups, epsilon, silu } = options;
     let shape = x.shape();
-    Norm { scale: slice(scale), shift: slice(shift), places: shape[2] * shape[3], groups, epsilon, silu }
+    Norm { scale: slice(scale), shift: slice(shift), pixels: shape[2] * shape[3], groups, epsilon, silu }
 }
 
 fn forward(x: &FlexTensor, scale: &FlexTensor, shift: &FlexTensor, options: Options) -> (FlexTensor, Vec<Statistics>) {
@@ -70,7 +70,7 @@ mod gradients {
     use super::*;
 
     #[derive(Debug)]
-    struct GroupNormed;
+    struct GroupNormBackward;
 
     #[derive(Clone, Debug)]
     struct State {
@@ -81,7 +81,7 @@ mod gradients {
         statistics: Vec<Statistics>,
     }
 
-    impl Backward<Flex, 3> for GroupNormed {
+    impl Backward<Flex, 3> for GroupNormBackward {
         type State = State;
 
         fn backward(self, ops: Ops<Self::State, 3>, gradients: &mut Gradients, _: &mut Checkpointer) {
@@ -113,7 +113,7 @@ mod gradients {
             let nodes = [x.node(), scale.node(), shift.node()];
             let (x, scale, shift) = (x.into_primitive(), scale.into_primitive(), shift.into_primitive());
             let (y, statistics) = forward(&x, &scale, &shift, options);
-            match GroupNormed.prepare::<C>(nodes).compute_bound().stateful() {
+            match GroupNormBackward.prepare::<C>(nodes).compute_bound().stateful() {
                 OpsKind::Tracked(prepared) => prepared.finish(State { x, scale, shift, options, statistics }, y),
                 OpsKind::UnTracked(prepared) => prepared.finish(y),
             }
@@ -148,7 +148,7 @@ mod tests {
         tensor(waves(batch * channels * height * width, 0.7), [batch, channels, height, width], device) * 2.0 + 3.0
     }
 
-    /// With and without SiLU; whole tensors and turned ones.
+    /// With and without SiLU; contiguous tensors and transposed views.
     #[test]
     fn a_fused_norm_equals_the_plain_one() {
         let device = Device::flex();

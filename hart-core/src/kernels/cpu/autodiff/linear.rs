@@ -1,5 +1,5 @@
-//! Linear layers in training, their operands rounded to bf16 where the processor has instructions for it, and sums in f32: three
-//! products a layer, of which two are the gradients.
+//! Linear layers in training. Operands are rounded to bf16 if the processor has instructions for it, sums are f32. A layer takes three
+//! products, two of them for the gradients.
 
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
@@ -13,24 +13,24 @@ use burn::prelude::*;
 use super::super::gemm::{self, Bf16Rows, Bf16Weights};
 use super::super::memory;
 use super::super::tensor::{flex_tensor, slice};
-use super::here;
+use super::applies_to;
 use crate::kernels::params::Weight;
 
-/// The operation, for which [`Dispatch`] finds the backend.
+/// The operation as a backend extension; [`Dispatch`] selects the backend.
 #[backend_extension(Flex, Autodiff)]
 pub(crate) trait Product: Backend {
-    /// `[rows, in]` times `[in, out]`, f32, and none of them empty.
+    /// Multiplies `[rows, in]` by `[in, out]`, both f32 and not empty.
     fn product(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
-/// `x W + b`; None where nothing is tracked, or bf16 would not be faster.
+/// See [`crate::kernels::linear`]; `None` if nothing is tracked, or bf16 is not faster.
 pub(crate) fn linear(x: &Tensor<3>, weight: &Weight, bias: Option<&Tensor<1>>) -> Option<Tensor<3>> {
-    if !x.device().is_autodiff() || !here(x) || !gemm::bf16_is_fast() {
+    if !x.device().is_autodiff() || !applies_to(x) || !gemm::bf16_is_fast() {
         return None;
     }
     let Weight::Dense(weight) = weight else { return None };
     let ([batch, length, inputs], [_, outputs]) = (x.dims(), weight.dims());
-    if !here(weight) || [batch, length, inputs, outputs].contains(&0) {
+    if !applies_to(weight) || [batch, length, inputs, outputs].contains(&0) {
         return None;
     }
     let x: Tensor<2> = x.clone().reshape([batch * length, inputs]);
@@ -61,9 +61,9 @@ fn sizes(matrix: &FlexTensor) -> [usize; 2] {
 }
 
 #[derive(Debug)]
-struct Multiplication;
+struct ProductBackward;
 
-impl Backward<Flex, 2> for Multiplication {
+impl Backward<Flex, 2> for ProductBackward {
     type State = (FlexTensor, FlexTensor);
 
     fn backward(self, ops: Ops<Self::State, 2>, gradients: &mut Gradients, _: &mut Checkpointer) {
@@ -84,7 +84,7 @@ impl Backward<Flex, 2> for Multiplication {
 
 impl<C: CheckpointStrategy> Product for Autodiff<Flex, C> {
     fn product(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
-        match Multiplication.prepare::<C>([x.node(), weight.node()]).compute_bound().stateful() {
+        match ProductBackward.prepare::<C>([x.node(), weight.node()]).compute_bound().stateful() {
             OpsKind::Tracked(prepared) => {
                 let (x, weight) = (x.into_primitive(), weight.into_primitive());
                 prepared.finish((x.clone(), weight.clone()), Flex::product(x, weight))
@@ -103,7 +103,7 @@ mod tests {
     use crate::kernels::tensor;
     use crate::nn::LinearConfig;
 
-    /// Numbers that bf16 holds: products of them are those of f32.
+    /// Returns values that bf16 represents: their products equal those in f32.
     fn rounded(count: usize, speed: f32) -> Vec<f32> {
         waves(count, speed).into_iter().map(|x| half::bf16::from_f32(x).to_f32()).collect()
     }
@@ -130,7 +130,7 @@ mod tests {
             assert_close("x", got.0.unwrap(), want.0.unwrap());
             assert_close("weight", got.1, want.1.clone());
             assert_close("bias", got.2, want.2);
-            // The weight alone.
+            // Only the weight is tracked.
             let got = gradients(by_layer(&x.clone().detach()));
             assert!(got.0.is_none());
             assert_close("weight alone", got.1, want.1);
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_tracked_is_left_alone() {
+    fn untracked_tensors_do_not_apply() {
         let layer = LinearConfig::new(6, 9).init(&Device::flex());
         assert!(linear(&tensor(waves(12, 0.3), [1, 2, 6], &Device::flex()), &layer.weight(), None).is_none());
     }

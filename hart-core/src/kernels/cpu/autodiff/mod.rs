@@ -1,7 +1,6 @@
-//! Operations with a body and a gradient of our own on burn's CPU backend, through its extension interface: unlike those of
-//! [`super::tensor`] they serve training too. Each gives its input back where it doesn't apply, and the plain body does the work.
+//! Operations with gradients of their own on burn's CPU backend, through its extension interface: they serve training too.
 
-#![allow(clippy::result_large_err)] // What comes back is a tensor, not an error.
+#![allow(clippy::result_large_err, reason = "operands, not errors")]
 
 mod conv3x3;
 mod group_norm;
@@ -20,8 +19,8 @@ pub(crate) use silu::{silu, silu_mul};
 use burn::prelude::*;
 use burn::tensor::DType;
 
-/// Whether a tensor is the CPU backend's and f32, and tracked only where this crate knows of tracking.
-fn here<const D: usize>(x: &Tensor<D>) -> bool {
+/// Whether a tensor is f32 on the CPU, and not tracked unless training is compiled in.
+fn applies_to<const D: usize>(x: &Tensor<D>) -> bool {
     let device = x.device();
     x.dtype() == DType::F32 && device == Device::flex() && (cfg!(feature = "train") || !device.is_autodiff())
 }
@@ -35,7 +34,7 @@ mod tests {
         (0..count).map(|i| (i as f32 * speed).sin()).collect()
     }
 
-    /// Equal to a ten-thousandth of the largest number.
+    /// Asserts equality within 1e-4 of the largest value.
     pub(super) fn assert_close<const D: usize>(what: &str, got: Tensor<D>, want: Tensor<D>) {
         assert_eq!(got.dims(), want.dims());
         let (got, want) = (values(got), values(want));

@@ -1,4 +1,4 @@
-//! SiLU, by itself and times the other half of a gated layer.
+//! SiLU, alone and times the other half of a gated layer, with their gradients.
 
 use burn::backend::flex::FlexTensor;
 use burn::backend::tensor::FloatTensor;
@@ -7,32 +7,32 @@ use burn::prelude::*;
 
 use super::super::elementwise;
 use super::super::tensor::{modify, slice};
-use super::here;
+use super::applies_to;
 
 #[cfg(feature = "train")]
 use burn::backend::Autodiff;
 
-/// The operations, for which [`Dispatch`] finds the backend.
+/// The operations as a backend extension; [`Dispatch`] selects the backend.
 #[backend_extension(Flex, Autodiff: cfg(feature = "train"))]
 pub(crate) trait Silu: Backend {
-    /// `silu(x)`, f32.
+    /// Computes `silu(x)`, f32.
     fn silu(x: FloatTensor<Self>) -> FloatTensor<Self>;
 
-    /// `silu(gate) up`, of one shape and f32.
+    /// Computes `silu(gate) * up`; both have one shape and are f32.
     fn silu_mul(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
-/// `silu(x)`; x itself comes back where this doesn't apply.
+/// See [`crate::kernels::silu`].
 pub(crate) fn silu<const D: usize>(x: Tensor<D>) -> Result<Tensor<D>, Tensor<D>> {
-    if !here(&x) {
+    if !applies_to(&x) {
         return Err(x);
     }
     Ok(Tensor::from_dispatch(<Dispatch as Silu>::silu(x.into_dispatch())))
 }
 
-/// `silu(gate) up`, of one shape; the two come back where this doesn't apply.
+/// Computes `silu(gate) * up` for two tensors of one shape.
 pub(crate) fn silu_mul(gate: Tensor<3>, up: Tensor<3>) -> Result<Tensor<3>, (Tensor<3>, Tensor<3>)> {
-    if !here(&gate) || !here(&up) || gate.dims() != up.dims() {
+    if !applies_to(&gate) || !applies_to(&up) || gate.dims() != up.dims() {
         return Err((gate, up));
     }
     Ok(Tensor::from_dispatch(<Dispatch as Silu>::silu_mul(gate.into_dispatch(), up.into_dispatch())))
@@ -59,9 +59,9 @@ mod gradients {
     use super::*;
 
     #[derive(Debug)]
-    struct Alone;
+    struct SiluBackward;
 
-    impl Backward<Flex, 1> for Alone {
+    impl Backward<Flex, 1> for SiluBackward {
         type State = FlexTensor;
 
         fn backward(self, ops: Ops<Self::State, 1>, gradients: &mut Gradients, _: &mut Checkpointer) {
@@ -75,9 +75,9 @@ mod gradients {
     }
 
     #[derive(Debug)]
-    struct Gated;
+    struct SiluMulBackward;
 
-    impl Backward<Flex, 2> for Gated {
+    impl Backward<Flex, 2> for SiluMulBackward {
         type State = (FlexTensor, FlexTensor);
 
         fn backward(self, ops: Ops<Self::State, 2>, gradients: &mut Gradients, _: &mut Checkpointer) {
@@ -97,7 +97,7 @@ mod gradients {
 
     impl<C: CheckpointStrategy> Silu for Autodiff<Flex, C> {
         fn silu(x: FloatTensor<Self>) -> FloatTensor<Self> {
-            match Alone.prepare::<C>([x.node()]).compute_bound().stateful() {
+            match SiluBackward.prepare::<C>([x.node()]).compute_bound().stateful() {
                 OpsKind::Tracked(prepared) => {
                     let x = x.into_primitive();
                     prepared.finish(x.clone(), Flex::silu(x))
@@ -107,7 +107,7 @@ mod gradients {
         }
 
         fn silu_mul(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
-            match Gated.prepare::<C>([gate.node(), up.node()]).compute_bound().stateful() {
+            match SiluMulBackward.prepare::<C>([gate.node(), up.node()]).compute_bound().stateful() {
                 OpsKind::Tracked(prepared) => {
                     let state = (gate.into_primitive(), up.into_primitive());
                     prepared.finish(state.clone(), Flex::silu_mul(state.0, state.1))

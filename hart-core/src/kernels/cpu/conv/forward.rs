@@ -1,29 +1,29 @@
-//! Convolution strip by strip, and so the gradient of x: it is one with other kernels.
+//! The convolution, strip by strip, and the gradient of x, which is a convolution with transposed filters.
 
 use rayon::prelude::*;
 
 use super::super::simd::{SimdF32, SimdKernel, SimdLevel};
-use super::{BLOCK, STEP, Sizes, TAPS, lay_out};
+use super::{ALIGN, BLOCK, Sizes, TAPS, lay_out};
 
-/// Numbers of the input that a task lays out: they stay in a core's second cache.
+/// Input values that a task copies to planes: they stay in the L2 cache.
 const TASK: usize = 96 * 1024;
-/// Rows that a task computes at least, since it lays out two more.
-const ROWS: usize = 4;
+/// Least output rows of a task: it copies two more input rows.
+const MIN_ROWS: usize = 4;
 
-/// `y[o] = b[o] + sum over i of x[i] * w[o][i]`, with x `[B, from, H, W]`, w `[to, from, 3, 3]` and y `[B, to, H, W]`.
+/// Computes `y[o] = b[o] + sum over i of x[i] * w[o][i]`, with x `[B, from, H, W]`, w `[to, from, 3, 3]` and y `[B, to, H, W]`.
 pub(crate) fn forward(x: &[f32], weights: &[f32], bias: &[f32], sizes: Sizes) -> Vec<f32> {
     forward_by(SimdLevel::best(), x, weights, bias, sizes)
 }
 
 pub(super) fn forward_by(level: SimdLevel, x: &[f32], weights: &[f32], bias: &[f32], sizes: Sizes) -> Vec<f32> {
-    assert_eq!(bias.len(), sizes.to, "one bias for each output channel");
+    assert_eq!(bias.len(), sizes.to, "one bias per output channel");
     let (from, to) = (sizes.from, sizes.to);
-    assert_eq!(weights.len(), to * from * TAPS, "a 3x3 kernel for each pair of channels");
+    assert_eq!(weights.len(), to * from * TAPS, "a 3x3 filter for each pair of channels");
     let packed = pack(to, from, bias, |o, i, tap| weights[(o * from + i) * TAPS + tap]);
     convolve(level, x, &packed, sizes)
 }
 
-/// The gradient of x: `dy` convolved with the kernels turned around and their channels swapped.
+/// Computes the gradient of x: `dy` convolved with the filters rotated by 180 degrees and their channels swapped.
 #[cfg(any(test, feature = "train"))]
 pub(crate) fn gradient_x(dy: &[f32], weights: &[f32], sizes: Sizes) -> Vec<f32> {
     gradient_x_by(SimdLevel::best(), dy, weights, sizes)
@@ -32,12 +32,12 @@ pub(crate) fn gradient_x(dy: &[f32], weights: &[f32], sizes: Sizes) -> Vec<f32> 
 #[cfg(any(test, feature = "train"))]
 pub(super) fn gradient_x_by(level: SimdLevel, dy: &[f32], weights: &[f32], sizes: Sizes) -> Vec<f32> {
     let (from, to) = (sizes.from, sizes.to);
-    assert_eq!(weights.len(), to * from * TAPS, "a 3x3 kernel for each pair of channels");
+    assert_eq!(weights.len(), to * from * TAPS, "a 3x3 filter for each pair of channels");
     let packed = pack(from, to, &vec![0.0; from], |i, o, tap| weights[(o * from + i) * TAPS + TAPS - 1 - tap]);
     convolve(level, dy, &packed, Sizes { from: to, to: from, ..sizes })
 }
 
-/// Weights and biases of a block of output channels, as they are used: `[from][taps][block]`, zeros for channels that aren't there.
+/// Packed weights `[from][taps][block]` and biases of a block of output channels, zero-padded.
 struct Packed {
     weights: Vec<f32>,
     bias: [f32; BLOCK],
@@ -45,14 +45,14 @@ struct Packed {
 
 fn pack(to: usize, from: usize, bias: &[f32], weight: impl Fn(usize, usize, usize) -> f32 + Sync) -> Vec<Packed> {
     let block = |first: usize| {
-        let there = |o: usize| (first + o < to).then_some(first + o);
+        let channel = |o: usize| (first + o < to).then_some(first + o);
         let mut weights = Vec::with_capacity(from * TAPS * BLOCK);
         for i in 0..from {
             for tap in 0..TAPS {
-                weights.extend((0..BLOCK).map(|o| there(o).map_or(0.0, |o| weight(o, i, tap))));
+                weights.extend((0..BLOCK).map(|o| channel(o).map_or(0.0, |o| weight(o, i, tap))));
             }
         }
-        Packed { weights, bias: std::array::from_fn(|o| there(o).map_or(0.0, |o| bias[o])) }
+        Packed { weights, bias: std::array::from_fn(|o| channel(o).map_or(0.0, |o| bias[o])) }
     };
     (0..to).into_par_iter().step_by(BLOCK).map(block).collect()
 }
@@ -65,12 +65,12 @@ fn convolve(level: SimdLevel, x: &[f32], packed: &[Packed], sizes: Sizes) -> Vec
     if y.is_empty() {
         return y;
     }
-    // Rows of output that a task computes; two more of input are read.
-    let rows = (TASK / (from.max(1) * stride)).max(ROWS).min(height);
+    // Output rows of a task.
+    let rows = (TASK / (from.max(1) * stride)).max(MIN_ROWS).min(height);
     let strips = height.div_ceil(rows);
-    let positions = (rows * stride).next_multiple_of(STEP);
+    let positions = (rows * stride).next_multiple_of(ALIGN);
     let plane = positions + 2 * stride + 2;
-    // Each strip's rows of each channel: what a task writes.
+    // The rows of each channel that a task writes.
     let mut parts: Vec<Vec<&mut [f32]>> = (0..batch * strips).map(|_| Vec::with_capacity(to)).collect();
     for (index, channel) in y.chunks_mut(map).enumerate() {
         for (strip, part) in channel.chunks_mut(rows * width).enumerate() {
@@ -83,10 +83,10 @@ fn convolve(level: SimdLevel, x: &[f32], packed: &[Packed], sizes: Sizes) -> Vec
             let (image, first) = (task / strips, task % strips * rows);
             let maps = x[image * from * map..][..from * map].chunks(map);
             for (plane, map) in input.chunks_mut(plane).zip(maps) {
-                lay_out(plane, map, width, first as isize - 1);
+                fill_plane(plane, map, width, first as isize - 1);
             }
             // The last strip may have fewer rows.
-            let positions = (parts[0].len() / width * stride).next_multiple_of(STEP);
+            let positions = (parts[0].len() / width * stride).next_multiple_of(ALIGN);
             for (packed, parts) in packed.iter().zip(parts.chunks_mut(BLOCK)) {
                 level.run(Strip { input, plane, stride, packed, channels: parts.len(), positions, output });
                 for (part, channel) in parts.iter_mut().zip(output.chunks(positions)) {
@@ -100,18 +100,18 @@ fn convolve(level: SimdLevel, x: &[f32], packed: &[Packed], sizes: Sizes) -> Vec
     y
 }
 
-/// A block of output channels of a strip.
+/// Computes a block of output channels of a strip.
 struct Strip<'a> {
     /// Planes of the input channels.
     input: &'a [f32],
-    /// Numbers of a plane.
+    /// Length of a plane.
     plane: usize,
-    /// From one row to the next.
+    /// Distance from one row to the next.
     stride: usize,
     packed: &'a Packed,
-    /// Output channels that are there.
+    /// Number of output channels.
     channels: usize,
-    /// Positions of the output, a multiple of [`STEP`].
+    /// Positions of the output, a multiple of [`ALIGN`].
     positions: usize,
     /// Rows of positions, one for each channel of the block.
     output: &'a mut [f32],
@@ -120,7 +120,7 @@ struct Strip<'a> {
 impl SimdKernel for Strip<'_> {
     #[inline(always)]
     unsafe fn run<S: SimdF32>(mut self) {
-        assert!(self.positions + 2 * self.stride + 2 <= self.plane && self.positions.is_multiple_of(STEP));
+        assert!(self.positions + 2 * self.stride + 2 <= self.plane && self.positions.is_multiple_of(ALIGN));
         assert!(self.input.len().is_multiple_of(self.plane) && self.output.len() >= BLOCK * self.positions);
         assert_eq!(self.packed.weights.len(), self.input.len() / self.plane * TAPS * BLOCK);
         let vectors = self.positions / S::LANES;
@@ -130,7 +130,7 @@ impl SimdKernel for Strip<'_> {
             let mut vector = 0;
             while vector < vectors {
                 let p = vector * S::LANES;
-                // SAFETY: the processor has the lanes; channel and positions are below their ends, as tile asks.
+                // SAFETY: the caller guarantees the instructions; channel and positions stay within the bounds that `tile` requires.
                 unsafe {
                     match (vectors - vector, wide) {
                         (1, true) => self.tile::<S, 8, 1>(channel, p),
@@ -149,16 +149,16 @@ impl SimdKernel for Strip<'_> {
 }
 
 impl Strip<'_> {
-    /// `C` channels at `V` vectors of positions from p on.
+    /// Computes a register block: `C` channels at `V` vectors of positions from p on.
     ///
     /// # Safety
     ///
-    /// The processor has the lanes; `channel + C <= BLOCK` and `p + V * S::LANES <= self.positions`.
-    #[allow(clippy::needless_range_loop)] // Channels and vectors play the same part.
+    /// The processor has the instructions; `channel + C <= BLOCK` and `p + V * S::LANES <= self.positions`.
+    #[allow(clippy::needless_range_loop)] // Channels and vectors are indexed alike.
     #[inline(always)]
     unsafe fn tile<S: SimdF32, const C: usize, const V: usize>(&mut self, channel: usize, p: usize) {
-        // SAFETY: the furthest tap is `2 * stride + 2` behind a position, and `run` has seen that planes are that long, and that there
-        // are weights for every plane and outputs for every position.
+        // SAFETY: the furthest tap is `2 * stride + 2` after a position. `run` has checked that planes are that long, and that every
+        // plane has weights and every position an output.
         unsafe {
             let mut sums = [[S::zero(); V]; C];
             for (c, sums) in sums.iter_mut().enumerate() {

@@ -1,18 +1,19 @@
-//! The gradients of weights and bias: products and sums over all places.
+//! The gradients of weights and bias: products and sums over all pixels.
 
 use rayon::prelude::*;
 
 use super::super::simd::{SimdF32, SimdKernel, SimdLevel};
-use super::{BLOCK, STEP, Sizes, TAPS, lay_out};
+use super::{ALIGN, BLOCK, Sizes, TAPS, lay_out};
 
-/// Positions that are summed over at once: a block of output channels stays in a core's first cache.
+/// Positions of one pass: a block of output channels stays in the L1 cache.
 const CHUNK: usize = 512;
-/// Input channels that a task takes.
+/// Input channels of a task.
 const PART: usize = 16;
-/// Numbers of input and output that are laid out at once, if an image is not more.
+/// Most values of input and output copied to planes at a time, unless one image has more.
 const SLAB: usize = 8 << 20;
 
-/// The gradient of the weights, `[to, from, 3, 3]`: at each tap the products of dy with x as that tap reads it, summed over all places.
+/// Computes the gradient of the weights, `[to, from, 3, 3]`: for each tap the products of dy with x as that tap reads it, summed over
+/// all pixels.
 pub(crate) fn gradient_weights(x: &[f32], dy: &[f32], sizes: Sizes) -> Vec<f32> {
     gradient_weights_by(SimdLevel::best(), x, dy, sizes)
 }
@@ -25,29 +26,29 @@ pub(super) fn gradient_weights_by(level: SimdLevel, x: &[f32], dy: &[f32], sizes
     if x.is_empty() || dy.is_empty() {
         return gradient;
     }
-    // Blocks of output channels with parts of input channels, each in its own place.
+    // One sum per block of output channels and part of input channels.
     let mut sums: Vec<Vec<f32>> = vec![vec![0.0; PART * TAPS * BLOCK]; to.div_ceil(BLOCK) * from.div_ceil(PART)];
-    // The row of zeros below an image is also the one above the next.
+    // The row of zeros below an image is also the one above the next image.
     let image = (height + 1) * stride;
     let images = (SLAB / (image * (from + to))).clamp(1, batch);
-    let positions = (images * image).next_multiple_of(STEP);
+    let positions = (images * image).next_multiple_of(ALIGN);
     let plane = positions + 2 * stride + 2;
     let mut inputs = vec![0.0; from * plane];
     let mut outputs = vec![0.0; to.next_multiple_of(BLOCK) * positions];
     for first in (0..batch).step_by(images) {
         let images = images.min(batch - first);
-        let positions_here = (images * image).next_multiple_of(STEP);
+        let positions_here = (images * image).next_multiple_of(ALIGN);
         inputs.par_chunks_mut(plane).enumerate().for_each(|(channel, plane)| {
             for n in 0..images {
                 let map = &x[((first + n) * from + channel) * map..][..map];
-                lay_out(&mut plane[n * image..(n + 1) * image + stride + 1], map, width, -1);
+                fill_plane(&mut plane[n * image..(n + 1) * image + stride + 1], map, width, -1);
             }
         });
         outputs.par_chunks_mut(positions).take(to).enumerate().for_each(|(channel, positions)| {
             for n in 0..images {
                 let map = &dy[((first + n) * to + channel) * map..][..map];
-                for (place, row) in positions[n * image..].chunks_mut(stride).zip(map.chunks(width)) {
-                    place[..width].copy_from_slice(row);
+                for (to, row) in positions[n * image..].chunks_mut(stride).zip(map.chunks(width)) {
+                    to[..width].copy_from_slice(row);
                 }
             }
         });
@@ -77,21 +78,21 @@ pub(super) fn gradient_weights_by(level: SimdLevel, x: &[f32], dy: &[f32], sizes
     gradient
 }
 
-/// Products of a block of output channels with a part of the input channels.
+/// Multiplies a block of output channels by a part of the input channels.
 struct Products<'a> {
     /// Planes of the input channels.
     inputs: &'a [f32],
-    /// Numbers of a plane.
+    /// Length of a plane.
     plane: usize,
-    /// From one row to the next.
+    /// Distance from one row to the next.
     stride: usize,
     /// Rows of positions, one for each channel of the block.
     outputs: &'a [f32],
-    /// Output channels that are there.
+    /// Number of output channels.
     channels: usize,
-    /// Numbers of such a row.
+    /// Length of such a row.
     positions: usize,
-    /// The positions to go over: a multiple of [`STEP`].
+    /// Positions of this pass, a multiple of [`ALIGN`].
     start: usize,
     end: usize,
     /// `[part][taps][block]`
@@ -101,7 +102,7 @@ struct Products<'a> {
 impl SimdKernel for Products<'_> {
     #[inline(always)]
     unsafe fn run<S: SimdF32>(mut self) {
-        assert!(self.start <= self.end && self.end <= self.positions && (self.end - self.start).is_multiple_of(STEP));
+        assert!(self.start <= self.end && self.end <= self.positions && (self.end - self.start).is_multiple_of(ALIGN));
         assert!(self.positions + 2 * self.stride + 2 <= self.plane && self.outputs.len() == BLOCK * self.positions);
         let inputs = self.inputs.len() / self.plane;
         assert!(inputs * TAPS * BLOCK <= self.sums.len());
@@ -110,7 +111,7 @@ impl SimdKernel for Products<'_> {
             let wide = S::HAS_32_REGISTERS && self.channels - channel > 4;
             for input in 0..inputs {
                 for ky in 0..3 {
-                    // SAFETY: the processor has the lanes; channels and rows are below their ends.
+                    // SAFETY: the caller guarantees the instructions; channels and rows stay within bounds.
                     unsafe {
                         if wide {
                             self.tile::<S, 8>(channel, input, ky);
@@ -126,15 +127,15 @@ impl SimdKernel for Products<'_> {
 }
 
 impl Products<'_> {
-    /// `C` output channels with the three taps of a kernel's row.
+    /// Multiplies `C` output channels by the three taps of a filter row.
     ///
     /// # Safety
     ///
-    /// The processor has the lanes; `channel + C <= BLOCK`, `ky < 3`, and the input is there.
-    #[allow(clippy::needless_range_loop)] // Channels and taps play the same part.
+    /// The processor has the instructions; `channel + C <= BLOCK`, `ky < 3`, and the input channel exists.
+    #[allow(clippy::needless_range_loop)] // Channels and taps are indexed alike.
     #[inline(always)]
     unsafe fn tile<S: SimdF32, const C: usize>(&mut self, channel: usize, input: usize, ky: usize) {
-        // SAFETY: `run` has seen that all positions and their taps are there, and a sum for each.
+        // SAFETY: `run` has checked that all positions, their taps and their sums exist.
         unsafe {
             let x = self.inputs.as_ptr().add(input * self.plane + ky * self.stride);
             let dy = self.outputs.as_ptr().add(channel * self.positions);
@@ -150,7 +151,7 @@ impl Products<'_> {
                 }
                 p += S::LANES;
             }
-            // Before anything branches, so that the sums stay in registers.
+            // Reduced before any branch, so that the sums stay in registers.
             let totals: [[f32; 3]; C] = std::array::from_fn(|c| std::array::from_fn(|kx| sums[c][kx].reduce_sum()));
             for (c, totals) in totals.iter().enumerate() {
                 for (kx, total) in totals.iter().enumerate() {
@@ -161,7 +162,7 @@ impl Products<'_> {
     }
 }
 
-/// The gradient of the bias: dy summed over all places and images.
+/// Computes the gradient of the bias: dy summed over all pixels and images.
 pub(crate) fn gradient_bias(dy: &[f32], sizes: Sizes) -> Vec<f32> {
     let map = sizes.map();
     let sum = |channel: usize| {
@@ -171,7 +172,7 @@ pub(crate) fn gradient_bias(dy: &[f32], sizes: Sizes) -> Vec<f32> {
     (0..sizes.to).into_par_iter().map(sum).collect()
 }
 
-/// In sixteen sums, so that the compiler may use vectors.
+/// Sums in sixteen lanes, which the compiler vectorises.
 fn sum(values: &[f32]) -> f32 {
     let (chunks, rest) = values.as_chunks::<16>();
     let mut sums = [0.0; 16];

@@ -1,11 +1,10 @@
-//! Convolution with a 3x3 kernel, stride 1 and a border of zeros, and its gradients.
+//! Direct 3x3 convolution with stride 1 and zero padding, and its gradients.
 //!
-//! A map is laid out in rows of `width + 1` numbers, one zero before each row, with a row of zeros above and below: so every tap of
-//! the kernel is the same map, read from another place on, and positions need no case for the border. The zero before a row is also
-//! the one behind the row above. The one position a row that belongs to no output is computed and dropped.
+//! A channel is copied to a plane with rows of `width + 1` values: one zero before each row, and a row of zeros above and below. Every
+//! filter tap then reads the same plane at another offset, and no position needs a case for the border. The zero before a row also
+//! follows the row above. The one position per row that belongs to no output is computed and dropped.
 //!
-//! Every output is the sum of the same products in the same order, wherever it lies in a tile and whoever computes it: results don't
-//! depend on the number of threads.
+//! Every output is the sum of the same products in the same order: results do not depend on the number of threads.
 
 mod forward;
 #[cfg(any(test, feature = "train"))]
@@ -17,14 +16,14 @@ pub(super) use forward::gradient_x;
 #[cfg(any(test, feature = "train"))]
 pub(super) use gradients::{gradient_bias, gradient_weights};
 
-/// Taps of the kernel.
+/// Taps of the filter.
 const TAPS: usize = 9;
-/// Output channels that are computed together.
+/// Output channels of a block.
 const BLOCK: usize = 8;
-/// Positions that all vectors divide.
-const STEP: usize = 16;
+/// Positions are padded to a multiple of this, the lanes of the widest vector.
+const ALIGN: usize = 16;
 
-/// What is convolved.
+/// Sizes of a convolution.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sizes {
     pub(super) batch: usize,
@@ -37,24 +36,24 @@ pub(super) struct Sizes {
 }
 
 impl Sizes {
-    /// Numbers of a channel.
+    /// Returns the pixels of a channel.
     fn map(self) -> usize {
         self.height * self.width
     }
 
-    /// From one row to the next as laid out.
+    /// Returns the distance from one row of a plane to the next.
     fn stride(self) -> usize {
         self.width + 1
     }
 
     fn check(self, x: &[f32], y: &[f32]) {
-        assert_eq!(x.len(), self.batch * self.from * self.map(), "one input for each place");
-        assert_eq!(y.len(), self.batch * self.to * self.map(), "one output for each place");
+        assert_eq!(x.len(), self.batch * self.from * self.map(), "x holds all input pixels");
+        assert_eq!(y.len(), self.batch * self.to * self.map(), "y holds all output pixels");
     }
 }
 
-/// Rows of a map from row `first` on, zeros where there are none, for as long as the plane is.
-fn lay_out(plane: &mut [f32], map: &[f32], width: usize, first: isize) {
+/// Fills a plane with the rows of a map from row `first` on, and zeros beyond the map.
+fn fill_plane(plane: &mut [f32], map: &[f32], width: usize, first: isize) {
     for (index, row) in plane.chunks_mut(width + 1).enumerate() {
         let from = usize::try_from(first + index as isize).ok().map(|row| row * width);
         match from.and_then(|at| map.get(at..at + width)) {
@@ -77,7 +76,7 @@ mod tests {
         (0..count).map(|i| (i as f64 * speed).sin() as f32).collect()
     }
 
-    /// Many sizes, with and without whole blocks and vectors; the last has more than a strip, a part and a chunk.
+    /// Sizes with and without whole blocks and vectors; one has several strips, parts and chunks.
     fn all_sizes() -> Vec<Sizes> {
         let of = |(batch, from, to, height, width)| Sizes { batch, from, to, height, width };
         let mut all: Vec<Sizes> =
@@ -90,7 +89,7 @@ mod tests {
         all
     }
 
-    /// Output, and gradients of x, weights and bias, in f64.
+    /// Returns the output and the gradients of x, weights and bias, in f64.
     fn plain_loops(x: &[f32], weights: &[f32], bias: &[f32], dy: &[f32], sizes: Sizes) -> [Vec<f64>; 4] {
         let Sizes { batch, from, to, height, width } = sizes;
         let mut y: Vec<f64> = (0..dy.len()).map(|i| f64::from(bias[i / sizes.map() % to])).collect();
@@ -100,8 +99,8 @@ mod tests {
             (0..batch * to * from * TAPS).map(|k| (k / TAPS / from / to, k / TAPS / from % to, k / TAPS % from, k % TAPS))
         {
             let w = (o * from + i) * TAPS + tap;
-            for (row, column) in (0..height * width).map(|place| (place / width, place % width)) {
-                let (above, left) = (row + tap / 3, column + tap % 3); // one more than the place in x
+            for (row, column) in (0..height * width).map(|pixel| (pixel / width, pixel % width)) {
+                let (above, left) = (row + tap / 3, column + tap % 3); // offset by the padding
                 if (1..=height).contains(&above) && (1..=width).contains(&left) {
                     let at = (n * from + i) * sizes.map() + (above - 1) * width + left - 1;
                     let out = (n * to + o) * sizes.map() + row * width + column;
@@ -163,8 +162,8 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "one input for each place")]
-    fn lengths_that_do_not_fit_are_refused() {
+    #[should_panic(expected = "x holds all input pixels")]
+    fn lengths_that_do_not_fit_panic() {
         forward(&[0.0; 7], &[0.0; 9], &[0.0], Sizes { batch: 1, from: 1, to: 1, height: 8, width: 8 });
     }
 }
