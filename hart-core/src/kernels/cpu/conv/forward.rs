@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::super::simd::{SimdF32, SimdKernel, SimdLevel};
-use super::{ALIGN, BLOCK, Sizes, TAPS, lay_out};
+use super::{ALIGN, BLOCK, Sizes, TAPS, fill_plane};
 
 /// Input values that a task copies to planes: they stay in the L2 cache.
 const TASK: usize = 96 * 1024;

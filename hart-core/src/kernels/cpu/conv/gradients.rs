@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::super::simd::{SimdF32, SimdKernel, SimdLevel};
-use super::{ALIGN, BLOCK, Sizes, TAPS, lay_out};
+use super::{ALIGN, BLOCK, Sizes, TAPS, fill_plane};
 
 /// Positions of one pass: a block of output channels stays in the L1 cache.
 const CHUNK: usize = 512;
