@@ -9,6 +9,12 @@ pub(crate) fn waves(count: usize, speed: f32) -> Vec<f32> {
     (0..count).map(|i| (i as f32 * speed).sin()).collect()
 }
 
+/// Like [`waves`], with the phase in f64, which stays exact for long vectors.
+#[cfg_attr(not(feature = "cpu"), allow(dead_code, reason = "used by tests of the CPU's kernels"))]
+pub(crate) fn waves_f64(count: usize, speed: f64) -> Vec<f32> {
+    (0..count).map(|i| (i as f64 * speed).sin() as f32).collect()
+}
+
 /// Returns a tensor of [`waves`].
 pub(crate) fn wave<const D: usize>(shape: [usize; D], speed: f32, device: &Device) -> Tensor<D> {
     tensor(waves(shape.iter().product(), speed), shape, device)

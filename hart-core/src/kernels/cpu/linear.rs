@@ -1,4 +1,4 @@
-//! Linear layers and the gated layer made of them.
+//! Linear layers and SwiGLU.
 
 use std::mem::{Discriminant, discriminant};
 use std::sync::Arc;
@@ -12,21 +12,22 @@ use super::{autodiff, elementwise, gemm, memory};
 use crate::device::Precision;
 use crate::kernels::params::Weight;
 
-/// Rows of a gated layer that are computed at a time, so that its hidden layer takes little memory.
-const GATED_ROWS: usize = 1024;
+/// Rows of x that SwiGLU computes at a time, which bounds the memory of its hidden layer.
+const SWI_GLU_ROWS: usize = 1024;
 
-/// See [`crate::kernels::linear`]: the weight is packed, or a view of a checkpoint's rows, one for each output.
+/// See [`crate::kernels::linear`]. Returns `None` if the weight is neither packed nor a transposed view of `[out, in]`.
 pub(crate) fn linear(x: &Tensor<3>, weight: &Weight, bias: Option<&Tensor<1>>) -> Option<Tensor<3>> {
     untracked(x, weight, bias).or_else(|| autodiff::linear(x, weight, bias))
 }
 
+/// Computes the layer for a tensor that autodiff does not track.
 fn untracked(x: &Tensor<3>, weight: &Weight, bias: Option<&Tensor<1>>) -> Option<Tensor<3>> {
     let [batch, length, _] = x.dims();
     let layer = Layer::new(weight, bias)?;
     let x = primitive(x)?.to_contiguous();
     let x = x.as_slice::<f32>()?;
     let mut y = memory::with_capacity(batch * length * layer.outputs);
-    layer.product(x, layer.quantize(x).as_ref(), &mut y);
+    layer.forward(x, layer.quantize(x).as_ref(), &mut y);
     Some(tensor(y, vec![batch, length, layer.outputs]))
 }
 
@@ -34,26 +35,26 @@ fn untracked(x: &Tensor<3>, weight: &Weight, bias: Option<&Tensor<1>>) -> Option
 pub(crate) fn swi_glu(x: &Tensor<3>, gate: &Weight, up: &Weight, down: &Weight) -> Option<Tensor<3>> {
     let [batch, length, width] = x.dims();
     let [gate, up, down] = [Layer::new(gate, None)?, Layer::new(up, None)?, Layer::new(down, None)?];
-    if gate.weight.kind() != up.weight.kind() {
+    if gate.weight.format() != up.weight.format() {
         return None;
     }
     let x = primitive(x)?.to_contiguous();
     let rows = batch * length;
-    let at_once = rows.div_ceil(rows.div_ceil(GATED_ROWS).max(1)).max(1);
+    let chunk_rows = rows.div_ceil(rows.div_ceil(SWI_GLU_ROWS).max(1)).max(1);
     let mut y = memory::with_capacity(rows * down.outputs);
-    let mut hidden = memory::with_capacity(at_once * gate.outputs);
-    for x in x.as_slice::<f32>()?.chunks(at_once * width) {
+    let mut hidden = memory::with_capacity(chunk_rows * gate.outputs);
+    for x in x.as_slice::<f32>()?.chunks(chunk_rows * width) {
         let quantized = gate.quantize(x);
         hidden.clear();
-        gate.product(x, quantized.as_ref(), &mut hidden);
-        up.product_gated(x, quantized.as_ref(), &mut hidden);
-        down.product(&hidden, down.quantize(&hidden).as_ref(), &mut y);
+        gate.forward(x, quantized.as_ref(), &mut hidden);
+        up.forward_gated(x, quantized.as_ref(), &mut hidden);
+        down.forward(&hidden, down.quantize(&hidden).as_ref(), &mut y);
     }
     memory::recycle(hidden);
     Some(tensor(y, vec![batch, length, down.outputs]))
 }
 
-/// Packs a weight `[in, out]`; `None` if the precision is f32, or the weight can't be packed.
+/// Packs a weight `[in, out]`. Returns `None` if the precision is not packed, or the weight is empty or not on the CPU.
 pub(crate) fn pack(weight: &Tensor<2>, precision: Precision) -> Option<PackedWeight> {
     if matches!(precision, Precision::Auto | Precision::F32 | Precision::F16) {
         return None;
@@ -69,26 +70,26 @@ pub(crate) fn pack(weight: &Tensor<2>, precision: Precision) -> Option<PackedWei
     }
 }
 
-/// A linear layer in the form that products read.
+/// A linear layer whose weight the kernels can read.
 struct Layer {
-    weight: Rows,
+    weight: LayerWeight,
     bias: Option<FlexTensor>,
     inputs: usize,
     outputs: usize,
 }
 
-/// Why packed weights find quantised rows.
+/// Panic message if a packed weight gets no quantised x.
 const QUANTIZED: &str = "x is quantised for packed weights";
 
-enum Rows {
-    /// A view of f32 rows, one for each output.
+enum LayerWeight {
+    /// A transposed view of f32 `[out, in]`.
     F32(FlexTensor),
     Packed(Arc<PackedWeight>),
 }
 
-impl Rows {
-    /// Returns what two layers must have in common to share quantised rows of x.
-    fn kind(&self) -> Option<Discriminant<PackedWeight>> {
+impl LayerWeight {
+    /// Returns the format of the rows that this weight reads. Layers of equal formats can share quantised rows of x.
+    fn format(&self) -> Option<Discriminant<PackedWeight>> {
         match self {
             Self::F32(_) => None,
             Self::Packed(packed) => Some(discriminant(packed)),
@@ -97,12 +98,12 @@ impl Rows {
 }
 
 impl Layer {
-    /// Returns `None` if the weight is neither packed nor a view of rows, or is not on the CPU.
+    /// Returns `None` if the weight is neither packed nor a transposed view of `[out, in]`, or is not on the CPU.
     fn new(weight: &Weight, bias: Option<&Tensor<1>>) -> Option<Self> {
         let [inputs, outputs] = weight.dims();
         let weight = match weight {
-            Weight::Packed(packed) => Rows::Packed(packed.clone()),
-            Weight::Dense(weight) => Rows::F32(primitive(weight).filter(|weight| output_rows(weight).is_some())?),
+            Weight::Packed(packed) => LayerWeight::Packed(packed.clone()),
+            Weight::Dense(weight) => LayerWeight::F32(primitive(weight).filter(|weight| output_rows(weight).is_some())?),
         };
         let bias = match bias {
             Some(bias) => Some(primitive(bias)?.to_contiguous()),
@@ -114,43 +115,44 @@ impl Layer {
     /// Quantises rows of x for a packed weight.
     fn quantize(&self, x: &[f32]) -> Option<Quantized> {
         match &self.weight {
-            Rows::F32(_) => None,
-            Rows::Packed(packed) => Some(packed.quantize(x)),
+            LayerWeight::F32(_) => None,
+            LayerWeight::Packed(packed) => Some(packed.quantize(x)),
         }
     }
 
+    /// Returns the biases.
     fn bias(&self) -> Option<&[f32]> {
         self.bias.as_ref().map(|bias| bias.as_slice().expect("made contiguous, and f32"))
     }
 
-    /// Appends `x W + b` to y; a packed weight reads the quantised x.
-    fn product(&self, x: &[f32], quantized: Option<&Quantized>, y: &mut Vec<f32>) {
+    /// Appends `x W + b` to y. A packed weight reads `quantized` instead of x.
+    fn forward(&self, x: &[f32], quantized: Option<&Quantized>, y: &mut Vec<f32>) {
         match &self.weight {
-            Rows::Packed(packed) => packed.product(quantized.expect(QUANTIZED), self.bias(), y),
-            Rows::F32(weight) => {
+            LayerWeight::Packed(packed) => packed.matmul(quantized.expect(QUANTIZED), self.bias(), y),
+            LayerWeight::F32(weight) => {
                 let rows = output_rows(weight).expect("checked in `Layer::new`");
-                gemm::product(x, rows, self.bias(), self.inputs, y);
+                gemm::matmul(x, rows, self.bias(), self.inputs, y);
             }
         }
     }
 
     /// Replaces the gates by `silu(gate) * (x W + b)`.
-    fn product_gated(&self, x: &[f32], quantized: Option<&Quantized>, gates: &mut [f32]) {
-        if let Rows::Packed(packed) = &self.weight {
-            return packed.product_gated(quantized.expect(QUANTIZED), self.bias(), gates);
+    fn forward_gated(&self, x: &[f32], quantized: Option<&Quantized>, gates: &mut [f32]) {
+        if let LayerWeight::Packed(packed) = &self.weight {
+            return packed.matmul_gated(quantized.expect(QUANTIZED), self.bias(), gates);
         }
         let mut y = memory::with_capacity(gates.len());
-        self.product(x, quantized, &mut y);
+        self.forward(x, quantized, &mut y);
         elementwise::silu_mul(gates, &y);
         memory::recycle(y);
     }
 }
 
-/// Returns the values of a weight `[in, out]` that is a transposed view of whole rows `[out][in]`.
+/// Returns the values `[out, in]` of which a weight `[in, out]` is a transposed view; `None` if it is not one.
 fn output_rows(weight: &FlexTensor) -> Option<&[f32]> {
     let layout = weight.layout();
     let [inputs, outputs] = layout.shape().to_vec().try_into().ok()?;
-    let turned = layout.strides() == [1, isize::try_from(inputs).ok()?];
+    let is_transposed = layout.strides() == [1, isize::try_from(inputs).ok()?];
     let start = layout.start_offset();
-    if turned { weight.storage::<f32>().get(start..start + inputs * outputs) } else { None }
+    if is_transposed { weight.storage::<f32>().get(start..start + inputs * outputs) } else { None }
 }

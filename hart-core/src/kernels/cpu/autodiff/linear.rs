@@ -44,7 +44,7 @@ pub(crate) fn linear(x: &Tensor<3>, weight: &Weight, bias: Option<&Tensor<1>>) -
 
 fn multiply(rows: &Bf16Rows, weights: Option<Bf16Weights>, shape: [usize; 2]) -> FlexTensor {
     let mut y = memory::with_capacity(shape[0] * shape[1]);
-    weights.expect("neither is empty").product(rows, None, &mut y);
+    weights.expect("neither is empty").matmul(rows, None, &mut y);
     flex_tensor(y, shape.into())
 }
 

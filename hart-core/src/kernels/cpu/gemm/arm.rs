@@ -1,73 +1,74 @@
-//! Words of bytes by the instructions of 64-bit ARM. Untried: written where there was neither such a processor nor a compiler for it.
+//! Micro-kernel operations for int8 in the instruction sets of 64-bit ARM. Never compiled or run yet.
 
 use std::arch::aarch64::{int8x16_t, int32x4_t, vdupq_n_s32, vld1q_s8, vreinterpretq_s8_s32};
 use std::arch::asm;
 
-use super::microkernel::{Arithmetic, Finish, OUTPUTS, Part, multiply};
+use super::epilogue::Epilogue;
+use super::microkernel::{MacroBlock, MicroKernelOps, NR, macro_kernel};
 
-/// Bytes with a sign by 128 bits, four products and their sum at once.
-pub(super) struct Dot;
+/// `sdot` on 128 bits: signed int8 by signed int8.
+pub(super) struct NeonDot;
 
-// SAFETY of all functions: used in `dot` only, which is called where the processor has the instructions.
-impl Arithmetic for Dot {
-    const ROWS: usize = 6;
-    const TILE_PANELS: usize = 1;
-    type Number = i32;
-    /// Of four outputs each.
-    type Sums = [int32x4_t; 4];
-    type Weights = [int8x16_t; 4];
-    type Word = int8x16_t;
+// SAFETY of all functions: used only inside `neon_dot`, whose caller guarantees the processor's features.
+impl MicroKernelOps for NeonDot {
+    const MR: usize = 6;
+    const PANELS: usize = 1;
+    type Accumulator = i32;
+    /// Four outputs in each vector.
+    type AccVector = [int32x4_t; 4];
+    type WVector = [int8x16_t; 4];
+    type XVector = int8x16_t;
 
     #[inline(always)]
-    unsafe fn zero() -> Self::Sums {
+    unsafe fn zero() -> Self::AccVector {
         // SAFETY: see above.
         unsafe { [vdupq_n_s32(0); 4] }
     }
 
     #[inline(always)]
-    unsafe fn weights(from: *const u8) -> Self::Weights {
+    unsafe fn load_w(from: *const u8) -> Self::WVector {
         let from = from.cast::<i8>();
-        // SAFETY: see above, and the caller's.
+        // SAFETY: see above, and the caller guarantees the data behind the pointer.
         unsafe { [vld1q_s8(from), vld1q_s8(from.add(16)), vld1q_s8(from.add(32)), vld1q_s8(from.add(48))] }
     }
 
     #[inline(always)]
-    unsafe fn broadcast(from: *const u32) -> int8x16_t {
-        // SAFETY: see above, and the caller's.
+    unsafe fn broadcast_x(from: *const u32) -> int8x16_t {
+        // SAFETY: see above, and the caller guarantees the data behind the pointer.
         unsafe { vreinterpretq_s8_s32(vdupq_n_s32(from.read() as i32)) }
     }
 
     #[inline(always)]
-    unsafe fn add(mut sums: Self::Sums, word: int8x16_t, weights: Self::Weights) -> Self::Sums {
-        for (sums, weights) in sums.iter_mut().zip(weights) {
-            // SAFETY: see above. (The function for it is unstable.)
+    unsafe fn accumulate(mut accumulators: Self::AccVector, x: int8x16_t, w: Self::WVector) -> Self::AccVector {
+        for (accumulators, w) in accumulators.iter_mut().zip(w) {
+            // SAFETY: see above. Assembly, because the intrinsic is unstable.
             unsafe {
                 asm!(
-                    "sdot {sums:v}.4s, {weights:v}.16b, {word:v}.16b",
-                    sums = inout(vreg) *sums,
-                    weights = in(vreg) weights,
-                    word = in(vreg) word,
+                    "sdot {accumulators:v}.4s, {w:v}.16b, {x:v}.16b",
+                    accumulators = inout(vreg) *accumulators,
+                    w = in(vreg) w,
+                    x = in(vreg) x,
                     options(pure, nomem, nostack, preserves_flags)
                 );
             }
         }
-        sums
+        accumulators
     }
 
     #[inline(always)]
-    unsafe fn numbers(sums: Self::Sums) -> [i32; OUTPUTS] {
-        // SAFETY: as many bits of the same kind.
-        unsafe { std::mem::transmute(sums) }
+    unsafe fn to_array(accumulators: Self::AccVector) -> [i32; NR] {
+        // SAFETY: both types have the same size, and any bits are valid.
+        unsafe { std::mem::transmute(accumulators) }
     }
 }
 
-/// All tiles of a part.
+/// Multiplies a block.
 ///
 /// # Safety
 ///
-/// As [`multiply`], by the dot products of Armv8.2.
+/// The processor has the dot products of Armv8.2, and as for [`macro_kernel`].
 #[target_feature(enable = "neon,dotprod")]
-pub(super) unsafe fn dot(part: &Part<'_, impl Finish<i32>>) {
-    // SAFETY: the caller's.
-    unsafe { multiply::<Dot, _>(part) }
+pub(super) unsafe fn neon_dot(block: &MacroBlock<'_, impl Epilogue<i32>>) {
+    // SAFETY: as for this function.
+    unsafe { macro_kernel::<NeonDot, _>(block) }
 }

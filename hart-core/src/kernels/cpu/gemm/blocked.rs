@@ -1,8 +1,8 @@
-//! f32 products of many rows with weights as they lie in a checkpoint, a row for each output.
+//! f32 products of many rows, with w as a checkpoint stores it: `[outputs, inputs]`.
 //!
-//! x is rearranged into blocks first; each task rearranges its own share of the weights, a piece that stays in a core's second cache,
-//! and goes over the rows with it. No copy of all weights is ever made. Unlike [`super::gemv`] it doesn't mind rows that lie a power
-//! of two apart, which meet in the same places of the cache.
+//! The k-loop runs in blocks of [`KC`] inputs. For each, x is packed into panels first; then each task packs its own panels of w, which
+//! stay in the second-level cache, and multiplies the rows by them. All of w is never copied. Unlike [`super::gemv`], it does not suffer
+//! from cache conflicts between rows that lie a power of two apart.
 
 use std::ops::Range;
 
@@ -11,107 +11,112 @@ use rayon::prelude::*;
 use super::super::memory::AlignedVec;
 use super::super::simd::{self, SimdF32, SimdLevel};
 use super::super::tasks::{self, SyncPtr};
-use super::microkernel::{Arithmetic, Finish, Layout, OUTPUTS, Part, Words, multiply, of_panel, read, write};
+use super::epilogue::{Epilogue, load_panel, load_panel_row, store_panel_row};
+use super::microkernel::{MacroBlock, MicroKernelOps, NR, macro_kernel};
+use super::packing::{XFormat, XLayout};
 
-/// Panels that a task takes: with [`DEPTH`] inputs they fill a good part of a core's second cache.
+/// Panels of w in a task: with [`KC`] inputs they fill much of the second-level cache.
 const TASK_PANELS: usize = 3;
-/// Rows that a task goes over, at most.
+/// Rows of x in a task.
 const TASK_ROWS: usize = 2048;
-/// Inputs that are multiplied before the next are rearranged.
-const DEPTH: usize = 1536;
+/// Inputs of one block of the k-loop.
+const KC: usize = 1536;
 
-/// Inputs that are arranged of one row after the other: their block stays in the first cache.
-const PIECE: usize = 64;
+/// Inputs of a row that are packed before those of the next row: their part of a panel stays in the first-level cache.
+const PACK_INPUTS: usize = 64;
 
-/// How rows of x lie for such lanes.
-pub(super) fn layout(level: SimdLevel) -> Layout {
-    Layout { rows: rows(level.has_32_registers()), words: Words::Narrow }
+/// Returns the packed layout of x for a level.
+pub(super) fn x_layout(level: SimdLevel) -> XLayout {
+    XLayout { mr: mr(level.has_32_registers()), format: XFormat::Panel }
 }
 
-/// Rows of a tile.
-const fn rows(many: bool) -> usize {
-    if many { 8 } else { 6 }
+/// Returns the rows of the register block.
+const fn mr(has_32_registers: bool) -> usize {
+    if has_32_registers { 8 } else { 6 }
 }
 
-/// Appends `x[m] . w[n] + b[n]` to y, rows of `width` numbers.
+/// Appends `x[m] . w[n] + bias[n]` to y, for rows m of x and n of w of `inputs` values each.
 ///
 /// # Panics
 ///
-/// If the lengths don't fit together.
-pub(super) fn product(level: SimdLevel, x: &[f32], w: &[f32], bias: Option<&[f32]>, width: usize, y: &mut Vec<f32>) {
-    let (rows, columns) = super::sizes(x, w, bias, width);
-    y.reserve(rows * columns);
+/// If the lengths do not fit together.
+pub(super) fn matmul(level: SimdLevel, x: &[f32], w: &[f32], bias: Option<&[f32]>, inputs: usize, y: &mut Vec<f32>) {
+    let (rows, outputs) = super::checked_sizes(x, w, bias, inputs);
+    y.reserve(rows * outputs);
     let out = SyncPtr::new(super::spare(y));
-    let layout = layout(level);
-    let task_rows = TASK_ROWS.next_multiple_of(layout.rows);
-    let (row_tasks, panels) = (rows.div_ceil(task_rows), columns.div_ceil(OUTPUTS));
+    let layout = x_layout(level);
+    let task_rows = TASK_ROWS.next_multiple_of(layout.mr);
+    let (row_tasks, panels) = (rows.div_ceil(task_rows), outputs.div_ceil(NR));
     let panel_tasks = panels.div_ceil(TASK_PANELS);
-    for from in (0..width).step_by(DEPTH) {
-        let depth = DEPTH.min(width - from);
-        let blocks = arrange_rows(level, x, width, from..from + depth, layout);
-        let finish = Sum { out: &out, columns, first: from == 0, bias };
-        tasks::for_each(row_tasks * panel_tasks, AlignedVec::default, |scratch, task| {
+    for first in (0..inputs).step_by(KC) {
+        let kc = KC.min(inputs - first);
+        let packed_x = pack_x(level, x, inputs, first..first + kc, layout);
+        let epilogue = AddToOutput { y: &out, outputs, is_first: first == 0, bias };
+        tasks::for_each(row_tasks * panel_tasks, AlignedVec::default, |packed_w, task| {
             let (row, panel) = (task % row_tasks * task_rows, task / row_tasks * TASK_PANELS);
             let (row_end, panel_end) = ((row + task_rows).min(rows), (panel + TASK_PANELS).min(panels));
-            let weights = &w[panel * OUTPUTS * width..(panel_end * OUTPUTS).min(columns) * width];
-            level.run(Arrange { weights, width, from, depth, into: scratch });
-            // SAFETY: f32 are bytes.
-            let w = unsafe { std::slice::from_raw_parts(scratch.as_ptr().cast(), size_of_val(&scratch[..])) };
+            let w = &w[panel * NR * inputs..(panel_end * NR).min(outputs) * inputs];
+            level.run(PackW { w, inputs, first, kc, panels: packed_w });
+            // SAFETY: f32 may be read as bytes.
+            let w = unsafe { std::slice::from_raw_parts(packed_w.as_ptr().cast(), size_of_val(&packed_w[..])) };
             let (rows, panels) = (row..row_end, panel..panel_end);
-            level.run(Multiply(Part { x: &blocks[layout.blocks(row, depth)..], w, words: depth, rows, panels, finish: &finish }));
+            let x = &packed_x[layout.len(row, kc)..];
+            level.run(F32MacroKernel(MacroBlock { x, w, k_dwords: kc, rows, panels, epilogue: &epilogue }));
         });
     }
-    // SAFETY: every task has written its outputs, and together they are all.
-    unsafe { y.set_len(y.len() + rows * columns) };
+    // SAFETY: the memory is reserved, and the tasks have stored all outputs.
+    unsafe { y.set_len(y.len() + rows * outputs) };
 }
 
-/// Some inputs of x in blocks of rows, zeros behind the last row.
-fn arrange_rows(level: SimdLevel, x: &[f32], width: usize, inputs: Range<usize>, layout: Layout) -> AlignedVec<u32> {
-    let mut blocks = layout.room(x.len() / width, inputs.len());
-    let parts = blocks.par_chunks_mut(2 * layout.block(inputs.len())).zip(x.par_chunks(2 * layout.rows * width));
-    parts.for_each(|(blocks, x)| level.run(ArrangeRows { x, width, inputs: inputs.clone(), layout, blocks }));
-    blocks
+/// Packs a range of the inputs of x.
+fn pack_x(level: SimdLevel, x: &[f32], inputs: usize, range: Range<usize>, layout: XLayout) -> AlignedVec<u32> {
+    let mut panels = layout.alloc(x.len() / inputs, range.len());
+    let pairs = panels.par_chunks_mut(2 * layout.panel_len(range.len())).zip(x.par_chunks(2 * layout.mr * inputs));
+    pairs.for_each(|(panels, x)| level.run(PackX { x, inputs, range: range.clone(), layout, panels }));
+    panels
 }
 
-/// Two blocks of rows, or what there is of them.
-struct ArrangeRows<'a> {
+/// Packs up to two panels of x.
+struct PackX<'a> {
+    /// Rows of the panels.
     x: &'a [f32],
-    width: usize,
-    inputs: Range<usize>,
-    layout: Layout,
-    blocks: &'a mut [u32],
+    inputs: usize,
+    /// Inputs to pack.
+    range: Range<usize>,
+    layout: XLayout,
+    panels: &'a mut [u32],
 }
 
-impl simd::SimdKernel for ArrangeRows<'_> {
+impl simd::SimdKernel for PackX<'_> {
     #[inline(always)]
     unsafe fn run<S: SimdF32>(self) {
-        let Self { x, width, inputs, layout, blocks } = self;
-        let rows = layout.rows;
-        let (first, second) = blocks.split_at_mut(layout.block(inputs.len()).min(blocks.len()));
-        // Inputs that are turned in squares: a vector holds a word of both blocks.
+        let Self { x, inputs, range, layout, panels } = self;
+        let mr = layout.mr;
+        let (first, second) = panels.split_at_mut(layout.panel_len(range.len()).min(panels.len()));
+        // Inputs that are packed by transposing matrices of `LANES` by `LANES`, where a vector spans the rows of both panels.
         let mut done = 0;
-        if S::LANES == 2 * rows && x.len() == S::LANES * width {
-            let mut turned = [0f32; 16 * 16];
-            assert!(turned.len() >= S::LANES * S::LANES && inputs.end <= width);
-            while done + S::LANES <= inputs.len() {
-                // SAFETY: so many numbers of so many rows are there, as seen above, and places; the processor has the lanes.
-                unsafe { S::transpose(x.as_ptr().add(inputs.start + done), width, turned.as_mut_ptr(), S::LANES) };
-                let words = done * rows..(done + S::LANES) * rows;
-                let places = first[words.clone()].chunks_exact_mut(rows).zip(second[words].chunks_exact_mut(rows));
-                for ((first, second), word) in places.zip(turned.chunks_exact(S::LANES)) {
-                    let (low, high) = word.split_at(rows);
-                    first.iter_mut().zip(low).for_each(|(to, number)| *to = number.to_bits());
-                    second.iter_mut().zip(high).for_each(|(to, number)| *to = number.to_bits());
+        if S::LANES == 2 * mr && x.len() == S::LANES * inputs {
+            let mut transposed = [0f32; 16 * 16];
+            assert!(transposed.len() >= S::LANES * S::LANES && range.end <= inputs);
+            while done + S::LANES <= range.len() {
+                // SAFETY: x has `LANES` rows with `LANES` more inputs in the range; the processor has the instructions.
+                unsafe { S::transpose(x.as_ptr().add(range.start + done), inputs, transposed.as_mut_ptr(), S::LANES) };
+                let dwords = done * mr..(done + S::LANES) * mr;
+                let to = first[dwords.clone()].chunks_exact_mut(mr).zip(second[dwords].chunks_exact_mut(mr));
+                for ((first, second), column) in to.zip(transposed.chunks_exact(S::LANES)) {
+                    let (low, high) = column.split_at(mr);
+                    first.iter_mut().zip(low).for_each(|(to, value)| *to = value.to_bits());
+                    second.iter_mut().zip(high).for_each(|(to, value)| *to = value.to_bits());
                 }
                 done += S::LANES;
             }
         }
-        for (block, x) in [first, second].into_iter().zip(x.chunks(rows * width)) {
-            for from in (done..inputs.len()).step_by(PIECE) {
-                let words = from * rows..(from + PIECE).min(inputs.len()) * rows;
-                for (r, row) in x.chunks(width).enumerate() {
-                    for (word, number) in block[words.clone()].chunks_exact_mut(rows).zip(&row[inputs.start + from..]) {
-                        word[r] = number.to_bits();
+        for (panel, x) in [first, second].into_iter().zip(x.chunks(mr * inputs)) {
+            for from in (done..range.len()).step_by(PACK_INPUTS) {
+                let dwords = from * mr..(from + PACK_INPUTS).min(range.len()) * mr;
+                for (r, row) in x.chunks(inputs).enumerate() {
+                    for (to, value) in panel[dwords.clone()].chunks_exact_mut(mr).zip(&row[range.start + from..]) {
+                        to[r] = value.to_bits();
                     }
                 }
             }
@@ -119,138 +124,141 @@ impl simd::SimdKernel for ArrangeRows<'_> {
     }
 }
 
-/// Rearranges some inputs of a task's weights into panels, zeros where outputs are missing.
-struct Arrange<'a> {
-    weights: &'a [f32],
-    width: usize,
-    from: usize,
-    depth: usize,
-    into: &'a mut AlignedVec<f32>,
+/// Packs `kc` inputs from `first` on of some rows of w into panels. Outputs after the last one are zero.
+struct PackW<'a> {
+    w: &'a [f32],
+    inputs: usize,
+    first: usize,
+    kc: usize,
+    panels: &'a mut AlignedVec<f32>,
 }
 
-impl simd::SimdKernel for Arrange<'_> {
+impl simd::SimdKernel for PackW<'_> {
     #[inline(always)]
     unsafe fn run<S: SimdF32>(self) {
-        let Self { weights, width, from, depth, into } = self;
-        let outputs = weights.len() / width;
-        into.resize_unspecified(outputs.next_multiple_of(OUTPUTS) * depth);
-        for (panel, into) in into.chunks_mut(OUTPUTS * depth).enumerate() {
-            let weights = &weights[panel * OUTPUTS * width..];
-            let count = OUTPUTS.min(outputs - panel * OUTPUTS);
+        let Self { w, inputs, first, kc, panels } = self;
+        let outputs = w.len() / inputs;
+        panels.resize_unspecified(outputs.next_multiple_of(NR) * kc);
+        for (index, panel) in panels.chunks_mut(NR * kc).enumerate() {
+            let w = &w[index * NR * inputs..];
+            let count = NR.min(outputs - index * NR);
             let mut done = 0;
-            if count == OUTPUTS {
-                while done + S::LANES <= depth {
-                    for output in (0..OUTPUTS).step_by(S::LANES) {
-                        // SAFETY: COUNT numbers of COUNT rows are there, and as many places for them.
+            if count == NR {
+                while done + S::LANES <= kc {
+                    for output in (0..NR).step_by(S::LANES) {
+                        // SAFETY: w has `LANES` rows with `LANES` more inputs, and the panel has room for them; the processor has the
+                        // instructions.
                         unsafe {
-                            let square = weights.as_ptr().add(output * width + from + done);
-                            S::transpose(square, width, into.as_mut_ptr().add(done * OUTPUTS + output), OUTPUTS);
+                            let from = w.as_ptr().add(output * inputs + first + done);
+                            S::transpose(from, inputs, panel.as_mut_ptr().add(done * NR + output), NR);
                         }
                     }
                     done += S::LANES;
                 }
             } else {
-                into.fill(0.0);
+                panel.fill(0.0);
             }
-            for (output, row) in weights.chunks(width).take(count).enumerate() {
-                for k in done..depth {
-                    into[k * OUTPUTS + output] = row[from + k];
+            for (output, row) in w.chunks(inputs).take(count).enumerate() {
+                for k in done..kc {
+                    panel[k * NR + output] = row[first + k];
                 }
             }
         }
     }
 }
 
-/// A part of f32.
-pub(super) struct Multiply<'a, F>(pub(super) Part<'a, F>);
+/// The macro-kernel of f32.
+pub(super) struct F32MacroKernel<'a, E>(pub(super) MacroBlock<'a, E>);
 
-impl<F: Finish<f32>> simd::SimdKernel for Multiply<'_, F> {
+impl<E: Epilogue<f32>> simd::SimdKernel for F32MacroKernel<'_, E> {
     #[inline(always)]
     unsafe fn run<S: SimdF32>(self) {
-        // SAFETY: the level has the lanes, and tasks differ in rows or panels.
-        unsafe { multiply::<Floats<S>, _>(&self.0) }
+        // SAFETY: the processor has the instructions, and no two tasks share rows and panels.
+        unsafe { macro_kernel::<F32Ops<S>, _>(&self.0) }
     }
 }
 
-/// Adds the sums to what is there already, or to the bias.
-struct Sum<'a> {
-    out: &'a SyncPtr<f32>,
-    /// Numbers from one row of y to the next.
-    columns: usize,
-    /// Whether nothing is there yet.
-    first: bool,
+/// Adds the accumulators of one block of the k-loop to y, or to the bias in the first block.
+struct AddToOutput<'a> {
+    y: &'a SyncPtr<f32>,
+    /// Columns of y.
+    outputs: usize,
+    /// Whether this is the first block of the k-loop, so that y is not initialised.
+    is_first: bool,
     bias: Option<&'a [f32]>,
 }
 
-impl Finish<f32> for Sum<'_> {
-    type Panel = [f32; OUTPUTS];
+impl Epilogue<f32> for AddToOutput<'_> {
+    /// Biases.
+    type PanelParams = [f32; NR];
 
     #[inline(always)]
-    fn panel(&self, panel: usize) -> [f32; OUTPUTS] {
-        self.bias.map_or([0.0; OUTPUTS], |bias| of_panel(bias, panel))
+    fn panel_params(&self, panel: usize) -> [f32; NR] {
+        self.bias.map_or([0.0; NR], |bias| load_panel(bias, panel))
     }
 
     #[inline(always)]
-    unsafe fn finish(&self, bias: &[f32; OUTPUTS], row: usize, panel: usize, sums: &[f32; OUTPUTS]) {
-        let mut y = *sums;
-        // SAFETY: y has room for all rows, the pieces before have written these outputs, and the caller's.
+    unsafe fn store(&self, bias: &[f32; NR], row: usize, panel: usize, accumulators: &[f32; NR]) {
+        let mut y = *accumulators;
+        // SAFETY: y has room for all rows, blocks after the first find the outputs of the previous one, and as for this function.
         unsafe {
-            let before = if self.first { *bias } else { read(self.out.get(), self.columns, row, panel) };
+            let before = if self.is_first { *bias } else { load_panel_row(self.y.get(), self.outputs, row, panel) };
             for (y, before) in y.iter_mut().zip(before) {
                 *y += before;
             }
-            write(self.out.get(), self.columns, row, panel, y);
+            store_panel_row(self.y.get(), self.outputs, row, panel, y);
         }
     }
 }
 
-/// A word is one f32.
-struct Floats<S>(S);
+/// Operations on f32: a k-group is one element.
+struct F32Ops<S>(S);
 
-impl<S: SimdF32> Arithmetic for Floats<S> {
-    const ROWS: usize = rows(S::HAS_32_REGISTERS);
-    const TILE_PANELS: usize = if S::HAS_32_REGISTERS { 3 } else { 1 };
-    type Number = f32;
-    /// The second is idle where a vector holds all.
-    type Sums = [S; 2];
-    type Weights = [S; 2];
-    type Word = S;
+impl<S: SimdF32> MicroKernelOps for F32Ops<S> {
+    const MR: usize = mr(S::HAS_32_REGISTERS);
+    const PANELS: usize = if S::HAS_32_REGISTERS { 3 } else { 1 };
+    type Accumulator = f32;
+    /// The second vector is unused if the first one holds all outputs.
+    type AccVector = [S; 2];
+    type WVector = [S; 2];
+    type XVector = S;
 
     #[inline(always)]
     unsafe fn zero() -> [S; 2] {
-        // SAFETY: the caller's.
+        // SAFETY: as for this function.
         unsafe { [S::zero(); 2] }
     }
 
     #[inline(always)]
-    unsafe fn weights(from: *const u8) -> [S; 2] {
-        // SAFETY: the caller's; the panels are f32.
-        unsafe { [S::load(from.cast()), S::load(from.cast::<f32>().add(OUTPUTS - S::LANES))] }
+    unsafe fn load_w(from: *const u8) -> [S; 2] {
+        // SAFETY: as for this function; w is packed as f32.
+        unsafe { [S::load(from.cast()), S::load(from.cast::<f32>().add(NR - S::LANES))] }
     }
 
     #[inline(always)]
-    unsafe fn broadcast(from: *const u32) -> S {
-        // SAFETY: the caller's.
+    unsafe fn broadcast_x(from: *const u32) -> S {
+        // SAFETY: as for this function.
         unsafe { S::splat(from.cast::<f32>().read()) }
     }
 
     #[inline(always)]
-    unsafe fn add(sums: [S; 2], word: S, weights: [S; 2]) -> [S; 2] {
-        // SAFETY: the caller's.
+    unsafe fn accumulate(accumulators: [S; 2], x: S, w: [S; 2]) -> [S; 2] {
+        // SAFETY: as for this function.
         unsafe {
-            let second = if S::LANES < OUTPUTS { sums[1].add_product(word, weights[1]) } else { sums[1] };
-            [sums[0].add_product(word, weights[0]), second]
+            let second = if S::LANES < NR { accumulators[1].add_product(x, w[1]) } else { accumulators[1] };
+            [accumulators[0].add_product(x, w[0]), second]
         }
     }
 
     #[inline(always)]
-    unsafe fn numbers(sums: [S; 2]) -> [f32; OUTPUTS] {
-        let mut numbers = [0.0f32; OUTPUTS];
-        // SAFETY: the caller's; where one vector holds all, both places are the same, and the first is written last.
+    unsafe fn to_array(accumulators: [S; 2]) -> [f32; NR] {
+        let mut array = [0.0f32; NR];
+        // SAFETY: as for this function. If one vector holds all outputs, both stores have the same address, and the first vector's is
+        // the last.
         unsafe {
-            sums[1].store(numbers.as_mut_ptr().add(OUTPUTS - S::LANES));
-            sums[0].store(numbers.as_mut_ptr());
+            accumulators[1].store(array.as_mut_ptr().add(NR - S::LANES));
+            accumulators[0].store(array.as_mut_ptr());
         }
-        numbers
+        array
     }
 }

@@ -1,157 +1,157 @@
-//! Products of rows with rows: `y[m][n] = x[m] . w[n]`, the form in which a linear layer's weights lie in a checkpoint.
+//! f32 products of few rows, with w as a checkpoint stores it: `[outputs, inputs]`.
 //!
-//! Both operands are read along their rows, so nothing is rearranged first: weights are used where the file is mapped. For few rows
-//! of x, as in the coarse scales, that is all the cost there is.
+//! Both operands are read along k and nothing is packed: w is used where the file is mapped. For few rows of x, as in the coarse scales,
+//! reading w once is all the cost.
 
 use rayon::prelude::*;
 
 use super::super::simd::{SimdF32, SimdKernel, SimdLevel};
 use super::super::tasks::SyncPtr;
 
-/// Rows of w that a task takes, a multiple of any tile's.
-const TASK_W: usize = 48;
-/// Numbers of x that a task goes over for each tile of w: they stay in a core's second cache.
+/// Outputs of a task, a multiple of those of every register block.
+const TASK_OUTPUTS: usize = 48;
+/// Values of x in a task: they stay in the second-level cache while a task repeats them for each register block of outputs.
 const TASK_X: usize = 160 * 1024;
-/// Rows of x that a task takes are a multiple of this, and so of any tile's.
-const BLOCK: usize = 12;
+/// The rows of a task are a multiple of this, and so of the rows of every register block.
+const TASK_ROWS_STEP: usize = 12;
 
-/// Appends `x[m] . w[n] + b[n]` to y, rows of `width` numbers.
+/// Appends `x[m] . w[n] + bias[n]` to y, for rows m of x and n of w of `inputs` values each.
 ///
 /// # Panics
 ///
-/// If the lengths don't fit together.
-pub(super) fn product(level: SimdLevel, x: &[f32], w: &[f32], bias: Option<&[f32]>, width: usize, y: &mut Vec<f32>) {
-    let (rows, columns) = super::sizes(x, w, bias, width);
-    y.reserve(rows * columns);
-    let block = (TASK_X / width).max(1).next_multiple_of(BLOCK);
-    let (blocks, parts) = (rows.div_ceil(block), columns.div_ceil(TASK_W));
+/// If the lengths do not fit together.
+pub(super) fn matmul(level: SimdLevel, x: &[f32], w: &[f32], bias: Option<&[f32]>, inputs: usize, y: &mut Vec<f32>) {
+    let (rows, outputs) = super::checked_sizes(x, w, bias, inputs);
+    y.reserve(rows * outputs);
+    let task_rows = (TASK_X / inputs).max(1).next_multiple_of(TASK_ROWS_STEP);
+    let (row_tasks, output_tasks) = (rows.div_ceil(task_rows), outputs.div_ceil(TASK_OUTPUTS));
     let out = SyncPtr::new(super::spare(y));
-    (0..blocks * parts).into_par_iter().for_each(|task| {
-        let (row, column) = (task / parts * block, task % parts * TASK_W);
-        let part = Part {
-            x: &x[row * width..(row + block).min(rows) * width],
-            w: &w[column * width..(column + TASK_W).min(columns) * width],
-            bias: bias.map(|b| &b[column..(column + TASK_W).min(columns)]),
-            width,
-            columns,
+    (0..row_tasks * output_tasks).into_par_iter().for_each(|task| {
+        let (row, output) = (task / output_tasks * task_rows, task % output_tasks * TASK_OUTPUTS);
+        let operands = Operands {
+            x: &x[row * inputs..(row + task_rows).min(rows) * inputs],
+            w: &w[output * inputs..(output + TASK_OUTPUTS).min(outputs) * inputs],
+            bias: bias.map(|b| &b[output..(output + TASK_OUTPUTS).min(outputs)]),
+            inputs,
+            y_stride: outputs,
         };
-        // SAFETY: the part's outputs begin at (row, column) of y, whose memory is reserved, and no other task has any of them.
-        level.run(Tiles { part, y: unsafe { out.get().add(row * columns + column) } });
+        // SAFETY: the task's outputs start at (row, output) of y, whose memory is reserved, and no other task stores to them.
+        level.run(Kernel { operands, y: unsafe { out.get().add(row * outputs + output) } });
     });
-    // SAFETY: every task has written its outputs, and together they are all.
-    unsafe { y.set_len(y.len() + rows * columns) };
+    // SAFETY: the memory is reserved, and the tasks have stored all outputs.
+    unsafe { y.set_len(y.len() + rows * outputs) };
 }
 
-/// What a task multiplies.
-struct Part<'a> {
+/// Operands of a task.
+struct Operands<'a> {
     x: &'a [f32],
     w: &'a [f32],
     bias: Option<&'a [f32]>,
-    width: usize,
-    /// Numbers from one row of y to the next.
-    columns: usize,
+    inputs: usize,
+    /// From one row of y to the next.
+    y_stride: usize,
 }
 
-/// A part and where its outputs begin: there is room for them.
-struct Tiles<'a> {
-    part: Part<'a>,
+/// The kernel of a task. `y` points to its first output and has room for all of them.
+struct Kernel<'a> {
+    operands: Operands<'a>,
     y: *mut f32,
 }
 
-impl SimdKernel for Tiles<'_> {
+impl SimdKernel for Kernel<'_> {
     #[inline(always)]
     unsafe fn run<S: SimdF32>(self) {
-        // SAFETY: there is room, and the processor has the lanes.
-        unsafe { tiles::<S>(self.part, self.y) }
+        // SAFETY: y has room for the outputs, and the processor has the instructions.
+        unsafe { register_blocks::<S>(self.operands, self.y) }
     }
 }
 
-/// All tiles of a part.
+/// Computes all register blocks of a task.
 ///
 /// # Safety
 ///
-/// `y` has room for the part's outputs, and the processor has the lanes.
+/// `y` has room for the task's outputs, and the processor has the instructions.
 #[inline(always)]
-unsafe fn tiles<S: SimdF32>(part: Part<'_>, y: *mut f32) {
-    // SAFETY: as this function's; indices stay below the numbers of rows.
+unsafe fn register_blocks<S: SimdF32>(operands: Operands<'_>, y: *mut f32) {
+    // SAFETY: as for this function; m and n stay below the numbers of rows and outputs.
     unsafe {
-        let (rows, columns) = (part.x.len() / part.width, part.w.len() / part.width);
+        let (rows, outputs) = (operands.x.len() / operands.inputs, operands.w.len() / operands.inputs);
         let mut n = 0;
-        while n < columns {
-            let wide = columns - n >= tile_w::<S>();
+        while n < outputs {
+            let is_full = outputs - n >= nr::<S>();
             let mut m = 0;
             while m < rows {
-                let left = rows - m;
-                match (S::HAS_32_REGISTERS, wide, left) {
-                    (true, true, 4..) => tile::<S, 4, 6>(&part, m, n, y),
-                    (true, true, 3) => tile::<S, 3, 6>(&part, m, n, y),
-                    (true, true, 2) => tile::<S, 2, 6>(&part, m, n, y),
-                    (true, true, _) => tile::<S, 1, 6>(&part, m, n, y),
-                    (false, true, 3..) => tile::<S, 3, 4>(&part, m, n, y),
-                    (false, true, 2) => tile::<S, 2, 4>(&part, m, n, y),
-                    (false, true, _) => tile::<S, 1, 4>(&part, m, n, y),
-                    (true, false, 4..) => tile::<S, 4, 1>(&part, m, n, y),
-                    (_, false, 3..) => tile::<S, 3, 1>(&part, m, n, y),
-                    (_, false, 2) => tile::<S, 2, 1>(&part, m, n, y),
-                    (_, false, _) => tile::<S, 1, 1>(&part, m, n, y),
+                let remaining = rows - m;
+                match (S::HAS_32_REGISTERS, is_full, remaining) {
+                    (true, true, 4..) => register_block::<S, 4, 6>(&operands, m, n, y),
+                    (true, true, 3) => register_block::<S, 3, 6>(&operands, m, n, y),
+                    (true, true, 2) => register_block::<S, 2, 6>(&operands, m, n, y),
+                    (true, true, _) => register_block::<S, 1, 6>(&operands, m, n, y),
+                    (false, true, 3..) => register_block::<S, 3, 4>(&operands, m, n, y),
+                    (false, true, 2) => register_block::<S, 2, 4>(&operands, m, n, y),
+                    (false, true, _) => register_block::<S, 1, 4>(&operands, m, n, y),
+                    (true, false, 4..) => register_block::<S, 4, 1>(&operands, m, n, y),
+                    (_, false, 3..) => register_block::<S, 3, 1>(&operands, m, n, y),
+                    (_, false, 2) => register_block::<S, 2, 1>(&operands, m, n, y),
+                    (_, false, _) => register_block::<S, 1, 1>(&operands, m, n, y),
                 }
-                m += left.min(if S::HAS_32_REGISTERS { 4 } else { 3 });
+                m += remaining.min(if S::HAS_32_REGISTERS { 4 } else { 3 });
             }
-            n += if wide { tile_w::<S>() } else { 1 };
+            n += if is_full { nr::<S>() } else { 1 };
         }
     }
 }
 
-/// Rows of w in a tile: its sums, with the numbers that they are made of, fill the registers.
-const fn tile_w<S: SimdF32>() -> usize {
+/// Returns the outputs of a full register block: its accumulators and operands fill the registers.
+const fn nr<S: SimdF32>() -> usize {
     if S::HAS_32_REGISTERS { 6 } else { 4 }
 }
 
-/// `X` rows of x from row m on with `W` rows of w from row n on.
+/// Computes a register block: `MR` rows from m on by `NR` outputs from n on. Lanes run along k.
 ///
 /// # Safety
 ///
-/// As [`tiles`]; the rows are there.
-#[allow(clippy::needless_range_loop)] // The two indices play the same part.
+/// As for [`register_blocks`]; the rows and outputs exist.
+#[allow(clippy::needless_range_loop)] // Rows and outputs are indexed alike.
 #[inline(always)]
-unsafe fn tile<S: SimdF32, const X: usize, const W: usize>(part: &Part<'_>, m: usize, n: usize, y: *mut f32) {
-    // SAFETY: reads stay within the rows, writes within the part's outputs.
+unsafe fn register_block<S: SimdF32, const MR: usize, const NR: usize>(operands: &Operands<'_>, m: usize, n: usize, y: *mut f32) {
+    // SAFETY: loads stay within the rows of x and w, stores within the task's outputs.
     unsafe {
-        let width = part.width;
-        let (x, w) = (part.x.as_ptr().add(m * width), part.w.as_ptr().add(n * width));
-        let mut sums = [[S::zero(); W]; X];
+        let inputs = operands.inputs;
+        let (x, w) = (operands.x.as_ptr().add(m * inputs), operands.w.as_ptr().add(n * inputs));
+        let mut accumulators = [[S::zero(); NR]; MR];
         let mut k = 0;
-        while k + S::LANES <= width {
-            let xs: [S; X] = std::array::from_fn(|i| S::load(x.add(i * width + k)));
-            for j in 0..W {
-                let wj = S::load(w.add(j * width + k));
-                for i in 0..X {
-                    sums[i][j] = sums[i][j].add_product(xs[i], wj);
+        while k + S::LANES <= inputs {
+            let xs: [S; MR] = std::array::from_fn(|i| S::load(x.add(i * inputs + k)));
+            for j in 0..NR {
+                let wj = S::load(w.add(j * inputs + k));
+                for i in 0..MR {
+                    accumulators[i][j] = accumulators[i][j].add_product(xs[i], wj);
                 }
             }
             k += S::LANES;
         }
-        if k < width {
-            let left = width - k;
-            let xs: [S; X] = std::array::from_fn(|i| S::load_partial(x.add(i * width + k), left));
-            for j in 0..W {
-                let wj = S::load_partial(w.add(j * width + k), left);
-                for i in 0..X {
-                    sums[i][j] = sums[i][j].add_product(xs[i], wj);
+        if k < inputs {
+            let remaining = inputs - k;
+            let xs: [S; MR] = std::array::from_fn(|i| S::load_partial(x.add(i * inputs + k), remaining));
+            for j in 0..NR {
+                let wj = S::load_partial(w.add(j * inputs + k), remaining);
+                for i in 0..MR {
+                    accumulators[i][j] = accumulators[i][j].add_product(xs[i], wj);
                 }
             }
         }
-        // Before anything branches, so that the sums stay in registers.
-        let mut totals = [[0.0; W]; X];
-        for i in 0..X {
-            for j in 0..W {
-                totals[i][j] = sums[i][j].reduce_sum();
+        // Reduce all accumulators before the stores branch, so that they stay in registers during the k-loop.
+        let mut sums = [[0.0; NR]; MR];
+        for i in 0..MR {
+            for j in 0..NR {
+                sums[i][j] = accumulators[i][j].reduce_sum();
             }
         }
-        for (i, row) in totals.iter().enumerate() {
-            for (j, total) in row.iter().enumerate() {
-                let bias = part.bias.map_or(0.0, |bias| *bias.get_unchecked(n + j));
-                y.add((m + i) * part.columns + n + j).write(total + bias);
+        for (i, row) in sums.iter().enumerate() {
+            for (j, sum) in row.iter().enumerate() {
+                let bias = operands.bias.map_or(0.0, |bias| *bias.get_unchecked(n + j));
+                y.add((m + i) * operands.y_stride + n + j).write(sum + bias);
             }
         }
     }

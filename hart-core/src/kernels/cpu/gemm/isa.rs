@@ -1,226 +1,239 @@
-//! Instructions that multiply words of bytes or of bf16, and the choice of the best that the processor has.
+//! Instruction sets for packed products of int8 and of bf16, and the choice of the best one that the processor has.
 
 use super::super::amx::{self, AmxToken};
 use super::super::simd::{self, SimdF32, SimdKernel};
 #[cfg(target_arch = "aarch64")]
 use super::arm;
-use super::microkernel::{Arithmetic, Finish, Layout, Line, OUTPUTS, Part, Words, multiply};
+use super::epilogue::Epilogue;
+use super::microkernel::{CacheLine, MacroBlock, MicroKernelOps, NR, macro_kernel};
+use super::packing::{XFormat, XLayout};
 #[cfg(target_arch = "x86_64")]
 use super::x86;
 use super::{amx as amx_gemm, blocked};
 
-/// Instructions for bytes: no value names what the processor lacks.
+/// An instruction set for products of int8. A value proves that the processor has it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Int8(Int8Kind);
+pub(super) struct Int8Isa(Int8Variant);
 
 #[derive(Clone, Copy, Debug)]
-enum Int8Kind {
+enum Int8Variant {
     Plain,
     #[cfg(target_arch = "x86_64")]
     Avx2,
     #[cfg(target_arch = "x86_64")]
     AvxVnni,
-    /// As [`Self::AvxVnni`] in the encoding of AVX-512; here so that one of the two can be tested on either processor.
+    /// Like [`Self::AvxVnni`] in the encoding of AVX-512. A processor with either can test the kernel of both.
     #[cfg(target_arch = "x86_64")]
-    Vnni256,
+    Avx512Vnni256,
     #[cfg(target_arch = "x86_64")]
-    Vnni512,
+    Avx512Vnni,
     #[cfg(target_arch = "aarch64")]
-    Dot,
+    NeonDot,
     Amx(AmxToken),
 }
 
-impl Int8 {
-    /// All that the processor has, the best last.
+impl Int8Isa {
+    /// Returns all that the processor has, the best one last.
     pub(super) fn all() -> impl DoubleEndedIterator<Item = Self> {
-        let mut all = [Some(Self(Int8Kind::Plain)), None, None, None, None, None];
+        let mut all = [Some(Self(Int8Variant::Plain)), None, None, None, None, None];
         #[cfg(target_arch = "x86_64")]
         {
             let avx2 = is_x86_feature_detected!("avx2");
             let avx512 = is_x86_feature_detected!("avx512f")
                 && is_x86_feature_detected!("avx512vl")
                 && is_x86_feature_detected!("avx512vnni");
-            all[1] = avx2.then_some(Self(Int8Kind::Avx2));
-            all[2] = (avx512 && avx2).then_some(Self(Int8Kind::Vnni256));
-            all[3] = (avx2 && is_x86_feature_detected!("avxvnni")).then_some(Self(Int8Kind::AvxVnni));
-            all[4] = avx512.then_some(Self(Int8Kind::Vnni512));
+            all[1] = avx2.then_some(Self(Int8Variant::Avx2));
+            all[2] = (avx512 && avx2).then_some(Self(Int8Variant::Avx512Vnni256));
+            all[3] = (avx2 && is_x86_feature_detected!("avxvnni")).then_some(Self(Int8Variant::AvxVnni));
+            all[4] = avx512.then_some(Self(Int8Variant::Avx512Vnni));
         }
         #[cfg(target_arch = "aarch64")]
         {
-            all[1] = std::arch::is_aarch64_feature_detected!("dotprod").then_some(Self(Int8Kind::Dot));
+            all[1] = std::arch::is_aarch64_feature_detected!("dotprod").then_some(Self(Int8Variant::NeonDot));
         }
-        all[5] = AmxToken::int8().map(|token| Self(Int8Kind::Amx(token)));
+        all[5] = AmxToken::int8().map(|token| Self(Int8Variant::Amx(token)));
         all.into_iter().flatten()
     }
 
-    /// The best that the processor has.
+    /// Returns the best one that the processor has.
     pub(super) fn best() -> Self {
-        Self::all().next_back().unwrap_or(Self(Int8Kind::Plain))
+        Self::all().next_back().unwrap_or(Self(Int8Variant::Plain))
     }
 
-    /// How they want the rows of x.
-    pub(super) fn layout(self) -> Layout {
-        let (rows, words) = match self.0 {
-            Int8Kind::Plain => (Bytes::ROWS, Words::Narrow),
+    /// Returns the packed layout of x.
+    pub(super) fn x_layout(self) -> XLayout {
+        let (mr, format) = match self.0 {
+            Int8Variant::Plain => (PlainInt8::MR, XFormat::Panel),
             #[cfg(target_arch = "x86_64")]
-            Int8Kind::Avx2 => (x86::BY_256_ROWS, Words::Wide),
+            Int8Variant::Avx2 => (x86::YMM_MR, XFormat::Widened),
             #[cfg(target_arch = "x86_64")]
-            Int8Kind::AvxVnni | Int8Kind::Vnni256 => (x86::BY_256_ROWS, Words::Narrow),
+            Int8Variant::AvxVnni | Int8Variant::Avx512Vnni256 => (x86::YMM_MR, XFormat::Panel),
             #[cfg(target_arch = "x86_64")]
-            Int8Kind::Vnni512 => (x86::Vnni512::ROWS, Words::Narrow),
+            Int8Variant::Avx512Vnni => (x86::Avx512Vnni::MR, XFormat::Panel),
             #[cfg(target_arch = "aarch64")]
-            Int8Kind::Dot => (arm::Dot::ROWS, Words::Narrow),
-            Int8Kind::Amx(_) => (amx::TILE_ROWS, Words::Grouped),
+            Int8Variant::NeonDot => (arm::NeonDot::MR, XFormat::Panel),
+            Int8Variant::Amx(_) => (amx::TILE_ROWS, XFormat::Tiled),
         };
-        Layout { rows, words }
+        XLayout { mr, format }
     }
 
-    /// Whether the bytes of x have a sign.
-    pub(super) fn signed(self) -> bool {
+    /// Whether x is packed as signed int8. Otherwise it is unsigned, with a zero point of 128.
+    pub(super) fn x_is_signed(self) -> bool {
         match self.0 {
             #[cfg(target_arch = "aarch64")]
-            Int8Kind::Dot => true,
-            Int8Kind::Amx(_) => true,
+            Int8Variant::NeonDot => true,
+            Int8Variant::Amx(_) => true,
             _ => false,
         }
     }
 
-    /// Multiplies a part that nobody else multiplies at the same time.
-    pub(super) fn multiply(self, part: Part<'_, impl Finish<i32>>) {
-        // SAFETY: a value is made in `all` only, after asking the processor; and the caller's.
+    /// Multiplies a block.
+    ///
+    /// # Safety
+    ///
+    /// No other thread accesses the outputs of the block's rows and panels.
+    pub(super) unsafe fn macro_kernel(self, block: MacroBlock<'_, impl Epilogue<i32>>) {
+        // SAFETY: only `all` makes values, after detecting the processor's features; and as for this function.
         unsafe {
             match self.0 {
-                Int8Kind::Plain => multiply::<Bytes, _>(&part),
+                Int8Variant::Plain => macro_kernel::<PlainInt8, _>(&block),
                 #[cfg(target_arch = "x86_64")]
-                Int8Kind::Avx2 => part.widened(|weights, wide| x86::widen_bytes(weights, wide), |part| x86::avx2(&part)),
+                Int8Variant::Avx2 => block.with_widened_w(|w, widened| x86::widen_int8(w, widened), |block| x86::avx2(&block)),
                 #[cfg(target_arch = "x86_64")]
-                Int8Kind::AvxVnni => x86::avx_vnni(&part),
+                Int8Variant::AvxVnni => x86::avx_vnni(&block),
                 #[cfg(target_arch = "x86_64")]
-                Int8Kind::Vnni256 => x86::vnni256(&part),
+                Int8Variant::Avx512Vnni256 => x86::avx512_vnni256(&block),
                 #[cfg(target_arch = "x86_64")]
-                Int8Kind::Vnni512 => x86::vnni512(&part),
+                Int8Variant::Avx512Vnni => x86::avx512_vnni(&block),
                 #[cfg(target_arch = "aarch64")]
-                Int8Kind::Dot => arm::dot(&part),
-                Int8Kind::Amx(token) => part.grouped(|part| amx_gemm::int8(token, &part)),
+                Int8Variant::NeonDot => arm::neon_dot(&block),
+                Int8Variant::Amx(token) => block.with_tiled_w(|block| amx_gemm::int8(token, &block)),
             }
         }
     }
 }
 
-/// Instructions for bf16: no value names what the processor lacks.
+/// An instruction set for products of bf16. A value proves that the processor has it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Bf16(Bf16Kind);
+pub(super) struct Bf16Isa(Bf16Variant);
 
 #[derive(Clone, Copy, Debug)]
-enum Bf16Kind {
-    /// As f32.
+enum Bf16Variant {
+    /// Products of f32, to which the operands are widened.
     Widened(simd::SimdLevel),
     #[cfg(target_arch = "x86_64")]
-    Avx512,
+    Avx512Bf16,
     Amx(AmxToken),
 }
 
-impl Bf16 {
-    /// All that the processor has, the best last.
+impl Bf16Isa {
+    /// Returns all that the processor has, the best one last.
     pub(super) fn all() -> impl DoubleEndedIterator<Item = Self> {
         #[cfg(target_arch = "x86_64")]
-        let native = simd::SimdLevel::best().has_bf16().then_some(Self(Bf16Kind::Avx512));
+        let native = simd::SimdLevel::best().has_bf16().then_some(Self(Bf16Variant::Avx512Bf16));
         #[cfg(not(target_arch = "x86_64"))]
         let native = None;
-        let matrices = AmxToken::bf16().map(|token| Self(Bf16Kind::Amx(token)));
-        let widened: Vec<_> = simd::SimdLevel::all().map(|level| Self(Bf16Kind::Widened(level))).collect();
-        widened.into_iter().chain(native).chain(matrices)
+        let amx = AmxToken::bf16().map(|token| Self(Bf16Variant::Amx(token)));
+        let widened: Vec<_> = simd::SimdLevel::all().map(|level| Self(Bf16Variant::Widened(level))).collect();
+        widened.into_iter().chain(native).chain(amx)
     }
 
-    /// The best that the processor has.
+    /// Returns the best one that the processor has.
     pub(super) fn best() -> Self {
-        Self::all().next_back().unwrap_or(Self(Bf16Kind::Widened(simd::SimdLevel::best())))
+        Self::all().next_back().unwrap_or(Self(Bf16Variant::Widened(simd::SimdLevel::best())))
     }
 
-    /// How they want the rows of x.
-    pub(super) fn layout(self) -> Layout {
+    /// Returns the packed layout of x.
+    pub(super) fn x_layout(self) -> XLayout {
         match self.0 {
-            Bf16Kind::Widened(level) => Layout { words: Words::Wide, ..blocked::layout(level) },
+            Bf16Variant::Widened(level) => XLayout { format: XFormat::Widened, ..blocked::x_layout(level) },
             #[cfg(target_arch = "x86_64")]
-            Bf16Kind::Avx512 => Layout { rows: x86::Avx512Bf16::ROWS, words: Words::Narrow },
-            Bf16Kind::Amx(_) => Layout { rows: amx::TILE_ROWS, words: Words::Grouped },
+            Bf16Variant::Avx512Bf16 => XLayout { mr: x86::Avx512Bf16::MR, format: XFormat::Panel },
+            Bf16Variant::Amx(_) => XLayout { mr: amx::TILE_ROWS, format: XFormat::Tiled },
         }
     }
 
-    /// Multiplies a part that nobody else multiplies at the same time.
-    pub(super) fn multiply(self, part: Part<'_, impl Finish<f32>>) {
+    /// Multiplies a block.
+    ///
+    /// # Safety
+    ///
+    /// No other thread accesses the outputs of the block's rows and panels.
+    pub(super) unsafe fn macro_kernel(self, block: MacroBlock<'_, impl Epilogue<f32>>) {
         match self.0 {
-            Bf16Kind::Widened(level) => {
-                part.widened(|weights, wide| level.run(Widen { weights, wide }), |part| level.run(blocked::Multiply(part)));
+            Bf16Variant::Widened(level) => {
+                block.with_widened_w(
+                    |w, widened| level.run(WidenBf16 { w, widened }),
+                    |block| level.run(blocked::F32MacroKernel(block)),
+                );
             }
-            // SAFETY: a value is made in `all` only, after asking the processor; and the caller's.
+            // SAFETY: only `all` makes values, after detecting the processor's features; and as for this function.
             #[cfg(target_arch = "x86_64")]
-            Bf16Kind::Avx512 => unsafe { x86::avx512_bf16(&part) },
-            // SAFETY: as before.
-            Bf16Kind::Amx(token) => part.grouped(|part| unsafe { amx_gemm::bf16(token, &part) }),
+            Bf16Variant::Avx512Bf16 => unsafe { x86::avx512_bf16(&block) },
+            // SAFETY: as above.
+            Bf16Variant::Amx(token) => block.with_tiled_w(|block| unsafe { amx_gemm::bf16(token, &block) }),
         }
     }
 }
 
-/// Weights of bf16 as f32: of each line the even inputs, then the odd ones.
-struct Widen<'a> {
-    weights: &'a [u8],
-    wide: &'a mut [Line],
+/// Widens panels of w from bf16 to f32: each cache line becomes one of its even inputs and one of its odd inputs.
+struct WidenBf16<'a> {
+    w: &'a [u8],
+    widened: &'a mut [CacheLine],
 }
 
-impl SimdKernel for Widen<'_> {
+impl SimdKernel for WidenBf16<'_> {
     #[inline(always)]
     unsafe fn run<S: SimdF32>(self) {
-        assert!(self.weights.len() >= self.wide.len() / 2 * size_of::<Line>(), "a line for two");
-        let (from, to) = (self.weights.as_ptr().cast::<u32>(), self.wide.as_mut_ptr().cast::<f32>());
-        for line in 0..self.wide.len() / 2 {
-            for output in (0..OUTPUTS).step_by(S::LANES) {
-                // SAFETY: so many lines are there, as seen above, and twice as many places; the processor has the lanes.
+        assert!(self.w.len() >= self.widened.len() / 2 * size_of::<CacheLine>(), "two widened lines for each line");
+        let (from, to) = (self.w.as_ptr().cast::<u32>(), self.widened.as_mut_ptr().cast::<f32>());
+        for line in 0..self.widened.len() / 2 {
+            for output in (0..NR).step_by(S::LANES) {
+                // SAFETY: w has this many lines, as checked above, and `widened` twice as many; the processor has the instructions.
                 unsafe {
-                    let [even, odd] = S::load_bf16_pairs(from.add(line * OUTPUTS + output));
-                    even.store(to.add(2 * line * OUTPUTS + output));
-                    odd.store(to.add((2 * line + 1) * OUTPUTS + output));
+                    let [even, odd] = S::load_bf16_pairs(from.add(line * NR + output));
+                    even.store(to.add(2 * line * NR + output));
+                    odd.store(to.add((2 * line + 1) * NR + output));
                 }
             }
         }
     }
 }
 
-/// Bytes, for any processor.
-struct Bytes;
+/// Products of int8 in portable Rust.
+struct PlainInt8;
 
-impl Arithmetic for Bytes {
-    const ROWS: usize = 4;
-    const TILE_PANELS: usize = 1;
-    type Number = i32;
-    type Sums = [i32; OUTPUTS];
-    type Weights = [[i8; 4]; OUTPUTS];
-    type Word = [u8; 4];
+impl MicroKernelOps for PlainInt8 {
+    const MR: usize = 4;
+    const PANELS: usize = 1;
+    type Accumulator = i32;
+    type AccVector = [i32; NR];
+    type WVector = [[i8; 4]; NR];
+    type XVector = [u8; 4];
 
     #[inline(always)]
-    unsafe fn zero() -> Self::Sums {
-        [0; OUTPUTS]
+    unsafe fn zero() -> Self::AccVector {
+        [0; NR]
     }
 
     #[inline(always)]
-    unsafe fn weights(from: *const u8) -> Self::Weights {
-        // SAFETY: the caller's.
-        unsafe { from.cast::<Self::Weights>().read() }
+    unsafe fn load_w(from: *const u8) -> Self::WVector {
+        // SAFETY: the caller guarantees 64 bytes; an array of bytes needs no alignment.
+        unsafe { from.cast::<Self::WVector>().read() }
     }
 
     #[inline(always)]
-    unsafe fn broadcast(from: *const u32) -> Self::Word {
-        // SAFETY: the caller's.
+    unsafe fn broadcast_x(from: *const u32) -> Self::XVector {
+        // SAFETY: the caller guarantees one dword.
         unsafe { from.read() }.to_le_bytes()
     }
 
     #[inline(always)]
-    unsafe fn add(sums: Self::Sums, word: Self::Word, weights: Self::Weights) -> Self::Sums {
-        std::array::from_fn(|i| (0..4).fold(sums[i], |sum, j| sum + i32::from(word[j]) * i32::from(weights[i][j])))
+    unsafe fn accumulate(accumulators: Self::AccVector, x: Self::XVector, w: Self::WVector) -> Self::AccVector {
+        std::array::from_fn(|i| (0..4).fold(accumulators[i], |sum, j| sum + i32::from(x[j]) * i32::from(w[i][j])))
     }
 
     #[inline(always)]
-    unsafe fn numbers(sums: Self::Sums) -> [i32; OUTPUTS] {
-        sums
+    unsafe fn to_array(accumulators: Self::AccVector) -> [i32; NR] {
+        accumulators
     }
 }

@@ -1,424 +1,264 @@
-//! The loop that all products share: a tile of sums in registers, words of x broadcast, vectors of weights streamed.
+//! The micro-kernel that all packed products share, and the loops around it.
 //!
-//! A word is 32 bits along the inputs: one f32, two bf16 or four bytes. Weights lie in panels `[words][16 outputs]`, so that a word of
-//! each of 16 outputs is one vector. Rows of x lie in blocks of as many rows as a tile has, `[words][rows]`, so that a tile reads on
-//! without a stride.
+//! A register block of `mr` rows by up to three panels of [`NR`] outputs is accumulated over k: each step broadcasts a dword of each
+//! row of x, loads a vector of each panel of w, and multiplies and adds. Weights are packed in panels `[k_groups][NR]`, so that one
+//! k-group of all outputs of a panel is one vector; x is packed as [`XLayout`] says.
 //!
-//! Processors without instructions for narrow numbers multiply wider ones: a word of x comes in two words then, and a task widens its
-//! weights before it goes over the rows with them. Processors that multiply whole matrices ([`super::amx`]) want 16 words of a row
-//! together, and weights from a cache line's beginning on.
+//! Processors without instructions for int8 or bf16 multiply the next wider type: x is packed [`XFormat::Widened`], and a task widens
+//! its panels of w before it uses them. AMX ([`super::amx`]) needs x packed [`XFormat::Tiled`], and panels of w that start at a cache
+//! line.
 
 use std::cell::RefCell;
 use std::ops::Range;
 
 use super::super::amx;
-use super::super::elementwise::silu_of;
-use super::super::memory::AlignedVec;
-use super::super::tasks::{self, SyncPtr};
+use super::super::tasks;
+use super::epilogue::Epilogue;
+use super::packing::{XFormat, XLayout};
 
-/// Outputs of a panel.
-pub(crate) const OUTPUTS: usize = 16;
+/// Outputs of a panel of w.
+pub(crate) const NR: usize = 16;
+/// Bytes of one k-group of a panel of w.
+const W_STEP: usize = NR * size_of::<u32>();
 
-/// How instructions want the rows of x.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Layout {
-    /// Rows of a block: 4, 6, 8 or 16.
-    pub(super) rows: usize,
-    pub(super) words: Words,
-}
-
-/// How the words of a block's rows lie.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Words {
-    /// `[words][rows]`.
-    Narrow,
-    /// `[words][2][rows]`: a word's even and odd numbers are words of their own, twice as wide.
-    Wide,
-    /// `[words / 16][rows][16]`, zeros behind a row's last word.
-    Grouped,
-}
-
-impl Layout {
-    /// 32-bit words of a block, whose rows have so many words as they come.
-    pub(super) fn block(self, words: usize) -> usize {
-        self.words(words) * self.rows
-    }
-
-    /// 32-bit words of all blocks of so many rows.
-    pub(super) fn blocks(self, rows: usize, words: usize) -> usize {
-        rows.div_ceil(self.rows) * self.block(words)
-    }
-
-    /// Room for all blocks of so many rows, of any value but for the last block's zeros: it may have fewer rows.
-    pub(super) fn room(self, rows: usize, words: usize) -> AlignedVec<u32> {
-        let mut blocks = AlignedVec::new(self.blocks(rows, words));
-        let last = blocks.len().saturating_sub(self.block(words));
-        blocks[last..].fill(0);
-        blocks
-    }
-
-    /// Words that so many become.
-    pub(super) fn words(self, words: usize) -> usize {
-        match self.words {
-            Words::Narrow => words,
-            Words::Wide => 2 * words,
-            Words::Grouped => words.next_multiple_of(amx::TILE_DWORDS),
-        }
-    }
-
-    /// Puts a row's words into its block. A word is made of what is given by `whole`, or by `halves` where its numbers are words of
-    /// their own.
-    #[inline(always)]
-    pub(super) fn place<N: Copy>(
-        self,
-        block: &mut [u32],
-        row: usize,
-        from: &[N],
-        whole: impl Fn(N) -> u32,
-        halves: impl Fn(N) -> [u32; 2],
-    ) {
-        match self.words {
-            Words::Narrow => block.chunks_exact_mut(self.rows).zip(from).for_each(|(to, word)| to[row] = whole(*word)),
-            Words::Wide => {
-                let places = block.chunks_exact_mut(2 * self.rows);
-                places.zip(from).for_each(|(to, word)| [to[row], to[self.rows + row]] = halves(*word));
-            }
-            Words::Grouped => {
-                for (to, from) in block.chunks_exact_mut(self.rows * amx::TILE_DWORDS).zip(from.chunks(amx::TILE_DWORDS)) {
-                    let to = &mut to[row * amx::TILE_DWORDS..][..amx::TILE_DWORDS];
-                    to[from.len()..].fill(0);
-                    to.iter_mut().zip(from).for_each(|(to, word)| *to = whole(*word));
-                }
-            }
-        }
-    }
-}
-
-/// A word of each of 16 outputs, in one cache line.
+/// One k-group of a panel of w, which is a cache line.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
-pub(super) struct Line {
-    _words: [u32; OUTPUTS],
+pub(super) struct CacheLine {
+    _dwords: [u32; NR],
 }
 
-impl Line {
-    const ZERO: Self = Self { _words: [0; OUTPUTS] };
+impl CacheLine {
+    const ZERO: Self = Self { _dwords: [0; NR] };
 }
 
-/// How a processor multiplies a word of a row by a word of each of 16 outputs, and adds.
-///
-/// All functions are unsafe to call where the processor lacks the instructions.
-pub(super) trait Arithmetic {
-    /// Rows of a block of x, which are those of the largest tile: 4, 6 or 8.
-    const ROWS: usize;
-    /// Panels of a tile, at most 3.
-    const TILE_PANELS: usize;
-    /// A sum.
-    type Number: Copy + Default;
-    /// Sums of 16 outputs.
-    type Sums: Copy;
-    /// A word of each of 16 outputs.
-    type Weights: Copy;
-    /// A word of x, everywhere.
-    type Word: Copy;
-
-    /// Nothing yet.
-    unsafe fn zero() -> Self::Sums;
-    /// Reads 64 bytes, wherever they lie.
-    unsafe fn weights(from: *const u8) -> Self::Weights;
-    /// Reads one word.
-    unsafe fn broadcast(from: *const u32) -> Self::Word;
-    /// `sums + word weights`.
-    unsafe fn add(sums: Self::Sums, word: Self::Word, weights: Self::Weights) -> Self::Sums;
-    /// The sums one by one.
-    unsafe fn numbers(sums: Self::Sums) -> [Self::Number; OUTPUTS];
-}
-
-/// What becomes of sums. All functions are to be marked `#[inline(always)]`.
-pub(super) trait Finish<Number>: Sync {
-    /// What it knows of a panel's outputs.
-    type Panel;
-
-    /// Of one panel, for all of its rows.
-    fn panel(&self, panel: usize) -> Self::Panel;
-
-    /// Takes the sums of one row and panel.
-    ///
-    /// # Safety
-    ///
-    /// Nobody else takes this row and panel at the same time, and both exist; `of` is the panel's.
-    unsafe fn finish(&self, of: &Self::Panel, row: usize, panel: usize, sums: &[Number; OUTPUTS]);
-}
-
-/// A panel's share of what there is one of for each output, zeros behind the last. Always sixteen, so that vectors are made of it.
-#[inline(always)]
-pub(super) fn of_panel(all: &[f32], panel: usize) -> [f32; OUTPUTS] {
-    /// Apart from the rest, so that the compiler doesn't make one of both.
-    #[cold]
-    #[inline(never)]
-    fn some(own: &[f32]) -> [f32; OUTPUTS] {
-        std::array::from_fn(|i| own.get(i).copied().unwrap_or(0.0))
-    }
-    let own = &all[panel * OUTPUTS..];
-    match own.first_chunk() {
-        Some(own) => *own,
-        None => some(own),
-    }
-}
-
-/// Writes a row's outputs of one panel, as many as there are.
+/// Vector operations of a micro-kernel in one instruction set.
 ///
 /// # Safety
 ///
-/// `y` begins a matrix of `outputs` columns that has this row and panel, and nobody else takes them at the same time.
-#[inline(always)]
-pub(super) unsafe fn write(y: *mut f32, outputs: usize, row: usize, panel: usize, values: [f32; OUTPUTS]) {
-    let first = panel * OUTPUTS;
-    // SAFETY: the caller's.
-    unsafe {
-        let y = y.add(row * outputs + first);
-        if first + OUTPUTS <= outputs {
-            y.cast::<[f32; OUTPUTS]>().write(values);
-        } else {
-            // One by one: a copy of any length would become the only way of writing, a function's call.
-            for (i, value) in values.into_iter().enumerate().take(outputs - first) {
-                y.add(i).write(value);
-            }
-        }
-    }
+/// Every function requires the processor to have the instructions.
+pub(super) trait MicroKernelOps {
+    /// Rows of the largest register block, and of a panel of x: 4, 6 or 8.
+    const MR: usize;
+    /// Panels of w in the largest register block, at most 3.
+    const PANELS: usize;
+    /// One element of an accumulator.
+    type Accumulator: Copy + Default;
+    /// Accumulators of the outputs of a panel.
+    type AccVector: Copy;
+    /// One k-group of a panel of w.
+    type WVector: Copy;
+    /// One dword of x in all lanes.
+    type XVector: Copy;
+
+    /// Returns accumulators of zero.
+    unsafe fn zero() -> Self::AccVector;
+    /// Loads 64 bytes, at any alignment.
+    unsafe fn load_w(from: *const u8) -> Self::WVector;
+    /// Loads one dword and broadcasts it.
+    unsafe fn broadcast_x(from: *const u32) -> Self::XVector;
+    /// Adds to each accumulator the dot product of its dwords of x and w.
+    unsafe fn accumulate(accumulators: Self::AccVector, x: Self::XVector, w: Self::WVector) -> Self::AccVector;
+    /// Returns the accumulators as an array.
+    unsafe fn to_array(accumulators: Self::AccVector) -> [Self::Accumulator; NR];
 }
 
-/// What stands where [`write`] writes, zeros behind the last.
-///
-/// # Safety
-///
-/// As [`write`]; all of it was written before.
-#[inline(always)]
-pub(super) unsafe fn read(y: *const f32, outputs: usize, row: usize, panel: usize) -> [f32; OUTPUTS] {
-    let first = panel * OUTPUTS;
-    let mut values = [0.0; OUTPUTS];
-    // SAFETY: the caller's.
-    unsafe {
-        let y = y.add(row * outputs + first);
-        if first + OUTPUTS <= outputs {
-            values = y.cast::<[f32; OUTPUTS]>().read();
-        } else {
-            for (i, value) in values.iter_mut().enumerate().take(outputs - first) {
-                *value = y.add(i).read();
-            }
-        }
-    }
-    values
-}
-
-/// Where outputs go.
-pub(super) struct Place {
-    pub(super) out: SyncPtr<f32>,
-    /// Of a row.
-    pub(super) outputs: usize,
-    /// Whether they are multiplied by SiLU of what stands there, which is the gate.
-    pub(super) gated: bool,
-}
-
-impl Place {
-    /// Takes a row's outputs of one panel.
-    ///
-    /// # Safety
-    ///
-    /// As [`write`]; where it is gated, there are gates.
-    #[inline(always)]
-    pub(super) unsafe fn put(&self, row: usize, panel: usize, mut y: [f32; OUTPUTS]) {
-        // SAFETY: the caller's.
-        unsafe {
-            if self.gated {
-                let gates = read(self.out.get(), self.outputs, row, panel);
-                for i in 0..OUTPUTS {
-                    y[i] *= silu_of(gates[i]);
-                }
-            }
-            write(self.out.get(), self.outputs, row, panel, y);
-        }
-    }
-}
-
-/// Rows and panels to multiply.
-pub(super) struct Part<'a, F> {
-    /// Blocks of rows, from the part's first row on; a block's last rows may be of no use.
+/// Operands of a macro-kernel: packed rows of x by panels of w.
+pub(super) struct MacroBlock<'a, E> {
+    /// Panels of x, from that of the first row on. Rows after the last may have any value.
     pub x: &'a [u32],
-    /// Panels, from the part's first on.
+    /// Panels of w, from the first one on.
     pub w: &'a [u8],
-    /// Words along the inputs.
-    pub words: usize,
-    /// Which rows; the first is the first of a block.
+    /// Dwords along k, as packed.
+    pub k_dwords: usize,
+    /// Rows of x; the first one is the first of a panel.
     pub rows: Range<usize>,
-    /// Which panels.
+    /// Panels of w.
     pub panels: Range<usize>,
-    /// Who takes the sums.
-    pub finish: &'a F,
+    pub epilogue: &'a E,
 }
 
 thread_local! {
-    /// Kept from task to task: fresh memory costs as much as a product of a few rows.
-    static MOVED: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
+    /// Repacked panels of w. Kept from task to task: fresh memory costs as much as a product of a few rows.
+    static REPACKED_W: RefCell<Vec<CacheLine>> = const { RefCell::new(Vec::new()) };
 }
 
-impl<F> Part<'_, F> {
-    /// Multiplies the same part with its weights elsewhere, in so many words: `fill` gets them, and the place where they are wanted.
-    fn moved(self, words: usize, fill: impl FnOnce(&[u8], &mut [Line]), multiply: impl FnOnce(Part<'_, F>)) {
+impl<E> MacroBlock<'_, E> {
+    /// Runs a macro-kernel with w repacked to panels of `k_dwords`, which `repack` fills from the present ones.
+    fn with_repacked_w(
+        self,
+        k_dwords: usize,
+        repack: impl FnOnce(&[u8], &mut [CacheLine]),
+        macro_kernel: impl FnOnce(MacroBlock<'_, E>),
+    ) {
         let panels = self.panels.len();
-        MOVED.with_borrow_mut(|moved| {
-            moved.resize(panels * words, Line::ZERO);
-            fill(&self.w[..panels * self.words * size_of::<Line>()], moved);
-            // SAFETY: lines are whole numbers, and bytes.
-            let w = unsafe { std::slice::from_raw_parts(moved.as_ptr().cast(), size_of_val(moved.as_slice())) };
-            multiply(Part { w, words, ..self });
+        REPACKED_W.with_borrow_mut(|repacked| {
+            repacked.resize(panels * k_dwords, CacheLine::ZERO);
+            repack(&self.w[..panels * self.k_dwords * size_of::<CacheLine>()], repacked);
+            // SAFETY: cache lines are integers without padding, which may be read as bytes.
+            let w = unsafe { std::slice::from_raw_parts(repacked.as_ptr().cast(), size_of_val(repacked.as_slice())) };
+            macro_kernel(MacroBlock { w, k_dwords, ..self });
         });
     }
 
-    /// The same with weights twice as wide.
-    pub(super) fn widened(self, widen: impl FnOnce(&[u8], &mut [Line]), multiply: impl FnOnce(Part<'_, F>)) {
-        let words = 2 * self.words;
-        self.moved(words, widen, multiply);
+    /// Runs a macro-kernel with the elements of w widened to twice their size.
+    pub(super) fn with_widened_w(self, widen: impl FnOnce(&[u8], &mut [CacheLine]), macro_kernel: impl FnOnce(MacroBlock<'_, E>)) {
+        let k_dwords = 2 * self.k_dwords;
+        self.with_repacked_w(k_dwords, widen, macro_kernel);
     }
 
-    /// The same with weights from a cache line's beginning on, and zeros behind a panel's last word.
-    pub(super) fn grouped(self, multiply: impl FnOnce(Part<'_, F>)) {
-        let (panel, words) = (self.words * size_of::<Line>(), self.words.next_multiple_of(amx::TILE_DWORDS));
-        let copy = |weights: &[u8], lines: &mut [Line]| {
-            for (from, to) in weights.chunks_exact(panel).zip(lines.chunks_exact_mut(words)) {
-                let (whole, rest) = to.split_at_mut(panel / size_of::<Line>());
-                rest.fill(Line::ZERO);
-                // SAFETY: lines are whole numbers, and so many bytes.
-                unsafe { std::slice::from_raw_parts_mut(whole.as_mut_ptr().cast::<u8>(), panel) }.copy_from_slice(from);
+    /// Runs a macro-kernel with panels of w that start at a cache line and are zero-padded to whole tiles.
+    pub(super) fn with_tiled_w(self, macro_kernel: impl FnOnce(MacroBlock<'_, E>)) {
+        let (panel_size, k_dwords) = (self.k_dwords * size_of::<CacheLine>(), self.k_dwords.next_multiple_of(amx::TILE_DWORDS));
+        let copy = |w: &[u8], repacked: &mut [CacheLine]| {
+            for (from, to) in w.chunks_exact(panel_size).zip(repacked.chunks_exact_mut(k_dwords)) {
+                let (to, padding) = to.split_at_mut(panel_size / size_of::<CacheLine>());
+                padding.fill(CacheLine::ZERO);
+                // SAFETY: cache lines are integers without padding, which may be written as bytes.
+                unsafe { std::slice::from_raw_parts_mut(to.as_mut_ptr().cast::<u8>(), panel_size) }.copy_from_slice(from);
             }
         };
-        self.moved(words, copy, multiply);
+        self.with_repacked_w(k_dwords, copy, macro_kernel);
     }
 }
 
-/// Panels that a task takes.
+/// Panels of w in a task.
 const TASK_PANELS: usize = 6;
-/// 32-bit words of x that a task goes over: they stay in a core's second cache ...
-const TASK_WORDS: usize = 128 * 1024;
-/// ... or, where a task has its weights to widen, in the third.
-const WIDE_TASK_WORDS: usize = 1024 * 1024;
-/// The same where weights are only copied: more, so that it is done seldom.
-const GROUPED_TASK_WORDS: usize = 256 * 1024;
+/// Dwords of x in a task: they stay in the second-level cache.
+const TASK_X_DWORDS: usize = 128 * 1024;
+/// The same if a task widens its panels of w: more rows make up for it, and x stays in the third-level cache.
+const WIDENED_TASK_X_DWORDS: usize = 1024 * 1024;
+/// The same if a task copies its panels of w for AMX.
+const TILED_TASK_X_DWORDS: usize = 256 * 1024;
 
-/// Words of x that meet all of a part's panels before the next do: small second caches hold them.
-const NEAR_WORDS: usize = 20 * 1024;
+/// Dwords of x that are multiplied by all panels of a task before the next ones: they stay in a small second-level cache.
+const MC_X_DWORDS: usize = 20 * 1024;
 
-/// Does all rows and panels of a product, a part at a time, on all threads.
-pub(super) fn parts(rows: usize, outputs: usize, words: usize, layout: Layout, each: impl Fn(Range<usize>, Range<usize>) + Sync) {
-    let panels = outputs.div_ceil(OUTPUTS);
-    let most = match layout.words {
-        Words::Narrow => TASK_WORDS,
-        Words::Wide => WIDE_TASK_WORDS,
-        Words::Grouped => GROUPED_TASK_WORDS,
+/// Splits a product into tasks of rows and panels and runs them on all threads.
+pub(super) fn for_each_macro_block(
+    rows: usize,
+    outputs: usize,
+    k_groups: usize,
+    layout: XLayout,
+    run: impl Fn(Range<usize>, Range<usize>) + Sync,
+) {
+    let panels = outputs.div_ceil(NR);
+    let x_dwords = match layout.format {
+        XFormat::Panel => TASK_X_DWORDS,
+        XFormat::Widened => WIDENED_TASK_X_DWORDS,
+        XFormat::Tiled => TILED_TASK_X_DWORDS,
     };
-    let task_rows = (most / layout.words(words)).max(1).next_multiple_of(2 * layout.rows);
+    let task_rows = (x_dwords / layout.k_dwords(k_groups)).max(1).next_multiple_of(2 * layout.mr);
     let (row_tasks, panel_tasks) = (rows.div_ceil(task_rows), panels.div_ceil(TASK_PANELS));
     tasks::for_each(
         row_tasks * panel_tasks,
         || (),
         |(), task| {
             let (row, panel) = (task / panel_tasks * task_rows, task % panel_tasks * TASK_PANELS);
-            each(row..(row + task_rows).min(rows), panel..(panel + TASK_PANELS).min(panels));
+            run(row..(row + task_rows).min(rows), panel..(panel + TASK_PANELS).min(panels));
         },
     );
 }
 
-/// All tiles of a part.
+/// Multiplies all rows of a block by all of its panels.
 ///
 /// # Safety
 ///
-/// The processor has the arithmetic's instructions, and nobody else takes these rows and panels at the same time.
+/// The processor has the instructions of `O`, and no other thread accesses the outputs of these rows and panels.
 #[inline(always)]
-pub(super) unsafe fn multiply<A: Arithmetic, F: Finish<A::Number>>(part: &Part<'_, F>) {
-    let (rows, panels, words) = (part.rows.len(), part.panels.len(), part.words);
+pub(super) unsafe fn macro_kernel<O: MicroKernelOps, E: Epilogue<O::Accumulator>>(block: &MacroBlock<'_, E>) {
+    let (rows, panels, k_dwords) = (block.rows.len(), block.panels.len(), block.k_dwords);
     assert!(
-        part.x.len() >= rows.next_multiple_of(A::ROWS) * words && part.w.len() >= panels * words * OUTPUTS * 4,
-        "parts are whole"
+        block.x.len() >= rows.next_multiple_of(O::MR) * k_dwords && block.w.len() >= panels * k_dwords * W_STEP,
+        "panels are whole"
     );
-    let near = (NEAR_WORDS / words).max(1).next_multiple_of(A::ROWS);
-    for first in (0..rows).step_by(near) {
+    let mc = (MC_X_DWORDS / k_dwords).max(1).next_multiple_of(O::MR);
+    for first in (0..rows).step_by(mc) {
         let mut panel = 0;
         while panel < panels {
-            let wide = (panels - panel).min(A::TILE_PANELS);
-            for row in (first..rows.min(first + near)).step_by(A::ROWS) {
-                // SAFETY: the caller's; the lengths are checked above, and the row is a block's first.
+            let together = (panels - panel).min(O::PANELS);
+            for row in (first..rows.min(first + mc)).step_by(O::MR) {
+                // SAFETY: as for this function; the lengths are checked above, and the row is the first of its panel.
                 unsafe {
-                    match wide {
-                        3 if A::TILE_PANELS >= 3 => block::<A, F, 3>(part, row, panel),
-                        2 if A::TILE_PANELS >= 2 => block::<A, F, 2>(part, row, panel),
-                        _ => block::<A, F, 1>(part, row, panel),
+                    match together {
+                        3 if O::PANELS >= 3 => x_panel::<O, E, 3>(block, row, panel),
+                        2 if O::PANELS >= 2 => x_panel::<O, E, 2>(block, row, panel),
+                        _ => x_panel::<O, E, 1>(block, row, panel),
                     }
                 }
             }
-            panel += wide;
+            panel += together;
         }
     }
 }
 
-/// A block of rows, by the smallest tile that holds those that there are.
+/// Multiplies one panel of x by `P` panels of w, with the smallest register block that holds its remaining rows.
 ///
 /// # Safety
 ///
-/// As [`multiply`]; the row is a block's first, below the part's rows, and the panels are there.
+/// As for [`macro_kernel`]. The row is the first of its panel and exists, and so do the panels of w.
 #[inline(always)]
-unsafe fn block<A: Arithmetic, F: Finish<A::Number>, const P: usize>(part: &Part<'_, F>, row: usize, panel: usize) {
-    // SAFETY: the caller's; no tile has more rows than a block.
+unsafe fn x_panel<O: MicroKernelOps, E: Epilogue<O::Accumulator>, const P: usize>(
+    block: &MacroBlock<'_, E>,
+    row: usize,
+    panel: usize,
+) {
+    // SAFETY: as for this function; no register block has more rows than a panel of x.
     unsafe {
-        match part.rows.len() - row {
-            5.. if A::ROWS == 6 => tile::<A, F, 6, P>(part, row, panel),
-            5.. if A::ROWS >= 8 => tile::<A, F, 8, P>(part, row, panel),
-            3.. => tile::<A, F, 4, P>(part, row, panel),
-            2 => tile::<A, F, 2, P>(part, row, panel),
-            _ => tile::<A, F, 1, P>(part, row, panel),
+        match block.rows.len() - row {
+            5.. if O::MR == 6 => micro_kernel::<O, E, 6, P>(block, row, panel),
+            5.. if O::MR >= 8 => micro_kernel::<O, E, 8, P>(block, row, panel),
+            3.. => micro_kernel::<O, E, 4, P>(block, row, panel),
+            2 => micro_kernel::<O, E, 2, P>(block, row, panel),
+            _ => micro_kernel::<O, E, 1, P>(block, row, panel),
         }
     }
 }
 
-/// `R` rows by `P` panels.
+/// Computes a register block of `R` rows by `P` panels of w.
 ///
 /// # Safety
 ///
-/// As [`block`]; `R` is at most a block's rows.
+/// As for [`x_panel`]; `R` is at most `O::MR`.
 #[inline(always)]
-unsafe fn tile<A: Arithmetic, F: Finish<A::Number>, const R: usize, const P: usize>(part: &Part<'_, F>, row: usize, panel: usize) {
-    // SAFETY: reads stay within one block and the P panels, whose sizes `multiply` has checked.
+unsafe fn micro_kernel<O: MicroKernelOps, E: Epilogue<O::Accumulator>, const R: usize, const P: usize>(
+    block: &MacroBlock<'_, E>,
+    row: usize,
+    panel: usize,
+) {
+    // SAFETY: reads stay within one panel of x and P panels of w, whose lengths `macro_kernel` has checked.
     unsafe {
-        let words = part.words;
-        let mut x = part.x.as_ptr().add(row * words);
-        let mut w = part.w.as_ptr().add(panel * words * OUTPUTS * 4);
-        let mut sums = [[A::zero(); P]; R];
-        for _ in 0..words {
-            // Without closures, in which the compiler doesn't know of the instructions.
-            let mut weights = [A::weights(w); P];
-            for (p, weights) in weights.iter_mut().enumerate().skip(1) {
-                *weights = A::weights(w.add(p * words * OUTPUTS * 4));
+        let k_dwords = block.k_dwords;
+        let mut x = block.x.as_ptr().add(row * k_dwords);
+        let mut w = block.w.as_ptr().add(panel * k_dwords * W_STEP);
+        let mut accumulators = [[O::zero(); P]; R];
+        for _ in 0..k_dwords {
+            // Without closures, which do not inherit the function's target features.
+            let mut ws = [O::load_w(w); P];
+            for (p, ws) in ws.iter_mut().enumerate().skip(1) {
+                *ws = O::load_w(w.add(p * k_dwords * W_STEP));
             }
-            for (r, sums) in sums.iter_mut().enumerate() {
-                let word = A::broadcast(x.add(r));
-                for (sums, weights) in sums.iter_mut().zip(weights) {
-                    *sums = A::add(*sums, word, weights);
+            for (r, accumulators) in accumulators.iter_mut().enumerate() {
+                let xr = O::broadcast_x(x.add(r));
+                for (accumulators, wp) in accumulators.iter_mut().zip(ws) {
+                    *accumulators = O::accumulate(*accumulators, xr, wp);
                 }
             }
-            x = x.add(A::ROWS);
-            w = w.add(OUTPUTS * 4);
+            x = x.add(O::MR);
+            w = w.add(W_STEP);
         }
-        // Before anything branches, so that the sums stay in registers.
-        let mut numbers = [[[A::Number::default(); OUTPUTS]; P]; R];
-        for (numbers, sums) in numbers.iter_mut().zip(sums) {
-            for (numbers, sums) in numbers.iter_mut().zip(sums) {
-                *numbers = A::numbers(sums);
+        // Store the accumulators to memory before the epilogue branches, so that they stay in registers during the k-loop.
+        let mut arrays = [[[O::Accumulator::default(); NR]; P]; R];
+        for (arrays, accumulators) in arrays.iter_mut().zip(accumulators) {
+            for (array, accumulators) in arrays.iter_mut().zip(accumulators) {
+                *array = O::to_array(accumulators);
             }
         }
         for p in 0..P {
-            let panel = part.panels.start + panel + p;
-            let of = part.finish.panel(panel);
-            for (r, numbers) in numbers.iter().enumerate().take(part.rows.len() - row) {
-                part.finish.finish(&of, part.rows.start + row + r, panel, &numbers[p]);
+            let panel = block.panels.start + panel + p;
+            let params = block.epilogue.panel_params(panel);
+            for (r, arrays) in arrays.iter().enumerate().take(block.rows.len() - row) {
+                block.epilogue.store(&params, block.rows.start + row + r, panel, &arrays[p]);
             }
         }
     }

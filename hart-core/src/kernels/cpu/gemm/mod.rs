@@ -1,18 +1,20 @@
-//! Matrix products of linear layers: `y[m][n] = x[m] . w[n] + b[n]`, with weights as a checkpoint has them, a row for each output.
+//! Matrix products of linear layers: `y[m][n] = x[m] . w[n] + bias[n]`, where w is `[outputs, inputs]`.
 //!
-//! Two forms of f32 product, both with weights where the file is mapped: [`gemv`] rearranges nothing and serves few rows, [`blocked`]
-//! rearranges a piece at a time. [`bf16`] and [`int8`] take weights that were rounded and rearranged before. A row comes out the same
-//! whatever other rows there are, within each form.
+//! [`gemv`] and [`blocked`] multiply f32 with weights where the checkpoint is mapped: the first packs nothing and is faster for few
+//! rows, the second packs a block at a time. [`bf16`] and [`int8`] take weights that were quantised and packed before. Within each of
+//! them, a row's result does not depend on the other rows.
 
 mod amx;
 #[cfg(target_arch = "aarch64")]
 mod arm;
 mod bf16;
 mod blocked;
+mod epilogue;
 mod gemv;
 mod int8;
 mod isa;
 mod microkernel;
+mod packing;
 #[cfg(any(test, feature = "train"))]
 mod transposed;
 #[cfg(target_arch = "x86_64")]
@@ -20,43 +22,43 @@ mod x86;
 
 pub(crate) use bf16::{Bf16Rows, Bf16Weights};
 pub(crate) use int8::{Int8Rows, Int8Weights};
-pub(crate) use microkernel::OUTPUTS;
+pub(crate) use microkernel::NR;
 
 use super::simd::SimdLevel;
 
-/// Rows up to which the product that rearranges nothing is as fast or faster (docs/performance.md).
-const FEW_ROWS: usize = 64;
+/// Number of rows up to which [`gemv`] is at least as fast as [`blocked`] (docs/performance.md).
+const GEMV_MAX_ROWS: usize = 64;
 
-/// Appends `x[m] . w[n] + b[n]` to y, rows of `width` numbers.
+/// Appends `x[m] . w[n] + bias[n]` to y, for rows m of x and n of w of `inputs` values each.
 ///
 /// # Panics
 ///
-/// If the lengths don't fit together.
-pub(super) fn product(x: &[f32], w: &[f32], bias: Option<&[f32]>, width: usize, y: &mut Vec<f32>) {
-    let (rows, _) = sizes(x, w, bias, width);
-    let form = if rows <= FEW_ROWS { gemv::product } else { blocked::product };
-    form(SimdLevel::best(), x, w, bias, width, y);
+/// If the lengths do not fit together.
+pub(super) fn matmul(x: &[f32], w: &[f32], bias: Option<&[f32]>, inputs: usize, y: &mut Vec<f32>) {
+    let (rows, _) = checked_sizes(x, w, bias, inputs);
+    let matmul = if rows <= GEMV_MAX_ROWS { gemv::matmul } else { blocked::matmul };
+    matmul(SimdLevel::best(), x, w, bias, inputs, y);
 }
 
-/// Whether the processor has instructions for bf16 that are faster than those for f32.
+/// Whether products of bf16 are faster than those of f32.
 #[cfg(feature = "train")]
 pub(super) fn bf16_is_fast() -> bool {
     SimdLevel::best().has_bf16()
 }
 
-/// Numbers of rows of x and of w.
+/// Returns the numbers of rows and outputs.
 ///
 /// # Panics
 ///
-/// If the lengths don't fit together.
-fn sizes(x: &[f32], w: &[f32], bias: Option<&[f32]>, width: usize) -> (usize, usize) {
-    assert!(width > 0 && x.len().is_multiple_of(width) && w.len().is_multiple_of(width), "rows must be whole");
-    let (rows, columns) = (x.len() / width, w.len() / width);
-    assert!(bias.is_none_or(|b| b.len() == columns), "one bias a column");
-    (rows, columns)
+/// If the lengths do not fit together.
+fn checked_sizes(x: &[f32], w: &[f32], bias: Option<&[f32]>, inputs: usize) -> (usize, usize) {
+    assert!(inputs > 0 && x.len().is_multiple_of(inputs) && w.len().is_multiple_of(inputs), "rows must be whole");
+    let (rows, outputs) = (x.len() / inputs, w.len() / inputs);
+    assert!(bias.is_none_or(|b| b.len() == outputs), "one bias for each output");
+    (rows, outputs)
 }
 
-/// Returns the memory behind a vector's last element, where the caller has reserved room.
+/// Returns the memory after a vector's last element, where the caller has reserved room.
 fn spare(y: &mut Vec<f32>) -> *mut f32 {
     y.spare_capacity_mut().as_mut_ptr().cast()
 }
@@ -64,36 +66,33 @@ fn spare(y: &mut Vec<f32>) -> *mut f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::testing::waves_f64;
 
-    type Form = fn(SimdLevel, &[f32], &[f32], Option<&[f32]>, usize, &mut Vec<f32>);
-    const FORMS: [Form; 2] = [gemv::product, blocked::product];
+    type Matmul = fn(SimdLevel, &[f32], &[f32], Option<&[f32]>, usize, &mut Vec<f32>);
+    const IMPLEMENTATIONS: [Matmul; 2] = [gemv::matmul, blocked::matmul];
 
-    fn product_by(form: Form, level: SimdLevel, x: &[f32], w: &[f32], bias: Option<&[f32]>, width: usize) -> Vec<f32> {
+    fn matmul_by(matmul: Matmul, level: SimdLevel, x: &[f32], w: &[f32], bias: Option<&[f32]>, inputs: usize) -> Vec<f32> {
         let mut y = vec![];
-        form(level, x, w, bias, width, &mut y);
+        matmul(level, x, w, bias, inputs, &mut y);
         y
     }
 
-    pub(super) fn waves(count: usize, speed: f64) -> Vec<f32> {
-        (0..count).map(|i| (i as f64 * speed).sin() as f32).collect()
-    }
-
     #[test]
-    fn every_width_and_count_is_a_sum_of_products() {
-        for (level, form) in SimdLevel::all().flat_map(|level| FORMS.map(|form| (level, form))) {
-            for width in [1, 7, 16, 31, 64, 1000, 4101] {
-                for (rows, columns) in [(1, 1), (2, 5), (3, 6), (4, 13), (9, 50), (13, 101), (1, 6), (0, 3), (3, 0)] {
-                    let (x, w, bias) = (waves(rows * width, 0.7), waves(columns * width, 1.3), waves(columns, 0.4));
-                    let got = product_by(form, level, &x, &w, Some(&bias), width);
-                    assert_eq!(got.len(), rows * columns);
+    fn every_size_is_a_sum_of_products() {
+        for (level, matmul) in SimdLevel::all().flat_map(|level| IMPLEMENTATIONS.map(|matmul| (level, matmul))) {
+            for inputs in [1, 7, 16, 31, 64, 1000, 4101] {
+                for (rows, outputs) in [(1, 1), (2, 5), (3, 6), (4, 13), (9, 50), (13, 101), (1, 6), (0, 3), (3, 0)] {
+                    let (x, w, bias) = (waves_f64(rows * inputs, 0.7), waves_f64(outputs * inputs, 1.3), waves_f64(outputs, 0.4));
+                    let got = matmul_by(matmul, level, &x, &w, Some(&bias), inputs);
+                    assert_eq!(got.len(), rows * outputs);
                     for (i, got) in got.iter().enumerate() {
-                        let (m, n) = (i / columns, i % columns);
-                        let products = (0..width).map(|k| f64::from(x[m * width + k]) * f64::from(w[n * width + k]));
+                        let (m, n) = (i / outputs, i % outputs);
+                        let products = (0..inputs).map(|k| f64::from(x[m * inputs + k]) * f64::from(w[n * inputs + k]));
                         let want = products.sum::<f64>() + f64::from(bias[n]);
                         let error = (f64::from(*got) - want).abs();
                         assert!(
-                            error < 2e-6 * (width as f64).sqrt().max(4.0),
-                            "{level:?} {rows} x {columns} x {width}: {got} and not {want}"
+                            error < 2e-6 * (inputs as f64).sqrt().max(4.0),
+                            "{level:?} {rows} x {outputs} x {inputs}: {got} and not {want}"
                         );
                     }
                 }
@@ -103,15 +102,15 @@ mod tests {
 
     #[test]
     fn a_row_is_the_same_in_any_batch() {
-        let width = 2348;
-        let (x, w) = (waves(97 * width, 0.7), waves(61 * width, 1.3));
+        let inputs = 2348;
+        let (x, w) = (waves_f64(97 * inputs, 0.7), waves_f64(61 * inputs, 1.3));
         let same = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits());
-        for form in FORMS {
-            let all = product_by(form, SimdLevel::best(), &x, &w, None, width);
+        for matmul in IMPLEMENTATIONS {
+            let all = matmul_by(matmul, SimdLevel::best(), &x, &w, None, inputs);
             for count in [1, 2, 3, 5, 64] {
-                let some = product_by(form, SimdLevel::best(), &x[..count * width], &w, None, width);
+                let some = matmul_by(matmul, SimdLevel::best(), &x[..count * inputs], &w, None, inputs);
                 assert!(same(&some, &all), "{count} rows");
-                let last = product_by(form, SimdLevel::best(), &x[(97 - count) * width..], &w, None, width);
+                let last = matmul_by(matmul, SimdLevel::best(), &x[(97 - count) * inputs..], &w, None, inputs);
                 assert!(same(&last, &all[(97 - count) * 61..]), "last {count} rows");
             }
         }
@@ -120,6 +119,6 @@ mod tests {
     #[test]
     #[should_panic(expected = "rows must be whole")]
     fn rows_that_are_not_whole_are_refused() {
-        product(&[0.0; 7], &[0.0; 6], None, 3, &mut vec![]);
+        matmul(&[0.0; 7], &[0.0; 6], None, 3, &mut vec![]);
     }
 }

@@ -1,21 +1,22 @@
-//! Words of bytes and of bf16 by the instructions of x86-64.
+//! Micro-kernel operations for int8 and bf16 in the instruction sets of x86-64.
 
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
-use super::microkernel::{Arithmetic, Finish, Line, OUTPUTS, Part, multiply};
+use super::epilogue::Epilogue;
+use super::microkernel::{CacheLine, MacroBlock, MicroKernelOps, NR, macro_kernel};
 
-/// Bytes by 512 bits, four products and their sum at once.
-pub(super) struct Vnni512;
+/// `vpdpbusd` on 512 bits: unsigned int8 of x by signed int8 of w.
+pub(super) struct Avx512Vnni;
 
-// SAFETY of all functions: used in `vnni512` only, which is called where the processor has the instructions.
-impl Arithmetic for Vnni512 {
-    const ROWS: usize = 8;
-    const TILE_PANELS: usize = 3;
-    type Number = i32;
-    type Sums = __m512i;
-    type Weights = __m512i;
-    type Word = __m512i;
+// SAFETY of all functions: used only inside `avx512_vnni`, whose caller guarantees the processor's features.
+impl MicroKernelOps for Avx512Vnni {
+    const MR: usize = 8;
+    const PANELS: usize = 3;
+    type Accumulator = i32;
+    type AccVector = __m512i;
+    type WVector = __m512i;
+    type XVector = __m512i;
 
     #[inline(always)]
     unsafe fn zero() -> __m512i {
@@ -24,76 +25,76 @@ impl Arithmetic for Vnni512 {
     }
 
     #[inline(always)]
-    unsafe fn weights(from: *const u8) -> __m512i {
-        // SAFETY: see above, and the caller's.
+    unsafe fn load_w(from: *const u8) -> __m512i {
+        // SAFETY: see above, and the caller guarantees the data behind the pointer.
         unsafe { _mm512_loadu_si512(from.cast()) }
     }
 
     #[inline(always)]
-    unsafe fn broadcast(from: *const u32) -> __m512i {
-        // SAFETY: see above, and the caller's.
+    unsafe fn broadcast_x(from: *const u32) -> __m512i {
+        // SAFETY: see above, and the caller guarantees the data behind the pointer.
         unsafe { _mm512_set1_epi32(from.read() as i32) }
     }
 
     #[inline(always)]
-    unsafe fn add(sums: __m512i, word: __m512i, weights: __m512i) -> __m512i {
+    unsafe fn accumulate(accumulators: __m512i, x: __m512i, w: __m512i) -> __m512i {
         // SAFETY: see above.
-        unsafe { _mm512_dpbusd_epi32(sums, word, weights) }
+        unsafe { _mm512_dpbusd_epi32(accumulators, x, w) }
     }
 
     #[inline(always)]
-    unsafe fn numbers(sums: __m512i) -> [i32; OUTPUTS] {
-        // SAFETY: as many bits of the same kind.
-        unsafe { std::mem::transmute(sums) }
+    unsafe fn to_array(accumulators: __m512i) -> [i32; NR] {
+        // SAFETY: both types have the same size, and any bits are valid.
+        unsafe { std::mem::transmute(accumulators) }
     }
 }
 
-/// Rows of a block of x for vectors of 256 bits.
-pub(super) const BY_256_ROWS: usize = 6;
+/// Rows of a panel of x for 256-bit vectors.
+pub(super) const YMM_MR: usize = 6;
 
-/// Instructions that multiply a word of each of eight outputs.
-trait Multiply256 {
-    /// `sums + word weights`.
+/// A dot product of dwords on 256 bits.
+trait YmmDot {
+    /// Adds to each of eight accumulators the dot product of its dwords of x and w.
     ///
     /// # Safety
     ///
     /// The processor has the instructions.
-    unsafe fn add(sums: __m256i, word: __m256i, weights: __m256i) -> __m256i;
+    unsafe fn accumulate(accumulators: __m256i, x: __m256i, w: __m256i) -> __m256i;
 }
 
-/// Four bytes each, in the encoding of AVX or of AVX-512.
-struct Vnni<const AVX: bool>;
+/// `vpdpbusd` on 256 bits, in the encoding of AVX-VNNI if `VEX`, otherwise in that of AVX512-VNNI.
+struct Vnni<const VEX: bool>;
 
-impl<const AVX: bool> Multiply256 for Vnni<AVX> {
+impl<const VEX: bool> YmmDot for Vnni<VEX> {
     #[inline(always)]
-    unsafe fn add(sums: __m256i, word: __m256i, weights: __m256i) -> __m256i {
-        // SAFETY: the caller's.
-        unsafe { if AVX { _mm256_dpbusd_avx_epi32(sums, word, weights) } else { _mm256_dpbusd_epi32(sums, word, weights) } }
+    unsafe fn accumulate(accumulators: __m256i, x: __m256i, w: __m256i) -> __m256i {
+        // SAFETY: as for this function.
+        unsafe { if VEX { _mm256_dpbusd_avx_epi32(accumulators, x, w) } else { _mm256_dpbusd_epi32(accumulators, x, w) } }
     }
 }
 
-/// Two 16-bit integers each, for bytes that were widened. The instruction that multiplies bytes saturates and would not be exact.
-struct Avx2;
+/// `vpmaddwd` on int8 that were widened to 16 bits. `vpmaddubsw` would multiply int8, but saturates.
+struct Madd;
 
-impl Multiply256 for Avx2 {
+impl YmmDot for Madd {
     #[inline(always)]
-    unsafe fn add(sums: __m256i, word: __m256i, weights: __m256i) -> __m256i {
-        // SAFETY: the caller's.
-        unsafe { _mm256_add_epi32(sums, _mm256_madd_epi16(word, weights)) }
+    unsafe fn accumulate(accumulators: __m256i, x: __m256i, w: __m256i) -> __m256i {
+        // SAFETY: as for this function.
+        unsafe { _mm256_add_epi32(accumulators, _mm256_madd_epi16(x, w)) }
     }
 }
 
-/// Two vectors of 256 bits for 16 outputs.
-struct By256<M>(PhantomData<M>);
+/// Two 256-bit vectors for the 16 outputs of a panel.
+struct Ymm<D>(PhantomData<D>);
 
-// SAFETY of all functions: used in `avx2`, `avx_vnni` and `vnni256` only, which are called where the processor has the instructions.
-impl<M: Multiply256> Arithmetic for By256<M> {
-    const ROWS: usize = BY_256_ROWS;
-    const TILE_PANELS: usize = 1;
-    type Number = i32;
-    type Sums = [__m256i; 2];
-    type Weights = [__m256i; 2];
-    type Word = __m256i;
+// SAFETY of all functions: used only inside `avx2`, `avx_vnni` and `avx512_vnni256`, whose callers guarantee the processor's features.
+impl<D: YmmDot> MicroKernelOps for Ymm<D> {
+    const MR: usize = YMM_MR;
+    const PANELS: usize = 1;
+    type Accumulator = i32;
+    type AccVector = [__m256i; 2];
+    type WVector = [__m256i; 2];
+    type XVector = __m256i;
 
     #[inline(always)]
     unsafe fn zero() -> [__m256i; 2] {
@@ -102,44 +103,44 @@ impl<M: Multiply256> Arithmetic for By256<M> {
     }
 
     #[inline(always)]
-    unsafe fn weights(from: *const u8) -> [__m256i; 2] {
-        // SAFETY: see above, and the caller's.
+    unsafe fn load_w(from: *const u8) -> [__m256i; 2] {
+        // SAFETY: see above, and the caller guarantees the data behind the pointer.
         unsafe { [_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(32).cast())] }
     }
 
     #[inline(always)]
-    unsafe fn broadcast(from: *const u32) -> __m256i {
-        // SAFETY: see above, and the caller's.
+    unsafe fn broadcast_x(from: *const u32) -> __m256i {
+        // SAFETY: see above, and the caller guarantees the data behind the pointer.
         unsafe { _mm256_set1_epi32(from.read() as i32) }
     }
 
     #[inline(always)]
-    unsafe fn add(sums: [__m256i; 2], word: __m256i, weights: [__m256i; 2]) -> [__m256i; 2] {
+    unsafe fn accumulate(accumulators: [__m256i; 2], x: __m256i, w: [__m256i; 2]) -> [__m256i; 2] {
         // SAFETY: see above.
-        unsafe { [M::add(sums[0], word, weights[0]), M::add(sums[1], word, weights[1])] }
+        unsafe { [D::accumulate(accumulators[0], x, w[0]), D::accumulate(accumulators[1], x, w[1])] }
     }
 
     #[inline(always)]
-    unsafe fn numbers(sums: [__m256i; 2]) -> [i32; OUTPUTS] {
-        // SAFETY: as many bits of the same kind.
-        unsafe { std::mem::transmute(sums) }
+    unsafe fn to_array(accumulators: [__m256i; 2]) -> [i32; NR] {
+        // SAFETY: both types have the same size, and any bits are valid.
+        unsafe { std::mem::transmute(accumulators) }
     }
 }
 
-/// Weights of bytes as 16-bit integers: of each line the even inputs, then the odd ones.
+/// Widens panels of w from int8 to int16: each cache line becomes one of its even inputs and one of its odd inputs.
 ///
 /// # Safety
 ///
 /// The processor has AVX2.
 #[target_feature(enable = "avx2")]
-pub(super) unsafe fn widen_bytes(weights: &[u8], wide: &mut [Line]) {
-    assert!(weights.len() >= wide.len() / 2 * size_of::<Line>(), "a line for two");
-    for line in 0..wide.len() / 2 {
+pub(super) unsafe fn widen_int8(w: &[u8], widened: &mut [CacheLine]) {
+    assert!(w.len() >= widened.len() / 2 * size_of::<CacheLine>(), "two widened lines for each line");
+    for line in 0..widened.len() / 2 {
         for half in 0..2 {
-            // SAFETY: so many lines of two halves are there, as seen above, and twice as many places.
+            // SAFETY: w has this many lines of two halves, as checked above, and `widened` twice as many lines.
             unsafe {
-                let bytes = _mm256_loadu_si256(weights.as_ptr().cast::<__m256i>().add(2 * line + half));
-                let to = wide.as_mut_ptr().cast::<__m256i>().add(4 * line + half);
+                let bytes = _mm256_loadu_si256(w.as_ptr().cast::<__m256i>().add(2 * line + half));
+                let to = widened.as_mut_ptr().cast::<__m256i>().add(4 * line + half);
                 _mm256_store_si256(to, _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(bytes)));
                 _mm256_store_si256(to.add(2), _mm256_srai_epi16::<8>(bytes));
             }
@@ -147,17 +148,17 @@ pub(super) unsafe fn widen_bytes(weights: &[u8], wide: &mut [Line]) {
     }
 }
 
-/// bf16 by 512 bits, two products and their sum at once.
+/// `vdpbf16ps` on 512 bits.
 pub(super) struct Avx512Bf16;
 
-// SAFETY of all functions: used in `avx512_bf16` only, which is called where the processor has the instructions.
-impl Arithmetic for Avx512Bf16 {
-    const ROWS: usize = 8;
-    const TILE_PANELS: usize = 3;
-    type Number = f32;
-    type Sums = __m512;
-    type Weights = __m512i;
-    type Word = __m512i;
+// SAFETY of all functions: used only inside `avx512_bf16`, whose caller guarantees the processor's features.
+impl MicroKernelOps for Avx512Bf16 {
+    const MR: usize = 8;
+    const PANELS: usize = 3;
+    type Accumulator = f32;
+    type AccVector = __m512;
+    type WVector = __m512i;
+    type XVector = __m512i;
 
     #[inline(always)]
     unsafe fn zero() -> __m512 {
@@ -166,53 +167,51 @@ impl Arithmetic for Avx512Bf16 {
     }
 
     #[inline(always)]
-    unsafe fn weights(from: *const u8) -> __m512i {
-        // SAFETY: see above, and the caller's.
+    unsafe fn load_w(from: *const u8) -> __m512i {
+        // SAFETY: see above, and the caller guarantees the data behind the pointer.
         unsafe { _mm512_loadu_si512(from.cast()) }
     }
 
     #[inline(always)]
-    unsafe fn broadcast(from: *const u32) -> __m512i {
-        // SAFETY: see above, and the caller's.
+    unsafe fn broadcast_x(from: *const u32) -> __m512i {
+        // SAFETY: see above, and the caller guarantees the data behind the pointer.
         unsafe { _mm512_set1_epi32(from.read() as i32) }
     }
 
     #[inline(always)]
-    unsafe fn add(sums: __m512, word: __m512i, weights: __m512i) -> __m512 {
-        // SAFETY: see above; vectors of 32 bf16 are as many bits.
+    unsafe fn accumulate(accumulators: __m512, x: __m512i, w: __m512i) -> __m512 {
+        // SAFETY: see above; both vector types are 512 bits wide.
         unsafe {
-            _mm512_dpbf16_ps(
-                sums,
-                std::mem::transmute::<__m512i, __m512bh>(word),
-                std::mem::transmute::<__m512i, __m512bh>(weights),
-            )
+            _mm512_dpbf16_ps(accumulators, std::mem::transmute::<__m512i, __m512bh>(x), std::mem::transmute::<__m512i, __m512bh>(w))
         }
     }
 
     #[inline(always)]
-    unsafe fn numbers(sums: __m512) -> [f32; OUTPUTS] {
-        // SAFETY: as many bits of the same kind.
-        unsafe { std::mem::transmute(sums) }
+    unsafe fn to_array(accumulators: __m512) -> [f32; NR] {
+        // SAFETY: both types have the same size, and any bits are valid.
+        unsafe { std::mem::transmute(accumulators) }
     }
 }
 
-/// A function of [`multiply`] by some instructions.
-macro_rules! by {
-    ($name:ident, $arithmetic:ty, $number:ty, $features:literal) => {
+/// Defines a [`macro_kernel`] compiled for an instruction set.
+macro_rules! macro_kernel_for {
+    ($name:ident, $ops:ty, $accumulator:ty, $features:literal) => {
+        /// Multiplies a block.
+        ///
         /// # Safety
         ///
-        /// The processor has the features, and as [`multiply`].
+        /// The processor has the features, and as for [`macro_kernel`].
         #[target_feature(enable = $features)]
-        pub(super) unsafe fn $name(part: &Part<'_, impl Finish<$number>>) {
-            // SAFETY: the caller's.
-            unsafe { multiply::<$arithmetic, _>(part) }
+        pub(super) unsafe fn $name(block: &MacroBlock<'_, impl Epilogue<$accumulator>>) {
+            // SAFETY: as for this function.
+            unsafe { macro_kernel::<$ops, _>(block) }
         }
     };
 }
 
-by!(avx2, By256<Avx2>, i32, "avx2");
-by!(avx_vnni, By256<Vnni<true>>, i32, "avx2,avxvnni");
-// VL lets the compiler use all 32 registers.
-by!(vnni256, By256<Vnni<false>>, i32, "avx2,avx512f,avx512vl,avx512vnni");
-by!(vnni512, Vnni512, i32, "avx512f,avx512vl,avx512vnni");
-by!(avx512_bf16, Avx512Bf16, f32, "avx512f,avx512vl,avx512bf16");
+macro_kernel_for!(avx2, Ymm<Madd>, i32, "avx2");
+macro_kernel_for!(avx_vnni, Ymm<Vnni<true>>, i32, "avx2,avxvnni");
+// With VL, the compiler uses all 32 registers for 256-bit vectors too.
+macro_kernel_for!(avx512_vnni256, Ymm<Vnni<false>>, i32, "avx2,avx512f,avx512vl,avx512vnni");
+macro_kernel_for!(avx512_vnni, Avx512Vnni, i32, "avx512f,avx512vl,avx512vnni");
+macro_kernel_for!(avx512_bf16, Avx512Bf16, f32, "avx512f,avx512vl,avx512bf16");

@@ -1,0 +1,82 @@
+//! Packed layouts of x.
+//!
+//! The elements along k that fill one dword are a k-group: one f32, two bf16 or four int8. Rows of x are packed into panels of `mr`
+//! rows, which a micro-kernel reads without a stride.
+
+use super::super::amx;
+use super::super::memory::AlignedVec;
+
+/// The packed layout of x that a micro-kernel reads.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct XLayout {
+    /// Rows of a panel, which are those of the largest register block: 4, 6, 8 or 16.
+    pub(super) mr: usize,
+    pub(super) format: XFormat,
+}
+
+/// The order of dwords within a panel of x.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum XFormat {
+    /// `[k_groups][mr]`.
+    Panel,
+    /// `[k_groups][2][mr]`: elements are widened to twice their size, the even ones of a k-group in one dword, the odd ones in the next.
+    /// For processors without instructions for the narrow type.
+    Widened,
+    /// `[k_groups / 16][mr][16]`, zeros after the last k-group of a row: tiles of AMX.
+    Tiled,
+}
+
+impl XLayout {
+    /// Returns the dwords along k of a packed row of `k_groups`.
+    pub(super) fn k_dwords(self, k_groups: usize) -> usize {
+        match self.format {
+            XFormat::Panel => k_groups,
+            XFormat::Widened => 2 * k_groups,
+            XFormat::Tiled => k_groups.next_multiple_of(amx::TILE_DWORDS),
+        }
+    }
+
+    /// Returns the dwords of one panel.
+    pub(super) fn panel_len(self, k_groups: usize) -> usize {
+        self.k_dwords(k_groups) * self.mr
+    }
+
+    /// Returns the dwords of all panels of `rows` rows.
+    pub(super) fn len(self, rows: usize, k_groups: usize) -> usize {
+        rows.div_ceil(self.mr) * self.panel_len(k_groups)
+    }
+
+    /// Allocates all panels of `rows` rows. The last one, which may have fewer rows, is zeroed; the others have unspecified values.
+    pub(super) fn alloc(self, rows: usize, k_groups: usize) -> AlignedVec<u32> {
+        let mut panels = AlignedVec::new(self.len(rows, k_groups));
+        let last = panels.len().saturating_sub(self.panel_len(k_groups));
+        panels[last..].fill(0);
+        panels
+    }
+
+    /// Packs the k-groups of one row into its panel. `dword` makes the dword of a k-group, `widened` the two of [`XFormat::Widened`].
+    #[inline(always)]
+    pub(super) fn pack_row<G: Copy>(
+        self,
+        panel: &mut [u32],
+        row: usize,
+        k_groups: &[G],
+        dword: impl Fn(G) -> u32,
+        widened: impl Fn(G) -> [u32; 2],
+    ) {
+        match self.format {
+            XFormat::Panel => panel.chunks_exact_mut(self.mr).zip(k_groups).for_each(|(to, group)| to[row] = dword(*group)),
+            XFormat::Widened => {
+                let pairs = panel.chunks_exact_mut(2 * self.mr);
+                pairs.zip(k_groups).for_each(|(to, group)| [to[row], to[self.mr + row]] = widened(*group));
+            }
+            XFormat::Tiled => {
+                for (tile, from) in panel.chunks_exact_mut(self.mr * amx::TILE_DWORDS).zip(k_groups.chunks(amx::TILE_DWORDS)) {
+                    let to = &mut tile[row * amx::TILE_DWORDS..][..amx::TILE_DWORDS];
+                    to[from.len()..].fill(0);
+                    to.iter_mut().zip(from).for_each(|(to, group)| *to = dword(*group));
+                }
+            }
+        }
+    }
+}
