@@ -1,7 +1,7 @@
 //! Kernels for burn's CPU backend.
 //!
-//! Every operation returns `None`, or gives its operands back, where it does not apply: on another device, in another type, or
-//! for a layout that it does not read.
+//! An operation returns `None`, or its operands as `Err`, where it does not apply: on another device, for another type, or for a
+//! layout that it does not read.
 
 #[allow(unsafe_code)] // Assembly.
 mod amx;

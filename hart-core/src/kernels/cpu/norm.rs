@@ -1,4 +1,6 @@
-//! Norms of rows over slices, with what follows them, on all cores: plain Rust that the compiler vectorises.
+//! RMSNorm and LayerNorm fused with their affine parameters and modulation, and the gated addition of a residual branch.
+//!
+//! The loops over rows are plain Rust that the compiler vectorises.
 
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
@@ -10,72 +12,72 @@ use super::simd::{LoopKernel, SimdLevel};
 use super::tensor::{modify, primitive, slice, tensor};
 use crate::kernels::params::Modulation;
 
-/// Numbers that a task takes, in whole rows.
-const TASK: usize = 32 * 1024;
-/// Sums that are kept side by side, so that the compiler may use vectors.
-const SUMS: usize = 16;
+/// Values in a task, rounded down to whole rows.
+const TASK_VALUES: usize = 32 * 1024;
+/// Partial sums of a reduction, so that the compiler may vectorise it.
+const LANES: usize = 16;
 
-/// How a row is brought to a common size.
+/// The statistics by which a row is normalised.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Norm {
-    /// Divided by the root of its mean square.
-    RootMeanSquare,
-    /// Moved to mean 0, then as above.
-    MeanAndVariance,
+    /// RMSNorm: the mean square.
+    Rms,
+    /// LayerNorm: the mean and the variance.
+    Layer,
 }
 
-/// Rows of the numbers that go with each row of x; several rows of x may share one.
+/// Rows of a parameter, broadcast over the rows of x.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Rows<'a> {
-    /// Row after row, from the first one's first number on.
+pub(super) struct BroadcastRows<'a> {
+    /// Starts with the first row.
     pub(super) values: &'a [f32],
     /// From one row to the next.
     pub(super) stride: usize,
-    /// Rows of x that share one.
-    pub(super) shared: usize,
+    /// Consecutive rows of x for each row.
+    pub(super) repeats: usize,
 }
 
-impl<'a> Rows<'a> {
+impl<'a> BroadcastRows<'a> {
+    /// Returns the row for row `index` of x.
     fn row(&self, index: usize, width: usize) -> &'a [f32] {
-        &self.values[index / self.shared * self.stride..][..width]
+        &self.values[index / self.repeats * self.stride..][..width]
     }
 }
 
-/// What is done to a normed row, in this order; what isn't there does nothing.
+/// What follows the normalisation of a row: `(x * gain + bias) * (1 + scale) + shift`.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct After<'a> {
-    /// Times this ...
-    pub(super) gain: Option<Rows<'a>>,
-    /// ... plus this ...
-    pub(super) bias: Option<Rows<'a>>,
-    /// ... times one more than the first, plus the second.
-    pub(super) modulation: Option<(Rows<'a>, Rows<'a>)>,
+pub(super) struct Affine<'a> {
+    pub(super) gain: Option<BroadcastRows<'a>>,
+    pub(super) bias: Option<BroadcastRows<'a>>,
+    /// Scale and shift.
+    pub(super) modulation: Option<(BroadcastRows<'a>, BroadcastRows<'a>)>,
 }
 
-/// Norms every row of `width` numbers.
+/// Normalises every row of `width` values.
 ///
 /// # Panics
 ///
-/// If a row isn't whole, or numbers that go with a row are missing.
-fn norm_rows(x: &[f32], width: usize, norm: Norm, epsilon: f32, after: After<'_>) -> Vec<f32> {
+/// If the rows are not whole, or a parameter has too few values.
+fn norm_rows(x: &[f32], width: usize, norm: Norm, epsilon: f32, affine: Affine<'_>) -> Vec<f32> {
     assert!(width > 0 && x.len().is_multiple_of(width), "rows must be whole");
-    let (level, rows) = (SimdLevel::best(), (TASK / width).max(1));
+    let (level, rows) = (SimdLevel::best(), (TASK_VALUES / width).max(1));
     let mut y = memory::unspecified(x.len());
     y.par_chunks_mut(rows * width).enumerate().for_each(|(task, y)| {
         let first = task * rows;
-        level.run_loop(NormRows { x: &x[first * width..][..y.len()], y, width, norm, epsilon, after, first });
+        level.run_loop(NormRows { x: &x[first * width..][..y.len()], y, width, norm, epsilon, affine, first });
     });
     y
 }
 
+/// The rows of one task of [`norm_rows`].
 struct NormRows<'a> {
     x: &'a [f32],
     y: &'a mut [f32],
     width: usize,
     norm: Norm,
     epsilon: f32,
-    after: After<'a>,
-    /// Number of the first row.
+    affine: Affine<'a>,
+    /// Index of the first row.
     first: usize,
 }
 
@@ -85,20 +87,22 @@ impl<'a> LoopKernel for NormRows<'a> {
         let width = self.width;
         for (index, (x, y)) in self.x.chunks_exact(width).zip(self.y.chunks_exact_mut(width)).enumerate() {
             let count = width as f32;
-            let mean = if self.norm == Norm::MeanAndVariance { sum(x, |v| v) / count } else { 0.0 };
+            // Normalise.
+            let mean = if self.norm == Norm::Layer { sum(x, |v| v) / count } else { 0.0 };
             let square = |v: f32| (v - mean) * (v - mean);
-            let factor = 1.0 / (sum(x, square) / count + self.epsilon).sqrt();
+            let inverse = 1.0 / (sum(x, square) / count + self.epsilon).sqrt();
             for (y, x) in y.iter_mut().zip(x) {
-                *y = (x - mean) * factor;
+                *y = (x - mean) * inverse;
             }
-            let row = |rows: Rows<'a>| rows.row(self.first + index, width);
-            if let Some(gain) = self.after.gain.map(row) {
+            // Apply the affine parameters and the modulation.
+            let row = |rows: BroadcastRows<'a>| rows.row(self.first + index, width);
+            if let Some(gain) = self.affine.gain.map(row) {
                 y.iter_mut().zip(gain).for_each(|(y, gain)| *y *= gain);
             }
-            if let Some(bias) = self.after.bias.map(row) {
+            if let Some(bias) = self.affine.bias.map(row) {
                 y.iter_mut().zip(bias).for_each(|(y, bias)| *y += bias);
             }
-            if let Some((scale, shift)) = self.after.modulation.map(|(scale, shift)| (row(scale), row(shift))) {
+            if let Some((scale, shift)) = self.affine.modulation.map(|(scale, shift)| (row(scale), row(shift))) {
                 for ((y, scale), shift) in y.iter_mut().zip(scale).zip(shift) {
                     *y = *y * (scale + 1.0) + shift;
                 }
@@ -107,42 +111,44 @@ impl<'a> LoopKernel for NormRows<'a> {
     }
 }
 
-/// The sum of a row's numbers after a change.
+/// Returns the sum of `map` over a row.
 #[inline(always)]
-fn sum(row: &[f32], change: impl Fn(f32) -> f32) -> f32 {
-    let (chunks, rest) = row.as_chunks::<SUMS>();
-    let mut sums = [0.0; SUMS];
+fn sum(row: &[f32], map: impl Fn(f32) -> f32) -> f32 {
+    let (chunks, rest) = row.as_chunks::<LANES>();
+    let mut sums = [0.0; LANES];
     for chunk in chunks {
         for (sum, value) in sums.iter_mut().zip(chunk) {
-            *sum += change(*value);
+            *sum += map(*value);
         }
     }
-    sums.iter().sum::<f32>() + rest.iter().map(|value| change(*value)).sum::<f32>()
+    sums.iter().sum::<f32>() + rest.iter().map(|value| map(*value)).sum::<f32>()
 }
 
-/// `x + gate * y` in x's place; without a gate `x + y`.
+/// Adds `gate * y` to x in place, or y without a gate.
 ///
 /// # Panics
 ///
-/// If a row isn't whole, or numbers that go with it are missing.
-fn add_gated_rows(x: &mut [f32], y: &[f32], gate: Option<Rows<'_>>, width: usize) {
+/// If the rows are not whole, or the gate has too few values.
+fn add_gated_rows(x: &mut [f32], y: &[f32], gate: Option<BroadcastRows<'_>>, width: usize) {
     assert!(width > 0 && x.len().is_multiple_of(width) && x.len() == y.len(), "rows must be whole");
-    let (level, rows) = (SimdLevel::best(), (TASK / width).max(1));
+    let (level, rows) = (SimdLevel::best(), (TASK_VALUES / width).max(1));
     x.par_chunks_mut(rows * width).enumerate().for_each(|(task, x)| {
         let first = task * rows;
-        level.run_loop(Add { y: &y[first * width..][..x.len()], x, gate, width, first });
+        level.run_loop(AddRows { y: &y[first * width..][..x.len()], x, gate, width, first });
     });
 }
 
-struct Add<'a> {
+/// The rows of one task of [`add_gated_rows`].
+struct AddRows<'a> {
     x: &'a mut [f32],
     y: &'a [f32],
-    gate: Option<Rows<'a>>,
+    gate: Option<BroadcastRows<'a>>,
     width: usize,
+    /// Index of the first row.
     first: usize,
 }
 
-impl LoopKernel for Add<'_> {
+impl LoopKernel for AddRows<'_> {
     #[inline(always)]
     fn run(self) {
         let width = self.width;
@@ -157,7 +163,7 @@ impl LoopKernel for Add<'_> {
 
 /// See [`crate::kernels::rms_norm`].
 pub(crate) fn rms_norm(x: &Tensor<3>, gain: &Tensor<1>, epsilon: f64, modulation: Option<&Modulation>) -> Option<Tensor<3>> {
-    normalized(x, Norm::RootMeanSquare, epsilon, Some(gain), None, modulation)
+    normalized(x, Norm::Rms, epsilon, Some(gain), None, modulation)
 }
 
 /// See [`crate::kernels::layer_norm`].
@@ -168,9 +174,10 @@ pub(crate) fn layer_norm(
     epsilon: f64,
     modulation: Option<&Modulation>,
 ) -> Option<Tensor<3>> {
-    normalized(x, Norm::MeanAndVariance, epsilon, gain, bias, modulation)
+    normalized(x, Norm::Layer, epsilon, gain, bias, modulation)
 }
 
+/// Normalises the rows of a tensor. Returns `None` if an operand is not on the CPU, not f32, or of another shape.
 fn normalized(
     x: &Tensor<3>,
     norm: Norm,
@@ -181,56 +188,58 @@ fn normalized(
 ) -> Option<Tensor<3>> {
     let [batch, length, width] = x.dims();
     let x = primitive(x)?.to_contiguous();
-    let per_channel = |v: &Tensor<1>| PerRow::of(&v.clone().reshape([1, 1, width]), [batch, length]);
+    let per_channel = |v: &Tensor<1>| RowParam::new(&v.clone().reshape([1, 1, width]), [batch, length]);
     let (gain, bias) = (all_or_none(gain.map(per_channel))?, all_or_none(bias.map(per_channel))?);
-    let scale = all_or_none(modulation.map(|m| PerRow::of(&m.scale, [batch, length])))?;
-    let shift = all_or_none(modulation.map(|m| PerRow::of(&m.shift, [batch, length])))?;
-    let after = After {
-        gain: gain.as_ref().map(PerRow::rows),
-        bias: bias.as_ref().map(PerRow::rows),
-        modulation: scale.as_ref().map(PerRow::rows).zip(shift.as_ref().map(PerRow::rows)),
+    let scale = all_or_none(modulation.map(|m| RowParam::new(&m.scale, [batch, length])))?;
+    let shift = all_or_none(modulation.map(|m| RowParam::new(&m.shift, [batch, length])))?;
+    let affine = Affine {
+        gain: gain.as_ref().map(RowParam::rows),
+        bias: bias.as_ref().map(RowParam::rows),
+        modulation: scale.as_ref().map(RowParam::rows).zip(shift.as_ref().map(RowParam::rows)),
     };
-    let y = norm_rows(x.as_slice()?, width, norm, epsilon as f32, after);
+    let y = norm_rows(x.as_slice()?, width, norm, epsilon as f32, affine);
     Some(tensor(y, vec![batch, length, width]))
 }
 
 /// See [`crate::kernels::add_gated`].
-#[allow(clippy::result_large_err)] // What comes back are tensors, not an error.
+#[allow(clippy::result_large_err, reason = "operands, not an error")]
 pub(crate) fn add_gated(x: Tensor<3>, y: Tensor<3>, gate: Option<&Tensor<3>>) -> Result<Tensor<3>, (Tensor<3>, Tensor<3>)> {
     let [batch, length, width] = x.dims();
-    let gate = all_or_none(gate.map(|gate| PerRow::of(gate, [batch, length])));
+    let gate = all_or_none(gate.map(|gate| RowParam::new(gate, [batch, length])));
     let (Some(gate), Some(branch), true) = (gate, primitive(&y), primitive(&x).is_some() && x.dims() == y.dims()) else {
         return Err((x, y));
     };
     let branch = branch.to_contiguous();
-    let Ok(x) = x.try_into_primitive::<Flex>() else { unreachable!("it was one just above") };
-    let sum = modify(x, |x| add_gated_rows(x, slice(&branch), gate.as_ref().map(PerRow::rows), width));
+    let Ok(x) = x.try_into_primitive::<Flex>() else { unreachable!("checked above") };
+    let sum = modify(x, |x| add_gated_rows(x, slice(&branch), gate.as_ref().map(RowParam::rows), width));
     Ok(Tensor::from_primitive::<Flex>(sum))
 }
 
-/// Nothing where nothing was asked for, and a refusal where what was asked for is not there.
-fn all_or_none<T>(asked: Option<Option<T>>) -> Option<Option<T>> {
-    match asked {
+/// Returns `None` if an operand is given but was rejected, which its inner `None` says.
+fn all_or_none<T>(operand: Option<Option<T>>) -> Option<Option<T>> {
+    match operand {
         None => Some(None),
-        Some(found) => found.map(Some),
+        Some(accepted) => accepted.map(Some),
     }
 }
 
-/// A tensor `[1 or B, 1 or L, C]` that goes with the rows of another one, `[B, L, C]`.
-struct PerRow {
+/// A parameter `[1 or B, 1 or L, C]` that is broadcast over the rows of a tensor `[B, L, C]`.
+struct RowParam {
     tensor: FlexTensor,
+    /// Offset of the first row in the tensor's storage.
     start: usize,
     stride: usize,
-    shared: usize,
+    repeats: usize,
 }
 
-impl PerRow {
-    fn of(part: &Tensor<3>, [batch, length]: [usize; 2]) -> Option<Self> {
-        let [batches, lengths, width] = part.dims();
-        let primitive = primitive(part)?;
-        // A part of something larger will do as it is, if its rows are whole and evenly spaced.
-        let even = |strides: &[isize]| strides[2] == 1 && (batches == 1 || strides[0] == strides[1] * lengths as isize);
-        let tensor = match even(primitive.layout().strides()) {
+impl RowParam {
+    /// Returns `None` if the tensor is not on the CPU, not f32, or cannot be broadcast.
+    fn new(param: &Tensor<3>, [batch, length]: [usize; 2]) -> Option<Self> {
+        let [batches, lengths, width] = param.dims();
+        let primitive = primitive(param)?;
+        // A view of a larger tensor is used without a copy if its rows are contiguous and evenly spaced.
+        let is_even = |strides: &[isize]| strides[2] == 1 && (batches == 1 || strides[0] == strides[1] * lengths as isize);
+        let tensor = match is_even(primitive.layout().strides()) {
             true => primitive,
             false => primitive.to_contiguous(),
         };
@@ -239,20 +248,21 @@ impl PerRow {
             1 => tensor.layout().strides()[0],
             _ => tensor.layout().strides()[1],
         };
-        let (stride, shared) = match (batches == batch, lengths == length) {
+        let (stride, repeats) = match (batches == batch, lengths == length) {
             (true, true) => (stride, 1),
             (true, false) if lengths == 1 => (stride, length),
             (false, _) if batches == 1 && lengths == 1 => (0, 1),
             _ => return None,
         };
         let stride = usize::try_from(stride).ok()?;
-        let last = (batch * length).saturating_sub(1) / shared * stride;
+        let last = (batch * length).saturating_sub(1) / repeats * stride;
         let fits = start + last + width <= tensor.storage::<f32>().len();
-        fits.then_some(Self { tensor, start, stride, shared })
+        fits.then_some(Self { tensor, start, stride, repeats })
     }
 
-    fn rows(&self) -> Rows<'_> {
-        Rows { values: &self.tensor.storage::<f32>()[self.start..], stride: self.stride, shared: self.shared }
+    /// Returns the rows.
+    fn rows(&self) -> BroadcastRows<'_> {
+        BroadcastRows { values: &self.tensor.storage::<f32>()[self.start..], stride: self.stride, repeats: self.repeats }
     }
 }
 
@@ -260,32 +270,36 @@ impl PerRow {
 mod tests {
     use super::*;
 
+    use crate::kernels::testing::waves_f64;
+
+    /// Returns waves around 0.25.
     fn waves(count: usize, speed: f64) -> Vec<f32> {
-        (0..count).map(|i| (i as f64 * speed).sin() as f32 + 0.25).collect()
+        waves_f64(count, speed).into_iter().map(|wave| wave + 0.25).collect()
     }
 
-    /// More rows than a task takes, an odd width, and rows that share their modulation.
+    /// With more rows than a task has, an odd width, and modulation that is broadcast.
     #[test]
-    fn rows_are_normed_and_modulated_one_by_one() {
+    fn rows_are_normalized_and_modulated_one_by_one() {
         let (rows, width, epsilon) = (8003, 37, 1e-3);
         let (x, gain, bias) = (waves(rows * width, 0.7), waves(width, 1.1), waves(width, 0.3));
         let modulation = waves(2 * 2 * width, 0.9); // Two rows of scale and shift.
-        let shared = rows.div_ceil(2);
-        let scale = Rows { values: &modulation, stride: 2 * width, shared };
-        let shift = Rows { values: &modulation[width..], stride: 2 * width, shared };
-        let all = |values| Some(Rows { values, stride: 0, shared: 1 });
-        let after = After { gain: all(&gain), bias: all(&bias), modulation: Some((scale, shift)) };
-        for kind in [Norm::RootMeanSquare, Norm::MeanAndVariance] {
-            let (plain, all) = (norm_rows(&x, width, kind, epsilon, After::default()), norm_rows(&x, width, kind, epsilon, after));
-            for row in [0, 1, 884, 885, 886, shared - 1, shared, rows - 1] {
+        let repeats = rows.div_ceil(2);
+        let scale = BroadcastRows { values: &modulation, stride: 2 * width, repeats };
+        let shift = BroadcastRows { values: &modulation[width..], stride: 2 * width, repeats };
+        let all = |values| Some(BroadcastRows { values, stride: 0, repeats: 1 });
+        let affine = Affine { gain: all(&gain), bias: all(&bias), modulation: Some((scale, shift)) };
+        for kind in [Norm::Rms, Norm::Layer] {
+            let (plain, all) =
+                (norm_rows(&x, width, kind, epsilon, Affine::default()), norm_rows(&x, width, kind, epsilon, affine));
+            for row in [0, 1, 884, 885, 886, repeats - 1, repeats, rows - 1] {
                 let values: Vec<f64> = x[row * width..][..width].iter().map(|&v| f64::from(v)).collect();
                 let count = width as f64;
-                let mean = if kind == Norm::RootMeanSquare { 0.0 } else { values.iter().sum::<f64>() / count };
+                let mean = if kind == Norm::Rms { 0.0 } else { values.iter().sum::<f64>() / count };
                 let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / count;
                 for (column, value) in values.iter().enumerate() {
                     let want = (value - mean) / (variance + f64::from(epsilon)).sqrt();
                     assert!((f64::from(plain[row * width + column]) - want).abs() < 1e-5, "{kind:?} {row} {column}");
-                    let part = |offset: usize| f64::from(modulation[row / shared * 2 * width + offset + column]);
+                    let part = |offset: usize| f64::from(modulation[row / repeats * 2 * width + offset + column]);
                     let want = want * f64::from(gain[column]) + f64::from(bias[column]);
                     let want = want * (part(0) + 1.0) + part(width);
                     assert!((f64::from(all[row * width + column]) - want).abs() < 2e-5, "{kind:?} {row} {column}");
@@ -299,7 +313,7 @@ mod tests {
         let (rows, width) = (5000, 19);
         let (x, y, gate) = (waves(rows * width, 0.7), waves(rows * width, 1.1), waves(rows * width, 0.3));
         let (mut gated, mut plain) = (x.clone(), x.clone());
-        add_gated_rows(&mut gated, &y, Some(Rows { values: &gate, stride: width, shared: 1 }), width);
+        add_gated_rows(&mut gated, &y, Some(BroadcastRows { values: &gate, stride: width, repeats: 1 }), width);
         add_gated_rows(&mut plain, &y, None, width);
         for i in 0..x.len() {
             assert!((gated[i] - (x[i] + gate[i] * y[i])).abs() < 1e-6 && plain[i] == x[i] + y[i]);
