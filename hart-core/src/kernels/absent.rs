@@ -1,4 +1,4 @@
-//! The list of operations for a backend that is not compiled in: none applies.
+//! Stands in for a backend that is not compiled in. No operation applies.
 
 #![allow(clippy::result_large_err, reason = "operands, not errors")]
 
@@ -13,18 +13,18 @@ use super::params::{AttentionParams, ConvParams, GroupNormParams, KvPart, Modula
 use crate::device::Precision;
 use crate::rng::Stream;
 
-/// Past keys and values; there are none.
+/// Past keys and values. There are none.
 #[derive(Clone, Debug)]
 pub(crate) enum CachedKv {}
 
 /// Memory of the last scale's keys and values.
 pub(crate) type KvScratch = ();
 
-/// Packed weights; there are none.
+/// A packed weight. There are none.
 #[derive(Clone, Debug)]
 pub(crate) struct PackedWeight(Infallible);
 
-/// Packed weights as a file holds them.
+/// A packed weight as stored in a file.
 pub(crate) struct StoredPackedWeight<'a> {
     pub(crate) panels: &'a Bytes,
     pub(crate) scales: Option<&'a [f32]>,
@@ -60,7 +60,7 @@ impl PackedWeight {
     }
 }
 
-/// Guard that enables a pool of memory.
+/// Guard of the memory pool. There is none.
 pub(crate) struct PoolGuard;
 
 impl PoolGuard {

@@ -1,4 +1,4 @@
-//! Convolutions, and the resampling of feature maps.
+//! Convolutions and resampling of feature maps.
 
 use burn::prelude::*;
 use burn::tensor::ops::{InterpolateMode, InterpolateOptions};
@@ -25,7 +25,7 @@ pub(crate) fn conv2d(x: Tensor<4>, params: &ConvParams) -> Tensor<4> {
     reference::conv2d(x, params)
 }
 
-/// Computes `residual + conv2d(silu(group_norm(x)))` for a convolution that keeps the map's sides.
+/// Computes `residual + conv2d(silu(group_norm(x)))` for a convolution that keeps height and width.
 ///
 /// # Shapes
 ///
@@ -48,7 +48,7 @@ pub(crate) fn norm_silu_conv2d(
         })
 }
 
-/// Doubles a map's sides by nearest neighbour, then convolves it.
+/// Upsamples a feature map by 2 with nearest neighbour, then convolves it.
 ///
 /// # Shapes
 ///
@@ -60,7 +60,7 @@ pub(crate) fn upsample_conv2d(x: Tensor<4>, params: &ConvParams) -> Tensor<4> {
         .unwrap_or_else(|x| conv2d(upsample_nearest(x), params))
 }
 
-/// Doubles a map's sides by nearest neighbour.
+/// Upsamples a feature map by 2 with nearest neighbour.
 ///
 /// # Shapes
 ///
@@ -70,7 +70,7 @@ fn upsample_nearest(x: Tensor<4>) -> Tensor<4> {
     cpu::upsample_nearest(&x).or_else(|| gpu::upsample_nearest(&x)).unwrap_or_else(|| reference::upsample_nearest(x))
 }
 
-/// Resamples to a square with a bicubic kernel, a = -0.75, `align_corners` false.
+/// Resamples to a square with bicubic interpolation: Keys' kernel with a = -0.75, `align_corners` false.
 ///
 /// # Shapes
 ///
@@ -84,7 +84,8 @@ pub(crate) fn bicubic(x: Tensor<4>, side: usize) -> Tensor<4> {
     module::interpolate(x, options)
 }
 
-/// Resamples to a square by area: output `i` averages the inputs `floor(i n / m) .. ceil((i + 1) n / m)`.
+/// Resamples to a square by area averaging. From n to m positions, output `i` is the mean of the inputs
+/// `floor(i n / m) .. ceil((i + 1) n / m)`.
 ///
 /// # Shapes
 ///
@@ -104,18 +105,18 @@ mod tests {
 
     const SIZES: [(usize, usize); 9] = [(1, 5), (2, 7), (3, 8), (5, 7), (7, 3), (8, 3), (9, 4), (13, 18), (16, 13)];
 
-    /// A map with no symmetry.
+    /// Returns a feature map without symmetry.
     fn map(side: usize) -> Vec<f32> {
         (0..side * side).map(|i| ((i * i) as f32 * 0.37 + i as f32).sin()).collect()
     }
 
-    fn check(what: &str, from: usize, to: usize, got: Tensor<4>, want: impl Fn(&[f32], usize, usize) -> f64) {
+    fn assert_resampled(method: &str, from: usize, to: usize, got: Tensor<4>, want: impl Fn(&[f32], usize, usize) -> f64) {
         let (input, got) = (map(from), values(got));
         for y in 0..to {
             for x in 0..to {
                 let want = want(&input, y, x);
                 let got = f64::from(got[y * to + x]);
-                assert!((got - want).abs() < 1e-5, "{what} {from} -> {to} at ({y}, {x}): {got} and not {want}");
+                assert!((got - want).abs() < 1e-5, "{method} {from} -> {to} at ({y}, {x}): got {got}, expected {want}");
             }
         }
     }
@@ -125,16 +126,16 @@ mod tests {
         for (from, to) in SIZES {
             let got = area(tensor(map(from), [1, 1, from, from], &Device::flex()), to);
             let covered = |i: usize| i * from / to..((i + 1) * from).div_ceil(to);
-            check("area", from, to, got, |input, y, x| {
-                let places: Vec<(usize, usize)> = covered(y).flat_map(|r| covered(x).map(move |c| (r, c))).collect();
-                places.iter().map(|(r, c)| f64::from(input[r * from + c])).sum::<f64>() / places.len() as f64
+            assert_resampled("area", from, to, got, |input, y, x| {
+                let inputs: Vec<(usize, usize)> = covered(y).flat_map(|r| covered(x).map(move |c| (r, c))).collect();
+                inputs.iter().map(|(r, c)| f64::from(input[r * from + c])).sum::<f64>() / inputs.len() as f64
             });
         }
     }
 
     #[test]
     fn bicubic_is_keys_kernel_with_clamped_edges() {
-        // Keys 1981, a = -0.75.
+        // Keys, "Cubic convolution interpolation for digital image processing", 1981.
         const A: f64 = -0.75;
         let weight = |distance: f64| match distance.abs() {
             d if d <= 1.0 => ((A + 2.0) * d - (A + 3.0)) * d * d + 1.0,
@@ -149,7 +150,7 @@ mod tests {
                 let clamp = |p: i64| p.clamp(0, from as i64 - 1) as usize;
                 (first..first + 4).map(move |p| (clamp(p), weight(centre - p as f64))).collect::<Vec<_>>()
             };
-            check("bicubic", from, to, got, |input, y, x| {
+            assert_resampled("bicubic", from, to, got, |input, y, x| {
                 let row =
                     |&(r, wy): &(usize, f64)| taps(x).iter().map(|(c, wx)| wy * wx * f64::from(input[r * from + c])).sum::<f64>();
                 taps(y).iter().map(row).sum()

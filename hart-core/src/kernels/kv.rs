@@ -14,7 +14,7 @@ pub(super) struct PlainKv {
     /// `[rows, heads, tokens, head_dim]`.
     pub(super) value: Tensor<4>,
     /// Logarithm of each token's multiplicity.
-    pub(super) log_weights: Vec<f32>,
+    pub(super) log_multiplicities: Vec<f32>,
 }
 
 impl PlainKv {
@@ -22,22 +22,22 @@ impl PlainKv {
         Self {
             key: Tensor::cat(vec![self.key, new.key], 2),
             value: Tensor::cat(vec![self.value, new.value], 2),
-            log_weights: [self.log_weights, new.log_weights].concat(),
+            log_multiplicities: [self.log_multiplicities, new.log_multiplicities].concat(),
         }
     }
 }
 
-/// Keys and values of one block, all tokens so far, in the form of the backend that computed them.
+/// Keys and values of one block and all tokens so far, in the format of the backend that computed them.
 #[derive(Clone, Debug)]
 pub(crate) struct KvStore {
     options: KvOptions,
-    /// One for each group of rows.
+    /// One for each group of rows, if neither backend has computed them.
     plain: Option<Vec<PlainKv>>,
     cpu: Option<cpu::CachedKv>,
     gpu: Option<gpu::CachedKv>,
 }
 
-/// Memory of the last scale's keys and values, which blocks hand on to each other.
+/// Memory of the last scale's keys and values, which the blocks use in turn.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct KvScratch {
     cpu: cpu::KvScratch,
@@ -45,7 +45,7 @@ pub(crate) struct KvScratch {
 }
 
 impl KvStore {
-    /// Creates an empty store for a model of this precision; later scales attend to at most `capacity` tokens of a row.
+    /// Creates an empty store for a model of this precision, with at most `capacity` tokens per row.
     pub(crate) fn new(precision: Precision, capacity: usize) -> Self {
         let options = KvOptions {
             bf16: matches!(precision, Precision::Bf16 | Precision::Int8),
@@ -55,28 +55,28 @@ impl KvStore {
         Self { options, plain: None, cpu: None, gpu: None }
     }
 
-    /// Returns the store as the destination of one scale's keys and values, which later scales attend to.
+    /// Borrows the store to append the keys and values of one scale.
     pub(crate) fn append(&mut self) -> KvAppend<'_> {
         KvAppend(Some(Append { store: self, last: None }))
     }
 
-    /// Returns the store as the past of the last scale, whose keys and values live in `scratch` and are not stored.
+    /// Borrows the store for the last scale, whose keys and values are kept in `scratch` and not appended.
     pub(crate) fn append_last<'a>(&'a mut self, scratch: &'a mut KvScratch) -> KvAppend<'a> {
         KvAppend(Some(Append { store: self, last: Some(scratch) }))
     }
 }
 
-/// The past keys and values of a block, and where one scale's new ones go.
+/// A block's past keys and values, and the destination of one scale's new ones.
 pub(crate) struct KvAppend<'a>(Option<Append<'a>>);
 
 struct Append<'a> {
     store: &'a mut KvStore,
-    /// `Some` with the last scale.
+    /// `Some` for the last scale.
     last: Option<&'a mut KvScratch>,
 }
 
 impl KvAppend<'_> {
-    /// No past, and nothing is stored.
+    /// Attends to the new keys and values only, and stores nothing.
     pub(crate) fn none() -> Self {
         Self(None)
     }
@@ -95,7 +95,7 @@ impl KvAppend<'_> {
         (store.plain.is_none() && store.cpu.is_none()).then_some(part)
     }
 
-    /// Returns all keys and values that the new tokens attend to, one for each group, and stores the new ones.
+    /// Stores the new keys and values and returns all that the new tokens attend to, for each group of rows.
     pub(super) fn append(self, new: Vec<PlainKv>) -> Vec<PlainKv> {
         let Some(Append { store, last }) = self.0 else { return new };
         let all = match store.plain.take() {

@@ -1,4 +1,4 @@
-//! Matrix products and the activations between them.
+//! Linear layers, matrix products and activations.
 
 use burn::prelude::*;
 
@@ -6,12 +6,13 @@ use super::params::Weight;
 use super::{PackedWeight, cpu, gpu, reference};
 use crate::device::Precision;
 
-/// Packs a weight `[in, out]` for products in `precision`; `None` if the device computes with it as it is, or it is empty.
+/// Packs a weight `[in, out]` for products in `precision`. Returns `None` if the device uses the weight unpacked, or if it is
+/// empty.
 pub(crate) fn pack(weight: &Tensor<2>, precision: Precision) -> Option<PackedWeight> {
     cpu::pack(weight, precision)
 }
 
-/// Computes `x W + b`. On a GPU the output has the type of the weight.
+/// Computes `x W + b`. On a GPU, the output has the type of the weight.
 ///
 /// # Shapes
 ///
@@ -21,34 +22,35 @@ pub(crate) fn linear(x: Tensor<3>, weight: &Weight, bias: Option<&Tensor<1>>) ->
     cpu::linear(&x, weight, bias).or_else(|| gpu::linear(&x, weight, bias)).unwrap_or_else(|| reference::linear(x, weight, bias))
 }
 
-/// Like [`linear`], with an output in f32 whatever the type of the weight.
+/// Like [`linear`], but the output is f32 whatever the type of the weight.
 pub(crate) fn linear_to_f32(x: Tensor<3>, weight: &Weight, bias: Option<&Tensor<1>>) -> Tensor<3> {
     cpu::linear(&x, weight, bias)
         .or_else(|| gpu::linear_to_f32(&x, weight, bias))
         .unwrap_or_else(|| reference::linear(x, weight, bias))
 }
 
-/// Multiplies two matrices. On a GPU f32 is multiplied in full, where burn's matrix units would round it to ten bits.
+/// Multiplies two matrices. On a GPU, f32 keeps its full precision; burn's products may use tensor cores, which round it to TF32.
 ///
 /// # Shapes
 ///
 /// - x: `[rows, in]`
 /// - other: `[in, out]`
+/// - output: `[rows, out]`
 pub(crate) fn matmul(x: Tensor<2>, other: Tensor<2>) -> Tensor<2> {
     cpu::matmul(&x, &other).or_else(|| gpu::matmul(&x, &other)).unwrap_or_else(|| reference::matmul(x, other))
 }
 
-/// Computes `x / (1 + e^-x)`, element by element.
+/// Computes `x / (1 + e^-x)` elementwise.
 pub(crate) fn silu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     cpu::silu(x).or_else(gpu::silu).unwrap_or_else(reference::silu)
 }
 
-/// Computes `silu(gate) * up`, element by element.
+/// Computes `silu(gate) * up` elementwise.
 fn silu_mul(gate: Tensor<3>, up: Tensor<3>) -> Tensor<3> {
     cpu::silu_mul(gate, up).or_else(|(gate, up)| gpu::silu_mul(gate, up)).unwrap_or_else(|(gate, up)| reference::silu_mul(gate, up))
 }
 
-/// Computes the gated feed-forward layer `down(silu(gate(x)) * up(x))`, without biases.
+/// Computes the SwiGLU feed-forward layer `down(silu(gate(x)) * up(x))`, without biases.
 ///
 /// # Shapes
 ///
@@ -66,7 +68,7 @@ mod tests {
     use crate::kernels::testing::{assert_close, waves};
     use crate::kernels::{tensor, values};
 
-    /// Whole tensors, shared ones, and views of larger ones; a shared tensor stays as it was.
+    /// Covers whole tensors, shared tensors and views. A shared tensor keeps its values.
     #[test]
     fn faster_activations_equal_the_reference() {
         let device = Device::flex();

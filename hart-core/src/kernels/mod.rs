@@ -1,10 +1,14 @@
-//! The operations that cost time: pure functions over weights and tensors, and the only code with `unsafe` besides memory mapping.
+//! The operations that take most of the time, with an implementation for each backend.
 //!
-//! An operation takes tensors, plain numbers and [`Weight`]s, never a layer. Every backend has a function of the same name and
-//! signature: `cpu` for burn's CPU backend, `gpu` for CUDA, Vulkan, Metal and DX12, and `reference` in burn's own operations, which
-//! is right on any device. A function of `cpu` or `gpu` that borrows its operands returns `None` where it does not apply; one that
-//! may reuse an operand's memory takes it by value and returns it as `Err`. A backend that is not compiled in is `absent`, which
-//! never applies. Modules outside of this folder call the functions of this file and never name a backend.
+//! An operation is a pure function of tensors, numbers and [`Weight`]s; it never takes a layer. Other modules call the functions of
+//! this file, which try the backends in turn. Each backend has a function of the same name and signature:
+//!
+//! - `cpu` for burn's CPU backend, and `gpu` for CUDA, Vulkan, Metal and DX12. A function that borrows its operands returns `None`
+//!   where it does not apply. A function that may reuse the memory of its operands takes them by value and returns them as `Err`.
+//! - `reference` in burn's own operations, for every device.
+//! - `absent` in place of a backend that is not compiled in. It never applies.
+//!
+//! Besides memory mapping, this is the only module with `unsafe` code.
 
 #[allow(dead_code, reason = "backends that are compiled in use some of it")]
 mod absent;
@@ -14,7 +18,7 @@ mod conv;
 #[cfg(feature = "cpu")]
 mod cpu;
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
-#[allow(unsafe_code)] // Buffers that were just made are described to kernels.
+#[allow(unsafe_code)] // Kernel launches on buffers whose sizes are known.
 mod gpu;
 mod kv;
 mod linear;
@@ -48,17 +52,17 @@ use burn::prelude::*;
 
 use crate::rng::Stream;
 
-/// Lets kernels on the CPU reuse each other's memory until the guard is dropped.
+/// Lets CPU kernels reuse each other's memory until the returned guard is dropped.
 pub(crate) fn reuse_memory() -> impl Sized {
     cpu::PoolGuard::new()
 }
 
-/// Makes a GPU's allocator reserve pages for tensors of up to `bytes` bytes; does nothing on the CPU.
+/// Reserves pages for tensors of up to `bytes` bytes in a GPU's allocator. Does nothing on the CPU.
 pub(crate) fn reserve_pool(device: &Device, bytes: u64) {
     gpu::reserve_pool(device, bytes);
 }
 
-/// Draws standard normal noise on the device; `None` if the device has no kernel for it.
+/// Draws standard normal noise on the device. Returns `None` if the device has no kernel for it.
 ///
 /// # Shapes
 ///
@@ -67,9 +71,10 @@ pub(crate) fn normals(stream: &Stream<'_>, shape: [usize; 3], device: &Device) -
     gpu::normals(stream, shape, device)
 }
 
-/// Draws the codes of one scale on the device; `None` if the device has no kernel for it.
+/// Samples the codes of one scale on the device. Returns `None` if the device has no kernel for it.
 ///
-/// `smoothing` is the factor and the temperature of Gumbel-softmax smoothing.
+/// `top_k` and `top_p` filter the logits; 0 keeps all codes. `smoothing` is the factor and the temperature of Gumbel-softmax
+/// smoothing. `scale` is the index of the scale, and `seeds` has one seed per image.
 ///
 /// # Shapes
 ///

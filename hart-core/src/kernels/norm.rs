@@ -1,11 +1,11 @@
-//! Norms, and what is fused with them.
+//! Normalisation, and the operations fused with it.
 
 use burn::prelude::*;
 
 use super::params::{GroupNormParams, Modulation};
 use super::{cpu, gpu, reference};
 
-/// Computes `x / sqrt(mean(x^2) + epsilon) * gain`, then the modulation if there is one.
+/// Computes `x / sqrt(mean(x^2) + epsilon) * gain`, and applies the modulation if there is one.
 ///
 /// # Shapes
 ///
@@ -18,7 +18,7 @@ pub(crate) fn rms_norm(x: Tensor<3>, gain: &Tensor<1>, epsilon: f64, modulation:
         .unwrap_or_else(|| reference::rms_norm(x, gain, epsilon, modulation))
 }
 
-/// Normalises to mean 0 and variance 1 over the last dimension, applies gain and bias, then the modulation if there is one.
+/// Normalises the last dimension to mean 0 and variance 1, and applies gain, bias and modulation if there are any.
 ///
 /// # Shapes
 ///
@@ -49,7 +49,9 @@ pub(crate) fn add_gated(x: Tensor<3>, y: Tensor<3>, gate: Option<&Tensor<3>>) ->
         .unwrap_or_else(|(x, y)| reference::add_gated(x, y, gate))
 }
 
-/// Computes [`add_gated`], and [`rms_norm`] of the sum; returns the sum and its norm.
+/// Computes [`add_gated`] and the [`rms_norm`] of the sum. Returns the sum and the normalised sum.
+///
+/// `modulation` is the gate of `y`, and the modulation of the normalised sum.
 ///
 /// # Shapes
 ///
@@ -71,7 +73,7 @@ pub(crate) fn add_norm(
     )
 }
 
-/// Normalises each group of channels to mean 0 and variance 1, then applies gain and bias.
+/// Normalises each group of channels to mean 0 and variance 1, and applies gain and bias.
 ///
 /// # Shapes
 ///
@@ -99,12 +101,12 @@ mod tests {
     use crate::kernels::testing::{self, assert_close};
     use crate::kernels::{tensor, values};
 
-    /// A wave around 0.2.
+    /// Returns a wave with a mean of about 0.2.
     fn waves(shape: [usize; 3], speed: f32) -> Tensor<3> {
         testing::wave(shape, speed, &Device::flex()) + 0.2
     }
 
-    /// Modulations of a row and of a token, by themselves and as parts of something larger; x as a part too.
+    /// Covers modulation per row and per token, in whole tensors and in views; x is a view as well.
     #[test]
     fn faster_norms_equal_the_reference() {
         let device = Device::flex();

@@ -1,4 +1,4 @@
-//! Operands of operations besides tensors and plain numbers.
+//! Operands of the operations that are more than a tensor or a number.
 
 use std::sync::Arc;
 
@@ -80,7 +80,7 @@ impl ConvParams {
         [height, width]
     }
 
-    /// Whether stride, dilation and groups are one.
+    /// Whether stride, dilation and groups are 1.
     #[cfg_attr(not(feature = "cpu"), allow(dead_code, reason = "used by the CPU's kernels"))]
     pub(super) fn is_plain(&self) -> bool {
         self.stride == [1, 1] && self.dilation == [1, 1] && self.groups == 1
@@ -112,43 +112,43 @@ pub(crate) struct Rotary<'a> {
     pub(crate) sin: &'a Tensor<4>,
 }
 
-/// Rows of a batch that have equally many tokens. Groups follow each other in a batch.
+/// Consecutive rows of a batch with the same number of tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RowGroup {
     /// Number of rows.
     pub(crate) rows: usize,
     /// Tokens of each row.
     pub(crate) tokens: usize,
-    /// How often each token counts as a key: it may stand for several that are equal.
+    /// How often each token counts as a key. A token may stand for several equal ones.
     pub(crate) multiplicity: usize,
 }
 
 impl RowGroup {
-    /// Returns the tokens of all rows.
+    /// Returns the number of tokens of all rows.
     pub(crate) fn total(&self) -> usize {
         self.rows * self.tokens
     }
 }
 
-/// The past keys and values of one block in a backend's own form, and where one scale's new ones go.
+/// A block's past keys and values in a backend's format, and the destination of one scale's new ones.
 pub(super) struct KvPart<'a, C, S> {
     pub(super) options: KvOptions,
     /// Keys and values of earlier scales; `None` before the first one.
     pub(super) cached: &'a mut Option<C>,
-    /// Memory of the last scale's keys and values, which are not cached; `None` with earlier scales.
+    /// Memory of the last scale's keys and values, which are not cached; `None` for earlier scales.
     pub(super) last: Option<&'a mut S>,
 }
 
 /// How keys and values are cached.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct KvOptions {
-    /// Whether they are rounded to bf16 where the backend supports it.
+    /// Whether they are bf16, if the backend supports it.
     #[cfg_attr(not(feature = "cpu"), allow(dead_code, reason = "read by the CPU's kernels"))]
     pub(super) bf16: bool,
-    /// Whether they are quantised to 8 bits while they wait for later scales.
+    /// Whether they are quantised to 8 bits in the cache, if the backend supports it.
     #[cfg_attr(not(feature = "cpu"), allow(dead_code, reason = "read by the CPU's kernels"))]
     pub(super) int8: bool,
-    /// Tokens of a row that later scales attend to, all scales together.
+    /// Most tokens per row in the cache.
     #[cfg_attr(not(any(feature = "cuda", feature = "wgpu")), allow(dead_code, reason = "read by the GPU's kernels"))]
     pub(super) capacity: usize,
 }
@@ -161,18 +161,18 @@ pub(crate) struct AdamStep {
     pub(crate) beta_1: f32,
     pub(crate) beta_2: f32,
     pub(crate) epsilon: f32,
-    /// Steps that the moments have seen, this one included.
+    /// Number of this step, from 1. It corrects the bias of the moments.
     pub(crate) time: usize,
     /// Learning rate.
     pub(crate) rate: f64,
     pub(crate) weight_decay: f32,
-    /// Factor of the gradients.
+    /// Factor of the gradients, from clipping their norm.
     pub(crate) scale: f32,
-    /// Decay of the running average of the parameters.
+    /// Decay of the exponential moving average of the parameters.
     pub(crate) average: f64,
 }
 
-/// Parameters with their running average and moments, all of one length.
+/// Parameters with their exponential moving average and AdamW's moments, all `[parameters]`.
 #[cfg(feature = "train")]
 #[cfg_attr(not(any(feature = "cuda", feature = "wgpu")), allow(dead_code, reason = "read by the GPU's kernels"))]
 pub(crate) struct AdamRows {

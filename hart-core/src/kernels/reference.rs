@@ -1,4 +1,4 @@
-//! Every operation in burn's own operations: right on any device, in any type that burn computes with, and with gradients.
+//! Reference implementations in burn's own operations. They run on every device and in every float type, and have gradients.
 
 use burn::prelude::*;
 use burn::tensor::ops::{AttentionModuleOptions, ConvOptions};
@@ -69,7 +69,7 @@ pub(super) fn group_norm(x: Tensor<4>, params: &GroupNormParams, silu: bool) -> 
     let grouped = x.reshape([batch, params.groups, channels / params.groups * height * width]); // [batch, groups, values]
     let centred = grouped.clone() - grouped.mean_dim(2);
     let variance = centred.clone().square().mean_dim(2);
-    let normalized = centred / (variance + params.epsilon).sqrt();
+    let normalized = centred / (variance + params.epsilon).sqrt(); // [batch, groups, values]
     let per_channel = |x: &Tensor<1>| x.clone().reshape([1, channels, 1, 1]);
     let y = normalized.reshape(shape) * per_channel(&params.gain) + per_channel(&params.bias); // [batch, channels, height, width]
     if silu { self::silu(y) } else { y }
@@ -84,24 +84,24 @@ pub(super) fn conv2d(x: Tensor<4>, params: &ConvParams) -> Tensor<4> {
 pub(super) fn upsample_nearest(x: Tensor<4>) -> Tensor<4> {
     let [batch, channels, height, width] = x.dims();
     let x = x.reshape([batch * channels, height, 1, width, 1]).repeat_dim(4, 2).repeat_dim(2, 2);
-    x.reshape([batch, channels, 2 * height, 2 * width])
+    x.reshape([batch, channels, 2 * height, 2 * width]) // [batch, channels, 2 height, 2 width]
 }
 
 pub(super) fn rotate(x: Tensor<4>, Rotary { cos, sin }: Rotary<'_>) -> Tensor<4> {
     let half = x.dims()[3] / 2;
-    let turned = Tensor::cat(vec![x.clone().narrow(3, half, half).neg(), x.clone().narrow(3, 0, half)], 3);
-    x * cos.clone() + turned * sin.clone()
+    let rotated = Tensor::cat(vec![x.clone().narrow(3, half, half).neg(), x.clone().narrow(3, 0, half)], 3); // (-x2, x1)
+    x * cos.clone() + rotated * sin.clone()
 }
 
 pub(super) fn attention(operands: [Tensor<4>; 3], bias: Option<&Tensor<4>>, scale: f64) -> Tensor<4> {
     let dtype = operands[0].dtype();
     let [query, key, value] = operands.map(to_f32);
-    // burn's GPU backend wants as many key heads as query heads.
-    let shared = if is_cpu(&query.device()) { 1 } else { query.dims()[1] / key.dims()[1].max(1) };
-    let (key, value) = (repeat_heads(key, shared), repeat_heads(value, shared));
+    // burn's GPU backend requires as many key heads as query heads.
+    let repeats = if is_cpu(&query.device()) { 1 } else { query.dims()[1] / key.dims()[1].max(1) };
+    let (key, value) = (repeat_heads(key, repeats), repeat_heads(value, repeats));
     let options = AttentionModuleOptions { scale: Some(scale), ..Default::default() };
-    let mixed = module::attention(query, key, value, None, bias.cloned(), options);
-    if dtype == DType::F32 { mixed } else { mixed.cast(dtype) }
+    let output = module::attention(query, key, value, None, bias.cloned(), options);
+    if dtype == DType::F32 { output } else { output.cast(dtype) }
 }
 
 /// Repeats every head `times` times.
@@ -109,7 +109,7 @@ fn repeat_heads(x: Tensor<4>, times: usize) -> Tensor<4> {
     if times <= 1 {
         return x;
     }
-    let [batch, heads, length, channels] = x.dims();
-    let x = x.reshape([batch, heads, 1, length * channels]).repeat_dim(2, times);
-    x.reshape([batch, heads * times, length, channels])
+    let [batch, heads, keys, head_dim] = x.dims();
+    let x = x.reshape([batch, heads, 1, keys * head_dim]).repeat_dim(2, times); // [batch, heads, times, keys * head_dim]
+    x.reshape([batch, heads * times, keys, head_dim]) // [batch, heads * times, keys, head_dim]
 }

@@ -1,4 +1,4 @@
-//! Scaled dot-product attention, alone and with everything between the two linear layers of a block's self-attention.
+//! Scaled dot-product attention, and a block's self-attention between its two linear layers.
 
 use burn::prelude::*;
 
@@ -7,7 +7,7 @@ use super::params::{AttentionParams, MIN_NORM, Rotary, RowGroup};
 use super::tensors::{tensor, to_f32};
 use super::{cpu, gpu, reference};
 
-/// Applies RoPE: `x cos + (-x2, x1) sin`, where x1 and x2 are the halves of each head.
+/// Applies RoPE: `x * cos + (-x2, x1) * sin`, where x1 and x2 are the halves of each head.
 ///
 /// # Shapes
 ///
@@ -16,12 +16,12 @@ pub(crate) fn rotate(x: Tensor<4>, rotary: Rotary<'_>) -> Tensor<4> {
     reference::rotate(x, rotary)
 }
 
-/// Computes `softmax(scale * q k^T + bias) v`. The softmax is f32 whatever the type.
+/// Computes `softmax(scale * q k^T + bias) v`. The softmax is f32 whatever the type of the operands.
 ///
 /// # Shapes
 ///
 /// - query: `[batch, heads, tokens, head_dim]`
-/// - key, value: `[batch, kv_heads, keys, head_dim]`, `heads` a multiple of `kv_heads`
+/// - key, value: `[batch, kv_heads, keys, head_dim]`; `heads` is a multiple of `kv_heads`
 /// - bias: broadcast to `[batch, heads, tokens, keys]`
 /// - output: `[batch, heads, tokens, head_dim]`
 pub(crate) fn attention(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, bias: Option<&Tensor<4>>, scale: f64) -> Tensor<4> {
@@ -30,15 +30,15 @@ pub(crate) fn attention(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, bias
         .unwrap_or_else(|| reference::attention([query, key, value], bias, scale))
 }
 
-/// Computes self-attention from the product that holds queries, keys and values to the mixed values: biases, norms, RoPE, the
-/// KV cache, softmax.
+/// Computes a block's self-attention from the output of the QKV projection to the input of the output projection: biases, L2
+/// norms, RoPE, KV cache and attention.
 ///
 /// # Shapes
 ///
-/// - qkv: `[R, L, 3 C]`, or `[1, N, 3 C]` where rows differ in length: the tokens of all groups, one row after the other
-/// - rotary: of `[R or 1, L]`, or of `[1, N]` tokens
-/// - bias: broadcast to `[R, H, L, keys]`
-/// - output: like qkv, C wide
+/// - qkv: `[rows, tokens, 3 * channels]`, or `[1, tokens of all rows, 3 * channels]` if rows differ in length
+/// - rotary: tables of `[rows or 1, tokens]`, or of `[1, tokens of all rows]`
+/// - bias: broadcast to `[rows, heads, tokens, keys]`
+/// - output: `[rows, tokens, channels]`, or `[1, tokens of all rows, channels]`
 pub(crate) fn self_attention(
     qkv: Tensor<3>,
     params: &AttentionParams,
@@ -50,11 +50,11 @@ pub(crate) fn self_attention(
     let from_cpu = kv.cpu().and_then(|kv| cpu::self_attention(&qkv, params, rotary, groups, kv, bias));
     from_cpu
         .or_else(|| gpu::self_attention(&qkv, params, rotary, groups, kv.gpu()?, bias))
-        .unwrap_or_else(|| composed(qkv, params, rotary, groups, kv, bias))
+        .unwrap_or_else(|| compose(qkv, params, rotary, groups, kv, bias))
 }
 
-/// Computes self-attention out of other operations.
-fn composed(
+/// Composes self-attention from other operations.
+fn compose(
     qkv: Tensor<3>,
     params: &AttentionParams,
     rotary: Rotary<'_>,
@@ -65,6 +65,7 @@ fn composed(
     let qkv = to_f32(qkv);
     let [rows, length, width] = qkv.dims();
     let (width, head_dim) = (width / 3, width / 3 / params.heads);
+    // Add the biases and split the heads.
     let biases = vec![params.query_bias.clone(), params.query_bias.zeros_like(), params.value_bias.clone()];
     let qkv = qkv + Tensor::cat(biases, 0).unsqueeze();
     let part = |index: usize| {
@@ -77,22 +78,25 @@ fn composed(
         key = l2_normalize(key);
     }
     let (query, key) = (rotate(query, rotary), rotate(key, rotary));
+    // Append to the KV cache.
     let new = split_groups(groups, &key).into_iter().zip(split_groups(groups, &value)).zip(groups);
     let new = new.map(|((key, value), group)| {
-        let log_weights = vec![(group.multiplicity as f32).ln(); group.tokens];
-        PlainKv { key, value, log_weights }
+        let log_multiplicities = vec![(group.multiplicity as f32).ln(); group.tokens];
+        PlainKv { key, value, log_multiplicities }
     });
     let all = kv.append(new.collect());
-    let mixed = split_groups(groups, &query).into_iter().zip(all).map(|(query, kv)| {
+    // Attend and merge the heads.
+    let outputs = split_groups(groups, &query).into_iter().zip(all).map(|(query, kv)| {
         let [rows, heads, tokens, head_dim] = query.dims();
-        let bias = bias.cloned().or_else(|| multiplicity_bias(&kv.log_weights, &query.device()));
-        let mixed = attention(query, kv.key, kv.value, bias.as_ref(), params.scale);
-        mixed.swap_dims(1, 2).reshape([1, rows * tokens, heads * head_dim]) // [1, tokens of all rows, channels]
+        let bias = bias.cloned().or_else(|| multiplicity_bias(&kv.log_multiplicities, &query.device()));
+        let output = attention(query, kv.key, kv.value, bias.as_ref(), params.scale);
+        output.swap_dims(1, 2).reshape([1, rows * tokens, heads * head_dim]) // [1, tokens of all rows, channels]
     });
-    Tensor::cat(mixed.collect(), 1).reshape([rows, length, width])
+    Tensor::cat(outputs.collect(), 1).reshape([rows, length, width]) // [rows, tokens, channels]
 }
 
-/// Splits `[rows, heads, tokens, head_dim]`, or `[1, heads, tokens of all rows, head_dim]` where rows differ in length, into groups.
+/// Splits `[rows, heads, tokens, head_dim]` into groups of rows. If rows differ in length, x is
+/// `[1, heads, tokens of all rows, head_dim]`.
 fn split_groups(groups: &[RowGroup], x: &Tensor<4>) -> Vec<Tensor<4>> {
     let [rows, heads, _, head_dim] = x.dims();
     let packed = rows != groups.iter().map(|group| group.rows).sum::<usize>();
@@ -110,10 +114,10 @@ fn split_groups(groups: &[RowGroup], x: &Tensor<4>) -> Vec<Tensor<4>> {
     groups.iter().map(split).collect()
 }
 
-/// Returns a bias of the scores, `[1, 1, 1, keys]`, if some keys count several times.
-fn multiplicity_bias(log_weights: &[f32], device: &Device) -> Option<Tensor<4>> {
-    let some = log_weights.iter().any(|&log_weight| log_weight != 0.0);
-    some.then(|| tensor(log_weights.to_vec(), [1, 1, 1, log_weights.len()], device))
+/// Returns the bias `[1, 1, 1, keys]` that makes keys count several times; `None` if all of them count once.
+fn multiplicity_bias(log_multiplicities: &[f32], device: &Device) -> Option<Tensor<4>> {
+    let needed = log_multiplicities.iter().any(|&log_multiplicity| log_multiplicity != 0.0);
+    needed.then(|| tensor(log_multiplicities.to_vec(), [1, 1, 1, log_multiplicities.len()], device))
 }
 
 fn l2_normalize(x: Tensor<4>) -> Tensor<4> {
@@ -129,54 +133,56 @@ mod tests {
     use crate::kernels::{KvScratch, KvStore, tensor, values};
     use crate::nn::RotaryEmbedding;
 
-    /// burn's CPU backend takes another body for `queries * keys` above this, one that never holds all scores.
+    /// Above this product of queries and keys, burn's CPU backend uses a kernel that does not store all scores.
     const ALL_SCORES: usize = 256 * 1024;
 
-    /// Both bodies against a plain softmax in f64, with grouped heads, with and without bias. A row that may look nowhere averages
-    /// all values.
+    /// Compares both kernels with a plain softmax in f64, with grouped queries, with and without a bias. A row that is masked
+    /// everywhere averages all values.
     #[test]
     fn attention_is_a_softmax_whatever_the_length() {
         let device = Device::flex();
-        let (heads, groups, dim) = (4, 2, 8);
+        let (heads, kv_heads, dim) = (4, 2, 8);
         for (queries, keys) in [(3, 5), (100, 3000)] {
             assert!((queries, keys) == (3, 5) || queries * keys > ALL_SCORES);
-            let (q, k, v) = (waves(heads * queries * dim, 0.7), waves(groups * keys * dim, 0.31), waves(groups * keys * dim, 1.3));
+            let (q, k, v) =
+                (waves(heads * queries * dim, 0.7), waves(kv_heads * keys * dim, 0.31), waves(kv_heads * keys * dim, 1.3));
             let mut bias: Vec<f32> = waves(queries * keys, 0.11).iter().map(|b| if *b > 0.5 { f32::MIN } else { *b }).collect();
             bias[..keys].fill(f32::MIN);
             for bias in [None, Some(bias)] {
                 let scale = 0.4;
                 let got = values(attention(
                     tensor(q.clone(), [1, heads, queries, dim], &device),
-                    tensor(k.clone(), [1, groups, keys, dim], &device),
-                    tensor(v.clone(), [1, groups, keys, dim], &device),
+                    tensor(k.clone(), [1, kv_heads, keys, dim], &device),
+                    tensor(v.clone(), [1, kv_heads, keys, dim], &device),
                     bias.clone().map(|bias| tensor(bias, [1, 1, queries, keys], &device)).as_ref(),
                     scale,
                 ));
                 for (row, got) in got.chunks(dim).enumerate() {
                     let (head, query) = (row / queries, row % queries);
-                    let group = head / (heads / groups);
-                    let key = |index: usize| &k[(group * keys + index) * dim..][..dim];
+                    let kv_head = head / (heads / kv_heads);
+                    let key = |index: usize| &k[(kv_head * keys + index) * dim..][..dim];
                     let score = |index: usize| {
                         let dot: f64 = q[row * dim..][..dim].iter().zip(key(index)).map(|(a, b)| f64::from(a * b)).sum();
                         let bias = bias.as_ref().map_or(0.0, |bias| bias[query * keys + index]);
-                        // The most negative float swallows any score added to it.
+                        // The most negative float absorbs any score added to it.
                         if bias == f32::MIN { f64::from(f32::MIN) } else { dot * scale + f64::from(bias) }
                     };
                     let scores: Vec<f64> = (0..keys).map(score).collect();
-                    let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-                    let weights: Vec<f64> = scores.iter().map(|s| (s - largest).exp()).collect();
-                    let sum: f64 = weights.iter().sum();
+                    let row_max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                    let probabilities: Vec<f64> = scores.iter().map(|s| (s - row_max).exp()).collect();
+                    let row_sum: f64 = probabilities.iter().sum();
                     for (channel, got) in got.iter().enumerate() {
-                        let value = |index: usize| f64::from(v[(group * keys + index) * dim + channel]);
-                        let want = weights.iter().enumerate().map(|(i, w)| w * value(i)).sum::<f64>() / sum;
-                        assert!((f64::from(*got) - want).abs() < 1e-5, "{queries} x {keys}, row {row}: {got} and not {want}");
+                        let value = |index: usize| f64::from(v[(kv_head * keys + index) * dim + channel]);
+                        let want = probabilities.iter().enumerate().map(|(i, p)| p * value(i)).sum::<f64>() / row_sum;
+                        assert!((f64::from(*got) - want).abs() < 1e-5, "{queries} x {keys}, row {row}: got {got}, expected {want}");
                     }
                 }
             }
         }
     }
 
-    /// Three scales with the cache, the first packed: conditional rows, then one token of each unconditional row for seven.
+    /// Runs three scales with the cache. In the first one, rows differ in length: a token of the unconditional rows stands for
+    /// seven.
     #[test]
     fn faster_self_attention_equals_the_reference() {
         let device = Device::flex();
@@ -209,7 +215,7 @@ mod tests {
                     let mut kv = if index == 2 { fast.append_last(&mut scratch) } else { fast.append() };
                     let kv = kv.cpu().expect("the CPU computed the past");
                     let got = cpu::self_attention(&qkv, &params, rotary, &groups, kv, None).expect("it is the CPU backend");
-                    let want = composed(qkv, &params, rotary, &groups, plain.append(), None);
+                    let want = compose(qkv, &params, rotary, &groups, plain.append(), None);
                     assert_eq!(got.dims(), want.dims());
                     let tolerance = if precision == Precision::F32 { 1e-5 } else { 3e-2 };
                     let error = values((got - want).abs().max())[0];
@@ -219,9 +225,9 @@ mod tests {
         }
     }
 
-    /// Channels before positions, as in a feature map: the output has the same layout.
+    /// In a feature map, channels come before positions. The output has the same layout.
     #[test]
-    fn attention_over_a_map() {
+    fn attention_over_a_feature_map() {
         let device = Device::flex();
         let map = tensor(waves(2 * 3 * 16 * 70, 0.7), [2, 3, 16, 70], &device);
         let part = |index: usize| map.clone().narrow(1, index, 1).swap_dims(2, 3);

@@ -1,23 +1,23 @@
-//! Tensors from host memory and back.
+//! Conversions between tensors and host memory.
 
 use burn::prelude::*;
 use burn::tensor::DType;
 
-/// Returns a float tensor of values in row-major order. All arithmetic is f32, whatever the device's default is.
+/// Returns an f32 tensor of values in row-major order, whatever the device's default type.
 pub(crate) fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D], device: &Device) -> Tensor<D> {
     Tensor::from_data(TensorData::new(values, shape), (device, DType::F32))
 }
 
-/// Returns the tensor in f32.
+/// Returns the tensor cast to f32.
 pub(crate) fn to_f32<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     if x.dtype() == DType::F32 { x } else { x.cast(DType::F32) }
 }
 
-/// Returns positions along a dimension as a tensor.
-pub(crate) fn indices(positions: &[usize], device: &Device) -> Tensor<1, Int> {
-    let positions: Vec<i32> = positions.iter().map(|&position| position as i32).collect();
-    let count = positions.len();
-    Tensor::from_data(TensorData::new(positions, [count]), device)
+/// Returns indices along a dimension as a tensor.
+pub(crate) fn indices(indices: &[usize], device: &Device) -> Tensor<1, Int> {
+    let indices: Vec<i32> = indices.iter().map(|&index| index as i32).collect();
+    let count = indices.len();
+    Tensor::from_data(TensorData::new(indices, [count]), device)
 }
 
 /// Returns an integer tensor of values in row-major order.

@@ -1,10 +1,10 @@
-//! Inputs and comparisons that tests of kernels share.
+//! Inputs and comparisons shared by the tests of kernels.
 
 use burn::prelude::*;
 
 use super::{tensor, values};
 
-/// Returns `count` values of a sine, between -1 and 1.
+/// Returns `count` samples of a sine wave, `speed` radians apart.
 pub(crate) fn waves(count: usize, speed: f32) -> Vec<f32> {
     (0..count).map(|i| (i as f32 * speed).sin()).collect()
 }
@@ -20,7 +20,7 @@ pub(crate) fn wave<const D: usize>(shape: [usize; D], speed: f32, device: &Devic
     tensor(waves(shape.iter().product(), speed), shape, device)
 }
 
-/// Asserts that two tensors differ by at most `tolerance` times the larger of 1 and the wanted value.
+/// Asserts that two tensors differ by at most `tolerance * max(1, |want|)`.
 #[track_caller]
 pub(crate) fn assert_close<const D: usize>(got: Tensor<D>, want: Tensor<D>, tolerance: f32) {
     assert_eq!(got.dims(), want.dims());
@@ -31,7 +31,7 @@ pub(crate) fn assert_close<const D: usize>(got: Tensor<D>, want: Tensor<D>, tole
     }
 }
 
-/// Returns the GPU that `HART_TEST_DEVICE` names, or the first one of wgpu or CUDA.
+/// Returns the GPU named by `HART_TEST_DEVICE`, or the default one of wgpu or CUDA.
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
 pub(crate) fn gpu() -> Device {
     let name = std::env::var("HART_TEST_DEVICE").ok().filter(|name| name != "cpu");
@@ -40,7 +40,7 @@ pub(crate) fn gpu() -> Device {
     kind.open().unwrap_or_else(|error| panic!("{error} (these tests need a GPU, or Mesa's software Vulkan)"))
 }
 
-/// Returns the tensor's values on another device.
+/// Copies a tensor to another device.
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
 pub(crate) fn on<const D: usize>(x: &Tensor<D>, device: &Device) -> Tensor<D> {
     let shape: [usize; D] = x.dims();
