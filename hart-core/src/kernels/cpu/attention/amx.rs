@@ -6,7 +6,7 @@
 
 use super::exp2::{exp2, exp2_for_bf16};
 use super::flash::MIN_SCORE;
-use super::layout::{KEY_BLOCK, PANEL_WIDTH, word_count};
+use super::layout::{KEY_BLOCK, PANEL_WIDTH, dword_count};
 use super::quantized_kv::BlockBuffer;
 use super::segment::SegmentHead;
 use crate::kernels::cpu::amx::{AmxToken, TILE_ROWS, Tdpbf16ps, TileGuard, TileOperands, TileProduct};
@@ -20,7 +20,7 @@ pub(super) const QUERY_BLOCK: usize = 512;
 /// Queries that are multiplied together: two tiles.
 const QUERY_TILE: usize = 2 * TILE_ROWS;
 /// Words of a query's probabilities for a key block.
-const PROBABILITY_WORDS: usize = KEY_BLOCK / 2;
+const PROBABILITY_DWORDS: usize = KEY_BLOCK / 2;
 /// Largest magnitude of scores that are used without subtracting their maximum: f32 holds their powers of two and the sums of
 /// those.
 const MAX_SMALL_SCORE: f32 = 60.0;
@@ -37,9 +37,9 @@ pub(super) struct Scratch {
     row_max: [f32; QUERY_BLOCK],
     /// `[QUERY_TILE][KEY_BLOCK]`.
     scores: AlignedVec<f32>,
-    /// Pairs of bf16, `[QUERY_TILE][PROBABILITY_WORDS]`.
+    /// Pairs of bf16, `[QUERY_TILE][PROBABILITY_DWORDS]`.
     probabilities: AlignedVec<f32>,
-    /// Values of a short key block, whose words are filled up with zeros to whole tiles.
+    /// Values of a short key block, whose dwords are filled up with zeros to whole tiles.
     padded_values: AlignedVec<f32>,
     head_dim: usize,
 }
@@ -54,13 +54,13 @@ impl Scratch {
             row_sum: AlignedVec::new(QUERY_BLOCK * TILE_DWORDS),
             row_max: [MIN_SCORE; QUERY_BLOCK],
             scores: AlignedVec::new(QUERY_TILE * KEY_BLOCK),
-            probabilities: AlignedVec::new(QUERY_TILE * PROBABILITY_WORDS),
-            padded_values: AlignedVec::new(PROBABILITY_WORDS * head_dim),
+            probabilities: AlignedVec::new(QUERY_TILE * PROBABILITY_DWORDS),
+            padded_values: AlignedVec::new(PROBABILITY_DWORDS * head_dim),
             head_dim,
         }
     }
 
-    /// Returns the words of a query.
+    /// Returns the dwords of a query.
     pub(super) fn query_mut(&mut self, query: usize) -> &mut [f32] {
         &mut self.query[query * self.head_dim / 2..][..self.head_dim / 2]
     }
@@ -86,13 +86,13 @@ impl SimdKernel for Attend<'_> {
     unsafe fn run<S: SimdF32>(self) {
         let Self { token, queries, segments, scratch, buffer } = self;
         assert!(queries <= QUERY_BLOCK && S::HAS_BF16);
-        let (key_words, head_dim) = (scratch.head_dim / 2, scratch.head_dim);
+        let (key_dwords, head_dim) = (scratch.head_dim / 2, scratch.head_dim);
         let tiles = TileGuard::new(token);
         scratch.acc.fill(0.0);
         scratch.row_sum.fill(0.0);
         scratch.row_max.fill(MIN_SCORE);
         for segment in segments {
-            assert!(segment.fits(key_words, head_dim, true), "segments have the sizes of the queries");
+            assert!(segment.fits(key_dwords, head_dim, true), "segments have the sizes of the queries");
             for first in (0..segment.tokens()).step_by(KEY_BLOCK) {
                 let count = (segment.tokens() - first).min(KEY_BLOCK);
                 // A dequantised block lies at the start of the buffer.
@@ -100,12 +100,12 @@ impl SimdKernel for Attend<'_> {
                     SegmentHead::Packed(head) => (*head, first),
                     SegmentHead::Quantized(head) => (buffer.dequantize::<true>(head, first, count), 0),
                 };
-                let [keys, values] = kv.block(first, count, key_words, head_dim, true);
-                let value_words = word_count(count, true);
-                let padded_words = value_words.next_multiple_of(TILE_DWORDS);
-                if value_words < padded_words {
-                    let padded = scratch.padded_values.chunks_exact_mut(padded_words * PANEL_WIDTH);
-                    for (to, from) in padded.zip(values.chunks_exact(value_words * PANEL_WIDTH)) {
+                let [keys, values] = kv.block(first, count, key_dwords, head_dim, true);
+                let value_dwords = dword_count(count, true);
+                let padded_dwords = value_dwords.next_multiple_of(TILE_DWORDS);
+                if value_dwords < padded_dwords {
+                    let padded = scratch.padded_values.chunks_exact_mut(padded_dwords * PANEL_WIDTH);
+                    for (to, from) in padded.zip(values.chunks_exact(value_dwords * PANEL_WIDTH)) {
                         let (to, rest) = to.split_at_mut(from.len());
                         to.copy_from_slice(from);
                         rest.fill(0.0);
@@ -118,7 +118,7 @@ impl SimdKernel for Attend<'_> {
                     // SAFETY: the caller guarantees that the processor has the instructions.
                     unsafe { online_softmax::<S>(scratch, row, (queries - row).min(QUERY_TILE), count, kv.log2_multiplicity) };
                     // O = O + P V
-                    pv(&tiles, scratch, if value_words < padded_words { None } else { Some(values) }, padded_words, row);
+                    pv(&tiles, scratch, if value_dwords < padded_dwords { None } else { Some(values) }, padded_dwords, row);
                 }
             }
         }
@@ -127,26 +127,26 @@ impl SimdKernel for Attend<'_> {
 
 /// Computes the scores of 32 queries from `row` on for all panels of keys.
 fn qk(_: &TileGuard, scratch: &mut Scratch, keys: &[f32], row: usize) {
-    let key_words = scratch.head_dim / 2;
-    let panels = keys.len() / (key_words * PANEL_WIDTH);
-    assert!(panels * PANEL_WIDTH <= KEY_BLOCK && keys.len().is_multiple_of(key_words * PANEL_WIDTH));
+    let key_dwords = scratch.head_dim / 2;
+    let panels = keys.len() / (key_dwords * PANEL_WIDTH);
+    assert!(panels * PANEL_WIDTH <= KEY_BLOCK && keys.len().is_multiple_of(key_dwords * PANEL_WIDTH));
     assert!(row + QUERY_TILE <= QUERY_BLOCK);
     for panel in (0..panels).step_by(2) {
         let two = panel + 1 < panels;
         let (c, c_row_stride) = (scratch.scores[panel * PANEL_WIDTH..].as_mut_ptr().cast::<u8>(), KEY_BLOCK * size_of::<f32>());
         let operands = TileOperands {
-            a: [row, row + TILE_ROWS].map(|row| scratch.query[row * key_words..].as_ptr().cast()),
-            a_row_stride: key_words * size_of::<f32>(),
+            a: [row, row + TILE_ROWS].map(|row| scratch.query[row * key_dwords..].as_ptr().cast()),
+            a_row_stride: key_dwords * size_of::<f32>(),
             a_tile_stride: TILE_DWORDS * size_of::<f32>(),
-            b: [panel, panel + usize::from(two)].map(|panel| keys[panel * key_words * PANEL_WIDTH..].as_ptr().cast()),
+            b: [panel, panel + usize::from(two)].map(|panel| keys[panel * key_dwords * PANEL_WIDTH..].as_ptr().cast()),
             b_row_stride: PANEL_WIDTH * size_of::<f32>(),
             b_tile_stride: TILE_DWORDS * PANEL_WIDTH * size_of::<f32>(),
-            k_tiles: key_words / TILE_DWORDS,
+            k_tiles: key_dwords / TILE_DWORDS,
             c: [c, c.wrapping_add(TILE_ROWS * c_row_stride)],
             c_row_stride,
         };
-        // SAFETY: `TileGuard` shows that the tiles are configured. The queries and panels are as long as asserted, their words fill
-        // whole tiles, and the scores have a column for each key.
+        // SAFETY: `TileGuard` shows that the tiles are configured. The queries and panels are as long as asserted, their dwords
+        // fill whole tiles, and the scores have a column for each key.
         unsafe { if two { Tdpbf16ps::product_32x32(operands) } else { Tdpbf16ps::product_32x16(operands) } }
     }
 }
@@ -165,12 +165,12 @@ unsafe fn online_softmax<S: SimdF32>(scratch: &mut Scratch, row: usize, rows: us
     let max_abs = unsafe { max_abs::<S>(&scratch.scores[..rows * KEY_BLOCK], count.next_multiple_of(PANEL_WIDTH)) };
     let small = max_abs <= MAX_SMALL_SCORE;
     let scores = scratch.scores.chunks_exact_mut(KEY_BLOCK);
-    let tile = scores.zip(scratch.probabilities.chunks_exact_mut(PROBABILITY_WORDS));
+    let tile = scores.zip(scratch.probabilities.chunks_exact_mut(PROBABILITY_DWORDS));
     let state = scratch.row_sum.as_chunks_mut::<TILE_DWORDS>().0.iter_mut().zip(&mut scratch.row_max);
     let state = state.zip(scratch.acc.chunks_exact_mut(scratch.head_dim)).skip(row);
     for ((scores, probabilities), ((row_sum, row_max), acc)) in tile.zip(state).take(rows) {
         scores[count..padded].fill(MIN_SCORE);
-        // SAFETY: the caller guarantees that the processor has the instructions; there are `padded` scores and half as many words
+        // SAFETY: the caller guarantees that the processor has the instructions; there are `padded` scores and half as many dwords
         // of probabilities.
         unsafe {
             let (scores, probabilities, row_sum) = (scores.as_ptr(), probabilities.as_mut_ptr(), row_sum.as_mut_ptr());
@@ -233,7 +233,7 @@ unsafe fn max_abs<S: SimdF32>(scores: &[f32], count: usize) -> f32 {
 /// The processor has the instructions of `S`, and there are `count` scores.
 #[inline(always)]
 unsafe fn max<S: SimdF32>(scores: *const f32, count: usize) -> f32 {
-    // SAFETY: the caller guarantees it.
+    // SAFETY: the caller guarantees the conditions above.
     unsafe {
         let (mut even, mut odd) = (S::splat(MIN_SCORE), S::splat(MIN_SCORE));
         for key in (0..count).step_by(2 * S::LANES) {
@@ -244,24 +244,26 @@ unsafe fn max<S: SimdF32>(scores: *const f32, count: usize) -> f32 {
     }
 }
 
-/// Adds probabilities times values to the output of 32 queries from `row` on. The panels of `values` have `value_words` words;
+/// Adds probabilities times values to the output of 32 queries from `row` on. The panels of `values` have `value_dwords` dwords;
 /// `None` stands for the padded values.
-fn pv(_: &TileGuard, scratch: &mut Scratch, values: Option<&[f32]>, value_words: usize, row: usize) {
+fn pv(_: &TileGuard, scratch: &mut Scratch, values: Option<&[f32]>, value_dwords: usize, row: usize) {
     let head_dim = scratch.head_dim;
     let values = values.unwrap_or(&scratch.padded_values);
-    assert!(value_words <= PROBABILITY_WORDS && value_words.is_multiple_of(TILE_DWORDS) && values.len() >= value_words * head_dim);
+    assert!(
+        value_dwords <= PROBABILITY_DWORDS && value_dwords.is_multiple_of(TILE_DWORDS) && values.len() >= value_dwords * head_dim
+    );
     assert!(row + QUERY_TILE <= QUERY_BLOCK);
     for panel in (0..head_dim / PANEL_WIDTH).step_by(2) {
         let c = scratch.acc[row * head_dim + panel * PANEL_WIDTH..].as_mut_ptr().cast::<u8>();
         let c_row_stride = head_dim * size_of::<f32>();
         let operands = TileOperands {
-            a: [0, TILE_ROWS].map(|row| scratch.probabilities[row * PROBABILITY_WORDS..].as_ptr().cast()),
-            a_row_stride: PROBABILITY_WORDS * size_of::<f32>(),
+            a: [0, TILE_ROWS].map(|row| scratch.probabilities[row * PROBABILITY_DWORDS..].as_ptr().cast()),
+            a_row_stride: PROBABILITY_DWORDS * size_of::<f32>(),
             a_tile_stride: TILE_DWORDS * size_of::<f32>(),
-            b: [panel, panel + 1].map(|panel| values[panel * value_words * PANEL_WIDTH..].as_ptr().cast()),
+            b: [panel, panel + 1].map(|panel| values[panel * value_dwords * PANEL_WIDTH..].as_ptr().cast()),
             b_row_stride: PANEL_WIDTH * size_of::<f32>(),
             b_tile_stride: TILE_DWORDS * PANEL_WIDTH * size_of::<f32>(),
-            k_tiles: value_words / TILE_DWORDS,
+            k_tiles: value_dwords / TILE_DWORDS,
             c: [c, c.wrapping_add(TILE_ROWS * c_row_stride)],
             c_row_stride,
         };

@@ -8,7 +8,7 @@
 //! broadcast their other operand, an element of a key or of a value channel. `q k^T` and `p v` use the same register tile: eight
 //! rows, which are keys or value channels, by up to three vectors of queries.
 //!
-//! A word is 32 bits along the reduction dimension: one f32, or two bf16 (`BF16`). Two bf16 are two channels of a query and a key,
+//! A dword is 32 bits along the reduction dimension: one f32, or two bf16 (`BF16`). Two bf16 are two channels of a query and a key,
 //! or two keys of a probability and a value. Sums and softmax are f32 in both cases. Where the processor has no dot product of
 //! bf16, bf16 keys and values are widened to f32 one key block at a time.
 //!
@@ -16,7 +16,7 @@
 //! computes it.
 
 use super::exp2::exp2;
-use super::layout::{KEY_BLOCK, PANEL_WIDTH, PackedHead, word_count};
+use super::layout::{KEY_BLOCK, PANEL_WIDTH, PackedHead, dword_count};
 use super::quantized_kv::BlockBuffer;
 use super::segment::SegmentHead;
 use crate::kernels::cpu::simd::{SimdF32, SimdKernel};
@@ -84,7 +84,7 @@ impl QueryColumns {
 
 /// A thread's memory for one query block: its queries, and the state of the online softmax.
 pub(super) struct Scratch {
-    /// `[words of a query][QUERY_BLOCK]`, times the scale and log2(e): the softmax uses powers of two.
+    /// `[dwords of a query][QUERY_BLOCK]`, times the scale and log2(e): the softmax uses powers of two.
     pub(super) query: QueryColumns,
     /// Unnormalised output accumulator, `[value_dim][QUERY_BLOCK]`.
     pub(super) acc: QueryColumns,
@@ -97,10 +97,10 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
-    /// Allocates memory for queries of `query_words` words and values of `head_dim` channels.
-    pub(super) fn new(query_words: usize, head_dim: usize) -> Self {
+    /// Allocates memory for queries of `query_dwords` dwords and values of `head_dim` channels.
+    pub(super) fn new(query_dwords: usize, head_dim: usize) -> Self {
         Self {
-            query: QueryColumns::new(query_words),
+            query: QueryColumns::new(query_dwords),
             acc: QueryColumns::new(head_dim.next_multiple_of(PANEL_WIDTH)),
             row_sum: QueryColumns::new(1),
             row_max: QueryColumns::new(1),
@@ -138,10 +138,10 @@ impl Attend<'_> {
     #[inline(always)]
     unsafe fn attend<S: SimdF32, const BF16: bool>(self) {
         assert!(self.queries <= QUERY_BLOCK);
-        let (query_words, value_dim) = (self.scratch.query.rows(), self.scratch.acc.rows());
+        let (query_dwords, value_dim) = (self.scratch.query.rows(), self.scratch.acc.rows());
         let widen = self.bf16 && !BF16;
-        let key_words = if widen { query_words / 2 } else { query_words };
-        let fit = self.segments.iter().all(|segment| segment.fits(key_words, value_dim, self.bf16));
+        let key_dwords = if widen { query_dwords / 2 } else { query_dwords };
+        let fit = self.segments.iter().all(|segment| segment.fits(key_dwords, value_dim, self.bf16));
         assert!(fit, "segments have the sizes of the queries");
         self.scratch.acc.fill(0.0);
         self.scratch.row_sum.fill(0.0);
@@ -151,7 +151,7 @@ impl Attend<'_> {
                 let count = (segment.tokens() - first).min(KEY_BLOCK);
                 // A converted block lies at the start of the buffer.
                 let (kv, first) = match segment {
-                    SegmentHead::Packed(head) if widen => (self.buffer.widen(head, first, count, key_words, value_dim), 0),
+                    SegmentHead::Packed(head) if widen => (self.buffer.widen(head, first, count, key_dwords, value_dim), 0),
                     SegmentHead::Packed(head) => (*head, first),
                     SegmentHead::Quantized(head) => (self.buffer.dequantize::<BF16>(head, first, count), 0),
                 };
@@ -188,27 +188,27 @@ unsafe fn key_block<S: SimdF32, const V: usize, const BF16: bool>(
     count: usize,
     query: usize,
 ) {
-    // SAFETY: the caller guarantees it.
+    // SAFETY: the caller guarantees the conditions above.
     unsafe {
-        let (query_words, value_dim) = (scratch.query.rows(), scratch.acc.rows());
+        let (query_dwords, value_dim) = (scratch.query.rows(), scratch.acc.rows());
         let q = scratch.query.row_ptr(0).add(query).cast_const();
         let scores = scratch.scores.row_ptr(0).add(query);
-        let [keys, values] = kv.block(first, count, query_words, value_dim, BF16).map(<[f32]>::as_ptr);
-        let value_words = word_count(count, BF16);
+        let [keys, values] = kv.block(first, count, query_dwords, value_dim, BF16).map(<[f32]>::as_ptr);
+        let value_dwords = dword_count(count, BF16);
 
         // S = Q K^T and its row maximum
         let mut block_max = [S::splat(MIN_SCORE); V];
         for panel in (0..count).step_by(PANEL_WIDTH) {
-            let (keys, scores) = (keys.add(panel * query_words), scores.add(panel * QUERY_BLOCK));
+            let (keys, scores) = (keys.add(panel * query_dwords), scores.add(panel * QUERY_BLOCK));
             let rows = (count - panel).min(PANEL_WIDTH);
             let mut row = 0;
             while row < rows {
                 let (keys, scores) = (keys.add(row), scores.add(row * QUERY_BLOCK));
                 if S::HAS_32_REGISTERS {
-                    block_max = qk::<S, V, TILE_ROWS, BF16>(keys, q, query_words, scores, block_max);
+                    block_max = qk::<S, V, TILE_ROWS, BF16>(keys, q, query_dwords, scores, block_max);
                     row += TILE_ROWS;
                 } else {
-                    block_max = qk::<S, V, SMALL_TILE_ROWS, BF16>(keys, q, query_words, scores, block_max);
+                    block_max = qk::<S, V, SMALL_TILE_ROWS, BF16>(keys, q, query_dwords, scores, block_max);
                     row += SMALL_TILE_ROWS;
                 }
             }
@@ -221,13 +221,13 @@ unsafe fn key_block<S: SimdF32, const V: usize, const BF16: bool>(
         let probabilities = scores.cast_const();
         let mut channel = 0;
         while channel < value_dim {
-            let values = values.add(channel / PANEL_WIDTH * PANEL_WIDTH * value_words + channel % PANEL_WIDTH);
+            let values = values.add(channel / PANEL_WIDTH * PANEL_WIDTH * value_dwords + channel % PANEL_WIDTH);
             let acc = scratch.acc.row_ptr(channel).add(query);
             if S::HAS_32_REGISTERS {
-                pv::<S, V, TILE_ROWS, BF16>(values, probabilities, value_words, acc, rescale);
+                pv::<S, V, TILE_ROWS, BF16>(values, probabilities, value_dwords, acc, rescale);
                 channel += TILE_ROWS;
             } else {
-                pv::<S, V, SMALL_TILE_ROWS, BF16>(values, probabilities, value_words, acc, rescale);
+                pv::<S, V, SMALL_TILE_ROWS, BF16>(values, probabilities, value_dwords, acc, rescale);
                 channel += SMALL_TILE_ROWS;
             }
         }
@@ -243,13 +243,13 @@ unsafe fn key_block<S: SimdF32, const V: usize, const BF16: bool>(
 unsafe fn qk<S: SimdF32, const V: usize, const R: usize, const BF16: bool>(
     keys: *const f32,
     queries: *const f32,
-    key_words: usize,
+    key_dwords: usize,
     scores: *mut f32,
     mut row_max: [S; V],
 ) -> [S; V] {
-    // SAFETY: the caller guarantees it.
+    // SAFETY: the caller guarantees the conditions above.
     unsafe {
-        let sums = tile::<S, V, R, BF16>([[S::zero(); V]; R], keys, queries, key_words);
+        let sums = tile::<S, V, R, BF16>([[S::zero(); V]; R], keys, queries, key_dwords);
         store(sums, scores);
         for row in &sums {
             for (row_max, score) in row_max.iter_mut().zip(row) {
@@ -269,11 +269,11 @@ unsafe fn qk<S: SimdF32, const V: usize, const R: usize, const BF16: bool>(
 unsafe fn pv<S: SimdF32, const V: usize, const R: usize, const BF16: bool>(
     values: *const f32,
     probabilities: *const f32,
-    value_words: usize,
+    value_dwords: usize,
     acc: *mut f32,
     rescale: [S; V],
 ) {
-    // SAFETY: the caller guarantees it.
+    // SAFETY: the caller guarantees the conditions above.
     unsafe {
         let mut sums = [[S::zero(); V]; R];
         for (row, sums) in sums.iter_mut().enumerate() {
@@ -281,7 +281,7 @@ unsafe fn pv<S: SimdF32, const V: usize, const R: usize, const BF16: bool>(
                 sums[v] = sums[v].add_product(S::load(acc.add(row * QUERY_BLOCK + v * S::LANES)), rescale[v]);
             }
         }
-        store(tile::<S, V, R, BF16>(sums, values, probabilities, value_words), acc);
+        store(tile::<S, V, R, BF16>(sums, values, probabilities, value_dwords), acc);
     }
 }
 
@@ -289,7 +289,7 @@ unsafe fn pv<S: SimdF32, const V: usize, const R: usize, const BF16: bool>(
 ///
 /// # Safety
 ///
-/// The processor has the instructions of `S`, and both the panel and the columns have `depth` words.
+/// The processor has the instructions of `S`, and both the panel and the columns have `depth` dwords.
 #[inline(always)]
 unsafe fn tile<S: SimdF32, const V: usize, const R: usize, const BF16: bool>(
     mut sums: [[S; V]; R],
@@ -297,14 +297,14 @@ unsafe fn tile<S: SimdF32, const V: usize, const R: usize, const BF16: bool>(
     mut columns: *const f32,
     depth: usize,
 ) -> [[S; V]; R] {
-    // SAFETY: the caller guarantees it.
+    // SAFETY: the caller guarantees the conditions above.
     unsafe {
         for _ in 0..depth {
             let column: [S; V] = std::array::from_fn(|v| S::load(columns.add(v * S::LANES)));
             for (row, sums) in sums.iter_mut().enumerate() {
-                let word = S::splat(*panel.add(row));
+                let dword = S::splat(*panel.add(row));
                 for v in 0..V {
-                    sums[v] = if BF16 { sums[v].add_bf16_dot(word, column[v]) } else { sums[v].add_product(word, column[v]) };
+                    sums[v] = if BF16 { sums[v].add_bf16_dot(dword, column[v]) } else { sums[v].add_product(dword, column[v]) };
                 }
             }
             panel = panel.add(PANEL_WIDTH);
@@ -323,7 +323,7 @@ unsafe fn tile<S: SimdF32, const V: usize, const R: usize, const BF16: bool>(
 unsafe fn store<S: SimdF32, const V: usize, const R: usize>(sums: [[S; V]; R], to: *mut f32) {
     for (row, sums) in sums.iter().enumerate() {
         for (v, sum) in sums.iter().enumerate() {
-            // SAFETY: the caller guarantees it.
+            // SAFETY: the caller guarantees the conditions above.
             unsafe { sum.store(to.add(row * QUERY_BLOCK + v * S::LANES)) };
         }
     }
@@ -343,7 +343,7 @@ unsafe fn online_softmax<S: SimdF32, const V: usize, const BF16: bool>(
     log2_multiplicity: f32,
     query: usize,
 ) -> [S; V] {
-    // SAFETY: the caller guarantees it.
+    // SAFETY: the caller guarantees the conditions above.
     unsafe {
         let scores = scratch.scores.row_ptr(0).add(query);
         let (row_max, row_sum) = (scratch.row_max.row_ptr(0).add(query), scratch.row_sum.row_ptr(0).add(query));
@@ -356,20 +356,20 @@ unsafe fn online_softmax<S: SimdF32, const V: usize, const BF16: bool>(
             rescale[v] = exp2(old_max.add_product(S::splat(-1.0), new_max[v]));
             sums[v] = S::zero().add_product(S::load(row_sum.add(v * S::LANES)), rescale[v]);
         }
-        for word in 0..word_count(count, BF16) {
+        for dword in 0..dword_count(count, BF16) {
             for v in 0..V {
                 let from = scores.add(v * S::LANES);
-                let to = from.add(word * QUERY_BLOCK);
+                let to = from.add(dword * QUERY_BLOCK);
                 if !BF16 {
                     let probability = exp2(S::load(to).add(shift[v]));
                     sums[v] = sums[v].add(probability);
                     probability.store(to);
                     continue;
                 }
-                let low = exp2(S::load(from.add(2 * word * QUERY_BLOCK)).add(shift[v]));
+                let low = exp2(S::load(from.add(2 * dword * QUERY_BLOCK)).add(shift[v]));
                 let mut high = S::zero();
-                if 2 * word + 1 < count {
-                    high = exp2(S::load(from.add((2 * word + 1) * QUERY_BLOCK)).add(shift[v]));
+                if 2 * dword + 1 < count {
+                    high = exp2(S::load(from.add((2 * dword + 1) * QUERY_BLOCK)).add(shift[v]));
                 }
                 sums[v] = sums[v].add(low.add(high));
                 S::interleave_bf16(low, high).store(to);

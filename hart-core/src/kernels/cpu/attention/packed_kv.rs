@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::layout::{KEY_BLOCK, PANEL_WIDTH, PackedHead, pack_bf16, word_count};
+use super::layout::{KEY_BLOCK, PANEL_WIDTH, PackedHead, dword_count, pack_bf16};
 use super::token_view::TokenView;
 use crate::kernels::cpu::memory::AlignedVec;
 use crate::kernels::cpu::simd::{LoopKernel, SimdLevel};
@@ -19,20 +19,20 @@ pub(crate) struct PackedKv {
 }
 
 impl PackedKv {
-    /// Packs keys and values into the memory of `self`; with `bf16`, two bf16 to a word.
+    /// Packs keys and values into the memory of `self`; with `bf16`, two bf16 to a dword.
     pub(super) fn pack(mut self, keys: &TokenView<'_>, values: &TokenView<'_>, heads: usize, head_dim: usize, bf16: bool) -> Self {
         let tokens = keys.tokens;
         (self.heads, self.tokens, self.log2_multiplicity) = (heads, tokens, 0.0);
         // Elements of a row of all heads.
-        let (key_row, value_row) = (heads * word_count(head_dim, bf16), heads * head_dim.next_multiple_of(PANEL_WIDTH));
+        let (key_row, value_row) = (heads * dword_count(head_dim, bf16), heads * head_dim.next_multiple_of(PANEL_WIDTH));
         self.keys.resize_unspecified(tokens.next_multiple_of(PANEL_WIDTH) * key_row);
-        self.values.resize_unspecified(word_count(tokens, bf16) * value_row);
+        self.values.resize_unspecified(dword_count(tokens, bf16) * value_row);
         if key_row * value_row == 0 {
             return self;
         }
         let level = SimdLevel::best();
         let key_blocks = self.keys.par_chunks_mut(KEY_BLOCK * key_row);
-        let value_blocks = self.values.par_chunks_mut(word_count(KEY_BLOCK, bf16) * value_row);
+        let value_blocks = self.values.par_chunks_mut(dword_count(KEY_BLOCK, bf16) * value_row);
         key_blocks.zip(value_blocks).enumerate().for_each(|(block, (packed_keys, packed_values))| {
             let first = block * KEY_BLOCK;
             let count = (tokens - first).min(KEY_BLOCK);
@@ -91,11 +91,11 @@ impl LoopKernel for PackBlock<'_> {
     fn run(self) {
         // The padding stays zero. With bf16 it also completes the last pair of an odd head_dim.
         let width = self.head_dim.next_multiple_of(PANEL_WIDTH);
-        let (key_words, value_words) = (word_count(self.head_dim, self.bf16), word_count(self.count, self.bf16));
+        let (key_dwords, value_dwords) = (dword_count(self.head_dim, self.bf16), dword_count(self.count, self.bf16));
         let mut temp = vec![0.0; self.head_dim];
         let mut rows = vec![0.0; PANEL_WIDTH * width];
 
-        // Keys: transpose 16 tokens to `[key words][16]`.
+        // Keys: transpose 16 tokens to `[key dwords][16]`.
         let head_len = self.packed_keys.len() / self.heads;
         let panels = 0..self.count.div_ceil(PANEL_WIDTH);
         for (panel, head) in panels.flat_map(|panel| (0..self.heads).map(move |head| (panel, head))) {
@@ -103,16 +103,16 @@ impl LoopKernel for PackBlock<'_> {
                 let token = (panel * PANEL_WIDTH + row).min(self.count - 1);
                 self.keys.load(self.first + token, head, &mut temp, to);
             }
-            let to = &mut self.packed_keys[head * head_len + panel * key_words * PANEL_WIDTH..][..key_words * PANEL_WIDTH];
+            let to = &mut self.packed_keys[head * head_len + panel * key_dwords * PANEL_WIDTH..][..key_dwords * PANEL_WIDTH];
             if self.bf16 {
-                for (word, to) in to.chunks_exact_mut(PANEL_WIDTH).enumerate() {
+                for (dword, to) in to.chunks_exact_mut(PANEL_WIDTH).enumerate() {
                     to.iter_mut()
                         .zip(rows.chunks_exact(width))
-                        .for_each(|(to, from)| *to = pack_bf16(from[2 * word], from[2 * word + 1]));
+                        .for_each(|(to, from)| *to = pack_bf16(from[2 * dword], from[2 * dword + 1]));
                 }
             } else {
-                for (word, to) in to.chunks_exact_mut(PANEL_WIDTH).enumerate() {
-                    to.iter_mut().zip(rows.chunks_exact(width)).for_each(|(to, from)| *to = from[word]);
+                for (dword, to) in to.chunks_exact_mut(PANEL_WIDTH).enumerate() {
+                    to.iter_mut().zip(rows.chunks_exact(width)).for_each(|(to, from)| *to = from[dword]);
                 }
             }
         }
@@ -121,18 +121,18 @@ impl LoopKernel for PackBlock<'_> {
         rows.fill(0.0);
         let (even, odd) = rows.split_at_mut(width);
         let head_len = self.packed_values.len() / self.heads;
-        for (word, head) in (0..value_words).flat_map(|word| (0..self.heads).map(move |head| (word, head))) {
+        for (dword, head) in (0..value_dwords).flat_map(|dword| (0..self.heads).map(move |head| (dword, head))) {
             let to = &mut self.packed_values[head * head_len..][..head_len];
-            let panel_rows = to.chunks_exact_mut(value_words * PANEL_WIDTH);
-            let panel_rows = panel_rows.map(|panel| &mut panel[word * PANEL_WIDTH..][..PANEL_WIDTH]);
+            let panel_rows = to.chunks_exact_mut(value_dwords * PANEL_WIDTH);
+            let panel_rows = panel_rows.map(|panel| &mut panel[dword * PANEL_WIDTH..][..PANEL_WIDTH]);
             if !self.bf16 {
-                self.values.load(self.first + word, head, &mut temp, even);
+                self.values.load(self.first + dword, head, &mut temp, even);
                 panel_rows.zip(even.chunks_exact(PANEL_WIDTH)).for_each(|(to, from)| to.copy_from_slice(from));
                 continue;
             }
-            self.values.load(self.first + 2 * word, head, &mut temp, even);
-            if 2 * word + 1 < self.count {
-                self.values.load(self.first + 2 * word + 1, head, &mut temp, odd);
+            self.values.load(self.first + 2 * dword, head, &mut temp, even);
+            if 2 * dword + 1 < self.count {
+                self.values.load(self.first + 2 * dword + 1, head, &mut temp, odd);
             } else {
                 odd.fill(0.0);
             }

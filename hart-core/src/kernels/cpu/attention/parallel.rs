@@ -2,7 +2,7 @@
 
 use super::amx;
 use super::flash;
-use super::layout::{pack_bf16, word_count};
+use super::layout::{dword_count, pack_bf16};
 use super::quantized_kv::BlockBuffer;
 use super::segment::{Segment, SegmentHead};
 use super::token_view::{Strides, TokenView};
@@ -29,7 +29,7 @@ pub(super) struct HeadConfig {
     pub(super) kv_heads: usize,
     /// Channels of a head.
     pub(super) head_dim: usize,
-    /// Whether keys and values are bf16, two to a word.
+    /// Whether keys and values are bf16, two to a dword.
     pub(super) bf16: bool,
 }
 
@@ -39,10 +39,10 @@ impl HeadConfig {
         self.bf16 && level.has_bf16()
     }
 
-    /// Returns the words of a query: as many as a key has, packed or widened to f32.
-    fn query_words(&self, level: SimdLevel) -> usize {
-        let key_words = word_count(self.head_dim, self.bf16);
-        if self.bf16 && !level.has_bf16() { 2 * key_words } else { key_words }
+    /// Returns the dwords of a query: as many as a key has, packed or widened to f32.
+    fn query_dwords(&self, level: SimdLevel) -> usize {
+        let key_dwords = dword_count(self.head_dim, self.bf16);
+        if self.bf16 && !level.has_bf16() { 2 * key_dwords } else { key_dwords }
     }
 
     /// Returns the permission to use AMX, if the processor has it and keys fill whole tiles.
@@ -94,7 +94,7 @@ pub(super) fn attend_with(level: SimdLevel, rows: &[BatchRow<'_>], config: HeadC
         return;
     }
     let bf16_queries = config.bf16_queries(level);
-    let scratch = || (flash::Scratch::new(config.query_words(level), config.head_dim), BlockBuffer::default());
+    let scratch = || (flash::Scratch::new(config.query_dwords(level), config.head_dim), BlockBuffer::default());
     tasks::for_each(tasks.len(), scratch, |(scratch, buffer), task| {
         let (block, segments) = operands(task);
         level.run_loop(LoadQueryColumns { block, bf16: bf16_queries, scratch });
@@ -185,8 +185,8 @@ impl LoopKernel for LoadQueryRows<'_> {
     #[inline(always)]
     fn run(self) {
         self.block.load(|query, channels| {
-            let words = self.scratch.query_mut(query).iter_mut().zip(channels.as_chunks::<2>().0);
-            words.for_each(|(to, [low, high])| *to = pack_bf16(*low, *high));
+            let dwords = self.scratch.query_mut(query).iter_mut().zip(channels.as_chunks::<2>().0);
+            dwords.for_each(|(to, [low, high])| *to = pack_bf16(*low, *high));
         });
     }
 }

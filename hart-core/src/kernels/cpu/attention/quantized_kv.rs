@@ -4,14 +4,14 @@
 
 use rayon::prelude::*;
 
-use super::layout::{KEY_BLOCK, PANEL_WIDTH, PackedHead, head_range, unpack_bf16, word_count};
+use super::layout::{KEY_BLOCK, PANEL_WIDTH, PackedHead, dword_count, head_range, unpack_bf16};
 use super::packed_kv::PackedKv;
 use crate::kernels::cpu::memory::AlignedVec;
 use crate::kernels::cpu::simd::{LoopKernel, MAGIC_BIAS, SimdLevel};
 
 /// Largest integer; the smallest is its negative.
 const MAX_INT: f32 = 127.0;
-/// Integers of a panel row: the lower elements of its words, then the upper ones.
+/// Integers of a panel row: the lower elements of its dwords, then the upper ones.
 const ROW_INTS: usize = 2 * PANEL_WIDTH;
 /// The bits of a bf16 without its sign. As integers they are in the order of the magnitudes, with NaN above all others.
 const MAGNITUDE: u32 = 0x7fff;
@@ -28,7 +28,7 @@ pub(crate) struct QuantizedKv {
     heads: usize,
     tokens: usize,
     /// Words of a key.
-    key_words: usize,
+    key_dwords: usize,
     /// Channels of a value, filled up to whole panels.
     value_dim: usize,
     log2_multiplicity: f32,
@@ -45,36 +45,36 @@ impl QuantizedKv {
     /// Quantises packed bf16 keys and values of `head_dim` channels.
     pub(super) fn quantize(packed: &PackedKv, head_dim: usize) -> Self {
         let (heads, tokens, source) = (packed.heads(), packed.tokens(), packed.head(0));
-        let (key_words, value_dim) = (word_count(head_dim, true), head_dim.next_multiple_of(PANEL_WIDTH));
-        let (padded, value_words) = (tokens.next_multiple_of(PANEL_WIDTH), word_count(tokens, true));
+        let (key_dwords, value_dim) = (dword_count(head_dim, true), head_dim.next_multiple_of(PANEL_WIDTH));
+        let (padded, value_dwords) = (tokens.next_multiple_of(PANEL_WIDTH), dword_count(tokens, true));
         let mut quantized = Self {
-            keys: vec![0; heads * padded * 2 * key_words],
-            values: vec![0; heads * value_words * 2 * value_dim],
+            keys: vec![0; heads * padded * 2 * key_dwords],
+            values: vec![0; heads * value_dwords * 2 * value_dim],
             key_scales: vec![0.0; heads * padded],
             value_scales: vec![0.0; heads * padded],
             heads,
             tokens,
-            key_words,
+            key_dwords,
             value_dim,
             log2_multiplicity: source.log2_multiplicity,
         };
         let level = SimdLevel::best();
         // Blocks are contiguous, and so are the heads in a block. Only the last block is shorter.
-        let keys = quantized.keys.par_chunks_mut(heads * KEY_BLOCK * 2 * key_words);
+        let keys = quantized.keys.par_chunks_mut(heads * KEY_BLOCK * 2 * key_dwords);
         let keys = keys.zip(quantized.key_scales.par_chunks_mut(heads * KEY_BLOCK));
-        let values = quantized.values.par_chunks_mut(heads * word_count(KEY_BLOCK, true) * 2 * value_dim);
+        let values = quantized.values.par_chunks_mut(heads * dword_count(KEY_BLOCK, true) * 2 * value_dim);
         let values = values.zip(quantized.value_scales.par_chunks_mut(heads * KEY_BLOCK));
         keys.zip(values).enumerate().for_each(|(block, ((keys, key_scales), (values, value_scales)))| {
             let first = block * KEY_BLOCK;
             let count = (tokens - first).min(KEY_BLOCK);
-            let (padded, value_words) = (count.next_multiple_of(PANEL_WIDTH), word_count(count, true));
-            let keys = keys.par_chunks_mut(padded * 2 * key_words).zip(key_scales.par_chunks_mut(padded));
-            let values = values.par_chunks_mut(value_words * 2 * value_dim).zip(value_scales.par_chunks_mut(padded));
+            let (padded, value_dwords) = (count.next_multiple_of(PANEL_WIDTH), dword_count(count, true));
+            let keys = keys.par_chunks_mut(padded * 2 * key_dwords).zip(key_scales.par_chunks_mut(padded));
+            let values = values.par_chunks_mut(value_dwords * 2 * value_dim).zip(value_scales.par_chunks_mut(padded));
             keys.zip(values).enumerate().for_each(|(head, ((keys, key_scales), (values, value_scales)))| {
-                let from_keys = &source.keys[head_range(heads, head, first, padded, key_words)];
-                let from_values = &source.values[head_range(heads, head, word_count(first, true), value_words, value_dim)];
-                level.run_loop(QuantizeKeys { from: from_keys, to: keys, scales: key_scales, key_words });
-                level.run_loop(QuantizeValues { from: from_values, to: values, scales: value_scales, value_words });
+                let from_keys = &source.keys[head_range(heads, head, first, padded, key_dwords)];
+                let from_values = &source.values[head_range(heads, head, dword_count(first, true), value_dwords, value_dim)];
+                level.run_loop(QuantizeKeys { from: from_keys, to: keys, scales: key_scales, key_dwords });
+                level.run_loop(QuantizeValues { from: from_values, to: values, scales: value_scales, value_dwords });
             });
         });
         quantized
@@ -93,9 +93,9 @@ impl QuantizedHead<'_> {
         self.kv.tokens
     }
 
-    /// Whether the keys have `key_words` words and the values `value_dim` channels.
-    pub(super) fn fits(&self, key_words: usize, value_dim: usize) -> bool {
-        (self.kv.key_words, self.kv.value_dim) == (key_words, value_dim)
+    /// Whether the keys have `key_dwords` dwords and the values `value_dim` channels.
+    pub(super) fn fits(&self, key_dwords: usize, value_dim: usize) -> bool {
+        (self.kv.key_dwords, self.kv.value_dim) == (key_dwords, value_dim)
     }
 }
 
@@ -111,19 +111,19 @@ struct QuantizeKeys<'a> {
     from: &'a [f32],
     to: &'a mut [i8],
     scales: &'a mut [f32],
-    key_words: usize,
+    key_dwords: usize,
 }
 
 impl LoopKernel for QuantizeKeys<'_> {
     #[inline(always)]
     fn run(self) {
-        let from = self.from.chunks_exact(PANEL_WIDTH * self.key_words);
-        let panels = from.zip(self.to.chunks_exact_mut(ROW_INTS * self.key_words));
+        let from = self.from.chunks_exact(PANEL_WIDTH * self.key_dwords);
+        let panels = from.zip(self.to.chunks_exact_mut(ROW_INTS * self.key_dwords));
         for ((from, to), scales) in panels.zip(self.scales.as_chunks_mut::<PANEL_WIDTH>().0) {
             let mut max = [0; PANEL_WIDTH];
             for row in from.as_chunks::<PANEL_WIDTH>().0 {
-                for (max, word) in max.iter_mut().zip(row) {
-                    *max = (word.to_bits() & MAGNITUDE).max(word.to_bits() >> 16 & MAGNITUDE).max(*max);
+                for (max, dword) in max.iter_mut().zip(row) {
+                    *max = (dword.to_bits() & MAGNITUDE).max(dword.to_bits() >> 16 & MAGNITUDE).max(*max);
                 }
             }
             let inverses: [f32; PANEL_WIDTH] = max.map(|max| scale_and_inverse(max).1);
@@ -141,16 +141,16 @@ struct QuantizeValues<'a> {
     to: &'a mut [i8],
     scales: &'a mut [f32],
     /// Words of a channel.
-    value_words: usize,
+    value_dwords: usize,
 }
 
 impl LoopKernel for QuantizeValues<'_> {
     #[inline(always)]
     fn run(self) {
         let (from, to) = (self.from.as_chunks::<PANEL_WIDTH>().0, self.to.as_chunks_mut::<ROW_INTS>().0);
-        for (word, scales) in (0..self.value_words).zip(self.scales.as_chunks_mut::<2>().0) {
+        for (dword, scales) in (0..self.value_dwords).zip(self.scales.as_chunks_mut::<2>().0) {
             let mut max = [[0; PANEL_WIDTH]; 2];
-            for row in from[word..].iter().step_by(self.value_words) {
+            for row in from[dword..].iter().step_by(self.value_dwords) {
                 for i in 0..PANEL_WIDTH {
                     max[0][i] = (row[i].to_bits() & MAGNITUDE).max(max[0][i]);
                     max[1][i] = (row[i].to_bits() >> 16 & MAGNITUDE).max(max[1][i]);
@@ -158,7 +158,7 @@ impl LoopKernel for QuantizeValues<'_> {
             }
             let [low, high] = max.map(|max| scale_and_inverse(max.into_iter().fold(0, u32::max)));
             *scales = [low.0, high.0];
-            let rows = from[word..].iter().step_by(self.value_words).zip(to[word..].iter_mut().step_by(self.value_words));
+            let rows = from[dword..].iter().step_by(self.value_dwords).zip(to[dword..].iter_mut().step_by(self.value_dwords));
             for (from, to) in rows {
                 quantize_row(from, [low.1; PANEL_WIDTH], [high.1; PANEL_WIDTH], to);
             }
@@ -207,15 +207,15 @@ impl BlockBuffer {
     /// Dequantises the key block that begins at token `first` and has `count` tokens: to bf16 with `BF16`, else to f32.
     #[inline(always)]
     pub(super) fn dequantize<const BF16: bool>(&mut self, from: &QuantizedHead<'_>, first: usize, count: usize) -> PackedHead<'_> {
-        let QuantizedKv { heads, key_words, value_dim, log2_multiplicity, .. } = *from.kv;
-        let (padded, value_words) = (count.next_multiple_of(PANEL_WIDTH), word_count(count, true));
+        let QuantizedKv { heads, key_dwords, value_dim, log2_multiplicity, .. } = *from.kv;
+        let (padded, value_dwords) = (count.next_multiple_of(PANEL_WIDTH), dword_count(count, true));
         let scales = head_range(heads, from.head, first, padded, 1);
         let (key_scales, value_scales) = (&from.kv.key_scales[scales.clone()], &from.kv.value_scales[scales]);
 
-        let keys = &from.kv.keys[head_range(heads, from.head, first, padded, 2 * key_words)];
-        let panel_len = if BF16 { PANEL_WIDTH * key_words } else { ROW_INTS * key_words };
+        let keys = &from.kv.keys[head_range(heads, from.head, first, padded, 2 * key_dwords)];
+        let panel_len = if BF16 { PANEL_WIDTH * key_dwords } else { ROW_INTS * key_dwords };
         self.keys.resize_unspecified(padded / PANEL_WIDTH * panel_len);
-        let panels = self.keys.chunks_exact_mut(panel_len).zip(keys.chunks_exact(ROW_INTS * key_words));
+        let panels = self.keys.chunks_exact_mut(panel_len).zip(keys.chunks_exact(ROW_INTS * key_dwords));
         for ((to, from), scales) in panels.zip(key_scales.as_chunks::<PANEL_WIDTH>().0) {
             if BF16 {
                 for (to, from) in to.as_chunks_mut().0.iter_mut().zip(from.as_chunks().0) {
@@ -230,10 +230,10 @@ impl BlockBuffer {
             }
         }
 
-        let values = &from.kv.values[head_range(heads, from.head, word_count(first, true), value_words, 2 * value_dim)];
-        let panel_len = word_count(count, BF16) * PANEL_WIDTH;
+        let values = &from.kv.values[head_range(heads, from.head, dword_count(first, true), value_dwords, 2 * value_dim)];
+        let panel_len = dword_count(count, BF16) * PANEL_WIDTH;
         self.values.resize_unspecified(value_dim / PANEL_WIDTH * panel_len);
-        for (to, from) in self.values.chunks_exact_mut(panel_len).zip(values.chunks_exact(ROW_INTS * value_words)) {
+        for (to, from) in self.values.chunks_exact_mut(panel_len).zip(values.chunks_exact(ROW_INTS * value_dwords)) {
             if BF16 {
                 let rows = to.as_chunks_mut().0.iter_mut().zip(from.as_chunks().0);
                 for ((to, from), [low, high]) in rows.zip(value_scales.as_chunks::<2>().0) {
@@ -251,18 +251,18 @@ impl BlockBuffer {
         self.block(count, log2_multiplicity)
     }
 
-    /// Widens a key block from bf16 to f32: the one that begins at token `first` and has `count` tokens, with keys of `key_words`
-    /// words and values of `value_dim` channels.
+    /// Widens a key block from bf16 to f32: the one that begins at token `first` and has `count` tokens, with keys of `key_dwords`
+    /// dwords and values of `value_dim` channels.
     #[inline(always)]
     pub(super) fn widen(
         &mut self,
         from: &PackedHead<'_>,
         first: usize,
         count: usize,
-        key_words: usize,
+        key_dwords: usize,
         value_dim: usize,
     ) -> PackedHead<'_> {
-        let ([keys, values], value_words) = (from.block(first, count, key_words, value_dim, true), word_count(count, true));
+        let ([keys, values], value_dwords) = (from.block(first, count, key_dwords, value_dim, true), dword_count(count, true));
         self.keys.resize_unspecified(2 * keys.len());
         for (to, from) in self.keys.chunks_exact_mut(2 * PANEL_WIDTH).zip(keys.chunks_exact(PANEL_WIDTH)) {
             for i in 0..PANEL_WIDTH {
@@ -270,11 +270,11 @@ impl BlockBuffer {
             }
         }
         self.values.resize_unspecified(value_dim * count);
-        for (to, from) in self.values.chunks_exact_mut(PANEL_WIDTH * count).zip(values.chunks_exact(PANEL_WIDTH * value_words)) {
+        for (to, from) in self.values.chunks_exact_mut(PANEL_WIDTH * count).zip(values.chunks_exact(PANEL_WIDTH * value_dwords)) {
             for (to, from) in to.chunks_mut(2 * PANEL_WIDTH).zip(from.chunks_exact(PANEL_WIDTH)) {
                 let (even, odd) = to.split_at_mut(PANEL_WIDTH);
-                even.iter_mut().zip(from).for_each(|(to, word)| *to = unpack_bf16(*word)[0]);
-                odd.iter_mut().zip(from).for_each(|(to, word)| *to = unpack_bf16(*word)[1]);
+                even.iter_mut().zip(from).for_each(|(to, dword)| *to = unpack_bf16(*dword)[0]);
+                odd.iter_mut().zip(from).for_each(|(to, dword)| *to = unpack_bf16(*dword)[1]);
             }
         }
         self.block(count, from.log2_multiplicity)

@@ -54,12 +54,12 @@ impl SegmentHead<'_> {
         }
     }
 
-    /// Whether the segment holds keys of `key_words` words and values of `value_dim` channels. Quantised segments are always read
+    /// Whether the segment holds keys of `key_dwords` dwords and values of `value_dim` channels. Quantised segments are always read
     /// as bf16.
-    pub(super) fn fits(&self, key_words: usize, value_dim: usize, bf16: bool) -> bool {
+    pub(super) fn fits(&self, key_dwords: usize, value_dim: usize, bf16: bool) -> bool {
         match self {
-            Self::Packed(head) => head.fits(key_words, value_dim, bf16),
-            Self::Quantized(head) => bf16 && head.fits(key_words, value_dim),
+            Self::Packed(head) => head.fits(key_dwords, value_dim, bf16),
+            Self::Quantized(head) => bf16 && head.fits(key_dwords, value_dim),
         }
     }
 }
