@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 
 use hart_core::Image;
-use hart_core::train::Captioned;
+use hart_core::train::CaptionedImage;
 use hart_examples::data::Scenes;
 use rayon::prelude::*;
 
@@ -19,19 +19,19 @@ const PREFETCHED: usize = 2;
 /// # Errors
 ///
 /// Returns an error if a scene is empty.
-pub fn batch(scenes: &Scenes, seed: u64, step: u64, size: usize) -> hart_core::Result<Vec<Captioned>> {
+pub fn batch(scenes: &Scenes, seed: u64, step: u64, size: usize) -> hart_core::Result<Vec<CaptionedImage>> {
     let first = if step == u64::MAX { u64::MAX - size as u64 } else { step * size as u64 };
     let item = |index: u64| {
         let scene = scenes.scene(seed, first + index);
         let side = scenes.options().side;
-        Ok(Captioned { image: Image::from_rgb(side, side, scene.pixels)?, caption: scene.caption })
+        Ok(CaptionedImage { image: Image::from_rgb(side, side, scene.pixels)?, caption: scene.caption })
     };
     (0..size as u64).into_par_iter().map(item).collect()
 }
 
 /// The batches of consecutive steps, rendered ahead on another thread.
 pub struct Batches {
-    rendered: Receiver<hart_core::Result<Vec<Captioned>>>,
+    rendered: Receiver<hart_core::Result<Vec<CaptionedImage>>>,
 }
 
 impl Batches {
@@ -51,7 +51,7 @@ impl Batches {
     /// # Errors
     ///
     /// Like [`batch`], and returns an error after the last step.
-    pub fn next(&self) -> Result<Vec<Captioned>, Box<dyn Error>> {
+    pub fn next(&self) -> Result<Vec<CaptionedImage>, Box<dyn Error>> {
         Ok(self.rendered.recv().map_err(|_| "no more batches")??)
     }
 }

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::sync::Arc;
 
 use hart_core::stages::{TextTokenizer, VisualTokenizer};
-use hart_core::train::{Captioned, GeneratorLosses, GeneratorTrainer, OptimizerOptions, learning_rate};
+use hart_core::train::{CaptionedImage, GeneratorLosses, GeneratorTrainer, OptimizerOptions, learning_rate};
 use hart_core::{DeviceKind, Hart, OpenOptions, Request};
 use hart_examples::cli::grid;
 use hart_examples::data::Scenes;
@@ -98,8 +98,8 @@ fn compare_captions(
 ) -> Result<(), Box<dyn Error>> {
     let batch = batch(scenes, seed, u64::MAX, COMPARED_IMAGES)?;
     let next_caption = |index: usize| batch[(index + 1) % batch.len()].caption.clone();
-    let shuffled: Vec<Captioned> =
-        batch.iter().enumerate().map(|(i, item)| Captioned { image: item.image.clone(), caption: next_caption(i) }).collect();
+    let shuffled: Vec<CaptionedImage> =
+        batch.iter().enumerate().map(|(i, item)| CaptionedImage { image: item.image.clone(), caption: next_caption(i) }).collect();
     let mut report = Map::new();
     for (captions, batch) in [("true", &batch), ("shuffled", &shuffled)] {
         let losses = trainer.losses(batch, u64::MAX)?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use hart_core::Image;
 use hart_core::stages::{LATENT_SCALE, Progress, VisualTokenizer};
-use hart_core::train::{TokenizerLosses, TokenizerTrainer, residual_size};
+use hart_core::train::{TokenizerLosses, TokenizerTrainer, residual_quantile};
 use hart_examples::data::Scenes;
 
 use crate::Run;
@@ -105,7 +105,7 @@ fn fit_residuals(
     progress: &PhaseProgress,
 ) -> Result<VisualTokenizer, Box<dyn Error>> {
     let images: Vec<Image> = batch(scenes, seed, u64::MAX, MEASURED_IMAGES)?.into_iter().map(|item| item.image).collect();
-    let size = residual_size(&tokenizer, &images, RESIDUAL_QUANTILE)?;
+    let size = residual_quantile(&tokenizer, &images, RESIDUAL_QUANTILE)?;
     let factor = LATENT_SCALE / size.max(f64::MIN_POSITIVE);
     progress.print_line(&format!(
         "residuals: {:.1} % lie within {size:.4}; latents are scaled by {factor:.4}, so that they lie within {LATENT_SCALE}",

@@ -1,142 +1,151 @@
-//! The multi-scale codebook in training: straight-through quantization, and rows that follow the tokens they stand for
+//! Training of the multi-scale codebook: straight-through quantization, and updates of the rows by exponential moving averages
 //! (van den Oord et al., "Neural discrete representation learning", 2017, appendix A.1).
 
 use burn::prelude::*;
 
-use super::random::{Purpose, StepRandom};
+use super::random::{Purpose, StepRng};
 use crate::kernels;
 use crate::sampling::indices_on_host;
 use crate::scales::plan_of;
 use crate::visual::resample::shrink;
 use crate::visual::{Codebook, VisualTokenizer};
 
-/// What the quantizer makes of features.
-pub(super) struct Quantized {
-    /// The latent of the codes alone, with the features' own gradient: `[B, Z, h, w]`.
+/// Features of images after quantization.
+pub(super) struct QuantizedFeatures {
+    /// The latent of the codes, `[B, Z, h, w]`. Its gradient passes straight through to the features.
     pub(super) latent: Tensor<4>,
-    /// How far the running latent lies from the features after each scale: the phi convolutions are drawn to the features, and, times
-    /// `beta`, the features to them.
+    /// Codebook and commitment loss, `[1]`; see [`quantizer_loss`].
     pub(super) loss: Tensor<1>,
-    /// Which tokens took which rows.
-    pub(super) usage: Usage,
+    /// The tokens of all scales and their codes.
+    pub(super) assignments: CodeAssignments,
 }
 
-/// Quantizes features scale by scale, as [`Codebook::discrete`] does: with phi at the last scale too.
+/// Quantizes features scale by scale. Like [`Codebook::discrete`], it applies phi at the last scale too.
 ///
 /// # Shapes
 ///
 /// - features: `[B, Z, h, w]`
-pub(super) fn quantize(codebook: &Codebook, features: Tensor<4>, sides: &[usize], beta: f64) -> Quantized {
+pub(super) fn quantize_features(codebook: &Codebook, features: Tensor<4>, sides: &[usize], commitment: f64) -> QuantizedFeatures {
     let target = features.clone().detach();
-    let mut rest = target.clone();
+    let mut residual = target.clone();
     let mut latent = target.zeros_like();
     let mut loss: Option<Tensor<1>> = None;
-    let mut usage = Usage::default();
+    let mut assignments = CodeAssignments::default();
     for scale in plan_of(sides) {
-        let tokens = shrink(rest.clone(), scale.side);
+        let tokens = shrink(residual.clone(), scale.side);
         let codes = indices_on_host(codebook.nearest_codes(tokens.clone(), codebook.metric()));
         let added = codebook.smooth(codebook.embed(&codes).detach(), &scale);
-        usage.add(tokens, &codes);
-        rest = rest - added.clone().detach();
+        assignments.push(tokens, &codes);
+        residual = residual - added.clone().detach();
         latent = latent + added;
-        let distance = |a: Tensor<4>, b: Tensor<4>| (a - b).powf_scalar(2.0).mean();
-        let here = distance(latent.clone(), target.clone()) + distance(latent.clone().detach(), features.clone()) * beta;
-        loss = Some(loss.map_or(here.clone(), |sum| sum + here));
+        let mse = |a: Tensor<4>, b: Tensor<4>| (a - b).powf_scalar(2.0).mean();
+        let scale_loss = mse(latent.clone(), target.clone()) + mse(latent.clone().detach(), features.clone()) * commitment;
+        loss = Some(loss.map_or(scale_loss.clone(), |sum| sum + scale_loss));
     }
     let loss = loss.expect("a plan has scales") / sides.len() as f32;
-    Quantized { latent: features.clone() + (latent.detach() - features.detach()), loss, usage }
+    // Straight-through estimator.
+    let latent = features.clone() + (latent.detach() - features.detach());
+    QuantizedFeatures { latent, loss, assignments }
 }
 
-/// How far the running latent of a picture's codes lies from its features, averaged over scales: squared, drawing both sides, the
-/// features `commitment` times as strongly.
+/// Returns the quantizer's loss: the mean squared error between the features and the latent accumulated up to each scale, averaged over
+/// the scales. It is the sum of the codebook loss, whose gradient reaches only the phi convolutions, and the commitment loss, which is
+/// multiplied by `commitment` and whose gradient reaches only the features.
 ///
 /// # Shapes
 ///
 /// - features: `[B, Z, h, w]`, from [`VisualTokenizer::encode`]
 /// - output: `[1]`
 pub fn quantizer_loss(tokenizer: &VisualTokenizer, features: Tensor<4>, commitment: f64) -> Tensor<1> {
-    quantize(tokenizer.codebook(), features, &tokenizer.config().sides, commitment).loss
+    quantize_features(tokenizer.codebook(), features, &tokenizer.config().sides, commitment).loss
 }
 
-/// Tokens and the rows that they took.
+/// Tokens of a batch and the codes assigned to them.
 #[derive(Default)]
-pub(super) struct Usage {
+pub(super) struct CodeAssignments {
+    /// `[tokens]`
     codes: Vec<u32>,
+    /// `[tokens, Z]`
     tokens: Vec<f32>,
 }
 
-impl Usage {
-    fn add(&mut self, tokens: Tensor<3>, codes: &[Vec<u32>]) {
+impl CodeAssignments {
+    fn push(&mut self, tokens: Tensor<3>, codes: &[Vec<u32>]) {
         self.codes.extend(codes.iter().flatten());
         self.tokens.extend(kernels::values(tokens));
     }
 
-    pub(super) fn join(&mut self, other: Self) {
+    pub(super) fn append(&mut self, other: Self) {
         self.codes.extend(other.codes);
         self.tokens.extend(other.tokens);
     }
 
-    /// Share of the rows that were taken at all.
-    pub(super) fn share(&self, rows: usize) -> f32 {
-        let mut taken = vec![false; rows];
-        self.codes.iter().for_each(|&code| taken[code as usize] = true);
-        taken.iter().filter(|t| **t).count() as f32 / rows as f32
+    /// Returns the codebook usage: the share of its `rows` that are assigned to at least one token.
+    pub(super) fn codebook_usage(&self, rows: usize) -> f32 {
+        let mut is_used = vec![false; rows];
+        self.codes.iter().for_each(|&code| is_used[code as usize] = true);
+        is_used.iter().filter(|used| **used).count() as f32 / rows as f32
     }
 }
 
-/// Running counts and sums of the tokens of each row, on the host.
-pub(super) struct RowAverages {
+/// Exponential moving averages of the tokens assigned to each codebook row. A row is their mean, `sums / counts`.
+pub(super) struct CodebookEma {
+    /// Averaged number of assigned tokens, `[rows]`.
     pub(super) counts: Vec<f32>,
+    /// Averaged sum of the assigned tokens, `[rows, Z]`.
     pub(super) sums: Vec<f32>,
-    /// Steps since a row was last taken.
+    /// Number of steps since the row was last used, `[rows]`.
     pub(super) idle: Vec<f32>,
     decay: f32,
-    width: usize,
+    /// Z, the number of channels of a row.
+    channels: usize,
 }
 
-/// A row that no token took for so many steps is given a new place. Features wander while the encoder learns: a row must not be
-/// left behind for long.
-const MOST_IDLE: f32 = 16.0;
-/// Tokens that a new row counts as: its first real ones soon outweigh it.
-const NEW_COUNT: f32 = 0.1;
+/// Number of steps after which an unused row is replaced. It is small because features drift while the encoder is trained, and an
+/// unused row does not follow them.
+const MAX_IDLE_STEPS: f32 = 16.0;
+/// Initial count of a replaced row. It is small, so that the tokens assigned to the row soon outweigh it.
+const INITIAL_COUNT: f32 = 0.1;
 
-impl RowAverages {
-    pub(super) fn new(rows: usize, width: usize, decay: f32) -> Self {
-        Self { counts: vec![0.0; rows], sums: vec![0.0; rows * width], idle: vec![MOST_IDLE; rows], decay, width }
+impl CodebookEma {
+    /// Creates averages under which every row that the first step does not use is replaced.
+    pub(super) fn new(rows: usize, channels: usize, decay: f32) -> Self {
+        Self { counts: vec![0.0; rows], sums: vec![0.0; rows * channels], idle: vec![MAX_IDLE_STEPS; rows], decay, channels }
     }
 
-    /// Averages of rows that are known already.
-    pub(super) fn of(table: Vec<f32>, width: usize, decay: f32) -> Self {
-        let rows = table.len() / width;
-        Self { counts: vec![1.0; rows], sums: table, idle: vec![0.0; rows], decay, width }
+    /// Creates averages from the rows of a trained codebook, `[rows, Z]`.
+    pub(super) fn from_rows(table: Vec<f32>, channels: usize, decay: f32) -> Self {
+        let rows = table.len() / channels;
+        Self { counts: vec![1.0; rows], sums: table, idle: vec![0.0; rows], decay, channels }
     }
 
-    /// Moves every row towards the mean of its tokens; a row that is not taken any more starts anew at one of the batch's tokens.
-    pub(super) fn update(&mut self, usage: &Usage, random: StepRandom) -> Vec<f32> {
-        let (width, fresh) = (self.width, 1.0 - self.decay);
+    /// Updates the averages by a batch and returns the new codebook, `[rows, Z]`. A row that has not been used for
+    /// [`MAX_IDLE_STEPS`] is replaced by a random token of the batch.
+    pub(super) fn update(&mut self, batch: &CodeAssignments, rng: StepRng) -> Vec<f32> {
+        let (channels, weight) = (self.channels, 1.0 - self.decay);
         self.idle.iter_mut().for_each(|steps| *steps += 1.0);
-        for &code in &usage.codes {
+        for &code in &batch.codes {
             let row = code as usize;
             if self.idle[row] > 0.0 {
-                // Only rows that are taken fade: one that waits keeps its place.
+                // Only used rows decay, each once a step. Unused rows keep their values.
                 self.idle[row] = 0.0;
                 self.counts[row] *= self.decay;
-                self.sums[row * width..][..width].iter_mut().for_each(|sum| *sum *= self.decay);
+                self.sums[row * channels..][..channels].iter_mut().for_each(|sum| *sum *= self.decay);
             }
         }
-        for (&code, token) in usage.codes.iter().zip(usage.tokens.chunks_exact(width)) {
+        for (&code, token) in batch.codes.iter().zip(batch.tokens.chunks_exact(channels)) {
             let row = code as usize;
-            self.counts[row] += fresh;
-            self.sums[row * width..][..width].iter_mut().zip(token).for_each(|(sum, value)| *sum += fresh * value);
+            self.counts[row] += weight;
+            self.sums[row * channels..][..channels].iter_mut().zip(token).for_each(|(sum, value)| *sum += weight * value);
         }
-        let dead: Vec<usize> = (0..self.idle.len()).filter(|&row| self.idle[row] > MOST_IDLE).collect();
-        let places = random.below(Purpose::Revival, usage.codes.len(), dead.len());
-        for (row, place) in dead.into_iter().zip(places) {
-            (self.idle[row], self.counts[row]) = (0.0, NEW_COUNT);
-            let token = &usage.tokens[place * width..][..width];
-            self.sums[row * width..][..width].iter_mut().zip(token).for_each(|(sum, value)| *sum = NEW_COUNT * value);
+        let dead: Vec<usize> = (0..self.idle.len()).filter(|&row| self.idle[row] > MAX_IDLE_STEPS).collect();
+        let tokens = rng.integers(Purpose::Revival, batch.codes.len(), dead.len());
+        for (row, token) in dead.into_iter().zip(tokens) {
+            (self.idle[row], self.counts[row]) = (0.0, INITIAL_COUNT);
+            let token = &batch.tokens[token * channels..][..channels];
+            self.sums[row * channels..][..channels].iter_mut().zip(token).for_each(|(sum, value)| *sum = INITIAL_COUNT * value);
         }
-        let count = |index: usize| self.counts[index / width];
+        let count = |index: usize| self.counts[index / channels];
         self.sums.iter().enumerate().map(|(index, sum)| sum / count(index)).collect()
     }
 }

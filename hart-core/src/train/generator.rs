@@ -1,4 +1,4 @@
-//! Learning text encoder, transformer and residual diffusion together, from tokens of captioned pictures (spec section 7).
+//! Training of text encoder, transformer and residual diffusion, jointly, on the tokens of captioned images (spec section 7).
 
 use std::path::Path;
 
@@ -7,10 +7,10 @@ use burn::optim::GradientsParams;
 use burn::prelude::*;
 
 use super::loss::{cross_entropy, diffusion_loss};
-use super::optimizer::{Learner, OptimizerOptions};
-use super::random::{Purpose, StepRandom};
+use super::optimizer::{ModuleOptimizer, OptimizerOptions};
+use super::random::{Purpose, StepRng};
 use super::ranges::{self, UNIT, WEIGHT};
-use super::shards::{Shards, numbers};
+use super::shards::{Shards, read_scalars};
 use super::targets;
 use super::tokenizer::read_step;
 use crate::config::Config;
@@ -26,7 +26,7 @@ use crate::transformer::Transformer;
 use crate::visual::VisualTokenizer;
 use crate::weights::{Checkpoint, NamedTensor, StoredAs, save_tensors};
 
-/// Everything that is learned in this half.
+/// The modules that are trained together.
 #[derive(Module, Debug)]
 pub struct Generator {
     /// The text encoder.
@@ -38,8 +38,8 @@ pub struct Generator {
 }
 
 impl Generator {
-    /// Random weights. The residual diffusion begins by predicting nothing, and queries and keys are longer by what the published
-    /// softmax scale takes away.
+    /// Returns a generator with random weights. The residual diffusion's output is zero at first, and queries and keys are scaled up
+    /// to make up for the published softmax scale.
     pub fn init(config: &Config, device: &Device) -> Self {
         Self {
             text: Qwen2::init(&config.text, device),
@@ -47,91 +47,90 @@ impl Generator {
             residual: ResidualDiffusion::init(config, device).for_training(),
         }
     }
-}
 
-impl Generator {
-    /// The weights of an open model.
+    /// Returns a generator with the weights of an open model.
     pub fn of(hart: &Hart) -> Self {
         let text = hart.text().encoder().clone();
         Self { text, transformer: hart.transformer().clone(), residual: hart.residual().clone() }
     }
 }
 
-/// How they are trained.
+/// Options of [`GeneratorTrainer`].
 #[derive(Clone, Debug, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GeneratorOptions {
-    /// AdamW and its learning rate.
+    /// Options of the optimizer.
     pub optimizer: OptimizerOptions,
-    /// Probability that a caption is taken away, for guidance.
+    /// Probability that a caption is dropped, for classifier-free guidance.
     pub context_drop: f64,
-    /// Share of the last scale's tokens that a step works on; the rest saves its cost.
+    /// Share of the last scale's tokens that a step trains on. The last scale has the most tokens, so a small share saves most of the
+    /// cost.
     pub last_scale_share: f64,
-    /// Weight of each scale's mean cross-entropy, coarse to fine. The first scales carry the text and are few tokens: a plain mean
-    /// over all tokens would leave them unlearned.
+    /// Weight of each scale's mean cross-entropy, coarse to fine. The first scales depend most on the text and have few tokens, so
+    /// they would count too little in a mean over all tokens.
     pub scale_weights: Vec<f64>,
-    /// Weight of the residual diffusion's loss.
+    /// Weight of the diffusion loss.
     pub diffusion: f64,
-    /// How often each residual is taken, with another step and noise each time; the published `diffusion_batch_mul`.
+    /// Number of diffusion steps and noises drawn for each residual; the published `diffusion_batch_mul`.
     pub diffusion_repeats: usize,
-    /// Share of the last scale's tokens whose residual is taken from a code that the model draws, instead of the nearest one: when
-    /// it generates, it has no other.
+    /// Share of the last scale's tokens whose residual is relative to a code sampled from the model, instead of the nearest code. In
+    /// generation, all codes are sampled.
     pub sampled_codes: f64,
-    /// Parts of a batch that are worked on side by side.
+    /// Number of shards of a batch that run in parallel.
     #[serde(skip)]
     pub shards: usize,
-    /// Seed of everything random.
+    /// Seed of all random numbers.
     #[serde(skip)]
     pub seed: u64,
 }
 
-/// Most times that a residual is taken in a step: memory grows with them.
-const MOST_REPEATS: f64 = 128.0;
+/// Maximum of `diffusion_repeats`, since memory grows with it.
+const MAX_REPEATS: f64 = 128.0;
 
 impl GeneratorOptions {
-    /// Checks every value but the number of `scale_weights`, which is the model's; [`GeneratorTrainer::new`] checks all before any
-    /// work.
+    /// Checks that every option is in its range. [`GeneratorTrainer::new`] checks this as well, and that `scale_weights` has one weight
+    /// for each scale of the model.
     ///
     /// # Errors
     ///
-    /// [`Error::Request`] naming the first value that won't do.
+    /// [`Error::Request`] naming the first option that is invalid.
     pub fn validate(&self) -> Result<()> {
-        let own = [
+        let options = [
             ("context_drop", self.context_drop, UNIT),
             ("last_scale_share", self.last_scale_share, UNIT),
             ("diffusion", self.diffusion, WEIGHT),
-            ("diffusion_repeats", self.diffusion_repeats as f64, 1.0..=MOST_REPEATS),
+            ("diffusion_repeats", self.diffusion_repeats as f64, 1.0..=MAX_REPEATS),
             ("sampled_codes", self.sampled_codes, UNIT),
         ];
         let weights = self.scale_weights.iter().map(|&weight| ("scale_weights", weight, WEIGHT));
-        ranges::check(self.optimizer.ranges().into_iter().chain(own).chain(weights))
+        ranges::check(self.optimizer.ranges().into_iter().chain(options).chain(weights))
     }
 }
 
-/// A picture and what it shows.
+/// A training image with its caption.
 #[derive(Clone, Debug)]
-pub struct Captioned {
-    /// The picture, of the tokenizer's resolution.
+pub struct CaptionedImage {
+    /// The image, in the visual tokenizer's resolution.
     pub image: Image,
-    /// What it shows.
+    /// The caption.
     pub caption: String,
 }
 
-/// What a step found.
+/// Losses of a training step.
 #[derive(Clone, Debug, Default)]
 pub struct GeneratorLosses {
     /// Mean cross-entropy of each scale's codes, in nats.
     pub scales: Vec<f32>,
-    /// The residual diffusion's, noise and variance together.
+    /// Mean diffusion loss; see [`diffusion_loss`].
     pub diffusion: f32,
-    /// Norm of all gradients, before clipping; 0 where nothing was learned.
+    /// Global norm of the gradients before clipping; 0 from [`GeneratorTrainer::losses`].
     pub gradient_norm: f32,
 }
 
-/// A generator under training.
+/// A generator in training, with the state of its optimizer.
 pub struct GeneratorTrainer {
     model: Generator,
-    learner: Learner,
+    optimizer: ModuleOptimizer,
     shards: Shards,
     options: GeneratorOptions,
     config: Config,
@@ -142,11 +141,11 @@ pub struct GeneratorTrainer {
 }
 
 impl GeneratorTrainer {
-    /// A generator with random weights for a tokenizer of texts and a trained one of pictures.
+    /// Creates a generator with random weights. `visual` is a trained visual tokenizer, which stays unchanged.
     ///
     /// # Errors
     ///
-    /// [`Error::Request`] if an option won't do.
+    /// [`Error::Request`] if an option is invalid.
     pub fn new(
         config: &Config,
         options: GeneratorOptions,
@@ -157,182 +156,190 @@ impl GeneratorTrainer {
         options.validate()?;
         let scales = config.transformer.sides.len();
         if options.scale_weights.len() != scales {
-            let problem = format!("has {} numbers, expected {scales}, one a scale", options.scale_weights.len());
+            let problem = format!("has {} weights, expected {scales}, one for each scale", options.scale_weights.len());
             return Err(Error::request("scale_weights", problem));
         }
         let device = device.clone().autodiff();
         device.seed(options.seed);
         let model = Generator::init(config, &device);
-        let learner = Learner::new(&model, options.optimizer);
+        let optimizer = ModuleOptimizer::new(&model, options.optimizer);
         let shards = Shards::new(options.shards)?;
-        Ok(Self { model, learner, shards, options, config: config.clone(), device, tokenizer, visual, step: 0 })
+        Ok(Self { model, optimizer, shards, options, config: config.clone(), device, tokenizer, visual, step: 0 })
     }
 
-    /// Goes on from the weights of a model, opened in f32, of the same configuration.
+    /// Replaces the weights by those of a model of the same configuration, opened in f32. Resets the optimizer's state.
     ///
     /// # Errors
     ///
-    /// [`Error::Request`] if the model's precision or architecture is another.
+    /// [`Error::Request`] if the model has another precision or architecture.
     pub fn adopt(&mut self, hart: &Hart) -> Result<()> {
         if hart.precision() != Precision::F32 {
             return Err(Error::request("model", format!("is open in {}, expected f32", hart.precision())));
         }
-        self.model = self.learner.adopt(self.model.clone(), &Generator::of(hart))?;
+        self.model = self.optimizer.adopt(self.model.clone(), &Generator::of(hart))?;
         Ok(())
     }
 
-    /// Steps that are done.
+    /// Returns the number of steps taken.
     pub fn steps(&self) -> u64 {
         self.step
     }
 
-    /// Changes how many steps the learning rate falls over, from the next one on.
+    /// Sets the total number of steps of the learning rate schedule. Takes effect from the next step.
     pub fn set_steps(&mut self, steps: u64) {
-        self.learner.set_steps(steps);
+        self.optimizer.set_steps(steps);
     }
 
-    /// One step on a batch.
+    /// Takes one training step on a batch.
     ///
     /// # Errors
     ///
-    /// [`Error::Request`] if the batch has too few pictures, one has the wrong size or a caption can't be read; [`Error::Overflow`]
-    /// if a loss is not finite.
-    pub fn step(&mut self, batch: &[Captioned]) -> Result<GeneratorLosses> {
+    /// [`Error::Request`] if the batch has fewer images than shards, an image has the wrong size, or a caption cannot be tokenized;
+    /// [`Error::Overflow`] if a loss is not finite.
+    pub fn step(&mut self, batch: &[CaptionedImage]) -> Result<GeneratorLosses> {
         let options = &self.options;
-        let parts = self.shards.each(batch, |shard, batch| {
-            let random = StepRandom { seed: options.seed, step: self.step, shard };
-            let model = self.learner.current(self.model.clone());
-            let loss = self.loss(&model, batch, options.context_drop, random)?;
+        let shards = self.shards.map(batch, |shard, batch| {
+            let rng = StepRng { seed: options.seed, step: self.step, shard };
+            let model = self.optimizer.current(self.model.clone());
+            let loss = self.loss(&model, batch, options.context_drop, rng)?;
             let gradients = GradientsParams::from_grads(loss.total.backward(), &model);
-            Ok((read(loss.parts), gradients))
+            Ok((read_losses(loss.terms), gradients))
         })?;
-        let (losses, gradients): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
-        let mut losses = mean(losses);
+        let (losses, gradients): (Vec<_>, Vec<_>) = shards.into_iter().unzip();
+        let mut losses = mean_losses(losses);
         if !(losses.scales.iter().sum::<f32>() + losses.diffusion).is_finite() {
             return Err(Error::Overflow { what: format!("the losses of step {}", self.step) });
         }
-        let (model, norm) = self.learner.update(self.model.clone(), gradients, self.step);
+        let (model, norm) = self.optimizer.update(self.model.clone(), gradients, self.step);
         losses.gradient_norm = norm;
         self.model = model;
         self.step += 1;
         Ok(losses)
     }
 
-    /// The losses of a batch without learning from it. All captions are read; the random numbers are those of step `number`, so that
-    /// the same pictures with other captions can be compared.
+    /// Returns the losses of a batch without training on it. No captions are dropped. The random numbers are those of step `number`,
+    /// so the same images can be compared under different captions.
     ///
     /// # Errors
     ///
-    /// As [`Self::step`].
-    pub fn losses(&self, batch: &[Captioned], number: u64) -> Result<GeneratorLosses> {
-        let parts = self.shards.each(batch, |shard, batch| {
-            let random = StepRandom { seed: self.options.seed, step: number, shard };
-            Ok(read(self.loss(&self.learner.current(self.model.clone()), batch, 0.0, random)?.parts))
+    /// [`Error::Request`] like [`Self::step`].
+    pub fn losses(&self, batch: &[CaptionedImage], number: u64) -> Result<GeneratorLosses> {
+        let losses = self.shards.map(batch, |shard, batch| {
+            let rng = StepRng { seed: self.options.seed, step: number, shard };
+            Ok(read_losses(self.loss(&self.optimizer.current(self.model.clone()), batch, 0.0, rng)?.terms))
         })?;
-        Ok(mean(parts))
+        Ok(mean_losses(losses))
     }
 
-    fn loss(&self, model: &Generator, batch: &[Captioned], context_drop: f64, random: StepRandom) -> Result<Loss> {
+    fn loss(&self, model: &Generator, batch: &[CaptionedImage], context_drop: f64, rng: StepRng) -> Result<Loss> {
         let options = &self.options;
         let captions: Vec<&str> = batch.iter().map(|item| item.caption.as_str()).collect();
-        let tokens = self.tokenizer.tokenize(&captions, None, self.config.transformer.context_tokens)?;
+        let text_tokens = self.tokenizer.tokenize(&captions, None, self.config.transformer.context_tokens)?;
         let images: Vec<Image> = batch.iter().map(|item| item.image.clone()).collect();
-        let picture = self.visual.tokenize_images(&images)?;
-        let last = picture.codes.len() - 1;
-        let last_tokens = picture.codes[last][0].len();
+        let image_tokens = self.visual.tokenize_images(&images)?;
+        let last = image_tokens.codes.len() - 1;
+        let last_length = image_tokens.codes[last][0].len();
 
-        let context = model.text.forward(&tokens, &mut Progress::silent())?;
-        let dropped: Vec<bool> = random.uniforms(Purpose::ContextDrop, batch.len()).iter().map(|&u| u < context_drop).collect();
-        let conditioning = model.transformer.condition(&targets::without(context, &dropped));
+        // Encode the captions and drop some of them for classifier-free guidance.
+        let context = model.text.forward(&text_tokens, &mut Progress::silent())?;
+        let dropped: Vec<bool> = rng.uniforms(Purpose::ContextDrop, batch.len()).iter().map(|&u| u < context_drop).collect();
+        let conditioning = model.transformer.condition(&targets::drop_context(context, &dropped));
 
-        let wanted = (last_tokens as f64 * options.last_scale_share).ceil() as usize;
-        let kept = random.subset(Purpose::LastScale, last_tokens, wanted.clamp(1, last_tokens));
-        let inputs = targets::tracked(picture.inputs.clone());
-        let hidden = model.transformer.teacher_forcing(inputs, Some(&kept), &conditioning);
-        // The last context row predicts the first scale's one token.
+        // Run the transformer on all scales by teacher forcing, with a random subset of the last scale's tokens.
+        let count = (last_length as f64 * options.last_scale_share).ceil() as usize;
+        let last_tokens = rng.subset(Purpose::LastScale, last_length, count.clamp(1, last_length));
+        let inputs = targets::to_autodiff(image_tokens.inputs.clone());
+        let hidden = model.transformer.teacher_forcing(inputs, Some(&last_tokens), &conditioning);
+        // The last context token predicts the first scale, which is one token.
         let predicted = hidden.0.dims()[1] - self.config.transformer.context_tokens + 1;
         let hidden = hidden.last(predicted);
         let logits = model.transformer.logits(&hidden, &conditioning);
 
-        let chosen = |codes: &Vec<u32>| kept.iter().map(|&place| codes[place]).collect::<Vec<u32>>();
+        // Cross-entropy of each scale.
+        let subset = |codes: &Vec<u32>| last_tokens.iter().map(|&token| codes[token]).collect::<Vec<u32>>();
         let mut total: Option<Tensor<1>> = None;
-        let mut parts = Vec::new();
-        let mut from = 0;
-        for (scale, codes) in picture.codes.iter().enumerate() {
-            let codes = if scale == last { codes.iter().map(chosen).collect() } else { codes.clone() };
+        let mut terms = Vec::new();
+        let mut offset = 0;
+        for (scale, codes) in image_tokens.codes.iter().enumerate() {
+            let codes = if scale == last { codes.iter().map(subset).collect() } else { codes.clone() };
             let length = codes[0].len();
-            let loss = cross_entropy(logits.clone().narrow(1, from, length), &codes).mean();
-            from += length;
-            parts.push(loss.clone());
+            let loss = cross_entropy(logits.clone().narrow(1, offset, length), &codes).mean();
+            offset += length;
+            terms.push(loss.clone());
             let weighted = loss * options.scale_weights[scale];
             total = Some(total.map_or(weighted.clone(), |sum| sum + weighted));
         }
 
-        let last_logits = logits.narrow(1, from - kept.len(), kept.len());
-        let drawn = targets::codes(&picture, &kept, last_logits, options.sampled_codes, random);
-        let (codes, target) = targets::residuals(&picture, &kept, self.visual.codebook().embed(&drawn));
-        let condition = model.transformer.residual_condition(&hidden.last(kept.len()), codes);
+        // Diffusion loss of the last scale's residuals.
+        let last_logits = logits.narrow(1, offset - last_tokens.len(), last_tokens.len());
+        let codes = targets::mixed_codes(&image_tokens, &last_tokens, last_logits, options.sampled_codes, rng);
+        let (codes, residuals) = targets::residual_targets(&image_tokens, &last_tokens, self.visual.codebook().embed(&codes));
+        let condition = model.transformer.residual_condition(&hidden.last(last_tokens.len()), codes);
         let repeated = |x: Tensor<3>| {
             let [batch, length, channels] = x.dims();
-            x.reshape([1, batch * length, channels]).repeat_dim(1, options.diffusion_repeats)
+            let x = x.reshape([1, batch * length, channels]); // [1, B * L, C]
+            x.repeat_dim(1, options.diffusion_repeats) // [1, repeats * B * L, C]
         };
-        let (target, condition) = (repeated(target), repeated(condition));
-        let steps = random.below(Purpose::DiffusionStep, FULL_STEPS, target.dims()[1]);
-        let noise = random.normals(Purpose::DiffusionNoise, target.dims(), &self.device);
+        let (target, condition) = (repeated(residuals), repeated(condition));
+        let steps = rng.integers(Purpose::DiffusionStep, FULL_STEPS, target.dims()[1]);
+        let noise = rng.normals(Purpose::DiffusionNoise, target.dims(), &self.device);
         let diffusion = diffusion_loss(model.residual.mlp(), target, condition, &steps, noise).mean();
-        parts.push(diffusion.clone());
-        Ok(Loss { total: total.expect("a plan has scales") + diffusion * options.diffusion, parts })
+        terms.push(diffusion.clone());
+        Ok(Loss { total: total.expect("a plan has scales") + diffusion * options.diffusion, terms })
     }
 
-    /// The weights' running average, on the plain device.
+    /// Returns the generator with averaged weights, on the device without autodiff.
     pub fn averaged(&self) -> Generator {
-        self.learner.averaged(self.model.clone().valid())
+        self.optimizer.averaged(self.model.clone().valid())
     }
 
-    /// Writes everything that the next step depends on, whole or not at all.
+    /// Saves everything that the next step depends on. The file is written atomically.
     ///
     /// # Errors
     ///
-    /// The file can't be written.
+    /// [`Error::NotFinite`] if a weight is not finite; [`Error::Io`] if the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
-        let mut tensors = self.learner.state();
+        let mut tensors = self.optimizer.state();
         tensors.push(NamedTensor { name: "step".into(), shape: vec![1], values: vec![self.step as f32] });
         save_tensors(path, &tensors, StoredAs::F32)
     }
 
-    /// Goes on from a saved state.
+    /// Restores a saved state.
     ///
     /// # Errors
     ///
-    /// The file can't be read, or is another recipe's.
+    /// [`Error::Io`] if the file cannot be read; [`Error::Checkpoint`] if it is damaged or belongs to another recipe.
     pub fn restore(&mut self, path: &Path) -> Result<()> {
         let state = Checkpoint::open_file(path, false)?;
         let step = read_step(&state)?;
-        self.model = self.learner.restore(self.model.clone(), &state, step)?;
+        self.model = self.optimizer.restore(self.model.clone(), &state, step)?;
         self.step = step;
         Ok(())
     }
 }
 
-/// What is minimised, and what it is made of: the loss of each scale, and that of the diffusion.
+/// The loss of a shard.
 struct Loss {
+    /// Weighted sum of the terms, `[1]`.
     total: Tensor<1>,
-    parts: Vec<Tensor<1>>,
+    /// Losses of the scales, then the diffusion loss; `[1]` each.
+    terms: Vec<Tensor<1>>,
 }
 
-fn read(parts: Vec<Tensor<1>>) -> GeneratorLosses {
-    let mut scales = numbers(parts);
-    let diffusion = scales.pop().expect("the last one is the diffusion's");
+fn read_losses(terms: Vec<Tensor<1>>) -> GeneratorLosses {
+    let mut scales = read_scalars(terms);
+    let diffusion = scales.pop().expect("the last term is the diffusion loss");
     GeneratorLosses { scales, diffusion, gradient_norm: 0.0 }
 }
 
-fn mean(parts: Vec<GeneratorLosses>) -> GeneratorLosses {
-    let share = 1.0 / parts.len() as f32;
-    let mut all = GeneratorLosses::default();
-    for part in parts {
-        all.scales.resize(part.scales.len(), 0.0);
-        all.scales.iter_mut().zip(&part.scales).for_each(|(sum, loss)| *sum += loss * share);
-        all.diffusion += part.diffusion * share;
+/// Returns the mean of the shards' losses.
+fn mean_losses(shards: Vec<GeneratorLosses>) -> GeneratorLosses {
+    let share = 1.0 / shards.len() as f32;
+    let mut mean = GeneratorLosses::default();
+    for shard in shards {
+        mean.scales.resize(shard.scales.len(), 0.0);
+        mean.scales.iter_mut().zip(&shard.scales).for_each(|(sum, loss)| *sum += loss * share);
+        mean.diffusion += shard.diffusion * share;
     }
-    all
+    mean
 }

@@ -1,8 +1,8 @@
-//! Training (feature `train`): the losses of the paper, the learning of the codebook, and one step of either half of the system.
+//! Training (feature `train`): the losses of the paper, the codebook's updates, and one training step of each half of the system.
 //!
-//! [`TokenizerTrainer`] learns the visual tokenizer from pictures. [`GeneratorTrainer`] then learns text encoder, transformer and
-//! residual diffusion together, from the tokens that the first one makes of captioned pictures. A trainer's `step` is a function of
-//! its state and its batch alone: every random number is addressed by seed and step, so a run that is resumed goes on to the last
+//! [`TokenizerTrainer`] trains the visual tokenizer on images. [`GeneratorTrainer`] then trains text encoder, transformer and residual
+//! diffusion together, on captioned images that the visual tokenizer has encoded. The `step` method of a trainer depends only on its
+//! state and its batch: every random number is addressed by seed and step, so a resumed run is equal to an uninterrupted one, bit for
 //! bit. Loops, files and progress belong to the program; `examples/src/train` is one.
 
 mod codebook;
@@ -17,8 +17,8 @@ mod tokenizer;
 mod vocabulary;
 
 pub use codebook::quantizer_loss;
-pub use generator::{Captioned, Generator, GeneratorLosses, GeneratorOptions, GeneratorTrainer};
+pub use generator::{CaptionedImage, Generator, GeneratorLosses, GeneratorOptions, GeneratorTrainer};
 pub use loss::{cross_entropy, diffusion_loss, reconstruction_loss};
 pub use optimizer::{OptimizerOptions, learning_rate};
-pub use tokenizer::{TokenizerLosses, TokenizerOptions, TokenizerTrainer, residual_size};
+pub use tokenizer::{TokenizerLosses, TokenizerOptions, TokenizerTrainer, residual_quantile};
 pub use vocabulary::train_text_tokenizer;

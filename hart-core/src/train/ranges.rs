@@ -1,29 +1,29 @@
-//! What options of training may be. Beyond its range, a number would be noticed only by the losses: after hours, or never.
+//! Valid ranges of training options. A value outside its range would show in the losses after hours, or never.
 
 use std::ops::RangeInclusive;
 
 use crate::error::{Error, Result};
 
-/// An option's name and value, and what it may be.
-pub(super) type Ranged = (&'static str, f64, RangeInclusive<f64>);
+/// An option's name, value and valid range.
+pub(super) type RangedOption = (&'static str, f64, RangeInclusive<f64>);
 
-/// Of a loss's weight: with a negative one, training would climb.
+/// Range of the weight of a loss. A negative weight would maximise the loss.
 pub(super) const WEIGHT: RangeInclusive<f64> = 0.0..=1000.0;
-/// Of shares, probabilities and rates.
+/// Range of shares, probabilities and rates.
 pub(super) const UNIT: RangeInclusive<f64> = 0.0..=1.0;
-/// Of decays that must leave something, which is divided by.
+/// Range of decays below 1, since one minus the decay is a divisor.
 pub(super) const DECAY: RangeInclusive<f64> = 0.0..=0.99999;
 
-/// Holds every option against its range.
+/// Checks that every option lies in its range.
 ///
 /// # Errors
 ///
-/// [`Error::Request`] naming the first one beyond it; NaN lies beyond any.
-pub(super) fn check(options: impl IntoIterator<Item = Ranged>) -> Result<()> {
+/// [`Error::Request`] naming the first option outside its range. NaN is outside every range.
+pub(super) fn check(options: impl IntoIterator<Item = RangedOption>) -> Result<()> {
     for (name, value, range) in options {
         if !range.contains(&value) {
-            let (least, most) = range.into_inner();
-            return Err(Error::request(name, format!("is {value}, expected a number from {least} to {most}")));
+            let (min, max) = range.into_inner();
+            return Err(Error::request(name, format!("is {value}, expected a number from {min} to {max}")));
         }
     }
     Ok(())

@@ -1,68 +1,82 @@
-//! What a step of the generator is to predict, and from what.
+//! Inputs and targets of a generator's training step.
 
 use burn::prelude::*;
 use rayon::prelude::*;
 
-use super::random::{Purpose, StepRandom};
+use super::random::{Purpose, StepRng};
 use crate::kernels;
 use crate::residual::LATENT_SCALE;
 use crate::text::Context;
 use crate::visual::ImageTokens;
 
-/// A plain tensor on the device that keeps gradients.
-pub(super) fn tracked(tensor: Tensor<3>) -> Tensor<3> {
+/// Moves a tensor to the autodiff device.
+pub(super) fn to_autodiff(tensor: Tensor<3>) -> Tensor<3> {
     Tensor::from_inner(tensor)
 }
 
-/// The context with some rows as guidance's unconditional ones are: zeros at position 0.
-pub(super) fn without(context: Context, dropped: &[bool]) -> Context {
+/// Replaces the context of the images in `dropped` by the unconditional context of classifier-free guidance: zeros at position 0.
+pub(super) fn drop_context(context: Context, dropped: &[bool]) -> Context {
     let factors = dropped.iter().map(|&d| if d { 0.0 } else { 1.0 }).collect();
     let factors = kernels::tensor(factors, [dropped.len(), 1, 1], &context.hidden.device());
     let (mut mask, mut positions) = (context.mask, context.positions);
     for (row, _) in dropped.iter().enumerate().filter(|(_, d)| **d) {
-        mask[row].iter_mut().enumerate().for_each(|(place, text)| *text = place == 0);
+        mask[row].iter_mut().enumerate().for_each(|(token, is_text)| *is_text = token == 0);
         positions[row].fill(0);
     }
     Context { hidden: context.hidden * factors, mask, positions, unconditional: 0 }
 }
 
-/// A code drawn from logits by a uniform number.
-fn draw(logits: &[f32], uniform: f64) -> u32 {
-    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let weights = || logits.iter().map(|l| f64::from(l - largest).exp());
-    let mut left = uniform * weights().sum::<f64>();
-    let found = weights().position(|weight| {
-        left -= weight;
-        left < 0.0
+/// Samples a code from the softmax of logits, by a uniform number in (0, 1).
+fn sample_code(logits: &[f32], uniform: f64) -> u32 {
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let weights = || logits.iter().map(|l| f64::from(l - max).exp());
+    let mut remaining = uniform * weights().sum::<f64>();
+    let code = weights().position(|weight| {
+        remaining -= weight;
+        remaining < 0.0
     });
-    found.unwrap_or(logits.len() - 1) as u32
+    code.unwrap_or(logits.len() - 1) as u32
 }
 
-/// Codes of the kept tokens of the last scale: a share of them drawn from the model's logits `[B, L, V]`, the others the picture's own.
-pub(super) fn codes(picture: &ImageTokens, kept: &[usize], logits: Tensor<3>, share: f64, random: StepRandom) -> Vec<Vec<u32>> {
+/// Returns codes `[B][L]` for `tokens` of the last scale. A share of them is sampled from the model's logits; the others are the
+/// image's codes.
+///
+/// # Shapes
+///
+/// - tokens: `[L]`, positions in the last scale
+/// - logits: `[B, L, V]`
+pub(super) fn mixed_codes(
+    image_tokens: &ImageTokens,
+    tokens: &[usize],
+    logits: Tensor<3>,
+    sampled_share: f64,
+    rng: StepRng,
+) -> Vec<Vec<u32>> {
     let [batch, length, vocabulary] = logits.dims();
     let logits = kernels::values(logits.detach());
-    let draws = random.uniforms(Purpose::SampledCode, batch * length);
-    let mix = random.uniforms(Purpose::CodeMix, batch * length);
-    let nearest = picture.codes.last().expect("a plan has scales");
+    let uniforms = rng.uniforms(Purpose::SampledCode, batch * length);
+    let mix = rng.uniforms(Purpose::CodeMix, batch * length);
+    let image_codes = image_tokens.codes.last().expect("a plan has scales");
     let code = |image: usize, index: usize| {
         let token = image * length + index;
-        if mix[token] < share {
-            draw(&logits[token * vocabulary..][..vocabulary], draws[token])
+        if mix[token] < sampled_share {
+            sample_code(&logits[token * vocabulary..][..vocabulary], uniforms[token])
         } else {
-            nearest[image][kept[index]]
+            image_codes[image][tokens[index]]
         }
     };
     (0..batch).into_par_iter().map(|image| (0..length).map(|index| code(image, index)).collect()).collect()
 }
 
-/// Rows of the kept tokens' codes, and the residuals that they leave, divided by [`LATENT_SCALE`].
+/// Returns the embedded codes on the autodiff device, and the residuals between the continuous tokens and them, divided by
+/// [`LATENT_SCALE`].
 ///
 /// # Shapes
 ///
-/// - rows, both outputs: `[B, L, Z]`
-pub(super) fn residuals(picture: &ImageTokens, kept: &[usize], rows: Tensor<3>) -> (Tensor<3>, Tensor<3>) {
-    let places = kernels::indices(kept, &rows.device());
-    let target = (picture.continuous.clone().select(1, places) - rows.clone()) / LATENT_SCALE;
-    (tracked(rows), tracked(target))
+/// - tokens: `[L]`, positions in the last scale
+/// - codes, both outputs: `[B, L, Z]`
+pub(super) fn residual_targets(image_tokens: &ImageTokens, tokens: &[usize], codes: Tensor<3>) -> (Tensor<3>, Tensor<3>) {
+    let tokens = kernels::indices(tokens, &codes.device());
+    let residuals = (image_tokens.continuous.clone().select(1, tokens) - codes.clone()) / LATENT_SCALE;
+    (to_autodiff(codes), to_autodiff(residuals))
 }

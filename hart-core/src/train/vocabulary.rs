@@ -1,4 +1,4 @@
-//! A byte-level BPE tokenizer of one's own captions, in the files that Qwen2's has.
+//! Training of a byte-level BPE text tokenizer on captions, saved in the files of Qwen2's tokenizer.
 
 use std::path::Path;
 
@@ -11,42 +11,46 @@ use crate::config::MAX_VOCABULARY;
 use crate::error::{Error, Result};
 use crate::files::write_file;
 
-/// Pads captions, as in Qwen2.
+/// Padding token of Qwen2.
 const PAD: &str = "<|endoftext|>";
-/// All bytes and what pads.
-const LEAST: usize = 257;
+/// Smallest vocabulary: all bytes and the padding token.
+const MIN_VOCABULARY: usize = 257;
 
 type ByteLevelBpe = TokenizerImpl<BPE, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, ByteLevel>;
 
-/// Learns a tokenizer from captions and writes `tokenizer.json`, `tokenizer_config.json` and `special_tokens_map.json`, each whole or
-/// not at all. Every text can be read with it, since all 256 bytes are in the vocabulary. Returns how many tokens it has; `most` is
-/// a limit.
+/// Trains a text tokenizer on captions and returns the size of its vocabulary, at most `max_vocabulary`.
+///
+/// Writes `tokenizer.json`, `tokenizer_config.json` and `special_tokens_map.json` to `folder`, each one atomically. The vocabulary
+/// contains all 256 bytes, so the tokenizer can encode every text.
 ///
 /// # Errors
 ///
-/// [`Error::Request`] if `most` is below 257 or far too large, or if nothing can be learned from the captions; a file can't be
-/// written.
-pub fn train_text_tokenizer(captions: &[String], most: usize, folder: &Path) -> Result<usize> {
-    if !(LEAST..=MAX_VOCABULARY).contains(&most) {
-        // Memory for all of them is taken before any is learned.
-        return Err(Error::request("vocab_size", format!("is {most}, expected a number from {LEAST} to {MAX_VOCABULARY}")));
+/// [`Error::Request`] if `max_vocabulary` is below 257 or too large, or if training fails on the captions; [`Error::Io`] if a file
+/// cannot be written.
+pub fn train_text_tokenizer(captions: &[String], max_vocabulary: usize, folder: &Path) -> Result<usize> {
+    if !(MIN_VOCABULARY..=MAX_VOCABULARY).contains(&max_vocabulary) {
+        // The trainer allocates memory for the whole vocabulary first.
+        return Err(Error::request(
+            "vocab_size",
+            format!("is {max_vocabulary}, expected a number from {MIN_VOCABULARY} to {MAX_VOCABULARY}"),
+        ));
     }
-    let wrong = |e: tokenizers::Error| Error::request("captions", format!("no tokenizer can be learned from them: {e}"));
+    let failed = |e: tokenizers::Error| Error::request("captions", format!("no tokenizer can be learned from them: {e}"));
     let byte_level = ByteLevel::default().add_prefix_space(false);
     let builder: TokenizerBuilder<BPE, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, ByteLevel> =
         TokenizerBuilder::new();
     let builder = builder.with_model(BPE::default()).with_pre_tokenizer(Some(byte_level.into()));
     let builder = builder.with_post_processor(Some(byte_level.into())).with_decoder(Some(byte_level));
-    let mut tokenizer: ByteLevelBpe = builder.build().map_err(wrong)?;
+    let mut tokenizer: ByteLevelBpe = builder.build().map_err(failed)?;
     let mut trainer = BpeTrainer::builder()
         .show_progress(false)
-        .vocab_size(most)
+        .vocab_size(max_vocabulary)
         .min_frequency(2)
         .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
         .special_tokens(vec![AddedToken::from(PAD, true)])
         .build();
-    tokenizer.train(&mut trainer, captions.iter().map(String::as_str)).map_err(wrong)?;
-    let text = tokenizer.to_string(false).map_err(wrong)?;
+    tokenizer.train(&mut trainer, captions.iter().map(String::as_str)).map_err(failed)?;
+    let text = tokenizer.to_string(false).map_err(failed)?;
     let save = |name: &str, text: &[u8]| {
         let path = folder.join(name);
         write_file(&path, text).map_err(Error::io(&path))

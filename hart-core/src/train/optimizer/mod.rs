@@ -1,161 +1,118 @@
-//! AdamW or Muon with a clipped global norm, warm-up and cosine, and a running average of the weights.
+//! AdamW or Muon with gradient clipping by the global norm, a cosine schedule, and an exponential moving average of the weights.
+//!
+//! A step follows one of two strategies with the same result up to rounding. On the CPU, [`PerParameter`] updates each parameter by
+//! itself, all cores in parallel. On a GPU, [`Flattened`] concatenates all parameters into a few tensors, so that a step launches a
+//! few kernels in all instead of a few for each parameter.
 
-mod gpu;
+mod flattened;
 mod options;
-mod step;
+mod parameter;
+mod per_parameter;
 #[cfg(all(test, any(feature = "cuda", feature = "wgpu")))]
 mod tests;
 
 pub use options::{OptimizerOptions, learning_rate};
-pub(super) use step::{MOMENTUM, Slot, State, StepOptions};
 
 use std::collections::HashMap;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
-use burn::optim::decay::WeightDecayConfig;
-use burn::optim::momentum::MomentumConfig;
-use burn::optim::{
-    AdamW, AdamWConfig, AdamWState, AdaptiveMomentumState, AdjustLrFn, GradientsParams, Muon, MuonConfig, Optimizer,
-};
+use burn::optim::{AdamWState, AdaptiveMomentumState, GradientsParams};
 use burn::prelude::*;
 use rayon::prelude::*;
 
-use super::shards::numbers;
 use crate::device::is_cpu;
 use crate::error::{Error, Result};
 use crate::kernels;
 use crate::weights::{Checkpoint, NamedTensor, parameter_names};
-use gpu::Joined;
-use step::{BETA_1, EPSILON, SMALLEST_MATRIX};
+use flattened::Flattened;
+use parameter::{MIN_MATRIX_SIDE, OptimizerState, Parameter, StepOptions};
+use per_parameter::PerParameter;
 
-/// Weights under way. Parameters are kept as rows beside each other: all cores update them at once, and on a GPU they are parts of a few
-/// rows.
-pub(super) struct Learner {
-    slots: Vec<Slot>,
-    adam: AdamW,
-    muon: Muon,
+/// The parameters of a module in training, with their moving averages and optimizer states.
+pub(super) struct ModuleOptimizer {
+    parameters: Vec<Parameter>,
     options: OptimizerOptions,
-    on_cpu: bool,
-    joined: Option<Joined>,
+    strategy: Strategy,
 }
 
-impl Learner {
+/// The way a step updates the parameters.
+enum Strategy {
+    /// On the CPU.
+    PerParameter(Box<PerParameter>),
+    /// On a GPU.
+    Flattened(Box<Flattened>),
+}
+
+impl ModuleOptimizer {
     pub(super) fn new<M: Module>(module: &M, options: OptimizerOptions) -> Self {
         struct Collect(Vec<(ParamId, Vec<usize>, Tensor<1>)>);
         impl ModuleVisitor for Collect {
             fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
                 let value = param.val();
-                self.0.push((param.id, value.dims().to_vec(), flat(value.inner())));
+                self.0.push((param.id, value.dims().to_vec(), flatten(value.inner())));
             }
         }
         let mut found = Collect(Vec::new());
         module.visit(&mut found);
-        let slot = |(name, (id, shape, value)): (String, (ParamId, Vec<usize>, Tensor<1>))| {
-            let is_row = shape.len() < 2 || name.contains("embedding");
+        let parameter = |(name, (id, shape, value)): (String, (ParamId, Vec<usize>, Tensor<1>))| {
+            let is_vector_or_embedding = shape.len() < 2 || name.contains("embedding");
             let matrix = [shape[0], value.dims()[0] / shape[0]];
-            let matrix = (options.muon && !is_row && matrix.iter().all(|&n| n >= SMALLEST_MATRIX)).then_some(matrix);
-            Slot { name, id, matrix, average: value.clone(), value, state: State::New }
+            let is_large = matrix.iter().all(|&side| side >= MIN_MATRIX_SIDE);
+            let matrix = (options.muon && !is_vector_or_embedding && is_large).then_some(matrix);
+            Parameter { name, id, matrix, ema: value.clone(), value, state: OptimizerState::Empty }
         };
-        let adam = AdamWConfig::new()
-            .with_beta_1(BETA_1)
-            .with_beta_2(options.beta_2)
-            .with_epsilon(EPSILON)
-            .with_weight_decay(options.weight_decay);
-        // The velocity is kept here: burn's own can't be saved by name.
-        let muon = MuonConfig::new()
-            .with_momentum(MomentumConfig { momentum: 0.0, dampening: 0.0, nesterov: false })
-            .with_weight_decay(Some(WeightDecayConfig::new(options.weight_decay)))
-            .with_adjust_lr_fn(AdjustLrFn::MatchRmsAdamW);
-        let on_cpu = found.0.first().is_none_or(|(_, _, value)| is_cpu(&value.device()));
-        let slots = parameter_names(module).into_iter().zip(found.0).map(slot).collect();
-        Self { slots, adam: adam.build(), muon: muon.build(), options, on_cpu, joined: None }
+        let strategy = if found.0.first().is_none_or(|(_, _, value)| is_cpu(&value.device())) {
+            Strategy::PerParameter(Box::new(PerParameter::new(options)))
+        } else {
+            Strategy::Flattened(Box::default())
+        };
+        let parameters = parameter_names(module).into_iter().zip(found.0).map(parameter).collect();
+        Self { parameters, options, strategy }
     }
 
-    /// One step on the mean of the shards' gradients. Returns the module and the gradients' norm before clipping. A parameter
-    /// without a gradient stays as it is.
+    /// Takes one step with the mean of the shards' gradients. Returns the updated module and the global norm of the gradients before
+    /// clipping. A parameter without a gradient keeps its value.
     pub(super) fn update<M: Module>(&mut self, module: M, shards: Vec<GradientsParams>, step: u64) -> (M, f32) {
+        let gradients = self.mean_gradients(&module, shards);
+        let step = StepOptions::new(self.options, step);
+        let norm = match &mut self.strategy {
+            Strategy::PerParameter(strategy) => strategy.step(&mut self.parameters, gradients, &step),
+            Strategy::Flattened(strategy) => strategy.step(&mut self.parameters, &gradients, &step),
+        };
+        (self.current(module), norm)
+    }
+
+    /// Returns the mean over the shards of each parameter's gradient, `[elements]`; `None` where no shard has one.
+    fn mean_gradients<M: Module>(&self, module: &M, shards: Vec<GradientsParams>) -> Vec<Option<Tensor<1>>> {
         struct Take {
             shards: Vec<GradientsParams>,
             taken: Vec<Vec<Tensor<1>>>,
         }
         impl ModuleVisitor for Take {
             fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-                let parts = self.shards.iter_mut().filter_map(|shard| shard.remove::<D>(param.id));
-                self.taken.push(parts.map(flat).collect());
+                let gradients = self.shards.iter_mut().filter_map(|shard| shard.remove::<D>(param.id));
+                self.taken.push(gradients.map(flatten).collect());
             }
         }
         let share = 1.0 / shards.len() as f32;
         let mut take = Take { shards, taken: Vec::new() };
         module.visit(&mut take);
-        let mean = |parts: Vec<Tensor<1>>| {
-            let sum = parts.into_iter().reduce(|sum, part| sum + part)?;
+        let mean = |gradients: Vec<Tensor<1>>| {
+            let sum = gradients.into_iter().reduce(|sum, gradient| sum + gradient)?;
             Some(if share == 1.0 { sum } else { sum * share })
         };
-        let gradients = self.each(take.taken, mean);
-        let step = StepOptions::new(self.options, step);
-        if !self.on_cpu {
-            let norm = self.step_joined(&gradients, &step);
-            return (self.current(module), norm);
+        match self.strategy {
+            Strategy::PerParameter(_) => take.taken.into_par_iter().map(mean).collect(),
+            // A GPU's stream belongs to the current thread.
+            Strategy::Flattened(_) => take.taken.into_iter().map(mean).collect(),
         }
-        let norm = self.step_beside(gradients, &step);
-        (self.current(module), norm)
     }
 
-    /// A step on a GPU.
-    fn step_joined(&mut self, gradients: &[Option<Tensor<1>>], step: &StepOptions) -> f32 {
-        let named: Vec<usize> = (0..self.slots.len()).filter(|&slot| gradients[slot].is_some()).collect();
-        let Some(&first) = named.first() else { return 0.0 };
-        let joined = self.joined.take().filter(|joined| joined.holds(&named));
-        let mut joined = joined.unwrap_or_else(|| Joined::new(&self.slots, &named, &self.slots[first].value.device()));
-        let norm = joined.step(&mut self.slots, gradients, step);
-        self.joined = Some(joined);
-        norm
-    }
-
-    /// A step on the CPU, parameter by parameter.
-    fn step_beside(&mut self, gradients: Vec<Option<Tensor<1>>>, step: &StepOptions) -> f32 {
-        let square = |gradient: Option<Tensor<1>>| Some(gradient?.square().sum());
-        let squares: Vec<Tensor<1>> = self.each(gradients.clone(), square).into_iter().flatten().collect();
-        let squares = if squares.is_empty() { Vec::new() } else { numbers(squares) };
-        let norm = squares.iter().copied().map(f64::from).sum::<f64>().sqrt() as f32;
-        let scale = step.scale(norm);
-        let (adam, muon, rate, decay) = (&self.adam, &self.muon, step.rate, step.average);
-        let change = |(mut slot, gradient): (Slot, Option<Tensor<1>>)| {
-            let Some(gradient) = gradient else {
-                slot.average = slot.value.clone();
-                return slot;
-            };
-            let value = std::mem::replace(&mut slot.value, Tensor::empty([0], &gradient.device()));
-            let gradient = gradient * scale;
-            let state = std::mem::replace(&mut slot.state, State::New);
-            (slot.value, slot.state) = match slot.matrix {
-                Some(shape) => {
-                    let velocity = match state {
-                        State::Velocity(velocity) => velocity * MOMENTUM + gradient.clone(),
-                        _ => gradient.clone(),
-                    };
-                    let ahead = (gradient + velocity.clone() * MOMENTUM).reshape(shape);
-                    (flat(muon.step(rate, value.reshape(shape), ahead, None).0), State::Velocity(velocity))
-                }
-                None => {
-                    let moments = if let State::Moments(moments) = state { Some(moments) } else { None };
-                    let (value, moments) = adam.step(rate, value, gradient, moments);
-                    (value, moments.map_or(State::New, State::Moments))
-                }
-            };
-            slot.average = slot.average.clone() * decay + slot.value.clone() * (1.0 - decay);
-            slot
-        };
-        let slots: Vec<_> = std::mem::take(&mut self.slots).into_iter().zip(gradients).collect();
-        self.slots = self.each(slots, change);
-        norm
-    }
-
-    /// Takes over the parameters of another module; what was learned about the old ones is forgotten.
+    /// Copies the parameters of another module and resets the averages and optimizer states.
     ///
     /// # Errors
     ///
-    /// [`Error::Request`] if the other one is of another architecture.
+    /// [`Error::Request`] if the other module has another architecture.
     pub(super) fn adopt<M: Module>(&mut self, module: M, other: &M) -> Result<M> {
         struct Values(Vec<Vec<f32>>);
         impl ModuleVisitor for Values {
@@ -165,126 +122,131 @@ impl Learner {
         }
         let mut found = Values(Vec::new());
         other.visit(&mut found);
-        if !self.slots.iter().map(|slot| slot.value.dims()[0]).eq(found.0.iter().map(Vec::len)) {
+        if !self.parameters.iter().map(|parameter| parameter.value.dims()[0]).eq(found.0.iter().map(Vec::len)) {
             return Err(Error::request("model", "is of another architecture, expected the configuration's"));
         }
-        for (slot, values) in self.slots.iter_mut().zip(found.0) {
+        for (parameter, values) in self.parameters.iter_mut().zip(found.0) {
             let count = values.len();
-            slot.value = kernels::tensor(values, [count], &slot.value.device());
-            (slot.average, slot.state) = (slot.value.clone(), State::New);
+            parameter.value = kernels::tensor(values, [count], &parameter.value.device());
+            (parameter.ema, parameter.state) = (parameter.value.clone(), OptimizerState::Empty);
         }
-        self.joined = None;
+        self.discard_flattened();
         Ok(self.current(module))
     }
 
-    /// Changes how many steps the learning rate falls over.
+    /// Sets the total number of steps of the learning rate schedule.
     pub(super) fn set_steps(&mut self, steps: u64) {
         self.options.steps = steps;
     }
 
-    /// Work on each parameter: on all cores where they do the arithmetic, and one after the other on a GPU, whose stream belongs to a
-    /// thread.
-    fn each<T: Send, R: Send>(&self, items: Vec<T>, work: impl Fn(T) -> R + Send + Sync) -> Vec<R> {
-        if self.on_cpu { items.into_par_iter().map(work).collect() } else { items.into_iter().map(work).collect() }
-    }
-
-    /// The module with the weights as they are, to be trained further. Every copy keeps its own gradients: shards work side by side.
+    /// Returns the module with the current weights, which require gradients. Every copy collects its own gradients, so shards can run
+    /// in parallel.
     pub(super) fn current<M: Module>(&self, module: M) -> M {
-        put(module, &self.rows(|slot| &slot.value), true)
+        replace_parameters(module, &self.by_id(|parameter| &parameter.value), true)
     }
 
-    /// The module with averaged weights, on its own device.
+    /// Returns the module with the averaged weights, without gradients.
     pub(super) fn averaged<M: Module>(&self, module: M) -> M {
-        put(module, &self.rows(|slot| &slot.average), false)
+        replace_parameters(module, &self.by_id(|parameter| &parameter.ema), false)
     }
 
-    fn rows<'a>(&'a self, which: impl Fn(&'a Slot) -> &'a Tensor<1>) -> HashMap<ParamId, &'a Tensor<1>> {
-        self.slots.iter().map(|slot| (slot.id, which(slot))).collect()
+    fn by_id<'a>(&'a self, tensor: impl Fn(&'a Parameter) -> &'a Tensor<1>) -> HashMap<ParamId, &'a Tensor<1>> {
+        self.parameters.iter().map(|parameter| (parameter.id, tensor(parameter))).collect()
     }
 
-    /// Replaces a parameter that has no gradient.
+    /// Sets a parameter that is trained without gradients, and its average, to `[elements]`.
     pub(super) fn set(&mut self, id: ParamId, value: Tensor<1>) {
-        for slot in self.slots.iter_mut().filter(|slot| slot.id == id) {
-            slot.average = value.clone();
-            slot.value = value.clone();
+        for parameter in self.parameters.iter_mut().filter(|parameter| parameter.id == id) {
+            parameter.ema = value.clone();
+            parameter.value = value.clone();
         }
     }
 
-    /// Everything that the next step depends on.
+    /// Discards the concatenated tensors of the GPU strategy, which the next step makes again from the parameters.
+    fn discard_flattened(&mut self) {
+        if let Strategy::Flattened(strategy) = &mut self.strategy {
+            **strategy = Flattened::default();
+        }
+    }
+
+    /// Returns everything that the next step depends on.
     pub(super) fn state(&self) -> Vec<NamedTensor> {
         let mut tensors = Vec::new();
-        for slot in &self.slots {
-            let mut push = |kind: &str, row: &Tensor<1>| {
-                let values = kernels::values(row.clone());
-                tensors.push(NamedTensor { name: format!("{kind}.{}", slot.name), shape: vec![values.len()], values });
+        for parameter in &self.parameters {
+            let mut push = |kind: &str, tensor: &Tensor<1>| {
+                let values = kernels::values(tensor.clone());
+                tensors.push(NamedTensor { name: format!("{kind}.{}", parameter.name), shape: vec![values.len()], values });
             };
-            push("value", &slot.value);
-            push("average", &slot.average);
-            match &slot.state {
-                State::New => {}
-                State::Moments(moments) => {
-                    let momentum = &moments.momentum;
-                    push("moment_1", &momentum.moment_1);
-                    push("moment_2", &momentum.moment_2);
+            push("value", &parameter.value);
+            push("average", &parameter.ema);
+            match &parameter.state {
+                OptimizerState::Empty => {}
+                OptimizerState::AdamW(moments) => {
+                    push("moment_1", &moments.momentum.moment_1);
+                    push("moment_2", &moments.momentum.moment_2);
                 }
-                State::Velocity(velocity) => push("velocity", velocity),
+                OptimizerState::Muon(velocity) => push("velocity", velocity),
             }
         }
         tensors
     }
 
-    /// Takes up a state; `steps` is how many steps it has seen.
+    /// Restores a saved state after `steps` steps. If it fails, the current state stays unchanged.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Checkpoint`] if a tensor is missing or has another length.
     pub(super) fn restore<M: Module>(&mut self, module: M, state: &Checkpoint, steps: u64) -> Result<M> {
-        let read_slot = |slot: &Slot| -> Result<Slot> {
-            let device = slot.value.device();
-            let length = slot.value.dims()[0];
-            let read = |kind: &str| -> Result<Tensor<1>> {
-                let name = format!("{kind}.{}", slot.name);
-                let values = state.values(&name)?;
-                if values.len() != length {
-                    let problem =
-                        format!("tensor `{name}` has {} numbers, expected {length}: it is another recipe's", values.len());
-                    return Err(Error::checkpoint(state.path(), problem));
-                }
-                Ok(kernels::tensor(values, [length], &device))
-            };
-            let has = |kind: &str| state.info(&format!("{kind}.{}", slot.name)).is_some();
-            let kept = if slot.matrix.is_some() && has("velocity") {
-                State::Velocity(read("velocity")?)
-            } else if slot.matrix.is_none() && has("moment_1") {
-                let momentum = AdaptiveMomentumState::new(steps as usize, read("moment_1")?, read("moment_2")?);
-                State::Moments(AdamWState::new(momentum))
-            } else {
-                State::New
-            };
-            Ok(Slot { value: read("value")?, average: read("average")?, state: kept, ..slot.clone() })
-        };
-        // All or nothing: a state that doesn't fit leaves what is there.
-        self.slots = self.slots.iter().map(read_slot).collect::<Result<_>>()?;
-        self.joined = None;
+        self.parameters = self.parameters.iter().map(|parameter| restored(parameter, state, steps)).collect::<Result<_>>()?;
+        self.discard_flattened();
         Ok(self.current(module))
     }
 }
 
-fn flat<const D: usize>(tensor: Tensor<D>) -> Tensor<1> {
-    let count = tensor.shape().num_elements();
-    tensor.reshape([count])
+/// Returns a parameter as it is in a saved state.
+fn restored(parameter: &Parameter, state: &Checkpoint, steps: u64) -> Result<Parameter> {
+    let device = parameter.value.device();
+    let length = parameter.value.dims()[0];
+    let read = |kind: &str| -> Result<Tensor<1>> {
+        let name = format!("{kind}.{}", parameter.name);
+        let values = state.values(&name)?;
+        if values.len() != length {
+            let problem = format!("tensor `{name}` has {} values, expected {length}: it is another recipe's", values.len());
+            return Err(Error::checkpoint(state.path(), problem));
+        }
+        Ok(kernels::tensor(values, [length], &device))
+    };
+    let has = |kind: &str| state.info(&format!("{kind}.{}", parameter.name)).is_some();
+    let optimizer_state = if parameter.matrix.is_some() && has("velocity") {
+        OptimizerState::Muon(read("velocity")?)
+    } else if parameter.matrix.is_none() && has("moment_1") {
+        let momentum = AdaptiveMomentumState::new(steps as usize, read("moment_1")?, read("moment_2")?);
+        OptimizerState::AdamW(AdamWState::new(momentum))
+    } else {
+        OptimizerState::Empty
+    };
+    Ok(Parameter { value: read("value")?, ema: read("average")?, state: optimizer_state, ..parameter.clone() })
 }
 
-/// The module with the rows in place of its parameters.
-fn put<M: Module>(module: M, rows: &HashMap<ParamId, &Tensor<1>>, trained: bool) -> M {
-    struct Put<'a> {
-        rows: &'a HashMap<ParamId, &'a Tensor<1>>,
-        trained: bool,
+fn flatten<const D: usize>(tensor: Tensor<D>) -> Tensor<1> {
+    let elements = tensor.shape().num_elements();
+    tensor.reshape([elements]) // [elements]
+}
+
+/// Replaces a module's parameters by flattened tensors, reshaped to the parameters' shapes.
+fn replace_parameters<M: Module>(module: M, flat: &HashMap<ParamId, &Tensor<1>>, require_grad: bool) -> M {
+    struct Replace<'a> {
+        flat: &'a HashMap<ParamId, &'a Tensor<1>>,
+        require_grad: bool,
     }
-    impl ModuleMapper for Put<'_> {
+    impl ModuleMapper for Replace<'_> {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            let Some(row) = self.rows.get(&param.id) else { return param };
+            let Some(flat) = self.flat.get(&param.id) else { return param };
             let shape = param.lazy_shape();
-            let value = (*row).clone().reshape::<D, _>(shape);
-            let value = if self.trained { Tensor::from_inner(value).require_grad() } else { value };
+            let value = (*flat).clone().reshape::<D, _>(shape); // the parameter's shape
+            let value = if self.require_grad { Tensor::from_inner(value).require_grad() } else { value };
             Param::initialized(param.id, value)
         }
     }
-    module.map(&mut Put { rows, trained })
+    module.map(&mut Replace { flat, require_grad })
 }

@@ -1,41 +1,41 @@
-//! How weights are changed, and the learning rate of each step.
+//! Options of the optimizer and its learning rate schedule.
 
-use super::super::ranges::{DECAY, Ranged, UNIT};
+use super::super::ranges::{DECAY, RangedOption, UNIT};
 
-/// How weights are changed.
+/// Options of the optimizer.
 #[derive(Clone, Copy, Debug, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OptimizerOptions {
-    /// Largest learning rate.
+    /// Peak learning rate.
     pub learning_rate: f64,
-    /// Steps in which the rate rises to it, linearly.
+    /// Number of steps of the linear warm-up to the peak.
     pub warmup: u64,
-    /// Steps after which it has fallen to `final_ratio` of it, by a cosine.
+    /// Total number of steps. The learning rate decays to `final_ratio` of the peak by then, by a cosine.
     pub steps: u64,
-    /// Share of the largest rate that is left in the end.
+    /// Final learning rate as a share of the peak.
     pub final_ratio: f64,
-    /// Decay of the weights, times the learning rate.
+    /// Weight decay, multiplied by the learning rate.
     pub weight_decay: f32,
-    /// Decay of the squared gradients' average.
+    /// AdamW's decay of the second moment.
     pub beta_2: f32,
-    /// Whether the matrices between layers are changed by Muon (Jordan and others, 2024; scaled to AdamW's learning rates as by Liu
-    /// and others, arXiv 2502.16982): a step in all directions alike. It needs fewer steps, and more time for each.
+    /// Whether Muon updates the hidden matrices (Jordan et al., 2024; scaled to AdamW's learning rates as in Liu et al.,
+    /// arXiv 2502.16982). It needs fewer steps than AdamW and more time for each.
     pub muon: bool,
-    /// Most that all gradients together may measure, as one vector.
+    /// Maximum global norm of the gradients; larger gradients are scaled down to it.
     pub clip: f32,
-    /// Decay of the running average of the weights; early steps average over a tenth of what was.
+    /// Decay of the exponential moving average of the weights. The first steps use a smaller decay.
     pub average: f64,
 }
 
-/// Most steps: a saved state counts them in f32, which is exact up to here.
-const MOST_STEPS: f64 = (1 << 24) as f64;
+/// Maximum number of steps: a saved state stores the step as f32, which is exact up to here.
+const MAX_STEPS: f64 = (1 << 24) as f64;
 
 impl OptimizerOptions {
-    /// What each number may be, named as part of the options of a trainer.
-    pub(crate) fn ranges(&self) -> [Ranged; 7] {
+    /// Returns the valid range of every option, with its name in the options of a trainer.
+    pub(crate) fn ranges(&self) -> [RangedOption; 7] {
         [
             ("optimizer.learning_rate", self.learning_rate, UNIT),
-            ("optimizer.steps", self.steps as f64, 1.0..=MOST_STEPS),
+            ("optimizer.steps", self.steps as f64, 1.0..=MAX_STEPS),
             ("optimizer.final_ratio", self.final_ratio, UNIT),
             ("optimizer.weight_decay", f64::from(self.weight_decay), UNIT),
             ("optimizer.beta_2", f64::from(self.beta_2), DECAY),
@@ -45,13 +45,13 @@ impl OptimizerOptions {
     }
 }
 
-/// The learning rate of a step, from 0.
+/// Returns the learning rate of a step: linear warm-up, then cosine decay. Steps are counted from 0.
 pub fn learning_rate(options: &OptimizerOptions, step: u64) -> f64 {
     let (step, warmup, steps) = (step as f64, options.warmup as f64, options.steps as f64);
     if step < warmup {
         return options.learning_rate * (step + 1.0) / warmup;
     }
-    let done = ((step - warmup) / (steps - warmup).max(1.0)).min(1.0);
-    let wave = (1.0 + (std::f64::consts::PI * done).cos()) / 2.0;
-    options.learning_rate * (options.final_ratio + (1.0 - options.final_ratio) * wave)
+    let progress = ((step - warmup) / (steps - warmup).max(1.0)).min(1.0);
+    let cosine = (1.0 + (std::f64::consts::PI * progress).cos()) / 2.0;
+    options.learning_rate * (options.final_ratio + (1.0 - options.final_ratio) * cosine)
 }

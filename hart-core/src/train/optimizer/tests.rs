@@ -3,7 +3,7 @@ use burn::nn::{Linear, LinearConfig};
 use super::*;
 use crate::kernels::testing::{gpu, wave};
 
-/// Matrices by Muon, rows by AdamW, clipped; and a state that is taken up in between.
+/// Runs Muon, AdamW and clipping under both strategies, over several steps that carry state.
 #[test]
 fn steps_on_a_gpu_equal_the_cpus() {
     let options = OptimizerOptions {
@@ -26,17 +26,17 @@ fn steps_on_a_gpu_equal_the_cpus() {
             layer.bias = layer.bias.map(|bias| bias.map(|_| wave([to], 0.7, &tracked).require_grad()));
             layers.push(layer);
         }
-        let mut learner = Learner::new(&layers, options);
+        let mut optimizer = ModuleOptimizer::new(&layers, options);
         let mut norms = Vec::new();
         for step in 0..4 {
             let x: Tensor<2> = wave([5, 40], 0.3 + step as f32, &tracked);
             let y = layers.iter().fold(x, |x, layer| layer.forward(x).tanh());
             let gradients = GradientsParams::from_grads((y.square().sum() * 3.0).backward(), &layers);
             let norm;
-            (layers, norm) = learner.update(layers, vec![gradients], step);
+            (layers, norm) = optimizer.update(layers, vec![gradients], step);
             norms.push(norm);
         }
-        (norms, learner.state())
+        (norms, optimizer.state())
     };
     let ((norms, got), (other_norms, want)) = (run(&gpu()), run(&Device::flex()));
     assert!(norms.iter().zip(&other_norms).all(|(got, want)| (got / want - 1.0).abs() < 1e-2), "{norms:?} and not {other_norms:?}");
