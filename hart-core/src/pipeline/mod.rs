@@ -1,11 +1,11 @@
 //! The model and its pipeline from prompt to image.
 
 mod generate;
-mod opening;
+mod open;
 mod sample;
 
 pub use generate::Generation;
-pub(crate) use opening::transformer_weights;
+pub(crate) use open::transformer_weights;
 
 use std::sync::Arc;
 
