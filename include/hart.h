@@ -38,8 +38,8 @@
  *
  * Rules for every function:
  *
- * Status    A function that can fail returns a hart_status. HART_OK is 0. After a failure, hart_last_error() tells what
- *           was wrong and what to do.
+ * Status    A function that can fail returns a hart_status. HART_OK is 0. After a failure, hart_last_error() returns
+ *           a message with the cause and the remedy.
  * Ownership You own an object that a function returns through a pointer to a pointer. Free it once, with the _free
  *           function of its type. Every _free function accepts NULL. HART_FREE(kind, pointer) also sets the pointer to
  *           NULL. Never use free(). hart owns the strings and data that it returns as const pointers: each function
@@ -58,13 +58,13 @@
  *           hart_image, hart_tokens,
  *           hart_result, hart_device_list     any number of threads at once; the objects are immutable
  *           hart_options, hart_files,
- *           hart_request                      one thread at a time, not always the same one
+ *           hart_request                      one thread at a time; may move between threads
  *           hart_last_error                   each thread has its own message
  *           Free an object only when no other thread uses it. After fork(), the child has none of hart's threads: call
  *           exec first.
  *
  * Runs at the same time share the cores, so each takes longer. hart installs no signal handler, no logger and no panic
- * hook, and prints nothing, with one exception: when code below the C API panics, Rust's runtime prints the panic to
+ * hook, and prints nothing, with one exception: if Rust code in the library panics, Rust's runtime prints the panic to
  * standard error before the call returns an error. A failing GPU, a malformed tokenizer.json and a defect in hart
  * (HART_ERR_PANIC) can cause a panic.
  *
@@ -184,9 +184,9 @@ HART_API const char *hart_build_info(void);
 /* ---- Status ---------------------------------------------------------------- */
 
 /**
- * Outcome of a call: `HART_OK` (0), `HART_CANCELLED` (1) or an error. The hundreds tell where the fault is: 1xx in the
- * call, 2xx in the files, 3xx in the device, 9xx in hart. A number never changes its meaning. Later versions may add
- * numbers: treat an unknown one as an error.
+ * Outcome of a call: `HART_OK` (0), `HART_CANCELLED` (1) or an error. The hundreds digit gives the cause: 1xx the
+ * call, 2xx a file, 3xx the device, 9xx hart. A value never changes its meaning. Later versions may add values: treat
+ * an unknown one as an error.
  */
 typedef int32_t hart_status;
 
@@ -200,17 +200,17 @@ enum {
   /** A string is not UTF-8. */
   HART_ERR_UTF8 = 101,
   /**
-   * An argument is invalid: an object of another type, an index out of range, an unknown name or number for an option,
-   * or a `struct_size` that is not set.
+   * An argument is invalid: an object of another type, an index out of range, an unknown name or value of an option, or
+   * a `struct_size` that is not set.
    */
   HART_ERR_ARGUMENT = 102,
   /** The request can't be carried out: a setting, size or name is out of range, or does not fit the model or the device. */
   HART_ERR_REQUEST = 103,
-  /** The call is not allowed now: the request is running, or the call needs a callback with a preview. */
+  /** The call is not allowed now: the request is running, or no callback of an event with a preview is running. */
   HART_ERR_STATE = 104,
   /** The program was compiled for a newer ABI than the library has. */
   HART_ERR_ABI = 105,
-  /** The prompt filter refused the prompt. */
+  /** The prompt filter refused the prompt. Prompt filters exist in Rust only, so C programs do not receive this status. */
   HART_ERR_REFUSED = 106,
   /** A file or folder can't be read or written. */
   HART_ERR_IO = 200,
@@ -230,11 +230,11 @@ enum {
   HART_ERR_MEMORY = 301,
   /** A run produced NaN or infinity. */
   HART_ERR_OVERFLOW = 302,
-  /** hart panicked, which is a defect in hart. The program can go on; the model returns `HART_ERR_POISONED` from now on. */
+  /** hart panicked, which is a defect in hart. The program can continue; the model returns `HART_ERR_POISONED` from now on. */
   HART_ERR_PANIC = 900,
   /** The model has panicked before. Free it and open it again. */
   HART_ERR_POISONED = 901,
-  /** An error for which this version of the C API has no number. */
+  /** An error that has no constant in this version of the C API. */
   HART_ERR_OTHER = 902
 };
 
@@ -333,8 +333,8 @@ HART_API hart_status hart_options_set_strict(hart_options *options, int32_t stri
 HART_API hart_status hart_options_set_threads(hart_options *options, uint32_t threads);
 
 /**
- * Sets the most bytes of memory that the model may need; 0 (default) is no limit. Opening the model or generating with
- * it returns `HART_ERR_MEMORY` before any work if its estimate is higher.
+ * Sets a limit in bytes for the estimated memory; 0 (default) is no limit. Opening the model or generating with it
+ * returns `HART_ERR_MEMORY` before any work if the estimate is higher.
  */
 HART_API hart_status hart_options_set_max_memory(hart_options *options, uint64_t bytes);
 
@@ -357,8 +357,8 @@ HART_API hart_status hart_files_new(hart_files **files);
 HART_API void hart_files_free(hart_files *files);
 
 /**
- * Adds a file with the `size` bytes at `data`, which are copied. Returns `HART_ERR_REQUEST` if the name is already
- * taken or leads outside the model's folder.
+ * Adds a file with the `size` bytes at `data`, which are copied. Returns `HART_ERR_REQUEST` if the name
+ * already exists or is not a path inside the model's folder.
  */
 HART_API hart_status hart_files_add(hart_files *files, const char *name, const uint8_t *data, size_t size);
 
@@ -380,7 +380,7 @@ typedef struct {
   uint32_t height;
   /** Number of scales of an image. */
   uint32_t scales;
-  /** Most tokens of a prompt that it reads. */
+  /** Maximum number of tokens of a prompt. Longer prompts are cut. */
   uint32_t context_tokens;
   /** Number of codes in its codebook. */
   uint32_t codes;
@@ -478,13 +478,13 @@ enum {
   HART_STAGE_SAMPLING = 2,
   /** The residual diffusion of the last scale. */
   HART_STAGE_RESIDUAL = 3,
-  /** The visual decoder: latent to pixels. */
+  /** The visual decoder: latent to pixels. Encoding an image to start from also counts as this stage. */
   HART_STAGE_DECODE = 4,
-  /** A stage for which this version of the C API has no number. */
+  /** A stage that has no constant in this version of the C API. */
   HART_STAGE_OTHER = 99
 };
 
-/** Step that a run has just completed or begun. Later versions may add steps. */
+/** Step that a run has completed or begun. Later versions may add steps. */
 typedef int32_t hart_step;
 
 enum {
@@ -502,12 +502,12 @@ enum {
   HART_STEP_DECODER = 5,
   /** `index` of `count` images are finished. The preview is the latest of them. */
   HART_STEP_IMAGES = 6,
-  /** A step for which this version of the C API has no number. */
+  /** A step that has no constant in this version of the C API. */
   HART_STEP_OTHER = 99
 };
 
 /**
- * One event of a run. hart owns it, and it is valid during the callback only. `struct_size` is the number of bytes
+ * An event of a run. hart owns it, and it is valid only during the callback. `struct_size` is the number of bytes
  * that the library has filled: check it before you read a field that a later version has added.
  */
 typedef struct {
@@ -519,7 +519,7 @@ typedef struct {
   hart_step step;
   /** Number of the step, from 1 to `count`; 0 for `HART_STEP_OTHER`. */
   uint32_t index;
-  /** How many steps of this kind there are; 0 for `HART_STEP_OTHER`. */
+  /** Total number of steps of this kind; 0 for `HART_STEP_OTHER`. */
   uint32_t count;
   /** The current scale k, from 1; 0 before the first scale of an image. */
   uint32_t scale;
@@ -610,9 +610,9 @@ HART_API hart_status hart_request_set_system_prompt(hart_request *request, const
 
 /**
  * Sets inpainting: regenerates the part of `image` where `mask` is white. Both have the width and height of the model.
- * The latent of the other part stays exactly that of the image. The coarsest `kept_scales` scales are kept everywhere,
- * so that the new part follows the layout of the old one; 0 keeps none. The request keeps the images. NULL for both
- * removes the image from the request, as NULL does in the two functions below.
+ * The latent of the other part does not change. The coarsest `kept_scales` scales are kept everywhere, so that the new
+ * part follows the layout of the old one; 0 keeps none. The request keeps references to the images. NULL for `image`
+ * and `mask` removes the image from the request.
  */
 HART_API
 hart_status hart_request_set_inpaint(hart_request *request,
@@ -621,8 +621,8 @@ hart_status hart_request_set_inpaint(hart_request *request,
                                      uint32_t kept_scales);
 
 /**
- * Sets outpainting: generates the surroundings of an image that is smaller than those of the model. Its top left
- * corner is at (`left`, `top`) of the new image.
+ * Sets outpainting: generates the surroundings of an image that is smaller than the model's images. Its top left
+ * corner is at (`left`, `top`) of the new image, in pixels. NULL for `image` removes the image from the request.
  */
 HART_API hart_status hart_request_set_outpaint(hart_request *request, const hart_image *image, uint32_t left, uint32_t top);
 

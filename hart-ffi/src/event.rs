@@ -22,12 +22,12 @@ pub const HART_STAGE_TRANSFORMER: hart_stage = 1;
 pub const HART_STAGE_SAMPLING: hart_stage = 2;
 /// The residual diffusion of the last scale.
 pub const HART_STAGE_RESIDUAL: hart_stage = 3;
-/// The visual decoder: latent to pixels.
+/// The visual decoder: latent to pixels. Encoding an image to start from also counts as this stage.
 pub const HART_STAGE_DECODE: hart_stage = 4;
-/// A stage for which this version of the C API has no number.
+/// A stage that has no constant in this version of the C API.
 pub const HART_STAGE_OTHER: hart_stage = 99;
 
-/// Step that a run has just completed or begun. Later versions may add steps.
+/// Step that a run has completed or begun. Later versions may add steps.
 pub type hart_step = i32;
 
 /// `index` of `count` layers of the text encoder are done.
@@ -44,10 +44,10 @@ pub const HART_STEP_DIFFUSION: hart_step = 4;
 pub const HART_STEP_DECODER: hart_step = 5;
 /// `index` of `count` images are finished. The preview is the latest of them.
 pub const HART_STEP_IMAGES: hart_step = 6;
-/// A step for which this version of the C API has no number.
+/// A step that has no constant in this version of the C API.
 pub const HART_STEP_OTHER: hart_step = 99;
 
-/// One event of a run. hart owns it, and it is valid during the callback only. `struct_size` is the number of bytes
+/// An event of a run. hart owns it, and it is valid only during the callback. `struct_size` is the number of bytes
 /// that the library has filled: check it before you read a field that a later version has added.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -60,7 +60,7 @@ pub struct hart_event {
     pub step: hart_step,
     /// Number of the step, from 1 to `count`; 0 for `HART_STEP_OTHER`.
     pub index: u32,
-    /// How many steps of this kind there are; 0 for `HART_STEP_OTHER`.
+    /// Total number of steps of this kind; 0 for `HART_STEP_OTHER`.
     pub count: u32,
     /// The current scale k, from 1; 0 before the first scale of an image.
     pub scale: u32,

@@ -44,8 +44,8 @@ pub unsafe extern "C" fn hart_files_free(files: *mut hart_files) {
     free(files);
 }
 
-/// Adds a file with the `size` bytes at `data`, which are copied. Returns `HART_ERR_REQUEST` if the name is already
-/// taken or leads outside the model's folder.
+/// Adds a file with the `size` bytes at `data`, which are copied. Returns `HART_ERR_REQUEST` if the name
+/// already exists or is not a path inside the model's folder.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_files_add(files: *mut hart_files, name: *const c_char, data: *const u8, size: usize) -> hart_status {
     guard(|| {

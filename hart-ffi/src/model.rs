@@ -47,7 +47,7 @@ pub struct hart_model_info {
     pub height: u32,
     /// Number of scales of an image.
     pub scales: u32,
-    /// Most tokens of a prompt that it reads.
+    /// Maximum number of tokens of a prompt. Longer prompts are cut.
     pub context_tokens: u32,
     /// Number of codes in its codebook.
     pub codes: u32,

@@ -113,8 +113,8 @@ pub unsafe extern "C" fn hart_options_set_threads(options: *mut hart_options, th
     })
 }
 
-/// Sets the most bytes of memory that the model may need; 0 (default) is no limit. Opening the model or generating with
-/// it returns `HART_ERR_MEMORY` before any work if its estimate is higher.
+/// Sets a limit in bytes for the estimated memory; 0 (default) is no limit. Opening the model or generating with it
+/// returns `HART_ERR_MEMORY` before any work if the estimate is higher.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_options_set_max_memory(options: *mut hart_options, bytes: u64) -> hart_status {
     set(options, |options| Ok(options.max_memory((bytes > 0).then_some(bytes))))

@@ -209,9 +209,9 @@ pub unsafe extern "C" fn hart_request_set_system_prompt(request: *mut hart_reque
 }
 
 /// Sets inpainting: regenerates the part of `image` where `mask` is white. Both have the width and height of the model.
-/// The latent of the other part stays exactly that of the image. The coarsest `kept_scales` scales are kept everywhere,
-/// so that the new part follows the layout of the old one; 0 keeps none. The request keeps the images. NULL for both
-/// removes the image from the request, as NULL does in the two functions below.
+/// The latent of the other part does not change. The coarsest `kept_scales` scales are kept everywhere, so that the new
+/// part follows the layout of the old one; 0 keeps none. The request keeps references to the images. NULL for `image`
+/// and `mask` removes the image from the request.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_request_set_inpaint(
     request: *mut hart_request,
@@ -228,8 +228,8 @@ pub unsafe extern "C" fn hart_request_set_inpaint(
     })
 }
 
-/// Sets outpainting: generates the surroundings of an image that is smaller than those of the model. Its top left
-/// corner is at (`left`, `top`) of the new image.
+/// Sets outpainting: generates the surroundings of an image that is smaller than the model's images. Its top left
+/// corner is at (`left`, `top`) of the new image, in pixels. NULL for `image` removes the image from the request.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_request_set_outpaint(
     request: *mut hart_request,

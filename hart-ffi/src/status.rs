@@ -4,9 +4,9 @@ use std::ffi::{CStr, c_char};
 
 use hart_core::Error;
 
-/// Outcome of a call: `HART_OK` (0), `HART_CANCELLED` (1) or an error. The hundreds tell where the fault is: 1xx in the
-/// call, 2xx in the files, 3xx in the device, 9xx in hart. A number never changes its meaning. Later versions may add
-/// numbers: treat an unknown one as an error.
+/// Outcome of a call: `HART_OK` (0), `HART_CANCELLED` (1) or an error. The hundreds digit gives the cause: 1xx the
+/// call, 2xx a file, 3xx the device, 9xx hart. A value never changes its meaning. Later versions may add values: treat
+/// an unknown one as an error.
 pub type hart_status = i32;
 
 /// The call succeeded.
@@ -18,16 +18,16 @@ pub const HART_CANCELLED: hart_status = 1;
 pub const HART_ERR_NULL: hart_status = 100;
 /// A string is not UTF-8.
 pub const HART_ERR_UTF8: hart_status = 101;
-/// An argument is invalid: an object of another type, an index out of range, an unknown name or number for an option,
-/// or a `struct_size` that is not set.
+/// An argument is invalid: an object of another type, an index out of range, an unknown name or value of an option, or
+/// a `struct_size` that is not set.
 pub const HART_ERR_ARGUMENT: hart_status = 102;
 /// The request can't be carried out: a setting, size or name is out of range, or does not fit the model or the device.
 pub const HART_ERR_REQUEST: hart_status = 103;
-/// The call is not allowed now: the request is running, or the call needs a callback with a preview.
+/// The call is not allowed now: the request is running, or no callback of an event with a preview is running.
 pub const HART_ERR_STATE: hart_status = 104;
 /// The program was compiled for a newer ABI than the library has.
 pub const HART_ERR_ABI: hart_status = 105;
-/// The prompt filter refused the prompt.
+/// The prompt filter refused the prompt. Prompt filters exist in Rust only, so C programs do not receive this status.
 pub const HART_ERR_REFUSED: hart_status = 106;
 
 /// A file or folder can't be read or written.
@@ -50,11 +50,11 @@ pub const HART_ERR_MEMORY: hart_status = 301;
 /// A run produced NaN or infinity.
 pub const HART_ERR_OVERFLOW: hart_status = 302;
 
-/// hart panicked, which is a defect in hart. The program can go on; the model returns `HART_ERR_POISONED` from now on.
+/// hart panicked, which is a defect in hart. The program can continue; the model returns `HART_ERR_POISONED` from now on.
 pub const HART_ERR_PANIC: hart_status = 900;
 /// The model has panicked before. Free it and open it again.
 pub const HART_ERR_POISONED: hart_status = 901;
-/// An error for which this version of the C API has no number.
+/// An error that has no constant in this version of the C API.
 pub const HART_ERR_OTHER: hart_status = 902;
 
 /// The text of every status.

@@ -38,8 +38,8 @@
  *
  * Rules for every function:
  *
- * Status    A function that can fail returns a hart_status. HART_OK is 0. After a failure, hart_last_error() tells what
- *           was wrong and what to do.
+ * Status    A function that can fail returns a hart_status. HART_OK is 0. After a failure, hart_last_error() returns
+ *           a message with the cause and the remedy.
  * Ownership You own an object that a function returns through a pointer to a pointer. Free it once, with the _free
  *           function of its type. Every _free function accepts NULL. HART_FREE(kind, pointer) also sets the pointer to
  *           NULL. Never use free(). hart owns the strings and data that it returns as const pointers: each function
@@ -58,13 +58,13 @@
  *           hart_image, hart_tokens,
  *           hart_result, hart_device_list     any number of threads at once; the objects are immutable
  *           hart_options, hart_files,
- *           hart_request                      one thread at a time, not always the same one
+ *           hart_request                      one thread at a time; may move between threads
  *           hart_last_error                   each thread has its own message
  *           Free an object only when no other thread uses it. After fork(), the child has none of hart's threads: call
  *           exec first.
  *
  * Runs at the same time share the cores, so each takes longer. hart installs no signal handler, no logger and no panic
- * hook, and prints nothing, with one exception: when code below the C API panics, Rust's runtime prints the panic to
+ * hook, and prints nothing, with one exception: if Rust code in the library panics, Rust's runtime prints the panic to
  * standard error before the call returns an error. A failing GPU, a malformed tokenizer.json and a defect in hart
  * (HART_ERR_PANIC) can cause a panic.
  *
