@@ -23,7 +23,7 @@
  *
  * Rules for everything here:
  *
- * Errors    A failure throws hart::Error, whose what() tells what was wrong and what to do. A cancelled run throws
+ * Errors    A failure throws hart::Error, whose what() describes the cause and the remedy. A cancelled run throws
  *           hart::Cancelled. A program that is built without exceptions includes hart.h instead, which returns a status.
  * Objects   are moved, not copied. A moved-from object is empty: it may be destroyed or assigned to; most other calls
  *           throw an Error with Status::null.
@@ -127,7 +127,7 @@ enum class Status : std::int32_t {
     state = HART_ERR_STATE,
     /// The program was compiled for a newer ABI than the library has.
     abi = HART_ERR_ABI,
-    /// The prompt filter refused the prompt.
+    /// The prompt filter refused the prompt. Prompt filters exist in Rust only, so C++ programs do not receive this status.
     refused = HART_ERR_REFUSED,
     /// A file or folder can't be read or written.
     io = HART_ERR_IO,
@@ -147,18 +147,18 @@ enum class Status : std::int32_t {
     memory = HART_ERR_MEMORY,
     /// A run produced NaN or infinity.
     overflow = HART_ERR_OVERFLOW,
-    /// hart panicked, which is a defect in hart. The program can go on, but not with this model.
+    /// hart panicked, which is a defect in hart. The program can continue, but not with this model.
     panic = HART_ERR_PANIC,
     /// The model has panicked before. Open it again.
     poisoned = HART_ERR_POISONED,
-    /// An error for which this version of the C API has no number.
+    /// An error that has no constant in this version of the C API.
     other = HART_ERR_OTHER,
 };
 
 /// Returns a short English description of a status.
 [[nodiscard]] inline const char *text(Status status) noexcept { return hart_status_text(static_cast<hart_status>(status)); }
 
-/// A failure. what() tells what was wrong, where, and what was expected.
+/// An error. what() describes the cause, its location and the expected value.
 class Error : public std::runtime_error {
 public:
     /// Creates an error, for callbacks and tests.
@@ -231,7 +231,7 @@ public:
     [[nodiscard]] const char *c_str() const noexcept { return text_.c_str(); }
 
 protected:
-    /// Takes `text` if it is a valid C string.
+    /// Moves `text` into this object, or throws if it contains NUL.
     Text(std::string text, int) : text_(std::move(text)) {
         const auto nul = text_.find('\0');
         if (nul != std::string::npos) {
@@ -421,9 +421,9 @@ enum class Stage : std::int32_t {
     sampling = HART_STAGE_SAMPLING,
     /// The residual diffusion of the last scale.
     residual = HART_STAGE_RESIDUAL,
-    /// The visual decoder: latent to pixels.
+    /// The visual decoder: latent to pixels. Encoding an image to start from also counts as this stage.
     decode = HART_STAGE_DECODE,
-    /// A stage for which this version of the C API has no number.
+    /// A stage that has no constant in this version of the C API.
     other = HART_STAGE_OTHER,
 };
 
@@ -440,7 +440,7 @@ enum class Stage : std::int32_t {
     return "other";
 }
 
-/// Step that a run has just completed or begun.
+/// Step that a run has completed or begun.
 enum class Step : std::int32_t {
     /// index() of count() layers of the text encoder are done.
     text_layer = HART_STEP_TEXT_LAYER,
@@ -456,11 +456,11 @@ enum class Step : std::int32_t {
     decoder = HART_STEP_DECODER,
     /// index() of count() images are finished. The preview is the latest of them.
     images = HART_STEP_IMAGES,
-    /// A step for which this version of the C API has no number.
+    /// A step that has no constant in this version of the C API.
     other = HART_STEP_OTHER,
 };
 
-/// One event of a run. It lives during the call of the observer only and can't be copied. A preview may outlive it.
+/// An event of a run. It is valid only during the call of the observer and can't be copied. A preview may outlive it.
 class Event {
 public:
     Event(const Event &) = delete;
@@ -472,7 +472,7 @@ public:
     [[nodiscard]] Step step() const noexcept { return static_cast<Step>(event_.step); }
     /// Returns the number of the step, from 1 to count(); 0 for Step::other.
     [[nodiscard]] std::uint32_t index() const noexcept { return event_.index; }
-    /// Returns how many steps of this kind there are; 0 for Step::other.
+    /// Returns the total number of steps of this kind; 0 for Step::other.
     [[nodiscard]] std::uint32_t count() const noexcept { return event_.count; }
     /// Returns the current scale k, from 1; 0 before the first scale of an image.
     [[nodiscard]] std::uint32_t scale() const noexcept { return event_.scale; }
@@ -556,9 +556,9 @@ struct Watcher {
 /// Converts a function that receives events to an Observer.
 template <class F>
 [[nodiscard]] Observer observer(F &&function) {
-    using Answer = std::invoke_result_t<std::decay_t<F> &, const Event &>;
-    static_assert(std::is_void_v<Answer> || std::is_same_v<Answer, Control>, "an observer returns hart::Control or nothing");
-    if constexpr (std::is_void_v<Answer>) {
+    using ReturnType = std::invoke_result_t<std::decay_t<F> &, const Event &>;
+    static_assert(std::is_void_v<ReturnType> || std::is_same_v<ReturnType, Control>, "an observer returns hart::Control or nothing");
+    if constexpr (std::is_void_v<ReturnType>) {
         return [function = std::decay_t<F>(std::forward<F>(function))](const Event &event) mutable {
             function(event);
             return Control::go_on;
@@ -574,8 +574,8 @@ using IsObserver = std::enable_if_t<std::is_invocable_v<std::decay_t<F> &, const
 } // namespace detail
 
 /// A request: prompts, settings, an observer and a cancel token. It may be used for any number of runs. Each setter has
-/// two overloads: one returns a reference to a named request, the other moves a temporary on, as in `hart::Request("a
-/// parrot").seed(7)`.
+/// two overloads: one returns a reference to an lvalue, the other returns a moved temporary, as in
+/// `hart::Request("a parrot").seed(7)`.
 class Request {
 public:
     /// Creates a request without prompts and with the default settings of the model.
@@ -629,12 +629,12 @@ public:
     Request &system_prompt(const Text &prompt) & { return set(hart_request_set_system_prompt(get(), prompt.c_str())); }
     [[nodiscard]] Request system_prompt(const Text &prompt) && { return moved(this->system_prompt(prompt)); }
 
-    /// Sets the system prompt to that of the model again.
+    /// Resets the system prompt to that of the model.
     Request &default_system_prompt() & { return set(hart_request_set_system_prompt(get(), nullptr)); }
     [[nodiscard]] Request default_system_prompt() && { return moved(this->default_system_prompt()); }
 
     /// Sets inpainting: regenerates the part of `image` where `mask` is white. Both have the width and height of the
-    /// model. The latent of the other part stays exactly that of the image. The coarsest `kept_scales` scales are kept
+    /// model. The latent of the other part does not change. The coarsest `kept_scales` scales are kept
     /// everywhere, so that the new part follows the layout of the old one; 0 keeps none.
     Request &inpaint(const Image &image, const Image &mask, std::uint32_t kept_scales = 0) & {
         return set(hart_request_set_inpaint(get(), required(image), mask.get(), kept_scales));
@@ -643,8 +643,8 @@ public:
         return moved(this->inpaint(image, mask, kept_scales));
     }
 
-    /// Sets outpainting: generates the surroundings of an image that is smaller than those of the model. Its top left
-    /// corner is at (left, top) of the new image.
+    /// Sets outpainting: generates the surroundings of an image that is smaller than the model's images. Its top left
+    /// corner is at (left, top) of the new image, in pixels.
     Request &outpaint(const Image &image, std::uint32_t left, std::uint32_t top) & {
         return set(hart_request_set_outpaint(get(), required(image), left, top));
     }
@@ -860,8 +860,8 @@ public:
     Options &threads(std::uint32_t threads) & { return set(hart_options_set_threads(get(), threads)); }
     [[nodiscard]] Options threads(std::uint32_t threads) && { return moved(this->threads(threads)); }
 
-    /// Sets the most bytes of memory that the model may need; 0 (default) is no limit. Opening the model or generating
-    /// with it throws Status::memory before any work if its estimate is higher.
+    /// Sets a limit in bytes for the estimated memory; 0 (default) is no limit. Opening the model or generating with it
+    /// throws Status::memory before any work if the estimate is higher.
     Options &max_memory(std::uint64_t bytes) & { return set(hart_options_set_max_memory(get(), bytes)); }
     [[nodiscard]] Options max_memory(std::uint64_t bytes) && { return moved(this->max_memory(bytes)); }
 
@@ -879,8 +879,8 @@ private:
     detail::Handle<hart_options> handle_;
 };
 
-/// Callback that fills `buffer` with the bytes of a file at `offset`. Returns false if it can't. Files::add_reader
-/// rethrows an exception of it.
+/// Callback that fills `buffer` with the bytes of a file at `offset`. Returns false on failure. Files::add_reader
+/// rethrows its exceptions.
 using Reader = std::function<bool(std::uint64_t offset, span<std::uint8_t> buffer)>;
 
 /// Files of a model in memory. Each has the path that it would have inside the model's folder, such as
@@ -965,7 +965,7 @@ struct ModelInfo {
     std::uint32_t height = 0;
     /// Number of scales of an image.
     std::uint32_t scales = 0;
-    /// Most tokens of a prompt that it reads.
+    /// Maximum number of tokens of a prompt. Longer prompts are cut.
     std::uint32_t context_tokens = 0;
     /// Number of codes in its codebook.
     std::uint32_t codes = 0;
@@ -1000,7 +1000,7 @@ public:
         return from_files(files, options_of(options));
     }
 
-    /// Returns another object for the same model. The objects share the weights; destroying the last one releases them.
+    /// Returns another handle of the same model. The handles share the weights; destroying the last one releases them.
     [[nodiscard]] Model share() const { return Model(detail::make<hart_model>(hart_model_share, get())); }
 
     /// Returns the properties of the model.
@@ -1020,7 +1020,7 @@ public:
     void warm_up() const { detail::check(hart_model_warm_up(get())); }
 
     /// Generates the images of a request and returns when all are finished. Throws Cancelled if the run was cancelled.
-    /// Rethrows an exception of the observer.
+    /// Rethrows exceptions of the observer.
     [[nodiscard]] Result generate(const Request &request) const {
         // Held here, because the observer may destroy its own request.
         const std::shared_ptr<detail::Watcher> watcher = request.watcher_;
