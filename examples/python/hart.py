@@ -2,7 +2,7 @@
 
     import hart
 
-    with hart.Model("models/hart-emoji") as model:
+    with hart.Model("examples/models/hart-emoji") as model:
         image = model.generate("a red heart on a yellow background", seed=7)[0]
         image.save("heart.png")
 
@@ -17,8 +17,8 @@ This file needs only Python's standard library and the shared library, which it 
 Threads: any number of threads may use a `Model`, `Image`, `Tokens`, `Result` or `Cancel` at once. A `Stream` belongs to one thread
 at a time. The library runs without holding the GIL.
 
-Errors: a failed call raises a subclass of `Error`, which tells whether the call, a file, the device or hart is at fault. A value of
-the wrong type raises `TypeError`.
+Errors: a failed call raises a subclass of `Error` that depends on the cause: the call, a file, the device or hart. A value of the
+wrong type raises `TypeError`.
 """
 
 from __future__ import annotations
@@ -432,7 +432,7 @@ class Status(enum.IntEnum):
 
 
 class Error(Exception):
-    """Base class of hart's errors. The message says what is wrong, where, and what to do."""
+    """Base class of hart's errors. The message describes the cause, its location and the remedy."""
 
     #: A `Status`, or a plain int if a newer library returns a code that this file does not know.
     status: int
@@ -473,7 +473,7 @@ class OutOfMemoryError(DeviceError, MemoryError):
 
 
 class InternalError(Error):
-    """A bug in hart (9xx). The program may continue, but the model concerned must be closed and opened again."""
+    """A bug in hart (9xx). The program may continue, but the model must be closed and opened again."""
 
 
 _ERRORS: dict[int, type[Error]] = {
@@ -793,13 +793,13 @@ class FromImage:
 
     @classmethod
     def inpaint(cls, image: Image, mask: Image, kept_scales: int = 0) -> FromImage:
-        """Redraw the part of an image where `mask` is white. The latent of the other part stays exactly as it is.
+        """Regenerate the part of an image where `mask` is white. The latent of the other part does not change.
 
         Args:
             image: The image, with the model's width and height.
             mask: The mask, with the same size.
-            kept_scales: Number of scales, from the coarsest, that are kept in the redrawn part too. The new content then follows
-                the composition of the old one.
+            kept_scales: Number of scales, from the coarsest, that are kept in the regenerated part too. The new content then
+                follows the composition of the old one.
         """
         source, where = _instance("image", image, Image)._handle, _instance("mask", mask, Image)._handle
         kept = _integer("kept_scales", kept_scales, 32)
@@ -813,7 +813,7 @@ class FromImage:
 
     @classmethod
     def vary(cls, image: Image, kept_scales: int) -> FromImage:
-        """Keep the coarsest `kept_scales` scales of an image and redraw the finer ones.
+        """Keep the coarsest `kept_scales` scales of an image and regenerate the finer ones.
 
         Args:
             image: The image, with the model's width and height.
@@ -831,7 +831,7 @@ class Cancel:
         _lib.hart_cancel_new(byref(self._handle))
 
     def request(self) -> None:
-        """Ask every run that holds this token to stop, including runs that begin later."""
+        """Cancel every run that holds this token, including runs that begin later."""
         _lib.hart_cancel_request(self._handle)
 
     def reset(self) -> None:
@@ -946,7 +946,7 @@ class _Run:
         self._request: _hart_request | None = request
         self._on_event = on_event
         self._raised: BaseException | None = None
-        #: May be set from any thread. The run then ends at its next event.
+        #: True cancels the run at its next event. May be set from any thread.
         self.stopped = False
         self.finished = threading.Event()
 
@@ -998,7 +998,7 @@ class _Run:
         yield 1
 
     def _notify(self, pointer: Any) -> bool:
-        """Call `on_event`. Return True if it asks to cancel the run."""
+        """Call `on_event`. Return True if the run is to be cancelled."""
         if self._on_event is None:
             return False
         event = Event._from_pointer(pointer)
@@ -1049,7 +1049,7 @@ class Stream(Iterator[Event]):
         self._run, self._events, self._outcome = run, events, outcome
         # The thread holds no reference to the stream. Dropping the stream therefore ends the run.
         self._thread = threading.Thread(target=work, name="hart-stream", daemon=True)
-        # The program may exit before the thread adds the run itself.
+        # The program may exit before the thread adds the run.
         _runs.add(run)
         try:
             self._thread.start()
@@ -1117,7 +1117,7 @@ class ModelInfo:
     height: int
     #: Number of scales of an image.
     scales: int
-    #: Largest number of prompt tokens that it reads.
+    #: Maximum number of tokens of a prompt. Longer prompts are cut.
     context_tokens: int
     #: Number of codes in its codebook, from which image tokens are sampled.
     codes: int
@@ -1521,5 +1521,5 @@ def version() -> str:
 
 
 def build_info() -> dict[str, Any]:
-    """Return facts about the library's build: version, abi, backends (such as "cpu", "cuda"), target, commit (or "unknown")."""
+    """Return data about the library's build: version, abi, backends (such as "cpu", "cuda"), target, commit (or "unknown")."""
     return dict(json.loads(_lib.hart_build_info()))
