@@ -1,7 +1,6 @@
 //! Conversion of a checkpoint to another precision. Opening the converted one needs no conversion, and its f32 weights are never in
 //! memory.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -9,15 +8,12 @@ use crate::config::Layout;
 use crate::device::{DeviceKind, Precision};
 use crate::error::{Error, Result};
 use crate::files::Storage;
-use crate::nn::Linear;
 use crate::pipeline::transformer_weights;
 use crate::progress::Control;
 use crate::residual::ResidualDiffusion;
 use crate::transformer::Transformer;
-use crate::weights::{Checkpoint, ConversionProgress, TRANSFORMER, VISUAL, WeightSet, convert_tensors};
-
-/// Parts of the visual tokenizer whose 3x3 convolutions are computed in bfloat16.
-const HALVED: [&str; 2] = ["vae.decoder.mid.", "vae.decoder.up."];
+use crate::visual::VisualTokenizer;
+use crate::weights::{Checkpoint, ConversionProgress, TRANSFORMER, VISUAL, WeightSet, convert_tensors, rounded_tensors};
 
 /// Writes a converted copy of a checkpoint, including its text model, to a new folder. The weights of the large layers are stored in
 /// `precision`; the text model's files are copied. The folder appears only when it is complete.
@@ -70,38 +66,20 @@ fn write(
         fs::create_dir(folder).map_err(Error::io(folder))?;
     }
     let weights = transformer_weights(&storage, &layout.transformer, weight_set)?;
-    let (mut transformer, mut residual) =
-        (Transformer::init(&layout.config, &device), ResidualDiffusion::init(&layout.config, &device));
-    let mut packed = names(&weights, "transformer", transformer.packable(), &layout.transformer)?;
-    packed.extend(names(&weights, "residual", residual.packable(), &layout.transformer)?);
+    let mut forms = rounded_tensors(&Transformer::init(&layout.config, &device), "transformer", &weights, &TRANSFORMER)?;
+    forms.extend(rounded_tensors(&ResidualDiffusion::init(&layout.config, &device), "residual", &weights, &TRANSFORMER)?);
     // The text model is copied below, unless it is damaged.
     Checkpoint::open_in(&storage, &layout.text)?;
     let visual = Checkpoint::open_in(&storage, &layout.visual)?;
+    let visual_forms = rounded_tensors(&VisualTokenizer::init(&layout.config.visual, &device), "", &visual, &VISUAL)?;
     let (weights, visual) = ((&weights, &TRANSFORMER), (&visual, &VISUAL));
     let progress = ConversionProgress::new(observer, [weights, visual]);
-    convert_tensors(weights, precision, &packed, |_, _| false, &llm.join("model.safetensors"), &progress)?;
-    let halved = |name: &str, shape: &[usize]| HALVED.iter().any(|part| name.starts_with(part)) && matches!(shape, [_, _, 3, 3]);
-    convert_tensors(visual, precision, &BTreeMap::new(), halved, &tokenizer.join("model.safetensors"), &progress)?;
+    convert_tensors(weights, precision, &forms, &llm.join("model.safetensors"), &progress)?;
+    convert_tensors(visual, precision, &visual_forms, &tokenizer.join("model.safetensors"), &progress)?;
     let settings = |name: &str| name == "config.json" || name == "generation_config.json" || name == "system_prompt.txt";
     copy(&layout.transformer, &llm, settings)?;
     copy(&layout.visual, &tokenizer, settings)?;
     copy(&layout.text, &text, |_| true)
-}
-
-/// Returns the names of layers in the checkpoint, with their sizes `[in, out]`.
-fn names(
-    checkpoint: &Checkpoint,
-    root: &str,
-    layers: Vec<(String, &mut Linear)>,
-    folder: &Path,
-) -> Result<BTreeMap<String, [usize; 2]>> {
-    let name = |path: String| {
-        let candidates = TRANSFORMER.candidates(&format!("{root}.{path}.weight"));
-        let found = candidates.iter().find(|name| checkpoint.info(name).is_some()).cloned();
-        let missing = || format!("has no tensor `{}`, which its config.json asks for", candidates.join("` or `"));
-        found.ok_or_else(|| Error::checkpoint(folder, missing()))
-    };
-    layers.into_iter().map(|(path, layer)| Ok((name(path)?, layer.weight.lazy_shape().dims()))).collect()
 }
 
 /// Copies the plain files of a folder whose name is wanted.
@@ -122,27 +100,30 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
-    use crate::weights::names_and_shapes;
+    use crate::precision::{CpuForm, TABLE, cpu_form};
+    use crate::text::Qwen2;
+    use crate::weights::{fields_and_shapes, is_field_below};
 
-    /// A checkpoint can therefore hold every such layer packed.
     #[test]
-    fn every_packable_layer_has_a_tensor_of_its_sizes() {
-        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny-a");
+    fn the_table_of_precision_names_modules_that_there_are() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny-a");
         let (config, device) = (Config::open(&folder).unwrap(), Device::flex());
-        let mut transformer = Transformer::init(&config, &device);
-        let mut residual = ResidualDiffusion::init(&config, &device);
-        let first = |names: Vec<String>| names.into_iter().next();
-        let mut known = names_and_shapes(&transformer, &TRANSFORMER, "transformer", first);
-        known.extend(names_and_shapes(&residual, &TRANSFORMER, "residual", first));
-        let layers = transformer.packable().into_iter().map(|(path, layer)| (format!("transformer.{path}.weight"), layer));
-        let layers = layers.chain(residual.packable().into_iter().map(|(path, layer)| (format!("residual.{path}.weight"), layer)));
-        let mut count = 0;
-        for (path, layer) in layers {
-            let [inputs, outputs] = layer.weight.lazy_shape().dims();
-            let name = TRANSFORMER.candidates(&path).swap_remove(0);
-            assert!(known.contains(&(name, vec![outputs, inputs])), "{path}");
-            count += 1;
+        let fields = [
+            fields_and_shapes(&Qwen2::init(&config.text, &device), ""),
+            fields_and_shapes(&Transformer::init(&config, &device), "transformer"),
+            fields_and_shapes(&ResidualDiffusion::init(&config, &device), "residual"),
+            fields_and_shapes(&VisualTokenizer::init(&config.visual, &device), ""),
+        ]
+        .concat();
+        for (module, form) in TABLE {
+            let mut below = fields.iter().filter(|(field, _)| is_field_below(field, module)).peekable();
+            assert!(below.peek().is_some(), "{module}");
+            assert!(below.any(|(field, shape)| cpu_form(field, shape) == form), "{module}");
         }
-        assert_eq!(count, 5 * config.transformer.depth + 1 + 3 * config.residual.depth + 2);
+        let count = |form| fields.iter().filter(|(field, shape)| cpu_form(field, shape) == form).count();
+        assert_eq!(count(CpuForm::Packed), 5 * config.transformer.depth + 1 + 3 * config.residual.depth + 2);
+        // Two residual blocks in the middle and three of each level, with two convolutions each, and one for each upsampling.
+        let levels = config.visual.multipliers.len();
+        assert_eq!(count(CpuForm::Bf16), 2 * (2 + 3 * levels) + levels - 1);
     }
 }

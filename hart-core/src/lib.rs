@@ -16,6 +16,7 @@ mod memory;
 mod nn;
 mod options;
 mod pipeline;
+mod precision;
 mod progress;
 mod request;
 mod residual;

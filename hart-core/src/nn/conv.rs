@@ -1,10 +1,9 @@
 //! burn's convolutions, computed by [`crate::kernels`].
 
-use burn::module::{Module, ModuleMapper, Param};
+use burn::module::Param;
 use burn::nn::conv::Conv2d;
 use burn::nn::{GroupNorm, PaddingConfig2d};
 use burn::prelude::*;
-use burn::tensor::DType;
 
 use super::norm::group_norm_params;
 use crate::kernels::{self, ConvParams};
@@ -39,17 +38,10 @@ pub(crate) fn upsample_conv2d(x: Tensor<4>, layer: &Conv2d) -> Tensor<4> {
     kernels::upsample_conv2d(x, &conv_params(layer))
 }
 
-/// All 3x3 convolutions of a module with their weights in bfloat16: what reads them rounds its operands to that too where that is
-/// faster, and sums in f32.
-pub(crate) fn convolutions_in_bf16<M: Module>(module: M) -> M {
-    struct Rounded;
-    impl ModuleMapper for Rounded {
-        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            let is_kernel = matches!(param.shape().as_slice(), [_, _, 3, 3]);
-            if is_kernel { param.map(|weight| weight.cast(DType::BF16)) } else { param }
-        }
-    }
-    module.map(&mut Rounded)
+/// Rounds the kernel of a convolution to bf16.
+#[cfg(test)]
+pub(crate) fn convolutions_in_bf16(conv: Conv2d) -> Conv2d {
+    Conv2d { weight: conv.weight.map(|kernel| kernel.cast(burn::tensor::DType::BF16)), ..conv }
 }
 
 /// Returns the parameters of a layer.

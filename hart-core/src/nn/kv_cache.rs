@@ -1,6 +1,5 @@
 //! The KV cache of a run.
 
-use crate::device::Precision;
 use crate::kernels::{KvAppend, KvScratch, KvStore};
 
 /// Keys and values of all blocks and all scales so far.
@@ -12,9 +11,9 @@ pub(crate) struct KvCache {
 }
 
 impl KvCache {
-    /// Creates an empty cache for a model of this precision; later scales attend to at most `capacity` tokens of a row.
-    pub(crate) fn new(blocks: usize, precision: Precision, capacity: usize) -> Self {
-        Self { blocks: vec![KvStore::new(precision, capacity); blocks], scratch: KvScratch::default() }
+    /// Creates a cache from the empty store of each block.
+    pub(crate) fn new(blocks: Vec<KvStore>) -> Self {
+        Self { blocks, scratch: KvScratch::default() }
     }
 
     /// Returns a block's past keys and values and the destination of new ones. Those of the last scale are not stored: no scale

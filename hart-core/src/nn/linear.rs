@@ -1,10 +1,11 @@
 //! Linear layers.
 
+use std::any::Any;
 use std::sync::Arc;
 
-use burn::module::{Module, ModuleMapper, Param};
+use burn::module::{Module, Param, Reparameterization, Reparameterizer};
 use burn::prelude::*;
-use burn::tensor::FloatDType;
+use burn::tensor::{DType, FloatDType};
 
 use crate::device::{Precision, is_cpu};
 use crate::kernels::{self, PackedWeight, Weight};
@@ -29,19 +30,17 @@ impl LinearConfig {
     /// Creates the layer with weights that are yet to be loaded, or initialised like burn's.
     pub(crate) fn init(self, device: &Device) -> Linear {
         let layer = burn::nn::LinearConfig::new(self.inputs, self.outputs).with_bias(self.bias).init(device);
-        Linear { weight: layer.weight, bias: layer.bias, packed: None }
+        Linear { weight: layer.weight, bias: layer.bias }
     }
 }
 
-/// A linear layer, named and stored like burn's, whose weight may be packed for products in a lower precision.
+/// A linear layer, named and stored like burn's, whose weight may be [packed](pack).
 #[derive(Module, Debug)]
 pub struct Linear {
-    /// `[in, out]`. Once packed it has no values any more: a packed layer can't be trained or saved.
+    /// `[in, out]`.
     pub(crate) weight: Param<Tensor<2>>,
     /// `[out]`.
     pub(crate) bias: Option<Param<Tensor<1>>>,
-    #[module(skip)]
-    packed: Option<Arc<PackedWeight>>,
 }
 
 impl Linear {
@@ -67,80 +66,85 @@ impl Linear {
 
     /// Returns the weight as kernels read it.
     pub(crate) fn weight(&self) -> Weight {
-        match &self.packed {
-            Some(packed) => Weight::Packed(packed.clone()),
+        match self.weight.reparameterization::<PackedParam>() {
+            Some(PackedParam { packed }) => Weight::Packed(packed.clone()),
             None => Weight::Dense(self.weight.val()),
+        }
+    }
+
+    /// Returns the precision of the weight.
+    pub(crate) fn precision(&self) -> Precision {
+        match self.weight() {
+            Weight::Packed(packed) => packed.precision(),
+            Weight::Dense(weight) => match weight.dtype() {
+                DType::F16 => Precision::F16,
+                DType::BF16 => Precision::Bf16,
+                _ => Precision::F32,
+            },
         }
     }
 
     fn bias(&self) -> Option<Tensor<1>> {
         self.bias.as_ref().map(Param::val)
     }
+}
 
-    /// Packs the weight for products in `precision` and frees the f32 weight. A weight that can't be packed, such as an empty one,
-    /// stays as it is.
-    pub(crate) fn pack(&mut self, precision: Precision) {
-        if precision == Precision::F32 || self.packed.is_some() {
-            return;
-        }
-        match kernels::pack(&self.weight.val(), precision) {
-            Some(packed) => {
-                self.set_packed(packed);
-            }
-            None => *self = in_half(self.clone(), precision, &self.weight.lazy_device()),
-        }
-    }
+/// The packed form of a weight, attached to its parameter. burn's mappers see parameters and not layers, so that only what hangs on
+/// a parameter can be packed by its path.
+#[derive(Module, Debug)]
+struct PackedParam {
+    #[module(skip)]
+    packed: Arc<PackedWeight>,
+}
 
-    /// Takes weights that were packed before, such as those of a mapped file. Returns whether they have this layer's sizes;
-    /// otherwise nothing changes.
-    pub(crate) fn set_packed(&mut self, packed: PackedWeight) -> bool {
-        let (device, shape) = (self.weight.lazy_device(), self.weight.lazy_shape());
-        if packed.dims() != shape.dims() {
-            return false;
-        }
-        self.packed = Some(Arc::new(packed));
-        // Still a parameter, so that it is counted, but one without values.
-        let gone = |_: &Device, _: bool| panic!("these weights are packed: open the model in f32 to train or save it");
-        self.weight = Param::uninitialized(burn::module::ParamId::new(), gone, device, false, shape);
-        true
-    }
+/// Why a packed weight has no values.
+const IS_PACKED: &str = "these weights are packed: open the model in f32 to train or save it";
 
-    /// Returns by how many bytes the weight is smaller than in f32.
-    pub(crate) fn saved_bytes(&self) -> u64 {
-        let (elements, bytes) = match &self.packed {
-            Some(packed) => (packed.dims().iter().product(), packed.bytes()),
-            None if is_cpu(&self.weight.lazy_device()) => return 0,
-            None => {
-                let weight = self.weight.val();
-                let elements = weight.shape().num_elements();
-                (elements, (elements * weight.dtype().size()) as u64)
-            }
-        };
-        ((elements * size_of::<f32>()) as u64).saturating_sub(bytes)
+impl Reparameterization for PackedParam {
+    const NAME: &'static str = "packed";
+
+    fn apply<const D: usize>(&self, _: Tensor<D>) -> Tensor<D> {
+        panic!("{IS_PACKED}")
     }
 }
 
-/// A module's parameters in half precision, where that is the precision and the device a GPU: what reads them computes in it. Those
-/// that are yet to be loaded become so one by one as they arrive, so that a GPU never holds all of them in f32.
-pub(crate) fn in_half<M: Module>(module: M, precision: Precision, device: &Device) -> M {
-    struct Rounded(FloatDType);
-    impl ModuleMapper for Rounded {
-        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            let kind = self.0;
-            // Memory of their own, as they stay.
-            let rounded = move |weight: Tensor<D>| {
-                let device = weight.device();
-                device.memory_persistent_allocations(weight, |weight| weight.cast(kind))
-            };
-            if param.is_initialized() { param.map(rounded) } else { param.load_mapper(rounded) }
-        }
+/// Attaches a packed weight to one parameter.
+struct Attach(Option<PackedParam>);
+
+impl Reparameterizer for Attach {
+    type Reparam = PackedParam;
+
+    fn reparameterize<const D: usize>(&mut self, _: &str, param: Param<Tensor<D>>) -> (Param<Tensor<D>>, Option<Self::Reparam>) {
+        (param, self.0.take())
     }
-    match precision {
-        _ if is_cpu(device) => module,
-        Precision::F16 => module.map(&mut Rounded(FloatDType::F16)),
-        Precision::Bf16 => module.map(&mut Rounded(FloatDType::BF16)),
-        Precision::Auto | Precision::F32 | Precision::Int8 => module,
+}
+
+/// Packs a linear layer's weight `[in, out]` for products in `precision` and frees its values. A weight that cannot be packed, such as
+/// an empty one, stays as it is. A packed weight is still counted as a parameter, but cannot be trained or saved.
+pub(crate) fn pack<const D: usize>(weight: Param<Tensor<D>>, precision: Precision) -> Param<Tensor<D>> {
+    let values = weight.val();
+    let matrix = (&values as &dyn Any).downcast_ref::<Tensor<2>>();
+    match matrix.and_then(|matrix| kernels::pack(matrix, precision)) {
+        Some(packed) => attach(weight, packed),
+        None => weight,
     }
+}
+
+/// Replaces a linear layer's weight by one that was packed before; `None` if it has other sizes.
+pub(crate) fn replace_packed<const D: usize>(weight: Param<Tensor<D>>, packed: PackedWeight) -> Option<Param<Tensor<D>>> {
+    (weight.lazy_shape().as_slice() == packed.dims()).then(|| attach(weight, packed))
+}
+
+fn attach<const D: usize>(weight: Param<Tensor<D>>, packed: PackedWeight) -> Param<Tensor<D>> {
+    let no_values = |_: &Device, _: bool| panic!("{IS_PACKED}");
+    let (device, shape) = (weight.lazy_device(), weight.lazy_shape());
+    let param: Param<Tensor<D>> = Param::uninitialized(weight.id, no_values, device, false, shape);
+    param.apply_reparameterization(Attach(Some(PackedParam { packed: Arc::new(packed) })))
+}
+
+/// Returns the packed form of a parameter, if it has one.
+pub(crate) fn packed<const D: usize>(weight: &Param<Tensor<D>>) -> Option<&PackedWeight> {
+    weight.reparameterization::<PackedParam>().map(|weight| &*weight.packed)
 }
 
 #[cfg(test)]
@@ -183,7 +187,7 @@ mod tests {
         }
     }
 
-    /// Packed, its products are close, its weight is still counted, and only then it has no numbers any more.
+    /// Packed, its products are close and its weight is still counted.
     #[test]
     fn a_packed_layer_is_close() {
         let device = Device::flex();
@@ -193,8 +197,8 @@ mod tests {
             layer.weight = Param::initialized(ParamId::new(), weight.clone().transpose());
             let x = tensor(waves(2 * 50 * 60, 0.31), [2, 50, 60], &device);
             let want = layer.forward(x.clone());
-            layer.pack(precision);
-            assert_eq!(layer.packed.is_some(), precision != Precision::F32);
+            layer.weight = pack(layer.weight, precision);
+            assert_eq!(packed(&layer.weight).is_some(), precision != Precision::F32);
             assert_eq!(layer.num_params(), 9 * 60 + 9);
             assert_close(layer.forward(x), want, tolerance);
         }
@@ -204,7 +208,7 @@ mod tests {
     #[should_panic(expected = "open the model in f32")]
     fn a_packed_weight_can_not_be_trained() {
         let mut layer = LinearConfig::new(6, 9).init(&Device::flex());
-        layer.pack(Precision::Int8);
+        layer.weight = pack(layer.weight, Precision::Int8);
         layer.weight.val();
     }
 }

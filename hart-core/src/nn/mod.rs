@@ -9,10 +9,10 @@ mod step_embedding;
 mod swiglu;
 
 #[cfg(test)]
-pub(crate) use conv::conv_params;
-pub(crate) use conv::{conv2d, convolutions_in_bf16, norm_silu_conv2d, upsample_conv2d};
+pub(crate) use conv::{conv_params, convolutions_in_bf16};
+pub(crate) use conv::{conv2d, norm_silu_conv2d, upsample_conv2d};
 pub(crate) use kv_cache::KvCache;
-pub(crate) use linear::{Linear, LinearConfig, in_half};
+pub(crate) use linear::{Linear, LinearConfig, pack, packed, replace_packed};
 #[cfg(test)]
 pub(crate) use norm::group_norm_params;
 pub(crate) use norm::{add_norm, group_norm, layer_norm, rms_norm};

@@ -121,10 +121,9 @@ impl Hart {
         let system_prompt = self.system_prompt(request).and_then(|text| tokenizer.tokenize(&[""], Some(text), limit).ok());
         let system_prompt_tokens = system_prompt.map_or(0, |tokens| tokens.system.len());
         let f32_bytes: u64 = model.reports.iter().map(|report| report.parameters * size_of::<f32>() as u64).sum();
-        let precision = model.transformer.precision();
         Memory {
             weights: f32_bytes.saturating_sub(model.saved_bytes),
-            working: memory::working(&model.config, precision, request.total_images(), system_prompt_tokens),
+            working: memory::working(&model.config, model.precision, request.total_images(), system_prompt_tokens),
         }
     }
 

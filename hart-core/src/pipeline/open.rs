@@ -58,29 +58,17 @@ impl Hart {
 impl Model {
     fn load(storage: &Storage, layout: Layout, options: &OpenOptions, open: OpenDevice, threads: Threads) -> Result<Self> {
         let (config, device) = (layout.config, &open.device);
-        // A GPU converts weights as they arrive; the CPU packs whole layers after loading.
-        let arriving = match is_cpu(device) {
-            true => Precision::F32,
-            false => choose(options.precision, [None, None], &layout.transformer, device)?,
-        };
-        let (text, text_report) = TextEncoder::open_in(storage, &layout.text, &config.text, options, device, arriving)?;
-        let (visual, visual_report) = VisualTokenizer::open_in(storage, &layout.visual, &config.visual, options, device, arriving)?;
         let checkpoint = transformer_weights(storage, &layout.transformer, options.weight_set)?;
-        let mut loader = Loader::new(&checkpoint, &TRANSFORMER);
-        let transformer = Transformer::init(&config, device).with_precision(arriving);
-        let mut transformer = loader.load(transformer, "transformer", device)?;
-        let residual = ResidualDiffusion::init(&config, device).with_precision(arriving);
-        let mut residual = loader.load(residual, "residual", device)?;
-        let stored = [loader.unpack("transformer", transformer.packable())?, loader.unpack("residual", residual.packable())?];
+        let precision = choose(options.precision, checkpoint.packed_precision(), &layout.transformer, device)?;
+        let (text, text_report) = TextEncoder::open_in(storage, &layout.text, &config.text, options, device, precision)?;
+        let (visual, visual_report) =
+            VisualTokenizer::open_in(storage, &layout.visual, &config.visual, options, device, precision)?;
+        let mut loader = Loader::new(&checkpoint, &TRANSFORMER).with_precision(precision);
+        let transformer = loader.load(Transformer::init(&config, device), "transformer", device)?.frozen();
+        let residual = loader.load(ResidualDiffusion::init(&config, device), "residual", device)?;
+        let saved_bytes = loader.saved_bytes();
         let reports = vec![text_report, loader.finish(options.strict)?, visual_report];
-        let precision = choose(options.precision, stored, &layout.transformer, device)?;
-        let text = text.with_precision(precision);
-        let mut transformer = transformer.with_precision(precision).frozen();
-        let mut residual = residual.with_precision(precision);
-        let visual = visual.with_precision(precision);
         kernels::reserve_pool(device, memory::largest_map(&config, precision));
-        let layers = transformer.packable().into_iter().chain(residual.packable());
-        let saved_bytes = layers.map(|(_, layer)| layer.saved_bytes()).sum();
         Ok(Self {
             codebook: visual.codebook().rows(),
             scales: scales::plan(&config.transformer),
@@ -101,8 +89,7 @@ impl Model {
 }
 
 /// Returns the requested precision, or that of stored packed weights, which no other precision can use.
-fn choose(requested: Precision, stored: [Option<Precision>; 2], folder: &Path, device: &Device) -> Result<Precision> {
-    let stored = stored.into_iter().flatten().next();
+fn choose(requested: Precision, stored: Option<Precision>, folder: &Path, device: &Device) -> Result<Precision> {
     match (requested, stored) {
         (Precision::Auto, None) => Ok(device::best_precision(device)),
         (_, Some(stored)) if !is_cpu(device) => Err(Error::checkpoint(

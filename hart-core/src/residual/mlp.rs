@@ -5,7 +5,6 @@ use burn::nn::{LayerNorm, LayerNormConfig};
 use burn::prelude::*;
 
 use crate::config::Config;
-use crate::device::Precision;
 use crate::kernels::{self, Modulation};
 use crate::nn::StepEmbedding;
 use crate::nn::{self, Linear, LinearConfig};
@@ -67,24 +66,6 @@ impl ResidualMlp {
         self.blocks = self.blocks.into_iter().map(|b| ResidualBlock { modulator: zeroed(b.modulator), ..b }).collect();
         self.final_modulator = zeroed(self.final_modulator);
         self.output = zeroed(self.output);
-        self
-    }
-
-    /// The layers whose products may be computed in a lower precision. Those from and to the latent are small, and stay exact.
-    pub(super) fn packable(&mut self) -> impl Iterator<Item = (String, &mut Linear)> {
-        let blocks = self.blocks.iter_mut().enumerate().flat_map(|(i, block)| {
-            let layers = [("modulator", &mut block.modulator), ("hidden", &mut block.hidden), ("output", &mut block.output)];
-            layers.map(|(name, layer)| (format!("blocks.{i}.{name}"), layer))
-        });
-        let around = [("condition_embed", &mut self.condition_embed), ("final_modulator", &mut self.final_modulator)];
-        around.map(|(name, layer)| (name.to_string(), layer)).into_iter().chain(blocks)
-    }
-
-    /// The blocks' norms with what they give in half precision, where that is the precision: only such layers read it.
-    pub(super) fn with_norms_in(mut self, precision: Precision) -> Self {
-        let device = self.input.weight.lazy_device();
-        let in_half = |b: ResidualBlock| ResidualBlock { norm: nn::in_half(b.norm, precision, &device), ..b };
-        self.blocks = self.blocks.into_iter().map(in_half).collect();
         self
     }
 

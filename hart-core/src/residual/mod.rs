@@ -9,10 +9,8 @@ use burn::prelude::*;
 use rayon::prelude::*;
 
 use crate::config::Config;
-use crate::device::Precision;
 use crate::error::Result;
 use crate::kernels;
-use crate::nn::Linear;
 use crate::progress::{Progress, Step};
 use crate::rng::{RandomKey, RandomSource, Stream};
 use crate::schedule::{Respacing, schedule};
@@ -44,18 +42,6 @@ impl ResidualDiffusion {
     #[cfg(feature = "train")]
     pub(crate) fn for_training(self) -> Self {
         Self { mlp: self.mlp.for_training() }
-    }
-
-    /// The same with the products of its large layers computed in another precision.
-    pub(crate) fn with_precision(mut self, precision: Precision) -> Self {
-        self.packable().into_iter().for_each(|(_, layer)| layer.pack(precision));
-        self.mlp = self.mlp.with_norms_in(precision);
-        self
-    }
-
-    /// The layers whose products may be computed in a lower precision, by their paths in this module.
-    pub(crate) fn packable(&mut self) -> Vec<(String, &mut Linear)> {
-        self.mlp.packable().map(|(name, layer)| (format!("mlp.{name}"), layer)).collect()
     }
 
     /// The denoiser.

@@ -83,23 +83,18 @@ impl TextEncoder {
         config: &TextConfig,
         options: &OpenOptions,
         device: &Device,
-        arriving: Precision,
+        precision: Precision,
     ) -> Result<(Self, Report)> {
         let tokenizer = TextTokenizer::open_in(storage, folder, config.vocab_size)?;
         let checkpoint = Checkpoint::open_in(storage, folder)?;
-        let mut loader = Loader::new(&checkpoint, &TEXT);
-        let encoder = loader.load(Qwen2::init(config, device).with_precision(arriving), "", device)?;
+        let mut loader = Loader::new(&checkpoint, &TEXT).with_precision(precision);
+        let encoder = loader.load(Qwen2::init(config, device), "", device)?;
         Ok((Self { tokenizer, encoder }, loader.finish(options.strict)?))
     }
 
     #[cfg(feature = "train")]
     pub(crate) fn encoder(&self) -> &Qwen2 {
         &self.encoder
-    }
-
-    /// The same computed in half precision, where that is the precision and the device a GPU.
-    pub(crate) fn with_precision(self, precision: Precision) -> Self {
-        Self { encoder: self.encoder.with_precision(precision), ..self }
     }
 
     /// The tokenizer.

@@ -6,7 +6,6 @@ use burn::prelude::*;
 
 use super::{Context, Tokens};
 use crate::config::TextConfig;
-use crate::device::Precision;
 use crate::error::Result;
 use crate::kernels;
 use crate::nn::{self, Linear, LinearConfig, RotaryEmbedding};
@@ -100,13 +99,6 @@ impl Qwen2 {
             norm: norm(),
             config: Skipped { head_dim: config.head_dim, rope_theta: config.rope_theta },
         }
-    }
-
-    /// The same in half precision, where that is the precision: the residual stream and the norm behind it stay in f32.
-    pub(crate) fn with_precision(mut self, precision: Precision) -> Self {
-        let device = self.embedding.weight.lazy_device();
-        self.layers = self.layers.into_iter().map(|layer| nn::in_half(layer, precision, &device)).collect();
-        self
     }
 
     /// Cost of one row, in multiply-adds of the linear layers; for progress.

@@ -4,7 +4,7 @@ use burn::module::{Initializer, Module, Param};
 use burn::prelude::*;
 
 use crate::config::TransformerConfig;
-use crate::kernels::{self, AttentionParams, KvAppend, RowGroup};
+use crate::kernels::{self, AttentionParams, KvAppend, KvStore, RowGroup};
 use crate::nn::{Linear, LinearConfig, RotaryEmbedding};
 
 /// Softmax scale of the published code, times 1/sqrt(d), where queries and keys are not normalised.
@@ -41,9 +41,9 @@ impl Attention {
         }
     }
 
-    /// The layers whose products may be computed in a lower precision.
-    pub(super) fn packable(&mut self) -> [(&'static str, &mut Linear); 2] {
-        [("qkv", &mut self.qkv), ("output", &mut self.output)]
+    /// Creates an empty store of this layer's keys and values; later scales attend to at most `capacity` tokens of a row.
+    pub(super) fn kv_store(&self, capacity: usize) -> KvStore {
+        KvStore::new(self.qkv.precision(), capacity)
     }
 
     #[cfg(feature = "train")]

@@ -6,8 +6,7 @@ use burn::prelude::*;
 
 use super::attention::Attention;
 use crate::config::{ModulationKind, Pooling, TransformerConfig};
-use crate::device::Precision;
-use crate::kernels::{self, KvAppend, Modulation, RowGroup};
+use crate::kernels::{self, KvAppend, KvStore, Modulation, RowGroup};
 use crate::nn::{self, Linear, LinearConfig, RotaryEmbedding, SwiGlu};
 
 /// What modulates a block: its six vectors in the checkpoint's order gamma1, gamma2, scale1, scale2, shift1, shift2.
@@ -75,16 +74,9 @@ impl Block {
         }
     }
 
-    /// The norm with what it gives in half precision, where that is the precision: only such layers read it.
-    pub(super) fn with_norm_in(mut self, precision: Precision, device: &Device) -> Self {
-        self.norm = nn::in_half(self.norm, precision, device);
-        self
-    }
-
-    /// The layers whose products may be computed in a lower precision. The modulator has a row a run, and stays exact.
-    pub(super) fn packable(&mut self) -> impl Iterator<Item = (String, &mut Linear)> {
-        let attention = self.attention.packable().into_iter().map(|(name, layer)| (format!("attention.{name}"), layer));
-        attention.chain(self.feed_forward.packable().into_iter().map(|(name, layer)| (format!("feed_forward.{name}"), layer)))
+    /// Creates an empty store of the attention's keys and values; later scales attend to at most `capacity` tokens of a row.
+    pub(super) fn kv_store(&self, capacity: usize) -> KvStore {
+        self.attention.kv_store(capacity)
     }
 
     #[cfg(feature = "train")]

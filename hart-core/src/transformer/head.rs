@@ -5,7 +5,6 @@ use burn::nn::{RmsNorm, RmsNormConfig};
 use burn::prelude::*;
 
 use crate::config::TransformerConfig;
-use crate::device::Precision;
 use crate::kernels::{self, Modulation};
 use crate::nn::{self, Linear, LinearConfig};
 
@@ -25,17 +24,6 @@ impl Head {
             modulator: LinearConfig::new(width, 2 * width).init(device),
             logits: LinearConfig::new(width, vocab_size).init(device),
         }
-    }
-
-    /// The norm with what it gives in half precision, where that is the precision.
-    pub(super) fn with_norm_in(mut self, precision: Precision, device: &Device) -> Self {
-        self.norm = nn::in_half(self.norm, precision, device);
-        self
-    }
-
-    /// The layer whose product may be computed in a lower precision.
-    pub(super) fn packable(&mut self) -> (&'static str, &mut Linear) {
-        ("logits", &mut self.logits)
     }
 
     /// Scale and shift from the embedded context `[R, T, C]`: the maximum over all its places, padding included.

@@ -14,10 +14,9 @@ use burn::nn::{RmsNorm, RmsNormConfig};
 use burn::prelude::*;
 
 use crate::config::{Config, TransformerConfig};
-use crate::device::Precision;
 use crate::error::Result;
 use crate::kernels::{self, KvAppend, RowGroup};
-use crate::nn::{self, Linear, LinearConfig, RotaryEmbedding};
+use crate::nn::{self, KvCache, Linear, LinearConfig, RotaryEmbedding};
 use crate::progress::{Progress, Step};
 use crate::scales::{Scale, plan};
 use crate::text::Context;
@@ -52,8 +51,6 @@ pub struct Transformer {
     residual_norm: RmsNorm,
     #[module(skip)]
     config: TransformerConfig,
-    #[module(skip)]
-    precision: Precision,
     /// All scales' level embeddings `[1, S, C]`, once the weights are final.
     #[module(skip)]
     levels: Option<Tensor<3>>,
@@ -73,7 +70,6 @@ impl Transformer {
             head: Head::init(c, config.visual.vocab_size, device),
             residual_norm: norm(c.embed_dim),
             config: c.clone(),
-            precision: Precision::F32,
             levels: None,
         }
     }
@@ -86,25 +82,10 @@ impl Transformer {
         self
     }
 
-    /// The same with the products of its layers computed in another precision.
-    pub(crate) fn with_precision(mut self, precision: Precision) -> Self {
-        self.packable().into_iter().for_each(|(_, layer)| layer.pack(precision));
-        let device = self.context_embed.weight.lazy_device();
-        self.blocks = self.blocks.into_iter().map(|block| block.with_norm_in(precision, &device)).collect();
-        self.head = self.head.with_norm_in(precision, &device);
-        self.residual_norm = nn::in_half(self.residual_norm, precision, &device);
-        Self { precision, ..self }
-    }
-
     /// The same with weights that don't change from now on: what follows from them alone is computed once.
     pub(crate) fn frozen(self) -> Self {
         let levels = (0..self.config.sides.len()).map(|scale| self.level_embed.forward(scale)).collect();
         Self { levels: Some(Tensor::cat(levels, 1)), ..self }
-    }
-
-    /// What the products of its layers are computed in.
-    pub(crate) fn precision(&self) -> Precision {
-        self.precision
     }
 
     /// Embedding of a scale's number, `[1, 1, C]`.
@@ -113,14 +94,6 @@ impl Transformer {
             Some(levels) => levels.clone().narrow(1, scale, 1),
             None => self.level_embed.forward(scale),
         }
-    }
-
-    /// The layers whose products may be computed in a lower precision, by their paths in this module.
-    pub(crate) fn packable(&mut self) -> Vec<(String, &mut Linear)> {
-        let blocks = self.blocks.iter_mut().enumerate();
-        let blocks = blocks.flat_map(|(i, block)| block.packable().map(move |(name, layer)| (format!("blocks.{i}.{name}"), layer)));
-        let (name, logits) = self.head.packable();
-        blocks.chain([(format!("head.{name}"), logits)]).collect()
     }
 
     /// Cost of one token of one row, in multiply-adds of the linear layers; for progress.
@@ -138,14 +111,14 @@ impl Transformer {
             None => hidden,
         };
         let embedded = first.unpack(self.context_embed.forward(hidden)); // [rows, context tokens, channels]
+        let capacity = context.mask.first().map_or(0, Vec::len) + self.tokens_between();
         Conditioning {
             modulations: self.blocks.iter().map(|b| b.modulation(&embedded, &context.mask)).collect(),
             head: self.head.modulation(&embedded),
             positions: context.positions.clone(),
             embedded,
             first,
-            precision: self.precision,
-            room: context.mask.first().map_or(0, Vec::len) + self.tokens_between(),
+            cache: KvCache::new(self.blocks.iter().map(|block| block.kv_store(capacity)).collect()),
         }
     }
 

@@ -3,7 +3,7 @@
 use burn::prelude::*;
 
 use super::block::BlockModulation;
-use crate::device::{Precision, is_cpu};
+use crate::device::is_cpu;
 use crate::kernels::{self, Modulation, RowGroup};
 use crate::nn::KvCache;
 use crate::text::Context;
@@ -21,10 +21,8 @@ pub struct Conditioning {
     pub(super) positions: Vec<Vec<i64>>,
     /// How the context tokens lie when they run through the blocks.
     pub(super) first: Batch,
-    /// The model's.
-    pub(super) precision: Precision,
-    /// Tokens of a row that later scales look at.
-    pub(super) room: usize,
+    /// An empty cache.
+    pub(super) cache: KvCache,
 }
 
 /// One run's state.
@@ -37,7 +35,7 @@ pub struct State {
 impl State {
     /// The state before the first scale.
     pub fn new(conditioning: Conditioning) -> Self {
-        let cache = KvCache::new(conditioning.modulations.len(), conditioning.precision, conditioning.room);
+        let cache = conditioning.cache.clone();
         Self { conditioning, cache }
     }
 

@@ -71,13 +71,6 @@ impl Decoder {
         }
     }
 
-    /// The same with the 3x3 convolutions of all blocks in bfloat16; the first and the last one cost little, and stay.
-    pub(super) fn in_bf16(mut self) -> Self {
-        self.mid = nn::convolutions_in_bf16(self.mid);
-        self.up = nn::convolutions_in_bf16(self.up);
-        self
-    }
-
     /// # Shapes
     ///
     /// - features: `[B, Z, h, w]`

@@ -19,7 +19,7 @@ use burn::nn::conv::Conv2d;
 use burn::prelude::*;
 
 use crate::config::VisualConfig;
-use crate::device::{Precision, is_cpu};
+use crate::device::Precision;
 use crate::error::{Error, Result};
 use crate::files::Storage;
 use crate::image::Image;
@@ -122,26 +122,15 @@ impl VisualTokenizer {
         config: &VisualConfig,
         options: &OpenOptions,
         device: &Device,
-        arriving: Precision,
+        precision: Precision,
     ) -> Result<(Self, Report)> {
         let checkpoint = Checkpoint::open_in(storage, folder)?;
-        let mut loader = Loader::new(&checkpoint, &VISUAL);
+        let mut loader = Loader::new(&checkpoint, &VISUAL).with_precision(precision);
         if !config.has_phi() {
             loader.overlook("quantize.quant_resi");
         }
-        let tokenizer = loader.load(Self::init(config, device).with_precision(arriving), "", device)?;
+        let tokenizer = loader.load(Self::init(config, device), "", device)?;
         Ok((tokenizer, loader.finish(options.strict)?))
-    }
-
-    /// The same with the decoder's blocks computed in another precision. Int8 is bf16 here: by Winograd's way that is as fast, and
-    /// pictures differ far less.
-    pub(crate) fn with_precision(mut self, precision: Precision) -> Self {
-        let device = self.quant_conv.weight.lazy_device();
-        match precision {
-            Precision::Bf16 | Precision::Int8 if is_cpu(&device) => self.decoder = self.decoder.in_bf16(),
-            _ => self.decoder = nn::in_half(self.decoder, precision, &device),
-        }
-        self
     }
 
     /// The codebook.

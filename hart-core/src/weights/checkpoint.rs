@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::tensors::{Element, Entry, Stored, TensorInfo};
 use crate::config::Fields;
+use crate::device::Precision;
 use crate::error::{Error, Result};
 use crate::files::{Mapped, Storage, require_plain_file};
 
@@ -125,17 +126,18 @@ impl Checkpoint {
         data.try_to_vec().map_err(|e| Error::checkpoint(&self.path, format!("tensor `{name}`: {e:?}")))
     }
 
-    /// Bytes that its packed weights take less than in f32.
+    /// Returns the precision of the packed weights, if there are any.
+    pub(crate) fn packed_precision(&self) -> Option<Precision> {
+        self.tensors.values().find_map(Entry::packed_precision)
+    }
+
+    /// Returns by how many bytes the packed weights are smaller than in f32.
     pub(crate) fn saved_bytes(&self) -> u64 {
         let saved = |entry: &Entry| {
-            let count: usize = entry.info.shape.iter().product();
-            match (entry.element, entry.info.shape.as_slice()) {
-                (Element::I8, _) => 3 * count as u64,
-                (Element::Bf16, [_, _, 16, 2]) => 2 * count as u64,
-                _ => 0,
-            }
+            let elements: usize = entry.info.shape.iter().product();
+            (elements * (size_of::<f32>() - entry.element.size())) as u64
         };
-        self.tensors.values().map(saved).sum()
+        self.tensors.values().filter(|entry| entry.packed_precision().is_some()).map(saved).sum()
     }
 
     /// Gives back the memory of mapped pages that were read so far.

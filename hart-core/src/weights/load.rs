@@ -1,6 +1,6 @@
 //! Laying a checkpoint's tensors into modules.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::prelude::*;
@@ -13,7 +13,8 @@ use super::report::{Misplaced, Misshapen, Report};
 use crate::device::Precision;
 use crate::error::{Error, Result};
 use crate::kernels::{self, PackedWeight};
-use crate::nn::Linear;
+use crate::nn;
+use crate::precision::{self, CpuForm};
 
 /// Loads modules from one checkpoint and keeps the report.
 ///
@@ -25,15 +26,25 @@ pub struct Loader<'a> {
     /// What may be there although nothing uses it, besides what the table ignores: the beginning of its names.
     overlooked: Option<&'static str>,
     report: Report,
-    /// Packed weights that were met, by their field.
-    packed: BTreeMap<String, PackedWeight>,
+    precision: Precision,
+    saved_bytes: u64,
 }
 
 impl<'a> Loader<'a> {
-    /// A loader for one checkpoint and the table that fits it.
+    /// Creates a loader for one checkpoint and the table that fits it. Parameters are loaded in f32.
     pub fn new(checkpoint: &'a Checkpoint, table: &'a Table) -> Self {
         let report = Report { path: checkpoint.path().to_path_buf(), ..Report::default() };
-        Self { checkpoint, table, used: BTreeSet::new(), overlooked: None, report, packed: BTreeMap::new() }
+        Self { checkpoint, table, used: BTreeSet::new(), overlooked: None, report, precision: Precision::F32, saved_bytes: 0 }
+    }
+
+    /// Sets the precision of the model; see [`crate::precision`] for that of each parameter.
+    pub(crate) fn with_precision(self, precision: Precision) -> Self {
+        Self { precision, ..self }
+    }
+
+    /// Returns by how many bytes the weights of linear layers are smaller than in f32.
+    pub(crate) fn saved_bytes(&self) -> u64 {
+        self.saved_bytes
     }
 
     /// Tensors whose names begin so may be there although nothing uses them.
@@ -56,34 +67,6 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// Moves the packed weights that were found to their layers, which are named by their paths in the module below `root`, and returns
-    /// their precision.
-    ///
-    /// # Errors
-    ///
-    /// A packed weight fits no layer, or the weights are packed for different precisions.
-    pub(crate) fn unpack(&mut self, root: &str, layers: Vec<(String, &mut Linear)>) -> Result<Option<Precision>> {
-        let mut found = None;
-        for (path, layer) in layers {
-            let Some(packed) = self.packed.remove(&format!("{root}.{path}.weight")) else { continue };
-            let precision = packed.precision();
-            if *found.get_or_insert(precision) != precision || !layer.set_packed(packed) {
-                return Err(self.mixed(&path));
-            }
-        }
-        match self.packed.keys().find(|field| field.starts_with(root)) {
-            Some(field) => Err(self.mixed(field)),
-            None => Ok(found),
-        }
-    }
-
-    fn mixed(&self, field: &str) -> Error {
-        Error::checkpoint(
-            self.checkpoint.path(),
-            format!("the weights of `{field}` are packed otherwise than this version does: convert it again"),
-        )
-    }
-
     /// The report.
     ///
     /// # Errors
@@ -104,8 +87,8 @@ impl<'a> Loader<'a> {
         if fits { Ok(report) } else { Err(Error::Weights(Box::new(report))) }
     }
 
-    /// The tensor for a field of the given shape; None if it is missing or misshapen, which the report then says.
-    fn fetch(&mut self, field: &str, shape: Vec<usize>) -> Result<Option<TensorData>> {
+    /// Finds the tensor for a field of the given shape; `None` if it is missing or misshapen, which the report then says.
+    fn fetch(&mut self, field: &str, shape: Vec<usize>) -> Result<Option<Fetched>> {
         let names = self.table.candidates(field);
         let Some((name, entry)) = names.iter().find_map(|n| self.checkpoint.entry(n).map(|e| (n, e))) else {
             let name = names.into_iter().next().unwrap_or_else(|| field.to_string());
@@ -119,8 +102,7 @@ impl<'a> Loader<'a> {
             self.report.files.insert(file);
             self.report.loaded += 1;
             self.report.parameters += shape.iter().product::<usize>() as u64;
-            self.packed.insert(field.to_string(), packed);
-            return Ok(None);
+            return Ok(Some(Fetched::Packed(packed)));
         }
         if entry.info.shape != shape {
             let found = entry.info.shape.clone();
@@ -131,8 +113,40 @@ impl<'a> Loader<'a> {
         self.report.files.insert(file);
         self.report.loaded += 1;
         self.report.parameters += data.num_elements() as u64;
-        Ok(Some(data))
+        Ok(Some(Fetched::Values(data)))
     }
+
+    /// Fills one parameter.
+    fn fill<const D: usize>(&mut self, param: Param<Tensor<D>>, path: &ModulePath, device: &Device) -> Result<Param<Tensor<D>>> {
+        let (field, shape) = (path.field(), path.stored_shape(param.lazy_shape()));
+        let param = match self.fetch(&field, shape.clone())? {
+            None => return Ok(param),
+            Some(Fetched::Values(data)) => {
+                let tensor = Tensor::<D>::from_data(data, (device, DType::F32));
+                let tensor = if path.is_transposed() { tensor.transpose() } else { tensor };
+                let id = param.id;
+                precision::round(param.transform_for_load(tensor, id), &field, self.precision)
+            }
+            Some(Fetched::Packed(packed)) => {
+                let is_wanted = precision::cpu_form(&field, &shape) == CpuForm::Packed && packed.precision() == self.precision;
+                let param = if is_wanted { nn::replace_packed(param, packed) } else { None };
+                param.ok_or_else(|| {
+                    let problem = format!("the weights of `{field}` are packed otherwise than this version does: convert it again");
+                    Error::checkpoint(self.checkpoint.path(), problem)
+                })?
+            }
+        };
+        self.saved_bytes += precision::saved_bytes(&param, &field);
+        Ok(param)
+    }
+}
+
+/// A tensor of a checkpoint.
+enum Fetched {
+    /// In f32.
+    Values(TensorData),
+    /// A packed weight.
+    Packed(PackedWeight),
 }
 
 /// Where a traversal stands in the module tree.
@@ -197,20 +211,11 @@ impl ModuleMapper for Fill<'_, '_> {
         if self.error.is_some() {
             return param;
         }
-        let shape = self.path.stored_shape(param.lazy_shape());
-        match self.loader.fetch(&self.path.field(), shape) {
-            Ok(None) => param,
-            Err(error) => {
-                self.error = Some(error);
-                param
-            }
-            Ok(Some(data)) => {
-                let tensor = Tensor::<D>::from_data(data, (self.device, DType::F32));
-                let tensor = if self.path.is_transposed() { tensor.transpose() } else { tensor };
-                let id = param.id;
-                param.transform_for_load(tensor, id)
-            }
-        }
+        let unfilled = param.clone();
+        self.loader.fill(param, &self.path, self.device).unwrap_or_else(|error| {
+            self.error = Some(error);
+            unfilled
+        })
     }
 }
 
@@ -249,6 +254,13 @@ pub(super) fn walk<M: Module>(module: &M, root: &str, each: impl FnMut(&ModulePa
         }
     }
     module.visit(&mut Walk { path: ModulePath::of(root), each });
+}
+
+/// Fields of a module's parameters and their shapes in a checkpoint, in the module's order.
+pub(crate) fn fields_and_shapes<M: Module>(module: &M, root: &str) -> Vec<(String, Vec<usize>)> {
+    let mut found = Vec::new();
+    walk(module, root, |path, shape, _| found.push((path.field(), shape)));
+    found
 }
 
 /// Names and shapes under which a module's parameters stand in a checkpoint, in the module's order, without making any. `choose`

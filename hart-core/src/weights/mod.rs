@@ -4,6 +4,7 @@
 //! are read without running any of its code. Tensors of f32, f16, bf16 and f64 become f32.
 
 mod checkpoint;
+mod convert;
 mod load;
 mod names;
 mod packed;
@@ -12,13 +13,13 @@ mod save;
 mod tensors;
 
 pub use checkpoint::Checkpoint;
+pub(crate) use convert::{ConversionProgress, convert_tensors, rounded_tensors};
+pub(crate) use load::fields_and_shapes;
 pub use load::{Loader, names_and_shapes, parameters};
+pub(crate) use names::is_field_below;
 pub use names::{TEXT, TRANSFORMER, Table, VISUAL, visual_names};
-pub(crate) use packed::{ConversionProgress, convert_tensors};
 pub(crate) use report::shortened;
 pub use report::{Misplaced, Misshapen, Report};
-#[cfg(feature = "train")]
-pub(crate) use save::parameter_names;
 pub use save::{NamedTensor, StoredAs, named_tensors, save_tensors};
 pub use tensors::TensorInfo;
 

@@ -132,6 +132,11 @@ impl Table {
     }
 }
 
+/// Whether a field is a module's or a submodule's; `*` in the module's path stands for a number.
+pub(crate) fn is_field_below(field: &str, module: &str) -> bool {
+    capture(&field.split('.').collect::<Vec<_>>(), module).is_some()
+}
+
 /// The name for a field under one row, if the row fits.
 fn translate(field: &[&str], from: &str, to: &str) -> Option<String> {
     let (numbers, rest) = capture(field, from)?;

@@ -48,14 +48,6 @@ pub fn named_tensors<M: Module>(
     found
 }
 
-/// Paths of a module's parameters, in the module's order.
-#[cfg(feature = "train")]
-pub(crate) fn parameter_names<M: Module>(module: &M) -> Vec<String> {
-    let mut found = Vec::new();
-    walk(module, "", |path, _, _| found.push(path.field()));
-    found
-}
-
 /// Writes a safetensors file, whole or not at all.
 ///
 /// # Errors

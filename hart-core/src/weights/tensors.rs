@@ -8,7 +8,9 @@ use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use half::{bf16, f16};
 use rayon::prelude::*;
 
+use crate::device::Precision;
 use crate::error::{Error, Result};
+use crate::kernels::PackedWeight;
 
 /// Elements converted at a time.
 const CHUNK: usize = 1 << 14;
@@ -57,7 +59,7 @@ impl From<pytorch_reader::DType> for Element {
 }
 
 impl Element {
-    fn size(self) -> usize {
+    pub(super) fn size(self) -> usize {
         match self {
             Self::F16 | Self::Bf16 => 2,
             Self::F64 => 8,
@@ -92,6 +94,17 @@ pub(super) struct Entry {
 }
 
 impl Entry {
+    /// Returns the precision of a packed weight; `None` for any other tensor.
+    pub(super) fn packed_precision(&self) -> Option<Precision> {
+        let precision = match self.element {
+            Element::Bf16 => Precision::Bf16,
+            Element::I8 => Precision::Int8,
+            _ => return None,
+        };
+        let [_, _, outputs, inputs] = PackedWeight::stored_shape(precision, [1, 1])?;
+        matches!(*self.info.shape, [_, _, o, i] if [o, i] == [outputs, inputs]).then_some(precision)
+    }
+
     /// The tensor as finite f32 in row-major order.
     ///
     /// # Errors

@@ -23,7 +23,7 @@ use rayon::prelude::*;
 use crate::device::is_cpu;
 use crate::error::{Error, Result};
 use crate::kernels;
-use crate::weights::{Checkpoint, NamedTensor, parameter_names};
+use crate::weights::{Checkpoint, NamedTensor, fields_and_shapes};
 use flattened::Flattened;
 use parameter::{MIN_MATRIX_SIDE, OptimizerState, Parameter, StepOptions};
 use per_parameter::PerParameter;
@@ -66,7 +66,8 @@ impl ModuleOptimizer {
         } else {
             Strategy::Flattened(Box::default())
         };
-        let parameters = parameter_names(module).into_iter().zip(found.0).map(parameter).collect();
+        let names = fields_and_shapes(module, "").into_iter().map(|(field, _)| field);
+        let parameters = names.zip(found.0).map(parameter).collect();
         Self { parameters, options, strategy }
     }
 

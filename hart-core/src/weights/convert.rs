@@ -1,0 +1,202 @@
+//! Conversion of one checkpoint's tensors to another precision.
+
+use std::borrow::Cow;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::Path;
+
+use burn::module::Module;
+use half::bf16;
+use safetensors::{Dtype, View};
+
+use super::checkpoint::Checkpoint;
+use super::load::fields_and_shapes;
+use super::names::Table;
+use super::packed::names;
+use crate::device::Precision;
+use crate::error::{Error, Result};
+use crate::kernels::PackedWeight;
+use crate::precision::{self, CpuForm};
+use crate::progress::Control;
+
+/// Tensors that a converted checkpoint does not store in f32: their forms and, from the configuration, their shapes.
+pub(crate) type Forms = BTreeMap<String, (CpuForm, Vec<usize>)>;
+
+/// Finds the tensors of a module that are rounded; `root` is its path in the table of names, "" for none.
+///
+/// # Errors
+///
+/// The checkpoint lacks one of them.
+pub(crate) fn rounded_tensors<M: Module>(module: &M, root: &str, checkpoint: &Checkpoint, table: &Table) -> Result<Forms> {
+    let name = |field: String| {
+        let candidates = table.candidates(&field);
+        let found = candidates.iter().find(|name| checkpoint.info(name).is_some()).cloned();
+        let missing = || format!("has no tensor `{}`, which its config.json asks for", candidates.join("` or `"));
+        found.ok_or_else(|| Error::checkpoint(checkpoint.path(), missing()))
+    };
+    let fields = fields_and_shapes(module, root).into_iter();
+    let rounded = fields.map(|(field, shape)| (precision::cpu_form(&field, &shape), field, shape));
+    rounded.filter(|(form, ..)| *form != CpuForm::F32).map(|(form, field, shape)| Ok((name(field)?, (form, shape)))).collect()
+}
+
+/// The progress of a conversion, reported to an observer that may cancel it.
+pub(crate) struct ConversionProgress<'a> {
+    observer: RefCell<&'a mut dyn FnMut(f32) -> Control>,
+    /// Number of converted parameters.
+    done: Cell<u64>,
+    /// Number of parameters of all checkpoints.
+    total: u64,
+    cancelled: Cell<bool>,
+}
+
+impl<'a> ConversionProgress<'a> {
+    /// Starts the conversion of checkpoints, each with the table of its names.
+    pub(crate) fn new<'c>(
+        observer: &'a mut dyn FnMut(f32) -> Control,
+        checkpoints: impl IntoIterator<Item = (&'c Checkpoint, &'c Table)>,
+    ) -> Self {
+        let tensors = checkpoints
+            .into_iter()
+            .flat_map(|(checkpoint, table)| wanted(checkpoint, table).filter_map(|name| checkpoint.info(name)));
+        let total = tensors.map(|info| info.shape.iter().product::<usize>() as u64).sum::<u64>().max(1);
+        Self { observer: RefCell::new(observer), done: Cell::new(0), total, cancelled: Cell::new(false) }
+    }
+
+    /// Reports that more parameters are converted.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Cancelled`] if the observer has cancelled the conversion.
+    pub(crate) fn report(&self, parameters: usize) -> Result<()> {
+        self.done.set(self.done.get() + parameters as u64);
+        if !self.cancelled.get() {
+            let share = (self.done.get() as f64 / self.total as f64).min(1.0) as f32;
+            let control = (self.observer.borrow_mut())(share);
+            self.cancelled.set(control == Control::Cancel);
+        }
+        if self.cancelled.get() { Err(Error::Cancelled) } else { Ok(()) }
+    }
+}
+
+/// The tensors that are worth keeping.
+fn wanted<'c>(checkpoint: &'c Checkpoint, table: &'c Table) -> impl Iterator<Item = &'c str> {
+    checkpoint.names().filter(|name| !table.ignores(name))
+}
+
+/// Writes a safetensors file with the tensors of a checkpoint, without those that its table ignores. Those of `forms` are rounded, all
+/// others are in f32. One tensor at a time is in memory.
+///
+/// # Errors
+///
+/// A tensor can't be read or packed, the file can't be written, or the conversion is cancelled.
+pub(crate) fn convert_tensors(
+    (checkpoint, table): (&Checkpoint, &Table),
+    precision: Precision,
+    forms: &Forms,
+    path: &Path,
+    progress: &ConversionProgress<'_>,
+) -> Result<()> {
+    let mut tensors = Vec::new();
+    for name in wanted(checkpoint, table) {
+        let shape = checkpoint.info(name).map(|info| info.shape.clone()).unwrap_or_default();
+        let tensor = |form: Form, shape: Vec<usize>| Converted { checkpoint, progress, name: name.to_string(), form, shape };
+        let form = match forms.get(name) {
+            None => CpuForm::F32,
+            Some((form, expected)) if shape == *expected => *form,
+            Some(_) => {
+                return Err(Error::checkpoint(
+                    checkpoint.path(),
+                    format!("tensor `{name}` is packed already, or of another shape"),
+                ));
+            }
+        };
+        let panels = match (form, shape.as_slice()) {
+            (CpuForm::Packed, &[outputs, inputs]) => {
+                PackedWeight::stored_shape(precision, [inputs, outputs]).map(|panels| (panels, inputs))
+            }
+            _ => None,
+        };
+        match panels {
+            Some((panels, inputs)) => {
+                tensors.push((name.to_string(), tensor(Form::Panels(precision, inputs), panels.to_vec())));
+                if precision == Precision::Int8 {
+                    tensors.push((names(name)[1].clone(), tensor(Form::Scales(inputs), vec![shape[0]])));
+                }
+            }
+            None if form == CpuForm::Bf16 => tensors.push((name.to_string(), tensor(Form::Bf16, shape))),
+            None => tensors.push((name.to_string(), tensor(Form::F32, shape))),
+        }
+    }
+    // A view can't fail: whatever could is read once before.
+    for (_, tensor) in &tensors {
+        tensor.checkpoint.values(&tensor.name)?;
+        progress.report(0)?;
+    }
+    // safetensors makes a private file; this one has the rights of any new one.
+    let rights = File::create(path).and_then(|file| file.metadata()).map_err(Error::io(path))?.permissions();
+    safetensors::serialize_to_file(tensors, None, path).map_err(|e| Error::checkpoint(path, format!("can't be written: {e}")))?;
+    progress.report(0)?;
+    fs::set_permissions(path, rights).map_err(Error::io(path))
+}
+
+/// How a tensor is written.
+#[derive(Clone, Copy)]
+enum Form {
+    F32,
+    Bf16,
+    /// Packed for a precision, from rows of so many inputs.
+    Panels(Precision, usize),
+    /// The scales of such ones in 8-bit integers.
+    Scales(usize),
+}
+
+/// A tensor that is converted when it is written.
+struct Converted<'a, 'o> {
+    checkpoint: &'a Checkpoint,
+    progress: &'a ConversionProgress<'o>,
+    name: String,
+    form: Form,
+    shape: Vec<usize>,
+}
+
+impl View for Converted<'_, '_> {
+    fn dtype(&self) -> Dtype {
+        match self.form {
+            Form::F32 | Form::Scales(_) => Dtype::F32,
+            Form::Bf16 | Form::Panels(Precision::Bf16, _) => Dtype::BF16,
+            Form::Panels(..) => Dtype::I8,
+        }
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        // A view can't end the writing, but what is left of it can be quick.
+        let numbers = self.checkpoint.info(&self.name).map_or(0, |info| info.shape.iter().product());
+        if self.progress.report(if matches!(self.form, Form::Scales(_)) { 0 } else { numbers }).is_err() {
+            return Cow::Owned(vec![0; self.data_len()]);
+        }
+        let values = self.checkpoint.values(&self.name).unwrap_or_default();
+        let floats = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let pack = |precision, inputs| PackedWeight::pack(precision, &values, inputs);
+        let bytes = match self.form {
+            Form::F32 => floats(&values),
+            Form::Bf16 => values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(),
+            Form::Panels(precision, inputs) => pack(precision, inputs).map(|p| p.stored().panels.to_vec()).unwrap_or_default(),
+            Form::Scales(inputs) => pack(Precision::Int8, inputs).and_then(|p| p.stored().scales.map(floats)).unwrap_or_default(),
+        };
+        Cow::Owned(bytes)
+    }
+
+    fn data_len(&self) -> usize {
+        let size = match self.dtype() {
+            Dtype::F32 => 4,
+            Dtype::BF16 => 2,
+            _ => 1,
+        };
+        self.shape.iter().product::<usize>() * size
+    }
+}
