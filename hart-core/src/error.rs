@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::weights::{Report, shortened};
+use crate::weights::{LoadReport, shortened};
 
 /// Errors of the library. A message names the object, the expected value, and what to do next.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +46,7 @@ pub enum Error {
     },
     /// The tensors of a checkpoint do not match its configuration.
     #[error("{0}")]
-    Weights(Box<Report>),
+    Weights(Box<LoadReport>),
     /// A tensor of a checkpoint contains NaN or an infinity.
     #[error(
         "{}: tensor `{tensor}` holds {value} at element {index}: the file is damaged or its training diverged; get it again",

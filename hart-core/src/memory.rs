@@ -9,7 +9,7 @@ use crate::residual::ResidualDiffusion;
 use crate::text::Qwen2;
 use crate::transformer::Transformer;
 use crate::visual::VisualTokenizer;
-use crate::weights::parameters;
+use crate::weights::parameter_count;
 
 /// Bytes of one value.
 const F32: u64 = size_of::<f32>() as u64;
@@ -59,10 +59,10 @@ pub(crate) fn allow(what: &'static str, limit: Option<u64>, needed: impl FnOnce(
 
 /// Returns the bytes of a model's weights. Allocates none of them.
 pub(crate) fn weights(config: &Config, device: &Device) -> u64 {
-    F32 * (parameters(&Qwen2::init(&config.text, device))
-        + parameters(&Transformer::init(config, device))
-        + parameters(&ResidualDiffusion::init(config, device))
-        + parameters(&VisualTokenizer::init(&config.visual, device)))
+    F32 * (parameter_count(&Qwen2::init(&config.text, device))
+        + parameter_count(&Transformer::init(config, device))
+        + parameter_count(&ResidualDiffusion::init(config, device))
+        + parameter_count(&VisualTokenizer::init(&config.visual, device)))
 }
 
 /// Returns the bytes that a run of `images` images needs in addition to the weights. The stages run one after another, so the largest

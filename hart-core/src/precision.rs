@@ -89,7 +89,7 @@ fn cast_persistent<const D: usize>(param: Param<Tensor<D>>, dtype: FloatDType) -
 }
 
 /// Returns by how many bytes the weight of a linear layer is smaller than in f32.
-pub(crate) fn saved_bytes<const D: usize>(param: &Param<Tensor<D>>, field: &str) -> u64 {
+pub(crate) fn bytes_below_f32<const D: usize>(param: &Param<Tensor<D>>, field: &str) -> u64 {
     let shape = param.lazy_shape();
     if cpu_form(field, &shape) != CpuForm::Packed {
         return 0;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use hart_core::weights::{Checkpoint, NamedTensor, StoredAs, save_tensors};
+use hart_core::weights::{Checkpoint, NamedTensor, StorageDtype, save_tensors};
 use hart_core::{Control, Hart, OpenOptions, Precision, Request, WeightSet, convert};
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
@@ -138,7 +138,7 @@ fn damaged_scales_are_found_when_the_model_is_opened() {
             values: checkpoint.values(n).unwrap(),
         })
         .collect();
-    save_tensors(&file, &tensors, StoredAs::F32).unwrap();
+    save_tensors(&file, &tensors, StorageDtype::F32).unwrap();
     let message = open(&to, Precision::Auto).unwrap_err().to_string();
     assert!(message.contains("qkv_proj.weight"), "{message}");
 }

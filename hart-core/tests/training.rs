@@ -13,7 +13,7 @@ use hart_core::train::{
     CaptionedImage, GeneratorOptions, GeneratorTrainer, OptimizerOptions, TokenizerOptions, TokenizerTrainer, cross_entropy,
     diffusion_loss, learning_rate, quantizer_loss, residual_quantile, train_text_tokenizer,
 };
-use hart_core::weights::{NamedTensor, StoredAs, TEXT, TRANSFORMER, VISUAL, named_tensors, save_tensors};
+use hart_core::weights::{NamedTensor, StorageDtype, TEXT, TRANSFORMER, VISUAL, named_tensors, save_tensors};
 use hart_core::{Hart, Image, OpenOptions, Request, WeightSet};
 use serde_json::json;
 use support::{Goldens, check_close, values};
@@ -212,7 +212,7 @@ fn a_small_model_learns() {
 
     let usual = |names: Vec<String>| names.into_iter().next();
     let save = |part: &str, tensors: Vec<NamedTensor>| {
-        save_tensors(&folder.path().join(part).join("model.safetensors"), &tensors, StoredAs::F32).unwrap();
+        save_tensors(&folder.path().join(part).join("model.safetensors"), &tensors, StorageDtype::F32).unwrap();
     };
     let generator = second.averaged();
     let mut llm = named_tensors(&generator.transformer, &TRANSFORMER, "transformer", usual);

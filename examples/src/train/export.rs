@@ -6,7 +6,7 @@ use std::path::Path;
 use hart_core::config::Config;
 use hart_core::stages::VisualTokenizer;
 use hart_core::train::Generator;
-use hart_core::weights::{NamedTensor, StoredAs, TEXT, TRANSFORMER, VISUAL, named_tensors, save_tensors, visual_names};
+use hart_core::weights::{NamedTensor, StorageDtype, TEXT, TRANSFORMER, VISUAL, named_tensors, save_tensors, visual_names};
 use hart_examples::cli::output;
 use serde_json::{Value, json};
 
@@ -70,7 +70,7 @@ pub fn write_tokenizer(
     tokenizer: &VisualTokenizer,
     model: &ModelConfigs,
     folder: &Path,
-    stored_as: StoredAs,
+    stored_as: StorageDtype,
 ) -> hart_core::Result<()> {
     let choose = visual_names(model.tokenizer.get("share_quant_resi").and_then(Value::as_u64));
     save_tensors(&folder.join("tokenizer").join(WEIGHTS), &named_tensors(tokenizer, &VISUAL, "", choose), stored_as)
@@ -81,7 +81,7 @@ pub fn write_tokenizer(
 /// # Errors
 ///
 /// Returns an error if a weight is not finite or a file can't be written.
-pub fn write_generator(generator: &Generator, folder: &Path, stored_as: StoredAs) -> hart_core::Result<()> {
+pub fn write_generator(generator: &Generator, folder: &Path, stored_as: StorageDtype) -> hart_core::Result<()> {
     let first_name = |names: Vec<String>| names.into_iter().next();
     let mut llm: Vec<NamedTensor> = named_tensors(&generator.transformer, &TRANSFORMER, "transformer", first_name);
     llm.extend(named_tensors(&generator.residual, &TRANSFORMER, "residual", first_name));

@@ -6,7 +6,7 @@ use std::path::Path;
 use hart_core::Request;
 use hart_core::config::Config;
 use hart_core::train::{GeneratorOptions, TokenizerOptions};
-use hart_core::weights::StoredAs;
+use hart_core::weights::StorageDtype;
 use hart_examples::data::{SceneOptions, files};
 use serde::Deserialize;
 use serde_json::Value;
@@ -170,10 +170,10 @@ impl Recipe {
     }
 
     /// Returns the type of the stored weights.
-    pub fn stored_as(&self) -> StoredAs {
+    pub fn stored_as(&self) -> StorageDtype {
         match self.stored_as {
-            WeightType::F32 => StoredAs::F32,
-            WeightType::F16 => StoredAs::F16,
+            WeightType::F32 => StorageDtype::F32,
+            WeightType::F16 => StorageDtype::F16,
         }
     }
 }

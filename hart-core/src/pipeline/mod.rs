@@ -23,7 +23,7 @@ use crate::text::TextEncoder;
 use crate::threads::Threads;
 use crate::transformer::Transformer;
 use crate::visual::VisualTokenizer;
-use crate::weights::Report;
+use crate::weights::LoadReport;
 
 /// An open model. The weights are immutable and shared: clones are cheap, and any number of threads may generate with them at once.
 #[derive(Clone)]
@@ -44,10 +44,10 @@ struct Model {
     system_prompt: Option<String>,
     precision: Precision,
     /// Number of bytes by which packed weights are smaller than in f32.
-    saved_bytes: u64,
+    bytes_below_f32: u64,
     threads: Threads,
     max_memory: Option<u64>,
-    reports: Vec<Report>,
+    reports: Vec<LoadReport>,
 }
 
 /// Fails to compile if `Hart` is not shared between threads.
@@ -75,7 +75,7 @@ impl Hart {
     }
 
     /// Returns the loading reports of the text model, the transformer and the visual tokenizer, in this order.
-    pub fn reports(&self) -> &[Report] {
+    pub fn reports(&self) -> &[LoadReport] {
         &self.model.reports
     }
 
@@ -122,7 +122,7 @@ impl Hart {
         let system_prompt_tokens = system_prompt.map_or(0, |tokens| tokens.system.len());
         let f32_bytes: u64 = model.reports.iter().map(|report| report.parameters * size_of::<f32>() as u64).sum();
         Memory {
-            weights: f32_bytes.saturating_sub(model.saved_bytes),
+            weights: f32_bytes.saturating_sub(model.bytes_below_f32),
             working: memory::working(&model.config, model.precision, request.total_images(), system_prompt_tokens),
         }
     }

@@ -47,7 +47,7 @@ impl Hart {
         let layout = Layout::find(storage, root, options.text_model.as_deref())?;
         memory::allow("opening this model", options.max_memory, || {
             let stored = transformer_weights(storage, &layout.transformer, options.weight_set);
-            memory::weights(&layout.config, &device.device).saturating_sub(stored.map_or(0, |stored| stored.saved_bytes()))
+            memory::weights(&layout.config, &device.device).saturating_sub(stored.map_or(0, |stored| stored.bytes_below_f32()))
         })?;
         let load = || Model::load(storage, layout, options, device.clone(), threads.clone());
         let model = threads.install(|| device.catch_backend_panic(load))?;
@@ -66,7 +66,7 @@ impl Model {
         let mut loader = Loader::new(&checkpoint, &TRANSFORMER).with_precision(precision);
         let transformer = loader.load(Transformer::init(&config, device), "transformer", device)?.frozen();
         let residual = loader.load(ResidualDiffusion::init(&config, device), "residual", device)?;
-        let saved_bytes = loader.saved_bytes();
+        let bytes_below_f32 = loader.bytes_below_f32();
         let reports = vec![text_report, loader.finish(options.strict)?, visual_report];
         kernels::reserve_pool(device, memory::largest_map(&config, precision));
         Ok(Self {
@@ -81,7 +81,7 @@ impl Model {
             residual,
             visual,
             precision,
-            saved_bytes,
+            bytes_below_f32,
             threads,
             reports,
         })

@@ -18,7 +18,7 @@ use crate::error::Result;
 use crate::files::Storage;
 use crate::options::OpenOptions;
 use crate::progress::Progress;
-use crate::weights::{Checkpoint, Loader, Report, TEXT};
+use crate::weights::{Checkpoint, LoadReport, Loader, TEXT};
 
 /// What the transformer is told about the prompts.
 #[derive(Clone, Debug)]
@@ -71,7 +71,7 @@ impl TextEncoder {
     /// # Errors
     ///
     /// A file is missing or damaged, or the tensors don't fit the configuration.
-    pub fn open(folder: &Path, options: &OpenOptions, device: &Device) -> Result<(Self, Report)> {
+    pub fn open(folder: &Path, options: &OpenOptions, device: &Device) -> Result<(Self, LoadReport)> {
         let storage = options.disk();
         let config = TextConfig::read_in(&storage, &folder.join("config.json"))?;
         Self::open_in(&storage, folder, &config, options, device, Precision::F32)
@@ -84,7 +84,7 @@ impl TextEncoder {
         options: &OpenOptions,
         device: &Device,
         precision: Precision,
-    ) -> Result<(Self, Report)> {
+    ) -> Result<(Self, LoadReport)> {
         let tokenizer = TextTokenizer::open_in(storage, folder, config.vocab_size)?;
         let checkpoint = Checkpoint::open_in(storage, folder)?;
         let mut loader = Loader::new(&checkpoint, &TEXT).with_precision(precision);

@@ -24,7 +24,7 @@ use crate::schedule::FULL_STEPS;
 use crate::text::{Qwen2, TextTokenizer};
 use crate::transformer::Transformer;
 use crate::visual::VisualTokenizer;
-use crate::weights::{Checkpoint, NamedTensor, StoredAs, save_tensors};
+use crate::weights::{Checkpoint, NamedTensor, StorageDtype, save_tensors};
 
 /// The modules that are trained together.
 #[derive(Module, Debug)]
@@ -301,7 +301,7 @@ impl GeneratorTrainer {
     pub fn save(&self, path: &Path) -> Result<()> {
         let mut tensors = self.optimizer.state();
         tensors.push(NamedTensor { name: "step".into(), shape: vec![1], values: vec![self.step as f32] });
-        save_tensors(path, &tensors, StoredAs::F32)
+        save_tensors(path, &tensors, StorageDtype::F32)
     }
 
     /// Restores a saved state.

@@ -19,7 +19,7 @@ use crate::image::Image;
 use crate::kernels;
 use crate::progress::Progress;
 use crate::visual::{Latent, VisualTokenizer};
-use crate::weights::{Checkpoint, NamedTensor, StoredAs, save_tensors};
+use crate::weights::{Checkpoint, NamedTensor, StorageDtype, save_tensors};
 
 /// Options of [`TokenizerTrainer`].
 #[derive(Clone, Copy, Debug, serde::Deserialize)]
@@ -269,7 +269,7 @@ impl TokenizerTrainer {
         push("codebook.sums", &self.codebook_ema.sums);
         push("codebook.idle", &self.codebook_ema.idle);
         push("step", &[self.step as f32]);
-        save_tensors(path, &tensors, StoredAs::F32)
+        save_tensors(path, &tensors, StorageDtype::F32)
     }
 
     /// Restores a saved state.

@@ -27,7 +27,7 @@ use crate::kernels;
 use crate::nn;
 use crate::options::OpenOptions;
 use crate::progress::Progress;
-use crate::weights::{Checkpoint, Loader, Report, VISUAL};
+use crate::weights::{Checkpoint, LoadReport, Loader, VISUAL};
 
 /// The running feature map, `[B, Z, h, w]`: the paper's f-hat.
 #[derive(Clone, Debug)]
@@ -110,7 +110,7 @@ impl VisualTokenizer {
     /// # Errors
     ///
     /// A file is missing or damaged, or the tensors don't fit the configuration.
-    pub fn open(folder: &Path, options: &OpenOptions, device: &Device) -> Result<(Self, Report)> {
+    pub fn open(folder: &Path, options: &OpenOptions, device: &Device) -> Result<(Self, LoadReport)> {
         let storage = options.disk();
         let config = VisualConfig::read_in(&storage, &folder.join("config.json"))?;
         Self::open_in(&storage, folder, &config, options, device, Precision::F32)
@@ -123,11 +123,11 @@ impl VisualTokenizer {
         options: &OpenOptions,
         device: &Device,
         precision: Precision,
-    ) -> Result<(Self, Report)> {
+    ) -> Result<(Self, LoadReport)> {
         let checkpoint = Checkpoint::open_in(storage, folder)?;
         let mut loader = Loader::new(&checkpoint, &VISUAL).with_precision(precision);
         if !config.has_phi() {
-            loader.overlook("quantize.quant_resi");
+            loader.allow_unused("quantize.quant_resi");
         }
         let tokenizer = loader.load(Self::init(config, device), "", device)?;
         Ok((tokenizer, loader.finish(options.strict)?))

@@ -1,4 +1,4 @@
-//! One set of weights: a file or its shards, opened and indexed but not read.
+//! A set of weights in one file or several shards, opened and indexed. Tensors are read on demand.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -7,26 +7,26 @@ use std::sync::Arc;
 use safetensors::SafeTensors;
 use serde_json::Value;
 
-use super::tensors::{Element, Entry, Stored, TensorInfo};
+use super::tensors::{ElementType, TensorBytes, TensorEntry, TensorInfo};
 use crate::config::Fields;
 use crate::device::Precision;
 use crate::error::{Error, Result};
 use crate::files::{Mapped, Storage, require_plain_file};
 
-/// File names of a set of weights, in the order in which they are looked for; the index files name shards.
+/// File names of the plain weights, in order of precedence. The `.index.json` files list shards.
 const PLAIN_FILES: [&str; 4] =
     ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"];
-/// File names of EMA weights.
+/// File names of the EMA weights, in order of precedence.
 const EMA_FILES: [&str; 2] = ["ema_model.safetensors", "ema_model.bin"];
-/// Most shards of a checkpoint.
+/// Maximum number of shards of a checkpoint.
 const MAX_SHARDS: usize = 1024;
 
 /// An opened set of weights.
 pub struct Checkpoint {
-    /// Where it was opened: a folder or a file.
+    /// The file that was opened.
     path: PathBuf,
-    tensors: BTreeMap<String, Entry>,
-    /// Files that are mapped.
+    tensors: BTreeMap<String, TensorEntry>,
+    /// Memory-mapped files.
     mapped: Vec<Mapped>,
 }
 
@@ -37,11 +37,11 @@ impl std::fmt::Debug for Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens the plain weights in a folder.
+    /// Opens the plain weights in a folder. Files are memory-mapped if `memory_map`, else read into memory.
     ///
     /// # Errors
     ///
-    /// There is no weights file, or it is damaged.
+    /// [`Error::Checkpoint`] if there is no file of weights, or it is damaged; [`Error::Io`] if it cannot be read.
     pub fn open(folder: &Path, memory_map: bool) -> Result<Self> {
         Self::open_in(&Storage::Disk { memory_map }, folder)
     }
@@ -53,11 +53,11 @@ impl Checkpoint {
         }
     }
 
-    /// Opens the EMA weights in a folder; none if there are none.
+    /// Opens the EMA weights in a folder. Returns `None` if it has none.
     ///
     /// # Errors
     ///
-    /// The file is damaged.
+    /// [`Error::Checkpoint`] if the file is damaged; [`Error::Io`] if it cannot be read.
     pub fn open_ema(folder: &Path, memory_map: bool) -> Result<Option<Self>> {
         Self::open_ema_in(&Storage::Disk { memory_map }, folder)
     }
@@ -66,11 +66,11 @@ impl Checkpoint {
         find(storage, folder, &EMA_FILES).map(|path| Self::open_file_in(storage, &path)).transpose()
     }
 
-    /// Opens one file: safetensors, torch `.bin`, or an index of shards of either.
+    /// Opens a file: safetensors, torch `.bin`, or the index of shards in either format.
     ///
     /// # Errors
     ///
-    /// It can't be read or is damaged.
+    /// [`Error::Checkpoint`] if a file is damaged; [`Error::Io`] if it cannot be read.
     pub fn open_file(path: &Path, memory_map: bool) -> Result<Self> {
         Self::open_file_in(&Storage::Disk { memory_map }, path)
     }
@@ -87,37 +87,38 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
-    /// Opens a safetensors file that is in memory; `name` is for messages.
+    /// Opens a safetensors file in memory. Errors refer to it as `name`.
     ///
     /// # Errors
     ///
-    /// It is damaged.
+    /// [`Error::Checkpoint`] if the file is damaged.
     pub fn from_safetensors(name: &Path, bytes: Vec<u8>) -> Result<Self> {
         let mut checkpoint = Self { path: name.to_path_buf(), tensors: BTreeMap::new(), mapped: Vec::new() };
         checkpoint.add_safetensors(name, bytes::Bytes::from(bytes))?;
         Ok(checkpoint)
     }
 
-    /// Where it was opened.
+    /// Returns the file that was opened, or the name given to [`Self::from_safetensors`].
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Names of all tensors, sorted.
+    /// Returns the names of all tensors, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
     }
 
-    /// What is known of a tensor.
+    /// Returns the metadata of a tensor, or `None` if there is none of that name.
     pub fn info(&self, name: &str) -> Option<&TensorInfo> {
         self.tensors.get(name).map(|entry| &entry.info)
     }
 
-    /// A tensor's values as f32, in row-major order.
+    /// Reads a tensor's values as f32, in row-major order.
     ///
     /// # Errors
     ///
-    /// There is no such tensor, it holds no floats, or an element is not finite.
+    /// [`Error::Checkpoint`] if there is no such tensor or its elements are not floats; [`Error::NotFinite`] if a value is not finite;
+    /// [`Error::Io`] if the file cannot be read.
     pub fn values(&self, name: &str) -> Result<Vec<f32>> {
         let Some(entry) = self.tensors.get(name) else {
             return Err(Error::checkpoint(&self.path, format!("holds no tensor `{name}`")));
@@ -128,24 +129,24 @@ impl Checkpoint {
 
     /// Returns the precision of the packed weights, if there are any.
     pub(crate) fn packed_precision(&self) -> Option<Precision> {
-        self.tensors.values().find_map(Entry::packed_precision)
+        self.tensors.values().find_map(TensorEntry::packed_precision)
     }
 
     /// Returns by how many bytes the packed weights are smaller than in f32.
-    pub(crate) fn saved_bytes(&self) -> u64 {
-        let saved = |entry: &Entry| {
+    pub(crate) fn bytes_below_f32(&self) -> u64 {
+        let saved = |entry: &TensorEntry| {
             let elements: usize = entry.info.shape.iter().product();
             (elements * (size_of::<f32>() - entry.element.size())) as u64
         };
         self.tensors.values().filter(|entry| entry.packed_precision().is_some()).map(saved).sum()
     }
 
-    /// Gives back the memory of mapped pages that were read so far.
-    pub(super) fn let_go(&self) {
+    /// Releases the memory of the mapped pages read so far.
+    pub(super) fn release_pages(&self) {
         self.mapped.iter().for_each(Mapped::release);
     }
 
-    pub(super) fn entry(&self, name: &str) -> Option<&Entry> {
+    pub(super) fn entry(&self, name: &str) -> Option<&TensorEntry> {
         self.tensors.get(name)
     }
 
@@ -163,13 +164,13 @@ impl Checkpoint {
 
     fn add_safetensors(&mut self, path: &Path, bytes: bytes::Bytes) -> Result<()> {
         let damaged = |e| Error::checkpoint(path, format!("not a whole safetensors file ({e}): get it again"));
-        // Checks that header and data fit together and cover the file, before anything is taken from it.
+        // Validate first that the tensors cover the file without gaps or overlaps.
         SafeTensors::deserialize(&bytes).map_err(damaged)?;
         let (header, metadata) = SafeTensors::read_metadata(&bytes).map_err(damaged)?;
         let data = header + size_of::<u64>();
         for (name, info) in metadata.tensors() {
-            let stored = Stored::Bytes(bytes.slice(data + info.data_offsets.0..data + info.data_offsets.1));
-            self.insert(path, name, info.shape.clone(), info.dtype.into(), stored)?;
+            let tensor = TensorBytes::Buffer(bytes.slice(data + info.data_offsets.0..data + info.data_offsets.1));
+            self.insert(path, name, info.shape.clone(), info.dtype.into(), tensor)?;
         }
         Ok(())
     }
@@ -181,20 +182,20 @@ impl Checkpoint {
             Error::checkpoint(path, format!("not a readable torch file ({e}): get it again, or convert it to safetensors"))
         })?;
         for (name, tensor) in reader.into_tensors() {
-            // A view with strides of zero can claim any size.
+            // A view with strides of zero can have any size.
             if tensor.byte_len() as u64 > size {
                 let problem = format!("tensor `{name}` claims {} bytes, the file has {size}: get it again", tensor.byte_len());
                 return Err(Error::checkpoint(path, problem));
             }
             let (shape, element) = (tensor.shape().to_vec(), tensor.dtype().into());
-            self.insert(path, name, shape, element, Stored::Torch(Arc::new(tensor)))?;
+            self.insert(path, name, shape, element, TensorBytes::Torch(Arc::new(tensor)))?;
         }
         Ok(())
     }
 
-    fn insert(&mut self, file: &Path, name: String, shape: Vec<usize>, element: Element, stored: Stored) -> Result<()> {
+    fn insert(&mut self, file: &Path, name: String, shape: Vec<usize>, element: ElementType, bytes: TensorBytes) -> Result<()> {
         let info = TensorInfo { file: file.to_path_buf(), shape };
-        match self.tensors.insert(name.clone(), Entry { info, element, stored }) {
+        match self.tensors.insert(name.clone(), TensorEntry { info, element, bytes }) {
             None => Ok(()),
             Some(other) => {
                 let problem =
@@ -209,16 +210,16 @@ fn find(storage: &Storage, folder: &Path, names: &[&str]) -> Option<PathBuf> {
     names.iter().map(|name| folder.join(name)).find(|path| storage.is_file(path))
 }
 
-/// Files that an index names, in the index's folder.
+/// Returns the shards that an index lists, which are in its folder.
 fn shards(storage: &Storage, index: &Path) -> Result<Vec<PathBuf>> {
     let fields = Fields::read(storage, index)?;
     let Some(Value::Object(map)) = fields.get("weight_map") else {
         return Err(fields.wrong("weight_map", "an object from tensor names to file names"));
     };
     let names: Option<BTreeSet<&str>> = map.values().map(Value::as_str).collect();
-    // A name with a folder in it could point anywhere.
-    let plain = |name: &&str| Path::new(name).file_name().is_some_and(|n| n == *name);
-    match names.filter(|names| (1..=MAX_SHARDS).contains(&names.len()) && names.iter().all(plain)) {
+    // A path could lead out of the folder.
+    let is_file_name = |name: &&str| Path::new(name).file_name().is_some_and(|n| n == *name);
+    match names.filter(|names| (1..=MAX_SHARDS).contains(&names.len()) && names.iter().all(is_file_name)) {
         Some(names) => Ok(names.into_iter().map(|name| index.with_file_name(name)).collect()),
         None => Err(fields.wrong("weight_map", format!("names of 1 to {MAX_SHARDS} files in the same folder"))),
     }

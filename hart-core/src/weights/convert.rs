@@ -13,7 +13,7 @@ use safetensors::{Dtype, View};
 use super::checkpoint::Checkpoint;
 use super::load::fields_and_shapes;
 use super::names::Table;
-use super::packed::names;
+use super::packed::tensor_names;
 use crate::device::Precision;
 use crate::error::{Error, Result};
 use crate::kernels::PackedWeight;
@@ -58,7 +58,7 @@ impl<'a> ConversionProgress<'a> {
     ) -> Self {
         let tensors = checkpoints
             .into_iter()
-            .flat_map(|(checkpoint, table)| wanted(checkpoint, table).filter_map(|name| checkpoint.info(name)));
+            .flat_map(|(checkpoint, table)| kept_names(checkpoint, table).filter_map(|name| checkpoint.info(name)));
         let total = tensors.map(|info| info.shape.iter().product::<usize>() as u64).sum::<u64>().max(1);
         Self { observer: RefCell::new(observer), done: Cell::new(0), total, cancelled: Cell::new(false) }
     }
@@ -79,8 +79,8 @@ impl<'a> ConversionProgress<'a> {
     }
 }
 
-/// The tensors that are worth keeping.
-fn wanted<'c>(checkpoint: &'c Checkpoint, table: &'c Table) -> impl Iterator<Item = &'c str> {
+/// Returns the names of the tensors that a conversion keeps.
+fn kept_names<'c>(checkpoint: &'c Checkpoint, table: &'c Table) -> impl Iterator<Item = &'c str> {
     checkpoint.names().filter(|name| !table.ignores(name))
 }
 
@@ -89,7 +89,8 @@ fn wanted<'c>(checkpoint: &'c Checkpoint, table: &'c Table) -> impl Iterator<Ite
 ///
 /// # Errors
 ///
-/// A tensor can't be read or packed, the file can't be written, or the conversion is cancelled.
+/// [`Error::Checkpoint`] if a tensor is packed already or has another shape than configured, or if the file cannot be written; the
+/// errors of [`Checkpoint::values`]; [`Error::Cancelled`] if the observer cancels.
 pub(crate) fn convert_tensors(
     (checkpoint, table): (&Checkpoint, &Table),
     precision: Precision,
@@ -98,9 +99,10 @@ pub(crate) fn convert_tensors(
     progress: &ConversionProgress<'_>,
 ) -> Result<()> {
     let mut tensors = Vec::new();
-    for name in wanted(checkpoint, table) {
+    for name in kept_names(checkpoint, table) {
         let shape = checkpoint.info(name).map(|info| info.shape.clone()).unwrap_or_default();
-        let tensor = |form: Form, shape: Vec<usize>| Converted { checkpoint, progress, name: name.to_string(), form, shape };
+        let tensor =
+            |form: StoredForm, shape: Vec<usize>| ConvertedTensor { checkpoint, progress, name: name.to_string(), form, shape };
         let form = match forms.get(name) {
             None => CpuForm::F32,
             Some((form, expected)) if shape == *expected => *form,
@@ -119,53 +121,53 @@ pub(crate) fn convert_tensors(
         };
         match panels {
             Some((panels, inputs)) => {
-                tensors.push((name.to_string(), tensor(Form::Panels(precision, inputs), panels.to_vec())));
+                tensors.push((name.to_string(), tensor(StoredForm::Panels(precision, inputs), panels.to_vec())));
                 if precision == Precision::Int8 {
-                    tensors.push((names(name)[1].clone(), tensor(Form::Scales(inputs), vec![shape[0]])));
+                    tensors.push((tensor_names(name)[1].clone(), tensor(StoredForm::Scales(inputs), vec![shape[0]])));
                 }
             }
-            None if form == CpuForm::Bf16 => tensors.push((name.to_string(), tensor(Form::Bf16, shape))),
-            None => tensors.push((name.to_string(), tensor(Form::F32, shape))),
+            None if form == CpuForm::Bf16 => tensors.push((name.to_string(), tensor(StoredForm::Bf16, shape))),
+            None => tensors.push((name.to_string(), tensor(StoredForm::F32, shape))),
         }
     }
-    // A view can't fail: whatever could is read once before.
+    // `View::data` cannot return an error, so read every tensor once before.
     for (_, tensor) in &tensors {
         tensor.checkpoint.values(&tensor.name)?;
         progress.report(0)?;
     }
-    // safetensors makes a private file; this one has the rights of any new one.
-    let rights = File::create(path).and_then(|file| file.metadata()).map_err(Error::io(path))?.permissions();
+    // safetensors makes the file private. Give it the usual permissions of a new file.
+    let permissions = File::create(path).and_then(|file| file.metadata()).map_err(Error::io(path))?.permissions();
     safetensors::serialize_to_file(tensors, None, path).map_err(|e| Error::checkpoint(path, format!("can't be written: {e}")))?;
     progress.report(0)?;
-    fs::set_permissions(path, rights).map_err(Error::io(path))
+    fs::set_permissions(path, permissions).map_err(Error::io(path))
 }
 
-/// How a tensor is written.
+/// The form in which a tensor is written.
 #[derive(Clone, Copy)]
-enum Form {
+enum StoredForm {
     F32,
     Bf16,
-    /// Packed for a precision, from rows of so many inputs.
+    /// Panels in a precision, of rows with this number of inputs.
     Panels(Precision, usize),
-    /// The scales of such ones in 8-bit integers.
+    /// Scales of int8 panels, of rows with this number of inputs.
     Scales(usize),
 }
 
 /// A tensor that is converted when it is written.
-struct Converted<'a, 'o> {
+struct ConvertedTensor<'a, 'o> {
     checkpoint: &'a Checkpoint,
     progress: &'a ConversionProgress<'o>,
     name: String,
-    form: Form,
+    form: StoredForm,
     shape: Vec<usize>,
 }
 
-impl View for Converted<'_, '_> {
+impl View for ConvertedTensor<'_, '_> {
     fn dtype(&self) -> Dtype {
         match self.form {
-            Form::F32 | Form::Scales(_) => Dtype::F32,
-            Form::Bf16 | Form::Panels(Precision::Bf16, _) => Dtype::BF16,
-            Form::Panels(..) => Dtype::I8,
+            StoredForm::F32 | StoredForm::Scales(_) => Dtype::F32,
+            StoredForm::Bf16 | StoredForm::Panels(Precision::Bf16, _) => Dtype::BF16,
+            StoredForm::Panels(..) => Dtype::I8,
         }
     }
 
@@ -174,19 +176,23 @@ impl View for Converted<'_, '_> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        // A view can't end the writing, but what is left of it can be quick.
-        let numbers = self.checkpoint.info(&self.name).map_or(0, |info| info.shape.iter().product());
-        if self.progress.report(if matches!(self.form, Form::Scales(_)) { 0 } else { numbers }).is_err() {
+        // Writing cannot be stopped here. After a cancellation, the remaining tensors are written as zeros, which is fast.
+        let elements = self.checkpoint.info(&self.name).map_or(0, |info| info.shape.iter().product());
+        if self.progress.report(if matches!(self.form, StoredForm::Scales(_)) { 0 } else { elements }).is_err() {
             return Cow::Owned(vec![0; self.data_len()]);
         }
         let values = self.checkpoint.values(&self.name).unwrap_or_default();
         let floats = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect();
         let pack = |precision, inputs| PackedWeight::pack(precision, &values, inputs);
         let bytes = match self.form {
-            Form::F32 => floats(&values),
-            Form::Bf16 => values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(),
-            Form::Panels(precision, inputs) => pack(precision, inputs).map(|p| p.stored().panels.to_vec()).unwrap_or_default(),
-            Form::Scales(inputs) => pack(Precision::Int8, inputs).and_then(|p| p.stored().scales.map(floats)).unwrap_or_default(),
+            StoredForm::F32 => floats(&values),
+            StoredForm::Bf16 => values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(),
+            StoredForm::Panels(precision, inputs) => {
+                pack(precision, inputs).map(|p| p.stored().panels.to_vec()).unwrap_or_default()
+            }
+            StoredForm::Scales(inputs) => {
+                pack(Precision::Int8, inputs).and_then(|p| p.stored().scales.map(floats)).unwrap_or_default()
+            }
         };
         Cow::Owned(bytes)
     }

@@ -1,4 +1,4 @@
-//! Laying a checkpoint's tensors into modules.
+//! Loading of a checkpoint's tensors into modules.
 
 use std::collections::BTreeSet;
 
@@ -9,32 +9,33 @@ use burn::tensor::{DType, Shape};
 use super::checkpoint::Checkpoint;
 use super::names::Table;
 use super::packed;
-use super::report::{Misplaced, Misshapen, Report};
+use super::report::{LoadReport, ShapeMismatch, UnmatchedTensor};
 use crate::device::Precision;
 use crate::error::{Error, Result};
 use crate::kernels::{self, PackedWeight};
 use crate::nn;
 use crate::precision::{self, CpuForm};
 
-/// Loads modules from one checkpoint and keeps the report.
+/// Loads modules from one checkpoint and records which tensors fit.
 ///
-/// A parameter that has not been made yet is never made at random first: its shape is compared, and the tensor takes its place.
+/// A lazily initialised parameter is not initialised at random first: only its shape is used.
 pub struct Loader<'a> {
     checkpoint: &'a Checkpoint,
     table: &'a Table,
+    /// Names of the tensors that were loaded.
     used: BTreeSet<String>,
-    /// What may be there although nothing uses it, besides what the table ignores: the beginning of its names.
-    overlooked: Option<&'static str>,
-    report: Report,
+    /// Prefix of tensors that may be unused, in addition to those that the table ignores.
+    optional: Option<&'static str>,
+    report: LoadReport,
     precision: Precision,
-    saved_bytes: u64,
+    bytes_below_f32: u64,
 }
 
 impl<'a> Loader<'a> {
     /// Creates a loader for one checkpoint and the table that fits it. Parameters are loaded in f32.
     pub fn new(checkpoint: &'a Checkpoint, table: &'a Table) -> Self {
-        let report = Report { path: checkpoint.path().to_path_buf(), ..Report::default() };
-        Self { checkpoint, table, used: BTreeSet::new(), overlooked: None, report, precision: Precision::F32, saved_bytes: 0 }
+        let report = LoadReport { path: checkpoint.path().to_path_buf(), ..LoadReport::default() };
+        Self { checkpoint, table, used: BTreeSet::new(), optional: None, report, precision: Precision::F32, bytes_below_f32: 0 }
     }
 
     /// Sets the precision of the model; see [`crate::precision`] for that of each parameter.
@@ -43,144 +44,153 @@ impl<'a> Loader<'a> {
     }
 
     /// Returns by how many bytes the weights of linear layers are smaller than in f32.
-    pub(crate) fn saved_bytes(&self) -> u64 {
-        self.saved_bytes
+    pub(crate) fn bytes_below_f32(&self) -> u64 {
+        self.bytes_below_f32
     }
 
-    /// Tensors whose names begin so may be there although nothing uses them.
-    pub(crate) fn overlook(&mut self, names: &'static str) {
-        self.overlooked = Some(names);
+    /// Allows tensors below a prefix to be unused.
+    pub(crate) fn allow_unused(&mut self, prefix: &'static str) {
+        self.optional = Some(prefix);
     }
 
-    /// Fills a module; `root` is its path in the table, "" for none. Tensors that are missing or misshapen are only noted, and their
-    /// parameters left as they are: [`Self::finish`] refuses them.
+    /// Replaces a module's parameters by the checkpoint's tensors. `root` is the module's path in the table; it may be empty.
+    ///
+    /// Parameters whose tensors are missing or misshapen stay as they are, and [`Self::finish`] returns an error.
     ///
     /// # Errors
     ///
-    /// A tensor can't be read or is not finite.
+    /// [`Error::Io`] if a tensor cannot be read; [`Error::Checkpoint`] if it is not of floats or wrongly packed; [`Error::NotFinite`] if
+    /// a value is not finite.
     pub fn load<M: Module>(&mut self, module: M, root: &str, device: &Device) -> Result<M> {
-        let mut fill = Fill { loader: self, path: ModulePath::of(root), device, error: None };
-        let module = module.map(&mut fill);
-        match fill.error {
+        let mut mapper = LoadMapper { loader: self, path: ModulePath::of(root), device, error: None };
+        let module = module.map(&mut mapper);
+        match mapper.error {
             None => Ok(module),
             Some(error) => Err(error),
         }
     }
 
-    /// The report.
+    /// Returns the report.
     ///
     /// # Errors
     ///
-    /// [`Error::Weights`] if a tensor is missing or misshapen, or, where `strict`, if one is not used.
-    pub fn finish(mut self, strict: bool) -> Result<Report> {
+    /// [`Error::Weights`] if a tensor is missing or misshapen, or if `strict` and a tensor is unused.
+    pub fn finish(mut self, strict: bool) -> Result<LoadReport> {
         for name in self.checkpoint.names().filter(|n| !self.used.contains(*n)) {
-            if self.table.ignores(name) || self.overlooked.is_some_and(|names| self.table.is_below(name, names)) {
+            if self.table.ignores(name) || self.optional.is_some_and(|prefix| self.table.is_below(name, prefix)) {
                 self.report.ignored.push(name.to_string());
             } else if let Some(info) = self.checkpoint.info(name) {
-                let unused = Misplaced { name: name.to_string(), file: info.file.clone(), shape: info.shape.clone() };
+                let unused = UnmatchedTensor { name: name.to_string(), file: info.file.clone(), shape: info.shape.clone() };
                 self.report.unused.push(unused);
             }
         }
-        self.checkpoint.let_go();
+        self.checkpoint.release_pages();
         let report = self.report;
         let fits = report.missing.is_empty() && report.misshapen.is_empty() && (report.unused.is_empty() || !strict);
         if fits { Ok(report) } else { Err(Error::Weights(Box::new(report))) }
     }
 
-    /// Finds the tensor for a field of the given shape; `None` if it is missing or misshapen, which the report then says.
-    fn fetch(&mut self, field: &str, shape: Vec<usize>) -> Result<Option<Fetched>> {
+    /// Reads the tensor of a field of the given shape. Returns `None`, and adds to the report, if it is missing or misshapen.
+    fn read(&mut self, field: &str, shape: Vec<usize>) -> Result<Option<LoadedTensor>> {
         let names = self.table.candidates(field);
         let Some((name, entry)) = names.iter().find_map(|n| self.checkpoint.entry(n).map(|e| (n, e))) else {
             let name = names.into_iter().next().unwrap_or_else(|| field.to_string());
-            self.report.missing.push(Misplaced { name, file: self.checkpoint.path().to_path_buf(), shape });
+            self.report.missing.push(UnmatchedTensor { name, file: self.checkpoint.path().to_path_buf(), shape });
             return Ok(None);
         };
         self.used.insert(name.clone());
         let file = entry.info.file.clone();
         if let Some(packed) = packed::read(self.checkpoint, name, &shape)? {
-            self.used.extend(packed::names(name));
+            self.used.extend(packed::tensor_names(name));
             self.report.files.insert(file);
             self.report.loaded += 1;
             self.report.parameters += shape.iter().product::<usize>() as u64;
-            return Ok(Some(Fetched::Packed(packed)));
+            return Ok(Some(LoadedTensor::Packed(packed)));
         }
         if entry.info.shape != shape {
             let found = entry.info.shape.clone();
-            self.report.misshapen.push(Misshapen { name: name.clone(), file, expected: shape, found });
+            self.report.misshapen.push(ShapeMismatch { name: name.clone(), file, expected: shape, found });
             return Ok(None);
         }
         let data = entry.read(name)?;
         self.report.files.insert(file);
         self.report.loaded += 1;
         self.report.parameters += data.num_elements() as u64;
-        Ok(Some(Fetched::Values(data)))
+        Ok(Some(LoadedTensor::Dense(data)))
     }
 
-    /// Fills one parameter.
-    fn fill<const D: usize>(&mut self, param: Param<Tensor<D>>, path: &ModulePath, device: &Device) -> Result<Param<Tensor<D>>> {
+    /// Loads one parameter.
+    fn load_parameter<const D: usize>(
+        &mut self,
+        param: Param<Tensor<D>>,
+        path: &ModulePath,
+        device: &Device,
+    ) -> Result<Param<Tensor<D>>> {
         let (field, shape) = (path.field(), path.stored_shape(param.lazy_shape()));
-        let param = match self.fetch(&field, shape.clone())? {
+        let param = match self.read(&field, shape.clone())? {
             None => return Ok(param),
-            Some(Fetched::Values(data)) => {
+            Some(LoadedTensor::Dense(data)) => {
                 let tensor = Tensor::<D>::from_data(data, (device, DType::F32));
                 let tensor = if path.is_transposed() { tensor.transpose() } else { tensor };
                 let id = param.id;
                 precision::round(param.transform_for_load(tensor, id), &field, self.precision)
             }
-            Some(Fetched::Packed(packed)) => {
-                let is_wanted = precision::cpu_form(&field, &shape) == CpuForm::Packed && packed.precision() == self.precision;
-                let param = if is_wanted { nn::replace_packed(param, packed) } else { None };
+            Some(LoadedTensor::Packed(packed)) => {
+                let fits = precision::cpu_form(&field, &shape) == CpuForm::Packed && packed.precision() == self.precision;
+                let param = if fits { nn::replace_packed(param, packed) } else { None };
                 param.ok_or_else(|| {
                     let problem = format!("the weights of `{field}` are packed otherwise than this version does: convert it again");
                     Error::checkpoint(self.checkpoint.path(), problem)
                 })?
             }
         };
-        self.saved_bytes += precision::saved_bytes(&param, &field);
+        self.bytes_below_f32 += precision::bytes_below_f32(&param, &field);
         Ok(param)
     }
 }
 
-/// A tensor of a checkpoint.
-enum Fetched {
-    /// In f32.
-    Values(TensorData),
+/// A tensor that has been read.
+enum LoadedTensor {
+    /// Values in f32.
+    Dense(TensorData),
     /// A packed weight.
     Packed(PackedWeight),
 }
 
-/// Where a traversal stands in the module tree.
+/// The current path of a traversal of the module tree.
 pub(super) struct ModulePath {
     names: Vec<String>,
-    /// burn's name of the kind of module that holds each.
-    kinds: Vec<String>,
+    /// For each name, burn's name of the type of module that contains it.
+    containers: Vec<String>,
 }
 
 impl ModulePath {
     fn of(root: &str) -> Self {
         let names: Vec<String> = root.split('.').filter(|s| !s.is_empty()).map(str::to_string).collect();
-        Self { kinds: vec![String::new(); names.len()], names }
+        Self { containers: vec![String::new(); names.len()], names }
     }
 
-    fn enter(&mut self, name: &str, kind: &str) {
+    fn enter(&mut self, name: &str, container: &str) {
         self.names.push(name.to_string());
-        self.kinds.push(kind.to_string());
+        self.containers.push(container.to_string());
     }
 
     fn exit(&mut self) {
         self.names.pop();
-        self.kinds.pop();
+        self.containers.pop();
     }
 
+    /// Returns the path as in the table of names.
     pub(super) fn field(&self) -> String {
         self.names.join(".")
     }
 
-    /// burn keeps a linear layer's weight as [in, out], a checkpoint as [out, in].
+    /// Returns whether the parameter is transposed: burn's linear layers store weights as `[in, out]`, checkpoints as `[out, in]`.
     fn is_transposed(&self) -> bool {
-        self.names.last().is_some_and(|n| n == "weight") && self.kinds.last().is_some_and(|k| k == "Struct:Linear")
+        self.names.last().is_some_and(|n| n == "weight") && self.containers.last().is_some_and(|c| c == "Struct:Linear")
     }
 
+    /// Returns the shape in a checkpoint of a parameter of the given shape.
     fn stored_shape(&self, shape: Shape) -> Vec<usize> {
         let mut shape = shape.to_vec();
         if self.is_transposed() {
@@ -190,17 +200,17 @@ impl ModulePath {
     }
 }
 
-/// Replaces each float parameter by its tensor.
-struct Fill<'l, 'a> {
+/// Loads each float parameter of a module.
+struct LoadMapper<'l, 'a> {
     loader: &'l mut Loader<'a>,
     path: ModulePath,
     device: &'l Device,
     error: Option<Error>,
 }
 
-impl ModuleMapper for Fill<'_, '_> {
-    fn enter_module(&mut self, name: &str, kind: &str) {
-        self.path.enter(name, kind);
+impl ModuleMapper for LoadMapper<'_, '_> {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.path.enter(name, container);
     }
 
     fn exit_module(&mut self, _: &str, _: &str) {
@@ -211,16 +221,16 @@ impl ModuleMapper for Fill<'_, '_> {
         if self.error.is_some() {
             return param;
         }
-        let unfilled = param.clone();
-        self.loader.fill(param, &self.path, self.device).unwrap_or_else(|error| {
+        let unchanged = param.clone();
+        self.loader.load_parameter(param, &self.path, self.device).unwrap_or_else(|error| {
             self.error = Some(error);
-            unfilled
+            unchanged
         })
     }
 }
 
-/// How many numbers a module's parameters have, without making any.
-pub fn parameters<M: Module>(module: &M) -> u64 {
+/// Returns the number of parameters of a module, without initialising any.
+pub fn parameter_count<M: Module>(module: &M) -> u64 {
     struct Count(u64);
     impl ModuleVisitor for Count {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
@@ -232,16 +242,20 @@ pub fn parameters<M: Module>(module: &M) -> u64 {
     count.0
 }
 
-/// Goes through a module's parameters in its order: where each stands, its shape in a checkpoint, and its values there, which are read,
-/// or made, only if asked for. `root` is the module's own path, "" for none.
-pub(super) fn walk<M: Module>(module: &M, root: &str, each: impl FnMut(&ModulePath, Vec<usize>, &dyn Fn() -> Vec<f32>)) {
-    struct Walk<F> {
+/// Visits a module's parameters in order, with the path, the shape in a checkpoint, and a function that returns the values as in a
+/// checkpoint. Only that function initialises a lazy parameter. `root` is the module's path; it may be empty.
+pub(super) fn visit_parameters<M: Module>(
+    module: &M,
+    root: &str,
+    visit: impl FnMut(&ModulePath, Vec<usize>, &dyn Fn() -> Vec<f32>),
+) {
+    struct Visitor<F> {
         path: ModulePath,
-        each: F,
+        visit: F,
     }
-    impl<F: FnMut(&ModulePath, Vec<usize>, &dyn Fn() -> Vec<f32>)> ModuleVisitor for Walk<F> {
-        fn enter_module(&mut self, name: &str, kind: &str) {
-            self.path.enter(name, kind);
+    impl<F: FnMut(&ModulePath, Vec<usize>, &dyn Fn() -> Vec<f32>)> ModuleVisitor for Visitor<F> {
+        fn enter_module(&mut self, name: &str, container: &str) {
+            self.path.enter(name, container);
         }
         fn exit_module(&mut self, _: &str, _: &str) {
             self.path.exit();
@@ -250,21 +264,21 @@ pub(super) fn walk<M: Module>(module: &M, root: &str, each: impl FnMut(&ModulePa
             let shape = self.path.stored_shape(param.lazy_shape());
             let transposed = self.path.is_transposed();
             let values = || kernels::values(if transposed { param.val().transpose() } else { param.val() });
-            (self.each)(&self.path, shape, &values);
+            (self.visit)(&self.path, shape, &values);
         }
     }
-    module.visit(&mut Walk { path: ModulePath::of(root), each });
+    module.visit(&mut Visitor { path: ModulePath::of(root), visit });
 }
 
-/// Fields of a module's parameters and their shapes in a checkpoint, in the module's order.
+/// Returns the paths of a module's parameters and their shapes in a checkpoint, in order.
 pub(crate) fn fields_and_shapes<M: Module>(module: &M, root: &str) -> Vec<(String, Vec<usize>)> {
     let mut found = Vec::new();
-    walk(module, root, |path, shape, _| found.push((path.field(), shape)));
+    visit_parameters(module, root, |path, shape, _| found.push((path.field(), shape)));
     found
 }
 
-/// Names and shapes under which a module's parameters stand in a checkpoint, in the module's order, without making any. `choose`
-/// picks among alternative names, the usual one first.
+/// Returns the names and shapes of a module's parameters in a checkpoint, in order, without initialising any. `root` and `choose` are
+/// as for [`named_tensors`](super::named_tensors).
 pub fn names_and_shapes<M: Module>(
     module: &M,
     table: &Table,
@@ -272,6 +286,8 @@ pub fn names_and_shapes<M: Module>(
     choose: impl Fn(Vec<String>) -> Option<String>,
 ) -> Vec<(String, Vec<usize>)> {
     let mut found = Vec::new();
-    walk(module, root, |path, shape, _| found.extend(choose(table.candidates(&path.field())).map(|name| (name, shape))));
+    visit_parameters(module, root, |path, shape, _| {
+        found.extend(choose(table.candidates(&path.field())).map(|name| (name, shape)))
+    });
     found
 }

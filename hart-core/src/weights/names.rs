@@ -1,15 +1,16 @@
-//! THE table: which module field holds which tensor of a checkpoint (spec section 0).
+//! The table from module fields to tensor names in checkpoints (spec section 0).
 //!
-//! A row maps a field's path to a tensor's name, or a module's path to the prefix of its tensors' names; `*` stands for a number
-//! and is carried over. The first row that fits counts. What a row leaves over is kept, except that burn's `gamma` and `beta` are
-//! `weight` and `bias` in every checkpoint.
+//! A row maps the path of a field to the name of its tensor, or the path of a module to the prefix of its tensors' names. `*` matches a
+//! number and copies it. The first row that matches applies. The rest of a path stays the same, except that burn's `gamma` and `beta`
+//! are `weight` and `bias` in every checkpoint.
 
-/// Names of one checkpoint file.
+/// The names of the tensors of one checkpoint file.
 pub struct Table {
+    /// Paths in the module tree and names in the checkpoint.
     rows: &'static [(&'static str, &'static str)],
-    /// What all names may start with; the first that leads to a tensor counts.
+    /// Possible prefixes of all names, in order of precedence.
     prefixes: &'static [&'static str],
-    /// Tensors that hold no weights, or not ours: a prefix each, `*` for a number.
+    /// Prefixes of tensors that are not weights, or belong to other models.
     ignored: &'static [&'static str],
 }
 
@@ -87,8 +88,8 @@ pub static VISUAL: Table = Table {
     ignored: &["disc", "quantize.ema_vocab_hit_SV", "decoder2", "post_quant_conv2"],
 };
 
-/// Picks a visual tokenizer's published names: the phi convolutions have one for each way of sharing them, `share_quant_resi` in its
-/// `config.json` (4 where that doesn't say).
+/// Returns a function that selects a published name of the visual tokenizer. The names of the phi convolutions depend on
+/// `share_quant_resi` in `config.json`, whose default is 4.
 pub fn visual_names(share_quant_resi: Option<u64>) -> impl Fn(Vec<String>) -> Option<String> {
     let wanted = match share_quant_resi {
         Some(0) => 1,
@@ -102,13 +103,13 @@ pub fn visual_names(share_quant_resi: Option<u64>) -> impl Fn(Vec<String>) -> Op
 }
 
 impl Table {
-    /// Names under which a field's tensor may stand in a checkpoint, the usual one first.
+    /// Returns the possible names of a field's tensor in a checkpoint, in order of precedence.
     pub(crate) fn candidates(&self, field: &str) -> Vec<String> {
         let segments: Vec<&str> = if field.is_empty() { vec![] } else { field.split('.').collect() };
         let mut names = Vec::new();
         let mut matched = None;
         for (from, to) in self.rows {
-            // Several rows with one left side are alternatives; any later row is a fallback for other fields.
+            // Rows with the same left side are alternatives. Other rows after a match do not apply.
             if matched.is_some_and(|m| m != *from) {
                 continue;
             }
@@ -120,24 +121,24 @@ impl Table {
         names
     }
 
-    /// Whether a tensor is known to hold nothing for us.
+    /// Returns whether a tensor is known to be unused.
     pub(super) fn ignores(&self, name: &str) -> bool {
         self.ignored.iter().any(|pattern| self.is_below(name, pattern))
     }
 
-    /// Whether a tensor's name begins with a pattern, behind one of the prefixes or none.
+    /// Returns whether a tensor's name, with or without one of the prefixes, starts with a pattern.
     pub(super) fn is_below(&self, name: &str, pattern: &str) -> bool {
         let below = |name: &str| capture(&name.split('.').collect::<Vec<_>>(), pattern).is_some();
         below(name) || self.prefixes.iter().any(|prefix| name.strip_prefix(prefix).is_some_and(below))
     }
 }
 
-/// Whether a field is a module's or a submodule's; `*` in the module's path stands for a number.
+/// Returns whether a field belongs to a module or one of its submodules. `*` in the module's path matches a number.
 pub(crate) fn is_field_below(field: &str, module: &str) -> bool {
     capture(&field.split('.').collect::<Vec<_>>(), module).is_some()
 }
 
-/// The name for a field under one row, if the row fits.
+/// Returns the name of a field's tensor by one row, if the row matches.
 fn translate(field: &[&str], from: &str, to: &str) -> Option<String> {
     let (numbers, rest) = capture(field, from)?;
     let mut numbers = numbers.into_iter();
@@ -150,7 +151,7 @@ fn translate(field: &[&str], from: &str, to: &str) -> Option<String> {
     Some(target.chain(rest).collect::<Vec<_>>().join("."))
 }
 
-/// The numbers at a pattern's stars and what stands behind it, if the pattern is a prefix.
+/// Returns the numbers matched by a pattern's `*` and the segments after the pattern, if the pattern is a prefix.
 fn capture<'a, 'b>(segments: &'a [&'b str], pattern: &str) -> Option<(Vec<&'b str>, &'a [&'b str])> {
     let pattern: Vec<&str> = pattern.split('.').filter(|s| !s.is_empty()).collect();
     let rest = segments.get(pattern.len()..)?;

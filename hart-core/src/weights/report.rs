@@ -1,66 +1,66 @@
-//! What a checkpoint gave, and what it should have given.
+//! The result of loading a checkpoint.
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// A tensor that is missing or not used.
+/// A tensor that is missing or unused.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Misplaced {
-    /// Its name in the checkpoint.
+pub struct UnmatchedTensor {
+    /// Name in the checkpoint.
     pub name: String,
-    /// The file that holds it, or where it was looked for.
+    /// File of an unused tensor; file or folder that lacks a missing one.
     pub file: PathBuf,
-    /// The shape that is expected of a missing tensor, or that an unused one has.
+    /// Shape of an unused tensor; expected shape of a missing one.
     pub shape: Vec<usize>,
 }
 
-/// A tensor of another shape than its configuration asks for.
+/// A tensor whose shape differs from the configuration.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Misshapen {
-    /// Its name in the checkpoint.
+pub struct ShapeMismatch {
+    /// Name in the checkpoint.
     pub name: String,
-    /// The file that holds it.
+    /// File of the tensor.
     pub file: PathBuf,
-    /// The shape that the configuration asks for.
+    /// Shape according to the configuration.
     pub expected: Vec<usize>,
-    /// The shape in the file.
+    /// Shape in the file.
     pub found: Vec<usize>,
 }
 
-/// How a set of weights fitted its modules.
+/// The tensors of a checkpoint that were loaded, and those that do not fit the model.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
-pub struct Report {
-    /// Where it was opened.
+pub struct LoadReport {
+    /// File or folder of the checkpoint.
     pub path: PathBuf,
-    /// Files that gave tensors.
+    /// Files from which tensors were loaded.
     pub files: BTreeSet<PathBuf>,
-    /// Tensors that were loaded.
+    /// Number of tensors loaded.
     pub loaded: usize,
-    /// Their elements.
+    /// Number of their elements.
     pub parameters: u64,
-    /// Tensors that modules need and the checkpoint lacks.
-    pub missing: Vec<Misplaced>,
-    /// Tensors that no module needs and that are not known buffers.
-    pub unused: Vec<Misplaced>,
-    /// Tensors of the wrong shape.
-    pub misshapen: Vec<Misshapen>,
-    /// Known buffers and foreign parts that were passed over.
+    /// Tensors that the model needs and the checkpoint does not have.
+    pub missing: Vec<UnmatchedTensor>,
+    /// Tensors that the model does not need, except those in `ignored`.
+    pub unused: Vec<UnmatchedTensor>,
+    /// Tensors with the wrong shape.
+    pub misshapen: Vec<ShapeMismatch>,
+    /// Names of known buffers and of tensors of other models, which were skipped.
     pub ignored: Vec<String>,
 }
 
-impl Report {
-    /// Whether every tensor fitted.
+impl LoadReport {
+    /// Returns whether no tensor is missing, unused or misshapen.
     pub fn is_clean(&self) -> bool {
         self.missing.is_empty() && self.unused.is_empty() && self.misshapen.is_empty()
     }
 }
 
-/// How many tensors of a kind are named.
-const MOST_NAMED: usize = 12;
+/// Maximum number of tensors of a kind that are listed.
+const MAX_LISTED: usize = 12;
 
-impl fmt::Display for Report {
+impl fmt::Display for LoadReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.path.display())?;
         if self.is_clean() {
@@ -82,11 +82,11 @@ impl fmt::Display for Report {
 }
 
 fn list<T>(f: &mut fmt::Formatter<'_>, items: &[T], line: impl Fn(&mut fmt::Formatter<'_>, &T) -> fmt::Result) -> fmt::Result {
-    for item in items.iter().take(MOST_NAMED) {
+    for item in items.iter().take(MAX_LISTED) {
         f.write_str("\n  ")?;
         line(f, item)?;
     }
-    if items.len() > MOST_NAMED { write!(f, "\n  ... and {} more", items.len() - MOST_NAMED) } else { Ok(()) }
+    if items.len() > MAX_LISTED { write!(f, "\n  ... and {} more", items.len() - MAX_LISTED) } else { Ok(()) }
 }
 
 /// Returns the first line of a text, shortened for a message. Control characters become spaces, since they could command a terminal.

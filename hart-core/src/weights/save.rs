@@ -1,4 +1,4 @@
-//! Modules to checkpoint files, under the published names.
+//! Saving of modules to safetensors files, under the published names.
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -7,34 +7,34 @@ use burn::module::Module;
 use half::f16;
 use safetensors::{Dtype, View};
 
-use super::load::walk;
+use super::load::visit_parameters;
 use super::names::Table;
 use crate::error::{Error, Result};
 use crate::files::write_file;
 
-/// A tensor for a file.
+/// A tensor to save.
 #[derive(Clone, Debug)]
 pub struct NamedTensor {
-    /// Its name in the file.
+    /// Name in the file.
     pub name: String,
-    /// Its shape.
+    /// Shape.
     pub shape: Vec<usize>,
-    /// Its values in row-major order.
+    /// Values in row-major order.
     pub values: Vec<f32>,
 }
 
-/// How numbers are stored.
+/// The data type of saved values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum StoredAs {
-    /// 4 bytes a number.
+pub enum StorageDtype {
+    /// 32-bit float.
     #[default]
     F32,
-    /// 2 bytes a number, rounded to 11 bits.
+    /// 16-bit float with a significand of 11 bits.
     F16,
 }
 
-/// A module's parameters under their names in a checkpoint; `root` is the module's path in the table, "" for none. `choose` picks
-/// among alternative names, the usual one first.
+/// Returns a module's parameters under their names in a checkpoint. `root` is the module's path in the table; it may be empty. `choose`
+/// selects one of the alternative names, of which the usual one comes first, or `None` to leave the parameter out.
 pub fn named_tensors<M: Module>(
     module: &M,
     table: &Table,
@@ -42,40 +42,41 @@ pub fn named_tensors<M: Module>(
     choose: impl Fn(Vec<String>) -> Option<String>,
 ) -> Vec<NamedTensor> {
     let mut found = Vec::new();
-    walk(module, root, |path, shape, values| {
+    visit_parameters(module, root, |path, shape, values| {
         found.extend(choose(table.candidates(&path.field())).map(|name| NamedTensor { name, shape, values: values() }));
     });
     found
 }
 
-/// Writes a safetensors file, whole or not at all.
+/// Writes a safetensors file atomically.
 ///
 /// # Errors
 ///
-/// [`Error::NotFinite`] if a number is not finite, or too large for [`StoredAs::F16`]; the file can't be written.
-pub fn save_tensors(path: &Path, tensors: &[NamedTensor], stored_as: StoredAs) -> Result<()> {
-    let largest = if stored_as == StoredAs::F16 { f16::MAX.to_f32() } else { f32::MAX };
+/// [`Error::NotFinite`] if a value is not finite, or too large for [`StorageDtype::F16`]; [`Error::Io`] if the file cannot be written.
+pub fn save_tensors(path: &Path, tensors: &[NamedTensor], dtype: StorageDtype) -> Result<()> {
+    let max = if dtype == StorageDtype::F16 { f16::MAX.to_f32() } else { f32::MAX };
     for tensor in tensors {
-        if let Some(index) = tensor.values.iter().position(|v| v.abs() > largest || v.is_nan()) {
+        if let Some(index) = tensor.values.iter().position(|v| v.abs() > max || v.is_nan()) {
             let (path, name) = (path.to_path_buf(), tensor.name.clone());
             return Err(Error::NotFinite { path, tensor: name, index, value: tensor.values[index] });
         }
     }
-    let views = tensors.iter().map(|tensor| (&tensor.name, Stored { tensor, stored_as }));
+    let views = tensors.iter().map(|tensor| (&tensor.name, EncodedTensor { tensor, dtype }));
     let bytes = safetensors::serialize(views, None).map_err(|e| Error::checkpoint(path, format!("can't be written: {e}")))?;
     write_file(path, &bytes).map_err(Error::io(path))
 }
 
-struct Stored<'a> {
+/// A tensor that is encoded when safetensors writes it.
+struct EncodedTensor<'a> {
     tensor: &'a NamedTensor,
-    stored_as: StoredAs,
+    dtype: StorageDtype,
 }
 
-impl View for Stored<'_> {
+impl View for EncodedTensor<'_> {
     fn dtype(&self) -> Dtype {
-        match self.stored_as {
-            StoredAs::F32 => Dtype::F32,
-            StoredAs::F16 => Dtype::F16,
+        match self.dtype {
+            StorageDtype::F32 => Dtype::F32,
+            StorageDtype::F16 => Dtype::F16,
         }
     }
 
@@ -85,13 +86,13 @@ impl View for Stored<'_> {
 
     fn data(&self) -> Cow<'_, [u8]> {
         let values = self.tensor.values.iter();
-        Cow::Owned(match self.stored_as {
-            StoredAs::F32 => values.flat_map(|v| v.to_le_bytes()).collect(),
-            StoredAs::F16 => values.flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
+        Cow::Owned(match self.dtype {
+            StorageDtype::F32 => values.flat_map(|v| v.to_le_bytes()).collect(),
+            StorageDtype::F16 => values.flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
         })
     }
 
     fn data_len(&self) -> usize {
-        self.tensor.values.len() * if self.stored_as == StoredAs::F16 { 2 } else { 4 }
+        self.tensor.values.len() * if self.dtype == StorageDtype::F16 { 2 } else { 4 }
     }
 }

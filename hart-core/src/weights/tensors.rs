@@ -1,4 +1,4 @@
-//! Stored tensors to f32: without a copy where the file holds aligned f32, converted on all cores where not.
+//! Reading of stored tensors as f32. Aligned f32 is used without a copy; other data is converted on all cores.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,22 +12,23 @@ use crate::device::Precision;
 use crate::error::{Error, Result};
 use crate::kernels::PackedWeight;
 
-/// Elements converted at a time.
+/// Number of elements converted by one task.
 const CHUNK: usize = 1 << 14;
 
-/// Element types that become f32; others are named in the error.
+/// Element types. The float types can be read as f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Element {
+pub(super) enum ElementType {
     F32,
     F16,
     Bf16,
     F64,
-    /// Packed weights only (see [`super::packed`]).
+    /// Only in packed weights; see [`super::packed`].
     I8,
+    /// Any other type, by its name in errors.
     Other(&'static str),
 }
 
-impl From<safetensors::Dtype> for Element {
+impl From<safetensors::Dtype> for ElementType {
     fn from(dtype: safetensors::Dtype) -> Self {
         use safetensors::Dtype;
         match dtype {
@@ -44,7 +45,7 @@ impl From<safetensors::Dtype> for Element {
     }
 }
 
-impl From<pytorch_reader::DType> for Element {
+impl From<pytorch_reader::DType> for ElementType {
     fn from(dtype: pytorch_reader::DType) -> Self {
         use pytorch_reader::DType;
         match dtype {
@@ -58,7 +59,7 @@ impl From<pytorch_reader::DType> for Element {
     }
 }
 
-impl Element {
+impl ElementType {
     pub(super) fn size(self) -> usize {
         match self {
             Self::F16 | Self::Bf16 => 2,
@@ -69,68 +70,69 @@ impl Element {
     }
 }
 
-/// Where a tensor's bytes are.
-pub(super) enum Stored {
-    /// In a file's mapping or in memory.
-    Bytes(bytes::Bytes),
-    /// In a torch file, to be read.
+/// The location of a tensor's bytes.
+pub(super) enum TensorBytes {
+    /// Mapped from a file, or in memory.
+    Buffer(bytes::Bytes),
+    /// In a torch file, not read yet.
     Torch(Arc<pytorch_reader::Tensor>),
 }
 
-/// What is known of a tensor before it is read.
+/// Metadata of a tensor.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TensorInfo {
-    /// The file that holds it.
+    /// File of the tensor.
     pub file: PathBuf,
-    /// Its shape.
+    /// Shape.
     pub shape: Vec<usize>,
 }
 
-/// A tensor of a checkpoint.
-pub(super) struct Entry {
+/// A tensor of a checkpoint, not read yet.
+pub(super) struct TensorEntry {
     pub(super) info: TensorInfo,
-    pub(super) element: Element,
-    pub(super) stored: Stored,
+    pub(super) element: ElementType,
+    pub(super) bytes: TensorBytes,
 }
 
-impl Entry {
+impl TensorEntry {
     /// Returns the precision of a packed weight; `None` for any other tensor.
     pub(super) fn packed_precision(&self) -> Option<Precision> {
         let precision = match self.element {
-            Element::Bf16 => Precision::Bf16,
-            Element::I8 => Precision::Int8,
+            ElementType::Bf16 => Precision::Bf16,
+            ElementType::I8 => Precision::Int8,
             _ => return None,
         };
         let [_, _, outputs, inputs] = PackedWeight::stored_shape(precision, [1, 1])?;
         matches!(*self.info.shape, [_, _, o, i] if [o, i] == [outputs, inputs]).then_some(precision)
     }
 
-    /// The tensor as finite f32 in row-major order.
+    /// Reads the tensor as f32 in row-major order.
     ///
     /// # Errors
     ///
-    /// It holds no floats, can't be read, or an element is not finite.
+    /// [`Error::Checkpoint`] if the elements are not floats; [`Error::Io`] if the file cannot be read; [`Error::NotFinite`] if a value is
+    /// not finite.
     pub(super) fn read(&self, name: &str) -> Result<TensorData> {
         let file = &self.info.file;
-        let bytes = match &self.stored {
-            Stored::Bytes(bytes) => bytes.clone(),
-            Stored::Torch(tensor) => bytes::Bytes::from(tensor.read().map_err(Error::io(file))?),
+        let bytes = match &self.bytes {
+            TensorBytes::Buffer(bytes) => bytes.clone(),
+            TensorBytes::Torch(tensor) => bytes::Bytes::from(tensor.read().map_err(Error::io(file))?),
         };
         let count: usize = self.info.shape.iter().product();
-        let no_floats = match self.element {
-            Element::I8 => Some("8-bit integers"),
-            Element::Other(what) => Some(what),
+        let other_type = match self.element {
+            ElementType::I8 => Some("8-bit integers"),
+            ElementType::Other(name) => Some(name),
             _ => None,
         };
-        if let Some(what) = no_floats {
-            return Err(Error::checkpoint(file, format!("tensor `{name}` holds {what}, expected f32, f16, bf16 or f64")));
+        if let Some(found) = other_type {
+            return Err(Error::checkpoint(file, format!("tensor `{name}` holds {found}, expected f32, f16, bf16 or f64")));
         }
         if bytes.len() != count * self.element.size() {
             return Err(Error::checkpoint(file, format!("tensor `{name}` has {} bytes for {count} elements", bytes.len())));
         }
         let shape = Shape::from(self.info.shape.clone());
         let aligned = bytes.as_ptr().align_offset(align_of::<f32>()) == 0;
-        let data = if self.element == Element::F32 && aligned && cfg!(target_endian = "little") {
+        let data = if self.element == ElementType::F32 && aligned && cfg!(target_endian = "little") {
             TensorData::from_bytes(Bytes::from_shared(bytes, AllocationProperty::Other), shape, DType::F32)
         } else {
             TensorData::new(convert(&bytes, self.element, count), shape)
@@ -143,18 +145,18 @@ impl Entry {
     }
 }
 
-fn convert(bytes: &[u8], element: Element, count: usize) -> Vec<f32> {
+fn convert(bytes: &[u8], element: ElementType, count: usize) -> Vec<f32> {
     let mut values = vec![0.0; count];
     let size = element.size();
     values.par_chunks_mut(CHUNK).zip(bytes.par_chunks(CHUNK * size)).for_each(|(out, bytes)| match element {
-        Element::F16 => words(bytes).reinterpret_cast::<f16>().convert_to_f32_slice(out),
-        Element::Bf16 => words(bytes).reinterpret_cast::<bf16>().convert_to_f32_slice(out),
-        Element::F64 => {
+        ElementType::F16 => words(bytes).reinterpret_cast::<f16>().convert_to_f32_slice(out),
+        ElementType::Bf16 => words(bytes).reinterpret_cast::<bf16>().convert_to_f32_slice(out),
+        ElementType::F64 => {
             for (value, b) in out.iter_mut().zip(bytes.chunks_exact(8)) {
                 *value = f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]) as f32;
             }
         }
-        Element::F32 | Element::I8 | Element::Other(_) => {
+        ElementType::F32 | ElementType::I8 | ElementType::Other(_) => {
             for (value, b) in out.iter_mut().zip(bytes.chunks_exact(4)) {
                 *value = f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
             }
@@ -167,12 +169,12 @@ fn words(bytes: &[u8]) -> Vec<u16> {
     bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]])).collect()
 }
 
-/// Position of the first NaN or infinity.
+/// Returns the index of the first NaN or infinity.
 fn first_not_finite(values: &[f32]) -> Option<usize> {
     const EXPONENT: u32 = 0x7f80_0000;
-    // Summing a mask lets the compiler use vectors; the position is looked for only when there is one.
-    let damaged = |chunk: &[f32]| chunk.iter().fold(0u32, |sum, v| sum | u32::from(v.to_bits() & EXPONENT == EXPONENT)) != 0;
-    let (index, chunk) = values.par_chunks(CHUNK).enumerate().find_first(|(_, chunk)| damaged(chunk))?;
+    // A branch-free test of each chunk is vectorised. Only a chunk that fails is searched.
+    let has_not_finite = |chunk: &[f32]| chunk.iter().fold(0u32, |sum, v| sum | u32::from(v.to_bits() & EXPONENT == EXPONENT)) != 0;
+    let (index, chunk) = values.par_chunks(CHUNK).enumerate().find_first(|(_, chunk)| has_not_finite(chunk))?;
     Some(index * CHUNK + chunk.iter().position(|v| !v.is_finite())?)
 }
 
@@ -186,11 +188,11 @@ mod tests {
         let as_bf16: Vec<f32> = values.iter().map(|&v| bf16::from_f32(v).to_f32()).collect();
         let bytes = |f: &dyn Fn(f32) -> Vec<u8>| values.iter().flat_map(|&v| f(v)).collect::<Vec<u8>>();
         let n = values.len();
-        assert_eq!(convert(&bytes(&|v| v.to_le_bytes().into()), Element::F32, n), values);
-        assert_eq!(convert(&bytes(&|v| f64::from(v).to_le_bytes().into()), Element::F64, n), values);
-        let halves = convert(&bytes(&|v| f16::from_f32(v).to_le_bytes().into()), Element::F16, n);
+        assert_eq!(convert(&bytes(&|v| v.to_le_bytes().into()), ElementType::F32, n), values);
+        assert_eq!(convert(&bytes(&|v| f64::from(v).to_le_bytes().into()), ElementType::F64, n), values);
+        let halves = convert(&bytes(&|v| f16::from_f32(v).to_le_bytes().into()), ElementType::F16, n);
         assert!(halves.iter().zip(&values).all(|(h, v)| (h - v).abs() <= v.abs() / 1024.0));
-        assert_eq!(convert(&bytes(&|v| bf16::from_f32(v).to_le_bytes().into()), Element::Bf16, n), as_bf16);
+        assert_eq!(convert(&bytes(&|v| bf16::from_f32(v).to_le_bytes().into()), ElementType::Bf16, n), as_bf16);
     }
 
     #[test]
