@@ -13,8 +13,8 @@ const MAX_BETA: f64 = 0.999;
 /// Offset of the cosine schedule (Nichol and Dhariwal, "Improved denoising diffusion probabilistic models", 2021).
 const COSINE_OFFSET: f64 = 0.008;
 
-/// The steps taken of the full schedule's 1000. `"8"` spaces eight steps evenly; `"10,5"` takes ten in the first half and five in the
-/// second; `"ddim25"` takes the integer stride that gives exactly 25 steps.
+/// The timesteps that are kept of the full schedule's 1000. `"8"` is eight evenly spaced steps, `"10,5"` ten in the first half and five
+/// in the second, and `"ddim25"` the integer stride that gives exactly 25 steps.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Respacing {
     text: String,
@@ -22,8 +22,8 @@ pub struct Respacing {
 }
 
 impl Respacing {
-    /// Returns the numbers of the kept steps in ascending order.
-    pub fn kept(&self) -> &[usize] {
+    /// Returns the kept timesteps in ascending order.
+    pub fn timesteps(&self) -> &[usize] {
         &self.kept
     }
 }
@@ -45,8 +45,8 @@ impl FromStr for Respacing {
 impl Respacing {
     /// Parses a respacing. The error describes the valid texts.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        let wrong = || "a number of steps such as \"8\", numbers a section such as \"10,5\", or \"ddim25\"".to_string();
-        let count = |t: &str| t.trim().parse::<usize>().ok().filter(|n| (1..=FULL_STEPS).contains(n)).ok_or_else(wrong);
+        let expected = || "a number of steps such as \"8\", numbers for equal sections such as \"10,5\", or \"ddim25\"".to_string();
+        let count = |t: &str| t.trim().parse::<usize>().ok().filter(|n| (1..=FULL_STEPS).contains(n)).ok_or_else(expected);
         let kept = match text.strip_prefix("ddim") {
             Some(rest) => strided(count(rest)?)?,
             None => sectioned(&text.split(',').map(count).collect::<Result<Vec<_>, _>>()?)?,
@@ -55,13 +55,13 @@ impl Respacing {
     }
 }
 
-/// Returns the steps of the smallest integer stride that gives exactly `count` of them.
+/// Returns `count` timesteps with the smallest integer stride that gives exactly this number.
 fn strided(count: usize) -> Result<Vec<usize>, String> {
     (1..FULL_STEPS)
         .map(|stride| (0..FULL_STEPS).step_by(stride))
         .find(|steps| steps.len() == count)
         .map(Iterator::collect)
-        .ok_or_else(|| format!("a number of steps that a whole-number stride can give (ddim{count} can't)"))
+        .ok_or_else(|| format!("a number of steps that an integer stride can give, unlike {count}"))
 }
 
 /// Divides the schedule into equal sections, the first ones one step longer if 1000 is not divisible, and returns `counts` evenly spaced
@@ -89,8 +89,8 @@ fn sectioned(counts: &[usize]) -> Result<Vec<usize>, String> {
 /// The coefficients of one kept step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DiffusionStep {
-    /// Number in the full schedule, an input of the MLP.
-    pub number: usize,
+    /// Timestep in the full schedule, an input of the MLP.
+    pub timestep: usize,
     /// Variance added since the previous kept step.
     pub beta: f64,
     /// Remaining share of the signal's variance, the product of all `1 - beta` so far.
@@ -108,12 +108,12 @@ pub fn schedule(respacing: &Respacing) -> Vec<DiffusionStep> {
     let full = full_alpha_bar();
     let mut before = 1.0;
     let mut steps = Vec::with_capacity(respacing.kept.len());
-    for &number in &respacing.kept {
-        let beta = 1.0 - full[number] / before;
+    for &timestep in &respacing.kept {
+        let beta = 1.0 - full[timestep] / before;
         let alpha_bar = before * (1.0 - beta);
         let posterior_variance = beta * (1.0 - before) / (1.0 - alpha_bar);
         steps.push(DiffusionStep {
-            number,
+            timestep,
             beta,
             alpha_bar,
             log_posterior_variance: posterior_variance.ln(),
@@ -172,7 +172,7 @@ mod tests {
         let full = full_alpha_bar();
         let steps = schedule(&"8".parse().unwrap());
         for step in &steps {
-            assert!((step.alpha_bar - full[step.number]).abs() < 1e-12);
+            assert!((step.alpha_bar - full[step.timestep]).abs() < 1e-12);
             assert!(step.signal_factor > 0.0 && step.beta > 0.0);
         }
         assert_eq!(steps[0].sample_factor, 0.0);

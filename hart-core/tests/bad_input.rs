@@ -391,7 +391,7 @@ fn pipes_are_no_files() {
     for shard in ["a.safetensors", "a.bin"] {
         fs::write(model.path("text/model.safetensors.index.json"), json!({"weight_map": {"a": shard}}).to_string()).unwrap();
         assert!(std::process::Command::new("mkfifo").arg(model.path("text").join(shard)).status().unwrap().success());
-        model.refused(&[shard, "plain file"]);
+        model.refused(&[shard, "regular file"]);
     }
 }
 
@@ -561,7 +561,7 @@ fn events_tell_the_whole_story() {
     assert_eq!(count(|s| matches!(s, Step::TextLayer { .. })), config.text.num_layers);
     assert_eq!(count(|s| matches!(s, Step::Scale { .. })), scales);
     assert_eq!(count(|s| matches!(s, Step::Block { .. })), scales * config.transformer.depth);
-    assert_eq!(count(|s| matches!(s, Step::Diffusion { .. })), config.residual.steps.kept().len());
+    assert_eq!(count(|s| matches!(s, Step::Diffusion { .. })), config.residual.steps.timesteps().len());
     assert_eq!(count(|s| matches!(s, Step::Images { .. })), 1);
 }
 

@@ -318,7 +318,7 @@ fn smoothed_code(logits: &[f32], noise: &[f32], sampling: &TokenSampling, table:
 fn diffusion_schedule() {
     for_each(|goldens| {
         let steps = schedule(&goldens.plain().config().residual.steps);
-        let numbers: Vec<i64> = steps.iter().map(|s| s.number as i64).collect();
+        let numbers: Vec<i64> = steps.iter().map(|s| s.timestep as i64).collect();
         assert_eq!(numbers, goldens.integers("diffusion.timestep_map"));
         let close = |got: f64, want: &f64| assert!(((got - want) / want).abs() < 1e-9, "{got} {want}");
         steps.iter().zip(goldens.doubles("diffusion.betas")).for_each(|(s, want)| close(s.beta, &want));

@@ -29,7 +29,7 @@ fuzz_target!(|text: &[u8]| {
             assert!(c.head_dim() >= 4 && c.head_dim().is_multiple_of(4) && c.head_dim() * c.num_heads == c.embed_dim);
             assert!(c.feed_forward_dim > 0 && c.feed_forward_dim <= 64 * MAX_WIDTH);
             assert!(c.sides[0] == 1 && c.sides.is_sorted() && c.last_side() <= 256);
-            assert!(residual.width <= MAX_WIDTH && !residual.steps.kept().is_empty());
+            assert!(residual.width <= MAX_WIDTH && !residual.steps.timesteps().is_empty());
         }
         Err(e) => assert!(!e.to_string().is_empty()),
     }

@@ -60,13 +60,13 @@ fuzz_target!(|input: Input| {
 });
 
 fn check_steps(respacing: &Respacing) {
-    let kept = respacing.kept();
-    assert!(!kept.is_empty() && kept.windows(2).all(|w| w[0] < w[1]) && kept[kept.len() - 1] < FULL_STEPS);
+    let timesteps = respacing.timesteps();
+    assert!(!timesteps.is_empty() && timesteps.windows(2).all(|w| w[0] < w[1]) && timesteps[timesteps.len() - 1] < FULL_STEPS);
     assert!(Respacing::from_str(&respacing.to_string()).is_ok_and(|again| again == *respacing));
     let steps = schedule(respacing);
-    assert_eq!(steps.len(), kept.len());
-    for (step, &number) in steps.iter().zip(kept) {
-        assert_eq!(step.number, number);
+    assert_eq!(steps.len(), timesteps.len());
+    for (step, &timestep) in steps.iter().zip(timesteps) {
+        assert_eq!(step.timestep, timestep);
         assert!([step.beta, step.alpha_bar, step.signal_factor, step.sample_factor].iter().all(|x| x.is_finite()));
         // A single step adds no noise: its posterior has no variance.
         assert!(steps.len() == 1 || step.log_posterior_variance.is_finite());

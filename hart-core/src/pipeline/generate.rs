@@ -1,4 +1,4 @@
-//! From a request to its images.
+//! Generation of a request's images.
 
 use super::{Hart, Model};
 use crate::error::{Error, Result};
@@ -23,7 +23,7 @@ pub struct Generation {
     pub images: Vec<Image>,
     /// Time spent in each stage.
     pub timings: Timings,
-    /// The prompts, and the system prompt, that were longer than the checkpoint reads.
+    /// The prompts that were cut because they have more tokens than the model reads, including the system prompt.
     pub truncated: Vec<Truncation>,
 }
 
@@ -38,7 +38,8 @@ impl Hart {
         self.generate_with(request, &mut ())
     }
 
-    /// Generates the images of a request and reports to an observer, which may cancel the run. The observer is called on this thread.
+    /// Generates the images of a request and reports to an observer, which may cancel the run. The observer is called on the current
+    /// thread.
     ///
     /// # Errors
     ///
@@ -49,8 +50,8 @@ impl Hart {
         threads.observe(observer, |observer| device.catch_backend_panic(|| self.run(request, observer)))
     }
 
-    /// Generates an image and discards it, so that the first request does not wait: a GPU compiles its kernels on first use and keeps
-    /// them on disk. Does nothing on the CPU.
+    /// Generates an image and discards it, so that the first request is not slower than others: a GPU's kernels are compiled on first
+    /// use and cached on disk. Does nothing on the CPU.
     ///
     /// # Errors
     ///
@@ -71,7 +72,7 @@ impl Hart {
             if encoded != generated {
                 let problem = format!(
                     "can't be used: this model's tokenizer reads {encoded} x {encoded} pixels (`v_patch_nums`) and its transformer \
-                     draws {generated} x {generated} (`patch_nums`)"
+                     generates {generated} x {generated} (`patch_nums`)"
                 );
                 return Err(Error::request("image to start from", problem));
             }
@@ -94,7 +95,7 @@ impl Hart {
         }
     }
 
-    /// Generates the images one by one. An image is therefore the same to the last bit whatever else the request asks for.
+    /// Generates the images one by one, so that an image does not depend on the rest of the request, to the last bit.
     fn generate_all(&self, request: &Request, tokens: &Tokens, images: &mut Vec<Image>, progress: &mut Progress<'_>) -> Result<()> {
         let sampling = self.sampling(request);
         progress.enter(Stage::Decode);
@@ -120,14 +121,15 @@ impl Hart {
         Ok(())
     }
 
-    /// Returns a request's sampling parameters, completed by the model's settings and then by those of the published tools.
+    /// Returns a request's sampling parameters. Values that it does not set are the model's defaults or, if it has none, those of the
+    /// published tools.
     pub fn sampling(&self, request: &Request) -> SamplingParams {
-        let own = &self.model.config.generation;
+        let defaults = &self.model.config.generation;
         SamplingParams {
-            guidance: request.guidance.or(own.guidance).unwrap_or(PUBLISHED_GUIDANCE),
-            smoothing: request.smoothing.or(own.smoothing).unwrap_or(true),
-            top_k: request.top_k.or(own.top_k),
-            top_p: request.top_p.or(own.top_p).unwrap_or(0.0),
+            guidance: request.guidance.or(defaults.guidance).unwrap_or(PUBLISHED_GUIDANCE),
+            smoothing: request.smoothing.or(defaults.smoothing).unwrap_or(true),
+            top_k: request.top_k.or(defaults.top_k),
+            top_p: request.top_p.or(defaults.top_p).unwrap_or(0.0),
             steps: request.steps.clone().unwrap_or_else(|| self.model.config.residual.steps.clone()),
         }
     }
@@ -163,9 +165,9 @@ impl Hart {
         let context = self.model.config.transformer.context_tokens;
         let image_tokens: usize = self.model.scales[1..].iter().map(Scale::tokens).sum();
         let last = self.model.config.transformer.last_side();
-        // One unconditional context token stands for all.
+        // All unconditional context tokens are equal, so only one is computed.
         let image = (context + 1 + 2 * image_tokens) as f64 * self.model.transformer.work_per_token()
-            + 2.0 * (last * last) as f64 * self.model.residual.work_per_token(sampling.steps.kept().len())
+            + 2.0 * (last * last) as f64 * self.model.residual.work_per_token(sampling.steps.timesteps().len())
             + self.model.visual.decode_work(last);
         request.prompts.len() as f64 * self.model.text.work(system_prompt + context) + request.total_images() as f64 * image
     }

@@ -85,7 +85,7 @@ impl ResidualDiffusion {
         let mut x = noise.initial(shape, &device);
         for (taken, step) in steps.iter().rev().enumerate() {
             let input = if guided { Tensor::cat(vec![x.clone(), x.clone()], 0) } else { x.clone() };
-            let (eps, variance) = self.mlp.forward(input, &[step.number as f32], condition.clone());
+            let (eps, variance) = self.mlp.forward(input, &[step.timestep as f32], condition.clone());
             let eps = if guided {
                 eps.clone().narrow(0, 0, batch) * (1.0 + guidance) - eps.narrow(0, batch, batch) * guidance
             } else {

@@ -70,7 +70,7 @@ pub fn diffusion_loss(mlp: &ResidualMlp, target: Tensor<3>, condition: Tensor<3>
     // At step 0 the bound is the negative log-likelihood of the target.
     let mean = signal * of_step(&|s| s.signal_factor) + x * of_step(&|s| s.sample_factor);
     let likelihood = log_likelihood(target, mean, log_variance);
-    let is_first = of_step(&|s| f64::from(u8::from(s.number == 0)));
+    let is_first = of_step(&|s| f64::from(u8::from(s.timestep == 0)));
     let bound = divergence.mean_dim(2) * (is_first.clone() * -1.0 + 1.0) - likelihood.mean_dim(2) * is_first;
     (squared_error + bound / LN_2).squeeze_dim(2)
 }
