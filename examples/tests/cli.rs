@@ -258,7 +258,7 @@ fn a_converted_model_generates_what_the_original_does_in_that_precision() {
     fails(GENERATE, &[prompt, "--precision", "int4"], &["int4", "f32, f16, bf16, int8"]);
     fails(CONVERT, &[hart_examples::cli::args::SHIPPED_MODEL, "x", "--precision", "f32"], &["f32", "bf16, int8"]);
     fails(CONVERT, &["missing", "x"], &["missing", "no such folder"]);
-    fails(CONVERT, &[hart_examples::cli::args::SHIPPED_MODEL, "."], &["is there already"]);
+    fails(CONVERT, &[hart_examples::cli::args::SHIPPED_MODEL, "."], &["already exists"]);
 }
 
 /// The temporary folder is removed as well.

@@ -39,7 +39,7 @@ pub fn convert(
         return Err(Error::request("precision", format!("`{precision}` is no precision to convert to; there are bf16, int8")));
     }
     if to.exists() {
-        return Err(Error::request("folder", format!("{} is there already; name a new one", to.display())));
+        return Err(Error::request("folder", format!("{} already exists: choose another name", to.display())));
     }
     let beside = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut builder = tempfile::Builder::new();
@@ -82,7 +82,7 @@ fn write(
     copy(&layout.text, &text, |_| true)
 }
 
-/// Copies the plain files of a folder whose name is wanted.
+/// Copies the regular files of a folder whose names are wanted.
 fn copy(from: &Path, to: &Path, wanted: impl Fn(&str) -> bool) -> Result<()> {
     for entry in fs::read_dir(from).map_err(Error::io(from))? {
         let path = entry.map_err(Error::io(from))?.path();

@@ -1,4 +1,4 @@
-//! 8-bit RGB images, and PNG files with provenance.
+//! 8-bit RGB images, and PNG files that record how an image was generated.
 
 use rayon::prelude::*;
 use std::borrow::Borrow;
@@ -19,7 +19,7 @@ pub(crate) const MAX_TEXT_BYTES: usize = 1 << 20;
 /// Value of the `Software` chunk in PNG files.
 const SOFTWARE: &str = concat!("hart ", env!("CARGO_PKG_VERSION"));
 
-/// The origin of a generated image.
+/// How an image was generated. Stored in the text chunks of PNG files.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Provenance {
@@ -37,12 +37,12 @@ pub struct Image {
     width: usize,
     height: usize,
     pixels: Arc<Vec<u8>>,
-    /// Origin of the image, if hart generated it.
+    /// How the image was generated, if hart generated it.
     pub provenance: Option<Provenance>,
 }
 
 impl Provenance {
-    /// Creates a provenance. `settings` is any line of text.
+    /// Creates a provenance. `settings` can be any text of one line.
     pub fn new(prompt: impl Into<String>, seed: u64, settings: impl Into<String>) -> Self {
         Self { prompt: prompt.into(), seed, settings: settings.into() }
     }
@@ -137,7 +137,7 @@ impl Image {
         let (width, columns) = (first.width, columns.min(images.len()));
         let rows = images.len().div_ceil(columns);
         let (whole, mut pixels) = (3 * width * columns * first.height * rows, Vec::new());
-        let no_memory = |_| Error::request("grid", format!("there is no memory for {whole} bytes: take fewer images"));
+        let no_memory = |_| Error::request("grid", format!("there is no memory for {whole} bytes: use fewer images"));
         pixels.try_reserve_exact(whole).map_err(no_memory)?;
         pixels.resize(whole, 255);
         for (index, image) in images.iter().enumerate() {
@@ -184,8 +184,8 @@ impl Image {
         write_file(path, &bytes).map_err(Error::io(path))
     }
 
-    /// Reads a PNG file of any colour type. Transparent pixels are blended with white. Reads prompt, seed and settings too, if hart wrote
-    /// the file.
+    /// Reads a PNG file of any colour type. Transparent pixels are composited over white. Also reads prompt, seed and settings from a
+    /// file that hart wrote.
     ///
     /// # Errors
     ///
@@ -193,7 +193,7 @@ impl Image {
     pub fn open_png(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         if !path.metadata().map_err(Error::io(path))?.is_file() {
-            return Err(Error::Image { path: path.to_path_buf(), problem: "expected a plain file".into() });
+            return Err(Error::Image { path: path.to_path_buf(), problem: "expected a regular file".into() });
         }
         let file = fs::File::open(path).map_err(Error::io(path))?;
         Self::read_png(BufReader::new(file), path)
@@ -217,7 +217,7 @@ impl Image {
         let (width, height) = (reader.info().width as usize, reader.info().height as usize);
         let bytes = reader.output_buffer_size().filter(|_| width * height <= MAX_PIXELS);
         let Some(bytes) = bytes else {
-            return Err(invalid(format!("{width} x {height} pixels, at most {MAX_PIXELS} in all are read")));
+            return Err(invalid(format!("has {width} x {height} pixels, expected at most {MAX_PIXELS} in total")));
         };
         let mut buffer = vec![0; bytes];
         let info = reader.next_frame(&mut buffer).map_err(damaged)?;
@@ -301,7 +301,7 @@ mod tests {
         // A folder with that name is left alone.
         fs::create_dir(folder.path().join("x.png")).unwrap();
         let error = checker().save_png(folder.path().join("x.png")).unwrap_err();
-        assert!(error.to_string().contains("no plain file"), "{error}");
+        assert!(error.to_string().contains("not a regular file"), "{error}");
         let names: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(names, ["x.png"]);
     }
@@ -315,7 +315,7 @@ mod tests {
         std::os::unix::fs::symlink(&real, &link).unwrap();
         checker().save_png(&link).unwrap();
         assert!(link.is_symlink() && Image::open_png(&real).unwrap() == checker());
-        assert!(checker().save_png("/dev/null").unwrap_err().to_string().contains("no plain file"));
+        assert!(checker().save_png("/dev/null").unwrap_err().to_string().contains("not a regular file"));
         assert!(!Path::new("/dev/null").is_file());
     }
 

@@ -107,7 +107,7 @@ fn what_cannot_be_converted_is_refused_before_anything_is_written() {
     };
     let new = folder.path().join("new");
     assert!(refused(SHIPPED, &new, Precision::F32).contains("bf16, int8"));
-    assert!(refused(SHIPPED, folder.path(), Precision::Int8).contains("is there already"));
+    assert!(refused(SHIPPED, folder.path(), Precision::Int8).contains("already exists"));
     assert!(refused("/nowhere", &new, Precision::Int8).contains("no such folder"));
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }

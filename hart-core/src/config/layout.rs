@@ -93,7 +93,7 @@ fn text_folder(storage: &Storage, root: &Path, text_model: Option<&Path>) -> Res
 fn system_prompt(storage: &Storage, folder: &Path) -> Result<Option<String>> {
     let path = folder.join("system_prompt.txt");
     let exists = match storage {
-        // Anything with that name must be a plain file: a pipe is refused, not ignored.
+        // Anything with that name must be a regular file: a pipe is refused, not ignored.
         Storage::Disk { .. } => path.exists(),
         Storage::Memory(_) => storage.is_file(&path),
     };

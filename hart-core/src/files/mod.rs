@@ -53,13 +53,13 @@ impl Files {
     /// [`Error::Request`] if the name is empty, absolute, contains `..`, or already exists.
     pub fn insert(&mut self, name: impl AsRef<Path>, contents: impl Into<Vec<u8>>) -> Result<()> {
         let name = name.as_ref();
-        let wrong = |problem: &str| Err(Error::request("file", format!("`{}` {problem}", name.display())));
+        let invalid = |problem: &str| Err(Error::request("file", format!("`{}` {problem}", name.display())));
         let plain = name.components().all(|part| matches!(part, Component::Normal(_)));
         if name.as_os_str().is_empty() || !plain {
-            return wrong("is no name below the checkpoint's root, such as llm/config.json");
+            return invalid("is not a path below the checkpoint's root, such as llm/config.json");
         }
         if self.0.contains_key(name) {
-            return wrong("is there already");
+            return invalid("already exists");
         }
         self.0.insert(name.to_path_buf(), Bytes::from(contents.into()));
         Ok(())
@@ -76,7 +76,7 @@ pub(crate) enum Storage {
 }
 
 impl Storage {
-    /// Returns whether a plain file with that path exists.
+    /// Returns whether a regular file with this path exists.
     pub(crate) fn is_file(&self, path: &Path) -> bool {
         match self {
             Self::Disk { .. } => path.is_file(),
@@ -101,7 +101,7 @@ impl Storage {
         match self {
             Self::Memory(files) => Ok((files.find(path)?.clone(), None)),
             Self::Disk { memory_map } => {
-                require_plain_file(path)?;
+                require_regular_file(path)?;
                 if *memory_map {
                     let mapped = map_file(path).map_err(Error::io(path))?;
                     Ok((Bytes::from_owner(mapped.clone()), Some(mapped)))
@@ -119,14 +119,18 @@ impl Files {
     }
 }
 
-/// Fails if the path is not a plain file: a read from a pipe may block, and a device may never end.
-pub(crate) fn require_plain_file(path: &Path) -> Result<()> {
-    if path.metadata().map_err(Error::io(path))?.is_file() { Ok(()) } else { Err(Error::checkpoint(path, "expected a plain file")) }
+/// Fails if the path is not a regular file: a read from a pipe may block, and a device may never end.
+pub(crate) fn require_regular_file(path: &Path) -> Result<()> {
+    if path.metadata().map_err(Error::io(path))?.is_file() {
+        Ok(())
+    } else {
+        Err(Error::checkpoint(path, "expected a regular file"))
+    }
 }
 
-/// Reads a plain file of at most `limit` bytes.
+/// Reads a regular file of at most `limit` bytes.
 pub(crate) fn read_limited(path: &Path, limit: u64) -> Result<Vec<u8>> {
-    require_plain_file(path)?;
+    require_regular_file(path)?;
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(Error::io(path))?;
     file.take(limit + 1).read_to_end(&mut bytes).map_err(Error::io(path))?;
@@ -138,7 +142,7 @@ fn check_size(path: &Path, bytes: usize, limit: u64) -> Result<()> {
     if bytes as u64 <= limit {
         return Ok(());
     }
-    Err(Error::checkpoint(path, format!("has more than {limit} bytes, too many for what its name promises")))
+    Err(Error::checkpoint(path, format!("has more than {limit} bytes, the limit for such a file")))
 }
 
 #[cfg(test)]

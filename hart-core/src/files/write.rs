@@ -4,11 +4,11 @@ use std::io::{self, Write};
 use std::path::Path;
 
 /// Writes a file atomically: to a temporary file in the same folder, which is then renamed. Follows links. Fails if the path exists and
-/// is not a plain file, such as a device.
+/// is not a regular file, such as a device.
 pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let target = match path.canonicalize() {
         Ok(target) if !target.is_file() => {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "is there already and no plain file; name another"));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "exists and is not a regular file: choose another name"));
         }
         Ok(target) => target,
         Err(_) => path.to_path_buf(),

@@ -11,7 +11,7 @@ use super::tensors::{ElementType, TensorBytes, TensorEntry, TensorInfo};
 use crate::config::Fields;
 use crate::device::Precision;
 use crate::error::{Error, Result};
-use crate::files::{Mapped, Storage, require_plain_file};
+use crate::files::{Mapped, Storage, require_regular_file};
 
 /// File names of the plain weights, in order of precedence. The `.index.json` files list shards.
 const PLAIN_FILES: [&str; 4] =
@@ -163,7 +163,7 @@ impl Checkpoint {
     }
 
     fn add_safetensors(&mut self, path: &Path, bytes: bytes::Bytes) -> Result<()> {
-        let damaged = |e| Error::checkpoint(path, format!("not a whole safetensors file ({e}): get it again"));
+        let damaged = |e| Error::checkpoint(path, format!("not a whole safetensors file ({e}): download it again"));
         // Validate first that the tensors cover the file without gaps or overlaps.
         SafeTensors::deserialize(&bytes).map_err(damaged)?;
         let (header, metadata) = SafeTensors::read_metadata(&bytes).map_err(damaged)?;
@@ -176,15 +176,15 @@ impl Checkpoint {
     }
 
     fn add_torch(&mut self, path: &Path) -> Result<()> {
-        require_plain_file(path)?;
+        require_regular_file(path)?;
         let size = path.metadata().map_err(Error::io(path))?.len();
         let reader = pytorch_reader::PytorchReader::new(path).map_err(|e| {
-            Error::checkpoint(path, format!("not a readable torch file ({e}): get it again, or convert it to safetensors"))
+            Error::checkpoint(path, format!("not a readable torch file ({e}): download it again, or convert it to safetensors"))
         })?;
         for (name, tensor) in reader.into_tensors() {
             // A view with strides of zero can have any size.
             if tensor.byte_len() as u64 > size {
-                let problem = format!("tensor `{name}` claims {} bytes, the file has {size}: get it again", tensor.byte_len());
+                let problem = format!("tensor `{name}` claims {} bytes, the file has {size}: download it again", tensor.byte_len());
                 return Err(Error::checkpoint(path, problem));
             }
             let (shape, element) = (tensor.shape().to_vec(), tensor.dtype().into());
