@@ -1,4 +1,4 @@
-//! The scale plan: the size, guidance and sampling of each scale. Plain numbers, no tensors (spec sections 3 and 4).
+//! The scale plan: the size, guidance and sampling of each scale. Plain values, no tensors (spec sections 3 and 4).
 
 use crate::config::TransformerConfig;
 
@@ -26,13 +26,13 @@ impl Scale {
         self.index + 1 == self.count
     }
 
-    /// Returns the position between the first (0) and the last scale (1). It selects phi.
-    pub fn place(&self) -> f64 {
+    /// Returns the position of the scale from 0 (the first) to 1 (the last). It selects the phi convolution.
+    pub fn position(&self) -> f64 {
         self.index as f64 / self.count.saturating_sub(1).max(1) as f64
     }
 
-    /// Returns the ratio by which guidance and temperature change over the scales. The last scale has the ratio of the scale before: in
-    /// the published loop the variable still holds it.
+    /// Returns the ratio by which guidance and temperature change over the scales. The last scale has the ratio of the scale before,
+    /// because the published code reuses the variable of its loop.
     pub fn ratio(&self) -> f64 {
         self.index.min(self.count.saturating_sub(2)) as f64 / self.count.saturating_sub(1).max(1) as f64
     }
@@ -47,7 +47,7 @@ impl Scale {
         (0.27 * (1.0 - self.ratio() * 0.95)).max(0.005)
     }
 
-    /// Returns the number of codes kept for sampling. The published code ignores its `top_k` argument and uses these.
+    /// Returns the number of codes kept for sampling. The published code ignores its `top_k` argument and uses these values.
     pub fn top_k(&self) -> usize {
         const COARSE_SCALES: usize = 7;
         if self.index < COARSE_SCALES { 600 } else { 300 }
@@ -77,7 +77,7 @@ mod tests {
         let expected = [0.0, 0.9, 1.8, 2.7, 3.6, 3.6];
         assert!(t.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-12), "{t:?}");
         assert_eq!(plan[5].temperature(), plan[4].temperature());
-        assert_eq!(plan[5].place(), 1.0);
+        assert_eq!(plan[5].position(), 1.0);
     }
 
     #[test]

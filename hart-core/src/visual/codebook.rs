@@ -163,7 +163,7 @@ impl Codebook {
         if self.phis.is_empty() {
             return map;
         }
-        let phi = &self.phis[nearest_phi(self.phis.len(), scale.place())];
+        let phi = &self.phis[nearest_phi(self.phis.len(), scale.position())];
         nn::conv2d(map.clone(), phi) * self.phi_ratio + map * (1.0 - self.phi_ratio)
     }
 
