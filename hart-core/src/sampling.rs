@@ -1,4 +1,4 @@
-//! Logits to codes: classifier-free guidance, top-k and top-p filtering, the draw, and Gumbel-softmax smoothing (spec section 3).
+//! Logits to codes: classifier-free guidance, top-k and top-p filtering, sampling, and Gumbel-softmax smoothing (spec section 3).
 //!
 //! Tokens are independent, so this is plain Rust over slices on all cores.
 
@@ -16,9 +16,9 @@ use crate::schedule::Respacing;
 pub struct SamplingParams {
     /// Strength of classifier-free guidance.
     pub guidance: f64,
-    /// Whether tokens are mixed from several codebook rows by Gumbel-softmax.
+    /// Whether a token is a weighted mix of codebook rows (Gumbel-softmax smoothing) or a single row.
     pub smoothing: bool,
-    /// Number of codes kept for sampling. `None` uses the number of each scale, [`Scale::top_k`].
+    /// Number of codes kept for sampling. `None` uses [`Scale::top_k`].
     pub top_k: Option<usize>,
     /// Total probability of the codes kept for sampling. 0 keeps all.
     pub top_p: f64,
@@ -44,7 +44,7 @@ pub struct TokenSampling {
     pub top_k: usize,
     /// Total probability of the codes kept. 0 keeps all.
     pub top_p: f64,
-    /// Gumbel-softmax smoothing: a token becomes a mix of codebook rows. `None` takes the drawn row.
+    /// Gumbel-softmax smoothing: a token becomes a mix of codebook rows. `None` uses the sampled row.
     pub smoothing: Option<GumbelSoftmax>,
 }
 
@@ -67,15 +67,15 @@ impl GumbelSoftmax {
 /// The codes of one scale.
 #[derive(Clone, Debug)]
 pub struct Codes {
-    /// Indices of the drawn codebook rows, `[B, L]`.
+    /// Indices of the sampled codebook rows, `[B, L]`.
     pub indices: Tensor<2, Int>,
-    /// Features added to the latent, `[B, L, Z]`: the drawn rows, or the smoothed mix.
+    /// Features added to the latent, `[B, L, Z]`: the sampled rows, or the smoothed mix.
     pub features: Tensor<3>,
 }
 
 impl Codes {
-    /// Copies the drawn indices to the host, `[B][L]`.
-    pub fn drawn(&self) -> Vec<Vec<u32>> {
+    /// Copies the indices to the host, `[B][L]`.
+    pub fn host_indices(&self) -> Vec<Vec<u32>> {
         indices_on_host(self.indices.clone())
     }
 }
@@ -129,7 +129,7 @@ pub fn guide(logits: Tensor<3>, t: f64) -> Tensor<3> {
     conditional * (1.0 + t) - unconditional * t
 }
 
-/// Draws the codes of one scale.
+/// Samples the codes of one scale.
 ///
 /// # Shapes
 ///
@@ -150,15 +150,15 @@ pub fn sample(
     if let Some(seeds) = random.seeds() {
         let TokenSampling { top_k, top_p, smoothing } = *sampling;
         let smoothing = smoothing.map(|smoothing| [smoothing.factor, smoothing.temperature]);
-        let drawn = kernels::sample(&logits, &codebook.table, top_k, top_p, smoothing, scale.index, seeds);
-        if let Some((indices, features)) = drawn {
+        let codes = kernels::sample(&logits, &codebook.table, top_k, top_p, smoothing, scale.index, seeds);
+        if let Some((indices, features)) = codes {
             return Ok(Codes { indices, features });
         }
     }
     let mut logits = kernels::values(logits);
     let width = codebook.width;
     let mut features = vec![0.0; batch * length * width];
-    let drawn = logits
+    let indices = logits
         .par_chunks_mut(vocab)
         .zip(features.par_chunks_mut(width))
         .enumerate()
@@ -167,16 +167,16 @@ pub fn sample(
             sample_token(row, sampling, codebook, key, random, feature)
         })
         .collect::<Option<Vec<u32>>>();
-    let Some(drawn) = drawn else {
+    let Some(indices) = indices else {
         return Err(Error::Overflow { what: format!("the logits of scale {} of {}", scale.index + 1, scale.count) });
     };
     Ok(Codes {
-        indices: kernels::integers(drawn, [batch, length], &device),
+        indices: kernels::integers(indices, [batch, length], &device),
         features: kernels::tensor(features, [batch, length, width], &device),
     })
 }
 
-/// Samples one token: filters its logits in place, draws its code and writes its feature. Returns `None` if a logit is not finite.
+/// Samples one token: filters its logits in place, samples its code and writes its feature. Returns `None` if a logit is not finite.
 fn sample_token(
     logits: &mut [f32],
     sampling: &TokenSampling,
@@ -270,7 +270,7 @@ fn mix(weights: &[(usize, f64)], codebook: &CodebookRows, feature: &mut [f32]) {
     }
 }
 
-/// Tests on the device of the GPU kernels' tests.
+/// Tests on the device that the tests of the GPU kernels use.
 #[cfg(all(test, any(feature = "cuda", feature = "wgpu")))]
 mod tests {
     use super::*;
@@ -278,9 +278,9 @@ mod tests {
     use crate::kernels::{tensor, values};
     use crate::rng::Philox;
 
-    /// Codes and features equal the host's, except where rounding decides.
+    /// Codes and features on the GPU equal those on the CPU, except for one that rounding changes.
     #[test]
-    fn sampling_equals_the_hosts() {
+    fn sampling_equals_the_cpu() {
         let (gpu, cpu) = (device(), Device::flex());
         let scale = Scale { index: 2, count: 4, side: 8, last_side: 8 };
         let seeds = Philox::new(vec![11, 12]);
@@ -295,13 +295,13 @@ mod tests {
                 TokenSampling { top_k: 50, top_p: 0.4, smoothing: None },
                 TokenSampling { top_k: 0, top_p: 0.9, smoothing },
             ] {
-                let host = sample(logits.clone(), &sampling, &CodebookRows::new(table.clone()), &scale, &seeds).unwrap();
-                let there = sample(on(&logits, &gpu), &sampling, &CodebookRows::new(on(&table, &gpu)), &scale, &seeds).unwrap();
-                let (got, want) = (there.drawn().concat(), host.drawn().concat());
+                let on_cpu = sample(logits.clone(), &sampling, &CodebookRows::new(table.clone()), &scale, &seeds).unwrap();
+                let on_gpu = sample(on(&logits, &gpu), &sampling, &CodebookRows::new(on(&table, &gpu)), &scale, &seeds).unwrap();
+                let (got, want) = (on_gpu.host_indices().concat(), on_cpu.host_indices().concat());
                 let other = got.iter().zip(&want).filter(|(g, w)| g != w).count();
                 println!("{sampling:?}: {other} of {} codes differ", got.len());
                 assert!(other <= 1, "{sampling:?}: {other} of {} codes differ", got.len());
-                let (got, want) = (values(there.features), values(host.features));
+                let (got, want) = (values(on_gpu.features), values(on_cpu.features));
                 let far = got.chunks(channels).zip(want.chunks(channels));
                 let far = far.filter(|(g, w)| g.iter().zip(*w).any(|(g, w)| (g - w).abs() > 2e-3)).count();
                 assert!(far <= 1, "{sampling:?}: the features of {far} tokens differ");
@@ -311,7 +311,7 @@ mod tests {
 
     /// Logits that are not finite give features that are not finite, for their own token only.
     #[test]
-    fn broken_logits_are_seen() {
+    fn non_finite_logits_give_non_finite_features() {
         let gpu = device();
         let mut logits = waves(4 * 100, 0.3);
         logits[250] = f32::NAN;

@@ -1,4 +1,4 @@
-//! From the context to the latent: scale by scale, then the residual diffusion.
+//! Sampling of a latent from a context: scale by scale, then the residual diffusion.
 
 use burn::prelude::{Int, Tensor};
 
@@ -15,7 +15,7 @@ use crate::transformer::{Hidden, State};
 use crate::visual::{KnownTokens, Latent};
 
 impl Hart {
-    /// Samples the latent of a context: all scales, and the residual of the last one. Each row of the context gives one image.
+    /// Samples latents from a context, one for each of its rows: all scales, then the residual of the last one.
     ///
     /// # Errors
     ///
@@ -53,11 +53,11 @@ impl Hart {
         let mut state = State::new(transformer.condition(&context.with_unconditional()));
         let mut input = transformer.first_input(state.conditioning());
         let mut scale = &scales[0];
-        let (hidden, drawn) = loop {
+        let (hidden, indices) = loop {
             progress.enter(Stage::Transformer);
             let (number, count, side) = (scale.index + 1, scale.count, scale.side);
             progress.report(Step::Scale { scale: number, scales: count, side }, 0.0)?;
-            // All context tokens enter with the first scale. The last of them predicts its one image token.
+            // The first scale's input is all context tokens. The last of them predicts its only image token.
             let hidden = transformer.forward(input, scale, &mut state, progress)?.last(scale.tokens());
             let logits = transformer.logits(&hidden, state.conditioning());
             let logits = sampling::guide(logits, scale.guidance(sampling.guidance));
@@ -75,7 +75,7 @@ impl Hart {
             input = transformer.next_input(codebook.next_features(&latent, next), next).repeat_dim(0, 2);
             scale = next;
         };
-        let latent = self.add_residual(latent, &hidden, drawn, sampling, random, progress)?;
+        let latent = self.add_residual(latent, &hidden, indices, sampling, random, progress)?;
         Ok(match known {
             Some(known) => known.blend(latent),
             None => latent,
@@ -87,7 +87,7 @@ impl Hart {
         &self,
         latent: Latent,
         hidden: &Hidden,
-        drawn: Tensor<2, Int>,
+        indices: Tensor<2, Int>,
         sampling: &SamplingParams,
         random: &dyn RandomSource,
         progress: &mut Progress<'_>,
@@ -95,8 +95,8 @@ impl Hart {
         let model = &*self.model;
         let last = &model.scales[model.scales.len() - 1];
         progress.enter(Stage::Residual);
-        let drawn = model.visual.codebook().rows_of(drawn.repeat_dim(0, 2));
-        let condition = model.transformer.residual_condition(hidden, drawn);
+        let indices = model.visual.codebook().rows_of(indices.repeat_dim(0, 2));
+        let condition = model.transformer.residual_condition(hidden, indices);
         let noise = Noise { random, scale: last.index };
         let guidance = last.guidance(sampling.guidance);
         let residual = model.residual.sample(condition, guidance, &sampling.steps, &noise, progress)?;
