@@ -38,7 +38,7 @@ pub unsafe extern "C" fn hart_model_tokenize(
         let tokens = Out::<hart_tokens>::new(tokens, "tokens")?;
         let images = [get(image, "image")?.image.clone()];
         using(model, |hart| {
-            let encoded = hart.attempt(|| hart.visual().tokenize_images(&images))?;
+            let encoded = hart.try_install(|| hart.visual().tokenize_images(&images))?;
             tokens.give(Tokenized { tokens: encoded, hart: hart.clone() });
             Ok(())
         })
@@ -95,7 +95,7 @@ pub unsafe extern "C" fn hart_model_reconstruct(
             if !hart.is_same_model(&tokenized.hart) {
                 return Err(Failure::argument("`tokens` belong to another model"));
             }
-            let decoded = hart.attempt(|| {
+            let decoded = hart.try_install(|| {
                 let visual = hart.visual();
                 let tokens = &tokenized.tokens;
                 let latent = if with_residual != 0 { tokens.hybrid() } else { visual.discrete(tokens) };

@@ -50,7 +50,7 @@ struct Model {
     reports: Vec<LoadReport>,
 }
 
-/// Fails to compile if `Hart` is not shared between threads.
+/// Asserts at compile time that `Hart` is `Send` and `Sync`.
 const _: fn() = || {
     fn shared<T: Send + Sync>() {}
     shared::<Hart>();
@@ -127,17 +127,17 @@ impl Hart {
         }
     }
 
-    /// Runs work with the stages on the model's own threads, if it has any.
+    /// Runs a closure in the model's thread pool, or in the current one if the model has none. For programs that use single stages.
     pub fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         self.model.threads.install(work)
     }
 
-    /// Like [`Self::install`], for work that may fail. A failure of a GPU is an error as well.
+    /// Like [`Self::install`], but for closures that may fail. A failure of a GPU becomes an error.
     ///
     /// # Errors
     ///
-    /// The error of the work, or [`Error::Device`](crate::Error::Device).
-    pub fn attempt<R: Send>(&self, work: impl FnOnce() -> Result<R> + Send) -> Result<R> {
+    /// The error of the closure, or [`Error::Device`](crate::Error::Device) if a GPU fails.
+    pub fn try_install<R: Send>(&self, work: impl FnOnce() -> Result<R> + Send) -> Result<R> {
         self.install(|| self.model.device.catch_backend_panic(work))
     }
 }

@@ -1,4 +1,4 @@
-//! From a checkpoint's files to a model.
+//! Opening a model from a checkpoint's files.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ impl Hart {
         Self::open_in(&options.disk(), path.as_ref(), &options)
     }
 
-    /// Opens a checkpoint whose files are in memory. Tensors of f32 are not copied.
+    /// Opens a checkpoint whose files are in memory. f32 tensors are not copied.
     ///
     /// # Errors
     ///
@@ -59,7 +59,7 @@ impl Model {
     fn load(storage: &Storage, layout: Layout, options: &OpenOptions, open: OpenDevice, threads: Threads) -> Result<Self> {
         let (config, device) = (layout.config, &open.device);
         let checkpoint = transformer_weights(storage, &layout.transformer, options.weight_set)?;
-        let precision = choose(options.precision, checkpoint.packed_precision(), &layout.transformer, device)?;
+        let precision = resolve_precision(options.precision, checkpoint.packed_precision(), &layout.transformer, device)?;
         let (text, text_report) = TextEncoder::open_in(storage, &layout.text, &config.text, options, device, precision)?;
         let (visual, visual_report) =
             VisualTokenizer::open_in(storage, &layout.visual, &config.visual, options, device, precision)?;
@@ -88,13 +88,13 @@ impl Model {
     }
 }
 
-/// Returns the requested precision, or that of stored packed weights, which no other precision can use.
-fn choose(requested: Precision, stored: Option<Precision>, folder: &Path, device: &Device) -> Result<Precision> {
+/// Resolves the precision. Packed weights can only be used in the precision in which they are stored.
+fn resolve_precision(requested: Precision, stored: Option<Precision>, folder: &Path, device: &Device) -> Result<Precision> {
     match (requested, stored) {
         (Precision::Auto, None) => Ok(device::best_precision(device)),
         (_, Some(stored)) if !is_cpu(device) => Err(Error::checkpoint(
             folder,
-            format!("holds {stored} weights packed for the CPU: open it there, or the model that it was converted from here"),
+            format!("holds {stored} weights packed for the CPU: open it on the CPU, or use the unconverted model here"),
         )),
         (Precision::Auto, Some(stored)) => Ok(stored),
         (requested, None) => device::check_precision(requested, device),
@@ -116,7 +116,7 @@ pub(crate) fn transformer_weights(storage: &Storage, folder: &Path, set: WeightS
         WeightSet::Ema => ema()?.ok_or_else(|| {
             Error::checkpoint(
                 folder,
-                "holds no EMA weights: expected ema_model.safetensors or ema_model.bin; the plain weights may do",
+                "holds no EMA weights: expected ema_model.safetensors or ema_model.bin; or use the plain weights",
             )
         }),
     }
