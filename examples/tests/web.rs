@@ -151,7 +151,7 @@ fn errors_are_json() {
     }
     wrong(&"[".repeat(60_000), 400, "the body is invalid");
     wrong(&format!("{{\"prompt\": \"{}\"}}", "x".repeat(70_000)), 413, "65536 bytes");
-    wrong("{\"prompt\": \" \"}", 400, "empty: say what to draw");
+    wrong("{\"prompt\": \" \"}", 400, "empty: describe an image");
     wrong("{\"prompt\": \"x\", \"guidance\": 101}", 400, "-100 to 100");
     wrong("{\"prompt\": \"x\", \"guidance\": 1e999}", 400, "the body is invalid");
     wrong("{\"prompt\": \"x\", \"seed\": \"one\"}", 400, "whole number");

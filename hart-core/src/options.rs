@@ -1,4 +1,4 @@
-//! Options for opening a checkpoint.
+//! [`OpenOptions`].
 
 use std::path::PathBuf;
 
@@ -38,18 +38,18 @@ impl Default for OpenOptions {
 }
 
 impl OpenOptions {
-    /// Creates the default options: the best device, EMA weights if there are any, mapped files, and no unused tensors.
+    /// Creates the default options: the best device, EMA weights if there are any, memory-mapped files, and an error for unused tensors.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Sets the device.
+    /// Sets the device. Defaults to [`DeviceKind::Auto`].
     pub fn device(mut self, device: DeviceKind) -> Self {
         self.device = device;
         self
     }
 
-    /// Sets the precision of weights and activations.
+    /// Sets the precision of weights and activations. Defaults to [`Precision::Auto`].
     pub fn precision(mut self, precision: Precision) -> Self {
         self.precision = precision;
         self
@@ -61,7 +61,7 @@ impl OpenOptions {
         self
     }
 
-    /// Selects the weights of the transformer.
+    /// Sets which weights of the transformer are loaded. Defaults to [`WeightSet::PreferEma`].
     pub fn weight_set(mut self, weight_set: WeightSet) -> Self {
         self.weight_set = weight_set;
         self
@@ -80,15 +80,15 @@ impl OpenOptions {
         self
     }
 
-    /// Sets the number of threads of the model's own pool. `None` uses rayon's current pool: all cores, unless the program has configured
-    /// it. Images do not depend on the number.
+    /// Sets the number of threads of the model's own pool. `None` uses rayon's current pool, which has a thread per core unless the
+    /// program has configured it. Images do not depend on the number of threads.
     pub fn threads(mut self, threads: impl Into<Option<usize>>) -> Self {
         self.threads = threads.into();
         self
     }
 
-    /// Limits the memory of the model in bytes. Opening or a run whose estimate exceeds the limit fails before any work. `None`, the
-    /// default, sets no limit.
+    /// Sets a limit in bytes for the estimated memory. Opening a model and generating fail before any work if the estimate exceeds it.
+    /// `None`, the default, is no limit.
     pub fn max_memory(mut self, bytes: impl Into<Option<u64>>) -> Self {
         self.max_memory = bytes.into();
         self
@@ -96,7 +96,7 @@ impl OpenOptions {
 }
 
 impl OpenOptions {
-    /// Returns the file system as these options read it.
+    /// Returns the file system as the storage of a checkpoint.
     pub(crate) fn disk(&self) -> Storage {
         Storage::Disk { memory_map: self.memory_map }
     }

@@ -10,7 +10,7 @@ use crate::schedule::Respacing;
 
 /// Maximum number of images of one request.
 pub const MAX_IMAGES: usize = 1024;
-/// Maximum length of one prompt in bytes: the longest text of an image file. Checkpoints read far less.
+/// Maximum length of one prompt in bytes: the limit for texts in PNG files. Models truncate prompts to far fewer.
 pub const MAX_PROMPT_BYTES: usize = MAX_TEXT_BYTES;
 
 /// The text before the prompts (spec section 1).
@@ -28,8 +28,8 @@ pub enum SystemPrompt {
 
 /// A generation request.
 ///
-/// Setters of optional values take a value or an `Option`. `None` stands for the model's setting: that of its
-/// `llm/generation_config.json`, or the published tools' where that file is missing.
+/// Setters of optional values take a value or an `Option`. `None` selects the model's default: the value in its
+/// `llm/generation_config.json`, or that of the published tools if the file does not set it.
 ///
 /// ```
 /// use hart_core::Request;
@@ -54,12 +54,12 @@ pub struct Request {
 }
 
 impl Request {
-    /// Creates a request for one image of one prompt, with the model's settings.
+    /// Creates a request for one image of one prompt, with the model's defaults.
     pub fn new(prompt: impl Into<String>) -> Self {
         Self::batch([prompt])
     }
 
-    /// Creates a request for one image of each prompt, with the model's settings.
+    /// Creates a request for one image of each prompt, with the model's defaults.
     pub fn batch<S: Into<String>>(prompts: impl IntoIterator<Item = S>) -> Self {
         Self {
             prompts: prompts.into_iter().map(Into::into).collect(),
@@ -95,26 +95,29 @@ impl Request {
         self
     }
 
-    /// Sets the strength of classifier-free guidance on the finest scales. 0 disables it. `None` is the model's setting, usually 4.5.
+    /// Sets the strength of classifier-free guidance, which increases from 0 on the first scale. 0 disables it. `None` is the model's
+    /// default, usually 4.5.
     pub fn guidance(mut self, guidance: impl Into<Option<f64>>) -> Self {
         self.guidance = guidance.into();
         self
     }
 
-    /// Sets whether tokens are mixed from several codebook rows by Gumbel-softmax smoothing. `None` is the model's setting, usually on.
+    /// Sets whether a token is a weighted mix of codebook rows (Gumbel-softmax smoothing) or a single row. `None` is the model's default,
+    /// usually a mix.
     pub fn smoothing(mut self, smoothing: impl Into<Option<bool>>) -> Self {
         self.smoothing = smoothing.into();
         self
     }
 
-    /// Sets the number of codes kept for sampling a token. `None` is the model's setting, usually 600 on the first seven scales and 300
-    /// after.
+    /// Sets the number of most likely codes from which a token is sampled. `None` is the model's default, usually 600 on the first seven
+    /// scales and 300 on the others.
     pub fn top_k(mut self, top_k: impl Into<Option<usize>>) -> Self {
         self.top_k = top_k.into();
         self
     }
 
-    /// Keeps the likeliest codes whose total probability is `top_p`. 0 keeps all. `None` is the model's setting, usually 0.
+    /// Sets the total probability of the most likely codes from which a token is sampled. 0 keeps all codes. `None` is the model's
+    /// default, usually 0.
     pub fn top_p(mut self, top_p: impl Into<Option<f64>>) -> Self {
         self.top_p = top_p.into();
         self
@@ -126,14 +129,14 @@ impl Request {
         self
     }
 
-    /// Sets the steps of the residual diffusion. `None` is the checkpoint's setting, usually 8.
+    /// Sets the steps of the residual diffusion. `None` is the model's default, usually 8.
     pub fn steps(mut self, steps: impl Into<Option<Respacing>>) -> Self {
         self.steps = steps.into();
         self
     }
 
-    /// Starts all images of the request from an image, to regenerate a part of it, extend it, or vary it. `None`, the default, starts
-    /// from nothing.
+    /// Sets an image to start from: a part of it is regenerated, or it is extended or varied. `None`, the default, generates whole
+    /// images.
     ///
     /// ```
     /// use hart_core::{FromImage, Image, Mask, Request};
@@ -153,7 +156,7 @@ impl Request {
         self
     }
 
-    /// Sets a filter that may refuse prompts. Defaults to none. Clones of the request share it.
+    /// Sets a filter that may refuse prompts. There is none by default. Clones of the request share it.
     pub fn filter(mut self, filter: impl PromptFilter + 'static) -> Self {
         self.filter = Some(Filter::new(filter));
         self
@@ -165,16 +168,16 @@ impl Request {
         self.prompts.len().saturating_mul(self.images_per_prompt)
     }
 
-    /// Checks every value. [`Hart::generate`](crate::Hart::generate) does so before any work.
+    /// Checks every value. [`Hart::generate`](crate::Hart::generate) calls this first.
     ///
     /// # Errors
     ///
     /// [`Error::Request`] naming the first invalid value.
     pub fn validate(&self) -> Result<()> {
-        let check = |fine: bool, field, problem: String| if fine { Ok(()) } else { Err(Error::request(field, problem)) };
-        check(!self.prompts.is_empty(), "prompt", "there is none: give at least one".into())?;
+        let check = |valid: bool, field, problem: String| if valid { Ok(()) } else { Err(Error::request(field, problem)) };
+        check(!self.prompts.is_empty(), "prompt", "missing: expected at least one".into())?;
         for (i, prompt) in self.prompts.iter().enumerate() {
-            check(!prompt.trim().is_empty(), "prompt", format!("number {} is empty: say what to draw", i + 1))?;
+            check(!prompt.trim().is_empty(), "prompt", format!("number {} is empty: describe an image", i + 1))?;
             let bytes = prompt.len();
             check(
                 bytes <= MAX_PROMPT_BYTES,
@@ -186,7 +189,7 @@ impl Request {
             let bytes = text.len();
             check(bytes <= MAX_PROMPT_BYTES, "system prompt", format!("has {bytes} bytes, at most {MAX_PROMPT_BYTES} are read"))?;
         }
-        check(self.images_per_prompt >= 1, "images per prompt", "0: ask for at least one".into())?;
+        check(self.images_per_prompt >= 1, "images per prompt", "0, expected at least one".into())?;
         let (total, guidance, top_p) = (self.total_images(), self.guidance.unwrap_or(0.0), self.top_p.unwrap_or(0.0));
         check(total <= MAX_IMAGES, "images", format!("{total} in all, at most {MAX_IMAGES} in one request: split it"))?;
         check(
@@ -194,7 +197,7 @@ impl Request {
             "guidance",
             format!("{guidance}, expected a number from -{MAX_GUIDANCE} to {MAX_GUIDANCE}; 4.5 is usual"),
         )?;
-        check(self.top_k != Some(0), "top-k", "0 would keep no code: leave it out for the model's own".into())?;
+        check(self.top_k != Some(0), "top-k", "0 keeps no code: expected at least 1, or no value for the model's default".into())?;
         check((0.0..=1.0).contains(&top_p), "top-p", format!("{top_p}, expected a number from 0 (off) to 1"))
     }
 }

@@ -219,7 +219,7 @@ impl VisualTokenizer {
     pub fn tokenize_images(&self, images: &[Image]) -> Result<ImageTokens> {
         let side = self.resolution();
         if images.is_empty() {
-            return Err(Error::request("image", "there is none: give at least one"));
+            return Err(Error::request("image", "missing: expected at least one"));
         }
         for image in images {
             if (image.width(), image.height()) != (side, side) {
