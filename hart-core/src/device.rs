@@ -1,4 +1,4 @@
-//! Devices by name.
+//! Devices and precisions: names, discovery and tests.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DeviceKind {
-    /// The best device that is compiled in and usable: an NVIDIA GPU, else another GPU, else the CPU.
+    /// The first usable device of these: an NVIDIA GPU, another GPU that is not a software renderer, the CPU.
     #[default]
     Auto,
     /// The CPU, with all threads of the current rayon pool.
@@ -34,7 +34,7 @@ pub struct DeviceInfo {
     pub description: String,
 }
 
-/// Lists the usable devices, the best first. Each GPU runs a small kernel to find out, which takes a moment the first time.
+/// Lists the usable devices, the best first. Tests each GPU with a small kernel, which takes a moment the first time.
 pub fn devices() -> Vec<DeviceInfo> {
     let mut found: Vec<DeviceInfo> = Vec::new();
     #[cfg(feature = "cuda")]
@@ -96,7 +96,7 @@ impl FromStr for Precision {
             "f16" => Ok(Self::F16),
             "bf16" => Ok(Self::Bf16),
             "int8" => Ok(Self::Int8),
-            _ => Err(Error::request("precision", format!("`{name}` is unknown; there are auto, f32, f16, bf16, int8"))),
+            _ => Err(Error::request("precision", format!("`{name}` is unknown; expected auto, f32, f16, bf16 or int8"))),
         }
     }
 }
@@ -121,7 +121,7 @@ impl DeviceKind {
             Self::Cuda(number) => gpu::open(self, number),
             #[cfg(feature = "wgpu")]
             Self::Wgpu(number) => gpu::open(self, number),
-            #[allow(unreachable_patterns, reason = "with all features there is no other")]
+            #[allow(unreachable_patterns, reason = "all kinds are matched if all features are enabled")]
             other => {
                 let feature = other.to_string();
                 let feature = feature.split(':').next().unwrap_or_default();
@@ -201,7 +201,7 @@ pub(crate) struct OpenDevice {
 }
 
 impl OpenDevice {
-    /// Returns whether work is done when its call returns, as on the CPU. A GPU works later, and also fails later.
+    /// Returns whether operations are complete when their calls return, as on the CPU. A GPU computes, and fails, asynchronously.
     pub(crate) fn is_synchronous(&self) -> bool {
         is_cpu(&self.device)
     }
@@ -275,7 +275,7 @@ mod gpu {
 
     /// Lists the devices of a kind. Hardware comes before software renderers.
     fn all(kind: DeviceKind) -> Vec<Device> {
-        keep_kernels();
+        enable_kernel_cache();
         match kind {
             #[cfg(feature = "cuda")]
             DeviceKind::Cuda(_) => Device::enumerate(DeviceType::Cuda).into_iter().collect(),
@@ -289,9 +289,9 @@ mod gpu {
         }
     }
 
-    /// Makes CubeCL keep compiled kernels on disk for the next process. By default it keeps only autotuning results. A configuration
-    /// that the program has set before stays.
-    fn keep_kernels() {
+    /// Makes CubeCL cache compiled kernels on disk. By default it caches only autotuning results. Does nothing if the program has
+    /// already configured CubeCL.
+    fn enable_kernel_cache() {
         let mut config = CubeClRuntimeConfig::from_current_dir().override_from_env();
         config.compilation.cache = true;
         CubeClRuntimeConfig::try_set(config);
@@ -319,14 +319,14 @@ mod gpu {
         let device = all.get(number).ok_or_else(|| match (kind, all.len()) {
             (DeviceKind::Cuda(_), 0) => kind.problem("there is no NVIDIA GPU with a driver: choose auto or cpu".into()),
             (_, 0) => kind.problem("there is no GPU with a driver for Vulkan, Metal or DX12: choose auto or cpu".into()),
-            (_, count) => kind.problem(format!("there is none: those that there are have the numbers 0 to {}", count - 1)),
+            (_, count) => kind.problem(format!("does not exist: the highest index is {}", count - 1)),
         })?;
         let found = OpenDevice { kind, device: device.clone() };
         test(&found)?;
         Ok(found)
     }
 
-    /// Computes a small sum, to find out whether the device compiles and runs kernels.
+    /// Checks that the device compiles and runs kernels, by computing a small sum.
     fn test(open: &OpenDevice) -> Result<()> {
         let OpenDevice { kind, device } = open;
         let sum = open.catch_backend_panic(|| {
@@ -334,7 +334,7 @@ mod gpu {
             let two = Tensor::<1>::from_data(TensorData::new(vec![1.0f32; 2], [2]), (device, DType::F32));
             Ok((two.clone() + two).into_data().convert::<f32>().try_into_vec::<f32>().unwrap_or_default())
         })?;
-        if sum == [2.0, 2.0] { Ok(()) } else { Err(kind.problem(format!("doesn't work: 1 + 1 is {sum:?} on it"))) }
+        if sum == [2.0, 2.0] { Ok(()) } else { Err(kind.problem(format!("does not work: it computes 1 + 1 as {sum:?}"))) }
     }
 
     /// Lists the devices of a kind that work.
