@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::image::Image;
 
-/// Lightness from which a mask's pixel counts as white.
+/// Minimum mean of a mask pixel's channels for it to count as white.
 const WHITE: u32 = 128;
 
 /// A mask of the pixels to regenerate.
@@ -36,7 +36,7 @@ impl Mask {
         Self { width: size.0, height: size.1, regenerated: (0..size.1).flat_map(row).collect() }
     }
 
-    /// Returns whether each patch of `patch` x `patch` pixels is known: no pixel of it is regenerated.
+    /// Returns whether each patch of `patch` x `patch` pixels is known, that is, none of its pixels is regenerated.
     pub(crate) fn known_patches(&self, patch: usize) -> Vec<bool> {
         let (columns, rows) = (self.width / patch, self.height / patch);
         let is_known = |x: usize, y: usize| {
@@ -53,13 +53,13 @@ impl Mask {
 pub struct FromImage {
     image: Image,
     mask: Option<Mask>,
-    /// Left and top of a smaller image on the canvas.
+    /// Position (left, top) of a smaller image on the canvas.
     offset: Option<(usize, usize)>,
     kept_scales: usize,
 }
 
 impl FromImage {
-    /// Regenerates the masked part. Outside it, the latent is exactly that of the image, patch by patch.
+    /// Regenerates the masked part. The latent of patches outside it does not change.
     pub fn inpaint(image: Image, mask: Mask) -> Self {
         Self { image, mask: Some(mask), offset: None, kept_scales: 0 }
     }
@@ -69,8 +69,8 @@ impl FromImage {
         Self { image, mask: None, offset: Some((left, top)), kept_scales: 0 }
     }
 
-    /// Keeps the coarsest scales of an image, from 1 to all but the last, and regenerates the finer ones. Few scales keep the layout
-    /// only, many keep nearly everything.
+    /// Keeps the coarsest scales of an image, from 1 to all but the last, and regenerates the finer ones. Few scales keep only the
+    /// layout, many keep nearly everything.
     pub fn vary(image: Image, kept_scales: usize) -> Self {
         Self { image, mask: None, offset: None, kept_scales }
     }
@@ -109,17 +109,20 @@ impl FromImage {
                     ));
                 }
                 if (width, height) == (side, side) {
-                    return invalid(format!("it fills the model's {side} x {side} pixels, nothing is left to draw around it"));
+                    return invalid(format!("it fills the model's {side} x {side} pixels: nothing is left to generate around it"));
                 }
             }
             None if (width, height) != (side, side) => {
-                return invalid(format!("has {width} x {height} pixels, the model draws {side} x {side}: resize it"));
+                return invalid(format!("has {width} x {height} pixels, the model generates {side} x {side}: resize it"));
             }
             None => {}
         }
         if let Some(mask) = &self.mask {
             if (mask.width, mask.height) != (width, height) {
-                return invalid(format!("it has {width} x {height} pixels, its mask {} x {}", mask.width, mask.height));
+                return invalid(format!(
+                    "it has {width} x {height} pixels, its mask {} x {}: expected equal sizes",
+                    mask.width, mask.height
+                ));
             }
             if !mask.regenerated.contains(&true) {
                 return invalid("its mask keeps everything: make the part to regenerate white".into());
@@ -170,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_smaller_image_is_laid_on_the_canvas_and_its_edge_goes_on() {
+    fn outpainting_repeats_the_edge_on_the_canvas() {
         let (canvas, mask) = FromImage::outpaint(image(2, 2), 1, 2).canvas(4).unwrap();
         let reds: Vec<u8> = canvas.pixels().iter().step_by(3).copied().collect();
         assert_eq!(reds, [0, 0, 3, 3, 0, 0, 3, 3, 0, 0, 3, 3, 6, 6, 9, 9]);
@@ -180,9 +183,9 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_named() {
+    fn errors_name_what_does_not_fit() {
         let problem = |from: FromImage| from.check(4, 3).unwrap_err().to_string();
-        assert!(problem(FromImage::vary(image(2, 4), 1)).contains("has 2 x 4 pixels, the model draws 4 x 4"));
+        assert!(problem(FromImage::vary(image(2, 4), 1)).contains("has 2 x 4 pixels, the model generates 4 x 4"));
         assert!(problem(FromImage::vary(image(4, 4), 0)).contains("expected 1 to 2 of 3"));
         assert!(problem(FromImage::vary(image(4, 4), 3)).contains("expected 1 to 2 of 3"));
         assert!(problem(FromImage::outpaint(image(4, 4), 0, 0)).contains("nothing is left"));
