@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::weights::{LoadReport, shortened};
 
-/// Errors of the library. A message names the object, the expected value, and what to do next.
+/// Errors of the library. Messages name the cause, the expected value and the remedy.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -49,7 +49,7 @@ pub enum Error {
     Weights(Box<LoadReport>),
     /// A tensor of a checkpoint contains NaN or an infinity.
     #[error(
-        "{}: tensor `{tensor}` holds {value} at element {index}: the file is damaged or its training diverged; get it again",
+        "{}: tensor `{tensor}` holds {value} at element {index}: the file is damaged or its training diverged; download it again",
         path.display()
     )]
     NotFinite {
@@ -87,7 +87,7 @@ pub enum Error {
         problem: String,
     },
     /// The work needs more memory than [`OpenOptions::max_memory`](crate::OpenOptions::max_memory) allows.
-    #[error("{what} would take about {} MB of memory, {} MB are allowed: raise the limit or take a smaller model", needed >> 20, limit >> 20)]
+    #[error("{what} would take about {} MB of memory, {} MB are allowed: raise the limit or use a smaller model", needed >> 20, limit >> 20)]
     Memory {
         /// The work.
         what: &'static str,
@@ -96,8 +96,8 @@ pub enum Error {
         /// Allowed number of bytes.
         limit: u64,
     },
-    /// The observer or a [`CancelToken`](crate::CancelToken) cancelled the run. [`Observer::image`](crate::Observer::image) has
-    /// received the images finished before.
+    /// The observer or a [`CancelToken`](crate::CancelToken) cancelled the run. Images that were finished before were passed to
+    /// [`Observer::image`](crate::Observer::image).
     #[error("cancelled")]
     Cancelled,
     /// A computed value is NaN or infinite.

@@ -1,7 +1,7 @@
 #![doc = include_str!("../README.md")]
 // docs.rs names the feature that each item needs.
 #![cfg_attr(docsrs, feature(doc_cfg))]
-// Unsafe code is denied workspace-wide; `kernels` allows it item by item.
+// Unsafe code is denied in the workspace; `kernels` and `files` allow it item by item.
 
 pub mod config;
 mod convert;

@@ -20,7 +20,7 @@ pub enum Stage {
     Sampling,
     /// The residual diffusion of the last scale.
     Residual,
-    /// Latent to pixels, and the pixels of an image to start from to its latent.
+    /// Latent to pixels. Encoding an image to start from also counts as this stage.
     Decode,
 }
 
@@ -109,11 +109,11 @@ pub enum Step {
 pub struct Event<'a> {
     /// The current stage.
     pub stage: Stage,
-    /// The step that has just been reached.
+    /// The step that has been completed or begun.
     pub step: Step,
     /// Time since the run began.
     pub elapsed: Duration,
-    /// Estimated completed share of the whole run, 0 to 1. Never decreases.
+    /// Estimated fraction of the whole run that is done, 0 to 1. Never decreases.
     pub fraction: f32,
     pub(crate) preview: Option<&'a dyn Fn(usize) -> Result<Image>>,
 }
@@ -149,7 +149,7 @@ impl std::fmt::Debug for Event<'_> {
     }
 }
 
-/// An observer's answer to an event.
+/// Return value of an observer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Control {
     /// Continues the run.
@@ -162,7 +162,7 @@ pub enum Control {
 ///
 /// Any `FnMut(&Event<'_>) -> Control` is an observer. `()` ignores everything.
 pub trait Observer {
-    /// Receives an event. Called often, so it must be quick.
+    /// Receives an event. Called often, so it should return quickly.
     fn event(&mut self, event: &Event<'_>) -> Control;
 
     /// Receives each finished image before the run continues. Does nothing by default.
@@ -196,7 +196,7 @@ impl CancelToken {
         self.0.store(true, Ordering::Relaxed);
     }
 
-    /// Makes the token usable again.
+    /// Resets the token, so that it can be used again.
     pub fn reset(&self) {
         self.0.store(false, Ordering::Relaxed);
     }
@@ -238,7 +238,7 @@ pub struct Progress<'a> {
 }
 
 impl<'a> Progress<'a> {
-    /// Starts the clock. `work` is the estimated cost of the whole run, in the unit of [`Self::report`].
+    /// Creates the progress of a run and starts its clock. `work` is the estimated cost of the whole run, in the unit of [`Self::report`].
     pub fn new(observer: &'a mut dyn Observer, cancel: Option<&'a CancelToken>, work: f64) -> Self {
         let start = Instant::now();
         Self {
@@ -253,7 +253,7 @@ impl<'a> Progress<'a> {
         }
     }
 
-    /// Starts a clock without an observer, for stages that are run alone.
+    /// Creates a progress without an observer, for running single stages.
     pub fn silent() -> Progress<'static> {
         // `()` has no size, so nothing is allocated or leaked.
         Progress::new(Box::leak(Box::new(())), None, 1.0)
@@ -272,7 +272,7 @@ impl<'a> Progress<'a> {
     }
 
     /// Like [`Self::enter`], but stays in the current stage if the device is asynchronous: its pending work belongs to the current
-    /// stage, and to wait for it here would cost time.
+    /// stage, and waiting for it here would cost time.
     pub(crate) fn enter_if_synchronous(&mut self, stage: Stage) {
         if self.device.as_ref().is_none_or(OpenDevice::is_synchronous) {
             self.enter(stage);

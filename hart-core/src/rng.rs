@@ -1,5 +1,5 @@
-//! Counter-based random numbers. Every draw is a function of (seed, scale, purpose, position) alone, so an image does not depend on
-//! its batch, on the number of threads or on the device.
+//! Counter-based random numbers. A number depends only on (seed, scale, purpose, position), so an image does not depend on its
+//! batch, on the number of threads or on the device.
 //!
 //! The generator is Philox 4x32 with 10 rounds (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011). Its key is
 //! the image's seed. Image `i` of a prompt has the seed `seed + i` and can therefore be generated again alone.
@@ -15,9 +15,9 @@ pub struct RandomKey {
     pub position: usize,
 }
 
-/// Source of a run's random numbers: [`Philox`], or in tests a recording.
+/// Source of a run's random numbers: [`Philox`], or recorded numbers in tests.
 pub trait RandomSource: Send + Sync {
-    /// Draws the index of a codebook row for one token. `probabilities` sum to 1.
+    /// Samples the index of a codebook row for one token. `probabilities` sum to 1.
     fn code(&self, key: RandomKey, probabilities: &[f32]) -> usize;
     /// Fills `out` with Gumbel noise, one value per codebook row.
     fn gumbel(&self, key: RandomKey, out: &mut [f32]);
@@ -52,7 +52,7 @@ impl<'a> Stream<'a> {
     }
 }
 
-/// Purpose of the words that draw codes.
+/// Purpose of the words that select codes.
 #[cfg_attr(not(any(feature = "cuda", feature = "wgpu")), allow(dead_code, reason = "read by the GPU's kernels"))]
 pub(crate) const CODE: u32 = Purpose::Code as u32;
 /// Purpose of the words that become Gumbel noise.
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn codes_follow_their_probabilities_and_never_take_a_zero() {
+    fn codes_follow_their_probabilities() {
         let probabilities = [0.0, 0.25, 0.0, 0.75, 0.0];
         let random = Philox::new(vec![1]);
         let mut counts = [0usize; 5];
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn every_address_has_its_own_numbers() {
+    fn every_key_has_its_own_numbers() {
         let random = Philox::new(vec![5, 6]);
         let take = |key: RandomKey, step: Option<usize>| {
             let mut out = [0.0; 6];

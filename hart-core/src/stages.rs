@@ -1,8 +1,8 @@
-//! The stages of the pipeline, for programs that need a part of it: to encode a text once, tokenize an image, or decode a latent.
+//! The stages of the pipeline, for programs that need only some of them, such as the text encoder or the visual tokenizer.
 //!
-//! [`Hart::generate`](crate::Hart::generate) runs these types, and [`Hart`](crate::Hart) has accessors for them.
+//! [`Hart::generate`](crate::Hart::generate) uses these types, and [`Hart`](crate::Hart) has accessors for them.
 //!
-//! **This module is unstable: it may change in any minor version.** The rest of the library keeps to semantic versioning.
+//! **This module is unstable: it may change in any minor version.** The rest of the library follows semantic versioning.
 //!
 //! ```
 //! use hart_core::stages::{Philox, Progress, SamplingParams};
