@@ -21,7 +21,7 @@
  *         return 1;
  *     }
  *
- * Rules for everything here:
+ * Rules:
  *
  * Errors    A failure throws hart::Error, whose what() describes the cause and the remedy. A cancelled run throws
  *           hart::Cancelled. A program that is built without exceptions includes hart.h instead, which returns a status.
@@ -209,7 +209,7 @@ template <class T>
     return value;
 }
 
-struct Watcher;
+struct ObserverState;
 
 } // namespace detail
 
@@ -239,7 +239,7 @@ protected:
         }
     }
 
-    /// Returns the bytes of a string of char8_t or char.
+    /// Copies a string of char8_t or char to a std::string.
     template <class T>
     [[nodiscard]] static std::string from(const T &text) {
         return std::string(reinterpret_cast<const char *>(text.data()), text.size());
@@ -495,7 +495,7 @@ public:
     }
 
 private:
-    friend struct detail::Watcher;
+    friend struct detail::ObserverState;
 
     explicit Event(const hart_event &event) noexcept : event_(event) {}
 
@@ -532,22 +532,22 @@ private:
 namespace detail {
 
 /// An observer and the exception that it has thrown. Its address stays the same when the request is moved.
-struct Watcher {
+struct ObserverState {
     Observer observer;
     std::exception_ptr thrown;
 
     /// The C callback.
     static std::int32_t on_event(const hart_event *event, void *user_data) noexcept {
-        Watcher &watcher = *static_cast<Watcher *>(user_data);
-        if (watcher.thrown) return 1;
+        ObserverState &state = *static_cast<ObserverState *>(user_data);
+        if (state.thrown) return 1;
         try {
-            return watcher.observer(Event(*event)) == Control::go_on ? 0 : 1;
+            return state.observer(Event(*event)) == Control::go_on ? 0 : 1;
         } catch (const Error &error) {
             // A preview throws Status::cancelled if the token is used meanwhile. generate() then throws Cancelled with
             // the images that were finished before.
-            if (error.status() != Status::cancelled) watcher.thrown = std::current_exception();
+            if (error.status() != Status::cancelled) state.thrown = std::current_exception();
         } catch (...) {
-            watcher.thrown = std::current_exception();
+            state.thrown = std::current_exception();
         }
         return 1;
     }
@@ -711,15 +711,15 @@ private:
     [[nodiscard]] static Request moved(Request &request) noexcept { return std::move(request); }
 
     Request &watch(Observer observer) {
-        std::shared_ptr<detail::Watcher> watcher;
-        if (observer) watcher = std::make_shared<detail::Watcher>(detail::Watcher{std::move(observer), nullptr});
-        set(hart_request_set_observer(get(), watcher ? detail::Watcher::on_event : nullptr, watcher.get()));
-        watcher_ = std::move(watcher);
+        std::shared_ptr<detail::ObserverState> state;
+        if (observer) state = std::make_shared<detail::ObserverState>(detail::ObserverState{std::move(observer), nullptr});
+        set(hart_request_set_observer(get(), state ? detail::ObserverState::on_event : nullptr, state.get()));
+        state_ = std::move(state);
         return *this;
     }
 
     detail::Handle<hart_request> handle_;
-    std::shared_ptr<detail::Watcher> watcher_;
+    std::shared_ptr<detail::ObserverState> state_;
 };
 
 /* ---- Results --------------------------------------------------------------- */
@@ -1023,13 +1023,13 @@ public:
     /// Rethrows exceptions of the observer.
     [[nodiscard]] Result generate(const Request &request) const {
         // Held here, because the observer may destroy its own request.
-        const std::shared_ptr<detail::Watcher> watcher = request.watcher_;
+        const std::shared_ptr<detail::ObserverState> state = request.state_;
         hart_result *created = nullptr;
         const hart_status status = hart_generate(get(), request.get(), &created);
         Result result{detail::Handle<hart_result>(created)};
         // Status::state: another run uses the request, so the exception belongs to that run.
-        if (status != HART_ERR_STATE && watcher && watcher->thrown) {
-            std::rethrow_exception(std::exchange(watcher->thrown, nullptr));
+        if (status != HART_ERR_STATE && state && state->thrown) {
+            std::rethrow_exception(std::exchange(state->thrown, nullptr));
         }
         if (status == HART_CANCELLED) throw Cancelled(hart_last_error(), std::move(result));
         detail::check(status);
