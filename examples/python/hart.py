@@ -326,7 +326,7 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
 
 # ---- The C library: loading ------------------------------------------------------------------------------------------------------
 
-#: File name of the library as it is built, and its installed name, which contains the ABI number.
+#: File name of the library as it is built, and the name by which the system's loader finds an installed one.
 _FILE_NAME, _SYSTEM_NAME = {
     "win32": ("hart.dll", "hart.dll"),
     "darwin": ("libhart.dylib", "libhart.0.dylib"),
@@ -358,7 +358,8 @@ def _open_library() -> ctypes.CDLL:
             except OSError as error:
                 raise ImportError(f"hart: the library {file} can't be loaded: {error}") from error
     if named:
-        raise ImportError(f"hart: HART_LIBRARY is {named}, where there is no file: name the file, such as .../{_FILE_NAME}")
+        advice = f"set it to the path of the library, such as .../{_FILE_NAME}"
+        raise ImportError(f"hart: HART_LIBRARY is {named}, which is not a file: {advice}")
     for name in (_SYSTEM_NAME, ctypes.util.find_library("hart")):
         if name:
             try:
@@ -366,8 +367,8 @@ def _open_library() -> ctypes.CDLL:
             except OSError:
                 continue
     searched = ", ".join(dict.fromkeys(str(file) for file in files))
-    advice = "build it (cargo build --release -p hart-ffi) or name its file in the environment variable HART_LIBRARY"
-    raise ImportError(f"hart: no library; looked for {searched}, and asked the system for {_SYSTEM_NAME}: {advice}")
+    advice = "build it (cargo build --release -p hart-ffi) or set the environment variable HART_LIBRARY to its path"
+    raise ImportError(f"hart: no library found; searched {searched} and the system's search path for {_SYSTEM_NAME}: {advice}")
 
 
 def _load() -> ctypes.CDLL:

@@ -49,7 +49,7 @@ def library() -> Path:
     named = os.environ.get("HART_LIBRARY")
     if named:
         if not Path(named).is_file():
-            sys.exit(f"HART_LIBRARY is {named}, where there is no file: name the file, such as .../{LIBRARY}")
+            sys.exit(f"HART_LIBRARY is {named}, which is not a file: set it to the path of the library, such as .../{LIBRARY}")
         return Path(named)
     environment = {"HART_COMMIT": commit(), **os.environ}
     try:

@@ -799,7 +799,7 @@ class Loading(unittest.TestCase):
             code = f"import os, sys; os.environ.pop('HART_LIBRARY', 0); sys.path.insert(0, {folder!r}); import hart"
             done = python(code)
             if done.returncode:  # the system may have one
-                self.assertIn(f"no library; looked for {folder}", done.stderr)
+                self.assertIn(f"no library found; searched {folder}", done.stderr)
 
     @unittest.skipUnless(sys.platform == "linux", "the file names are those of Linux")
     def test_it_finds_the_library_of_its_prefix_and_of_its_folder(self) -> None:
