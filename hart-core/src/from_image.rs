@@ -82,7 +82,7 @@ impl FromImage {
         self
     }
 
-    /// Returns the kind of editing, for an image's settings.
+    /// Returns the name of the kind of editing, for [`Provenance::settings`](crate::Provenance::settings).
     pub(crate) fn name(&self) -> &'static str {
         match (&self.mask, self.offset) {
             (Some(_), _) => "inpainting",

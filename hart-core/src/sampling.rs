@@ -1,6 +1,6 @@
 //! Logits to codes: classifier-free guidance, top-k and top-p filtering, sampling, and Gumbel-softmax smoothing (spec section 3).
 //!
-//! Tokens are independent, so this is plain Rust over slices on all cores.
+//! Tokens are independent. On the CPU they are sampled in parallel, with plain Rust over slices.
 
 use burn::prelude::*;
 use rayon::prelude::*;

@@ -66,7 +66,7 @@ impl Files {
     }
 }
 
-/// The storage that files are read from.
+/// Where the files of a checkpoint are stored.
 #[derive(Clone, Debug)]
 pub(crate) enum Storage {
     /// The file system. Weights are mapped or read.

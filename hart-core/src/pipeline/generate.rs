@@ -63,7 +63,7 @@ impl Hart {
         Ok(self.generate(&Request::new("an image"))?.timings)
     }
 
-    /// Checks a request against its own limits, its filter and this model.
+    /// Checks the values of a request, its prompts by its filter, and its size by this model.
     fn check(&self, request: &Request) -> Result<()> {
         request.validate()?;
         request.filter.as_ref().map_or(Ok(()), |filter| filter.check(&request.prompts))?;
