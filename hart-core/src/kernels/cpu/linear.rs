@@ -20,7 +20,7 @@ pub(crate) fn linear(x: &Tensor<3>, weight: &Weight, bias: Option<&Tensor<1>>) -
     untracked(x, weight, bias).or_else(|| autodiff::linear(x, weight, bias))
 }
 
-/// Computes the layer for a tensor that autodiff does not track.
+/// Computes [`linear`] for a tensor that autodiff does not track.
 fn untracked(x: &Tensor<3>, weight: &Weight, bias: Option<&Tensor<1>>) -> Option<Tensor<3>> {
     let [batch, length, _] = x.dims();
     let layer = Layer::new(weight, bias)?;
@@ -81,6 +81,7 @@ struct Layer {
 /// Panic message if a packed weight gets no quantised x.
 const QUANTIZED: &str = "x is quantised for packed weights";
 
+/// The weight of a [`Layer`].
 enum LayerWeight {
     /// A transposed view of f32 `[out, in]`.
     F32(FlexTensor),

@@ -218,7 +218,7 @@ impl<T: Pod> DerefMut for AlignedVec<T> {
     }
 }
 
-/// Makes a tensor's storage of a vector without a copy. Dropping the storage returns large vectors to the pool.
+/// Turns a vector into a tensor's storage without a copy. Dropping the storage returns large vectors to the pool.
 pub(super) fn into_bytes(values: Vec<f32>) -> Bytes {
     if values.capacity() < MIN_LEN {
         return Bytes::from_elems(values);
@@ -261,7 +261,7 @@ impl AllocationController for PooledAllocation {
     }
 
     fn try_detach(&mut self) -> Option<NonNull<u8>> {
-        // The caller makes a vector of the allocation again, with `capacity` and `alloc_align`.
+        // The caller turns the allocation into a vector again, with `capacity` and `alloc_align`.
         NonNull::new(ManuallyDrop::new(take(&mut self.0)).as_mut_ptr().cast())
     }
 }

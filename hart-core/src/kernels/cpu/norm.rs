@@ -44,7 +44,7 @@ impl<'a> BroadcastRows<'a> {
     }
 }
 
-/// What follows the normalisation of a row: `(x * gain + bias) * (1 + scale) + shift`.
+/// Affine parameters and modulation of a normalised row: `(x * gain + bias) * (1 + scale) + shift`.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Affine<'a> {
     pub(super) gain: Option<BroadcastRows<'a>>,
@@ -188,7 +188,10 @@ fn normalized(
 ) -> Option<Tensor<3>> {
     let [batch, length, width] = x.dims();
     let x = primitive(x)?.to_contiguous();
-    let per_channel = |v: &Tensor<1>| RowParam::new(&v.clone().reshape([1, 1, width]), [batch, length]);
+    let per_channel = |param: &Tensor<1>| {
+        let param = param.clone().reshape([1, 1, width]); // [1, 1, channels]
+        RowParam::new(&param, [batch, length])
+    };
     let (gain, bias) = (all_or_none(gain.map(per_channel))?, all_or_none(bias.map(per_channel))?);
     let scale = all_or_none(modulation.map(|m| RowParam::new(&m.scale, [batch, length])))?;
     let shift = all_or_none(modulation.map(|m| RowParam::new(&m.shift, [batch, length])))?;
@@ -215,7 +218,7 @@ pub(crate) fn add_gated(x: Tensor<3>, y: Tensor<3>, gate: Option<&Tensor<3>>) ->
     Ok(Tensor::from_primitive::<Flex>(sum))
 }
 
-/// Returns `None` if an operand is given but was rejected, which its inner `None` says.
+/// Turns a rejected operand, `Some(None)`, into `None`, and an absent one, `None`, into `Some(None)`.
 fn all_or_none<T>(operand: Option<Option<T>>) -> Option<Option<T>> {
     match operand {
         None => Some(None),
@@ -235,23 +238,23 @@ struct RowParam {
 impl RowParam {
     /// Returns `None` if the tensor is not on the CPU, not f32, or cannot be broadcast.
     fn new(param: &Tensor<3>, [batch, length]: [usize; 2]) -> Option<Self> {
-        let [batches, lengths, width] = param.dims();
+        let [param_batch, param_length, width] = param.dims();
         let primitive = primitive(param)?;
         // A view of a larger tensor is used without a copy if its rows are contiguous and evenly spaced.
-        let is_even = |strides: &[isize]| strides[2] == 1 && (batches == 1 || strides[0] == strides[1] * lengths as isize);
+        let is_even = |strides: &[isize]| strides[2] == 1 && (param_batch == 1 || strides[0] == strides[1] * param_length as isize);
         let tensor = match is_even(primitive.layout().strides()) {
             true => primitive,
             false => primitive.to_contiguous(),
         };
         let start = tensor.layout().start_offset();
-        let stride = match lengths {
+        let stride = match param_length {
             1 => tensor.layout().strides()[0],
             _ => tensor.layout().strides()[1],
         };
-        let (stride, repeats) = match (batches == batch, lengths == length) {
+        let (stride, repeats) = match (param_batch == batch, param_length == length) {
             (true, true) => (stride, 1),
-            (true, false) if lengths == 1 => (stride, length),
-            (false, _) if batches == 1 && lengths == 1 => (0, 1),
+            (true, false) if param_length == 1 => (stride, length),
+            (false, _) if param_batch == 1 && param_length == 1 => (0, 1),
             _ => return None,
         };
         let stride = usize::try_from(stride).ok()?;

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::gemm::{Bf16Rows, Bf16Weights, Int8Rows, Int8Weights, NR};
 use crate::device::Precision;
 
-/// The weight of a linear layer, quantised and packed.
+/// The weight of a linear layer in bf16 or int8, packed in panels.
 #[derive(Clone, Debug)]
 pub(crate) enum PackedWeight {
     /// See [`Precision::Bf16`].
@@ -39,7 +39,7 @@ impl PackedWeight {
         Some([outputs.div_ceil(NR), inputs.div_ceil(k_group), NR, k_group])
     }
 
-    /// Makes a weight `[in, out]` of what a file stores. Returns `None` if the sizes do not fit together.
+    /// Builds a weight `[in, out]` from what a file stores. Returns `None` if the sizes do not fit together.
     pub(crate) fn from_stored(dims: [usize; 2], panels: Bytes, scales: Option<Vec<f32>>) -> Option<Self> {
         let [inputs, outputs] = dims;
         match scales {

@@ -13,12 +13,12 @@ pub(super) fn primitive<const D: usize>(tensor: &Tensor<D>) -> Option<FlexTensor
     tensor.clone().try_into_primitive::<Flex>().ok().filter(|tensor| tensor.dtype() == DType::F32)
 }
 
-/// Makes a tensor of values in row-major order.
+/// Builds a tensor from values in row-major order.
 pub(super) fn tensor<const D: usize>(values: Vec<f32>, shape: Vec<usize>) -> Tensor<D> {
     Tensor::from_primitive::<Flex>(flex_tensor(values, Shape::from(shape)))
 }
 
-/// Makes the CPU backend's tensor of values in row-major order.
+/// Builds the CPU backend's tensor from values in row-major order.
 pub(super) fn flex_tensor(values: Vec<f32>, shape: Shape) -> FlexTensor {
     FlexTensor::new(memory::into_bytes(values), Layout::contiguous(shape), DType::F32)
 }

@@ -106,14 +106,15 @@ mod gradients {
 mod tests {
     use burn::nn::conv::Conv2dConfig;
 
-    use super::super::tests::{assert_close, waves};
+    use super::super::tests::assert_close;
     use super::*;
     use crate::kernels::tensor;
+    use crate::kernels::testing::waves;
     use crate::nn::conv_params;
     use burn::nn::PaddingConfig2d;
     use burn::nn::conv::Conv2d;
 
-    const TILE_CONFIG: [[usize; 5]; 7] = [
+    const SHAPES: [[usize; 5]; 7] = [
         [1, 1, 3, 8, 8],
         [2, 3, 5, 9, 17],
         [3, 5, 16, 19, 8],
@@ -131,7 +132,7 @@ mod tests {
     #[test]
     fn a_direct_convolution_equals_the_plain_one() {
         let device = Device::flex();
-        for [batch, from, to, height, width] in TILE_CONFIG {
+        for [batch, from, to, height, width] in SHAPES {
             let layer = layer(from, to, &device);
             let x = tensor(waves(batch * from * height * width, 0.7), [batch, from, height, width], &device);
             let turned = tensor(waves(batch * from * height * width, 0.7), [batch, from, width, height], &device).swap_dims(2, 3);
@@ -177,7 +178,7 @@ mod tests {
     #[test]
     fn gradients_equal_those_of_the_plain_convolution() {
         let device = Device::flex().autodiff();
-        for [batch, from, to, height, width] in TILE_CONFIG {
+        for [batch, from, to, height, width] in SHAPES {
             let layer = layer(from, to, &device);
             let (weight, bias) = (layer.weight.val(), layer.bias.as_ref().unwrap().val());
             let x = tensor(waves(batch * from * height * width, 0.7), [batch, from, height, width], &device).require_grad();

@@ -127,12 +127,13 @@ mod tests {
     use burn::nn::{GroupNorm, GroupNormConfig};
     use burn::tensor::activation;
 
-    use super::super::tests::{assert_close, waves};
+    use super::super::tests::assert_close;
     use super::*;
     use crate::kernels::tensor;
+    use crate::kernels::testing::waves;
     use crate::nn::group_norm_params;
 
-    const TILE_CONFIG: [[usize; 5]; 4] = [[1, 4, 2, 3, 5], [3, 6, 6, 9, 8], [2, 8, 1, 7, 7], [2, 4, 2, 80, 70]];
+    const SHAPES: [[usize; 5]; 4] = [[1, 4, 2, 3, 5], [3, 6, 6, 9, 8], [2, 8, 1, 7, 7], [2, 4, 2, 80, 70]];
 
     fn layer(channels: usize, groups: usize, device: &Device) -> GroupNorm {
         let mut layer = GroupNormConfig::new(groups, channels).with_epsilon(1e-6).init(device);
@@ -152,7 +153,7 @@ mod tests {
     #[test]
     fn a_fused_norm_equals_the_plain_one() {
         let device = Device::flex();
-        for shape in TILE_CONFIG {
+        for shape in SHAPES {
             let layer = layer(shape[1], shape[2], &device);
             let x = map(shape, &device);
             for x in [x.clone(), x.swap_dims(2, 3)] {
@@ -167,7 +168,7 @@ mod tests {
     #[test]
     fn gradients_equal_those_of_the_plain_norm() {
         let device = Device::flex().autodiff();
-        for shape in TILE_CONFIG {
+        for shape in SHAPES {
             let layer = layer(shape[1], shape[2], &device);
             let (scale, shift) = (layer.gamma.as_ref().unwrap().val(), layer.beta.as_ref().unwrap().val());
             let x = map(shape, &device).require_grad();
@@ -194,9 +195,7 @@ mod tests {
         let with = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             let layer = layer(4, 2, &device);
-            pool.install(|| {
-                crate::kernels::values(group_norm(map(TILE_CONFIG[3], &device), &group_norm_params(&layer), true).unwrap())
-            })
+            pool.install(|| crate::kernels::values(group_norm(map(SHAPES[3], &device), &group_norm_params(&layer), true).unwrap()))
         };
         assert!(with(1).iter().zip(with(3)).all(|(a, b)| a.to_bits() == b.to_bits()));
     }

@@ -98,9 +98,10 @@ impl<C: CheckpointStrategy> Product for Autodiff<Flex, C> {
 mod tests {
     use burn::module::{Param, ParamId};
 
-    use super::super::tests::{assert_close, waves};
+    use super::super::tests::assert_close;
     use super::*;
     use crate::kernels::tensor;
+    use crate::kernels::testing::waves;
     use crate::nn::LinearConfig;
 
     /// Returns values that bf16 represents: their products equal those in f32.

@@ -30,10 +30,6 @@ mod tests {
     use super::*;
     use crate::kernels::values;
 
-    pub(super) fn waves(count: usize, speed: f32) -> Vec<f32> {
-        (0..count).map(|i| (i as f32 * speed).sin()).collect()
-    }
-
     /// Asserts equality within 1e-4 of the largest value.
     pub(super) fn assert_close<const D: usize>(what: &str, got: Tensor<D>, want: Tensor<D>) {
         assert_eq!(got.dims(), want.dims());

@@ -121,9 +121,10 @@ mod gradients {
     mod tests {
         use burn::tensor::activation;
 
-        use super::super::super::tests::{assert_close, waves};
+        use super::super::super::tests::assert_close;
         use super::super::*;
         use crate::kernels::tensor;
+        use crate::kernels::testing::waves;
 
         #[test]
         fn gradients_equal_those_of_the_plain_operations() {

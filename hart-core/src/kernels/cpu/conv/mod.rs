@@ -71,10 +71,7 @@ fn fill_plane(plane: &mut [f32], map: &[f32], width: usize, first: isize) {
 mod tests {
     use super::super::simd::SimdLevel;
     use super::*;
-
-    fn waves(count: usize, speed: f64) -> Vec<f32> {
-        (0..count).map(|i| (i as f64 * speed).sin() as f32).collect()
-    }
+    use crate::kernels::testing::waves_f64;
 
     /// Sizes with and without whole blocks and vectors; one has several strips, parts and chunks.
     fn all_sizes() -> Vec<Sizes> {
@@ -116,7 +113,7 @@ mod tests {
     fn inputs(sizes: Sizes) -> [Vec<f32>; 4] {
         let Sizes { batch, from, to, .. } = sizes;
         let map = sizes.map();
-        [waves(batch * from * map, 0.7), waves(to * from * TAPS, 1.3), waves(to, 0.4), waves(batch * to * map, 0.9)]
+        [waves_f64(batch * from * map, 0.7), waves_f64(to * from * TAPS, 1.3), waves_f64(to, 0.4), waves_f64(batch * to * map, 0.9)]
     }
 
     #[test]

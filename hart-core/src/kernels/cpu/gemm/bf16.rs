@@ -42,7 +42,7 @@ impl Bf16Weights {
         Self::from_parts(panels.into(), inputs, outputs)
     }
 
-    /// Makes weights of packed panels, such as those of a mapped file. Returns `None` if the sizes do not fit together.
+    /// Builds weights from packed panels, such as those of a mapped file. Returns `None` if the sizes do not fit together.
     pub(crate) fn from_parts(panels: Bytes, inputs: usize, outputs: usize) -> Option<Self> {
         // The sizes may come from a file. Compare them first, so that their product does not overflow.
         let plausible = (1..=panels.len()).contains(&inputs) && (1..=panels.len()).contains(&outputs);

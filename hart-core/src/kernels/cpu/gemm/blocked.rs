@@ -183,7 +183,7 @@ struct AddToOutput<'a> {
     y: &'a SyncPtr<f32>,
     /// Columns of y.
     outputs: usize,
-    /// Whether this is the first block of the k-loop, so that y is not initialised.
+    /// Set for the first block of the k-loop, which finds y uninitialised.
     is_first: bool,
     bias: Option<&'a [f32]>,
 }

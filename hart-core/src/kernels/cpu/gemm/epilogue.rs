@@ -86,7 +86,7 @@ pub(super) unsafe fn load_panel_row(y: *const f32, outputs: usize, row: usize, p
 pub(super) struct OutputMatrix {
     pub(super) y: SyncPtr<f32>,
     pub(super) outputs: usize,
-    /// Whether y holds gates: an output becomes `silu(gate) * output`.
+    /// Set if y holds gates: an output becomes `silu(gate) * output`.
     pub(super) gated: bool,
 }
 

@@ -68,7 +68,7 @@ impl Int8Weights {
         Self::from_parts(panels.into(), scales, inputs)
     }
 
-    /// Makes weights of packed panels, such as those of a mapped file. Returns `None` if the sizes do not fit together.
+    /// Builds weights from packed panels, such as those of a mapped file. Returns `None` if the sizes do not fit together.
     pub(crate) fn from_parts(panels: Bytes, scales: Vec<f32>, inputs: usize) -> Option<Self> {
         let outputs = scales.len();
         let fits = (1..OVERFLOWING_INPUTS).contains(&inputs) && outputs > 0 && panels.len() == Self::size(inputs, outputs);

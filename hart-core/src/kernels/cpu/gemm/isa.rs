@@ -77,7 +77,7 @@ impl Int8Isa {
         XLayout { mr, format }
     }
 
-    /// Whether x is packed as signed int8. Otherwise it is unsigned, with a zero point of 128.
+    /// Returns `true` if x is packed as signed int8, `false` if it is unsigned with a zero point of 128.
     pub(super) fn x_is_signed(self) -> bool {
         match self.0 {
             #[cfg(target_arch = "aarch64")]

@@ -1,4 +1,8 @@
-//! Matrix products of linear layers: `y[m][n] = x[m] . w[n] + bias[n]`, where w is `[outputs, inputs]`.
+//! Matrix products of linear layers: `y[m][n] = x[m] . w[n] + bias[n]`, where x is `[rows, inputs]` and w is `[outputs, inputs]`.
+//!
+//! Terms are those of BLIS: m runs over rows, n over outputs and k over inputs. A micro-kernel computes a register block of `mr` rows
+//! by some panels of `nr` outputs. The elements along k that fill a dword are a k-group: one f32, two bf16 or four int8, as in the VNNI
+//! layout.
 //!
 //! [`gemv`] and [`blocked`] multiply f32 with weights where the checkpoint is mapped: the first packs nothing and is faster for few
 //! rows, the second packs a block at a time. [`bf16`] and [`int8`] take weights that were quantised and packed before. Within each of
@@ -40,7 +44,7 @@ pub(super) fn matmul(x: &[f32], w: &[f32], bias: Option<&[f32]>, inputs: usize, 
     matmul(SimdLevel::best(), x, w, bias, inputs, y);
 }
 
-/// Whether products of bf16 are faster than those of f32.
+/// Returns `true` if products of bf16 are faster than those of f32.
 #[cfg(feature = "train")]
 pub(super) fn bf16_is_fast() -> bool {
     SimdLevel::best().has_bf16()

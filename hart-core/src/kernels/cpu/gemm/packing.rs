@@ -1,7 +1,4 @@
-//! Packed layouts of x.
-//!
-//! The elements along k that fill one dword are a k-group: one f32, two bf16 or four int8. Rows of x are packed into panels of `mr`
-//! rows, which a micro-kernel reads without a stride.
+//! Packed layouts of x: panels of `mr` rows, which a micro-kernel reads without a stride.
 
 use super::super::amx;
 use super::super::memory::AlignedVec;

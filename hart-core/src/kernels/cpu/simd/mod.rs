@@ -11,9 +11,9 @@ use super::amx::AmxToken;
 pub(super) trait SimdF32: Copy {
     /// Number of lanes.
     const LANES: usize;
-    /// Whether the processor has 32 vector registers instead of 16.
+    /// `true` if there are 32 vector registers, `false` if there are 16.
     const HAS_32_REGISTERS: bool;
-    /// Whether the functions marked "only with `HAS_BF16`" may be called: the processor has AVX512_BF16.
+    /// `true` if the processor has AVX512_BF16, which the functions marked "only with `HAS_BF16`" need.
     const HAS_BF16: bool = false;
     /// Returns zeros.
     unsafe fn zero() -> Self;

@@ -8,12 +8,9 @@ use super::element::Element;
 use super::gemm::Product;
 use super::*;
 use crate::kernels::cpu::amx::TileGuard;
+use crate::kernels::testing::waves_f64;
 use crate::kernels::{tensor, values};
 use crate::nn::{self, conv_params, group_norm_params};
-
-fn waves(count: usize, speed: f64) -> Vec<f32> {
-    (0..count).map(|i| (i as f64 * speed).sin() as f32).collect()
-}
 
 /// Height, width, input and output channels: multiples of tiles, chunks and vectors, others, and one map of several bands.
 const SIZES: [[usize; 4]; 10] = [
@@ -52,7 +49,7 @@ fn plain_loops(x: &[f32], weights: &[f32], bias: &[f32], [height, width, from, t
 fn convolutions_are_sums_of_products() {
     for sizes in SIZES {
         let [height, width, from, to] = sizes;
-        let (map, weights, bias) = (waves(height * width * from, 0.7), waves(to * from * 9, 1.3), waves(to, 0.4));
+        let (map, weights, bias) = (waves_f64(height * width * from, 0.7), waves_f64(to * from * 9, 1.3), waves_f64(to, 0.4));
         let filters = Filters { weights: Weights::F32(&weights), bias: &bias, from, to };
         for (op, factor) in [(InputOp::Identity, 1), (InputOp::Upsample, 2)] {
             let x = Input { map: &map, height, width, channels: from, op };
@@ -79,7 +76,7 @@ fn convolutions_are_sums_of_products() {
 fn products_of_pairs_are_those_of_their_values() {
     for (rows, depth, columns) in [(1, 1, 16), (13, 7, 80), (6, 20, 64), (9, 3, 48), (17, 5, 32), (64, 32, 80)] {
         let halves = |count: usize, speed| -> Vec<f32> {
-            waves(count, speed).into_iter().map(|value| bf16::from_f32(value).to_f32()).collect()
+            waves_f64(count, speed).into_iter().map(|value| bf16::from_f32(value).to_f32()).collect()
         };
         let (x, weights) = (halves(rows * 2 * depth, 0.7), halves(2 * depth * columns, 1.3));
         let of_x: Vec<Pair> = x.chunks(2).map(|x| Pair::of(x[0], x[1])).collect();
@@ -109,7 +106,7 @@ fn layer(from: usize, to: usize, kernel: usize) -> Conv2d {
 
 fn group_norm(channels: usize, groups: usize) -> GroupNorm {
     let mut norm = GroupNormConfig::new(groups, channels).with_epsilon(1e-6).init(&Device::flex());
-    let of = |speed, more| Some(Param::from_tensor(tensor(waves(channels, speed), [channels], &Device::flex()) + more));
+    let of = |speed, more| Some(Param::from_tensor(tensor(waves_f64(channels, speed), [channels], &Device::flex()) + more));
     (norm.gamma, norm.beta) = (of(1.3, 1.5), of(0.3, 0.0));
     norm
 }
@@ -127,7 +124,7 @@ fn assert_close(what: &str, got: Tensor<4>, want: Tensor<4>, part: f32) {
 fn fused_convolutions_equal_plain_operations() {
     for [batch, from, to, height, width, groups] in [[1, 4, 6, 9, 7, 2], [2, 32, 48, 24, 17, 16], [3, 6, 6, 5, 5, 3]] {
         let map = |channels: usize| {
-            tensor(waves(batch * channels * height * width, 0.7), [batch, channels, height, width], &Device::flex())
+            tensor(waves_f64(batch * channels * height * width, 0.7), [batch, channels, height, width], &Device::flex())
         };
         let (residual, conv, norm) = (map(to) * 3.0, layer(from, to, 3), group_norm(from, groups));
         let x = map(from) * 2.0 + 3.0;
@@ -156,7 +153,7 @@ fn fused_convolutions_equal_plain_operations() {
 
 #[test]
 fn weights_in_bf16_give_nearly_the_same() {
-    let (conv, x) = (layer(24, 20, 3), tensor(waves(24 * 19 * 18, 0.7), [1, 24, 19, 18], &Device::flex()));
+    let (conv, x) = (layer(24, 20, 3), tensor(waves_f64(24 * 19 * 18, 0.7), [1, 24, 19, 18], &Device::flex()));
     let rounded = nn::convolutions_in_bf16(conv.clone());
     assert_eq!(rounded.weight.val().dtype(), DType::BF16);
     let want = conv.forward(x.clone());
@@ -169,7 +166,7 @@ fn weights_in_bf16_give_nearly_the_same() {
 
 #[test]
 fn other_convolutions_do_not_apply() {
-    let map = |channels| tensor(waves(channels * 81, 0.7), [1, channels, 9, 9], &Device::flex());
+    let map = |channels| tensor(waves_f64(channels * 81, 0.7), [1, channels, 9, 9], &Device::flex());
     let same = PaddingConfig2d::Explicit(1, 1, 1, 1);
     let usual = Conv2dConfig::new([2, 2], [3, 3]).with_padding(same.clone());
     for config in [
@@ -189,13 +186,13 @@ fn other_convolutions_do_not_apply() {
     assert!(norm_silu_conv2d(map(2), &norm(4, 2), &three, None).is_err());
     assert!(upsample_conv2d(map(2), &one).is_err());
     #[cfg(feature = "train")]
-    assert!(conv2d(tensor(waves(162, 0.7), [1, 2, 9, 9], &Device::flex().autodiff()), &three).is_err());
+    assert!(conv2d(tensor(waves_f64(162, 0.7), [1, 2, 9, 9], &Device::flex().autodiff()), &three).is_err());
 }
 
 #[test]
 fn same_bits_with_any_number_of_threads() {
     let [height, width, from, to] = [90, 310, 48, 100];
-    let (x, conv, norm) = (waves(height * width * from, 0.7), layer(from, to, 3), group_norm(from, 3));
+    let (x, conv, norm) = (waves_f64(height * width * from, 0.7), layer(from, to, 3), group_norm(from, 3));
     let x = tensor(x, [1, from, height, width], &Device::flex());
     for conv in [conv.clone(), nn::convolutions_in_bf16(conv)] {
         let with = |threads: usize| {
