@@ -628,7 +628,7 @@ HART_API hart_status hart_request_set_outpaint(hart_request *request, const hart
 
 /**
  * Sets a variation: keeps the coarsest `kept_scales` scales of an image, from 1 to all but the last, and regenerates
- * the finer ones.
+ * the finer ones. NULL for `image` removes the image from the request.
  */
 HART_API hart_status hart_request_set_variation(hart_request *request, const hart_image *image, uint32_t kept_scales);
 

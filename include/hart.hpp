@@ -556,9 +556,9 @@ struct ObserverState {
 /// Converts a function that receives events to an Observer.
 template <class F>
 [[nodiscard]] Observer observer(F &&function) {
-    using ReturnType = std::invoke_result_t<std::decay_t<F> &, const Event &>;
-    static_assert(std::is_void_v<ReturnType> || std::is_same_v<ReturnType, Control>, "an observer returns hart::Control or nothing");
-    if constexpr (std::is_void_v<ReturnType>) {
+    using Returned = std::invoke_result_t<std::decay_t<F> &, const Event &>;
+    static_assert(std::is_void_v<Returned> || std::is_same_v<Returned, Control>, "an observer returns hart::Control or nothing");
+    if constexpr (std::is_void_v<Returned>) {
         return [function = std::decay_t<F>(std::forward<F>(function))](const Event &event) mutable {
             function(event);
             return Control::go_on;

@@ -241,7 +241,7 @@ pub unsafe extern "C" fn hart_request_set_outpaint(
 }
 
 /// Sets a variation: keeps the coarsest `kept_scales` scales of an image, from 1 to all but the last, and regenerates
-/// the finer ones.
+/// the finer ones. NULL for `image` removes the image from the request.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_request_set_variation(
     request: *mut hart_request,
