@@ -25,7 +25,7 @@ use crate::error::{Error, Result};
 use crate::kernels;
 use crate::weights::{Checkpoint, NamedTensor, fields_and_shapes};
 use flattened::Flattened;
-use parameter::{MIN_MATRIX_SIDE, OptimizerState, Parameter, StepOptions};
+use parameter::{MIN_MATRIX_SIDE, OptimizerState, Parameter, StepOptions, flatten};
 use per_parameter::PerParameter;
 
 /// The parameters of a module in training, with their moving averages and optimizer states.
@@ -227,11 +227,6 @@ fn restored(parameter: &Parameter, state: &Checkpoint, steps: u64) -> Result<Par
         OptimizerState::Empty
     };
     Ok(Parameter { value: read("value")?, ema: read("average")?, state: optimizer_state, ..parameter.clone() })
-}
-
-fn flatten<const D: usize>(tensor: Tensor<D>) -> Tensor<1> {
-    let elements = tensor.shape().num_elements();
-    tensor.reshape([elements]) // [elements]
 }
 
 /// Replaces a module's parameters by flattened tensors, reshaped to the parameters' shapes.

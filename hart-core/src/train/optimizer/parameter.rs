@@ -34,6 +34,12 @@ pub(super) enum OptimizerState {
     Muon(Tensor<1>),
 }
 
+/// Reshapes a parameter or gradient to `[elements]`.
+pub(super) fn flatten<const D: usize>(tensor: Tensor<D>) -> Tensor<1> {
+    let elements = tensor.shape().num_elements();
+    tensor.reshape([elements]) // [elements]
+}
+
 /// AdamW's decay of the first moment.
 pub(super) const BETA_1: f32 = 0.9;
 /// AdamW's addend to the denominator.

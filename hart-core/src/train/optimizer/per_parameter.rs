@@ -6,9 +6,8 @@ use burn::optim::{AdamW, AdamWConfig, AdjustLrFn, Muon, MuonConfig, Optimizer};
 use burn::prelude::*;
 use rayon::prelude::*;
 
-use super::flatten;
 use super::options::OptimizerOptions;
-use super::parameter::{BETA_1, EPSILON, MOMENTUM, OptimizerState, Parameter, StepOptions};
+use super::parameter::{BETA_1, EPSILON, MOMENTUM, OptimizerState, Parameter, StepOptions, flatten};
 use crate::train::shards::read_scalars;
 
 /// Burn's optimizers, applied to one parameter at a time.
