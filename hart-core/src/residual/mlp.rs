@@ -56,19 +56,6 @@ impl ResidualMlp {
         }
     }
 
-    #[cfg(feature = "train")]
-    pub(super) fn for_training(mut self) -> Self {
-        let zeroed = |mut layer: Linear| {
-            layer.weight = layer.weight.map(|w| w * 0.0);
-            layer.bias = layer.bias.map(|b| b.map(|b| b * 0.0));
-            layer
-        };
-        self.blocks = self.blocks.into_iter().map(|b| ResidualBlock { modulator: zeroed(b.modulator), ..b }).collect();
-        self.final_modulator = zeroed(self.final_modulator);
-        self.output = zeroed(self.output);
-        self
-    }
-
     /// Channels of the latent, Z.
     pub fn channels(&self) -> usize {
         self.input.weight.dims()[0]

@@ -37,13 +37,6 @@ impl ResidualDiffusion {
         Self { mlp: ResidualMlp::init(config, device) }
     }
 
-    /// Weights to begin training with: blocks that change nothing and an output of zeros (Peebles and Xie, "Scalable diffusion models
-    /// with transformers", 2023).
-    #[cfg(feature = "train")]
-    pub(crate) fn for_training(self) -> Self {
-        Self { mlp: self.mlp.for_training() }
-    }
-
     /// The denoiser.
     pub fn mlp(&self) -> &ResidualMlp {
         &self.mlp

@@ -62,7 +62,7 @@ impl Context {
 #[derive(Debug)]
 pub struct TextEncoder {
     tokenizer: TextTokenizer,
-    encoder: Qwen2,
+    pub(crate) encoder: Qwen2,
 }
 
 impl TextEncoder {
@@ -90,11 +90,6 @@ impl TextEncoder {
         let mut loader = Loader::new(&checkpoint, &TEXT).with_precision(precision);
         let encoder = loader.load(Qwen2::init(config, device), "", device)?;
         Ok((Self { tokenizer, encoder }, loader.finish(options.strict)?))
-    }
-
-    #[cfg(feature = "train")]
-    pub(crate) fn encoder(&self) -> &Qwen2 {
-        &self.encoder
     }
 
     /// The tokenizer.

@@ -33,7 +33,7 @@ pub(super) fn quantize_features(codebook: &Codebook, features: Tensor<4>, sides:
     let mut assignments = CodeAssignments::default();
     for scale in plan_of(sides) {
         let tokens = shrink(residual.clone(), scale.side);
-        let codes = indices_on_host(codebook.nearest_codes(tokens.clone(), codebook.metric()));
+        let codes = indices_on_host(codebook.nearest_codes(tokens.clone(), codebook.metric));
         let added = codebook.smooth(codebook.embed(&codes).detach(), &scale);
         assignments.push(tokens, &codes);
         residual = residual - added.clone().detach();
@@ -57,7 +57,7 @@ pub(super) fn quantize_features(codebook: &Codebook, features: Tensor<4>, sides:
 /// - features: `[B, Z, h, w]`, from [`VisualTokenizer::encode`]
 /// - output: `[1]`
 pub fn quantizer_loss(tokenizer: &VisualTokenizer, features: Tensor<4>, commitment: f64) -> Tensor<1> {
-    quantize_features(tokenizer.codebook(), features, &tokenizer.config().sides, commitment).loss
+    quantize_features(tokenizer.codebook(), features, &tokenizer.config.sides, commitment).loss
 }
 
 /// Tokens of a batch and the codes assigned to them.

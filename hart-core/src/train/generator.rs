@@ -6,6 +6,7 @@ use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::prelude::*;
 
+use super::init;
 use super::loss::{cross_entropy, diffusion_loss};
 use super::optimizer::{ModuleOptimizer, OptimizerOptions};
 use super::random::{Purpose, StepRng};
@@ -43,14 +44,14 @@ impl Generator {
     pub fn init(config: &Config, device: &Device) -> Self {
         Self {
             text: Qwen2::init(&config.text, device),
-            transformer: Transformer::init(config, device).for_training(),
-            residual: ResidualDiffusion::init(config, device).for_training(),
+            transformer: init::transformer(config, device),
+            residual: init::residual(config, device),
         }
     }
 
     /// Returns a generator with the weights of an open model.
     pub fn of(hart: &Hart) -> Self {
-        let text = hart.text().encoder().clone();
+        let text = hart.text().encoder.clone();
         Self { text, transformer: hart.transformer().clone(), residual: hart.residual().clone() }
     }
 }

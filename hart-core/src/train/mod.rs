@@ -7,6 +7,7 @@
 
 mod codebook;
 mod generator;
+mod init;
 mod loss;
 mod optimizer;
 mod random;

@@ -3,11 +3,12 @@
 
 use std::path::Path;
 
-use burn::module::Module;
+use burn::module::{Module, Param};
 use burn::optim::GradientsParams;
 use burn::prelude::*;
 
 use super::codebook::{CodeAssignments, CodebookEma, QuantizedFeatures, quantize_features};
+use super::init;
 use super::loss::reconstruction_loss;
 use super::optimizer::{ModuleOptimizer, OptimizerOptions};
 use super::random::StepRng;
@@ -118,7 +119,7 @@ impl TokenizerTrainer {
         options.validate()?;
         let device = device.clone().autodiff();
         device.seed(options.seed);
-        let model = VisualTokenizer::init(config, &device).for_training();
+        let model = init::visual_tokenizer(config, &device);
         let optimizer = ModuleOptimizer::new(&model, options.optimizer);
         let codebook_ema = CodebookEma::new(config.vocab_size, config.z_channels, options.codebook_decay);
         Ok(Self { model, optimizer, codebook_ema, shards: Shards::new(options.shards)?, options, device, step: 0 })
@@ -130,10 +131,10 @@ impl TokenizerTrainer {
     ///
     /// [`Error::Request`] if an option is invalid.
     pub fn from_model(tokenizer: &VisualTokenizer, options: TokenizerOptions, device: &Device) -> Result<Self> {
-        let mut trainer = Self::init(tokenizer.config(), options, device)?;
+        let mut trainer = Self::init(&tokenizer.config, options, device)?;
         trainer.model = trainer.optimizer.adopt(trainer.model.clone(), tokenizer)?;
-        let table = kernels::values(tokenizer.codebook().table().val());
-        let channels = tokenizer.config().z_channels;
+        let table = kernels::values(tokenizer.codebook.embedding.weight.val());
+        let channels = tokenizer.config.z_channels;
         trainer.codebook_ema = CodebookEma::from_rows(table.clone(), channels, options.codebook_decay);
         trainer.model = trainer.set_codebook(trainer.model.clone(), table);
         Ok(trainer)
@@ -178,7 +179,7 @@ impl TokenizerTrainer {
         }
         let (model, norm) = self.optimizer.update(self.model.clone(), gradients, self.step);
         losses.gradient_norm = norm;
-        losses.used_rows = assignments.codebook_usage(model.config().vocab_size);
+        losses.used_rows = assignments.codebook_usage(model.config.vocab_size);
         self.model = model;
         if !self.options.decoder_only {
             let rng = StepRng { seed: self.options.seed, step: self.step, shard: 0 };
@@ -190,13 +191,13 @@ impl TokenizerTrainer {
     }
 
     /// Sets the rows of the codebook, `[rows, Z]`, in the module and in the optimizer.
-    fn set_codebook(&mut self, model: VisualTokenizer, table: Vec<f32>) -> VisualTokenizer {
-        let shape = [model.config().vocab_size, model.config().z_channels];
+    fn set_codebook(&mut self, mut model: VisualTokenizer, table: Vec<f32>) -> VisualTokenizer {
+        let shape = [model.config.vocab_size, model.config.z_channels];
         let device = self.device.clone().inner();
-        let id = model.codebook().table().id;
+        let id = model.codebook.embedding.weight.id;
         self.optimizer.set(id, kernels::tensor(table.clone(), [table.len()], &device));
-        let codebook = model.codebook().clone().with_table(kernels::tensor(table, shape, &self.device));
-        model.with_codebook(codebook)
+        model.codebook.embedding.weight = Param::initialized(id, kernels::tensor(table, shape, &self.device));
+        model
     }
 
     /// Computes losses and gradients of one shard.
@@ -239,7 +240,7 @@ impl TokenizerTrainer {
     fn encode(&self, model: &VisualTokenizer, pixels: Tensor<4>) -> (Tensor<4>, QuantizedFeatures) {
         let encode = |model: &VisualTokenizer, pixels| {
             let features = model.encode(pixels);
-            let quantized = quantize_features(model.codebook(), features.clone(), &model.config().sides, self.options.commitment);
+            let quantized = quantize_features(model.codebook(), features.clone(), &model.config.sides, self.options.commitment);
             (features, quantized)
         };
         if !self.options.decoder_only {
@@ -284,13 +285,13 @@ impl TokenizerTrainer {
             let has_length = values.len() == length;
             has_length.then_some(values).ok_or_else(|| Error::checkpoint(path, format!("tensor `{name}` is another recipe's")))
         };
-        let (rows, channels) = (self.model.config().vocab_size, self.model.config().z_channels);
+        let (rows, channels) = (self.model.config.vocab_size, self.model.config.z_channels);
         let step = read_step(&state)?;
         let (counts, sums, idle) =
             (read("codebook.counts", rows)?, read("codebook.sums", rows * channels)?, read("codebook.idle", rows)?);
         self.model = self.optimizer.restore(self.model.clone(), &state, step)?;
         (self.step, self.codebook_ema.counts, self.codebook_ema.sums, self.codebook_ema.idle) = (step, counts, sums, idle);
-        let table = kernels::values(self.model.codebook().table().val());
+        let table = kernels::values(self.model.codebook.embedding.weight.val());
         self.model = self.set_codebook(self.model.clone(), table);
         Ok(())
     }

@@ -8,18 +8,18 @@ use crate::kernels::{self, AttentionParams, KvAppend, KvStore, RowGroup};
 use crate::nn::{Linear, LinearConfig, RotaryEmbedding};
 
 /// Softmax scale of the published code, times 1/sqrt(d), where queries and keys are not normalised.
-const SOFTMAX_FACTOR: f64 = 0.25;
+pub(crate) const SOFTMAX_FACTOR: f64 = 0.25;
 /// Most that a head's learned scale may multiply by.
 const MAX_SCALE: f32 = 100.0;
 
 /// Queries, keys and values from one product; queries and values have a bias, keys have none.
 #[derive(Module, Debug)]
-pub(super) struct Attention {
-    qkv: Linear,
+pub(crate) struct Attention {
+    pub(crate) qkv: Linear,
     query_bias: Param<Tensor<1>>,
     value_bias: Param<Tensor<1>>,
     /// Logarithm of each head's scale `[1, H, 1, 1]`, with normalised queries and keys only.
-    log_scale: Option<Param<Tensor<4>>>,
+    pub(crate) log_scale: Option<Param<Tensor<4>>>,
     output: Linear,
     #[module(skip)]
     num_heads: usize,
@@ -44,18 +44,6 @@ impl Attention {
     /// Creates an empty store of this layer's keys and values; later scales attend to at most `capacity` tokens of a row.
     pub(super) fn kv_store(&self, capacity: usize) -> KvStore {
         KvStore::new(self.qkv.precision(), capacity)
-    }
-
-    #[cfg(feature = "train")]
-    pub(super) fn for_training(mut self) -> Self {
-        if self.log_scale.is_none() {
-            let longer = 1.0 / SOFTMAX_FACTOR.sqrt();
-            self.qkv.weight = self.qkv.weight.map(|w| {
-                let [width, _] = w.dims();
-                Tensor::cat(vec![w.clone().narrow(1, 0, 2 * width) * longer, w.narrow(1, 2 * width, width)], 1)
-            });
-        }
-        self
     }
 
     /// # Shapes

@@ -11,7 +11,7 @@ use crate::nn::{self, Linear, LinearConfig, RotaryEmbedding, SwiGlu};
 
 /// What modulates a block: its six vectors in the checkpoint's order gamma1, gamma2, scale1, scale2, shift1, shift2.
 #[derive(Module, Debug)]
-enum Modulator {
+pub(crate) enum Modulator {
     /// A linear layer of the pooled context.
     Linear(Linear),
     /// A table `[6, C]`, added to the averaged context.
@@ -19,7 +19,7 @@ enum Modulator {
 }
 
 #[derive(Module, Debug)]
-struct Table {
+pub(crate) struct Table {
     rows: Param<Tensor<2>>,
 }
 
@@ -44,12 +44,12 @@ pub(super) type BlockModulation = Option<[Branch; 2]>;
 
 /// `x += attention(norm(x)); x += feed_forward(norm(x))`, each branch modulated and gated where the model says so.
 #[derive(Module, Debug)]
-pub(super) struct Block {
+pub(crate) struct Block {
     /// One norm for both branches, as in the published code (where it is called `ln_wo_grad`, and does hold a weight).
     norm: RmsNorm,
-    attention: Attention,
+    pub(crate) attention: Attention,
     feed_forward: SwiGlu,
-    modulator: Option<Modulator>,
+    pub(crate) modulator: Option<Modulator>,
     #[module(skip)]
     pooling: Pooling,
 }
@@ -77,28 +77,6 @@ impl Block {
     /// Creates an empty store of the attention's keys and values; later scales attend to at most `capacity` tokens of a row.
     pub(super) fn kv_store(&self, capacity: usize) -> KvStore {
         self.attention.kv_store(capacity)
-    }
-
-    #[cfg(feature = "train")]
-    pub(super) fn for_training(self) -> Self {
-        let modulator = match self.modulator {
-            // Branches begin open: gamma1 and gamma2 are ones, scales and shifts zeros.
-            Some(Modulator::Linear(mut linear)) => {
-                let width = linear.weight.dims()[0];
-                linear.weight = linear.weight.map(|w| w * 0.1);
-                linear.bias = linear.bias.map(|b| {
-                    b.map(|b| {
-                        Tensor::cat(
-                            vec![b.clone().narrow(0, 0, 2 * width).ones_like(), b.narrow(0, 2 * width, 4 * width).zeros_like()],
-                            0,
-                        )
-                    })
-                });
-                Some(Modulator::Linear(linear))
-            }
-            other => other,
-        };
-        Self { attention: self.attention.for_training(), modulator, ..self }
     }
 
     /// What the embedded context `[R, T, C]` does to this block; the same for all scales of a run.

@@ -1,11 +1,12 @@
 //! The autoregressive transformer: context in, one pass a scale, hidden states and logits out (spec sections 2 and 3).
 
-mod attention;
-mod block;
+pub(crate) mod attention;
+pub(crate) mod block;
 mod head;
 mod level;
 mod rope;
 mod state;
+mod teacher_forcing;
 
 pub use state::{Conditioning, State};
 
@@ -15,10 +16,9 @@ use burn::prelude::*;
 
 use crate::config::{Config, TransformerConfig};
 use crate::error::Result;
-use crate::kernels::{self, KvAppend, RowGroup};
-use crate::nn::{self, KvCache, Linear, LinearConfig, RotaryEmbedding};
+use crate::nn::{self, KvCache, Linear, LinearConfig};
 use crate::progress::{Progress, Step};
-use crate::scales::{Scale, plan};
+use crate::scales::Scale;
 use crate::text::Context;
 use block::Block;
 use head::Head;
@@ -45,7 +45,7 @@ pub struct Transformer {
     /// Latent features of a token to the transformer's width.
     token_embed: Linear,
     level_embed: LevelEmbedding,
-    blocks: Vec<Block>,
+    pub(crate) blocks: Vec<Block>,
     head: Head,
     /// Norm of what the residual diffusion is conditioned on.
     residual_norm: RmsNorm,
@@ -72,14 +72,6 @@ impl Transformer {
             config: c.clone(),
             levels: None,
         }
-    }
-
-    /// Weights to begin training with: without a query-key norm, the published softmax scale is a quarter of the usual one, and
-    /// queries and keys twice as long make up for it.
-    #[cfg(feature = "train")]
-    pub(crate) fn for_training(mut self) -> Self {
-        self.blocks = self.blocks.into_iter().map(Block::for_training).collect();
-        self
     }
 
     /// The same with weights that don't change from now on: what follows from them alone is computed once.
@@ -203,47 +195,6 @@ impl Transformer {
         Ok(Hidden(batch.unpack(x)))
     }
 
-    /// Runs all scales in one pass under the block-causal mask, as in training: a token attends to its own and earlier scales.
-    /// `last_scale_tokens` selects the tokens of the last scale that are computed, at their own positions; `None` computes all.
-    /// Training selects a part, which saves most of the work of that scale.
-    ///
-    /// # Shapes
-    ///
-    /// - inputs: `[R, sum of side^2 over scales 1.., Z]`, `inputs` of a tokenized image
-    /// - output: `[R, T + that, C]`, with the selected tokens of the last scale
-    pub fn teacher_forcing(&self, inputs: Tensor<3>, last_scale_tokens: Option<&[usize]>, conditioning: &Conditioning) -> Hidden {
-        let device = inputs.device();
-        let scales = plan(&self.config);
-        let mut parts = vec![self.first_input(conditioning)];
-        let mut from = 0;
-        for scale in &scales[1..] {
-            let features = inputs.clone().narrow(1, from, scale.tokens());
-            let features = match last_scale_tokens {
-                Some(tokens) if scale.is_last() => features.select(1, kernels::indices(tokens, &device)),
-                _ => features,
-            };
-            parts.push(self.next_input(features, scale));
-            from += scale.tokens();
-        }
-        let lengths: Vec<usize> = parts.iter().map(|p| p.dims()[1]).collect();
-        let bias = block_causal(&lengths, &device);
-        let rotations = scales.iter().map(|scale| {
-            let rotation = rope::of_scale(&self.config, scale, &conditioning.positions, &device);
-            match last_scale_tokens {
-                Some(tokens) if scale.is_last() => rotation.select(kernels::indices(tokens, &device)),
-                _ => rotation,
-            }
-        });
-        let rotation = RotaryEmbedding::concat(rotations.collect());
-        let mut x = Tensor::cat(parts, 1);
-        let [rows, tokens, _] = x.dims();
-        let groups = [RowGroup { rows, tokens, multiplicity: 1 }];
-        for (block, modulation) in self.blocks.iter().zip(&conditioning.modulations) {
-            x = block.forward(x, &rotation, &groups, modulation, KvAppend::none(), Some(&bias));
-        }
-        Hidden(x)
-    }
-
     /// Scores of every codebook row for every token.
     ///
     /// # Shapes
@@ -269,17 +220,4 @@ impl Transformer {
 fn batch_of(input: &Tensor<3>, scale: &Scale, state: &State) -> Batch {
     let first = &state.conditioning.first;
     if scale.index == 0 { first.clone() } else { first.of_scale(input.dims()[1]) }
-}
-
-/// Score bias `[1, 1, L, L]` over groups of the given lengths: 0 within a group and towards earlier ones, else minus infinity.
-fn block_causal(lengths: &[usize], device: &Device) -> Tensor<4> {
-    let total: usize = lengths.iter().sum();
-    let mut bias = vec![f32::NEG_INFINITY; total * total];
-    let mut seen = 0;
-    let mut rows = bias.chunks_mut(total);
-    for &length in lengths {
-        seen += length;
-        rows.by_ref().take(length).for_each(|row| row[..seen].fill(0.0));
-    }
-    kernels::tensor(bias, [1, 1, total, total], device)
 }

@@ -16,12 +16,14 @@ use crate::scales::{Scale, plan_of};
 /// V rows of Z channels, and the phi convolutions that smooth a scale's enlarged codes.
 #[derive(Module, Debug)]
 pub struct Codebook {
-    embedding: Embedding,
+    /// `[V, Z]`.
+    pub(crate) embedding: Embedding,
     phis: Vec<Conv2d>,
     #[module(skip)]
     phi_ratio: f64,
+    /// The metric that it was trained with.
     #[module(skip)]
-    metric: Metric,
+    pub(crate) metric: Metric,
 }
 
 /// Metric of the search for the nearest code.
@@ -49,26 +51,6 @@ impl Codebook {
     /// The rows on the host, for sampling.
     pub fn rows(&self) -> CodebookRows {
         CodebookRows::new(self.embedding.weight.val())
-    }
-
-    /// The table of rows, `[V, Z]`.
-    #[cfg(feature = "train")]
-    pub(crate) fn table(&self) -> &burn::module::Param<Tensor<2>> {
-        &self.embedding.weight
-    }
-
-    /// The same smoothing with another table.
-    #[cfg(feature = "train")]
-    pub(crate) fn with_table(mut self, rows: Tensor<2>) -> Self {
-        self.embedding.weight = burn::module::Param::initialized(self.embedding.weight.id, rows);
-        self
-    }
-
-    #[cfg(feature = "train")]
-    pub(super) fn with_scaled_rows(mut self, factor: f64) -> Self {
-        self.embedding.weight = self.embedding.weight.map(|rows| rows * factor);
-        self.phis = self.phis.into_iter().map(|phi| super::scaled(phi, 1.0, factor)).collect();
-        self
     }
 
     /// Rows of the given codes.
@@ -165,12 +147,6 @@ impl Codebook {
         }
         let phi = &self.phis[nearest_phi(self.phis.len(), scale.position())];
         nn::conv2d(map.clone(), phi) * self.phi_ratio + map * (1.0 - self.phi_ratio)
-    }
-
-    /// The metric that the codebook was trained with.
-    #[cfg(feature = "train")]
-    pub(crate) fn metric(&self) -> Metric {
-        self.metric
     }
 
     /// Returns the index of the nearest row of each token.

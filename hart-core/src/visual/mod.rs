@@ -71,24 +71,16 @@ impl ImageTokens {
     }
 }
 
-/// A convolution with its weight and its bias times a factor each.
-#[cfg(feature = "train")]
-fn scaled(mut layer: Conv2d, weight: f64, bias: f64) -> Conv2d {
-    layer.weight = layer.weight.map(|w| w * weight);
-    layer.bias = layer.bias.map(|b| b.map(|b| b * bias));
-    layer
-}
-
 /// The visual tokenizer.
 #[derive(Module, Debug)]
 pub struct VisualTokenizer {
     encoder: Encoder,
     quant_conv: Conv2d,
-    codebook: Codebook,
+    pub(crate) codebook: Codebook,
     post_quant_conv: Conv2d,
     decoder: Decoder,
     #[module(skip)]
-    config: VisualConfig,
+    pub(crate) config: VisualConfig,
 }
 
 impl VisualTokenizer {
@@ -136,50 +128,6 @@ impl VisualTokenizer {
     /// The codebook.
     pub fn codebook(&self) -> &Codebook {
         &self.codebook
-    }
-
-    /// Weights to begin training with: residual branches that add nothing, so that what is first learned is the short way through.
-    #[cfg(feature = "train")]
-    pub(crate) fn for_training(self) -> Self {
-        struct Branches {
-            names: Vec<String>,
-        }
-        impl burn::module::ModuleMapper for Branches {
-            fn enter_module(&mut self, name: &str, _: &str) {
-                self.names.push(name.to_string());
-            }
-            fn exit_module(&mut self, _: &str, _: &str) {
-                self.names.pop();
-            }
-            fn map_float<const D: usize>(&mut self, param: burn::module::Param<Tensor<D>>) -> burn::module::Param<Tensor<D>> {
-                // The last convolution of a residual block, and of an attention block.
-                let is_last = self.names.iter().any(|name| name == "conv2" || name == "proj_out");
-                if is_last { param.map(|tensor| tensor * 0.0) } else { param }
-            }
-        }
-        self.map(&mut Branches { names: Vec::new() })
-    }
-
-    /// The same tokenizer with another codebook.
-    #[cfg(feature = "train")]
-    pub(crate) fn with_codebook(self, codebook: Codebook) -> Self {
-        Self { codebook, ..self }
-    }
-
-    /// The same tokenizer with latents times a factor: what makes them is multiplied, what reads them divided, and pictures stay what
-    /// they were. Training ends with it, so that residuals fit the diffusion's range.
-    #[cfg(feature = "train")]
-    pub fn with_scaled_latents(mut self, factor: f64) -> Self {
-        self.quant_conv = scaled(self.quant_conv, factor, factor);
-        self.codebook = self.codebook.with_scaled_rows(factor);
-        self.post_quant_conv = scaled(self.post_quant_conv, 1.0 / factor, 1.0);
-        self
-    }
-
-    /// Sizes and options.
-    #[cfg(feature = "train")]
-    pub(crate) fn config(&self) -> &VisualConfig {
-        &self.config
     }
 
     /// Side in pixels of the pictures that it tokenizes.
