@@ -1,4 +1,4 @@
-//! Group norm with SiLU behind it, and their gradients, over maps that lie channels last.
+//! Group norm, optionally fused with the SiLU that follows, and their gradients. Feature maps are channels-last inside.
 
 use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
@@ -10,87 +10,94 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
 use super::elementwise::silu_of;
-use super::{THREADS, cube_number, cube_sum, cubes, element, empty_like, is_here, side_by_side, thread_number, threads_for};
+use super::{THREADS, cube_count, cube_index, cube_sum, element, elementwise_dims, empty_like, is_gpu, thread_index, vector_width};
 use crate::kernels::params::GroupNormParams;
 
 #[cfg(feature = "train")]
 mod gradients;
 
-/// What is no tensor about a norm.
+/// Parameters of a group norm that are not tensors.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Options {
+pub(crate) struct GroupNormOptions {
     groups: usize,
     epsilon: f64,
     /// Whether SiLU follows.
     silu: bool,
 }
 
-/// The operation, for which [`Dispatch`] finds the backend.
+/// The operation. [`Dispatch`] selects the backend.
 #[backend_extension(Cube, Autodiff: cfg(feature = "train"))]
-pub(crate) trait Norms: Backend {
-    /// Group norm of `[B, C, h, w]`, in the type of all three tensors.
-    fn group_norm(x: FloatTensor<Self>, gain: FloatTensor<Self>, bias: FloatTensor<Self>, options: Options) -> FloatTensor<Self>;
+pub(crate) trait GroupNorm: Backend {
+    /// Normalises `[batch, channels, height, width]`. All tensors and the output have one type.
+    fn group_norm(
+        x: FloatTensor<Self>,
+        gain: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        options: GroupNormOptions,
+    ) -> FloatTensor<Self>;
 }
 
-/// See [`crate::kernels::group_norm`]; SiLU follows if `silu`.
+/// See [`crate::kernels::group_norm`]; with `silu`, SiLU is applied to the output.
 #[allow(clippy::result_large_err, reason = "an operand, not an error")]
 pub(crate) fn group_norm(x: Tensor<4>, params: &GroupNormParams, silu: bool) -> Result<Tensor<4>, Tensor<4>> {
     let (gain, bias) = (params.gain.clone(), params.bias.clone());
-    let kind = x.dtype();
-    if !is_here(&x.device().inner()) || gain.dtype() != kind || bias.dtype() != kind || x.shape().num_elements() == 0 {
+    let dtype = x.dtype();
+    if !is_gpu(&x.device().inner()) || gain.dtype() != dtype || bias.dtype() != dtype || x.shape().num_elements() == 0 {
         return Err(x);
     }
-    let options = Options { groups: params.groups, epsilon: params.epsilon, silu };
-    let y = <Dispatch as Norms>::group_norm(x.into_dispatch(), gain.into_dispatch(), bias.into_dispatch(), options);
+    let options = GroupNormOptions { groups: params.groups, epsilon: params.epsilon, silu };
+    let y = <Dispatch as GroupNorm>::group_norm(x.into_dispatch(), gain.into_dispatch(), bias.into_dispatch(), options);
     Ok(Tensor::from_dispatch(y))
 }
 
-/// Places of a map whose sums one cube makes.
-const PLACES: usize = 512;
+/// Pixels of a map that one cube sums.
+const CHUNK_PIXELS: usize = 512;
 
-/// The sums of every group's values and squares, over some places of one map: `[batch, parts, groups, 2]`. All are seen from the group's
-/// first value, so that squares don't lose their digits to a mean far from zero.
+/// Computes every group's sum and sum of squares over a chunk of pixels of one map, `[batch, chunks, groups, 2]`. One cube computes one
+/// chunk, and a thread one channel of every `pixel_threads`th pixel.
+///
+/// The group's first value is subtracted from all others, so that a mean far from zero does not cancel the digits of the squares.
 #[cube(launch)]
 #[allow(clippy::too_many_arguments)]
-fn partial_sums<X: Float>(
+fn partial_sums_kernel<X: Float>(
     x: &[X],
     sums: &mut [f32],
-    cubes: usize,
-    places: usize,
-    parts: usize,
+    total_chunks: usize,
+    pixels: usize,
+    chunks: usize,
     channels: usize,
     #[comptime] groups: usize,
     #[comptime] threads: usize,
     #[define(X)] _type: ElemType,
 ) {
-    let number = cube_number();
-    if number >= cubes {
+    let cube = cube_index();
+    if cube >= total_chunks {
         terminate!();
     }
     let unit = UNIT_POS as usize;
-    let (batch, part) = (number / parts, number % parts);
-    let first = part * PLACES;
-    let end = min(first + PLACES, places);
-    let of_group = channels / groups;
-    // So many channels side by side, and as many places as there are threads for.
-    let lanes = min(channels, threads);
-    let lines = threads / lanes;
-    let (lane, line) = (unit % lanes, unit / lanes);
+    let (batch, chunk) = (cube / chunks, cube % chunks);
+    let first = chunk * CHUNK_PIXELS;
+    let end = min(first + CHUNK_PIXELS, pixels);
+    let group_channels = channels / groups;
+    // Threads form a grid of `channel_threads` x `pixel_threads`.
+    let channel_threads = min(channels, threads);
+    let pixel_threads = threads / channel_threads;
+    let (channel_thread, pixel_thread) = (unit % channel_threads, unit / channel_threads);
     let mut values = Shared::<[f32]>::new_slice(threads);
     let mut squares = Shared::<[f32]>::new_slice(threads);
-    let mut of_all = Shared::<[f32]>::new_slice(2 * groups);
+    let mut group_sums = Shared::<[f32]>::new_slice(2 * groups);
     for group in range_stepped(unit, 2 * groups, threads) {
-        of_all[group] = 0.0f32;
+        group_sums[group] = 0.0f32;
     }
     sync_cube();
-    for from in range_stepped(0usize, channels, lanes) {
-        let channel = from + lane;
+    for from in range_stepped(0usize, channels, channel_threads) {
+        let channel = from + channel_thread;
         let mut value = 0.0f32;
         let mut square = 0.0f32;
-        if channel < channels && line < lines {
-            let about = f32::cast_from(x[batch * places * channels + channel / of_group * of_group]);
-            for place in range_stepped(first + line, end, lines) {
-                let x = f32::cast_from(x[(batch * places + place) * channels + channel]) - about;
+        if channel < channels && pixel_thread < pixel_threads {
+            let shift = f32::cast_from(x[batch * pixels * channels + channel / group_channels * group_channels]);
+            for pixel in range_stepped(first + pixel_thread, end, pixel_threads) {
+                let x = f32::cast_from(x[(batch * pixels + pixel) * channels + channel]) - shift;
                 value += x;
                 square += x * x;
             }
@@ -98,45 +105,45 @@ fn partial_sums<X: Float>(
         values[unit] = value;
         squares[unit] = square;
         sync_cube();
-        // A group's channels lie side by side, and are added in order.
+        // One thread adds a group's channels in order.
         for group in range_stepped(unit, groups, threads) {
-            let begin = max(group * of_group, from);
-            let end = min((group + 1) * of_group, from + lanes);
-            let mut value = of_all[2 * group];
-            let mut square = of_all[2 * group + 1];
+            let begin = max(group * group_channels, from);
+            let end = min((group + 1) * group_channels, from + channel_threads);
+            let mut value = group_sums[2 * group];
+            let mut square = group_sums[2 * group + 1];
             for channel in range_stepped(begin, end, 1usize) {
-                for line in 0..lines {
-                    value += values[line * lanes + channel - from];
-                    square += squares[line * lanes + channel - from];
+                for thread in 0..pixel_threads {
+                    value += values[thread * channel_threads + channel - from];
+                    square += squares[thread * channel_threads + channel - from];
                 }
             }
-            of_all[2 * group] = value;
-            of_all[2 * group + 1] = square;
+            group_sums[2 * group] = value;
+            group_sums[2 * group + 1] = square;
         }
         sync_cube();
     }
     for group in range_stepped(unit, 2 * groups, threads) {
-        sums[number * 2 * groups + group] = of_all[group];
+        sums[cube * 2 * groups + group] = group_sums[group];
     }
 }
 
-/// One cube a group: its mean and factor, `[batch, groups, 2]`.
+/// Computes every group's mean and inverse standard deviation, `[batch, groups, 2]`. One cube computes one group.
 #[cube(launch)]
 #[allow(clippy::too_many_arguments)]
-fn statistics<X: Float>(
+fn statistics_kernel<X: Float>(
     x: &[X],
     sums: &[f32],
-    found: &mut [f32],
+    statistics: &mut [f32],
     count: usize,
-    places: usize,
+    pixels: usize,
     channels: usize,
-    parts: usize,
+    chunks: usize,
     groups: usize,
     epsilon: f32,
     #[comptime] threads: usize,
     #[define(X)] _type: ElemType,
 ) {
-    let i = cube_number();
+    let i = cube_index();
     if i >= count {
         terminate!();
     }
@@ -144,64 +151,66 @@ fn statistics<X: Float>(
     let unit = UNIT_POS as usize;
     let mut value = 0.0f32;
     let mut square = 0.0f32;
-    for part in range_stepped(unit, parts, threads) {
-        let at = 2 * ((batch * parts + part) * groups + group);
+    for chunk in range_stepped(unit, chunks, threads) {
+        let at = 2 * ((batch * chunks + chunk) * groups + group);
         value += sums[at];
         square += sums[at + 1];
     }
     value = cube_sum(value, threads);
     square = cube_sum(square, threads);
     if unit == 0 {
-        let of_group = channels / groups;
-        let numbers = f32::cast_from((places * of_group) as u32);
-        let mean = value / numbers;
-        found[2 * i] = f32::cast_from(x[batch * places * channels + group * of_group]) + mean;
-        found[2 * i + 1] = 1.0f32 / (max(square / numbers - mean * mean, 0.0f32) + epsilon).sqrt();
+        let group_channels = channels / groups;
+        let elements = f32::cast_from((pixels * group_channels) as u32);
+        let mean = value / elements;
+        statistics[2 * i] = f32::cast_from(x[batch * pixels * channels + group * group_channels]) + mean;
+        statistics[2 * i + 1] = 1.0f32 / (max(square / elements - mean * mean, 0.0f32) + epsilon).sqrt();
     }
 }
 
-/// Places that a thread norms, one below the other.
-const PLACES_OF_THREAD: usize = 8;
+/// Pixels that a thread normalises.
+const THREAD_PIXELS: usize = 8;
 
+/// Applies mean, inverse standard deviation, gain, bias and SiLU if `fuse_silu`. One thread computes one vector of channels of
+/// [`THREAD_PIXELS`] pixels.
 #[cube(launch)]
 #[allow(clippy::too_many_arguments)]
-fn normalise<X: Float, N: Size>(
+fn normalize_kernel<X: Float, N: Size>(
     x: &[Vector<X, N>],
-    found: &[f32],
+    statistics: &[f32],
     gain: &[Vector<X, N>],
     bias: &[Vector<X, N>],
     y: &mut [Vector<X, N>],
     batch: usize,
-    places: usize,
+    pixels: usize,
     channels: usize,
     groups: usize,
-    #[comptime] side: usize,
-    #[comptime] then_silu: bool,
+    #[comptime] width: usize,
+    #[comptime] fuse_silu: bool,
     #[define(X)] _type: ElemType,
 ) {
-    let i = thread_number();
-    let vectors = channels / side;
-    let parts = (places + comptime!(PLACES_OF_THREAD - 1)) / PLACES_OF_THREAD;
-    let (lane, rest) = (i % vectors, i / vectors);
-    let (part, map) = (rest % parts, rest / parts);
+    let i = thread_index();
+    let vectors = channels / width;
+    let chunks = (pixels + comptime!(THREAD_PIXELS - 1)) / THREAD_PIXELS;
+    let (vector, rest) = (i % vectors, i / vectors);
+    let (chunk, map) = (rest % chunks, rest / chunks);
     if map < batch {
-        let of_group = channels / groups;
-        let (gain, bias) = (Vector::<f32, N>::cast_from(gain[lane]), Vector::<f32, N>::cast_from(bias[lane]));
+        let group_channels = channels / groups;
+        let (gain, bias) = (Vector::<f32, N>::cast_from(gain[vector]), Vector::<f32, N>::cast_from(bias[vector]));
         let mut mean = Vector::<f32, N>::from_int(0);
-        let mut factor = Vector::<f32, N>::from_int(0);
+        let mut inverse_std = Vector::<f32, N>::from_int(0);
         #[unroll]
-        for channel in 0..side {
-            let at = 2 * (map * groups + (lane * side + channel) / of_group);
-            mean.insert(channel, found[at]);
-            factor.insert(channel, found[at + 1]);
+        for channel in 0..width {
+            let at = 2 * (map * groups + (vector * width + channel) / group_channels);
+            mean.insert(channel, statistics[at]);
+            inverse_std.insert(channel, statistics[at + 1]);
         }
-        let first = part * PLACES_OF_THREAD;
-        for place in first..min(first + PLACES_OF_THREAD, places) {
-            let at = (map * places + place) * vectors + lane;
-            let mut value = (Vector::<f32, N>::cast_from(x[at]) - mean) * factor * gain + bias;
-            if comptime!(then_silu) {
+        let first = chunk * THREAD_PIXELS;
+        for pixel in first..min(first + THREAD_PIXELS, pixels) {
+            let at = (map * pixels + pixel) * vectors + vector;
+            let mut value = (Vector::<f32, N>::cast_from(x[at]) - mean) * inverse_std * gain + bias;
+            if comptime!(fuse_silu) {
                 #[unroll]
-                for channel in 0..side {
+                for channel in 0..width {
                     value.insert(channel, silu_of(value.extract(channel)));
                 }
             }
@@ -210,81 +219,82 @@ fn normalise<X: Float, N: Size>(
     }
 }
 
-/// The map channels last, and back.
+/// `[batch, channels, height, width]` to contiguous `[batch, height, width, channels]`.
 fn channels_last(x: CubeTensor) -> CubeTensor {
     into_contiguous(Cube::float_permute(x, &[0, 2, 3, 1]))
 }
 
+/// `[batch, height, width, channels]` to the view `[batch, channels, height, width]`.
 fn channels_first(x: CubeTensor) -> CubeTensor {
     Cube::float_permute(x, &[0, 3, 1, 2])
 }
 
-/// The norm of a map that lies channels last, and mean and factor of every group.
-fn forward(x: CubeTensor, gain: CubeTensor, bias: CubeTensor, options: Options) -> (CubeTensor, CubeTensor) {
-    let Options { groups, epsilon, silu } = options;
+/// Returns the norm of a channels-last map, and the statistics of every group, `[batch, groups, 2]`.
+fn forward(x: CubeTensor, gain: CubeTensor, bias: CubeTensor, options: GroupNormOptions) -> (CubeTensor, CubeTensor) {
+    let GroupNormOptions { groups, epsilon, silu } = options;
     let (gain, bias) = (into_contiguous(gain), into_contiguous(bias));
-    let (batch, channels, kind) = (x.meta.shape()[0], x.meta.shape()[3], element(x.dtype));
-    let places = x.meta.shape()[1] * x.meta.shape()[2];
-    let parts = places.div_ceil(PLACES);
-    let sums = empty_like(&x, [batch, parts, groups, 2], DType::F32);
-    let found = empty_like(&x, [batch, groups, 2], DType::F32);
+    let (batch, channels, dtype) = (x.meta.shape()[0], x.meta.shape()[3], element(x.dtype));
+    let pixels = x.meta.shape()[1] * x.meta.shape()[2];
+    let chunks = pixels.div_ceil(CHUNK_PIXELS);
+    let sums = empty_like(&x, [batch, chunks, groups, 2], DType::F32);
+    let statistics = empty_like(&x, [batch, groups, 2], DType::F32);
     let y = empty_like(&x, x.meta.shape().clone(), x.dtype);
     let client = x.client.clone();
-    partial_sums::launch(
+    partial_sums_kernel::launch(
         &client,
-        cubes(batch * parts),
+        cube_count(batch * chunks),
         CubeDim::new_1d(THREADS),
         x.clone().into_buffer_arg(),
         sums.clone().into_buffer_arg(),
-        batch * parts,
-        places,
-        parts,
+        batch * chunks,
+        pixels,
+        chunks,
         channels,
         groups,
         THREADS as usize,
-        kind,
+        dtype,
     );
-    statistics::launch(
+    statistics_kernel::launch(
         &client,
-        cubes(batch * groups),
+        cube_count(batch * groups),
         CubeDim::new_1d(THREADS),
         x.clone().into_buffer_arg(),
         sums.into_buffer_arg(),
-        found.clone().into_buffer_arg(),
+        statistics.clone().into_buffer_arg(),
         batch * groups,
-        places,
+        pixels,
         channels,
-        parts,
+        chunks,
         groups,
         epsilon as f32,
         THREADS as usize,
-        kind,
+        dtype,
     );
-    let side = side_by_side(channels);
-    let (all, dim) = threads_for(batch * places.div_ceil(PLACES_OF_THREAD) * (channels / side));
-    normalise::launch(
+    let width = vector_width(channels);
+    let (grid, cube) = elementwise_dims(batch * pixels.div_ceil(THREAD_PIXELS) * (channels / width));
+    normalize_kernel::launch(
         &client,
-        all,
-        dim,
-        side,
+        grid,
+        cube,
+        width,
         x.into_buffer_arg(),
-        found.clone().into_buffer_arg(),
+        statistics.clone().into_buffer_arg(),
         gain.into_buffer_arg(),
         bias.into_buffer_arg(),
         y.clone().into_buffer_arg(),
         batch,
-        places,
+        pixels,
         channels,
         groups,
-        side,
+        width,
         silu,
-        kind,
+        dtype,
     );
-    (y, found)
+    (y, statistics)
 }
 
-impl Norms for Cube {
-    fn group_norm(x: CubeTensor, gain: CubeTensor, bias: CubeTensor, options: Options) -> CubeTensor {
+impl GroupNorm for Cube {
+    fn group_norm(x: CubeTensor, gain: CubeTensor, bias: CubeTensor, options: GroupNormOptions) -> CubeTensor {
         channels_first(forward(channels_last(x), gain, bias, options).0)
     }
 }

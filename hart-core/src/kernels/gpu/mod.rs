@@ -1,38 +1,46 @@
-//! Faster bodies for burn's GPU backend, through CUDA or wgpu: kernels in CubeCL. Each answers None where it doesn't apply, and the
-//! plain body does the work.
+//! Kernels for burn's GPU backend (CUDA, Vulkan, Metal and DX12), written in CubeCL.
 //!
-//! Kernels read and write f32, f16 and bf16 side by side and compute in f32: the residual stream, norms, softmax and logits stay in
-//! f32 while products have operands of half precision.
+//! A function that borrows its operands returns `None` where it does not apply, and one that takes them returns them as the error;
+//! [`super::reference`] then does the work.
+//!
+//! Kernels read and write f32, f16 and bf16 in any combination and compute in f32. The residual stream, norms, softmax and logits stay
+//! in f32; the operands of matrix products may have half precision.
+//!
+//! CubeCL's terms: a *cube* is a thread block (workgroup), a *plane* is a warp (subgroup), a *unit* is a thread, and `#[comptime]`
+//! parameters are compiled into the kernel like template parameters. "Thread", "tile", "fragment" and "stage" mean what they mean in
+//! CUTLASS.
 
+#[cfg(feature = "train")]
+mod adam;
 mod add_norm;
 mod attention;
 #[cfg(feature = "train")]
-mod columns;
+mod broadcast;
+mod cached_kv;
 mod conv;
 mod elementwise;
 mod flash;
+#[cfg_attr(not(feature = "train"), allow(dead_code, reason = "gradients need all of it"))]
+mod gemm;
 mod group_norm;
 mod linear;
 mod noise;
 mod norm;
-#[cfg(feature = "train")]
-mod optimizer;
-#[cfg_attr(not(feature = "train"), allow(dead_code, reason = "gradients need all of it"))]
-mod product;
 mod sample;
 mod upsample;
 
 pub(super) use super::absent::{norm_silu_conv2d, swi_glu, upsample_conv2d};
+#[cfg(feature = "train")]
+pub(super) use adam::adam;
 pub(super) use add_norm::add_norm;
-pub(super) use attention::{CachedKv, KvScratch, attention, self_attention};
+pub(super) use attention::{attention, self_attention};
+pub(super) use cached_kv::{CachedKv, KvScratch};
 pub(super) use conv::conv2d;
 pub(super) use elementwise::{add_gated, silu, silu_mul};
 pub(super) use group_norm::group_norm;
 pub(super) use linear::{linear, linear_to_f32, matmul};
 pub(super) use noise::normals;
 pub(super) use norm::{layer_norm, rms_norm};
-#[cfg(feature = "train")]
-pub(super) use optimizer::adam;
 pub(super) use sample::sample;
 pub(super) use upsample::upsample_nearest;
 
@@ -45,46 +53,51 @@ use burn_cubecl::tensor::CubeTensor;
 use cubecl::ir::{ElemType, FloatKind};
 use cubecl::prelude::{Tensor as Strided, *};
 
-/// Threads of a cube.
+/// Threads per cube, unless a kernel says otherwise.
 const THREADS: u32 = 256;
+/// Threads per plane that kernels with tensor cores require.
+const PLANE: usize = 32;
 
-/// The tensor as the GPU backend has it, whole and in row-major order, if it is that backend's.
-fn whole<const D: usize>(tensor: &Tensor<D>) -> Option<CubeTensor> {
+/// Returns the backend's tensor, contiguous in row-major order, or `None` if it is another backend's.
+fn contiguous<const D: usize>(tensor: &Tensor<D>) -> Option<CubeTensor> {
     primitive(tensor).map(into_contiguous)
 }
 
-/// The tensor as the GPU backend has it, also a view, if it is that backend's.
+/// Returns the backend's tensor with its strides, or `None` if it is another backend's.
 fn primitive<const D: usize>(tensor: &Tensor<D>) -> Option<CubeTensor> {
     tensor.clone().try_into_primitive::<Cube>().ok()
 }
 
-/// Whether it is the GPU backend's.
-pub(super) fn is_here(device: &Device) -> bool {
+/// Whether the device is the GPU backend's.
+pub(super) fn is_gpu(device: &Device) -> bool {
     matches!(device.as_dispatch(), burn::backend::DispatchDevice::Cube(_))
 }
 
-/// A new tensor beside another one, yet without values.
+/// Allocates a tensor on the device of another one. Its values are undefined.
 fn empty_like(like: &CubeTensor, shape: impl Into<Shape>, dtype: DType) -> CubeTensor {
     let shape: Shape = shape.into();
     let handle: Handle = like.client.empty(shape.num_elements() * dtype.size());
     CubeTensor::new_contiguous(like.client.clone(), like.device.clone(), shape, handle, dtype)
 }
 
-/// Has a GPU's allocator carve pages for so many bytes from now on, and give back those that it carved for less. Its pages are as large
-/// as the largest allocation so far, and what is free on smaller ones serves nothing more: so the largest one had better come first.
+/// Makes the GPU's allocator use pages of `bytes` bytes from now on, and frees its smaller pages.
+///
+/// The allocator's pages are as large as the largest allocation so far, and free space on smaller pages is not used again. The largest
+/// allocation should therefore come first.
 pub(crate) fn reserve_pool(device: &Device, bytes: u64) {
-    let like = is_here(device).then(|| primitive(&Tensor::<1>::empty([1], device))).flatten();
+    let like = is_gpu(device).then(|| primitive(&Tensor::<1>::empty([1], device))).flatten();
     if let Some(like) = like {
         drop(like.client.empty(bytes.min(like.client.properties().memory.max_page_size) as usize));
         device.memory_cleanup();
     }
 }
 
+/// Wraps the backend's tensor.
 fn tensor<const D: usize>(tensor: CubeTensor) -> Tensor<D> {
     Tensor::from_primitive::<Cube>(tensor)
 }
 
-/// How a kernel names a number's type.
+/// Returns the element type of a kernel argument.
 fn element(dtype: DType) -> ElemType {
     ElemType::Float(match dtype {
         DType::F16 => FloatKind::F16,
@@ -93,56 +106,56 @@ fn element(dtype: DType) -> ElemType {
     })
 }
 
-/// So many cubes, or a few more, in two dimensions, since one alone is limited to 65,535.
-fn fold(count: usize) -> (u32, u32) {
-    const LIMIT: usize = 1 << 15;
-    (count.min(LIMIT) as u32, count.div_ceil(LIMIT).max(1) as u32)
+/// Returns a two-dimensional grid of at least `count` cubes, since one dimension is limited to 65,535.
+fn grid_dims(count: usize) -> (u32, u32) {
+    const MAX_X: usize = 1 << 15;
+    (count.min(MAX_X) as u32, count.div_ceil(MAX_X).max(1) as u32)
 }
 
-/// The same as cubes are counted.
-fn cubes(count: usize) -> CubeCount {
-    let (x, y) = fold(count);
+/// Returns the grid of [`grid_dims`] as a launch takes it. Kernels check [`cube_index`], since there may be more cubes.
+fn cube_count(count: usize) -> CubeCount {
+    let (x, y) = grid_dims(count);
     CubeCount::Static(x, y, 1)
 }
 
-/// This cube's number among [`cubes`].
+/// Returns this cube's index in the grid of [`cube_count`].
 #[cube]
-fn cube_number() -> usize {
+fn cube_index() -> usize {
     (CUBE_POS_Y * CUBE_COUNT_X + CUBE_POS_X) as usize
 }
 
-/// A thread for each of so many numbers: the cubes, and their threads.
-fn threads_for(count: usize) -> (CubeCount, CubeDim) {
-    (cubes(count.div_ceil(THREADS as usize)), CubeDim::new_1d(THREADS))
+/// Returns grid and cube dimensions with at least one thread for each of `count` elements.
+fn elementwise_dims(count: usize) -> (CubeCount, CubeDim) {
+    (cube_count(count.div_ceil(THREADS as usize)), CubeDim::new_1d(THREADS))
 }
 
-/// This thread's number among [`threads_for`].
+/// Returns this thread's index in the launch of [`elementwise_dims`].
 #[cube]
-fn thread_number() -> usize {
-    cube_number() * CUBE_DIM_X as usize + UNIT_POS as usize
+fn thread_index() -> usize {
+    cube_index() * CUBE_DIM_X as usize + UNIT_POS as usize
 }
 
-/// How many of a map's channels a thread takes side by side.
-fn side_by_side(channels: usize) -> usize {
+/// Returns how many channels of a channels-last feature map one thread loads as a vector.
+fn vector_width(channels: usize) -> usize {
     if channels.is_multiple_of(4) { 4 } else { 1 }
 }
 
-/// Where the row begins that a token of a batch is modulated by: there may be one for all of them.
+/// Returns the offset of a token's row in a tensor `[batch or 1, tokens or 1, channels]` that is broadcast.
 #[cube]
-fn row_of<M: Float>(of: &Strided<M>, batch: usize, token: usize) -> usize {
-    batch % of.shape(0) * of.stride(0) + token % of.shape(1) * of.stride(1)
+fn broadcast_offset<M: Float>(tensor: &Strided<M>, batch: usize, token: usize) -> usize {
+    batch % tensor.shape(0) * tensor.stride(0) + token % tensor.shape(1) * tensor.stride(1)
 }
 
-/// How the numbers of a cube's threads become one.
+/// A reduction over the threads of a cube.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Fold {
+enum Reduction {
     Sum,
-    Greatest,
+    Max,
 }
 
-/// One number of those of all threads of a cube, for each of them.
+/// Reduces one value per thread as a tree in shared memory and returns the result to every thread. `threads` is a power of two.
 #[cube]
-fn cube_fold(value: f32, #[comptime] threads: usize, #[comptime] fold: Fold) -> f32 {
+fn cube_reduce(value: f32, #[comptime] threads: usize, #[comptime] reduction: Reduction) -> f32 {
     let mut shared = Shared::<[f32]>::new_slice(threads);
     let unit = UNIT_POS as usize;
     shared[unit] = value;
@@ -152,7 +165,7 @@ fn cube_fold(value: f32, #[comptime] threads: usize, #[comptime] fold: Fold) -> 
         let half = comptime!(threads >> (step + 1));
         if unit < half {
             let (one, other) = (shared[unit], shared[unit + half]);
-            if comptime!(fold == Fold::Sum) {
+            if comptime!(reduction == Reduction::Sum) {
                 shared[unit] = one + other;
             } else {
                 shared[unit] = max(one, other);
@@ -160,21 +173,22 @@ fn cube_fold(value: f32, #[comptime] threads: usize, #[comptime] fold: Fold) -> 
         }
         sync_cube();
     }
-    let folded = shared[0];
+    let result = shared[0];
+    // Another reduction may use the same memory.
     sync_cube();
-    folded
+    result
 }
 
-/// The sum over all threads of a cube, for each of them.
+/// Returns the sum over all threads of a cube.
 #[cube]
 fn cube_sum(value: f32, #[comptime] threads: usize) -> f32 {
-    cube_fold(value, threads, Fold::Sum)
+    cube_reduce(value, threads, Reduction::Sum)
 }
 
-/// The greatest over all threads of a cube, for each of them.
+/// Returns the maximum over all threads of a cube.
 #[cube]
 fn cube_max(value: f32, #[comptime] threads: usize) -> f32 {
-    cube_fold(value, threads, Fold::Greatest)
+    cube_reduce(value, threads, Reduction::Max)
 }
 
 #[cfg(test)]

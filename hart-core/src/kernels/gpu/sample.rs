@@ -1,19 +1,19 @@
-//! From logits to codes and their features in one kernel: top-k, top-p, the draw, Gumbel noise and the mix of codebook rows.
+//! Sampling of codes from logits in one kernel: top-k, top-p, the draw, and the features of the code or of Gumbel-softmax smoothing.
 
 use burn::prelude::{Int, Tensor};
 use burn::tensor::DType;
 use cubecl::prelude::*;
 
-use super::noise::{minus_log, word, words_of};
-use super::{THREADS, cube_max, cube_number, cube_sum, cubes, empty_like, tensor, whole};
+use super::noise::{neg_ln_uniform, philox, seed_words};
+use super::{THREADS, contiguous, cube_count, cube_index, cube_max, cube_sum, empty_like, tensor};
 use crate::rng::{CODE, GUMBEL};
 
-/// What stands for a logit that was removed.
+/// The value of a logit that top-k or top-p removed.
 const REMOVED: f32 = -3.0e38;
 
-/// A number's bits, so that they are ordered as numbers are.
+/// Returns the bits of an f32 as an integer key with the same order.
 #[cube]
-fn ordered(value: f32) -> u32 {
+fn sort_key(value: f32) -> u32 {
     let bits = u32::reinterpret(value);
     let mut key = bits ^ 0x8000_0000u32;
     if bits >= 0x8000_0000u32 {
@@ -22,14 +22,16 @@ fn ordered(value: f32) -> u32 {
     key
 }
 
+/// Steps that the kernel is compiled with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Does {
+struct SamplingSteps {
     top_k: bool,
     top_p: bool,
     smoothing: bool,
 }
 
-/// One cube a token.
+/// Samples the code of a token and computes its features. One cube computes one token; its logits are in shared memory, and a thread
+/// handles every `threads`th of them.
 #[cube(launch)]
 #[allow(clippy::too_many_arguments)]
 fn sample_kernel(
@@ -38,105 +40,105 @@ fn sample_kernel(
     seeds: &[u32],
     indices: &mut [i32],
     features: &mut [f32],
+    total_tokens: usize,
     tokens: usize,
-    length: usize,
     channels: usize,
     top_k: f32,
-    rest_of_p: f32,
+    one_minus_p: f32,
     factor: f32,
     temperature: f32,
     scale: u32,
-    #[comptime] does: Does,
+    #[comptime] steps: SamplingSteps,
     #[comptime] vocabulary: usize,
     #[comptime] threads: usize,
 ) {
-    let token = cube_number();
-    if token >= tokens {
+    let token = cube_index();
+    if token >= total_tokens {
         terminate!();
     }
     let unit = UNIT_POS as usize;
-    let (image, position) = (token / length, (token % length) as u32);
+    let (image, position) = (token / tokens, (token % tokens) as u32);
     let key = (seeds[2 * image], seeds[2 * image + 1]);
     let mut values = Shared::<[f32]>::new_slice(vocabulary);
     let mut sums = Shared::<[f32]>::new_slice(threads);
-    let mut found = Shared::<[u32]>::new_slice(1usize);
+    let mut sampled = Shared::<[u32]>::new_slice(1usize);
 
-    let mut broken = 0.0f32;
-    let mut greatest = REMOVED.runtime();
+    let mut non_finite = 0.0f32;
+    let mut max_logit = REMOVED.runtime();
     for i in range_stepped(unit, vocabulary, threads) {
         let value = logits[token * vocabulary + i];
         values[i] = value;
-        greatest = max(greatest, value);
+        max_logit = max(max_logit, value);
         if u32::reinterpret(value) & 0x7F80_0000u32 == 0x7F80_0000u32 {
-            broken += 1.0f32;
+            non_finite += 1.0f32;
         }
     }
-    let broken = cube_sum(broken, threads);
-    let greatest = cube_max(greatest, threads);
+    let non_finite = cube_sum(non_finite, threads);
+    let max_logit = cube_max(max_logit, threads);
 
-    if comptime!(does.top_k) {
-        // The greatest key that at least k logits reach, bit by bit.
+    if comptime!(steps.top_k) {
+        // Binary search, bit by bit, for the largest key that at least k logits reach: the k-th largest logit.
         let mut threshold = 0u32;
         for bit in 0..32u32 {
             let candidate = threshold | (0x8000_0000u32 >> bit);
-            let mut reach = 0.0f32;
+            let mut count = 0.0f32;
             for i in range_stepped(unit, vocabulary, threads) {
-                if ordered(values[i]) >= candidate {
-                    reach += 1.0f32;
+                if sort_key(values[i]) >= candidate {
+                    count += 1.0f32;
                 }
             }
-            if cube_sum(reach, threads) >= top_k {
+            if cube_sum(count, threads) >= top_k {
                 threshold = candidate;
             }
         }
         for i in range_stepped(unit, vocabulary, threads) {
-            if ordered(values[i]) < threshold {
+            if sort_key(values[i]) < threshold {
                 values[i] = REMOVED;
             }
         }
         sync_cube();
     }
 
-    if comptime!(does.top_p) {
+    if comptime!(steps.top_p) {
         let mut sum = 0.0f32;
         for i in range_stepped(unit, vocabulary, threads) {
             if values[i] > REMOVED {
-                sum += (values[i] - greatest).exp();
+                sum += (values[i] - max_logit).exp();
             }
         }
-        let removable = cube_sum(sum, threads) * rest_of_p;
-        // The greatest key below which the probabilities may all be removed.
+        let removable = cube_sum(sum, threads) * one_minus_p;
+        // Binary search, bit by bit, for the largest key such that the probabilities below it add up to at most 1 - p.
         let mut threshold = 0u32;
         for bit in 0..32u32 {
             let candidate = threshold | (0x8000_0000u32 >> bit);
             let mut below = 0.0f32;
             for i in range_stepped(unit, vocabulary, threads) {
-                if values[i] > REMOVED && ordered(values[i]) < candidate {
-                    below += (values[i] - greatest).exp();
+                if values[i] > REMOVED && sort_key(values[i]) < candidate {
+                    below += (values[i] - max_logit).exp();
                 }
             }
             if cube_sum(below, threads) <= removable {
                 threshold = candidate;
             }
         }
-        threshold = min(threshold, ordered(greatest));
+        threshold = min(threshold, sort_key(max_logit));
         for i in range_stepped(unit, vocabulary, threads) {
-            if ordered(values[i]) < threshold {
+            if sort_key(values[i]) < threshold {
                 values[i] = REMOVED;
             }
         }
         sync_cube();
     }
 
-    // The draw: every thread has a stretch of codes, and knows what lies before it.
-    let stretch = comptime!(vocabulary.div_ceil(threads));
-    let first = unit * stretch;
-    let end = min(first + stretch, vocabulary);
+    // Draw by inverse transform sampling. Every thread sums a segment of consecutive codes; a prefix sum over the threads follows.
+    let segment = comptime!(vocabulary.div_ceil(threads));
+    let first = unit * segment;
+    let end = min(first + segment, vocabulary);
     let mut sum = 0.0f32;
     let mut last = 0.0f32;
     for i in first..end {
         if values[i] > REMOVED {
-            sum += (values[i] - greatest).exp();
+            sum += (values[i] - max_logit).exp();
             last = f32::cast_from(i as u32);
         }
     }
@@ -144,104 +146,105 @@ fn sample_kernel(
     let last = cube_max(last, threads);
     #[unroll]
     for step in 0..comptime!(threads.ilog2()) {
-        let reach = comptime!(1usize << step);
+        let distance = comptime!(1usize << step);
         let mut before = 0.0f32;
-        if unit >= reach {
-            before = sums[unit - reach];
+        if unit >= distance {
+            before = sums[unit - distance];
         }
         sync_cube();
         sums[unit] += before;
         sync_cube();
     }
-    let all = sums[threads - 1];
-    let drawn = word((0u32, position, scale, CODE.runtime()), key, 0u32);
-    let target = (f32::cast_from(drawn) + 0.5f32) * 2.328_306_4e-10f32 * all;
+    let total = sums[threads - 1];
+    let drawn = philox((0u32, position, scale, CODE.runtime()), key, 0u32);
+    let target = (f32::cast_from(drawn) + 0.5f32) * 2.328_306_4e-10f32 * total;
     if unit == 0 {
-        found[0] = u32::cast_from(last);
+        sampled[0] = u32::cast_from(last);
     }
     sync_cube();
-    // The first stretch that holds something kept and reaches beyond the target. There are others: sums that were added in another order
-    // don't always grow.
-    let mut reaches = 0.0f32;
+    // The first segment with a remaining code whose prefix sum exceeds the target. Rounding can make the prefix sums non-monotonic, so
+    // the condition may hold for several.
+    let mut priority = 0.0f32;
     if sum > 0.0f32 && target < sums[unit] {
-        reaches = f32::cast_from((threads - unit) as u32);
+        priority = f32::cast_from((threads - unit) as u32);
     }
-    let first_reaches = cube_max(reaches, threads);
-    if reaches > 0.0f32 && reaches == first_reaches {
+    let highest = cube_max(priority, threads);
+    if priority > 0.0f32 && priority == highest {
         let mut sum = 0.0f32;
         if unit > 0 {
             sum = sums[unit - 1];
         }
         let mut code = first as u32;
-        let mut open = true;
+        let mut searching = true;
         for i in first..end {
-            if open && values[i] > REMOVED {
-                sum += (values[i] - greatest).exp();
+            if searching && values[i] > REMOVED {
+                sum += (values[i] - max_logit).exp();
                 code = i as u32;
-                open = sum <= target;
+                searching = sum <= target;
             }
         }
-        found[0] = code;
+        sampled[0] = code;
     }
     sync_cube();
-    let code = found[0];
+    let code = sampled[0];
     if unit == 0 {
         indices[token] = i32::cast_from(code);
     }
 
-    if comptime!(does.smoothing) {
-        let mut sharpest = REMOVED.runtime();
+    if comptime!(steps.smoothing) {
+        // Add Gumbel noise to the logits, and average the codebook with their softmax.
+        let mut max_perturbed = REMOVED.runtime();
         for i in range_stepped(unit, vocabulary, threads) {
             if values[i] > REMOVED {
-                let noise = word(((i / 4) as u32, position, scale, GUMBEL.runtime()), key, (i % 4) as u32);
-                let sharp = values[i] * factor - minus_log(noise).ln();
-                values[i] = sharp;
-                sharpest = max(sharpest, sharp);
+                let noise = philox(((i / 4) as u32, position, scale, GUMBEL.runtime()), key, (i % 4) as u32);
+                let perturbed = values[i] * factor - neg_ln_uniform(noise).ln();
+                values[i] = perturbed;
+                max_perturbed = max(max_perturbed, perturbed);
             }
         }
-        let sharpest = cube_max(sharpest, threads);
+        let max_perturbed = cube_max(max_perturbed, threads);
         let mut sum = 0.0f32;
         for i in range_stepped(unit, vocabulary, threads) {
             let mut weight = 0.0f32;
             if values[i] > REMOVED {
-                weight = ((values[i] - sharpest) / temperature).exp();
+                weight = ((values[i] - max_perturbed) / temperature).exp();
             }
             values[i] = weight;
             sum += weight;
         }
-        let all = cube_sum(sum, threads);
-        // A channel a thread, and as many shares of the codes as there are threads for.
-        let shares = threads / channels;
-        let (channel, share) = (unit % channels, unit / channels);
-        let mut mixed = 0.0f32;
-        if share < shares {
-            for i in range_stepped(share, vocabulary, shares) {
+        let total = cube_sum(sum, threads);
+        // Each thread averages one channel over every `groups`th code; then the groups are added.
+        let groups = threads / channels;
+        let (channel, group) = (unit % channels, unit / channels);
+        let mut average = 0.0f32;
+        if group < groups {
+            for i in range_stepped(group, vocabulary, groups) {
                 if values[i] > 0.0f32 {
-                    mixed += values[i] * codebook[i * channels + channel];
+                    average += values[i] * codebook[i * channels + channel];
                 }
             }
         }
-        sums[unit] = mixed;
+        sums[unit] = average;
         sync_cube();
         if unit < channels {
-            let mut mixed = 0.0f32;
-            for share in 0..shares {
-                mixed += sums[share * channels + channel];
+            let mut average = 0.0f32;
+            for group in 0..groups {
+                average += sums[group * channels + channel];
             }
-            features[token * channels + channel] = mixed / all;
+            features[token * channels + channel] = average / total;
         }
     } else if unit < channels {
         features[token * channels + unit] = codebook[code as usize * channels + unit];
     }
-    // What has no finite logits has no finite features, which whoever reads the picture finds.
-    if broken > 0.0f32 && unit < channels {
+    // Logits that are not finite give NaN features, which are detected when the image is read.
+    if non_finite > 0.0f32 && unit < channels {
         features[token * channels + unit] = f32::reinterpret(0x7FC0_0000u32);
     }
 }
 
-/// Draws codes `[B, L]` and their features `[B, L, Z]` from guided logits `[B, L, V]`; None where the device isn't a GPU, or too
-/// small a one. The words are the host's, and so are the codes, except where rounding decides. `smoothing` is the factor of the logits
-/// and the temperature of Gumbel-softmax smoothing.
+/// See [`crate::kernels::sample`]. Returns `None` if the device is not a GPU, or if the logits do not fit into shared memory.
+///
+/// Random words are those of the CPU's sampling. The codes are the same too, except where rounding decides between two.
 pub(crate) fn sample(
     logits: &Tensor<3>,
     codebook: &Tensor<2>,
@@ -251,41 +254,41 @@ pub(crate) fn sample(
     scale: usize,
     seeds: &[u64],
 ) -> Option<(Tensor<2, Int>, Tensor<3>)> {
-    let [batch, length, vocabulary] = logits.dims();
+    let [batch, tokens, vocabulary] = logits.dims();
     let [rows, channels] = codebook.dims();
-    let (logits, codebook) = (whole(logits)?, whole(codebook)?);
-    let room = logits.client.properties().hardware.max_shared_memory_size;
-    // The logits, the sums, and what every fold shares, which not all compilers lay over each other.
+    let (logits, codebook) = (contiguous(logits)?, contiguous(codebook)?);
+    let shared_memory = logits.client.properties().hardware.max_shared_memory_size;
+    // Logits, sums, and the memory of each `cube_reduce`, which not every compiler reuses.
     let needed = (vocabulary + 10 * THREADS as usize) * size_of::<f32>();
-    let fits = needed <= room && channels <= THREADS as usize && rows == vocabulary && seeds.len() == batch;
-    if !fits || logits.dtype != DType::F32 || codebook.dtype != DType::F32 || batch * length == 0 {
+    let fits = needed <= shared_memory && channels <= THREADS as usize && rows == vocabulary && seeds.len() == batch;
+    if !fits || logits.dtype != DType::F32 || codebook.dtype != DType::F32 || batch * tokens == 0 {
         return None;
     }
-    let indices = empty_like(&logits, [batch, length], DType::I32);
-    let features = empty_like(&logits, [batch, length, channels], DType::F32);
-    let words = words_of(seeds);
+    let indices = empty_like(&logits, [batch, tokens], DType::I32);
+    let features = empty_like(&logits, [batch, tokens, channels], DType::F32);
+    let words = seed_words(seeds);
     let seeds = logits.client.create_from_slice(u32::as_bytes(&words));
     let [factor, temperature] = smoothing.unwrap_or([1.0, 1.0]);
-    let does = Does { top_k: top_k > 0 && top_k < vocabulary, top_p: top_p > 0.0, smoothing: smoothing.is_some() };
+    let steps = SamplingSteps { top_k: top_k > 0 && top_k < vocabulary, top_p: top_p > 0.0, smoothing: smoothing.is_some() };
     sample_kernel::launch(
         &logits.client.clone(),
-        cubes(batch * length),
+        cube_count(batch * tokens),
         CubeDim::new_1d(THREADS),
         logits.into_buffer_arg(),
         codebook.into_buffer_arg(),
-        // SAFETY: the buffer was just made of these words.
+        // SAFETY: the buffer holds exactly these words.
         unsafe { BufferArg::from_raw_parts(seeds, words.len()) },
         indices.clone().into_buffer_arg(),
         features.clone().into_buffer_arg(),
-        batch * length,
-        length,
+        batch * tokens,
+        tokens,
         channels,
         top_k as f32,
         (1.0 - top_p) as f32,
         factor as f32,
         temperature as f32,
         scale as u32,
-        does,
+        steps,
         vocabulary,
         THREADS as usize,
     );
