@@ -205,7 +205,7 @@ struct Graph {
 impl Graph {
     fn new(sources: &[Source]) -> Self {
         let modules: BTreeSet<&Module> = sources.iter().map(|source| &source.module).collect();
-        let paths: Vec<(&Source, Vec<(Module, Option<String>)>)> = sources.iter().map(|source| (source, paths(source))).collect();
+        let paths: Vec<_> = sources.iter().map(|source| (source, paths(source))).collect();
         let mut exports: BTreeMap<Module, Module> = BTreeMap::new();
         for (source, found) in &paths {
             for (path, alias) in found {
@@ -316,6 +316,30 @@ fn unsafe_code_stands_in_kernels_and_in_the_memory_mapping() {
         let allowed = source.module.first().is_some_and(|name| name == "kernels") || source.module == ["files", "map"];
         let words = tokens(&source.text);
         assert!(allowed || !words.contains(&"unsafe"), "{}", source.file.display());
+    }
+}
+
+#[test]
+fn layers_and_stages_are_the_same_in_every_build() {
+    for source in sources() {
+        let Some(top) = source.module.first() else { continue };
+        let text = fs::read_to_string(&source.file).unwrap();
+        if STAGES.contains(&top.as_str()) || top == "nn" {
+            for feature in ["train", "cpu", "cuda", "wgpu"] {
+                let condition = format!("feature = \"{feature}\"");
+                let conditional =
+                    text.lines().any(|line| line.contains("cfg") && line.contains(&condition) && !line.contains("test"));
+                assert!(!conditional, "{} depends on the feature {feature}", source.file.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_source_file_has_at_most_400_lines() {
+    for source in sources() {
+        let lines = fs::read_to_string(&source.file).unwrap().lines().count();
+        assert!(lines <= 400, "{} has {lines} lines", source.file.display());
     }
 }
 

@@ -1,7 +1,5 @@
 //! Stands in for a backend that is not compiled in. No operation applies.
 
-#![allow(clippy::result_large_err, reason = "operands, not errors")]
-
 use std::convert::Infallible;
 
 use burn::prelude::*;

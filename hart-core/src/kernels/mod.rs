@@ -10,6 +10,8 @@
 //!
 //! Besides memory mapping, this is the only module with `unsafe` code.
 
+#![allow(clippy::result_large_err, reason = "an operation returns its operands, not an error")]
+
 #[allow(dead_code, reason = "backends that are compiled in use some of it")]
 mod absent;
 #[cfg(feature = "train")]

@@ -8,6 +8,7 @@ use super::PackedWeight;
 
 /// The weight of a linear layer, `[in, out]`.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant, reason = "short-lived, and a tensor is as large everywhere else")]
 pub(crate) enum Weight {
     /// A tensor in f32, or on a GPU in half precision.
     Dense(Tensor<2>),

@@ -40,7 +40,6 @@ use burn::prelude::Tensor;
 use super::params::ConvParams;
 
 /// See [`super::conv2d`].
-#[allow(clippy::result_large_err, reason = "an operand, not an error")]
 pub(super) fn conv2d(x: Tensor<4>, params: &ConvParams) -> Result<Tensor<4>, Tensor<4>> {
     winograd::conv2d(x, params).or_else(|x| autodiff::conv3x3(x, params))
 }

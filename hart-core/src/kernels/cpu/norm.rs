@@ -205,7 +205,6 @@ fn normalized(
 }
 
 /// See [`crate::kernels::add_gated`].
-#[allow(clippy::result_large_err, reason = "operands, not an error")]
 pub(crate) fn add_gated(x: Tensor<3>, y: Tensor<3>, gate: Option<&Tensor<3>>) -> Result<Tensor<3>, (Tensor<3>, Tensor<3>)> {
     let [batch, length, width] = x.dims();
     let gate = all_or_none(gate.map(|gate| RowParam::new(gate, [batch, length])));

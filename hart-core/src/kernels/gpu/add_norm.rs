@@ -65,7 +65,6 @@ fn add_norm_kernel<X: Float, Y: Float, M: Float, G: Float>(
 }
 
 /// See [`crate::kernels::add_norm`]. The sum has the type of `x`, the norm that of the gain.
-#[allow(clippy::result_large_err, reason = "operands, not errors")]
 pub(crate) fn add_norm(
     x: Tensor<3>,
     y: Tensor<3>,

@@ -33,7 +33,6 @@ pub(crate) trait Convolve: Backend {
 
 /// See [`crate::kernels::conv2d`]. Applies if there is a bias, one group, no dilation, and if kernel, stride and padding are the same in
 /// both directions.
-#[allow(clippy::result_large_err, reason = "an operand, not an error")]
 pub(crate) fn conv2d(x: Tensor<4>, params: &ConvParams) -> Result<Tensor<4>, Tensor<4>> {
     let Some(bias) = params.bias.clone() else { return Err(x) };
     let ([stride, stride_x], [kernel, kernel_x]) = (params.stride, params.kernel());

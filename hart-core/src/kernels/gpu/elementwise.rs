@@ -1,7 +1,5 @@
 //! Elementwise operations: SiLU, the gate of SwiGLU, and gated residual sums.
 
-#![allow(clippy::result_large_err, reason = "operands, not errors")]
-
 use burn::prelude::Tensor;
 use burn::tensor::DType;
 use cubecl::prelude::{Tensor as Strided, *};

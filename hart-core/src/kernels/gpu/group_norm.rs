@@ -38,7 +38,6 @@ pub(crate) trait GroupNorm: Backend {
 }
 
 /// See [`crate::kernels::group_norm`]; with `silu`, SiLU is applied to the output.
-#[allow(clippy::result_large_err, reason = "an operand, not an error")]
 pub(crate) fn group_norm(x: Tensor<4>, params: &GroupNormParams, silu: bool) -> Result<Tensor<4>, Tensor<4>> {
     let (gain, bias) = (params.gain.clone(), params.bias.clone());
     let dtype = x.dtype();

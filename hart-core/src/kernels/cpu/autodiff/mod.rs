@@ -1,7 +1,5 @@
 //! Operations with gradients of their own on burn's CPU backend, through its extension interface: they serve training too.
 
-#![allow(clippy::result_large_err, reason = "operands, not errors")]
-
 mod conv3x3;
 mod group_norm;
 #[cfg(feature = "train")]

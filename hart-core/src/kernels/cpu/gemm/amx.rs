@@ -2,7 +2,8 @@
 
 use super::super::amx::{AmxToken, TILE_DWORDS, TILE_ROWS, Tdpbf16ps, Tdpbssd, TileGuard, TileOperands, TileProduct};
 use super::epilogue::Epilogue;
-use super::microkernel::{MacroBlock, NR};
+use super::microkernel::MacroBlock;
+use super::packing::NR;
 
 /// Bytes of a tile.
 const TILE_SIZE: usize = TILE_ROWS * TILE_DWORDS * 4;

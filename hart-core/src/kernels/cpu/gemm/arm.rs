@@ -4,7 +4,8 @@ use std::arch::aarch64::{int8x16_t, int32x4_t, vdupq_n_s32, vld1q_s8, vreinterpr
 use std::arch::asm;
 
 use super::epilogue::Epilogue;
-use super::microkernel::{MacroBlock, MicroKernelOps, NR, macro_kernel};
+use super::microkernel::{MacroBlock, MicroKernelOps, macro_kernel};
+use super::packing::NR;
 
 /// `sdot` on 128 bits: signed int8 by signed int8.
 pub(super) struct NeonDot;

@@ -8,7 +8,8 @@ use super::super::simd::{self, LoopKernel};
 use super::super::tasks::SyncPtr;
 use super::epilogue::{Epilogue, OutputMatrix, load_panel};
 use super::isa::Bf16Isa;
-use super::microkernel::{self, MacroBlock, NR};
+use super::microkernel::{self, MacroBlock};
+use super::packing::NR;
 
 /// Inputs in a k-group.
 pub(super) const K_GROUP: usize = 2;

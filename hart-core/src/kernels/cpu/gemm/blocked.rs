@@ -12,8 +12,8 @@ use super::super::memory::AlignedVec;
 use super::super::simd::{self, SimdF32, SimdLevel};
 use super::super::tasks::{self, SyncPtr};
 use super::epilogue::{Epilogue, load_panel, load_panel_row, store_panel_row};
-use super::microkernel::{MacroBlock, MicroKernelOps, NR, macro_kernel};
-use super::packing::{XFormat, XLayout};
+use super::microkernel::{MacroBlock, MicroKernelOps, macro_kernel};
+use super::packing::{NR, XFormat, XLayout};
 
 /// Panels of w in a task: with [`KC`] inputs they fill much of the second-level cache.
 const TASK_PANELS: usize = 3;

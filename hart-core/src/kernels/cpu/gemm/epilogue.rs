@@ -2,7 +2,7 @@
 
 use super::super::elementwise::silu_of;
 use super::super::tasks::SyncPtr;
-use super::microkernel::NR;
+use super::packing::NR;
 
 /// Turns accumulators into outputs and stores them. Implementations need `#[inline(always)]` on all functions.
 pub(super) trait Epilogue<Accumulator>: Sync {

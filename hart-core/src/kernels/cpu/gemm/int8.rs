@@ -13,7 +13,8 @@ use super::super::simd::{self, LoopKernel, MAGIC_BIAS};
 use super::super::tasks::SyncPtr;
 use super::epilogue::{Epilogue, OutputMatrix, load_panel};
 use super::isa::Int8Isa;
-use super::microkernel::{self, MacroBlock, NR};
+use super::microkernel::{self, MacroBlock};
+use super::packing::NR;
 
 /// Inputs in a k-group.
 const K_GROUP: usize = 4;

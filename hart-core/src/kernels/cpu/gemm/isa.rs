@@ -5,8 +5,8 @@ use super::super::simd::{self, SimdF32, SimdKernel};
 #[cfg(target_arch = "aarch64")]
 use super::arm;
 use super::epilogue::Epilogue;
-use super::microkernel::{CacheLine, MacroBlock, MicroKernelOps, NR, macro_kernel};
-use super::packing::{XFormat, XLayout};
+use super::microkernel::{CacheLine, MacroBlock, MicroKernelOps, macro_kernel};
+use super::packing::{NR, XFormat, XLayout};
 #[cfg(target_arch = "x86_64")]
 use super::x86;
 use super::{amx as amx_gemm, blocked};

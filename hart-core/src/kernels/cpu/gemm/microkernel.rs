@@ -14,10 +14,8 @@ use std::ops::Range;
 use super::super::amx;
 use super::super::tasks;
 use super::epilogue::Epilogue;
-use super::packing::{XFormat, XLayout};
+use super::packing::{NR, XFormat, XLayout};
 
-/// Outputs of a panel of w.
-pub(crate) const NR: usize = 16;
 /// Bytes of one k-group of a panel of w.
 const W_STEP: usize = NR * size_of::<u32>();
 

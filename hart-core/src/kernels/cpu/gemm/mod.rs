@@ -26,7 +26,7 @@ mod x86;
 
 pub(crate) use bf16::{Bf16Rows, Bf16Weights};
 pub(crate) use int8::{Int8Rows, Int8Weights};
-pub(crate) use microkernel::NR;
+pub(crate) use packing::NR;
 
 use super::simd::SimdLevel;
 

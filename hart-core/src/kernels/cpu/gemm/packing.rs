@@ -3,6 +3,9 @@
 use super::super::amx;
 use super::super::memory::AlignedVec;
 
+/// Outputs of a panel of w.
+pub(crate) const NR: usize = 16;
+
 /// The packed layout of x that a micro-kernel reads.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct XLayout {

@@ -7,7 +7,7 @@ use super::super::memory;
 use super::super::simd::{self, LoopKernel, SimdF32};
 use super::bf16::{Bf16Rows, Bf16Weights, K_GROUP, to_bf16};
 use super::epilogue::load_panel;
-use super::microkernel::NR;
+use super::packing::NR;
 
 impl Bf16Weights {
     /// Rounds and packs weights `[inputs, outputs]`. Returns `None` if they are empty or not whole rows.

@@ -4,7 +4,8 @@ use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
 use super::epilogue::Epilogue;
-use super::microkernel::{CacheLine, MacroBlock, MicroKernelOps, NR, macro_kernel};
+use super::microkernel::{CacheLine, MacroBlock, MicroKernelOps, macro_kernel};
+use super::packing::NR;
 
 /// `vpdpbusd` on 512 bits: unsigned int8 of x by signed int8 of w.
 pub(super) struct Avx512Vnni;

@@ -4,17 +4,15 @@
 //! Maps are channels-last, `[B, h, w, C]`, so that vectors hold channels; the tensors are views of them permuted to `[B, C, h, w]`.
 //! Fused operations are computed while a map is read or written, so no intermediate map exists.
 
-#![allow(clippy::result_large_err, reason = "operands, not errors")]
-
 mod band;
 mod bf16_gemm;
+mod conv3x3;
 mod element;
 mod gemm;
 mod group_norm;
 mod pointwise;
 mod transforms;
 mod weights;
-mod winograd;
 
 use burn::backend::Flex;
 use burn::backend::TensorMetadata;
@@ -103,8 +101,8 @@ fn convolve(x: Tensor<4>, prologue: Prologue<'_>, params: &ConvParams, residual:
         let mut convolve = |op| {
             let x = Input { map, height, width, channels: from, op };
             match weights {
-                Weights::Bf16(_) if bf16_gemm::available() => winograd::convolve::<Pair>(level, &x, &filters, y, add),
-                _ => winograd::convolve::<f32>(level, &x, &filters, y, add),
+                Weights::Bf16(_) if bf16_gemm::available() => conv3x3::convolve::<Pair>(level, &x, &filters, y, add),
+                _ => conv3x3::convolve::<f32>(level, &x, &filters, y, add),
             }
         };
         match prologue {

@@ -60,9 +60,9 @@ fn convolutions_are_sums_of_products() {
                 for (pairs, most) in [(false, 1e-5), (true, 0.06)] {
                     let mut y = vec![0.5; want.len()];
                     if pairs {
-                        winograd::convolve::<Pair>(level, &x, &filters, &mut y, true);
+                        conv3x3::convolve::<Pair>(level, &x, &filters, &mut y, true);
                     } else {
-                        winograd::convolve::<f32>(level, &x, &filters, &mut y, true);
+                        conv3x3::convolve::<f32>(level, &x, &filters, &mut y, true);
                     }
                     let error = y.iter().zip(&want).map(|(y, want)| (f64::from(*y) - want).abs()).fold(0.0, f64::max) / size;
                     assert!(error < most, "{level:?} {sizes:?}, {op:?}, pairs {pairs}: off by {error}");
