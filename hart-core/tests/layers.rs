@@ -46,7 +46,7 @@ fn sources() -> Vec<Source> {
             let relative = path.strip_prefix(&root).unwrap().with_extension("");
             let mut module: Module = relative.iter().map(|name| name.to_string_lossy().into_owned()).collect();
             module.pop_if(|name| name == "mod" || name == "lib");
-            let is_test = module.last().is_some_and(|name| name == "tests" || name == "testing");
+            let is_test = module.iter().any(|name| name == "tests" || name == "testing");
             if path.extension().is_some_and(|extension| extension == "rs") && !is_test {
                 let text = code(&fs::read_to_string(&path).unwrap());
                 found.push(Source { file: path, module, text });

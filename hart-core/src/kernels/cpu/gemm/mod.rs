@@ -30,7 +30,7 @@ pub(crate) use packing::NR;
 
 use super::simd::SimdLevel;
 
-/// Number of rows up to which [`gemv`] is at least as fast as [`blocked`] (docs/performance.md).
+/// Number of rows up to which [`gemv`] is at least as fast as [`blocked`] (docs/performance-log.md).
 const GEMV_MAX_ROWS: usize = 64;
 
 /// Appends `x[m] . w[n] + bias[n]` to y, for rows m of x and n of w of `inputs` values each.
