@@ -1,8 +1,8 @@
 //! FlashAttention of one query block with AMX tiles.
 //!
-//! The steps are those of [`super::flash`], but the queries lie in rows: `q k^T` and `p v` multiply 32 queries at a time by the
+//! The steps are those of [`super::flash`], but queries are stored as rows: `q k^T` and `p v` multiply 32 queries at a time by the
 //! packed panels of keys and values, and the softmax runs along the rows. If all scores of 32 queries and a key block are small, as
-//! they usually are, the row maximum is not computed: powers of two of small scores cannot overflow, and zero takes its place.
+//! they usually are, the row maximum is not computed: powers of two of small scores cannot overflow, and zero is used instead.
 
 use super::exp2::{exp2, exp2_for_bf16};
 use super::flash::MIN_SCORE;
@@ -15,14 +15,14 @@ use crate::kernels::cpu::simd::{SimdF32, SimdKernel};
 
 pub(super) use crate::kernels::cpu::amx::TILE_DWORDS;
 
-/// Queries of a query block. Many, because a key block may have to be dequantised for each query block.
+/// Queries of a query block. It is large, because a key block may have to be dequantised for each query block.
 pub(super) const QUERY_BLOCK: usize = 512;
 /// Queries that are multiplied together: two tiles.
 const QUERY_TILE: usize = 2 * TILE_ROWS;
-/// Words of a query's probabilities for a key block.
+/// Dwords of a query's probabilities for a key block.
 const PROBABILITY_DWORDS: usize = KEY_BLOCK / 2;
-/// Largest magnitude of scores that are used without subtracting their maximum: f32 holds their powers of two and the sums of
-/// those.
+/// Largest magnitude of scores that are used without subtracting their maximum: neither their powers of two nor the sums of
+/// these overflow f32.
 const MAX_SMALL_SCORE: f32 = 60.0;
 
 /// A thread's memory for one query block: its queries, and the state of the online softmax.
@@ -33,7 +33,7 @@ pub(super) struct Scratch {
     acc: AlignedVec<f32>,
     /// Running sum of the unnormalised probabilities, one for each lane, `[QUERY_BLOCK][TILE_DWORDS]`.
     row_sum: AlignedVec<f32>,
-    /// Running maximum that is subtracted from the scores; zero instead, while all scores are small.
+    /// Running maximum that is subtracted from the scores, or zero while all scores are small.
     row_max: [f32; QUERY_BLOCK],
     /// `[QUERY_TILE][KEY_BLOCK]`.
     scores: AlignedVec<f32>,
@@ -92,10 +92,10 @@ impl SimdKernel for Attend<'_> {
         scratch.row_sum.fill(0.0);
         scratch.row_max.fill(MIN_SCORE);
         for segment in segments {
-            assert!(segment.fits(key_dwords, head_dim, true), "segments have the sizes of the queries");
+            assert!(segment.fits(key_dwords, head_dim, true), "segments have the head dimension of the queries");
             for first in (0..segment.tokens()).step_by(KEY_BLOCK) {
                 let count = (segment.tokens() - first).min(KEY_BLOCK);
-                // A dequantised block lies at the start of the buffer.
+                // A dequantised block begins at the start of the buffer.
                 let (kv, first) = match segment {
                     SegmentHead::Packed(head) => (*head, first),
                     SegmentHead::Quantized(head) => (buffer.dequantize::<true>(head, first, count), 0),

@@ -4,7 +4,7 @@
 //! the running sum of every query and rescales its output so far (Dao et al., "FlashAttention", 2022; Milakov and Gimelshein,
 //! "Online normalizer calculation for softmax", 2018). Where the processor has AMX, [`super::amx`] does this instead.
 //!
-//! The queries of a block lie along the lanes of the vectors. The softmax therefore needs no sums across lanes, and both products
+//! Each lane of a vector holds one query of a block. The softmax therefore needs no sums across lanes, and both products
 //! broadcast their other operand, an element of a key or of a value channel. `q k^T` and `p v` use the same register tile: eight
 //! rows, which are keys or value channels, by up to three vectors of queries.
 //!
@@ -114,9 +114,9 @@ pub(super) struct Attend<'a> {
     /// Number of queries, at most [`QUERY_BLOCK`].
     pub(super) queries: usize,
     pub(super) segments: &'a [SegmentHead<'a>],
-    /// Whether keys and values are bf16.
+    /// `true` if keys and values are bf16.
     pub(super) bf16: bool,
-    /// Has the sizes of these keys and values.
+    /// Allocated for the sizes of these keys and values.
     pub(super) scratch: &'a mut Scratch,
     pub(super) buffer: &'a mut BlockBuffer,
 }
@@ -142,14 +142,14 @@ impl Attend<'_> {
         let widen = self.bf16 && !BF16;
         let key_dwords = if widen { query_dwords / 2 } else { query_dwords };
         let fit = self.segments.iter().all(|segment| segment.fits(key_dwords, value_dim, self.bf16));
-        assert!(fit, "segments have the sizes of the queries");
+        assert!(fit, "segments have the head dimension of the queries");
         self.scratch.acc.fill(0.0);
         self.scratch.row_sum.fill(0.0);
         self.scratch.row_max.fill(MIN_SCORE);
         for segment in self.segments {
             for first in (0..segment.tokens()).step_by(KEY_BLOCK) {
                 let count = (segment.tokens() - first).min(KEY_BLOCK);
-                // A converted block lies at the start of the buffer.
+                // A converted block begins at the start of the buffer.
                 let (kv, first) = match segment {
                     SegmentHead::Packed(head) if widen => (self.buffer.widen(head, first, count, key_dwords, value_dim), 0),
                     SegmentHead::Packed(head) => (*head, first),
@@ -179,7 +179,7 @@ impl Attend<'_> {
 /// # Safety
 ///
 /// The processor has the instructions of `S`. The keys, values and scratch have the lengths that [`Attend`] checks. `first` is a
-/// multiple of [`KEY_BLOCK`], and `count` is at most [`KEY_BLOCK`] and what is left. `query + V * S::LANES <= QUERY_BLOCK`.
+/// multiple of [`KEY_BLOCK`], and `count` is at most [`KEY_BLOCK`] and the number of remaining keys. `query + V * S::LANES <= QUERY_BLOCK`.
 #[inline(always)]
 unsafe fn key_block<S: SimdF32, const V: usize, const BF16: bool>(
     scratch: &mut Scratch,
@@ -347,7 +347,7 @@ unsafe fn online_softmax<S: SimdF32, const V: usize, const BF16: bool>(
     unsafe {
         let scores = scratch.scores.row_ptr(0).add(query);
         let (row_max, row_sum) = (scratch.row_max.row_ptr(0).add(query), scratch.row_sum.row_ptr(0).add(query));
-        // No closures here: the compiler would compile them without the vector instructions.
+        // Without closures, which do not inherit the target features.
         let (mut new_max, mut shift, mut rescale, mut sums) = (block_max, [S::zero(); V], [S::zero(); V], [S::zero(); V]);
         for v in 0..V {
             let old_max = S::load(row_max.add(v * S::LANES));

@@ -10,7 +10,7 @@ pub(super) const KEY_BLOCK: usize = 128;
 
 /// Packed keys and values of one head.
 ///
-/// The tokens are split into blocks of [`KEY_BLOCK`]; the last one may be shorter. In a block, one head follows the other.
+/// The tokens are split into blocks of [`KEY_BLOCK`]; the last one may be shorter. In a block, the heads are contiguous.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PackedHead<'a> {
     /// Keys of all heads. A block is `[heads][tokens / 16][key dwords][16]`; its last panel is filled up with the last key.
@@ -38,14 +38,14 @@ impl<'a> PackedHead<'a> {
         ]
     }
 
-    /// Whether the panels have the length of keys of `key_dwords` dwords and values of `value_dim` channels.
+    /// Returns whether the panels have the length of keys of `key_dwords` dwords and values of `value_dim` channels.
     pub(super) fn fits(&self, key_dwords: usize, value_dim: usize, bf16: bool) -> bool {
         let (keys, values) = (self.tokens.next_multiple_of(PANEL_WIDTH) * key_dwords, dword_count(self.tokens, bf16) * value_dim);
         (self.keys.len(), self.values.len()) == (self.heads * keys, self.heads * values) && self.head < self.heads
     }
 }
 
-/// Returns where a head lies in the block that begins at row `first` and has `count` rows of `width` elements per head.
+/// Returns the range of a head in the block that begins at row `first` and has `count` rows of `width` elements per head.
 pub(super) fn head_range(heads: usize, head: usize, first: usize, count: usize, width: usize) -> std::ops::Range<usize> {
     let start = (heads * first + head * count) * width;
     start..start + count * width

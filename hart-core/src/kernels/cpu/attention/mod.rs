@@ -39,7 +39,7 @@ pub(crate) struct CachedKv(Vec<Vec<CachedSegment>>);
 /// Memory of the last scale's packed keys and values, one for each row.
 pub(crate) type KvScratch = Vec<PackedKv>;
 
-/// See [`crate::kernels::attention`]; only without a bias.
+/// See [`crate::kernels::attention`]. Applies without a bias.
 pub(crate) fn attention(operands: [&Tensor<4>; 3], bias: Option<&Tensor<4>>, scale: f64) -> Option<Tensor<4>> {
     if bias.is_some() {
         return None;
@@ -90,7 +90,7 @@ struct Qkv<'a> {
     head_dim: usize,
 }
 
-/// A third of [`Qkv`].
+/// One of the three parts of [`Qkv`].
 #[derive(Clone, Copy)]
 enum QkvPart {
     Query,
@@ -131,7 +131,7 @@ struct RopeTables<'a> {
     cos: &'a [f32],
     sin: &'a [f32],
     head_dim: usize,
-    /// Whether all rows share the tables of one row. Otherwise they hold the tokens of all rows.
+    /// `true` if all rows share the tables of one row. Otherwise the tables hold the tokens of all rows.
     shared: bool,
 }
 
@@ -143,7 +143,7 @@ impl<'a> RopeTables<'a> {
     }
 }
 
-/// See [`crate::kernels::self_attention`]; only without a bias, and with a KV cache.
+/// See [`crate::kernels::self_attention`]. Applies without a bias and with a KV cache.
 pub(crate) fn self_attention(
     qkv: &Tensor<3>,
     params: &AttentionParams,
@@ -203,7 +203,7 @@ pub(crate) fn self_attention(
 
     // Append the new segment to the cache.
     match last {
-        // No scale follows the last one: its memory goes back to the scratch, and the past is freed.
+        // After the last scale, return its memory to the scratch and free the past.
         Some(scratch) => *scratch = new,
         None => {
             let segment = |new| match options.int8 {

@@ -41,7 +41,7 @@ impl PackedKv {
         self
     }
 
-    /// Sets how often each token counts.
+    /// Sets the multiplicity of each token.
     pub(super) fn with_multiplicity(mut self, multiplicity: usize) -> Self {
         self.log2_multiplicity = (multiplicity as f64).log2() as f32;
         self

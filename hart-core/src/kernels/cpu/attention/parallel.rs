@@ -12,7 +12,7 @@ use crate::kernels::cpu::tasks::{self, SyncPtr};
 
 /// Queries, keys and values of one batch row.
 pub(super) struct BatchRow<'a> {
-    /// Scaled by log2(e) as well: the softmax uses powers of two.
+    /// Queries, also scaled by log2(e), since the softmax uses powers of two.
     pub(super) queries: TokenView<'a>,
     /// All keys and values that the queries attend to.
     pub(super) segments: Vec<Segment<'a>>,
@@ -29,12 +29,12 @@ pub(super) struct HeadConfig {
     pub(super) kv_heads: usize,
     /// Channels of a head.
     pub(super) head_dim: usize,
-    /// Whether keys and values are bf16, two to a dword.
+    /// `true` if keys and values are bf16, two to a dword.
     pub(super) bf16: bool,
 }
 
 impl HeadConfig {
-    /// Whether queries are bf16: keys are, and the processor multiplies them.
+    /// Returns whether queries are bf16: if keys are, and the processor multiplies bf16.
     fn bf16_queries(&self, level: SimdLevel) -> bool {
         self.bf16 && level.has_bf16()
     }

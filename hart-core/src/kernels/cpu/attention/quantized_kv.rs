@@ -1,6 +1,6 @@
 //! Keys and values of earlier scales in 8-bit integers, with one scale per token and head: half the memory of bf16.
 //!
-//! Attention reads them back one key block at a time, as bf16 or f32. Next to the products of the block that costs little.
+//! Attention dequantises one key block at a time, to bf16 or f32. Compared with the products of the block that costs little.
 
 use rayon::prelude::*;
 
@@ -27,7 +27,7 @@ pub(crate) struct QuantizedKv {
     value_scales: Vec<f32>,
     heads: usize,
     tokens: usize,
-    /// Words of a key.
+    /// Dwords of a key.
     key_dwords: usize,
     /// Channels of a value, filled up to whole panels.
     value_dim: usize,
@@ -93,7 +93,7 @@ impl QuantizedHead<'_> {
         self.kv.tokens
     }
 
-    /// Whether the keys have `key_dwords` dwords and the values `value_dim` channels.
+    /// Returns whether the keys have `key_dwords` dwords and the values `value_dim` channels.
     pub(super) fn fits(&self, key_dwords: usize, value_dim: usize) -> bool {
         (self.kv.key_dwords, self.kv.value_dim) == (key_dwords, value_dim)
     }
@@ -140,7 +140,7 @@ struct QuantizeValues<'a> {
     from: &'a [f32],
     to: &'a mut [i8],
     scales: &'a mut [f32],
-    /// Words of a channel.
+    /// Dwords of a channel.
     value_dwords: usize,
 }
 
@@ -189,14 +189,14 @@ fn dequantize_row(from: &[i8; ROW_INTS], low: [f32; PANEL_WIDTH], high: [f32; PA
     for i in 0..PANEL_WIDTH {
         upper[i] = f32::from(from[PANEL_WIDTH + i]) * high[i];
     }
-    // Round to the nearest bf16. Ties may go either way here.
+    // Round to the nearest bf16. Ties may round either way.
     let rounded = |x: f32| x.to_bits().wrapping_add(0x8000);
     for i in 0..PANEL_WIDTH {
         to[i] = f32::from_bits(rounded(lower[i]) >> 16 | rounded(upper[i]) & 0xffff_0000);
     }
 }
 
-/// Memory for one key block that is converted to the form which the kernel multiplies.
+/// Memory for one key block, converted to the type that the kernel multiplies.
 #[derive(Default)]
 pub(super) struct BlockBuffer {
     keys: AlignedVec<f32>,

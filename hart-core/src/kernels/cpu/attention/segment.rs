@@ -54,8 +54,8 @@ impl SegmentHead<'_> {
         }
     }
 
-    /// Whether the segment holds keys of `key_dwords` dwords and values of `value_dim` channels. Quantised segments are always read
-    /// as bf16.
+    /// Returns whether the segment holds keys of `key_dwords` dwords and values of `value_dim` channels. Quantised segments are
+    /// always read as bf16.
     pub(super) fn fits(&self, key_dwords: usize, value_dim: usize, bf16: bool) -> bool {
         match self {
             Self::Packed(head) => head.fits(key_dwords, value_dim, bf16),

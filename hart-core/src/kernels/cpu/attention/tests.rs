@@ -128,7 +128,7 @@ fn every_level_gives_the_softmax() {
     }
 }
 
-/// The tolerance is about a hundredth of the largest key and value, besides bf16.
+/// The tolerance is about a hundredth of the largest key and value, in addition to that of bf16.
 #[test]
 fn quantized_keys_and_values_are_close() {
     for case in cases(true).into_iter().chain([Case { queries: 700, ..cases(true).remove(3) }]) {
@@ -173,9 +173,9 @@ fn scores_of_any_size() {
     assert!(nan[..2].iter().all(|x| x.is_nan()) && nan[2..] == [3.0, 5.0]);
 }
 
-/// Key blocks with small, large and very negative scores in any order: the largest ones count. NaN stays in its own row.
+/// Key blocks with small, large and very negative scores in any order. NaN stays in its own row.
 #[test]
-fn scores_of_every_size_among_each_other() {
+fn key_blocks_with_scores_of_different_sizes() {
     let (head_dim, keys) = (32, 128);
     let config = HeadConfig { heads: 1, kv_heads: 1, head_dim, bf16: true };
     let case = Case { config, queries: 35, keys: vec![3 * keys], multiplicity: 1 };

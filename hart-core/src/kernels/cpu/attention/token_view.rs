@@ -1,4 +1,4 @@
-//! Queries, keys and values as they lie in a projection's output, and the operations that are fused into reading them.
+//! Queries, keys and values as a projection stores them, and the operations that are fused into reading them.
 
 use crate::kernels::params::MIN_NORM;
 
@@ -18,7 +18,7 @@ impl Strides {
         self.start + token * self.token + head * self.head
     }
 
-    /// Returns the offset behind the last element, or 0 if there is none.
+    /// Returns the offset after the last element, or 0 if there is none.
     pub(super) fn end(&self, tokens: usize, heads: usize, channels: usize) -> usize {
         if tokens * heads * channels == 0 { 0 } else { self.offset(tokens - 1, heads - 1) + (channels - 1) * self.channel + 1 }
     }
@@ -37,18 +37,18 @@ pub(super) struct TokenView<'a> {
 /// Operations that are applied to each token when it is read, in the order of the fields.
 #[derive(Clone, Copy)]
 pub(super) struct Prologue<'a> {
-    /// Added, `[heads][channels]`.
+    /// Bias, `[heads][channels]`.
     pub(super) bias: Option<&'a [f32]>,
     /// L2 norms that the heads are scaled to, `[heads]`.
     pub(super) norms: Option<&'a [f32]>,
     /// Cosines and sines of RoPE, each `[tokens][channels]`.
     pub(super) rope: Option<(&'a [f32], &'a [f32])>,
-    /// Factor.
+    /// Factor of all channels.
     pub(super) scale: f32,
 }
 
 impl Prologue<'_> {
-    /// Changes nothing.
+    /// The identity.
     pub(super) const NONE: Self = Self { bias: None, norms: None, rope: None, scale: 1.0 };
 }
 
