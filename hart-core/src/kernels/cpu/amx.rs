@@ -68,7 +68,7 @@ struct TileConfig {
     rows: [u8; 16],
 }
 
-/// Palette 1 with all eight tile registers at their full size.
+/// Palette 1, with all eight tile registers at full size.
 static TILE_CONFIG: TileConfig = TileConfig {
     palette: 1,
     start_row: 0,
@@ -140,14 +140,14 @@ pub(super) trait TileProduct {
     ///
     /// # Safety
     ///
-    /// As for [`Self::product_32x16`].
+    /// Same as [`Self::product_32x16`].
     unsafe fn product_32x32(operands: TileOperands);
 
     /// Computes `C += A B` with two tiles of columns.
     ///
     /// # Safety
     ///
-    /// As for [`Self::product_32x16`].
+    /// Same as [`Self::product_32x16`].
     unsafe fn accumulate_32x32(operands: TileOperands);
 
     /// Computes `C = A B` with two tiles of columns, and prefetches the next tiles along k. It suits a long k whose operands are not in
@@ -155,7 +155,7 @@ pub(super) trait TileProduct {
     ///
     /// # Safety
     ///
-    /// As for [`Self::product_32x16`].
+    /// Same as [`Self::product_32x16`].
     unsafe fn product_32x32_prefetch(operands: TileOperands);
 }
 
@@ -182,7 +182,8 @@ macro_rules! micro_kernel {
         #[inline(always)]
         unsafe fn $name(operands: TileOperands) {
             let TileOperands { a, a_row_stride, a_tile_stride, b, b_row_stride, b_tile_stride, k_tiles, c, c_row_stride } = operands;
-            // SAFETY: as for this function. Only tile registers and C are written; prefetching never faults.
+            // SAFETY: the caller upholds the contract of this function. Only tile registers and C are written; prefetching never
+            // faults.
             #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
             unsafe {
                 asm!(
@@ -221,7 +222,7 @@ macro_rules! micro_kernel {
             }
             #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
             unreachable!(
-                "there is no AMX here: {:?}",
+                "AMX is not available on this target: {:?}",
                 (a, a_row_stride, a_tile_stride, b, b_row_stride, b_tile_stride, k_tiles, c, c_row_stride)
             )
         }

@@ -19,7 +19,7 @@ struct Accumulators<T>([[[T; NR]; 2]; 2 * TILE_ROWS]);
 /// The processor has AVX-512 F and VL, and no other thread accesses the outputs of these rows and panels.
 #[cfg_attr(target_arch = "x86_64", target_feature(enable = "avx512f,avx512vl"))]
 pub(super) unsafe fn int8(token: AmxToken, block: &MacroBlock<'_, impl Epilogue<i32>>) {
-    // SAFETY: as for this function.
+    // SAFETY: the caller upholds the contract of this function.
     unsafe { macro_kernel::<Tdpbssd, _>(token, block) }
 }
 
@@ -27,10 +27,10 @@ pub(super) unsafe fn int8(token: AmxToken, block: &MacroBlock<'_, impl Epilogue<
 ///
 /// # Safety
 ///
-/// As for [`int8`].
+/// Same as [`int8`].
 #[cfg_attr(target_arch = "x86_64", target_feature(enable = "avx512f,avx512vl"))]
 pub(super) unsafe fn bf16(token: AmxToken, block: &MacroBlock<'_, impl Epilogue<f32>>) {
-    // SAFETY: as for this function.
+    // SAFETY: the caller upholds the contract of this function.
     unsafe { macro_kernel::<Tdpbf16ps, _>(token, block) }
 }
 
@@ -38,7 +38,7 @@ pub(super) unsafe fn bf16(token: AmxToken, block: &MacroBlock<'_, impl Epilogue<
 ///
 /// # Safety
 ///
-/// As for [`int8`].
+/// Same as [`int8`].
 #[inline(always)]
 unsafe fn macro_kernel<T: TileProduct, E: Epilogue<T::Accumulator>>(token: AmxToken, block: &MacroBlock<'_, E>) {
     let (rows, panels, k_dwords) = (block.rows.len(), block.panels.len(), block.k_dwords);
@@ -70,7 +70,7 @@ unsafe fn macro_kernel<T: TileProduct, E: Epilogue<T::Accumulator>>(token: AmxTo
             unsafe { T::product_32x32_prefetch(operands) };
             for (p, params) in params.iter().enumerate().take(panels - panel) {
                 for (r, accumulators) in accumulators.0.iter().enumerate().take(rows - row) {
-                    // SAFETY: as for this function; the row and the panel are the block's.
+                    // SAFETY: the caller upholds the contract of this function; the row and the panel are the block's.
                     unsafe {
                         block.epilogue.store(params, block.rows.start + row + r, block.panels.start + panel + p, &accumulators[p]);
                     }

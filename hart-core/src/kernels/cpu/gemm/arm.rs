@@ -1,4 +1,4 @@
-//! Micro-kernel operations for int8 in the instruction sets of 64-bit ARM. Never compiled or run yet.
+//! Micro-kernel operations for int8 in the instruction sets of 64-bit ARM. Not yet compiled or tested.
 
 use std::arch::aarch64::{int8x16_t, int32x4_t, vdupq_n_s32, vld1q_s8, vreinterpretq_s8_s32};
 use std::arch::asm;
@@ -67,9 +67,9 @@ impl MicroKernelOps for NeonDot {
 ///
 /// # Safety
 ///
-/// The processor has the dot products of Armv8.2, and as for [`macro_kernel`].
+/// The processor has the dot products of Armv8.2. Otherwise the same as [`macro_kernel`].
 #[target_feature(enable = "neon,dotprod")]
 pub(super) unsafe fn neon_dot(block: &MacroBlock<'_, impl Epilogue<i32>>) {
-    // SAFETY: as for this function.
+    // SAFETY: the caller upholds the contract of this function.
     unsafe { macro_kernel::<NeonDot, _>(block) }
 }

@@ -92,7 +92,7 @@ impl Bf16Weights {
     ///
     /// # Panics
     ///
-    /// As for [`Self::matmul`], or if there is not one gate for each output of each row.
+    /// Same as [`Self::matmul`], or if there is not one gate for each output of each row.
     pub(crate) fn matmul_gated(&self, x: &Bf16Rows, bias: Option<&[f32]>, gates: &mut [f32]) {
         assert_eq!(gates.len(), x.rows * self.outputs, "one gate for each output of each row");
         let matrix = OutputMatrix { y: SyncPtr::new(gates.as_mut_ptr()), outputs: self.outputs, gated: true };
@@ -107,7 +107,7 @@ impl Bf16Weights {
     /// The matrix has room for all outputs of all rows; if it is gated, the gates are initialised.
     unsafe fn matmul_into(&self, x: &Bf16Rows, bias: Option<&[f32]>, matrix: OutputMatrix) {
         let (rows, outputs) = (x.rows, self.outputs);
-        assert!(x.inputs == self.inputs && bias.is_none_or(|bias| bias.len() == outputs), "the rows and the bias are the layer's");
+        assert!(x.inputs == self.inputs && bias.is_none_or(|bias| bias.len() == outputs), "x and the bias match the weights");
         let k_groups = self.inputs.div_ceil(K_GROUP);
         let epilogue = AddBias { matrix, bias };
         let (isa, layout) = (x.isa, x.isa.x_layout());
@@ -203,7 +203,7 @@ impl Epilogue<f32> for AddBias<'_> {
         for (y, bias) in y.iter_mut().zip(bias) {
             *y += bias;
         }
-        // SAFETY: as for this function; the matrix has room for all rows, and gates if it is gated.
+        // SAFETY: the caller upholds the contract of this function; the matrix has room for all rows, and gates if it is gated.
         unsafe { self.matrix.store(row, panel, y) };
     }
 }
@@ -219,7 +219,7 @@ mod tests {
         y
     }
 
-    /// For all instruction sets. AVX512_BF16 rounds sums slightly differently and flushes denormals to zero.
+    /// Covers all instruction sets. AVX512_BF16 rounds sums slightly differently and flushes denormals to zero.
     #[test]
     fn every_size_is_a_sum_of_rounded_products() {
         let exact = |x: f32| f64::from(half::bf16::from_f32(x).to_f32());

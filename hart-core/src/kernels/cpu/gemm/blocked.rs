@@ -1,8 +1,8 @@
 //! f32 products of many rows, with w as a checkpoint stores it: `[outputs, inputs]`.
 //!
 //! The k-loop runs in blocks of [`KC`] inputs. For each, x is packed into panels first; then each task packs its own panels of w, which
-//! stay in the second-level cache, and multiplies the rows by them. All of w is never copied. Unlike [`super::gemv`], it does not suffer
-//! from cache conflicts between rows that lie a power of two apart.
+//! stay in the second-level cache, and multiplies the rows by them. w is never copied as a whole. Unlike [`super::gemv`], it does not
+//! suffer from cache conflicts between rows whose distance is a power of two.
 
 use std::ops::Range;
 
@@ -183,7 +183,7 @@ struct AddToOutput<'a> {
     y: &'a SyncPtr<f32>,
     /// Columns of y.
     outputs: usize,
-    /// Set for the first block of the k-loop, which finds y uninitialised.
+    /// `true` for the first block of the k-loop, before which y is uninitialised.
     is_first: bool,
     bias: Option<&'a [f32]>,
 }
@@ -200,7 +200,8 @@ impl Epilogue<f32> for AddToOutput<'_> {
     #[inline(always)]
     unsafe fn store(&self, bias: &[f32; NR], row: usize, panel: usize, accumulators: &[f32; NR]) {
         let mut y = *accumulators;
-        // SAFETY: y has room for all rows, blocks after the first find the outputs of the previous one, and as for this function.
+        // SAFETY: y has room for all rows and is initialised after the first block. The caller upholds the contract of this
+        // function.
         unsafe {
             let before = if self.is_first { *bias } else { load_panel_row(self.y.get(), self.outputs, row, panel) };
             for (y, before) in y.iter_mut().zip(before) {
@@ -225,25 +226,25 @@ impl<S: SimdF32> MicroKernelOps for F32Ops<S> {
 
     #[inline(always)]
     unsafe fn zero() -> [S; 2] {
-        // SAFETY: as for this function.
+        // SAFETY: the caller upholds the contract of this function.
         unsafe { [S::zero(); 2] }
     }
 
     #[inline(always)]
     unsafe fn load_w(from: *const u8) -> [S; 2] {
-        // SAFETY: as for this function; w is packed as f32.
+        // SAFETY: the caller upholds the contract of this function; w is packed as f32.
         unsafe { [S::load(from.cast()), S::load(from.cast::<f32>().add(NR - S::LANES))] }
     }
 
     #[inline(always)]
     unsafe fn broadcast_x(from: *const u32) -> S {
-        // SAFETY: as for this function.
+        // SAFETY: the caller upholds the contract of this function.
         unsafe { S::splat(from.cast::<f32>().read()) }
     }
 
     #[inline(always)]
     unsafe fn accumulate(accumulators: [S; 2], x: S, w: [S; 2]) -> [S; 2] {
-        // SAFETY: as for this function.
+        // SAFETY: the caller upholds the contract of this function.
         unsafe {
             let second = if S::LANES < NR { accumulators[1].add_product(x, w[1]) } else { accumulators[1] };
             [accumulators[0].add_product(x, w[0]), second]
@@ -253,8 +254,8 @@ impl<S: SimdF32> MicroKernelOps for F32Ops<S> {
     #[inline(always)]
     unsafe fn to_array(accumulators: [S; 2]) -> [f32; NR] {
         let mut array = [0.0f32; NR];
-        // SAFETY: as for this function. If one vector holds all outputs, both stores have the same address, and the first vector's is
-        // the last.
+        // SAFETY: the caller upholds the contract of this function. If one vector holds all outputs, both stores have the same
+        // address, and the first vector is stored last.
         unsafe {
             accumulators[1].store(array.as_mut_ptr().add(NR - S::LANES));
             accumulators[0].store(array.as_mut_ptr());

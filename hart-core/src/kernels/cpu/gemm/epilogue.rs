@@ -1,4 +1,4 @@
-//! Epilogues: what happens to the accumulators of a micro-kernel, and where the outputs are stored.
+//! Epilogues, which turn the accumulators of a micro-kernel into outputs and store them.
 
 use super::super::elementwise::silu_of;
 use super::super::tasks::SyncPtr;
@@ -45,13 +45,13 @@ pub(super) fn load_panel(values: &[f32], panel: usize) -> [f32; NR] {
 #[inline(always)]
 pub(super) unsafe fn store_panel_row(y: *mut f32, outputs: usize, row: usize, panel: usize, values: [f32; NR]) {
     let first = panel * NR;
-    // SAFETY: as for this function; a partial panel is stored only up to the last output.
+    // SAFETY: the caller upholds the contract of this function; a partial panel is stored only up to the last output.
     unsafe {
         let y = y.add(row * outputs + first);
         if first + NR <= outputs {
             y.cast::<[f32; NR]>().write(values);
         } else {
-            // One by one: a copy of variable length would become a call of `memcpy`, for whole panels too.
+            // Element by element: a copy of variable length would compile to a call of `memcpy`, for whole panels too.
             for (i, value) in values.into_iter().enumerate().take(outputs - first) {
                 y.add(i).write(value);
             }
@@ -63,12 +63,12 @@ pub(super) unsafe fn store_panel_row(y: *mut f32, outputs: usize, row: usize, pa
 ///
 /// # Safety
 ///
-/// As for [`store_panel_row`], and the outputs are initialised.
+/// Same as [`store_panel_row`], and the outputs are initialised.
 #[inline(always)]
 pub(super) unsafe fn load_panel_row(y: *const f32, outputs: usize, row: usize, panel: usize) -> [f32; NR] {
     let first = panel * NR;
     let mut values = [0.0; NR];
-    // SAFETY: as for this function; a partial panel is loaded only up to the last output.
+    // SAFETY: the caller upholds the contract of this function; a partial panel is loaded only up to the last output.
     unsafe {
         let y = y.add(row * outputs + first);
         if first + NR <= outputs {
@@ -95,10 +95,10 @@ impl OutputMatrix {
     ///
     /// # Safety
     ///
-    /// As for [`store_panel_row`]; if the matrix is gated, the gates are initialised.
+    /// Same as [`store_panel_row`]; if the matrix is gated, the gates are initialised.
     #[inline(always)]
     pub(super) unsafe fn store(&self, row: usize, panel: usize, mut values: [f32; NR]) {
-        // SAFETY: as for this function.
+        // SAFETY: the caller upholds the contract of this function.
         unsafe {
             if self.gated {
                 let gates = load_panel_row(self.y.get(), self.outputs, row, panel);

@@ -1,7 +1,7 @@
 //! f32 products of few rows, with w as a checkpoint stores it: `[outputs, inputs]`.
 //!
-//! Both operands are read along k and nothing is packed: w is used where the file is mapped. For few rows of x, as in the coarse scales,
-//! reading w once is all the cost.
+//! Both operands are read along k and nothing is packed: w is read in place from the mapped file. For few rows of x, as in the
+//! coarse scales, the time is that of reading w once.
 
 use rayon::prelude::*;
 
@@ -10,9 +10,9 @@ use super::super::tasks::SyncPtr;
 
 /// Outputs of a task, a multiple of those of every register block.
 const TASK_OUTPUTS: usize = 48;
-/// Values of x in a task: they stay in the second-level cache while a task repeats them for each register block of outputs.
+/// Values of x in a task: they stay in the second-level cache while a task reads them for each register block of outputs.
 const TASK_X: usize = 160 * 1024;
-/// The rows of a task are a multiple of this, and so of the rows of every register block.
+/// The number of rows of a task is a multiple of this, which is a multiple of the rows of every register block.
 const TASK_ROWS_STEP: usize = 12;
 
 /// Appends `x[m] . w[n] + bias[n]` to y, for rows m of x and n of w of `inputs` values each.
@@ -73,7 +73,7 @@ impl SimdKernel for Kernel<'_> {
 /// `y` has room for the task's outputs, and the processor has the instructions.
 #[inline(always)]
 unsafe fn register_blocks<S: SimdF32>(operands: Operands<'_>, y: *mut f32) {
-    // SAFETY: as for this function; m and n stay below the numbers of rows and outputs.
+    // SAFETY: the caller upholds the contract of this function; m and n stay below the numbers of rows and outputs.
     unsafe {
         let (rows, outputs) = (operands.x.len() / operands.inputs, operands.w.len() / operands.inputs);
         let mut n = 0;
@@ -111,8 +111,8 @@ const fn nr<S: SimdF32>() -> usize {
 ///
 /// # Safety
 ///
-/// As for [`register_blocks`]; the rows and outputs exist.
-#[allow(clippy::needless_range_loop)] // Rows and outputs are indexed alike.
+/// Same as [`register_blocks`]; the rows and outputs exist.
+#[allow(clippy::needless_range_loop)] // Rows and outputs are indexed the same way.
 #[inline(always)]
 unsafe fn register_block<S: SimdF32, const MR: usize, const NR: usize>(operands: &Operands<'_>, m: usize, n: usize, y: *mut f32) {
     // SAFETY: loads stay within the rows of x and w, stores within the task's outputs.

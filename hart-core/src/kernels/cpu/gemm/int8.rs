@@ -140,7 +140,7 @@ impl Int8Weights {
     ///
     /// # Panics
     ///
-    /// As for [`Self::matmul`], or if there is not one gate for each output of each row.
+    /// Same as [`Self::matmul`], or if there is not one gate for each output of each row.
     pub(crate) fn matmul_gated(&self, x: &Int8Rows, bias: Option<&[f32]>, gates: &mut [f32]) {
         assert_eq!(gates.len(), x.scales.len() * self.outputs(), "one gate for each output of each row");
         let matrix = OutputMatrix { y: SyncPtr::new(gates.as_mut_ptr()), outputs: self.outputs(), gated: true };
@@ -155,7 +155,7 @@ impl Int8Weights {
     /// The matrix has room for all outputs of all rows; if it is gated, the gates are initialised.
     unsafe fn matmul_into(&self, x: &Int8Rows, bias: Option<&[f32]>, matrix: OutputMatrix) {
         let (rows, outputs) = (x.scales.len(), self.outputs());
-        assert!(x.inputs == self.inputs && bias.is_none_or(|bias| bias.len() == outputs), "the rows and the bias are the layer's");
+        assert!(x.inputs == self.inputs && bias.is_none_or(|bias| bias.len() == outputs), "x and the bias match the weights");
         let k_groups = self.inputs.div_ceil(K_GROUP);
         let (isa, layout) = (x.isa, x.isa.x_layout());
         let compensation = (!isa.x_is_signed()).then(|| self.compensation());
@@ -297,7 +297,7 @@ impl Epilogue<i32> for Dequantize<'_> {
         for i in 0..NR {
             y[i] = (accumulators[i] - params.compensation[i]) as f32 * scale * params.scales[i] + params.bias[i];
         }
-        // SAFETY: as for this function; the matrix has room for all rows, and gates if it is gated.
+        // SAFETY: the caller upholds the contract of this function; the matrix has room for all rows, and gates if it is gated.
         unsafe { self.matrix.store(row, panel, y) };
     }
 }

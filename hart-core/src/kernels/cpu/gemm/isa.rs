@@ -22,7 +22,7 @@ enum Int8Variant {
     Avx2,
     #[cfg(target_arch = "x86_64")]
     AvxVnni,
-    /// Like [`Self::AvxVnni`] in the encoding of AVX-512. A processor with either can test the kernel of both.
+    /// Like [`Self::AvxVnni`] in the encoding of AVX-512. A processor with either tests the kernel that both share.
     #[cfg(target_arch = "x86_64")]
     Avx512Vnni256,
     #[cfg(target_arch = "x86_64")]
@@ -33,7 +33,7 @@ enum Int8Variant {
 }
 
 impl Int8Isa {
-    /// Returns all that the processor has, the best one last.
+    /// Returns all instruction sets that the processor has, the best one last.
     pub(super) fn all() -> impl DoubleEndedIterator<Item = Self> {
         let mut all = [Some(Self(Int8Variant::Plain)), None, None, None, None, None];
         #[cfg(target_arch = "x86_64")]
@@ -55,7 +55,7 @@ impl Int8Isa {
         all.into_iter().flatten()
     }
 
-    /// Returns the best one that the processor has.
+    /// Returns the best instruction set that the processor has.
     pub(super) fn best() -> Self {
         Self::all().next_back().unwrap_or(Self(Int8Variant::Plain))
     }
@@ -93,7 +93,7 @@ impl Int8Isa {
     ///
     /// No other thread accesses the outputs of the block's rows and panels.
     pub(super) unsafe fn macro_kernel(self, block: MacroBlock<'_, impl Epilogue<i32>>) {
-        // SAFETY: only `all` makes values, after detecting the processor's features; and as for this function.
+        // SAFETY: only `all` creates values, after detecting the processor's features. The caller guarantees the rest.
         unsafe {
             match self.0 {
                 Int8Variant::Plain => macro_kernel::<PlainInt8, _>(&block),
@@ -127,7 +127,7 @@ enum Bf16Variant {
 }
 
 impl Bf16Isa {
-    /// Returns all that the processor has, the best one last.
+    /// Returns all instruction sets that the processor has, the best one last.
     pub(super) fn all() -> impl DoubleEndedIterator<Item = Self> {
         #[cfg(target_arch = "x86_64")]
         let native = simd::SimdLevel::best().has_bf16().then_some(Self(Bf16Variant::Avx512Bf16));
@@ -138,7 +138,7 @@ impl Bf16Isa {
         widened.into_iter().chain(native).chain(amx)
     }
 
-    /// Returns the best one that the processor has.
+    /// Returns the best instruction set that the processor has.
     pub(super) fn best() -> Self {
         Self::all().next_back().unwrap_or(Self(Bf16Variant::Widened(simd::SimdLevel::best())))
     }
@@ -166,7 +166,7 @@ impl Bf16Isa {
                     |block| level.run(blocked::F32MacroKernel(block)),
                 );
             }
-            // SAFETY: only `all` makes values, after detecting the processor's features; and as for this function.
+            // SAFETY: only `all` creates values, after detecting the processor's features. The caller guarantees the rest.
             #[cfg(target_arch = "x86_64")]
             Bf16Variant::Avx512Bf16 => unsafe { x86::avx512_bf16(&block) },
             // SAFETY: as above.

@@ -2,7 +2,7 @@
 //!
 //! A register block of `mr` rows by up to three panels of [`NR`] outputs is accumulated over k: each step broadcasts a dword of each
 //! row of x, loads a vector of each panel of w, and multiplies and adds. Weights are packed in panels `[k_groups][NR]`, so that one
-//! k-group of all outputs of a panel is one vector; x is packed as [`XLayout`] says.
+//! k-group of all outputs of a panel is one vector; x is packed as [`XLayout`] specifies.
 //!
 //! Processors without instructions for int8 or bf16 multiply the next wider type: x is packed [`XFormat::Widened`], and a task widens
 //! its panels of w before it uses them. AMX ([`super::amx`]) needs x packed [`XFormat::Tiled`], and panels of w that start at a cache
@@ -82,7 +82,7 @@ thread_local! {
 }
 
 impl<E> MacroBlock<'_, E> {
-    /// Runs a macro-kernel with w repacked to panels of `k_dwords`, which `repack` fills from the present ones.
+    /// Runs a macro-kernel with w repacked to panels of `k_dwords`, which `repack` fills from the original ones.
     fn with_repacked_w(
         self,
         k_dwords: usize,
@@ -124,9 +124,9 @@ impl<E> MacroBlock<'_, E> {
 const TASK_PANELS: usize = 6;
 /// Dwords of x in a task: they stay in the second-level cache.
 const TASK_X_DWORDS: usize = 128 * 1024;
-/// The same if a task widens its panels of w: more rows make up for it, and x stays in the third-level cache.
+/// Like [`TASK_X_DWORDS`], for tasks that widen their panels of w: more rows amortise it, and x stays in the third-level cache.
 const WIDENED_TASK_X_DWORDS: usize = 1024 * 1024;
-/// The same if a task copies its panels of w for AMX.
+/// Like [`TASK_X_DWORDS`], for tasks that copy their panels of w for AMX.
 const TILED_TASK_X_DWORDS: usize = 256 * 1024;
 
 /// Dwords of x that are multiplied by all panels of a task before the next ones: they stay in a small second-level cache.
@@ -176,7 +176,8 @@ pub(super) unsafe fn macro_kernel<O: MicroKernelOps, E: Epilogue<O::Accumulator>
         while panel < panels {
             let together = (panels - panel).min(O::PANELS);
             for row in (first..rows.min(first + mc)).step_by(O::MR) {
-                // SAFETY: as for this function; the lengths are checked above, and the row is the first of its panel.
+                // SAFETY: the caller upholds the contract of this function; the lengths are checked above, and the row is the first of its
+                // panel.
                 unsafe {
                     match together {
                         3 if O::PANELS >= 3 => x_panel::<O, E, 3>(block, row, panel),
@@ -194,14 +195,14 @@ pub(super) unsafe fn macro_kernel<O: MicroKernelOps, E: Epilogue<O::Accumulator>
 ///
 /// # Safety
 ///
-/// As for [`macro_kernel`]. The row is the first of its panel and exists, and so do the panels of w.
+/// Same as [`macro_kernel`]. The row is the first of its panel and exists, and so do the panels of w.
 #[inline(always)]
 unsafe fn x_panel<O: MicroKernelOps, E: Epilogue<O::Accumulator>, const P: usize>(
     block: &MacroBlock<'_, E>,
     row: usize,
     panel: usize,
 ) {
-    // SAFETY: as for this function; no register block has more rows than a panel of x.
+    // SAFETY: the caller upholds the contract of this function; no register block has more rows than a panel of x.
     unsafe {
         match block.rows.len() - row {
             5.. if O::MR == 6 => micro_kernel::<O, E, 6, P>(block, row, panel),
@@ -217,7 +218,7 @@ unsafe fn x_panel<O: MicroKernelOps, E: Epilogue<O::Accumulator>, const P: usize
 ///
 /// # Safety
 ///
-/// As for [`x_panel`]; `R` is at most `O::MR`.
+/// Same as [`x_panel`]; `R` is at most `O::MR`.
 #[inline(always)]
 unsafe fn micro_kernel<O: MicroKernelOps, E: Epilogue<O::Accumulator>, const R: usize, const P: usize>(
     block: &MacroBlock<'_, E>,

@@ -4,9 +4,9 @@
 //! by some panels of `nr` outputs. The elements along k that fill a dword are a k-group: one f32, two bf16 or four int8, as in the VNNI
 //! layout.
 //!
-//! [`gemv`] and [`blocked`] multiply f32 with weights where the checkpoint is mapped: the first packs nothing and is faster for few
-//! rows, the second packs a block at a time. [`bf16`] and [`int8`] take weights that were quantised and packed before. Within each of
-//! them, a row's result does not depend on the other rows.
+//! [`gemv`] and [`blocked`] multiply f32 by weights read in place from the mapped checkpoint: the first packs nothing and is faster
+//! for few rows, the second packs a block at a time. [`bf16`] and [`int8`] take weights that were quantised and packed before. Within
+//! each of them, a row's result does not depend on the other rows.
 
 mod amx;
 #[cfg(target_arch = "aarch64")]
@@ -75,7 +75,7 @@ mod tests {
     type Matmul = fn(SimdLevel, &[f32], &[f32], Option<&[f32]>, usize, &mut Vec<f32>);
     const IMPLEMENTATIONS: [Matmul; 2] = [gemv::matmul, blocked::matmul];
 
-    fn matmul_by(matmul: Matmul, level: SimdLevel, x: &[f32], w: &[f32], bias: Option<&[f32]>, inputs: usize) -> Vec<f32> {
+    fn matmul_with(matmul: Matmul, level: SimdLevel, x: &[f32], w: &[f32], bias: Option<&[f32]>, inputs: usize) -> Vec<f32> {
         let mut y = vec![];
         matmul(level, x, w, bias, inputs, &mut y);
         y
@@ -87,7 +87,7 @@ mod tests {
             for inputs in [1, 7, 16, 31, 64, 1000, 4101] {
                 for (rows, outputs) in [(1, 1), (2, 5), (3, 6), (4, 13), (9, 50), (13, 101), (1, 6), (0, 3), (3, 0)] {
                     let (x, w, bias) = (waves_f64(rows * inputs, 0.7), waves_f64(outputs * inputs, 1.3), waves_f64(outputs, 0.4));
-                    let got = matmul_by(matmul, level, &x, &w, Some(&bias), inputs);
+                    let got = matmul_with(matmul, level, &x, &w, Some(&bias), inputs);
                     assert_eq!(got.len(), rows * outputs);
                     for (i, got) in got.iter().enumerate() {
                         let (m, n) = (i / outputs, i % outputs);
@@ -110,11 +110,11 @@ mod tests {
         let (x, w) = (waves_f64(97 * inputs, 0.7), waves_f64(61 * inputs, 1.3));
         let same = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits());
         for matmul in IMPLEMENTATIONS {
-            let all = matmul_by(matmul, SimdLevel::best(), &x, &w, None, inputs);
+            let all = matmul_with(matmul, SimdLevel::best(), &x, &w, None, inputs);
             for count in [1, 2, 3, 5, 64] {
-                let some = matmul_by(matmul, SimdLevel::best(), &x[..count * inputs], &w, None, inputs);
+                let some = matmul_with(matmul, SimdLevel::best(), &x[..count * inputs], &w, None, inputs);
                 assert!(same(&some, &all), "{count} rows");
-                let last = matmul_by(matmul, SimdLevel::best(), &x[(97 - count) * inputs..], &w, None, inputs);
+                let last = matmul_with(matmul, SimdLevel::best(), &x[(97 - count) * inputs..], &w, None, inputs);
                 assert!(same(&last, &all[(97 - count) * 61..]), "last {count} rows");
             }
         }

@@ -20,7 +20,7 @@ pub(super) enum XFormat {
     /// `[k_groups][mr]`.
     Panel,
     /// `[k_groups][2][mr]`: elements are widened to twice their size, the even ones of a k-group in one dword, the odd ones in the next.
-    /// For processors without instructions for the narrow type.
+    /// Used on processors without instructions for the narrow type.
     Widened,
     /// `[k_groups / 16][mr][16]`, zeros after the last k-group of a row: tiles of AMX.
     Tiled,
@@ -54,7 +54,8 @@ impl XLayout {
         panels
     }
 
-    /// Packs the k-groups of one row into its panel. `dword` makes the dword of a k-group, `widened` the two of [`XFormat::Widened`].
+    /// Packs the k-groups of one row into its panel. `dword` returns the dword of a k-group, `widened` the two of
+    /// [`XFormat::Widened`].
     #[inline(always)]
     pub(super) fn pack_row<G: Copy>(
         self,

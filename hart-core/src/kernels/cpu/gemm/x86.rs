@@ -69,7 +69,7 @@ struct Vnni<const VEX: bool>;
 impl<const VEX: bool> YmmDot for Vnni<VEX> {
     #[inline(always)]
     unsafe fn accumulate(accumulators: __m256i, x: __m256i, w: __m256i) -> __m256i {
-        // SAFETY: as for this function.
+        // SAFETY: the caller upholds the contract of this function.
         unsafe { if VEX { _mm256_dpbusd_avx_epi32(accumulators, x, w) } else { _mm256_dpbusd_epi32(accumulators, x, w) } }
     }
 }
@@ -80,7 +80,7 @@ struct Madd;
 impl YmmDot for Madd {
     #[inline(always)]
     unsafe fn accumulate(accumulators: __m256i, x: __m256i, w: __m256i) -> __m256i {
-        // SAFETY: as for this function.
+        // SAFETY: the caller upholds the contract of this function.
         unsafe { _mm256_add_epi32(accumulators, _mm256_madd_epi16(x, w)) }
     }
 }
@@ -201,10 +201,10 @@ macro_rules! macro_kernel_for {
         ///
         /// # Safety
         ///
-        /// The processor has the features, and as for [`macro_kernel`].
+        /// The processor has the features. Otherwise the same as [`macro_kernel`].
         #[target_feature(enable = $features)]
         pub(super) unsafe fn $name(block: &MacroBlock<'_, impl Epilogue<$accumulator>>) {
-            // SAFETY: as for this function.
+            // SAFETY: the caller upholds the contract of this function.
             unsafe { macro_kernel::<$ops, _>(block) }
         }
     };

@@ -167,7 +167,7 @@ impl SimdLevel {
     /// Runs a [`SimdKernel`] with this instruction set.
     #[inline]
     pub(super) fn run(self, kernel: impl SimdKernel) {
-        // SAFETY: only `all` makes levels, after detecting the processor's features.
+        // SAFETY: only `all` creates levels, after detecting the processor's features.
         unsafe {
             match self.0 {
                 Variant::Plain => kernel.run::<Plain>(),

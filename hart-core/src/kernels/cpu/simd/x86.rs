@@ -272,7 +272,7 @@ impl SimdF32 for Avx2 {
 /// The processor has AVX2, and there are four values behind each pointer.
 #[inline(always)]
 unsafe fn load_halves(lower: *const f32, upper: *const f32) -> __m256 {
-    // SAFETY: as for this function.
+    // SAFETY: the caller upholds the contract of this function.
     unsafe { _mm256_insertf128_ps::<1>(_mm256_castps128_ps256(_mm_loadu_ps(lower)), _mm_loadu_ps(upper)) }
 }
 
@@ -284,7 +284,7 @@ unsafe fn load_halves(lower: *const f32, upper: *const f32) -> __m256 {
 // With VL, the narrower vectors of `reduce_sum` can use all 32 registers; without it, the compiler uses 16 in the whole kernel.
 #[target_feature(enable = "avx512f,avx512vl")]
 pub(super) unsafe fn avx512(kernel: impl SimdKernel) {
-    // SAFETY: as for this function.
+    // SAFETY: the caller upholds the contract of this function.
     unsafe { kernel.run::<Avx512<false>>() }
 }
 
@@ -295,7 +295,7 @@ pub(super) unsafe fn avx512(kernel: impl SimdKernel) {
 /// The processor has AVX-512 F, VL and BF16.
 #[target_feature(enable = "avx512f,avx512vl,avx512bf16")]
 pub(super) unsafe fn avx512_bf16(kernel: impl SimdKernel) {
-    // SAFETY: as for this function.
+    // SAFETY: the caller upholds the contract of this function.
     unsafe { kernel.run::<Avx512<true>>() }
 }
 
@@ -306,6 +306,6 @@ pub(super) unsafe fn avx512_bf16(kernel: impl SimdKernel) {
 /// The processor has AVX2 and FMA.
 #[target_feature(enable = "avx2,fma")]
 pub(super) unsafe fn avx2(kernel: impl SimdKernel) {
-    // SAFETY: as for this function.
+    // SAFETY: the caller upholds the contract of this function.
     unsafe { kernel.run::<Avx2>() }
 }
