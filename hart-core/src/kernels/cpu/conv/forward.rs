@@ -1,4 +1,4 @@
-//! The convolution, strip by strip, and the gradient of x, which is a convolution with transposed filters.
+//! The convolution, computed in strips of output rows, and the gradient of x, which is a convolution with transposed filters.
 
 use rayon::prelude::*;
 
@@ -7,15 +7,15 @@ use super::{ALIGN, BLOCK, Sizes, TAPS, fill_plane};
 
 /// Input values that a task copies to planes: they stay in the L2 cache.
 const TASK: usize = 96 * 1024;
-/// Least output rows of a task: it copies two more input rows.
+/// Minimum number of output rows of a task, which copies two more input rows.
 const MIN_ROWS: usize = 4;
 
 /// Computes `y[o] = b[o] + sum over i of x[i] * w[o][i]`, with x `[B, from, H, W]`, w `[to, from, 3, 3]` and y `[B, to, H, W]`.
 pub(crate) fn forward(x: &[f32], weights: &[f32], bias: &[f32], sizes: Sizes) -> Vec<f32> {
-    forward_by(SimdLevel::best(), x, weights, bias, sizes)
+    forward_with(SimdLevel::best(), x, weights, bias, sizes)
 }
 
-pub(super) fn forward_by(level: SimdLevel, x: &[f32], weights: &[f32], bias: &[f32], sizes: Sizes) -> Vec<f32> {
+pub(super) fn forward_with(level: SimdLevel, x: &[f32], weights: &[f32], bias: &[f32], sizes: Sizes) -> Vec<f32> {
     assert_eq!(bias.len(), sizes.to, "one bias per output channel");
     let (from, to) = (sizes.from, sizes.to);
     assert_eq!(weights.len(), to * from * TAPS, "a 3x3 filter for each pair of channels");
@@ -26,11 +26,11 @@ pub(super) fn forward_by(level: SimdLevel, x: &[f32], weights: &[f32], bias: &[f
 /// Computes the gradient of x: `dy` convolved with the filters rotated by 180 degrees and their channels swapped.
 #[cfg(any(test, feature = "train"))]
 pub(crate) fn gradient_x(dy: &[f32], weights: &[f32], sizes: Sizes) -> Vec<f32> {
-    gradient_x_by(SimdLevel::best(), dy, weights, sizes)
+    gradient_x_with(SimdLevel::best(), dy, weights, sizes)
 }
 
 #[cfg(any(test, feature = "train"))]
-pub(super) fn gradient_x_by(level: SimdLevel, dy: &[f32], weights: &[f32], sizes: Sizes) -> Vec<f32> {
+pub(super) fn gradient_x_with(level: SimdLevel, dy: &[f32], weights: &[f32], sizes: Sizes) -> Vec<f32> {
     let (from, to) = (sizes.from, sizes.to);
     assert_eq!(weights.len(), to * from * TAPS, "a 3x3 filter for each pair of channels");
     let packed = pack(from, to, &vec![0.0; from], |i, o, tap| weights[(o * from + i) * TAPS + TAPS - 1 - tap]);
@@ -59,7 +59,7 @@ fn pack(to: usize, from: usize, bias: &[f32], weight: impl Fn(usize, usize, usiz
 
 fn convolve(level: SimdLevel, x: &[f32], packed: &[Packed], sizes: Sizes) -> Vec<f32> {
     let Sizes { batch, from, to, height, width } = sizes;
-    let (map, stride) = (sizes.map(), sizes.stride());
+    let (map, stride) = (sizes.pixels(), sizes.stride());
     let mut y = vec![0.0; batch * to * map];
     sizes.check(x, &y);
     if y.is_empty() {
@@ -154,7 +154,7 @@ impl Strip<'_> {
     /// # Safety
     ///
     /// The processor has the instructions; `channel + C <= BLOCK` and `p + V * S::LANES <= self.positions`.
-    #[allow(clippy::needless_range_loop)] // Channels and vectors are indexed alike.
+    #[allow(clippy::needless_range_loop)] // Channels and vectors are indexed the same way.
     #[inline(always)]
     unsafe fn tile<S: SimdF32, const C: usize, const V: usize>(&mut self, channel: usize, p: usize) {
         // SAFETY: the furthest tap is `2 * stride + 2` after a position. `run` has checked that planes are that long, and that every

@@ -9,18 +9,18 @@ use super::{ALIGN, BLOCK, Sizes, TAPS, fill_plane};
 const CHUNK: usize = 512;
 /// Input channels of a task.
 const PART: usize = 16;
-/// Most values of input and output copied to planes at a time, unless one image has more.
+/// Maximum number of input and output values copied to planes at a time, unless one image has more.
 const SLAB: usize = 8 << 20;
 
-/// Computes the gradient of the weights, `[to, from, 3, 3]`: for each tap the products of dy with x as that tap reads it, summed over
-/// all pixels.
+/// Computes the gradient of the weights, `[to, from, 3, 3]`: for each tap the products of dy and x, shifted by the tap, summed
+/// over all pixels.
 pub(crate) fn gradient_weights(x: &[f32], dy: &[f32], sizes: Sizes) -> Vec<f32> {
-    gradient_weights_by(SimdLevel::best(), x, dy, sizes)
+    gradient_weights_with(SimdLevel::best(), x, dy, sizes)
 }
 
-pub(super) fn gradient_weights_by(level: SimdLevel, x: &[f32], dy: &[f32], sizes: Sizes) -> Vec<f32> {
+pub(super) fn gradient_weights_with(level: SimdLevel, x: &[f32], dy: &[f32], sizes: Sizes) -> Vec<f32> {
     let Sizes { batch, from, to, height, width } = sizes;
-    let (map, stride) = (sizes.map(), sizes.stride());
+    let (map, stride) = (sizes.pixels(), sizes.stride());
     let mut gradient = vec![0.0; to * from * TAPS];
     sizes.check(x, dy);
     if x.is_empty() || dy.is_empty() {
@@ -37,7 +37,7 @@ pub(super) fn gradient_weights_by(level: SimdLevel, x: &[f32], dy: &[f32], sizes
     let mut outputs = vec![0.0; to.next_multiple_of(BLOCK) * positions];
     for first in (0..batch).step_by(images) {
         let images = images.min(batch - first);
-        let positions_here = (images * image).next_multiple_of(ALIGN);
+        let used_positions = (images * image).next_multiple_of(ALIGN);
         inputs.par_chunks_mut(plane).enumerate().for_each(|(channel, plane)| {
             for n in 0..images {
                 let map = &x[((first + n) * from + channel) * map..][..map];
@@ -55,7 +55,7 @@ pub(super) fn gradient_weights_by(level: SimdLevel, x: &[f32], dy: &[f32], sizes
         let (inputs, outputs) = (&inputs, &outputs);
         sums.par_iter_mut().enumerate().for_each(|(task, sums)| {
             let (block, part) = (task / from.div_ceil(PART) * BLOCK, task % from.div_ceil(PART) * PART);
-            for start in (0..positions_here).step_by(CHUNK) {
+            for start in (0..used_positions).step_by(CHUNK) {
                 level.run(Products {
                     inputs: &inputs[part * plane..(part + PART).min(from) * plane],
                     plane,
@@ -64,7 +64,7 @@ pub(super) fn gradient_weights_by(level: SimdLevel, x: &[f32], dy: &[f32], sizes
                     channels: BLOCK.min(to - block),
                     positions,
                     start,
-                    end: (start + CHUNK).min(positions_here),
+                    end: (start + CHUNK).min(used_positions),
                     sums,
                 });
             }
@@ -90,7 +90,7 @@ struct Products<'a> {
     outputs: &'a [f32],
     /// Number of output channels.
     channels: usize,
-    /// Length of such a row.
+    /// Length of a row of positions.
     positions: usize,
     /// Positions of this pass, a multiple of [`ALIGN`].
     start: usize,
@@ -132,7 +132,7 @@ impl Products<'_> {
     /// # Safety
     ///
     /// The processor has the instructions; `channel + C <= BLOCK`, `ky < 3`, and the input channel exists.
-    #[allow(clippy::needless_range_loop)] // Channels and taps are indexed alike.
+    #[allow(clippy::needless_range_loop)] // Channels and taps are indexed the same way.
     #[inline(always)]
     unsafe fn tile<S: SimdF32, const C: usize>(&mut self, channel: usize, input: usize, ky: usize) {
         // SAFETY: `run` has checked that all positions, their taps and their sums exist.
@@ -164,7 +164,7 @@ impl Products<'_> {
 
 /// Computes the gradient of the bias: dy summed over all pixels and images.
 pub(crate) fn gradient_bias(dy: &[f32], sizes: Sizes) -> Vec<f32> {
-    let map = sizes.map();
+    let map = sizes.pixels();
     let sum = |channel: usize| {
         let images = (0..sizes.batch).map(|n| &dy[(n * sizes.to + channel) * map..][..map]);
         images.map(|map| f64::from(sum(map))).sum::<f64>() as f32

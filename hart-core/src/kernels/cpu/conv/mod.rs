@@ -37,7 +37,7 @@ pub(super) struct Sizes {
 
 impl Sizes {
     /// Returns the pixels of a channel.
-    fn map(self) -> usize {
+    fn pixels(self) -> usize {
         self.height * self.width
     }
 
@@ -47,8 +47,8 @@ impl Sizes {
     }
 
     fn check(self, x: &[f32], y: &[f32]) {
-        assert_eq!(x.len(), self.batch * self.from * self.map(), "x holds all input pixels");
-        assert_eq!(y.len(), self.batch * self.to * self.map(), "y holds all output pixels");
+        assert_eq!(x.len(), self.batch * self.from * self.pixels(), "x holds all input pixels");
+        assert_eq!(y.len(), self.batch * self.to * self.pixels(), "y holds all output pixels");
     }
 }
 
@@ -89,9 +89,9 @@ mod tests {
     /// Returns the output and the gradients of x, weights and bias, in f64.
     fn plain_loops(x: &[f32], weights: &[f32], bias: &[f32], dy: &[f32], sizes: Sizes) -> [Vec<f64>; 4] {
         let Sizes { batch, from, to, height, width } = sizes;
-        let mut y: Vec<f64> = (0..dy.len()).map(|i| f64::from(bias[i / sizes.map() % to])).collect();
+        let mut y: Vec<f64> = (0..dy.len()).map(|i| f64::from(bias[i / sizes.pixels() % to])).collect();
         let (mut dx, mut dw, mut db) = (vec![0.0; x.len()], vec![0.0; weights.len()], vec![0.0; to]);
-        dy.iter().enumerate().for_each(|(i, dy)| db[i / sizes.map() % to] += f64::from(*dy));
+        dy.iter().enumerate().for_each(|(i, dy)| db[i / sizes.pixels() % to] += f64::from(*dy));
         for (n, o, i, tap) in
             (0..batch * to * from * TAPS).map(|k| (k / TAPS / from / to, k / TAPS / from % to, k / TAPS % from, k % TAPS))
         {
@@ -99,8 +99,8 @@ mod tests {
             for (row, column) in (0..height * width).map(|pixel| (pixel / width, pixel % width)) {
                 let (above, left) = (row + tap / 3, column + tap % 3); // offset by the padding
                 if (1..=height).contains(&above) && (1..=width).contains(&left) {
-                    let at = (n * from + i) * sizes.map() + (above - 1) * width + left - 1;
-                    let out = (n * to + o) * sizes.map() + row * width + column;
+                    let at = (n * from + i) * sizes.pixels() + (above - 1) * width + left - 1;
+                    let out = (n * to + o) * sizes.pixels() + row * width + column;
                     y[out] += f64::from(x[at]) * f64::from(weights[w]);
                     dx[at] += f64::from(dy[out]) * f64::from(weights[w]);
                     dw[w] += f64::from(dy[out]) * f64::from(x[at]);
@@ -112,7 +112,7 @@ mod tests {
 
     fn inputs(sizes: Sizes) -> [Vec<f32>; 4] {
         let Sizes { batch, from, to, .. } = sizes;
-        let map = sizes.map();
+        let map = sizes.pixels();
         [waves_f64(batch * from * map, 0.7), waves_f64(to * from * TAPS, 1.3), waves_f64(to, 0.4), waves_f64(batch * to * map, 0.9)]
     }
 
@@ -123,9 +123,9 @@ mod tests {
             let want = plain_loops(&x, &weights, &bias, &dy, sizes);
             for level in SimdLevel::all() {
                 let got = [
-                    forward::forward_by(level, &x, &weights, &bias, sizes),
-                    forward::gradient_x_by(level, &dy, &weights, sizes),
-                    gradients::gradient_weights_by(level, &x, &dy, sizes),
+                    forward::forward_with(level, &x, &weights, &bias, sizes),
+                    forward::gradient_x_with(level, &dy, &weights, sizes),
+                    gradients::gradient_weights_with(level, &x, &dy, sizes),
                     gradient_bias(&dy, sizes),
                 ];
                 for (index, (got, want)) in got.iter().zip(&want).enumerate() {
