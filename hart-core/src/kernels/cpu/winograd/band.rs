@@ -38,37 +38,37 @@ impl Input<'_> {
     /// Creates a band for `rows` rows of `across` output tiles.
     pub(super) fn band(&self, rows: usize, across: usize) -> Band {
         let padded = self.channels.next_multiple_of(ALIGN);
-        let row = (across * TILE + 2) * padded;
-        Band { values: vec![0.0; (rows * TILE + 2) * row], row, padded }
+        let row_stride = (across * TILE + 2) * padded;
+        Band { values: vec![0.0; (rows * TILE + 2) * row_stride], row_stride, padded }
     }
 }
 
 /// Rows of the padded input: `[tile rows * 4 + 2][tiles * 4 + 2][channels, zero-padded to a multiple of ALIGN]`.
 pub(super) struct Band {
     values: Vec<f32>,
-    row: usize,
+    row_stride: usize,
     padded: usize,
 }
 
 impl Band {
     /// Returns the distance from one row to the next.
-    pub(super) fn row(&self) -> usize {
-        self.row
+    pub(super) fn row_stride(&self) -> usize {
+        self.row_stride
     }
 
     /// Returns the values from the first one of an input tile on.
     pub(super) fn input_tile(&self, row: usize, column: usize) -> &[f32] {
-        &self.values[row * TILE * self.row + column * TILE * self.padded..]
+        &self.values[row * TILE * self.row_stride + column * TILE * self.padded..]
     }
 
     /// Fills the band from tile row `first` on. Bands are filled in order.
     pub(super) fn fill(&mut self, level: SimdLevel, x: &Input<'_>, first: usize) {
-        let count = self.values.len() / self.row;
+        let count = self.values.len() / self.row_stride;
         let shared = if first == 0 { 0 } else { PATCH - TILE };
         // The last rows of the previous band are the first ones of this band.
-        self.values.copy_within((count - shared) * self.row.., 0);
+        self.values.copy_within((count - shared) * self.row_stride.., 0);
         let padded = self.padded;
-        self.values.par_chunks_mut(self.row).enumerate().skip(shared).for_each(|(row, values)| {
+        self.values.par_chunks_mut(self.row_stride).enumerate().skip(shared).for_each(|(row, values)| {
             // The padding is one row of zeros above the map.
             let at = (first * TILE + row).checked_sub(1).filter(|at| *at < x.output()[0]);
             match at {
@@ -82,6 +82,7 @@ impl Band {
 /// One row of the input, without its padding.
 struct Row<'a> {
     x: &'a Input<'a>,
+    /// Index of the row.
     at: usize,
     values: &'a mut [f32],
     padded: usize,

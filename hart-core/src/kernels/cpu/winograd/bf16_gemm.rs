@@ -36,7 +36,7 @@ pub(super) fn round_to_bf16(value: f32) -> u16 {
 /// Rows that [`multiply_amx`] multiplies at a time.
 pub(super) const ROWS: usize = 2 * amx::TILE_ROWS;
 
-/// Whether the processor has instructions for bf16 pairs. Without them f32 is at least as fast.
+/// Returns whether the processor has instructions for bf16 pairs. Without them f32 is at least as fast.
 pub(super) fn available() -> bool {
     SimdLevel::best().has_bf16()
 }
@@ -45,12 +45,12 @@ pub(super) fn available() -> bool {
 ///
 /// # Panics
 ///
-/// If lengths don't fit together.
+/// If the lengths do not fit together.
 pub(super) fn multiply(product: Product<'_, Pair>) {
     product.check();
     #[cfg(target_arch = "x86_64")]
     if available() {
-        // SAFETY: the processor has the instructions, and `check` has seen that the lengths fit together.
+        // SAFETY: the processor has the instructions, and `check` asserts that the lengths fit together.
         unsafe {
             match product.columns / 16 {
                 5 => x86::tiles::<5, 5>(product),
@@ -69,7 +69,7 @@ pub(super) fn multiply(product: Product<'_, Pair>) {
 ///
 /// # Panics
 ///
-/// If lengths don't fit together.
+/// If the lengths do not fit together.
 pub(super) fn multiply_amx(_: &TileGuard, product: Product<'_, Pair>) {
     product.check();
     let Product { x, stride, rows, panel, depth, columns, y } = product;
@@ -144,7 +144,7 @@ mod x86 {
     /// # Safety
     ///
     /// Like [`tiles`]; `R` rows exist from `row` on.
-    #[allow(clippy::needless_range_loop)] // Rows and vectors are indexed alike.
+    #[allow(clippy::needless_range_loop)] // Rows and vectors are indexed the same way.
     #[inline]
     #[target_feature(enable = "avx512f,avx512vl,avx512bf16")]
     unsafe fn tile<const R: usize, const V: usize>(product: &mut Product<'_, Pair>, row: usize) {

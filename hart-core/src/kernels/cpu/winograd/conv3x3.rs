@@ -2,7 +2,7 @@
 //! 144 (Lavin and Gray, 2016).
 //!
 //! Maps are channels-last, `[h, w, C]`, so that vectors hold channels. The map is processed in bands of tile rows. For each band the
-//! padded input is laid out, normalised or upsampled on the way; its 6x6 input tiles are transformed; 36 matrix products follow; and
+//! padded input is copied, and normalised or upsampled; its 6x6 input tiles are transformed; 36 matrix products follow; and
 //! the results are transformed to 4x4 output tiles, with the bias and the residual added.
 //!
 //! Every output is the sum of the same products in the same order, wherever bands end: results do not depend on the number of threads.
@@ -29,7 +29,7 @@ const BAND: usize = 1 << 21;
 ///
 /// # Panics
 ///
-/// If lengths don't fit together.
+/// If the lengths do not fit together.
 pub(super) fn convolve<N: Element>(level: SimdLevel, x: &Input<'_>, filters: &Filters<'_>, y: &mut [f32], add: bool) {
     let [height, width] = x.output();
     assert_eq!(x.channels, filters.from, "filters for all channels");
@@ -40,9 +40,9 @@ pub(super) fn convolve<N: Element>(level: SimdLevel, x: &Input<'_>, filters: &Fi
     let (across, down) = (width.div_ceil(TILE), height.div_ceil(TILE));
     let padded = x.channels.next_multiple_of(ALIGN);
     let rows = (BAND * N::CHANNELS / (POINTS * across * padded)).clamp(1, down);
-    // Filters used for one band only are transformed where they are used, and stay in the cache.
-    let once = rows == down;
-    let transformed: Vec<Vec<N>> = if once { Vec::new() } else { filters.transform_all(level) };
+    // If there is one band, each task transforms its own filters, which stay in the cache.
+    let single_band = rows == down;
+    let transformed: Vec<Vec<N>> = if single_band { Vec::new() } else { filters.transform_all(level) };
     let biases: Vec<Vec<f32>> = (0..filters.chunks()).map(|chunk| filters.bias(chunk)).collect();
     let mut band = x.band(rows, across);
     let mut domain = WinogradDomain::<N>::new(N::amx(level, x.channels.div_ceil(N::CHANNELS)), rows * across, padded);
@@ -54,15 +54,15 @@ pub(super) fn convolve<N: Element>(level: SimdLevel, x: &Input<'_>, filters: &Fi
         domain.fill(level, &band, tiles, across);
         let out = SyncPtr::new(y.as_mut_ptr());
         // Tiles of a task, which multiplies them by one chunk of filters.
-        let part = if once { tiles } else { run };
+        let part = if single_band { tiles } else { run };
         let parts = tiles.div_ceil(part);
-        tasks::for_each(filters.chunks() * parts, scratch, |(products, panels_here), task| {
+        tasks::for_each(filters.chunks() * parts, scratch, |(products, task_panels), task| {
             let (chunk, start) = (task / parts, task % parts * part);
             let panels = match transformed.get(chunk) {
                 Some(panels) => panels,
                 None => {
-                    filters.transform(level, chunk, panels_here);
-                    &*panels_here
+                    filters.transform(level, chunk, task_panels);
+                    &*task_panels
                 }
             };
             let (bias, channels) = (&biases[chunk], filters.channels(chunk));
@@ -76,14 +76,14 @@ pub(super) fn convolve<N: Element>(level: SimdLevel, x: &Input<'_>, filters: &Fi
                     let to = unsafe { out.get().add((row * width + column) * filters.to + channels.start) };
                     level.run(OutputTile {
                         products: &products[tile * bias.len()..],
-                        stride: run * bias.len(),
+                        point_stride: run * bias.len(),
                         bias,
                         channels: channels.len(),
                         height: TILE.min(height - row),
                         width: TILE.min(width - column),
                         to,
-                        pixel: filters.to,
-                        row: width * filters.to,
+                        pixel_stride: filters.to,
+                        row_stride: width * filters.to,
                         add,
                     });
                 }
@@ -96,20 +96,20 @@ pub(super) fn convolve<N: Element>(level: SimdLevel, x: &Input<'_>, filters: &Fi
 struct WinogradDomain<N: Element> {
     values: AlignedVec<N>,
     /// Distance from one point to the next: a little more than the tiles take, since multiples of the page size share cache sets.
-    stride: usize,
+    point_stride: usize,
     /// Elements of a tile.
-    row: usize,
+    tile_len: usize,
     /// With AMX, products have a multiple of [`bf16_gemm::ROWS`] rows.
     amx: Option<AmxToken>,
 }
 
 impl<N: Element> WinogradDomain<N> {
     fn new(amx: Option<AmxToken>, tiles: usize, padded: usize) -> Self {
-        let row = padded / N::CHANNELS;
-        let stride = tiles * row + ALIGN;
+        let tile_len = padded / N::CHANNELS;
+        let point_stride = tiles * tile_len + ALIGN;
         // The last product reads whole rows beyond the last tile.
-        let behind = if amx.is_some() { bf16_gemm::ROWS * row } else { 0 };
-        Self { values: AlignedVec::new(POINTS * stride + behind), stride, row, amx }
+        let padding = if amx.is_some() { bf16_gemm::ROWS * tile_len } else { 0 };
+        Self { values: AlignedVec::new(POINTS * point_stride + padding), point_stride, tile_len, amx }
     }
 
     /// Returns the tiles of one matrix product.
@@ -119,14 +119,14 @@ impl<N: Element> WinogradDomain<N> {
 
     /// Transforms the first `tiles` input tiles of a band, `across` in a row.
     fn fill(&mut self, level: SimdLevel, band: &Band, tiles: usize, across: usize) {
-        assert!(tiles * self.row <= self.stride, "the domain holds all tiles");
+        assert!(tiles * self.tile_len <= self.point_stride, "the domain holds all tiles");
         let out = SyncPtr::new(self.values.as_mut_ptr());
-        let (row, stride) = (self.row, self.stride);
+        let (tile_len, point_stride) = (self.tile_len, self.point_stride);
         (0..tiles).into_par_iter().for_each(|tile| {
             let input = band.input_tile(tile / across, tile % across);
-            // SAFETY: no other task writes the tile's elements, `row` for each point.
-            let to = unsafe { out.get().add(tile * row) };
-            level.run(InputTile { input, padded: row * N::CHANNELS, row: band.row(), to, stride });
+            // SAFETY: no other task writes the tile's elements, `tile_len` for each point.
+            let to = unsafe { out.get().add(tile * tile_len) };
+            level.run(InputTile { input, padded: tile_len * N::CHANNELS, row_stride: band.row_stride(), to, point_stride });
         });
     }
 
@@ -136,9 +136,9 @@ impl<N: Element> WinogradDomain<N> {
         let amx = self.amx.map(TileGuard::new);
         let (run, rows) = (self.tiles_at_once(), if amx.is_some() { bf16_gemm::ROWS } else { count });
         for (point, panel) in panels.chunks(depth * columns).enumerate() {
-            let x = &self.values[point * self.stride + start * self.row..][..rows * self.row];
+            let x = &self.values[point * self.point_stride + start * self.tile_len..][..rows * self.tile_len];
             let y = &mut products[point * run * columns..][..rows * columns];
-            N::multiply(level, amx.as_ref(), Product { x, stride: self.row, rows, panel, depth, columns, y });
+            N::multiply(level, amx.as_ref(), Product { x, stride: self.tile_len, rows, panel, depth, columns, y });
         }
     }
 }
@@ -150,18 +150,18 @@ struct InputTile<'a, N> {
     /// Padded channels.
     padded: usize,
     /// Distance from one row to the next.
-    row: usize,
+    row_stride: usize,
     /// Destination of the first point, with space for all of them.
     to: *mut N,
     /// Distance from one point to the next.
-    stride: usize,
+    point_stride: usize,
 }
 
 impl<N: Element> SimdKernel for InputTile<'_, N> {
-    #[allow(clippy::needless_range_loop)] // Rows and columns are indexed alike.
+    #[allow(clippy::needless_range_loop)] // Rows and columns are indexed the same way.
     #[inline(always)]
     unsafe fn run<S: SimdF32>(self) {
-        assert!(self.input.len() >= (PATCH - 1) * self.row + PATCH * self.padded && self.padded.is_multiple_of(ALIGN));
+        assert!(self.input.len() >= (PATCH - 1) * self.row_stride + PATCH * self.padded && self.padded.is_multiple_of(ALIGN));
         // SAFETY: the caller guarantees the instructions; the input has the asserted length, and `to` has space for all points.
         unsafe {
             let mut channel = 0;
@@ -169,13 +169,13 @@ impl<N: Element> SimdKernel for InputTile<'_, N> {
                 let mut d = [[S::zero(); PATCH]; PATCH];
                 for i in 0..PATCH {
                     for j in 0..PATCH {
-                        d[i][j] = S::load(self.input.as_ptr().add(i * self.row + j * self.padded + channel));
+                        d[i][j] = S::load(self.input.as_ptr().add(i * self.row_stride + j * self.padded + channel));
                     }
                 }
                 let points = transforms::input(d);
                 for i in 0..PATCH {
                     for j in 0..PATCH {
-                        N::write(points[i][j], self.to.add((i * PATCH + j) * self.stride + channel / N::CHANNELS));
+                        N::write(points[i][j], self.to.add((i * PATCH + j) * self.point_stride + channel / N::CHANNELS));
                     }
                 }
                 channel += S::LANES;
@@ -188,30 +188,31 @@ impl<N: Element> SimdKernel for InputTile<'_, N> {
 struct OutputTile<'a> {
     products: &'a [f32],
     /// Distance from one point to the next.
-    stride: usize,
+    point_stride: usize,
     /// `[channels]`, zero-padded to a multiple of [`ALIGN`].
     bias: &'a [f32],
-    /// Element of channels.
+    /// Number of channels.
     channels: usize,
-    /// Rows of the tile inside the map; `width` its columns.
+    /// Rows of the tile inside the map.
     height: usize,
+    /// Columns of the tile inside the map.
     width: usize,
     /// Destination of the first pixel, with space for all of them.
     to: *mut f32,
     /// Distance from one pixel to the next.
-    pixel: usize,
+    pixel_stride: usize,
     /// Distance from one row to the next.
-    row: usize,
-    /// Whether the destination holds a residual to add to.
+    row_stride: usize,
+    /// `true` if the destination holds a residual to add to.
     add: bool,
 }
 
 impl SimdKernel for OutputTile<'_> {
-    #[allow(clippy::needless_range_loop)] // Rows and columns are indexed alike.
+    #[allow(clippy::needless_range_loop)] // Rows and columns are indexed the same way.
     #[inline(always)]
     unsafe fn run<S: SimdF32>(self) {
         let columns = self.bias.len();
-        assert!(self.products.len() >= (POINTS - 1) * self.stride + columns && columns.is_multiple_of(ALIGN));
+        assert!(self.products.len() >= (POINTS - 1) * self.point_stride + columns && columns.is_multiple_of(ALIGN));
         assert!(self.channels <= columns && self.height <= TILE && self.width <= TILE);
         // SAFETY: the caller guarantees the instructions; the products have the asserted length, and `to` has space for the tile.
         unsafe {
@@ -220,7 +221,7 @@ impl SimdKernel for OutputTile<'_> {
                 let mut m = [[S::zero(); PATCH]; PATCH];
                 for i in 0..PATCH {
                     for j in 0..PATCH {
-                        m[i][j] = S::load(self.products.as_ptr().add((i * PATCH + j) * self.stride + channel));
+                        m[i][j] = S::load(self.products.as_ptr().add((i * PATCH + j) * self.point_stride + channel));
                     }
                 }
                 let bias = S::load(self.bias.as_ptr().add(channel));
@@ -228,7 +229,7 @@ impl SimdKernel for OutputTile<'_> {
                 let left = self.channels - channel;
                 for i in 0..self.height {
                     for j in 0..self.width {
-                        let to = self.to.add(i * self.row + j * self.pixel + channel);
+                        let to = self.to.add(i * self.row_stride + j * self.pixel_stride + channel);
                         let one = S::splat(1.0);
                         let mut values = pixels[i][j].add_product(bias, one);
                         if left >= S::LANES {

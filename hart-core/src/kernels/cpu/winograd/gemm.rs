@@ -11,7 +11,7 @@ pub(super) struct Product<'a, N> {
     pub(super) rows: usize,
     /// `[depth][columns]`.
     pub(super) panel: &'a [N],
-    /// Length of the sums, k.
+    /// Number of elements along k.
     pub(super) depth: usize,
     /// A multiple of [`ALIGN`], at most [`CHUNK`].
     pub(super) columns: usize,
@@ -37,7 +37,7 @@ impl SimdKernel for Product<'_, f32> {
     unsafe fn run<S: SimdF32>(mut self) {
         self.check();
         let vectors = self.columns / S::LANES;
-        // SAFETY: the caller guarantees the instructions; `check` has seen that all rows and columns exist.
+        // SAFETY: the caller guarantees the instructions; `check` asserts that all rows and columns exist.
         unsafe {
             match (S::HAS_32_REGISTERS, vectors) {
                 (true, 5) => self.tiles::<S, 5, 5>(),
@@ -63,7 +63,7 @@ impl Product<'_, f32> {
         let mut column = 0;
         while column < self.columns {
             let mut row = 0;
-            // SAFETY: `R` rows and `V` vectors exist from here on.
+            // SAFETY: `R` rows and `V` vectors exist from `row` and `column` on.
             unsafe {
                 while row + R <= self.rows {
                     self.tile::<S, R, V>(row, column);
@@ -82,8 +82,8 @@ impl Product<'_, f32> {
     ///
     /// # Safety
     ///
-    /// The processor has the instructions; `R` rows and `V` vectors exist from here on.
-    #[allow(clippy::needless_range_loop)] // Rows and vectors are indexed alike.
+    /// The processor has the instructions; `R` rows and `V` vectors exist from `row` and `column` on.
+    #[allow(clippy::needless_range_loop)] // Rows and vectors are indexed the same way.
     #[inline(always)]
     unsafe fn tile<S: SimdF32, const R: usize, const V: usize>(&mut self, row: usize, column: usize) {
         // SAFETY: the caller guarantees the rows and vectors, and `run` has checked the lengths.

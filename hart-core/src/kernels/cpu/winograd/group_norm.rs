@@ -30,7 +30,7 @@ impl Norm<'_> {
     ///
     /// # Panics
     ///
-    /// If lengths don't fit together.
+    /// If the lengths do not fit together.
     pub(super) fn normalization(&self, level: SimdLevel, x: &[f32]) -> Normalization {
         let channels = self.scale.len();
         assert!(channels == self.shift.len() && self.groups > 0 && channels.is_multiple_of(self.groups), "groups of equal size");

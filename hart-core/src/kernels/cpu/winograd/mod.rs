@@ -73,7 +73,7 @@ pub(crate) fn norm_silu_conv2d(
 /// The map, and the residual that is added.
 type Operands = (Tensor<4>, Option<Tensor<4>>);
 
-/// Convolves a map after its prologue and adds the residual, in the residual's memory if nobody else holds it.
+/// Convolves a map after its prologue and adds the residual, in the residual's memory if that is not shared.
 fn convolve(x: Tensor<4>, prologue: Prologue<'_>, params: &ConvParams, residual: Option<Tensor<4>>) -> Result<Tensor<4>, Operands> {
     if !applies(&x, prologue, params, residual.as_ref()) {
         return Err((x, residual));
@@ -96,7 +96,7 @@ fn convolve(x: Tensor<4>, prologue: Prologue<'_>, params: &ConvParams, residual:
     let add = residual.is_some();
     let mut y = residual.map_or_else(|| flex_tensor(vec![0.0; shape.iter().product()], shape.into()), owned);
     let filters = Filters { weights, bias, from, to };
-    let values = y.try_storage_mut::<f32>().expect("made here, or `owned`");
+    let values = y.try_storage_mut::<f32>().expect("the storage is not shared");
     for (map, y) in slice(&x).chunks(image).zip(values.chunks_mut(image / from * factor * factor * to)) {
         let mut convolve = |op| {
             let x = Input { map, height, width, channels: from, op };
@@ -124,20 +124,20 @@ fn applies(x: &Tensor<4>, prologue: Prologue<'_>, params: &ConvParams, residual:
         _ => false,
     };
     let norm = match prologue {
-        Prologue::NormSilu(norm) => norm.gain.dims() == [channels] && here(&norm.gain) && here(&norm.bias),
+        Prologue::NormSilu(norm) => norm.gain.dims() == [channels] && is_cpu_f32(&norm.gain) && is_cpu_f32(&norm.bias),
         _ => true,
     };
     let sum = residual.is_none_or(|residual| {
-        residual.dims() == [batch, to, height, width] && !matches!(prologue, Prologue::Upsample) && here(residual)
+        residual.dims() == [batch, to, height, width] && !matches!(prologue, Prologue::Upsample) && is_cpu_f32(residual)
     });
     let weight = &params.weight;
-    let weights = here(weight) || params.kernel() == [3, 3] && weight.dtype() == DType::BF16 && on_cpu(weight);
+    let weights = is_cpu_f32(weight) || params.kernel() == [3, 3] && weight.dtype() == DType::BF16 && on_cpu(weight);
     let fits = params.is_plain() && from == channels && x.shape().num_elements() > 0 && to > 0;
-    fits && kernel && norm && sum && weights && here(x) && here(bias)
+    fits && kernel && norm && sum && weights && is_cpu_f32(x) && is_cpu_f32(bias)
 }
 
-/// Whether a tensor is the CPU backend's, f32 and without gradients.
-fn here<const D: usize>(x: &Tensor<D>) -> bool {
+/// Returns whether a tensor is f32, on the CPU and not tracked by autodiff.
+fn is_cpu_f32<const D: usize>(x: &Tensor<D>) -> bool {
     x.dtype() == DType::F32 && on_cpu(x)
 }
 
@@ -147,12 +147,12 @@ fn on_cpu<const D: usize>(x: &Tensor<D>) -> bool {
 }
 
 fn primitive<const D: usize>(x: Tensor<D>) -> FlexTensor {
-    x.try_into_primitive::<Flex>().expect("the CPU backend's, as `applies` has seen").to_contiguous()
+    x.try_into_primitive::<Flex>().expect("on the CPU backend, as `applies` checks").to_contiguous()
 }
 
 /// Returns the values of a tensor in row-major order.
 fn slice(x: &FlexTensor) -> &[f32] {
-    x.as_slice().expect("made contiguous, and f32 as `applies` has seen")
+    x.as_slice().expect("contiguous, and f32 as `applies` checks")
 }
 
 /// Returns `[B, C, h, w]` as contiguous `[B, h, w, C]`, without a copy if it is a view of such a map.
@@ -170,7 +170,7 @@ fn channels_first_tensor(values: Vec<f32>, shape: [usize; 4]) -> Tensor<4> {
     channels_first(flex_tensor(values, shape.into()))
 }
 
-/// Returns a channels-last map that nobody else holds.
+/// Returns a channels-last map whose storage is not shared.
 fn owned(x: Tensor<4>) -> FlexTensor {
     let mut map = channels_last(x);
     let shape = map.shape();

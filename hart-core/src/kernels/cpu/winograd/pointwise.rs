@@ -13,7 +13,7 @@ const PIXELS: usize = 120;
 ///
 /// # Panics
 ///
-/// If lengths don't fit together.
+/// If the lengths do not fit together.
 pub(super) fn convolve(level: SimdLevel, x: &[f32], weights: &[f32], bias: &[f32]) -> Vec<f32> {
     let to = bias.len();
     assert!(to > 0 && !weights.is_empty() && weights.len().is_multiple_of(to), "one row of weights per output channel");

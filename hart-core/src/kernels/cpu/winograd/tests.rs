@@ -1,4 +1,4 @@
-//! Every form of the convolution against plain loops in f64 and against burn.
+//! Tests of every variant of the convolution against plain loops in f64 and against burn.
 
 use burn::module::Param;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
@@ -119,7 +119,7 @@ fn assert_close(what: &str, got: Tensor<4>, want: Tensor<4>, part: f32) {
     assert!(got.iter().zip(&want).all(|(g, w)| (g - w).abs() <= part * largest), "{what}: {got:?} and not {want:?}");
 }
 
-/// Contiguous maps, channels-last maps and views of larger ones; tensors that others hold do not change.
+/// Contiguous maps, channels-last maps and views of larger ones; shared tensors do not change.
 #[test]
 fn fused_convolutions_equal_plain_operations() {
     for [batch, from, to, height, width, groups] in [[1, 4, 6, 9, 7, 2], [2, 32, 48, 24, 17, 16], [3, 6, 6, 5, 5, 3]] {

@@ -28,14 +28,14 @@ unsafe fn subtract<S: SimdF32>(a: S, b: S) -> S {
 
 /// Returns `a * factor`.
 #[inline(always)]
-unsafe fn times<S: SimdF32>(a: S, factor: f32) -> S {
+unsafe fn scale<S: SimdF32>(a: S, factor: f32) -> S {
     // SAFETY: the caller guarantees the instructions.
     unsafe { S::zero().add_product(a, S::splat(factor)) }
 }
 
 /// Returns `a + b * factor`.
 #[inline(always)]
-unsafe fn plus<S: SimdF32>(a: S, b: S, factor: f32) -> S {
+unsafe fn add_scaled<S: SimdF32>(a: S, b: S, factor: f32) -> S {
     // SAFETY: the caller guarantees the instructions.
     unsafe { a.add_product(b, S::splat(factor)) }
 }
@@ -45,15 +45,15 @@ unsafe fn plus<S: SimdF32>(a: S, b: S, factor: f32) -> S {
 unsafe fn input_row<S: SimdF32>(d: [S; PATCH]) -> [S; PATCH] {
     // SAFETY: the caller guarantees the instructions.
     unsafe {
-        let (even_root_half, odd_root_half) = (plus(d[4], d[2], -2.0), plus(times(d[3], FRAC_1_SQRT_2), d[1], -SQRT_2));
-        let (even_root_two, odd_root_two) = (plus(d[4], d[2], -0.5), plus(times(d[3], SQRT_2), d[1], -FRAC_1_SQRT_2));
+        let (even_root_half, odd_root_half) = (add_scaled(d[4], d[2], -2.0), add_scaled(scale(d[3], FRAC_1_SQRT_2), d[1], -SQRT_2));
+        let (even_root_two, odd_root_two) = (add_scaled(d[4], d[2], -0.5), add_scaled(scale(d[3], SQRT_2), d[1], -FRAC_1_SQRT_2));
         [
-            add(plus(d[4], d[2], -2.5), d[0]),
+            add(add_scaled(d[4], d[2], -2.5), d[0]),
             add(even_root_half, odd_root_half),
             subtract(even_root_half, odd_root_half),
             add(even_root_two, odd_root_two),
             subtract(even_root_two, odd_root_two),
-            add(plus(d[5], d[3], -2.5), d[1]),
+            add(add_scaled(d[5], d[3], -2.5), d[1]),
         ]
     }
 }
@@ -63,8 +63,9 @@ unsafe fn input_row<S: SimdF32>(d: [S; PATCH]) -> [S; PATCH] {
 unsafe fn filter_row<S: SimdF32>(g: [S; 3]) -> [S; PATCH] {
     // SAFETY: the caller guarantees the instructions.
     unsafe {
-        let (even_root_half, odd_root_half) = (times(plus(g[0], g[2], 0.5), -2.0 / 3.0), times(g[1], -2.0 / 3.0 * FRAC_1_SQRT_2));
-        let (even_root_two, odd_root_two) = (times(plus(g[0], g[2], 2.0), 1.0 / 6.0), times(g[1], SQRT_2 / 6.0));
+        let (even_root_half, odd_root_half) =
+            (scale(add_scaled(g[0], g[2], 0.5), -2.0 / 3.0), scale(g[1], -2.0 / 3.0 * FRAC_1_SQRT_2));
+        let (even_root_two, odd_root_two) = (scale(add_scaled(g[0], g[2], 2.0), 1.0 / 6.0), scale(g[1], SQRT_2 / 6.0));
         [
             g[0],
             add(even_root_half, odd_root_half),
@@ -87,15 +88,15 @@ unsafe fn output_row<S: SimdF32>(m: [S; PATCH]) -> [S; TILE] {
         let (even_root_two, odd_root_two) = (add(m[3], m[4]), subtract(m[3], m[4]));
         [
             add(add(m[0], even_root_half), even_root_two),
-            plus(times(odd_root_half, FRAC_1_SQRT_2), odd_root_two, SQRT_2),
-            plus(times(even_root_half, 0.5), even_root_two, 2.0),
-            plus(plus(m[5], odd_root_half, HALF_CUBED), odd_root_two, TWO_CUBED),
+            add_scaled(scale(odd_root_half, FRAC_1_SQRT_2), odd_root_two, SQRT_2),
+            add_scaled(scale(even_root_half, 0.5), even_root_two, 2.0),
+            add_scaled(add_scaled(m[5], odd_root_half, HALF_CUBED), odd_root_two, TWO_CUBED),
         ]
     }
 }
 
 /// Transforms an input tile: `B^T d B`.
-#[allow(clippy::needless_range_loop)] // Rows and columns are indexed alike; closures would not inherit the target features.
+#[allow(clippy::needless_range_loop)] // Rows and columns are indexed the same way; closures would not inherit the target features.
 #[inline(always)]
 pub(super) unsafe fn input<S: SimdF32>(d: [[S; PATCH]; PATCH]) -> [[S; PATCH]; PATCH] {
     // SAFETY: the caller guarantees the instructions.

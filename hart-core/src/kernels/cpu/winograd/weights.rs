@@ -67,7 +67,7 @@ impl Filters<'_> {
         chunk * CHUNK..self.to.min((chunk + 1) * CHUNK)
     }
 
-    /// Returns the biases of a chunk, zero-padded to whole vectors, which is the number of its columns.
+    /// Returns the biases of a chunk, zero-padded to whole vectors. Their number is the chunk's number of columns.
     pub(super) fn bias(&self, chunk: usize) -> Vec<f32> {
         let mut bias = self.bias[self.channels(chunk)].to_vec();
         bias.resize(bias.len().next_multiple_of(ALIGN), 0.0);
