@@ -19,9 +19,9 @@ use super::{THREADS, contiguous, cube_count, cube_index, element, empty_like, is
 use crate::kernels::params::{AttentionParams, KvPart, MIN_NORM, Rotary, RowGroup};
 use crate::kernels::tensors::to_f32;
 
-/// Most pairs of token and head that a cube of [`split_qkv_kernel`] works on.
+/// Maximum number of pairs of token and head per cube of [`split_qkv_kernel`].
 const MAX_HEADS_PER_CUBE: usize = 8;
-/// Most scores that [`chunked_attention`] stores at once, unless one head has more.
+/// Maximum number of scores that [`chunked_attention`] stores at once, unless one head has more.
 const MAX_SCORES: usize = if cfg!(test) { 1 << 14 } else { 1 << 25 };
 
 /// Splits a QKV projection `[rows, tokens, 3 * heads * head_dim]` into queries, keys and values.
@@ -250,7 +250,7 @@ pub(crate) fn self_attention(
     // A kernel without L2 normalisation still binds a buffer, which it does not read.
     let unread = || Some(params.query_bias.clone());
     let norms = params.norms.clone().map(|norms| norms.reshape([heads])).or_else(unread)?;
-    // Attention multiplies scores by the usual 1 / sqrt(head_dim); queries are multiplied by what remains of the model's scale.
+    // Attention multiplies scores by the usual 1 / sqrt(head_dim); queries are multiplied by the remaining factor of the model's scale.
     let attention_scale = 1.0 / (head_dim as f64).sqrt();
     split_qkv_kernel::launch(
         &qkv.client.clone(),

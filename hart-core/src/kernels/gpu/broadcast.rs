@@ -1,4 +1,4 @@
-//! A row added to, or multiplied with, every row of a tensor, and the reduction over rows that their gradients need.
+//! Addition and multiplication of a row that is broadcast over a tensor, and the reduction over rows in their gradients.
 
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;

@@ -6,7 +6,7 @@ use cubecl::prelude::*;
 
 use super::{element, elementwise_dims, empty_like, thread_index};
 
-/// Keys and values, `[rows, heads, capacity, head_dim]`. Of every head the first `len` tokens are filled.
+/// Keys and values, `[rows, heads, capacity, head_dim]`. The first `len` tokens of every head are filled.
 #[derive(Debug)]
 pub(crate) struct CachedKv {
     pub(super) key: CubeTensor,
@@ -33,7 +33,7 @@ impl CachedKv {
         Self { key: tensor(), value: tensor(), len: 0 }
     }
 
-    /// Returns how many tokens fit.
+    /// Returns the number of tokens that fit.
     pub(super) fn capacity(&self) -> usize {
         self.key.meta.shape()[2]
     }

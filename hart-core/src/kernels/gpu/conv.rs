@@ -87,7 +87,7 @@ impl ConvShape {
     }
 }
 
-/// `[batch, channels, height, width]` to contiguous `[batch, height, width, channels]`.
+/// Permutes `[batch, channels, height, width]` to contiguous `[batch, height, width, channels]`.
 fn channels_last(x: CubeTensor) -> CubeTensor {
     into_contiguous(Cube::float_permute(x, &[0, 2, 3, 1]))
 }

@@ -100,7 +100,7 @@ fn launch_add_gated(x: &Tensor<3>, y: &Tensor<3>, gate: Option<&Tensor<3>>) -> O
     let gated = gate.is_some();
     let gate = match gate {
         Some(gate) => primitive(gate)?,
-        // Bound but not read.
+        // A kernel without a gate still binds a buffer, which it does not read.
         None => empty_like(&x, [1, 1, 1], DType::F32),
     };
     let count = x.meta.num_elements();

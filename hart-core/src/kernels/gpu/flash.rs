@@ -31,7 +31,7 @@ const BLOCK_M: usize = THREADS as usize / PLANE * MMA_M;
 const BLOCK_N: usize = 64;
 /// Elements of half precision that are loaded at once: 16 bytes, also a row of an 8 x 8 matrix of `ldmatrix`.
 const VECTOR: usize = 8;
-/// The same in 32-bit words.
+/// [`VECTOR`] in 32-bit words.
 const WORDS: usize = VECTOR / 2;
 /// Largest head dimension whose accumulators fit into a thread's registers.
 const MAX_HEAD_DIM: usize = 128;

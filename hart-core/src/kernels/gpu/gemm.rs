@@ -69,7 +69,7 @@ impl Operand {
         Self { batch_stride, ..self }
     }
 
-    /// Returns how many elements a thread loads at once: 16 bytes if every row starts and ends on such a boundary, otherwise 1.
+    /// Returns the number of elements that a thread loads at once: 16 bytes if every row starts and ends on such a boundary, otherwise 1.
     ///
     /// `mn` is the operand's extent along M or N.
     fn vector_width(&self, mn: usize, k: usize, conv: &ConvGeometry) -> usize {
@@ -102,7 +102,7 @@ pub(super) struct ConvGeometry {
 
 /// Sizes of a GEMM, of a batch of them, or of one whose K is split.
 ///
-/// A batch and split-K are the same to the kernel: `total_k` is cut into slices of `slice_k`, and each slice has a separate output.
+/// The kernel treats a batch and split-K alike: `total_k` is cut into slices of `slice_k`, and each slice has a separate output.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct GemmShape {
     pub(super) m: usize,
@@ -211,7 +211,7 @@ fn select_tile(shape: GemmShape, hardware: &HardwareProperties) -> Tile {
 
 /// Computes `a b + bias` in the type `to`, with f32 accumulation.
 ///
-/// `conv` is the geometry of the im2col operand, if one is. A K of 0 gives no slices and an empty output.
+/// `conv` is the geometry of the im2col operand, if there is one. A K of 0 gives no slices and an empty output.
 ///
 /// # Shapes
 ///

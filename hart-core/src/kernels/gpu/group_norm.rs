@@ -21,7 +21,7 @@ mod gradients;
 pub(crate) struct GroupNormOptions {
     groups: usize,
     epsilon: f64,
-    /// Whether SiLU follows.
+    /// `true` if SiLU follows.
     silu: bool,
 }
 
@@ -218,12 +218,12 @@ fn normalize_kernel<X: Float, N: Size>(
     }
 }
 
-/// `[batch, channels, height, width]` to contiguous `[batch, height, width, channels]`.
+/// Permutes `[batch, channels, height, width]` to contiguous `[batch, height, width, channels]`.
 fn channels_last(x: CubeTensor) -> CubeTensor {
     into_contiguous(Cube::float_permute(x, &[0, 2, 3, 1]))
 }
 
-/// `[batch, height, width, channels]` to the view `[batch, channels, height, width]`.
+/// Permutes `[batch, height, width, channels]` to the view `[batch, channels, height, width]`.
 fn channels_first(x: CubeTensor) -> CubeTensor {
     Cube::float_permute(x, &[0, 3, 1, 2])
 }

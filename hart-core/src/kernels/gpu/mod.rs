@@ -1,14 +1,13 @@
 //! Kernels for burn's GPU backend (CUDA, Vulkan, Metal and DX12), written in CubeCL.
 //!
-//! A function that borrows its operands returns `None` where it does not apply, and one that takes them returns them as the error;
-//! [`super::reference`] then does the work.
+//! A function that borrows its operands returns `None` where it does not apply, and one that takes ownership returns them as `Err`;
+//! [`super::reference`] is then used instead.
 //!
 //! Kernels read and write f32, f16 and bf16 in any combination and compute in f32. The residual stream, norms, softmax and logits stay
 //! in f32; the operands of matrix products may have half precision.
 //!
 //! CubeCL's terms: a *cube* is a thread block (workgroup), a *plane* is a warp (subgroup), a *unit* is a thread, and `#[comptime]`
-//! parameters are compiled into the kernel like template parameters. "Thread", "tile", "fragment" and "stage" mean what they mean in
-//! CUTLASS.
+//! parameters are compiled into the kernel like template parameters. "Thread", "tile", "fragment" and "stage" are used as in CUTLASS.
 
 #[cfg(feature = "train")]
 mod adam;
@@ -68,7 +67,7 @@ fn primitive<const D: usize>(tensor: &Tensor<D>) -> Option<CubeTensor> {
     tensor.clone().try_into_primitive::<Cube>().ok()
 }
 
-/// Whether the device is the GPU backend's.
+/// Returns whether the device belongs to the GPU backend.
 pub(super) fn is_gpu(device: &Device) -> bool {
     matches!(device.as_dispatch(), burn::backend::DispatchDevice::Cube(_))
 }
@@ -135,7 +134,7 @@ fn thread_index() -> usize {
     cube_index() * CUBE_DIM_X as usize + UNIT_POS as usize
 }
 
-/// Returns how many channels of a channels-last feature map one thread loads as a vector.
+/// Returns the number of channels of a channels-last feature map that one thread loads as a vector.
 fn vector_width(channels: usize) -> usize {
     if channels.is_multiple_of(4) { 4 } else { 1 }
 }
@@ -174,7 +173,7 @@ fn cube_reduce(value: f32, #[comptime] threads: usize, #[comptime] reduction: Re
         sync_cube();
     }
     let result = shared[0];
-    // Another reduction may use the same memory.
+    // The next reduction may reuse the shared memory.
     sync_cube();
     result
 }

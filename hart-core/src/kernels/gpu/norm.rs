@@ -15,7 +15,7 @@ use crate::kernels::reference::modulate;
 /// Compile-time parameters of [`norm_kernel`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct NormConfig {
-    /// Whether the mean is subtracted: LayerNorm.
+    /// `true` if the mean is subtracted, as in LayerNorm.
     subtract_mean: bool,
     gain: bool,
     bias: bool,
@@ -87,7 +87,7 @@ fn norm_kernel<X: Float, M: Float, G: Float>(
 
 /// A norm with its optional operands.
 struct Norm<'a> {
-    /// Whether the mean is subtracted: LayerNorm.
+    /// `true` if the mean is subtracted, as in LayerNorm.
     subtract_mean: bool,
     epsilon: f64,
     gain: Option<Tensor<1>>,

@@ -25,7 +25,7 @@ impl KernelConfig {
         THREADS as usize / PLANE / self.planes_m
     }
 
-    /// Returns how many accumulators there are along M and N: fragments of each plane on tensor cores, otherwise values of each thread,
+    /// Returns the number of accumulators along M and N: fragments of each plane on tensor cores, otherwise values of each thread,
     /// which are [`FRAGMENT`] rows and columns apart.
     pub(super) fn accumulators(self) -> (usize, usize) {
         match self.tensor_cores {

@@ -41,10 +41,10 @@ pub(super) struct OperandTile {
     pub(super) vector_width: usize,
     /// Bytes of an element in shared memory.
     pub(super) element_bytes: usize,
-    /// Whether vectors are moved as 32-bit words, since their type stays the same. The compiler would split vectors of half precision
-    /// into elements and assemble them again.
+    /// `true` if vectors are moved as 32-bit words, because their type stays the same. The compiler would split vectors of half
+    /// precision into elements and assemble them again.
     pub(super) copy_bits: bool,
-    /// Whether every slice's K is a multiple of `block_k`, so that no load needs a mask along K.
+    /// `true` if every slice's K is a multiple of `block_k`, so that no load needs a mask along K.
     pub(super) even_k: bool,
 }
 

@@ -9,7 +9,7 @@ use super::{assert_close_to_max, round_to_bf16};
 use crate::kernels::testing::{gpu as device, on, wave};
 use crate::nn::conv_params;
 
-/// Sizes that are no multiples of a tile, strides, kernels of 1 x 1 and 3 x 3, and all gradients.
+/// Sizes that are not multiples of a tile, strides, kernels of 1 x 1 and 3 x 3, and all gradients.
 #[test]
 fn convolutions_equal_the_cpus() {
     let (gpu, cpu) = (device(), Device::flex());

@@ -9,7 +9,7 @@ use super::{F32_TOLERANCE, assert_close, round_to_bf16};
 use crate::kernels::testing::{gpu as device, on, wave};
 use crate::kernels::{to_f32, values};
 
-/// Both layouts of both operands, sizes that are no multiples of a tile, split-K, f32 and half precision.
+/// Both layouts of both operands, sizes that are not multiples of a tile, split-K, f32 and half precision.
 #[test]
 fn products_equal_the_cpus() {
     let (gpu, cpu) = (device(), Device::flex());

@@ -1,4 +1,4 @@
-//! Group norm and upsampling, the operations of feature maps besides convolution.
+//! Group norm and upsampling, the operations on feature maps other than convolution.
 
 use burn::nn::GroupNormConfig;
 use burn::prelude::*;

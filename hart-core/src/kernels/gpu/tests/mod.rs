@@ -1,4 +1,4 @@
-//! Tests that the kernels equal the CPU's, on the GPU that `HART_TEST_DEVICE` names, or the default one of wgpu or CUDA.
+//! Tests of the kernels against those of the CPU, on the GPU that `HART_TEST_DEVICE` names, or the default one of wgpu or CUDA.
 
 mod attention;
 mod conv;
@@ -33,7 +33,7 @@ fn assert_close<const D: usize>(what: &str, got: Tensor<D>, want: Tensor<D>, tol
     assert!(error <= tolerance && got.iter().all(|v| v.is_finite()), "{what}: off by {error}");
 }
 
-/// Asserts that two tensors differ by at most [`F32_TOLERANCE`] of the largest wanted value.
+/// Asserts that two tensors differ by at most [`F32_TOLERANCE`] of the largest expected value.
 #[cfg(feature = "train")]
 #[track_caller]
 fn assert_close_to_max<const D: usize>(what: &str, got: Tensor<D>, want: Tensor<D>) {
