@@ -31,7 +31,7 @@ impl PlainKv {
 #[derive(Clone, Debug)]
 pub(crate) struct KvStore {
     options: KvOptions,
-    /// One for each group of rows, if neither backend has computed them.
+    /// Plain tensors for each group of rows, if no backend kernel has computed them.
     plain: Option<Vec<PlainKv>>,
     cpu: Option<cpu::CachedKv>,
     gpu: Option<gpu::CachedKv>,

@@ -1,6 +1,6 @@
-//! The operations that take most of the time, with an implementation for each backend.
+//! The performance-critical operations, with an implementation for each backend.
 //!
-//! An operation is a pure function of tensors, numbers and [`Weight`]s; it never takes a layer. Other modules call the functions of
+//! An operation is a pure function of tensors, scalars and [`Weight`]s; it never takes a layer. Other modules call the functions of
 //! this file, which try the backends in turn. Each backend has a function of the same name and signature:
 //!
 //! - `cpu` for burn's CPU backend, and `gpu` for CUDA, Vulkan, Metal and DX12. A function that borrows its operands returns `None`

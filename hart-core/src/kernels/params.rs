@@ -1,4 +1,4 @@
-//! Operands of the operations that are more than a tensor or a number.
+//! Operand types of the kernels: weights, parameters and options.
 
 use std::sync::Arc;
 
@@ -31,7 +31,7 @@ impl Weight {
     ///
     /// # Panics
     ///
-    /// If the weight is packed: only the CPU's kernels read packed weights.
+    /// If the weight is packed. Only the CPU's kernels read packed weights.
     pub(super) fn dense(&self) -> Tensor<2> {
         match self {
             Self::Dense(weight) => weight.clone(),
@@ -81,7 +81,7 @@ impl ConvParams {
         [height, width]
     }
 
-    /// Whether stride, dilation and groups are 1.
+    /// Returns whether stride, dilation and groups are 1.
     #[cfg_attr(not(feature = "cpu"), allow(dead_code, reason = "used by the CPU's kernels"))]
     pub(super) fn is_plain(&self) -> bool {
         self.stride == [1, 1] && self.dilation == [1, 1] && self.groups == 1
@@ -120,7 +120,7 @@ pub(crate) struct RowGroup {
     pub(crate) rows: usize,
     /// Tokens of each row.
     pub(crate) tokens: usize,
-    /// How often each token counts as a key. A token may stand for several equal ones.
+    /// Multiplicity of each token as a key. One token may represent several equal ones.
     pub(crate) multiplicity: usize,
 }
 
@@ -140,13 +140,13 @@ pub(super) struct KvPart<'a, C, S> {
     pub(super) last: Option<&'a mut S>,
 }
 
-/// How keys and values are cached.
+/// Options of the KV cache.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct KvOptions {
-    /// Whether they are bf16, if the backend supports it.
+    /// `true` to store bf16, if the backend supports it.
     #[cfg_attr(not(feature = "cpu"), allow(dead_code, reason = "read by the CPU's kernels"))]
     pub(super) bf16: bool,
-    /// Whether they are quantised to 8 bits in the cache, if the backend supports it.
+    /// `true` to quantise to 8 bits, if the backend supports it.
     #[cfg_attr(not(feature = "cpu"), allow(dead_code, reason = "read by the CPU's kernels"))]
     pub(super) int8: bool,
     /// Most tokens per row in the cache.

@@ -53,7 +53,7 @@ pub(crate) fn self_attention(
         .unwrap_or_else(|| compose(qkv, params, rotary, groups, kv, bias))
 }
 
-/// Composes self-attention from other operations.
+/// Composes self-attention from the operations of this module.
 fn compose(
     qkv: Tensor<3>,
     params: &AttentionParams,
@@ -114,7 +114,7 @@ fn split_groups(groups: &[RowGroup], x: &Tensor<4>) -> Vec<Tensor<4>> {
     groups.iter().map(split).collect()
 }
 
-/// Returns the bias `[1, 1, 1, keys]` that makes keys count several times; `None` if all of them count once.
+/// Returns the bias `[1, 1, 1, keys]` that applies the multiplicities; `None` if all of them are 1.
 fn multiplicity_bias(log_multiplicities: &[f32], device: &Device) -> Option<Tensor<4>> {
     let needed = log_multiplicities.iter().any(|&log_multiplicity| log_multiplicity != 0.0);
     needed.then(|| tensor(log_multiplicities.to_vec(), [1, 1, 1, log_multiplicities.len()], device))
@@ -181,8 +181,8 @@ mod tests {
         }
     }
 
-    /// Runs three scales with the cache. In the first one, rows differ in length: a token of the unconditional rows stands for
-    /// seven.
+    /// Runs three scales with the cache. In the first one, rows differ in length: a token of the unconditional rows has the
+    /// multiplicity seven.
     #[test]
     fn faster_self_attention_equals_the_reference() {
         let device = Device::flex();

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use super::elementwise::silu_of;
 use super::simd::{LoopKernel, SimdLevel};
 
-/// Sums accumulated side by side, which the compiler vectorises.
+/// Partial sums of a reduction, so that the compiler may vectorise it.
 const LANES: usize = 16;
 /// Values summed in f32 before their sum is added in f64.
 const BLOCK: usize = 4096;
@@ -21,7 +21,7 @@ pub(super) struct Norm<'a> {
     pub(super) pixels: usize,
     pub(super) groups: usize,
     pub(super) epsilon: f64,
-    /// Whether SiLU follows.
+    /// `true` if SiLU follows.
     pub(super) silu: bool,
 }
 
@@ -49,7 +49,7 @@ impl Norm<'_> {
     ///
     /// # Panics
     ///
-    /// If lengths don't fit together.
+    /// If the lengths do not fit together.
     pub(super) fn forward(&self, x: &[f32]) -> (Vec<f32>, Vec<Statistics>) {
         self.check(x);
         let level = SimdLevel::best();
@@ -128,7 +128,7 @@ impl Norm<'_> {
     ///
     /// # Panics
     ///
-    /// If lengths don't fit together.
+    /// If the lengths do not fit together.
     pub(super) fn gradients(&self, x: &[f32], dy: &[f32], statistics: &[Statistics]) -> Gradients {
         self.check(x);
         assert!(

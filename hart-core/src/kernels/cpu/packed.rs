@@ -113,7 +113,7 @@ impl PackedWeight {
     ///
     /// # Panics
     ///
-    /// As for [`Self::matmul`], or if there is not one gate for each output of each row.
+    /// Same as [`Self::matmul`], or if there is not one gate for each output of each row.
     pub(super) fn matmul_gated(&self, x: &Quantized, bias: Option<&[f32]>, gates: &mut [f32]) {
         match (self, x) {
             (Self::Bf16(weights), Quantized::Bf16(x)) => weights.matmul_gated(x, bias, gates),

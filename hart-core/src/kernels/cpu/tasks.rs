@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 
-/// Runs `work` for every task below `count` on all threads. Each thread makes its scratch memory once and then takes one task after the
-/// other, so that no thread is idle before the last tasks.
+/// Runs `work` for every task below `count` on all threads. Each thread allocates its scratch memory once and then takes the next
+/// task until none is left, which balances the load.
 pub(super) fn for_each<T>(count: usize, scratch: impl Fn() -> T + Sync, work: impl Fn(&mut T, usize) + Sync) {
     let next = AtomicUsize::new(0);
     (0..rayon::current_num_threads().min(count)).into_par_iter().with_max_len(1).for_each(|_| {

@@ -13,12 +13,12 @@ use crate::kernels::params::GroupNormParams;
 #[cfg(feature = "train")]
 use burn::backend::Autodiff;
 
-/// Settings of a group norm besides its tensors.
+/// Parameters of a group norm that are not tensors.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Options {
     groups: usize,
     epsilon: f64,
-    /// Whether SiLU follows.
+    /// `true` if SiLU follows.
     silu: bool,
 }
 

@@ -1,5 +1,5 @@
-//! Linear layers in training. Operands are rounded to bf16 if the processor has instructions for it, sums are f32. A layer takes three
-//! products, two of them for the gradients.
+//! Linear layers in training. Operands are rounded to bf16 if the processor has instructions for it, sums are f32. A layer
+//! computes three products, two of them for the gradients.
 
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;

@@ -1,4 +1,4 @@
-//! Operations with gradients of their own on burn's CPU backend, through its extension interface: they serve training too.
+//! Operations with custom gradients for burn's CPU backend, as backend extensions. Inference and training use them.
 
 mod conv3x3;
 mod group_norm;
@@ -17,7 +17,7 @@ pub(crate) use silu::{silu, silu_mul};
 use burn::prelude::*;
 use burn::tensor::DType;
 
-/// Whether a tensor is f32 on the CPU, and not tracked unless training is compiled in.
+/// Returns whether a tensor is f32 and on the CPU. Without the feature `train`, it must not be tracked by autodiff.
 fn applies_to<const D: usize>(x: &Tensor<D>) -> bool {
     let device = x.device();
     x.dtype() == DType::F32 && device == Device::flex() && (cfg!(feature = "train") || !device.is_autodiff())
