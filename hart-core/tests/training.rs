@@ -379,7 +379,7 @@ fn what_will_not_do_is_named() {
     let mut other = config.clone();
     other.visual.vocab_size = 16;
     tokenizer_trainer(&other, 2, &device()).save(&state).unwrap();
-    assert!(said(trainer.restore(&state).unwrap_err()).contains("another recipe's"));
+    assert!(said(trainer.restore(&state).unwrap_err()).contains("another recipe"));
     // A refused state has no effect.
     trainer.step(&images_of(batch(8, 0))).unwrap();
     let vocabulary = |most| said(train_text_tokenizer(&["a".to_string()], most, folder.path()).unwrap_err());

@@ -40,7 +40,7 @@ pub struct Generator {
 
 impl Generator {
     /// Returns a generator with random weights. The residual diffusion's output is zero at first, and queries and keys are scaled up
-    /// to make up for the published softmax scale.
+    /// to compensate for the published softmax scale.
     pub fn init(config: &Config, device: &Device) -> Self {
         Self {
             text: Qwen2::init(&config.text, device),

@@ -1,4 +1,4 @@
-//! Weights to begin training with, and the scale of trained latents.
+//! Initial weights for training, and the scale of trained latents.
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::prelude::*;
@@ -17,15 +17,15 @@ pub(super) fn transformer(config: &Config, device: &Device) -> Transformer {
     let mut transformer = Transformer::init(config, device);
     for block in &mut transformer.blocks {
         if let Some(Modulator::Linear(layer)) = &mut block.modulator {
-            open_branches(layer);
+            init_modulator(layer);
         }
         scale_queries_and_keys(&mut block.attention);
     }
     transformer
 }
 
-/// Shrinks the effect of the context on a block's modulation and sets the bias to the identity: gates of one, scales and shifts of zero.
-fn open_branches(modulator: &mut Linear) {
+/// Scales down the weights of a block's modulator and sets its bias to the identity: gates of one, scales and shifts of zero.
+fn init_modulator(modulator: &mut Linear) {
     let width = modulator.weight.lazy_shape()[0];
     modulator.weight = modulator.weight.clone().map(|weight| weight * 0.1);
     modulator.bias = modulator.bias.clone().map(|bias| {
@@ -36,8 +36,7 @@ fn open_branches(modulator: &mut Linear) {
     });
 }
 
-/// Makes queries and keys longer where they are not normalised, so that their scores are of the usual size in spite of the softmax
-/// factor.
+/// Scales up queries and keys that are not normalised, which compensates for the published softmax scale.
 fn scale_queries_and_keys(attention: &mut Attention) {
     if attention.log_scale.is_some() {
         return;

@@ -1,4 +1,5 @@
-//! Training (feature `train`): the losses of the paper, the codebook's updates, and one training step of each half of the system.
+//! Training (feature `train`): the losses of the paper, the updates of the codebook, and the training steps of visual tokenizer and
+//! generator.
 //!
 //! [`TokenizerTrainer`] trains the visual tokenizer on images. [`GeneratorTrainer`] then trains text encoder, transformer and residual
 //! diffusion together, on captioned images that the visual tokenizer has encoded. The `step` method of a trainer depends only on its

@@ -1,4 +1,4 @@
-//! Valid ranges of training options. A value outside its range would show in the losses after hours, or never.
+//! Valid ranges of training options. A value outside its range might show in the losses only after hours, or never.
 
 use std::ops::RangeInclusive;
 
@@ -14,7 +14,7 @@ pub(super) const UNIT: RangeInclusive<f64> = 0.0..=1.0;
 /// Range of decays below 1, since one minus the decay is a divisor.
 pub(super) const DECAY: RangeInclusive<f64> = 0.0..=0.99999;
 
-/// Checks that every option lies in its range.
+/// Checks that every option is in its range.
 ///
 /// # Errors
 ///

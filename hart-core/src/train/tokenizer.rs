@@ -37,9 +37,9 @@ pub struct TokenizerOptions {
     /// Decay of the codebook's exponential moving averages.
     pub codebook_decay: f32,
     /// Share of the images that are decoded from continuous latents. The others are decoded from their codes.
-    #[serde(default = "half")]
+    #[serde(default = "default_hybrid_share")]
     pub hybrid_share: f64,
-    /// Whether only the decoder is trained. An image's codes and residuals then stay the same, so a generator trained on them stays
+    /// `true` if only the decoder is trained. An image's codes and residuals then stay the same, so a generator trained on them stays
     /// valid.
     #[serde(default)]
     pub decoder_only: bool,
@@ -51,7 +51,7 @@ pub struct TokenizerOptions {
     pub seed: u64,
 }
 
-fn half() -> f64 {
+fn default_hybrid_share() -> f64 {
     0.5
 }
 
@@ -107,10 +107,7 @@ impl TokenizerTrainer {
     /// [`Error::Request`] if an option is invalid, or if `decoder_only` is true, which requires [`Self::from_model`].
     pub fn new(config: &VisualConfig, options: TokenizerOptions, device: &Device) -> Result<Self> {
         if options.decoder_only {
-            return Err(Error::request(
-                "decoder_only",
-                "is true, expected a trained model to go on from: its encoder stays as it is",
-            ));
+            return Err(Error::request("decoder_only", "is true, which requires a trained model: its encoder is not trained"));
         }
         Self::init(config, options, device)
     }
@@ -283,7 +280,9 @@ impl TokenizerTrainer {
         let read = |name: &str, length: usize| {
             let values = state.values(name)?;
             let has_length = values.len() == length;
-            has_length.then_some(values).ok_or_else(|| Error::checkpoint(path, format!("tensor `{name}` is another recipe's")))
+            has_length
+                .then_some(values)
+                .ok_or_else(|| Error::checkpoint(path, format!("tensor `{name}` belongs to another recipe")))
         };
         let (rows, channels) = (self.model.config.vocab_size, self.model.config.z_channels);
         let step = read_step(&state)?;

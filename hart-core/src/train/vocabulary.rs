@@ -35,7 +35,7 @@ pub fn train_text_tokenizer(captions: &[String], max_vocabulary: usize, folder: 
             format!("is {max_vocabulary}, expected a number from {MIN_VOCABULARY} to {MAX_VOCABULARY}"),
         ));
     }
-    let failed = |e: tokenizers::Error| Error::request("captions", format!("no tokenizer can be learned from them: {e}"));
+    let failed = |e: tokenizers::Error| Error::request("captions", format!("a tokenizer cannot be trained on them: {e}"));
     let byte_level = ByteLevel::default().add_prefix_space(false);
     let builder: TokenizerBuilder<BPE, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, ByteLevel> =
         TokenizerBuilder::new();

@@ -129,7 +129,7 @@ impl FlatParameters {
         Self { muon: MuonParameters::new(parameters, trained, device), adam: AdamParameters::new(parameters, trained, device) }
     }
 
-    /// Whether these are the parameters with the indices `trained`, and no others.
+    /// Returns whether these are the parameters with the indices `trained`, and no others.
     fn contains_exactly(&self, trained: &[usize]) -> bool {
         let segments = self.muon.layout.segments.iter().chain(&self.adam.layout.segments);
         let mut indices: Vec<usize> = segments.map(|segment| segment.parameter).collect();

@@ -1,7 +1,7 @@
 //! AdamW or Muon with gradient clipping by the global norm, a cosine schedule, and an exponential moving average of the weights.
 //!
-//! A step follows one of two strategies with the same result up to rounding. On the CPU, [`PerParameter`] updates each parameter by
-//! itself, all cores in parallel. On a GPU, [`Flattened`] concatenates all parameters into a few tensors, so that a step launches a
+//! A step follows one of two strategies with the same result up to rounding. On the CPU, [`PerParameter`] updates each parameter
+//! separately, on all cores in parallel. On a GPU, [`Flattened`] concatenates all parameters into a few tensors, so that a step launches a
 //! few kernels in all instead of a few for each parameter.
 
 mod flattened;
@@ -35,7 +35,7 @@ pub(super) struct ModuleOptimizer {
     strategy: Strategy,
 }
 
-/// The way a step updates the parameters.
+/// The strategy by which a step updates the parameters.
 enum Strategy {
     /// On the CPU.
     PerParameter(Box<PerParameter>),
@@ -104,7 +104,7 @@ impl ModuleOptimizer {
         };
         match self.strategy {
             Strategy::PerParameter(_) => take.taken.into_par_iter().map(mean).collect(),
-            // A GPU's stream belongs to the current thread.
+            // GPU operations are enqueued on the current thread's stream.
             Strategy::Flattened(_) => take.taken.into_iter().map(mean).collect(),
         }
     }
@@ -163,7 +163,7 @@ impl ModuleOptimizer {
         }
     }
 
-    /// Discards the concatenated tensors of the GPU strategy, which the next step makes again from the parameters.
+    /// Discards the concatenated tensors of the GPU strategy. The next step concatenates the parameters again.
     fn discard_flattened(&mut self) {
         if let Strategy::Flattened(strategy) = &mut self.strategy {
             **strategy = Flattened::default();
@@ -212,7 +212,7 @@ fn restored(parameter: &Parameter, state: &Checkpoint, steps: u64) -> Result<Par
         let name = format!("{kind}.{}", parameter.name);
         let values = state.values(&name)?;
         if values.len() != length {
-            let problem = format!("tensor `{name}` has {} values, expected {length}: it is another recipe's", values.len());
+            let problem = format!("tensor `{name}` has {} values, expected {length}: it belongs to another recipe", values.len());
             return Err(Error::checkpoint(state.path(), problem));
         }
         Ok(kernels::tensor(values, [length], &device))

@@ -18,7 +18,7 @@ pub struct OptimizerOptions {
     pub weight_decay: f32,
     /// AdamW's decay of the second moment.
     pub beta_2: f32,
-    /// Whether Muon updates the hidden matrices (Jordan et al., 2024; scaled to AdamW's learning rates as in Liu et al.,
+    /// `true` if Muon updates the hidden matrices (Jordan et al., 2024; scaled to AdamW's learning rates as in Liu et al.,
     /// arXiv 2502.16982). It needs fewer steps than AdamW and more time for each.
     pub muon: bool,
     /// Maximum global norm of the gradients; larger gradients are scaled down to it.

@@ -42,7 +42,7 @@ pub(super) fn flatten<const D: usize>(tensor: Tensor<D>) -> Tensor<1> {
 
 /// AdamW's decay of the first moment.
 pub(super) const BETA_1: f32 = 0.9;
-/// AdamW's addend to the denominator.
+/// AdamW's epsilon, added to the denominator.
 pub(super) const EPSILON: f32 = 1e-8;
 /// Muon's momentum: the decay of its velocity.
 pub(super) const MOMENTUM: f64 = 0.95;

@@ -1,4 +1,4 @@
-//! The CPU strategy: updates each parameter by itself, on all cores.
+//! The CPU strategy: updates each parameter separately, on all cores.
 
 use burn::optim::decay::WeightDecayConfig;
 use burn::optim::momentum::MomentumConfig;
