@@ -198,8 +198,7 @@ impl Checkpoint {
         match self.tensors.insert(name.clone(), TensorEntry { info, element, bytes }) {
             None => Ok(()),
             Some(other) => {
-                let problem =
-                    format!("tensor `{name}` also stands in {}: the shards don't belong together", other.info.file.display());
+                let problem = format!("tensor `{name}` is also in {}: the shards don't belong together", other.info.file.display());
                 Err(Error::checkpoint(file, problem))
             }
         }

@@ -23,16 +23,16 @@ use crate::progress::Control;
 /// Tensors that a converted checkpoint does not store in f32: their forms and, from the configuration, their shapes.
 pub(crate) type Forms = BTreeMap<String, (CpuForm, Vec<usize>)>;
 
-/// Finds the tensors of a module that are rounded; `root` is its path in the table of names, "" for none.
+/// Returns the tensors of a module that are rounded; `root` is its path in the table of names, "" for none.
 ///
 /// # Errors
 ///
-/// The checkpoint lacks one of them.
+/// [`Error::Checkpoint`] if the checkpoint lacks one of them.
 pub(crate) fn rounded_tensors<M: Module>(module: &M, root: &str, checkpoint: &Checkpoint, table: &Table) -> Result<Forms> {
     let name = |field: String| {
         let candidates = table.candidates(&field);
         let found = candidates.iter().find(|name| checkpoint.info(name).is_some()).cloned();
-        let missing = || format!("has no tensor `{}`, which its config.json asks for", candidates.join("` or `"));
+        let missing = || format!("has no tensor `{}`, which its config.json requires", candidates.join("` or `"));
         found.ok_or_else(|| Error::checkpoint(checkpoint.path(), missing()))
     };
     let fields = fields_and_shapes(module, root).into_iter();

@@ -139,7 +139,8 @@ impl<'a> Loader<'a> {
                 let fits = precision::cpu_form(&field, &shape) == CpuForm::Packed && packed.precision() == self.precision;
                 let param = if fits { nn::replace_packed(param, packed) } else { None };
                 param.ok_or_else(|| {
-                    let problem = format!("the weights of `{field}` are packed otherwise than this version does: convert it again");
+                    let problem =
+                        format!("the weights of `{field}` are packed in the layout of another version: convert the model again");
                     Error::checkpoint(self.checkpoint.path(), problem)
                 })?
             }
@@ -160,7 +161,7 @@ enum LoadedTensor {
 /// The current path of a traversal of the module tree.
 pub(super) struct ModulePath {
     names: Vec<String>,
-    /// For each name, burn's name of the type of module that contains it.
+    /// burn's type name of the module that contains each name.
     containers: Vec<String>,
 }
 

@@ -121,7 +121,7 @@ impl Table {
         names
     }
 
-    /// Returns whether a tensor is known to be unused.
+    /// Returns whether a tensor is ignored.
     pub(super) fn ignores(&self, name: &str) -> bool {
         self.ignored.iter().any(|pattern| self.is_below(name, pattern))
     }

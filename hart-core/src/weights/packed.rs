@@ -18,7 +18,7 @@ pub(super) fn tensor_names(weight: &str) -> [String; 2] {
     [weight.to_string(), format!("{weight}{SCALE_SUFFIX}")]
 }
 
-/// Reads a packed weight for a field of shape `[out, in]`; `None` if the tensor is not packed, or of other sizes.
+/// Reads a packed weight for a field of shape `[out, in]`; `None` if the tensor is not packed or has another shape.
 ///
 /// # Errors
 ///
@@ -34,7 +34,8 @@ pub(super) fn read(checkpoint: &Checkpoint, name: &str, shape: &[usize]) -> Resu
         Precision::Int8 => Some(checkpoint.values(&tensor_names(name)[1])?),
         _ => None,
     };
-    let problem =
-        || Error::checkpoint(&entry.info.file, format!("packed tensor `{name}`: expected {outputs} scales: convert it again"));
+    let problem = || {
+        Error::checkpoint(&entry.info.file, format!("packed tensor `{name}`: expected {outputs} scales: convert the model again"))
+    };
     PackedWeight::from_stored(sizes, panels.clone(), scales).map(Some).ok_or_else(problem)
 }

@@ -70,7 +70,7 @@ impl fmt::Display for LoadReport {
         write!(f, "the tensors don't fit config.json: {missing} missing, {unused} unused, {misshapen} misshapen; ")?;
         write!(f, "take both from the same model")?;
         if missing + misshapen == 0 {
-            write!(f, ", or open it without `strict`, which lets unused ones be")?;
+            write!(f, ", or open it without `strict`, which ignores unused tensors")?;
         }
         let file = |path: &Path| path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into_owned());
         list(f, &self.missing, |f, t| write!(f, "missing `{}` {:?} (looked in {})", shortened(&t.name), t.shape, file(&t.file)))?;
@@ -89,7 +89,7 @@ fn list<T>(f: &mut fmt::Formatter<'_>, items: &[T], line: impl Fn(&mut fmt::Form
     if items.len() > MAX_LISTED { write!(f, "\n  ... and {} more", items.len() - MAX_LISTED) } else { Ok(()) }
 }
 
-/// Returns the first line of a text, shortened for a message. Control characters become spaces, since they could command a terminal.
+/// Returns the first line of a text, shortened for a message. Control characters become spaces, since a terminal would interpret them.
 pub(crate) fn shortened(text: &str) -> String {
     const MAX_CHARS: usize = 60;
     let line = text.trim().lines().next().unwrap_or_default();

@@ -40,7 +40,7 @@ impl From<safetensors::Dtype> for ElementType {
             Dtype::I64 | Dtype::I32 | Dtype::I16 => Self::Other("signed integers"),
             Dtype::U64 | Dtype::U32 | Dtype::U16 | Dtype::U8 => Self::Other("unsigned integers"),
             Dtype::BOOL => Self::Other("booleans"),
-            _ => Self::Other("an exotic float type"),
+            _ => Self::Other("an unsupported float type"),
         }
     }
 }
