@@ -7,18 +7,19 @@ use crate::config::TransformerConfig;
 use crate::kernels::{self, AttentionParams, KvAppend, KvStore, RowGroup};
 use crate::nn::{Linear, LinearConfig, RotaryEmbedding};
 
-/// Softmax scale of the published code, times 1/sqrt(d), where queries and keys are not normalised.
+/// Factor of the scores in the published code, besides `1 / sqrt(head_dim)`, if queries and keys are not normalised.
 pub(crate) const SOFTMAX_FACTOR: f64 = 0.25;
-/// Most that a head's learned scale may multiply by.
+/// Upper limit of a head's learned scale.
 const MAX_SCALE: f32 = 100.0;
 
-/// Queries, keys and values from one product; queries and values have a bias, keys have none.
+/// Multi-head self-attention. One product gives queries, keys and values; keys have no bias.
 #[derive(Module, Debug)]
 pub(crate) struct Attention {
+    /// `[C, 3 C]`: queries, keys, values.
     pub(crate) qkv: Linear,
     query_bias: Param<Tensor<1>>,
     value_bias: Param<Tensor<1>>,
-    /// Logarithm of each head's scale `[1, H, 1, 1]`, with normalised queries and keys only.
+    /// Logarithm of each head's learned scale, `[1, H, 1, 1]`; `None` if queries and keys are not normalised.
     pub(crate) log_scale: Option<Param<Tensor<4>>>,
     output: Linear,
     #[module(skip)]
@@ -41,16 +42,17 @@ impl Attention {
         }
     }
 
-    /// Creates an empty store of this layer's keys and values; later scales attend to at most `capacity` tokens of a row.
+    /// Creates an empty store of keys and values; later scales attend to at most `capacity` tokens of a row.
     pub(super) fn kv_store(&self, capacity: usize) -> KvStore {
         KvStore::new(self.qkv.precision(), capacity)
     }
 
+    /// Computes the attention of new tokens to themselves and to the cached ones. `bias` is added to the scores.
+    ///
     /// # Shapes
     ///
-    /// - x: `[R, L, C]`, or `[1, N, C]`: the tokens of all groups
+    /// - x, output: `[R, L, C]`, or the tokens of all groups `[1, N, C]`
     /// - bias: broadcast to `[R, H, L, keys]`
-    /// - output: as x
     pub(super) fn forward(
         &self,
         x: Tensor<3>,
@@ -68,7 +70,7 @@ impl Attention {
             scale: if norms.is_some() { 1.0 } else { SOFTMAX_FACTOR / (head_dim as f64).sqrt() },
             norms,
         };
-        let mixed = kernels::self_attention(self.qkv.forward(x), &params, rotation.tables(), groups, kv, bias);
-        self.output.forward(mixed)
+        let attended = kernels::self_attention(self.qkv.forward(x), &params, rotation.tables(), groups, kv, bias);
+        self.output.forward(attended)
     }
 }

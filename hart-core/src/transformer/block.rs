@@ -9,43 +9,47 @@ use crate::config::{ModulationKind, Pooling, TransformerConfig};
 use crate::kernels::{self, KvAppend, KvStore, Modulation, RowGroup};
 use crate::nn::{self, Linear, LinearConfig, RotaryEmbedding, SwiGlu};
 
-/// What modulates a block: its six vectors in the checkpoint's order gamma1, gamma2, scale1, scale2, shift1, shift2.
+/// The source of a block's six modulation vectors, in the checkpoint's order gamma1, gamma2, scale1, scale2, shift1, shift2.
 #[derive(Module, Debug)]
 pub(crate) enum Modulator {
     /// A linear layer of the pooled context.
     Linear(Linear),
-    /// A table `[6, C]`, added to the averaged context.
+    /// A learned table, added to the averaged context.
     Table(Table),
 }
 
+/// The table of [`Modulator::Table`].
 #[derive(Module, Debug)]
 pub(crate) struct Table {
+    /// `[6, C]`.
     rows: Param<Tensor<2>>,
 }
 
-/// One branch's norm modulation and its gate.
+/// The modulation of a residual branch.
 #[derive(Clone, Debug)]
 pub(super) struct Branch {
+    /// Scale and shift of the norm, `[R, 1, C]` each.
     norm: Modulation,
+    /// Factor of the branch's output, `[R, 1, C]`.
     gate: Tensor<3>,
 }
 
 impl Branch {
-    /// The same for tokens of the given rows, `[1, N, C]`.
-    pub(super) fn of_tokens(&self, rows: &Tensor<1, Int>) -> Self {
-        let of = |x: &Tensor<3>| x.clone().swap_dims(0, 1).select(1, rows.clone());
+    /// Returns the modulation of each token, `[1, N, C]`, from the row that it belongs to.
+    pub(super) fn per_token(&self, rows: &Tensor<1, Int>) -> Self {
+        let gather = |x: &Tensor<3>| x.clone().swap_dims(0, 1).select(1, rows.clone()); // [1, tokens, channels]
         let Modulation { scale, shift } = &self.norm;
-        Self { norm: Modulation { scale: of(scale), shift: of(shift) }, gate: of(&self.gate) }
+        Self { norm: Modulation { scale: gather(scale), shift: gather(shift) }, gate: gather(&self.gate) }
     }
 }
 
-/// Attention's and the feed-forward layer's branch, where the model is modulated.
+/// The modulation of the attention and the feed-forward branch; `None` if the model has none.
 pub(super) type BlockModulation = Option<[Branch; 2]>;
 
-/// `x += attention(norm(x)); x += feed_forward(norm(x))`, each branch modulated and gated where the model says so.
+/// A block: `x += attention(norm(x)); x += feed_forward(norm(x))`. The context may modulate the norms and gate both branches.
 #[derive(Module, Debug)]
 pub(crate) struct Block {
-    /// One norm for both branches, as in the published code (where it is called `ln_wo_grad`, and does hold a weight).
+    /// The norm of both branches. The published code calls it `ln_wo_grad`; it has a weight nevertheless.
     norm: RmsNorm,
     pub(crate) attention: Attention,
     feed_forward: SwiGlu,
@@ -79,30 +83,37 @@ impl Block {
         self.attention.kv_store(capacity)
     }
 
-    /// What the embedded context `[R, T, C]` does to this block; the same for all scales of a run.
+    /// Computes the modulation by the embedded context, which is the same for all scales of a run.
+    ///
+    /// # Shapes
+    ///
+    /// - context: `[R, T, C]`
+    /// - mask: whether a token is text, `[R][T]`
     pub(super) fn modulation(&self, context: &Tensor<3>, mask: &[Vec<bool>]) -> BlockModulation {
         let modulator = self.modulator.as_ref()?;
         let pooled = match self.pooling {
             Pooling::Max => context.clone().max_dim(1), // [rows, 1, channels]
             Pooling::Average => masked_average(context.clone(), mask),
         };
-        let six = match modulator {
-            Modulator::Linear(linear) => linear.forward(kernels::silu(pooled)),
+        let vectors = match modulator {
+            Modulator::Linear(linear) => linear.forward(kernels::silu(pooled)), // [rows, 1, 6 channels]
             Modulator::Table(table) => {
                 let [rows, _, width] = pooled.dims();
-                let six = table.rows.val().unsqueeze::<3>() + pooled;
-                six.reshape([rows, 1, 6 * width])
+                let vectors = table.rows.val().unsqueeze::<3>() + pooled; // [rows, 6, channels]
+                vectors.reshape([rows, 1, 6 * width]) // [rows, 1, 6 channels]
             }
         };
-        let width = six.dims()[2] / 6;
-        let part = |index: usize| six.clone().narrow(2, index * width, width); // [rows, 1, channels]
+        let width = vectors.dims()[2] / 6;
+        let part = |index: usize| vectors.clone().narrow(2, index * width, width); // [rows, 1, channels]
         let branch = |i: usize| Branch { gate: part(i), norm: Modulation { scale: part(2 + i), shift: part(4 + i) } };
         Some([branch(0), branch(1)])
     }
 
+    /// Runs new tokens through the block. `bias` is added to the scores of the attention.
+    ///
     /// # Shapes
     ///
-    /// - x, output: `[R, L, C]`, or `[1, N, C]`: the tokens of all groups
+    /// - x, output: `[R, L, C]`, or the tokens of all groups `[1, N, C]`
     /// - bias: broadcast to `[R, H, L, keys]`
     pub(super) fn forward(
         &self,
@@ -110,29 +121,29 @@ impl Block {
         rotation: &RotaryEmbedding,
         groups: &[RowGroup],
         modulation: &BlockModulation,
-        cache: KvAppend<'_>,
+        kv: KvAppend<'_>,
         bias: Option<&Tensor<4>>,
     ) -> Tensor<3> {
-        let [first, second] = match modulation {
-            Some([first, second]) => [Some(first), Some(second)],
-            None => [None, None],
+        let (attention, feed_forward) = match modulation {
+            Some([attention, feed_forward]) => (Some(attention), Some(feed_forward)),
+            None => (None, None),
         };
-        let normed = nn::rms_norm(x.clone(), &self.norm, first.map(|b| &b.norm));
-        let y = self.attention.forward(normed, rotation, groups, cache, bias);
-        let between = first.zip(second).map(|(first, second)| (&first.gate, &second.norm));
+        let normed = nn::rms_norm(x.clone(), &self.norm, attention.map(|branch| &branch.norm));
+        let y = self.attention.forward(normed, rotation, groups, kv, bias);
+        let between = attention.zip(feed_forward).map(|(before, after)| (&before.gate, &after.norm));
         let (x, normed) = nn::add_norm(x, y, &self.norm, between);
         let y = self.feed_forward.forward(normed);
-        kernels::add_gated(x, y, second.map(|b| &b.gate))
+        kernels::add_gated(x, y, feed_forward.map(|branch| &branch.gate))
     }
 }
 
-/// Average over the places that hold text, `[R, 1, C]`; zero where there are none.
+/// Returns the average over the text tokens of each row, `[R, 1, C]`; zero for a row without text.
 fn masked_average(context: Tensor<3>, mask: &[Vec<bool>]) -> Tensor<3> {
     let (rows, length) = (mask.len(), mask[0].len());
-    let shares = mask.iter().flat_map(|row| {
-        let count = row.iter().filter(|&&text| text).count().max(1);
-        row.iter().map(move |&text| if text { 1.0 / count as f32 } else { 0.0 })
+    let weights = mask.iter().flat_map(|row| {
+        let count = row.iter().filter(|&&is_text| is_text).count().max(1);
+        row.iter().map(move |&is_text| if is_text { 1.0 / count as f32 } else { 0.0 })
     });
-    let shares = kernels::tensor(shares.collect(), [rows, length, 1], &context.device());
-    (context * shares).sum_dim(1)
+    let weights = kernels::tensor(weights.collect(), [rows, length, 1], &context.device());
+    (context * weights).sum_dim(1) // [rows, 1, channels]
 }

@@ -8,7 +8,7 @@ use crate::config::TransformerConfig;
 use crate::kernels::{self, Modulation};
 use crate::nn::{self, Linear, LinearConfig};
 
-/// A norm modulated by the context, and a linear layer.
+/// A norm that the context modulates, and a linear layer.
 #[derive(Module, Debug)]
 pub(super) struct Head {
     norm: RmsNorm,
@@ -26,13 +26,16 @@ impl Head {
         }
     }
 
-    /// Scale and shift from the embedded context `[R, T, C]`: the maximum over all its places, padding included.
+    /// Computes the norm's modulation from the embedded context `[R, T, C]`: of each channel the maximum over all tokens, padding
+    /// included.
     pub(super) fn modulation(&self, context: &Tensor<3>) -> Modulation {
-        let both = self.modulator.forward(kernels::silu(context.clone().max_dim(1)));
-        let width = both.dims()[2] / 2;
-        Modulation { scale: both.clone().narrow(2, 0, width), shift: both.narrow(2, width, width) }
+        let vectors = self.modulator.forward(kernels::silu(context.clone().max_dim(1))); // [rows, 1, 2 channels]
+        let width = vectors.dims()[2] / 2;
+        Modulation { scale: vectors.clone().narrow(2, 0, width), shift: vectors.narrow(2, width, width) }
     }
 
+    /// Computes the logits of all codebook rows.
+    ///
     /// # Shapes
     ///
     /// - x: `[R, L, C]`

@@ -1,4 +1,4 @@
-//! Which scale a token belongs to, as a vector.
+//! The embedding of the scale that a token belongs to.
 
 use burn::module::Module;
 use burn::nn::{Embedding, EmbeddingConfig};
@@ -7,11 +7,13 @@ use burn::prelude::*;
 use crate::config::{LevelEmbeddingKind, TransformerConfig};
 use crate::nn::StepEmbedding;
 
-/// The embedding of a scale's number.
+/// The embedding of a scale's index.
 #[derive(Module, Debug)]
 #[expect(clippy::large_enum_variant, reason = "a model has one")]
 pub(super) enum LevelEmbedding {
+    /// An MLP of the index's sinusoid.
     Sinusoid(StepEmbedding),
+    /// A learned table with one row for each scale.
     Table(Embedding),
 }
 
@@ -23,9 +25,7 @@ impl LevelEmbedding {
         }
     }
 
-    /// # Shapes
-    ///
-    /// - output: `[1, 1, C]`
+    /// Returns the embedding of a scale, `[1, 1, C]`.
     pub(super) fn forward(&self, scale: usize) -> Tensor<3> {
         match self {
             Self::Sinusoid(mlp) => mlp.forward(&[scale as f32]),

@@ -1,10 +1,15 @@
-//! The autoregressive transformer: context in, one pass a scale, hidden states and logits out (spec sections 2 and 3).
+//! The autoregressive transformer: one pass for each scale, from the context and the latent so far to hidden states and logits (spec
+//! sections 2 and 3).
+//!
+//! Letters in shapes: R rows of a batch, conditional rows first; L tokens of a scale; T context tokens; C channels; H heads; Z channels
+//! of the latent; V rows of the codebook; S scales. N counts the tokens of all rows together.
 
 pub(crate) mod attention;
 pub(crate) mod block;
 mod head;
 mod level;
 mod rope;
+mod row_groups;
 mod state;
 mod teacher_forcing;
 
@@ -23,41 +28,41 @@ use crate::text::Context;
 use block::Block;
 use head::Head;
 use level::LevelEmbedding;
-use state::Batch;
+use row_groups::RowGroups;
 
-/// Output of the block stack for one scale, `[R, L, C]`: R rows (conditional, then unconditional), L tokens.
+/// Hidden states: the output of the last block for one scale, `[R, L, C]`.
 #[derive(Clone, Debug)]
 pub struct Hidden(pub Tensor<3>);
 
 impl Hidden {
-    /// The last `tokens` tokens of every row.
+    /// Returns the last `tokens` tokens of every row.
     pub fn last(self, tokens: usize) -> Self {
         let length = self.0.dims()[1];
         Self(self.0.narrow(1, length - tokens, tokens))
     }
 }
 
-/// The whole transformer.
+/// The autoregressive transformer.
 #[derive(Module, Debug)]
 pub struct Transformer {
     context_norm: Option<RmsNorm>,
     context_embed: Linear,
-    /// Latent features of a token to the transformer's width.
+    /// Projection of a token's features, `[Z, C]`.
     token_embed: Linear,
     level_embed: LevelEmbedding,
     pub(crate) blocks: Vec<Block>,
     head: Head,
-    /// Norm of what the residual diffusion is conditioned on.
+    /// Norm of the condition of the residual diffusion.
     residual_norm: RmsNorm,
     #[module(skip)]
     config: TransformerConfig,
-    /// All scales' level embeddings `[1, S, C]`, once the weights are final.
+    /// Level embeddings of all scales, `[1, S, C]`, if they are [precomputed](Self::frozen).
     #[module(skip)]
     levels: Option<Tensor<3>>,
 }
 
 impl Transformer {
-    /// The transformer with weights that are yet to be loaded.
+    /// Creates the transformer with weights that are yet to be loaded.
     pub fn init(config: &Config, device: &Device) -> Self {
         let c = &config.transformer;
         let norm = |width| RmsNormConfig::new(width).with_epsilon(c.norm_eps).init(device);
@@ -74,13 +79,13 @@ impl Transformer {
         }
     }
 
-    /// The same with weights that don't change from now on: what follows from them alone is computed once.
+    /// Precomputes what follows from the weights alone. They must not change afterwards.
     pub(crate) fn frozen(self) -> Self {
         let levels = (0..self.config.sides.len()).map(|scale| self.level_embed.forward(scale)).collect();
         Self { levels: Some(Tensor::cat(levels, 1)), ..self }
     }
 
-    /// Embedding of a scale's number, `[1, 1, C]`.
+    /// Returns the level embedding of a scale, `[1, 1, C]`.
     fn level(&self, scale: usize) -> Tensor<3> {
         match &self.levels {
             Some(levels) => levels.clone().narrow(1, scale, 1),
@@ -88,39 +93,40 @@ impl Transformer {
         }
     }
 
-    /// Cost of one token of one row, in multiply-adds of the linear layers; for progress.
+    /// Estimates the multiply-adds of one token, for progress.
     pub(crate) fn work_per_token(&self) -> f64 {
         self.blocks.iter().map(Module::num_params).sum::<usize>() as f64
     }
 
-    /// Embeds the context and computes what it decides for the whole run. Rows are taken as they are: call
-    /// [`Context::with_unconditional`] before for guidance.
+    /// Embeds the context and computes everything that depends on it alone. Classifier-free guidance needs unconditional rows; add them
+    /// with [`Context::with_unconditional`].
     pub fn condition(&self, context: &Context) -> Conditioning {
-        let first = Batch::of_context(context);
-        let hidden = first.pack(context.hidden.clone());
+        let groups = RowGroups::of_context(context);
+        let hidden = groups.deduplicate(context.hidden.clone());
         let hidden = match &self.context_norm {
             Some(norm) => nn::rms_norm(hidden, norm, None),
             None => hidden,
         };
-        let embedded = first.unpack(self.context_embed.forward(hidden)); // [rows, context tokens, channels]
-        let capacity = context.mask.first().map_or(0, Vec::len) + self.tokens_between();
+        let embedded = groups.expand(self.context_embed.forward(hidden)); // [rows, context tokens, channels]
+        let capacity = context.mask.first().map_or(0, Vec::len) + self.cached_image_tokens();
         Conditioning {
-            modulations: self.blocks.iter().map(|b| b.modulation(&embedded, &context.mask)).collect(),
+            modulations: self.blocks.iter().map(|block| block.modulation(&embedded, &context.mask)).collect(),
             head: self.head.modulation(&embedded),
             positions: context.positions.clone(),
             embedded,
-            first,
+            groups,
             cache: KvCache::new(self.blocks.iter().map(|block| block.kv_store(capacity)).collect()),
         }
     }
 
-    /// Tokens of the scales between the first and the last one.
-    fn tokens_between(&self) -> usize {
+    /// Returns the number of image tokens that a later scale attends to: those of all scales but the first, whose tokens are the
+    /// context, and the last.
+    fn cached_image_tokens(&self) -> usize {
         let sides = &self.config.sides;
         sides[1..sides.len() - 1].iter().map(|side| side * side).sum()
     }
 
-    /// The first scale's input: the context tokens.
+    /// Returns the input of the first scale: the context tokens.
     ///
     /// # Shapes
     ///
@@ -129,7 +135,7 @@ impl Transformer {
         conditioning.embedded.clone() + self.level(0)
     }
 
-    /// A later scale's input: the features that the finished scales predict for it.
+    /// Returns the input of a later scale, from the features of the latent so far.
     ///
     /// # Shapes
     ///
@@ -139,19 +145,18 @@ impl Transformer {
         self.token_embed.forward(features) + self.level(scale.index)
     }
 
-    /// Runs one scale's tokens through the blocks, appending to the cache. Queries see the whole cache without a mask: the scale is
-    /// bidirectional, and padding is attended to, as the published code does.
+    /// Runs the tokens of one scale through the blocks and appends their keys and values to the cache. There is no mask: tokens of a scale
+    /// attend to each other in both directions, and to padding, as in the published code.
     ///
     /// # Shapes
     ///
-    /// - input: `[R, L, C]`
-    /// - output: `[R, L, C]`
+    /// - input, output: `[R, L, C]`
     ///
     /// # Errors
     ///
     /// [`Error::Cancelled`](crate::Error::Cancelled).
     pub fn forward(&self, input: Tensor<3>, scale: &Scale, state: &mut State, progress: &mut Progress<'_>) -> Result<Hidden> {
-        let tokens = batch_of(&input, scale, state).total();
+        let tokens = row_groups(&input, scale, state).total();
         let work = tokens as f64 * self.work_per_token() / self.blocks.len() as f64;
         self.run(input, scale, state, |block, _, _| {
             let step = Step::Block { scale: scale.index + 1, scales: scale.count, block: block + 1, blocks: self.blocks.len() };
@@ -159,11 +164,11 @@ impl Transformer {
         })
     }
 
-    /// As [`Self::forward`], showing every block's number, from 0, and its output.
+    /// Like [`Self::forward`], but calls `each` with the index and the output `[R, L, C]` of every block.
     ///
     /// # Errors
     ///
-    /// What `each` returns.
+    /// The first error that `each` returns.
     pub fn forward_each(
         &self,
         input: Tensor<3>,
@@ -171,7 +176,7 @@ impl Transformer {
         state: &mut State,
         mut each: impl FnMut(usize, &Tensor<3>) -> Result<()>,
     ) -> Result<Hidden> {
-        self.run(input, scale, state, |index, x, batch| each(index, &batch.unpack(x.clone())))
+        self.run(input, scale, state, |index, x, groups| each(index, &groups.expand(x.clone())))
     }
 
     fn run(
@@ -179,23 +184,24 @@ impl Transformer {
         input: Tensor<3>,
         scale: &Scale,
         state: &mut State,
-        mut each: impl FnMut(usize, &Tensor<3>, &Batch) -> Result<()>,
+        mut each: impl FnMut(usize, &Tensor<3>, &RowGroups) -> Result<()>,
     ) -> Result<Hidden> {
         let device = input.device();
-        let batch = batch_of(&input, scale, state);
+        let groups = row_groups(&input, scale, state);
         let State { conditioning, cache } = state;
-        let rotation = rope::of_scale(&self.config, scale, &batch.pack_list(&conditioning.positions), &device);
-        let mut x = batch.pack(input);
+        let positions = groups.deduplicate_list(&conditioning.positions);
+        let rotation = rope::scale_rotation(&self.config, scale, &positions, &device);
+        let mut x = groups.deduplicate(input);
         for (index, block) in self.blocks.iter().enumerate() {
-            let modulation = batch.modulation(&conditioning.modulations[index], &device);
+            let modulation = groups.modulation(&conditioning.modulations[index], &device);
             let kv = cache.block(index, scale.is_last());
-            x = block.forward(x, &rotation, &batch.groups, &modulation, kv, None);
-            each(index, &x, &batch)?;
+            x = block.forward(x, &rotation, &groups.groups, &modulation, kv, None);
+            each(index, &x, &groups)?;
         }
-        Ok(Hidden(batch.unpack(x)))
+        Ok(Hidden(groups.expand(x)))
     }
 
-    /// Scores of every codebook row for every token.
+    /// Computes the logits of every token over the codebook.
     ///
     /// # Shapes
     ///
@@ -205,19 +211,19 @@ impl Transformer {
         self.head.forward(hidden.0.clone(), &conditioning.head)
     }
 
-    /// What the residual diffusion of the last scale is conditioned on.
+    /// Computes the condition of the residual diffusion from the last scale's hidden states and sampled codes.
     ///
     /// # Shapes
     ///
-    /// - codes: `[R, L, Z]`, embeddings of the drawn codes
+    /// - codes: `[R, L, Z]`, codebook rows of the sampled codes
     /// - output: `[R, L, C]`
     pub fn residual_condition(&self, hidden: &Hidden, codes: Tensor<3>) -> Tensor<3> {
         nn::rms_norm(hidden.0.clone() + self.token_embed.forward(codes), &self.residual_norm, None)
     }
 }
 
-/// How a scale's tokens lie.
-fn batch_of(input: &Tensor<3>, scale: &Scale, state: &State) -> Batch {
-    let first = &state.conditioning.first;
-    if scale.index == 0 { first.clone() } else { first.of_scale(input.dims()[1]) }
+/// Returns the groups of a scale's tokens.
+fn row_groups(input: &Tensor<3>, scale: &Scale, state: &State) -> RowGroups {
+    let context = &state.conditioning.groups;
+    if scale.index == 0 { context.clone() } else { context.with_tokens(input.dims()[1]) }
 }
