@@ -1,4 +1,4 @@
-//! The denoising MLP: noisy residual, step and condition in; noise and variance out (spec section 4).
+//! The denoising MLP: predicts noise and variance from the noisy residual, the timestep and the condition (spec section 4).
 
 use burn::module::Module;
 use burn::nn::{LayerNorm, LayerNormConfig};
@@ -12,26 +12,26 @@ use crate::nn::{self, Linear, LinearConfig};
 /// Epsilon of the layer norms.
 const NORM_EPS: f64 = 1e-6;
 
-/// A residual block: `x += gate * mlp(modulated norm(x))`.
+/// A residual block: `x += gate * mlp(norm(x))`, whose norm is modulated.
 #[derive(Module, Debug)]
 struct ResidualBlock {
     norm: LayerNorm,
-    /// To shift, scale and gate.
+    /// Computes shift, scale and gate.
     modulator: Linear,
     hidden: Linear,
     output: Linear,
 }
 
-/// The denoiser.
+/// The denoising MLP.
 #[derive(Module, Debug)]
 pub struct ResidualMlp {
     step_embed: StepEmbedding,
     condition_embed: Linear,
     input: Linear,
     blocks: Vec<ResidualBlock>,
-    /// To the last norm's shift and scale.
+    /// Computes shift and scale of the last norm.
     final_modulator: Linear,
-    /// To noise and variance.
+    /// Computes noise and variance.
     output: Linear,
 }
 
@@ -56,12 +56,12 @@ impl ResidualMlp {
         }
     }
 
-    /// Channels of the latent, Z.
+    /// Returns the number of channels of the latent, Z.
     pub fn channels(&self) -> usize {
         self.input.weight.dims()[0]
     }
 
-    /// The part of the condition that is the same at every step.
+    /// Embeds the condition, which is the same at every step.
     ///
     /// # Shapes
     ///
@@ -76,28 +76,29 @@ impl ResidualMlp {
     /// # Shapes
     ///
     /// - x: `[R, L, Z]`
-    /// - steps: step numbers of the full schedule, one for all tokens or L of them
+    /// - steps: timesteps of the full schedule, one for all tokens or one for each, `[1]` or `[L]`
     /// - condition: `[R, L, width]`, from [`Self::embed_condition`]
-    /// - output: `[R, L, Z]` each
+    /// - both outputs: `[R, L, Z]`
     pub fn forward(&self, x: Tensor<3>, steps: &[f32], condition: Tensor<3>) -> (Tensor<3>, Tensor<3>) {
         let channels = x.dims()[2];
-        let signal = kernels::silu(condition + self.step_embed.forward(steps));
-        let signal = self.final_modulator.cast_input(signal);
+        let embedding = kernels::silu(condition + self.step_embed.forward(steps));
+        let embedding = self.final_modulator.cast_input(embedding);
         let mut x = self.input.forward(x);
         for block in &self.blocks {
-            let [shift, scale, gate] = split(block.modulator.forward(signal.clone()));
+            let [shift, scale, gate] = split(block.modulator.forward(embedding.clone()));
             let normed = nn::layer_norm(x.clone(), Some(&block.norm), NORM_EPS, Some(&Modulation { scale, shift }));
             let y = kernels::silu(block.hidden.forward(normed));
             x = kernels::add_gated(x, block.output.forward(y), Some(&gate));
         }
-        let [shift, scale] = split(self.final_modulator.forward(signal));
+        // The last norm has no gain and bias of its own.
+        let [shift, scale] = split(self.final_modulator.forward(embedding));
         let normed = nn::layer_norm(x, None, NORM_EPS, Some(&Modulation { scale, shift }));
-        let out = self.output.forward(normed);
+        let out = self.output.forward(normed); // [rows, tokens, 2 latent channels]
         (out.clone().narrow(2, 0, channels), out.narrow(2, channels, channels))
     }
 }
 
-/// Equal parts of the last dimension.
+/// Splits the last dimension into N equal parts.
 fn split<const N: usize>(x: Tensor<3>) -> [Tensor<3>; N] {
     let width = x.dims()[2] / N;
     std::array::from_fn(|i| x.clone().narrow(2, i * width, width))

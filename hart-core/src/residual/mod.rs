@@ -1,4 +1,8 @@
-//! Residual diffusion: what the discrete tokens of the last scale lost, denoised in a few steps by a small MLP (spec section 4).
+//! Residual diffusion: a small MLP that samples, in a few denoising steps, what the discrete tokens of the last scale have lost (spec
+//! section 4).
+//!
+//! Letters in shapes: B images; R rows of a batch, conditional rows first; L tokens of the last scale; C channels of the transformer; Z
+//! channels of the latent.
 
 mod mlp;
 
@@ -15,13 +19,13 @@ use crate::progress::{Progress, Step};
 use crate::rng::{RandomKey, RandomSource, Stream};
 use crate::schedule::{Respacing, schedule};
 
-/// The diffusion works on residuals divided by this.
+/// Divisor of residuals in the diffusion.
 pub const LATENT_SCALE: f64 = 0.6;
 
-/// At exactly this guidance the published sampler takes its unguided branch.
+/// The guidance at which the published sampler takes its unguided branch.
 const UNGUIDED: f64 = 1.0;
 
-/// What the last scale's tokens lack, `[B, L, Z]`.
+/// Residuals of the last scale's tokens, `[B, L, Z]`.
 #[derive(Clone, Debug)]
 pub struct Residual(pub Tensor<3>);
 
@@ -32,23 +36,23 @@ pub struct ResidualDiffusion {
 }
 
 impl ResidualDiffusion {
-    /// The diffusion with weights that are yet to be loaded.
+    /// Creates the diffusion with weights that are yet to be loaded.
     pub fn init(config: &Config, device: &Device) -> Self {
         Self { mlp: ResidualMlp::init(config, device) }
     }
 
-    /// The denoiser.
+    /// Returns the denoising MLP.
     pub fn mlp(&self) -> &ResidualMlp {
         &self.mlp
     }
 
-    /// Cost of one token of one row over all steps, in multiply-adds; for progress.
+    /// Estimates the multiply-adds of one token over all steps, for progress.
     pub(crate) fn work_per_token(&self, steps: usize) -> f64 {
         (self.mlp.num_params() * steps) as f64
     }
 
-    /// Samples the residuals of the last scale. The step size of the noise comes from the conditional half alone; only its result
-    /// is kept, so the unconditional half's sample is never formed.
+    /// Samples the residuals of the last scale. Guidance mixes the predicted noise of both halves. The variance comes from the conditional
+    /// half, the only one that is sampled.
     ///
     /// # Shapes
     ///
@@ -84,13 +88,14 @@ impl ResidualDiffusion {
             } else {
                 eps
             };
+            // Predict x_0 and clip it, then step to the mean of the posterior.
             let signal = (x.clone() * (1.0 / step.alpha_bar).sqrt() - eps * (1.0 / step.alpha_bar - 1.0).sqrt()).clamp(-1.0, 1.0);
             x = signal * step.signal_factor + x * step.sample_factor;
             let is_final = taken + 1 == steps.len();
             if !is_final {
-                // f = (v + 1) / 2 lies between the posterior's variance (0) and beta (1), on a logarithmic scale.
-                let share = (variance.narrow(0, 0, batch) + 1.0) * 0.5;
-                let log_variance = share * (step.beta.ln() - step.log_posterior_variance) + step.log_posterior_variance;
+                // (v + 1) / 2 interpolates the log-variance between that of the posterior (0) and log beta (1).
+                let fraction = (variance.narrow(0, 0, batch) + 1.0) * 0.5;
+                let log_variance = fraction * (step.beta.ln() - step.log_posterior_variance) + step.log_posterior_variance;
                 let step_noise = noise.step(taken, shape, &device);
                 x = x + (log_variance * 0.5).exp() * step_noise;
             }
@@ -101,36 +106,37 @@ impl ResidualDiffusion {
     }
 }
 
-/// The run's normal noise.
+/// The normal noise of a run.
 pub struct Noise<'a> {
     /// Source of the noise.
     pub random: &'a dyn RandomSource,
-    /// Number of the last scale, from 0.
+    /// Index of the last scale, from 0.
     pub scale: usize,
 }
 
 impl Noise<'_> {
-    /// What the diffusion starts from, `[B, L, Z]`.
+    /// Draws the noise that the diffusion starts from, `[B, L, Z]`.
     fn initial(&self, shape: [usize; 3], device: &Device) -> Tensor<3> {
         if let Some(seeds) = self.random.seeds()
             && let Some(noise) = kernels::normals(&Stream::initial_noise(seeds, self.scale), shape, device)
         {
             return noise;
         }
-        self.tensor(shape, &|key, out| self.random.initial_noise(key, out), device)
+        self.on_host(shape, &|key, out| self.random.initial_noise(key, out), device)
     }
 
-    /// What is added after a step, `[B, L, Z]`.
+    /// Draws the noise that is added after a step, `[B, L, Z]`.
     fn step(&self, taken: usize, shape: [usize; 3], device: &Device) -> Tensor<3> {
         if let Some(seeds) = self.random.seeds()
             && let Some(noise) = kernels::normals(&Stream::step_noise(seeds, self.scale, taken), shape, device)
         {
             return noise;
         }
-        self.tensor(shape, &|key, out| self.random.step_noise(key, taken, out), device)
+        self.on_host(shape, &|key, out| self.random.step_noise(key, taken, out), device)
     }
 
-    fn tensor(
+    /// Draws noise `[B, L, Z]` on the host, token by token.
+    fn on_host(
         &self,
         [batch, length, channels]: [usize; 3],
         fill: &(dyn Fn(RandomKey, &mut [f32]) + Sync),
