@@ -1,4 +1,4 @@
-//! Prompt to context: tokenizer, padding and masks, and the Qwen2 decoder used as an encoder (spec section 1).
+//! From prompts to the context: tokenizer, padding and masks, and a Qwen2 decoder used as text encoder (spec section 1).
 
 mod prompt;
 mod qwen2;
@@ -20,28 +20,28 @@ use crate::options::OpenOptions;
 use crate::progress::Progress;
 use crate::weights::{Checkpoint, LoadReport, Loader, TEXT};
 
-/// What the transformer is told about the prompts.
+/// Encoded prompts: R rows of T tokens with D channels.
 #[derive(Clone, Debug)]
 pub struct Context {
     /// Hidden states of the text encoder after its final norm, `[R, T, D]`.
     pub hidden: Tensor<3>,
-    /// Whether a place holds text, `[R][T]`.
+    /// True for text tokens, false for padding, `[R][T]`.
     pub mask: Vec<Vec<bool>>,
-    /// Position of each place, `[R][T]`.
+    /// Position of each token, `[R][T]`.
     pub positions: Vec<Vec<i64>>,
-    /// How many of the last rows are guidance's unconditional ones, made by [`Self::with_unconditional`]: all tokens of such a row
-    /// are alike, and one of them is computed for all.
+    /// Number of unconditional rows at the end, added by [`Self::with_unconditional`]. All tokens of such a row are equal, so one of
+    /// them is computed for all.
     pub unconditional: usize,
 }
 
 impl Context {
-    /// How many rows there are, R.
+    /// Returns the number of rows, R.
     pub fn rows(&self) -> usize {
         self.mask.len()
     }
 
-    /// Twice the rows: the conditional ones, then as many unconditional ones for classifier-free guidance. Those are zeros, all
-    /// at position 0, with only the first place counted as text.
+    /// Appends as many unconditional rows for classifier-free guidance. Their hidden states are zeros, all at position 0, and only the first
+    /// token counts as text.
     pub fn with_unconditional(self) -> Self {
         let (rows, length) = (self.rows(), self.mask.first().map_or(0, Vec::len));
         let mut only_first = vec![false; length];
@@ -77,6 +77,7 @@ impl TextEncoder {
         Self::open_in(&storage, folder, &config, options, device, Precision::F32)
     }
 
+    /// Like [`Self::open`], with weights in `precision`.
     pub(crate) fn open_in(
         storage: &Storage,
         folder: &Path,
@@ -92,17 +93,17 @@ impl TextEncoder {
         Ok((Self { tokenizer, encoder }, loader.finish(options.strict)?))
     }
 
-    /// The tokenizer.
+    /// Returns the tokenizer.
     pub fn tokenizer(&self) -> &TextTokenizer {
         &self.tokenizer
     }
 
-    /// Cost of one row of tokens, in multiply-adds; for progress.
+    /// Estimates the multiply-adds of one row of tokens, for progress.
     pub(crate) fn work(&self, length: usize) -> f64 {
         self.encoder.work(length)
     }
 
-    /// Token rows to context.
+    /// Encodes token rows.
     ///
     /// # Errors
     ///

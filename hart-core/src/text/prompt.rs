@@ -1,4 +1,4 @@
-//! Token rows as the encoder wants them: cut, padded, masked, with positions and the system prompt in front (spec section 1).
+//! Token rows of the encoder: truncated, padded, with mask, positions and system prompt (spec section 1).
 
 use super::tokenizer::{Encoded, Side, TextTokenizer, Truncation};
 use crate::error::Result;
@@ -8,18 +8,18 @@ use crate::error::Result;
 pub struct Tokens {
     /// Ids `[B][T]`, padded.
     pub ids: Vec<Vec<u32>>,
-    /// Whether a place holds text, `[B][T]`: the id is not the pad token.
+    /// True where the id is not the pad token, `[B][T]`.
     pub mask: Vec<Vec<bool>>,
-    /// Position of each place, `[B][T]`: the running count of text places, from -1 (left padding) upwards.
+    /// Position of each token, `[B][T]`: the running count of text tokens minus one, -1 for left padding.
     pub positions: Vec<Vec<i64>>,
-    /// Ids of the system prompt, unpadded; empty without one.
+    /// Ids of the system prompt, which precede every row; not padded, empty without one.
     pub system: Vec<u32>,
-    /// Texts that were longer than T.
+    /// The texts that were longer than T.
     pub truncated: Vec<Truncation>,
 }
 
 impl Tokens {
-    /// One row alone, with the system prompt.
+    /// Returns one row alone, with the system prompt.
     pub fn row(&self, index: usize) -> Self {
         Self {
             ids: vec![self.ids[index].clone()],
@@ -32,11 +32,11 @@ impl Tokens {
 }
 
 impl TextTokenizer {
-    /// Prompts to rows of exactly `length` ids.
+    /// Tokenizes prompts to rows of exactly `length` ids.
     ///
     /// # Errors
     ///
-    /// [`Error::Request`](crate::Error::Request) if the tokenizer can't read a text.
+    /// [`Error::Request`](crate::Error::Request) if the tokenizer fails on a text.
     pub fn tokenize<S: AsRef<str>>(&self, prompts: &[S], system_prompt: Option<&str>, length: usize) -> Result<Tokens> {
         let mut truncated = vec![];
         let mut tokens = Tokens { ids: vec![], mask: vec![], positions: vec![], system: vec![], truncated: vec![] };
@@ -61,6 +61,7 @@ impl TextTokenizer {
     }
 }
 
+/// Pads ids to a length.
 fn pad(mut ids: Vec<u32>, pad: u32, side: Side, length: usize) -> Vec<u32> {
     let padding = vec![pad; length.saturating_sub(ids.len())];
     match side {
@@ -72,13 +73,13 @@ fn pad(mut ids: Vec<u32>, pad: u32, side: Side, length: usize) -> Vec<u32> {
     }
 }
 
-/// cumsum(mask) - 1: left padding stands at -1, right padding repeats the last text position.
+/// Returns `cumsum(mask) - 1`: left padding is at -1, right padding repeats the last text position.
 fn positions(mask: &[bool]) -> Vec<i64> {
-    let count = |seen: &mut i64, &text: &bool| {
-        *seen += i64::from(text);
-        Some(*seen)
+    let next = |position: &mut i64, &is_text: &bool| {
+        *position += i64::from(is_text);
+        Some(*position)
     };
-    mask.iter().scan(-1, count).collect()
+    mask.iter().scan(-1, next).collect()
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The Qwen2 decoder, used as a text encoder: hidden states after the final norm, no language-model head (spec section 1).
+//! The Qwen2 decoder as a text encoder: hidden states after the final norm, without a language-model head (spec section 1).
 
 use burn::module::Module;
 use burn::nn::{Embedding, EmbeddingConfig, RmsNorm, RmsNormConfig};
@@ -11,7 +11,7 @@ use crate::kernels;
 use crate::nn::{self, Linear, LinearConfig, RotaryEmbedding};
 use crate::progress::{Progress, Step};
 
-/// Grouped-query self-attention.
+/// Grouped-query attention.
 #[derive(Module, Debug)]
 struct Attention {
     query: Linear,
@@ -35,29 +35,31 @@ impl Attention {
         }
     }
 
+    /// Computes the attention of all tokens to each other.
+    ///
     /// # Shapes
     ///
-    /// - x: `[B, L, D]`
+    /// - x, output: `[B, L, D]`
     /// - bias: `[B, 1, L, L]`, added to the scores
-    /// - output: `[B, L, D]`
     fn forward(&self, x: Tensor<3>, rotation: &RotaryEmbedding, bias: Tensor<4>) -> Tensor<3> {
         let [batch, length, _] = x.dims();
         let heads = |t: Tensor<3>| {
             let count = t.dims()[2] / self.head_dim;
-            t.reshape([batch, length, count, self.head_dim]).swap_dims(1, 2) // [batch, heads, seq, dim]
+            t.reshape([batch, length, count, self.head_dim]).swap_dims(1, 2) // [batch, heads, tokens, head_dim]
         };
         let query = kernels::rotate(heads(self.query.forward_to_f32(x.clone())), rotation.tables());
         let key = kernels::rotate(heads(self.key.forward_to_f32(x.clone())), rotation.tables());
         let value = heads(self.value.forward_to_f32(x));
         let scale = 1.0 / (self.head_dim as f64).sqrt();
-        let mixed = kernels::attention(query, key, value, Some(&bias), scale);
-        let [_, count, ..] = mixed.dims();
-        let mixed = mixed.swap_dims(1, 2).reshape([batch, length, count * self.head_dim]); // [batch, seq, heads * dim]
-        self.output.forward(mixed)
+        let attended = kernels::attention(query, key, value, Some(&bias), scale);
+        // Merge heads.
+        let [_, count, ..] = attended.dims();
+        let attended = attended.swap_dims(1, 2).reshape([batch, length, count * self.head_dim]); // [batch, tokens, heads * head_dim]
+        self.output.forward(attended)
     }
 }
 
-/// One decoder layer.
+/// A decoder layer.
 #[derive(Module, Debug)]
 struct Layer {
     attention_norm: RmsNorm,
@@ -66,25 +68,25 @@ struct Layer {
     feed_forward: nn::SwiGlu,
 }
 
-/// The decoder stack.
+/// The Qwen2 decoder.
 #[derive(Module, Debug)]
 pub struct Qwen2 {
     embedding: Embedding,
     layers: Vec<Layer>,
     norm: RmsNorm,
     #[module(skip)]
-    config: Skipped,
+    rope: RopeConfig,
 }
 
-/// What the forward pass needs of the configuration.
+/// Sizes of the rotary embedding.
 #[derive(Clone, Debug)]
-struct Skipped {
+struct RopeConfig {
     head_dim: usize,
-    rope_theta: f64,
+    theta: f64,
 }
 
 impl Qwen2 {
-    /// The stack with weights that are yet to be loaded.
+    /// Creates the decoder with weights that are yet to be loaded.
     pub fn init(config: &TextConfig, device: &Device) -> Self {
         let norm = || RmsNormConfig::new(config.hidden_size).with_epsilon(config.rms_norm_eps).init(device);
         let layer = |_| Layer {
@@ -97,22 +99,22 @@ impl Qwen2 {
             embedding: EmbeddingConfig::new(config.vocab_size, config.hidden_size).init(device),
             layers: (0..config.num_layers).map(layer).collect(),
             norm: norm(),
-            config: Skipped { head_dim: config.head_dim, rope_theta: config.rope_theta },
+            rope: RopeConfig { head_dim: config.head_dim, theta: config.rope_theta },
         }
     }
 
-    /// Cost of one row, in multiply-adds of the linear layers; for progress.
+    /// Estimates the multiply-adds of one row, for progress.
     pub(crate) fn work(&self, length: usize) -> f64 {
         let per_layer: usize = self.layers.first().map_or(0, |l| l.attention.num_params() + l.feed_forward.num_params());
         (per_layer * self.layers.len() * length) as f64
     }
 
-    /// Prompts to context. Padding places are encoded too, since HART attends to them.
+    /// Encodes token rows. Padding is encoded too, because HART attends to it.
     ///
     /// # Shapes
     ///
-    /// - tokens: B rows of T ids, a system prompt of P ids
-    /// - output: `[B, T, D]`
+    /// - tokens: B rows of T ids, and the ids of a system prompt
+    /// - output: `[B, T, D]`, without the system prompt
     ///
     /// # Errors
     ///
@@ -123,11 +125,11 @@ impl Qwen2 {
         let length = system + tokens.ids.first().map_or(0, Vec::len);
         let ids: Vec<i32> = tokens.ids.iter().flat_map(|row| tokens.system.iter().chain(row)).map(|&id| id as i32).collect();
         let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [rows, length]), &device);
-        let bias = visibility(tokens, &device);
+        let bias = causal_bias(tokens, &device);
         let positions: Vec<f32> = (0..length).map(|p| p as f32).collect();
-        let rotation = RotaryEmbedding::sequence(&[positions], self.config.head_dim, self.config.rope_theta, &device);
+        let rotation = RotaryEmbedding::sequence(&[positions], self.rope.head_dim, self.rope.theta, &device);
 
-        let mut x = self.embedding.forward(ids); // [batch, seq, hidden]
+        let mut x = self.embedding.forward(ids); // [batch, tokens, channels]
         for (index, layer) in self.layers.iter().enumerate() {
             let normed = nn::rms_norm(x.clone(), &layer.attention_norm, None);
             x = kernels::add_gated(x, layer.attention.forward(normed, &rotation, bias.clone()), None);
@@ -141,9 +143,9 @@ impl Qwen2 {
     }
 }
 
-/// Score bias `[B, 1, L, L]`: 0 where a place may look, the most negative float elsewhere. A place that may look nowhere (left
-/// padding without a system prompt) so averages all L values, as adding that number to every score does in the published encoder.
-fn visibility(tokens: &Tokens, device: &Device) -> Tensor<4> {
+/// Returns the causal mask without padding as a score bias `[B, 1, L, L]`: 0 for a visible key, the most negative float for any other. A
+/// query without visible keys (left padding without a system prompt) averages all L values, as in the published encoder.
+fn causal_bias(tokens: &Tokens, device: &Device) -> Tensor<4> {
     let (rows, system) = (tokens.ids.len(), tokens.system.len());
     let length = system + tokens.mask.first().map_or(0, Vec::len);
     let mut bias = vec![f32::MIN; rows * length * length];

@@ -1,4 +1,4 @@
-//! Prompts to token ids: the byte-level BPE of `tokenizer.json`, with `tokenizer_config.json` honoured (spec section 1).
+//! The text tokenizer: the byte-level BPE of `tokenizer.json`, with the settings of `tokenizer_config.json` (spec section 1).
 
 use std::path::Path;
 
@@ -13,25 +13,25 @@ use crate::files::Storage;
 pub enum Side {
     /// Before the text.
     Left,
-    /// After the text; the default for padding and for cutting.
+    /// After the text; the default for padding and for truncation.
     Right,
 }
 
-/// A text that was longer than the checkpoint reads.
+/// A text that was longer than the checkpoint's limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Truncation {
-    /// Which prompt of the request, from 0; none: the system prompt.
+    /// Index of the prompt in the request, from 0; `None` for the system prompt.
     pub prompt: Option<usize>,
-    /// Tokens of the whole text.
+    /// Number of tokens of the whole text.
     pub tokens: usize,
-    /// Tokens that are read.
+    /// Number of tokens that are used.
     pub kept: usize,
-    /// The text that is not read.
+    /// The text that is cut off.
     pub cut: String,
 }
 
-/// Longest tokenizer.json that is read, in bytes; the published one has 7 million.
+/// Maximum size of `tokenizer.json` in bytes; the published one has 7 million.
 const MAX_FILE_BYTES: u64 = 256 << 20;
 
 /// The tokenizer of a text model's folder.
@@ -50,10 +50,10 @@ impl std::fmt::Debug for TextTokenizer {
     }
 }
 
-/// Token ids of one text, cut to a limit.
+/// Token ids of one text, truncated to a limit.
 pub(super) struct Encoded {
     pub(super) ids: Vec<u32>,
-    /// How many there were, and the text that was cut off.
+    /// Number of tokens of the whole text, and the text that was cut off.
     pub(super) cut: Option<(usize, String)>,
 }
 
@@ -75,11 +75,11 @@ impl TextTokenizer {
         Self::of(&path, &bpe, &settings, special.as_ref(), vocab_size)
     }
 
-    /// As [`Self::open`], from the texts of `tokenizer.json` and `tokenizer_config.json`; `folder` is for messages.
+    /// Parses the contents of `tokenizer.json` and `tokenizer_config.json`; `folder` is for error messages.
     ///
     /// # Errors
     ///
-    /// As [`Self::open`].
+    /// Like [`Self::open`].
     pub fn parse(folder: &Path, bpe: &[u8], settings: &[u8], vocab_size: usize) -> Result<Self> {
         let settings = Fields::parse(&folder.join("tokenizer_config.json"), settings)?;
         Self::of(&folder.join("tokenizer.json"), bpe, &settings, None, vocab_size)
@@ -108,25 +108,25 @@ impl TextTokenizer {
         Ok(Self { bpe, pad, padding_side, truncation_side, vocab_size })
     }
 
-    /// Id of the padding token.
+    /// Returns the id of the padding token.
     pub fn pad(&self) -> u32 {
         self.pad
     }
 
-    /// On which side short prompts are padded.
+    /// Returns the side on which short prompts are padded.
     pub fn padding_side(&self) -> Side {
         self.padding_side
     }
 
-    /// The ids of one text, at most `limit` of them.
+    /// Tokenizes one text to at most `limit` ids.
     pub(super) fn encode(&self, text: &str, limit: usize) -> Result<Encoded> {
         let failed = |problem: String| Error::request("prompt", format!("the tokenizer can't read it: {problem}"));
-        // The library panics on settings of its own that it can't follow; what is known of that is refused when it is opened.
+        // The library panics on some of its own settings. Those that are known are refused when the tokenizer is opened.
         let encoding = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.bpe.encode(text, true)));
         let encoding =
             encoding.map_err(|_| failed("a part of tokenizer.json is damaged".into()))?.map_err(|e| failed(e.to_string()))?;
-        let (ids, places) = (encoding.get_ids(), encoding.get_offsets());
-        // A template may add a token that is in no vocabulary.
+        let (ids, offsets) = (encoding.get_ids(), encoding.get_offsets());
+        // A template may add a token that is not in the vocabulary.
         if let Some(id) = ids.iter().find(|id| **id as usize >= self.vocab_size) {
             let problem =
                 format!("tokenizer.json gives it the token id {id}, beyond the text model's vocab_size {}", self.vocab_size);
@@ -137,14 +137,14 @@ impl TextTokenizer {
             return Ok(Encoded { ids: ids.to_vec(), cut: None });
         }
         let (kept, cut) = match self.truncation_side {
-            Side::Right => (&ids[..limit], text.get(places[limit].0..)),
-            Side::Left => (&ids[count - limit..], text.get(..places[count - limit].0)),
+            Side::Right => (&ids[..limit], text.get(offsets[limit].0..)),
+            Side::Left => (&ids[count - limit..], text.get(..offsets[count - limit].0)),
         };
         Ok(Encoded { ids: kept.to_vec(), cut: Some((count, cut.unwrap_or_default().trim().to_string())) })
     }
 }
 
-/// Parses tokenizer.json: a BPE without what we don't want of it.
+/// Parses `tokenizer.json`, without its truncation, padding, dropout and decoder.
 fn parse(path: &Path, bytes: &[u8]) -> Result<tokenizers::Tokenizer> {
     let wrong = |problem: String| Error::checkpoint(path, problem);
     let mut json: Value = serde_json::from_slice(bytes).map_err(|e| wrong(format!("not valid JSON: {e}")))?;
@@ -152,18 +152,19 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<tokenizers::Tokenizer> {
     check_normalizer(&json["normalizer"]).map_err(wrong)?;
     check_pre_tokenizer(&json["pre_tokenizer"]).map_err(wrong)?;
     check_post_processor(&json["post_processor"]).map_err(wrong)?;
-    // Lengths are the checkpoint's matter, dropout is for training, and nothing is decoded here.
+    // The checkpoint sets the length, dropout is for training, and nothing is decoded.
     for unwanted in ["truncation", "padding", "decoder"] {
         json[unwanted] = Value::Null;
     }
     json["model"]["dropout"] = Value::Null;
-    // The library panics on some damaged components; what is known of that is checked above.
+    // The library panics on some damaged components. Those that are known are checked above.
     let parsed = std::panic::catch_unwind(|| serde_json::from_value::<tokenizers::Tokenizer>(json));
     let parsed = parsed.map_err(|_| wrong("not a tokenizer.json: a component is damaged".into()))?;
     parsed.map_err(|e| wrong(format!("not a tokenizer.json: {e}")))
 }
 
-/// What the library takes for granted of a BPE: every merge's parts and result are in the vocabulary.
+/// Checks that a model is a byte-level BPE, and that the parts and the result of every merge are in its vocabulary, which the library
+/// takes for granted.
 fn check_bpe(model: &Value) -> std::result::Result<(), String> {
     let kind = &model["type"];
     if !(kind == "BPE" || kind.is_null() && model["merges"].is_array()) {
@@ -187,8 +188,8 @@ fn check_bpe(model: &Value) -> std::result::Result<(), String> {
     Ok(())
 }
 
-/// A normalizer of Unicode forms only. The library's others can panic on texts or on their own settings, and no byte-level BPE has
-/// them.
+/// Checks that a normalizer changes Unicode forms only. The library's others can panic on texts or on their own settings, and no
+/// byte-level BPE has them.
 fn check_normalizer(normalizer: &Value) -> std::result::Result<(), String> {
     match normalizer["type"].as_str() {
         _ if normalizer.is_null() => Ok(()),
@@ -198,7 +199,7 @@ fn check_normalizer(normalizer: &Value) -> std::result::Result<(), String> {
     }
 }
 
-/// A pre-tokenizer of the kinds that byte-level BPEs have. Some of the library's others panic on their own settings.
+/// Checks that a pre-tokenizer is of a kind that byte-level BPEs have. Some of the library's others panic on their own settings.
 fn check_pre_tokenizer(pre_tokenizer: &Value) -> std::result::Result<(), String> {
     match pre_tokenizer["type"].as_str() {
         _ if pre_tokenizer.is_null() => Ok(()),
@@ -208,7 +209,7 @@ fn check_pre_tokenizer(pre_tokenizer: &Value) -> std::result::Result<(), String>
     }
 }
 
-/// A post-processor that adds nothing, or tokens that it knows to one text.
+/// Checks that a post-processor adds nothing to a text, or only tokens that it defines.
 fn check_post_processor(processor: &Value) -> std::result::Result<(), String> {
     match processor["type"].as_str() {
         _ if processor.is_null() => Ok(()),
@@ -226,7 +227,7 @@ fn check_post_processor(processor: &Value) -> std::result::Result<(), String> {
     }
 }
 
-/// A token is written as its text or as an object with `content`.
+/// Returns the text of a token, which is a string or an object with `content`.
 fn token_name(fields: &Fields, name: &str) -> Option<String> {
     match fields.get(name)? {
         Value::String(text) => Some(text.clone()),
