@@ -7,7 +7,7 @@ use super::random::{Purpose, StepRng};
 use crate::kernels;
 use crate::sampling::indices_on_host;
 use crate::scales::plan_of;
-use crate::visual::resample::shrink;
+use crate::visual::resample::downsample;
 use crate::visual::{Codebook, VisualTokenizer};
 
 /// Features of images after quantization.
@@ -32,7 +32,7 @@ pub(super) fn quantize_features(codebook: &Codebook, features: Tensor<4>, sides:
     let mut loss: Option<Tensor<1>> = None;
     let mut assignments = CodeAssignments::default();
     for scale in plan_of(sides) {
-        let tokens = shrink(residual.clone(), scale.side);
+        let tokens = downsample(residual.clone(), scale.side);
         let codes = indices_on_host(codebook.nearest_codes(tokens.clone(), codebook.metric));
         let added = codebook.smooth(codebook.embed(&codes).detach(), &scale);
         assignments.push(tokens, &codes);

@@ -1,4 +1,5 @@
-//! Blocks of the autoencoder (spec section 5). Fields are named as in the latent-diffusion autoencoder, and so in the checkpoint.
+//! Blocks of the autoencoder (spec section 5). Fields have the names of the latent-diffusion autoencoder, which are also those of the
+//! checkpoint.
 
 use burn::module::Module;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
@@ -12,18 +13,19 @@ use crate::nn;
 /// Epsilon of the group norms.
 const NORM_EPS: f64 = 1e-6;
 
-/// A convolution that keeps the map's size; `kernel` is odd.
+/// Creates a convolution that keeps the map's sides; `kernel` is odd.
 pub(super) fn conv(from: usize, to: usize, kernel: usize, device: &Device) -> Conv2d {
     let half = kernel / 2;
     let padding = PaddingConfig2d::Explicit(half, half, half, half);
     Conv2dConfig::new([from, to], [kernel, kernel]).with_padding(padding).init(device)
 }
 
+/// Creates a group norm.
 pub(super) fn norm(channels: usize, device: &Device) -> GroupNorm {
     GroupNormConfig::new(NORM_GROUPS, channels).with_epsilon(NORM_EPS).init(device)
 }
 
-/// `x + conv2(silu(norm2(conv1(silu(norm1(x))))))`, with a 1x1 convolution on x where the widths differ.
+/// A residual block, `x + conv2(silu(norm2(conv1(silu(norm1(x))))))`. A 1x1 convolution adapts x if the numbers of channels differ.
 #[derive(Module, Debug)]
 pub(super) struct ResBlock {
     norm1: GroupNorm,
@@ -44,6 +46,8 @@ impl ResBlock {
         }
     }
 
+    /// Computes the block.
+    ///
     /// # Shapes
     ///
     /// - x: `[B, from, h, w]`
@@ -58,7 +62,7 @@ impl ResBlock {
     }
 }
 
-/// Self-attention over all places of a map, with a single head.
+/// Self-attention between all positions of a map, with a single head.
 #[derive(Module, Debug)]
 pub(super) struct AttentionBlock {
     norm: GroupNorm,
@@ -75,6 +79,8 @@ impl AttentionBlock {
         }
     }
 
+    /// Computes `x + attention(norm(x))`.
+    ///
     /// # Shapes
     ///
     /// - x, output: `[B, C, h, w]`
@@ -83,16 +89,16 @@ impl AttentionBlock {
         let qkv = nn::conv2d(nn::group_norm(x.clone(), &self.norm), &self.qkv);
         let part = |index: usize| {
             let part = qkv.clone().narrow(1, index * channels, channels);
-            part.reshape([batch, 1, channels, height * width]).swap_dims(2, 3) // [batch, 1, places, channels]
+            part.reshape([batch, 1, channels, height * width]).swap_dims(2, 3) // [batch, 1, positions, channels]
         };
         let scale = 1.0 / (channels as f64).sqrt();
-        let mixed = kernels::attention(part(0), part(1), part(2), None, scale);
-        let mixed = mixed.swap_dims(2, 3).reshape([batch, channels, height, width]);
-        x + nn::conv2d(mixed, &self.proj_out)
+        let attended = kernels::attention(part(0), part(1), part(2), None, scale);
+        let attended = attended.swap_dims(2, 3).reshape([batch, channels, height, width]); // [batch, channels, height, width]
+        x + nn::conv2d(attended, &self.proj_out)
     }
 }
 
-/// The blocks at the narrowest place.
+/// The blocks between encoder levels and latent, and between latent and decoder levels.
 #[derive(Module, Debug)]
 pub(super) struct Middle {
     pub(super) block_1: ResBlock,
@@ -109,6 +115,11 @@ impl Middle {
         }
     }
 
+    /// Computes the blocks.
+    ///
+    /// # Shapes
+    ///
+    /// - x, output: `[B, C, h, w]`
     pub(super) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         self.block_2.forward(self.attn_1.forward(self.block_1.forward(x)))
     }

@@ -1,11 +1,11 @@
-//! The multi-scale codebook: codes to latent, scale by scale, and latent to codes (spec sections 3 and 6).
+//! The multi-scale codebook: from codes to the latent, scale by scale, and from the latent to codes (spec sections 3 and 6).
 
 use burn::module::Module;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{Embedding, EmbeddingConfig, PaddingConfig2d};
 use burn::prelude::*;
 
-use super::resample::{enlarge, shrink, to_map, to_rows};
+use super::resample::{downsample, to_map, to_rows, upsample};
 use super::{ImageTokens, Latent};
 use crate::config::VisualConfig;
 use crate::kernels;
@@ -13,7 +13,7 @@ use crate::nn;
 use crate::sampling::{CodebookRows, indices_on_host};
 use crate::scales::{Scale, plan_of};
 
-/// V rows of Z channels, and the phi convolutions that smooth a scale's enlarged codes.
+/// The codebook: V rows of Z channels, and the phi convolutions that smooth the upsampled codes of a scale.
 #[derive(Module, Debug)]
 pub struct Codebook {
     /// `[V, Z]`.
@@ -21,7 +21,7 @@ pub struct Codebook {
     phis: Vec<Conv2d>,
     #[module(skip)]
     phi_ratio: f64,
-    /// The metric that it was trained with.
+    /// The metric of the codebook's training.
     #[module(skip)]
     pub(crate) metric: Metric,
 }
@@ -48,12 +48,12 @@ impl Codebook {
         }
     }
 
-    /// The rows on the host, for sampling.
+    /// Copies the rows to the host, for sampling.
     pub fn rows(&self) -> CodebookRows {
         CodebookRows::new(self.embedding.weight.val())
     }
 
-    /// Rows of the given codes.
+    /// Returns the rows of codes.
     ///
     /// # Shapes
     ///
@@ -65,7 +65,7 @@ impl Codebook {
         self.rows_of(kernels::integers(flat, [codes.len(), length], &self.embedding.weight.lazy_device()))
     }
 
-    /// Rows of codes that are on the device.
+    /// Like [`Self::embed`], for codes on the device.
     ///
     /// # Shapes
     ///
@@ -75,7 +75,7 @@ impl Codebook {
         self.embedding.forward(codes)
     }
 
-    /// Adds a scale's features to the running latent: enlarged and smoothed by phi, but at the last scale as they are.
+    /// Adds the features of a scale to the latent so far: upsampled and smoothed by phi, but unchanged at the last scale.
     ///
     /// # Shapes
     ///
@@ -84,49 +84,49 @@ impl Codebook {
         if scale.is_last() { latent.plus(to_map(features)) } else { latent.plus(self.smooth(features, scale)) }
     }
 
-    /// The features that the latent so far predicts for the next scale.
+    /// Downsamples the latent so far to the features of the next scale.
     ///
     /// # Shapes
     ///
     /// - output: `[B, next.side^2, Z]`
     pub fn next_features(&self, latent: &Latent, next: &Scale) -> Tensor<3> {
-        shrink(latent.0.clone(), next.side)
+        downsample(latent.0.clone(), next.side)
     }
 
-    /// Encoder features to codes of all scales, and what the last discrete scale leaves over. Rows are the nearest by distance, also
-    /// where the codebook was trained by angle (`using_znorm`): the published hybrid tokenizer doesn't look at that option.
+    /// Quantises features to the codes of all scales and a continuous rest. Codes are the nearest by distance, even if the codebook was
+    /// trained by angle (`using_znorm`): the published hybrid tokenizer ignores that option.
     ///
     /// # Shapes
     ///
-    /// - features: `[B, Z, h, w]`, h = w = the last of `sides`
+    /// - features: `[B, Z, h, w]`, where h and w are the last of `sides`
     ///
     /// # Panics
     ///
-    /// With fewer than two sides.
+    /// If there are fewer than two sides.
     pub fn tokenize(&self, features: Tensor<4>, sides: &[usize]) -> ImageTokens {
         self.tokenize_with(Metric::Distance, features, sides)
     }
 
     fn tokenize_with(&self, metric: Metric, features: Tensor<4>, sides: &[usize]) -> ImageTokens {
         let scales = plan_of(sides);
-        let mut rest = features.clone();
+        let mut residual = features.clone();
         let mut latent = Latent(features.zeros_like());
         let (mut codes, mut inputs) = (vec![], vec![]);
         for (scale, next) in scales.iter().zip(&scales[1..]) {
-            let nearest = indices_on_host(self.nearest_codes(shrink(rest.clone(), scale.side), metric));
+            let nearest = indices_on_host(self.nearest_codes(downsample(residual.clone(), scale.side), metric));
             let added = self.smooth(self.embed(&nearest), scale);
             codes.push(nearest);
-            rest = rest - added.clone();
+            residual = residual - added.clone();
             latent = latent.plus(added);
             inputs.push(self.next_features(&latent, next));
         }
-        let continuous = to_rows(rest);
+        let continuous = to_rows(residual);
         codes.push(indices_on_host(self.nearest_codes(continuous.clone(), metric)));
         ImageTokens { codes, continuous, inputs: Tensor::cat(inputs, 1), features }
     }
 
-    /// The latent of codes alone, nearest by the metric that the codebook was trained with. Here phi is applied at all scales, the
-    /// last included, as the decoder was trained.
+    /// Returns the latent of the codes alone, which are the nearest by the codebook's own metric. As in the decoder's training, phi smooths
+    /// all scales, the last one too.
     pub fn discrete(&self, tokens: &ImageTokens, sides: &[usize]) -> Latent {
         match self.metric {
             Metric::Distance => self.latent_of(&tokens.codes, sides),
@@ -134,14 +134,20 @@ impl Codebook {
         }
     }
 
+    /// Sums the smoothed features of all scales.
     fn latent_of(&self, codes: &[Vec<Vec<u32>>], sides: &[usize]) -> Latent {
         let features = codes.iter().zip(plan_of(sides)).map(|(codes, scale)| self.smooth(self.embed(codes), &scale));
         Latent(features.reduce(|sum, map| sum + map).expect("a plan has scales"))
     }
 
-    /// Enlarged to the latent's side and smoothed: `h (1 - r) + conv(h) r`.
+    /// Upsamples tokens to the latent's side, h, and smooths them: `(1 - r) h + r conv(h)`.
+    ///
+    /// # Shapes
+    ///
+    /// - rows: `[B, side^2, Z]`
+    /// - output: `[B, Z, h, w]`
     pub(crate) fn smooth(&self, rows: Tensor<3>, scale: &Scale) -> Tensor<4> {
-        let map = enlarge(rows, scale.last_side);
+        let map = upsample(rows, scale.last_side);
         if self.phis.is_empty() {
             return map;
         }
@@ -149,7 +155,7 @@ impl Codebook {
         nn::conv2d(map.clone(), phi) * self.phi_ratio + map * (1.0 - self.phi_ratio)
     }
 
-    /// Returns the index of the nearest row of each token.
+    /// Returns the nearest code of each token.
     ///
     /// # Shapes
     ///
@@ -157,10 +163,10 @@ impl Codebook {
     /// - output: `[B, L]`
     pub(crate) fn nearest_codes(&self, tokens: Tensor<3>, metric: Metric) -> Tensor<2, Int> {
         let [batch, length, channels] = tokens.dims();
-        let tokens = tokens.reshape([batch * length, channels]);
+        let tokens = tokens.reshape([batch * length, channels]); // [tokens, channels]
         let rows = self.embedding.weight.val();
         let scores = match metric {
-            // The angle doesn't change with a token's own length.
+            // The norm of a token does not change which angle is the smallest.
             Metric::Angle => kernels::matmul(tokens, unit_rows(rows).transpose()),
             // argmin |x - e|^2 is argmax of x e - |e|^2 / 2.
             Metric::Distance => {
@@ -168,25 +174,26 @@ impl Codebook {
                 kernels::matmul(tokens, rows.transpose()) - half_squares
             }
         };
-        scores.argmax(1).reshape([batch, length])
+        scores.argmax(1).reshape([batch, length]) // [batch, tokens]
     }
 }
 
+/// Normalises rows to length 1.
 fn unit_rows(rows: Tensor<2>) -> Tensor<2> {
-    const SMALLEST_NORM: f32 = 1e-12;
-    let norm = rows.clone().powf_scalar(2.0).sum_dim(1).sqrt().clamp_min(SMALLEST_NORM);
+    const MIN_NORM: f32 = 1e-12;
+    let norm = rows.clone().powf_scalar(2.0).sum_dim(1).sqrt().clamp_min(MIN_NORM);
     rows / norm
 }
 
-/// Which of `count` phis serves a place between 0 and 1: the nearest tick, the first on a tie. With four phis the ticks lie a third
-/// of a step inside the ends, otherwise half a step.
-fn nearest_phi(count: usize, place: f64) -> usize {
+/// Returns the index of the phi whose tick is nearest to a position between 0 and 1, the first one on a tie. Ticks are spaced evenly,
+/// with a margin at both ends of a third of `1 / count` for four phis, otherwise of half.
+fn nearest_phi(count: usize, position: f64) -> usize {
     let n = count as f64;
-    let inset = if count == 4 { 1.0 / 3.0 / n } else { 1.0 / 2.0 / n };
-    let (first, last) = (inset, 1.0 - inset);
+    let margin = if count == 4 { 1.0 / 3.0 / n } else { 1.0 / 2.0 / n };
+    let (first, last) = (margin, 1.0 - margin);
     let step = if count > 1 { (last - first) / (n - 1.0) } else { 0.0 };
     let tick = |i: usize| if i > 0 && i + 1 == count { last } else { first + step * i as f64 };
-    let distance = |i: &usize| (tick(*i) - place).abs();
+    let distance = |i: &usize| (tick(*i) - position).abs();
     (0..count).min_by(|a, b| distance(a).total_cmp(&distance(b))).unwrap_or(0)
 }
 
@@ -201,7 +208,7 @@ mod tests {
         assert_eq!(at(1, 3), [0, 0, 0]);
         assert_eq!(at(2, 3), [0, 0, 1]); // a tie takes the first
         assert_eq!(at(10, 10), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
-        // Ties in theory that rounding in f64 decides, as in the published models of 256 and 512 pixels.
+        // Exact arithmetic gives ties here, which rounding in f64 breaks, as in the published models of 256 and 512 pixels.
         assert_eq!(at(4, 10), [0, 0, 1, 1, 1, 2, 2, 3, 3, 3]);
         assert_eq!(at(4, 9), [0, 0, 1, 1, 2, 2, 2, 3, 3]);
         assert_eq!(at(4, 7), [0, 0, 1, 2, 2, 3, 3]);

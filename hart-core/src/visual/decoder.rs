@@ -1,4 +1,4 @@
-//! Features to pixels (spec section 5).
+//! The decoder, from features to pixels (spec section 5).
 
 use burn::module::Module;
 use burn::nn::GroupNorm;
@@ -11,10 +11,10 @@ use crate::error::Result;
 use crate::nn;
 use crate::progress::{Progress, Step};
 
-/// Residual blocks of a level.
+/// Number of residual blocks in a level.
 const BLOCKS: usize = 3;
 
-/// Doubles a map's sides: nearest neighbour, then a convolution.
+/// Doubling of a map's sides by nearest neighbour, then a convolution.
 #[derive(Module, Debug)]
 struct Upsample {
     conv: Conv2d,
@@ -24,7 +24,7 @@ struct Upsample {
 #[derive(Module, Debug)]
 struct Level {
     block: Vec<ResBlock>,
-    /// One after each block, at the narrowest level only.
+    /// One after each block of the last level, which runs first; none in other levels.
     attn: Vec<AttentionBlock>,
     upsample: Option<Upsample>,
 }
@@ -34,7 +34,7 @@ struct Level {
 pub struct Decoder {
     conv_in: Conv2d,
     mid: Middle,
-    /// Level 0 is the finest; they run from the last to the first.
+    /// Levels from the finest to the coarsest. They run in reverse.
     up: Vec<Level>,
     norm_out: GroupNorm,
     conv_out: Conv2d,
@@ -71,6 +71,8 @@ impl Decoder {
         }
     }
 
+    /// Decodes features.
+    ///
     /// # Shapes
     ///
     /// - features: `[B, Z, h, w]`
@@ -100,17 +102,17 @@ impl Decoder {
         Ok(nn::norm_silu_conv2d(x, &self.norm_out, &self.conv_out, None))
     }
 
-    /// Cost of decoding one latent, in multiply-adds; for progress.
+    /// Estimates the multiply-adds of decoding one latent, for progress.
     pub(super) fn work(&self, side: usize) -> f64 {
         work(&self.up, [1, 0, side, side])
     }
 }
 
-/// Multiply-adds of the residual blocks of all levels.
+/// Estimates the multiply-adds of the residual blocks of all levels.
 fn work(up: &[Level], [batch, _, height, width]: [usize; 4]) -> f64 {
     let level = |(index, level): (usize, &Level)| {
-        let places = (batch * height * width) << (2 * (up.len() - 1 - index));
-        (level.block.num_params() * places) as f64
+        let positions = (batch * height * width) << (2 * (up.len() - 1 - index));
+        (level.block.num_params() * positions) as f64
     };
     up.iter().enumerate().map(level).sum()
 }

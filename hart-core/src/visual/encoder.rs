@@ -1,4 +1,4 @@
-//! Pixels to features (spec section 5).
+//! The encoder, from pixels to features (spec section 5).
 
 use burn::module::Module;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
@@ -9,10 +9,10 @@ use super::blocks::{AttentionBlock, Middle, ResBlock, conv, norm};
 use crate::config::VisualConfig;
 use crate::nn;
 
-/// Residual blocks of a level.
+/// Number of residual blocks in a level.
 const BLOCKS: usize = 2;
 
-/// Halves a map's sides: one row and column of zeros at the right and bottom, then a strided convolution.
+/// A strided convolution that halves a map's sides, with zeros at the right and the bottom.
 #[derive(Module, Debug)]
 struct Downsample {
     conv: Conv2d,
@@ -22,7 +22,7 @@ struct Downsample {
 #[derive(Module, Debug)]
 struct Level {
     block: Vec<ResBlock>,
-    /// One after each block, at the last level only.
+    /// One after each block of the last level; none in other levels.
     attn: Vec<AttentionBlock>,
     downsample: Option<Downsample>,
 }
@@ -65,6 +65,8 @@ impl Encoder {
         }
     }
 
+    /// Encodes pixels.
+    ///
     /// # Shapes
     ///
     /// - image: `[B, 3, H, W]`, values -1 to 1

@@ -1,4 +1,7 @@
-//! The hybrid visual tokenizer: pictures to codes and residuals, codes and residuals to pictures (spec sections 5 and 6).
+//! The hybrid visual tokenizer: from images to codes and residuals, and back (spec sections 5 and 6).
+//!
+//! Letters in shapes: B images; H and W their height and width in pixels; h and w those of the latent in positions; Z channels of the
+//! latent; L tokens of a scale; V rows of the codebook; S scales.
 
 mod blocks;
 mod codebook;
@@ -29,17 +32,17 @@ use crate::options::OpenOptions;
 use crate::progress::Progress;
 use crate::weights::{Checkpoint, LoadReport, Loader, VISUAL};
 
-/// The running feature map, `[B, Z, h, w]`: the paper's f-hat.
+/// The latent, `[B, Z, h, w]`: the sum of all scales so far, the paper's f-hat.
 #[derive(Clone, Debug)]
 pub struct Latent(pub Tensor<4>);
 
 impl Latent {
-    /// An empty map.
+    /// Returns the latent before the first scale, all zeros.
     pub fn zeros(batch: usize, channels: usize, side: usize, device: &Device) -> Self {
         Self(kernels::tensor(vec![0.0; batch * channels * side * side], [batch, channels, side, side], device))
     }
 
-    /// Adds token rows of the latent's own side, `[B, h w, Z]`.
+    /// Adds the features of tokens of the latent's side, `[B, h w, Z]`.
     pub fn plus_rows(self, rows: Tensor<3>) -> Self {
         self.plus(resample::to_map(rows))
     }
@@ -49,23 +52,22 @@ impl Latent {
     }
 }
 
-/// A picture as tokens.
+/// The tokens of images.
 #[derive(Clone, Debug)]
 pub struct ImageTokens {
     /// Codes of every scale, `[S][B][side^2]`.
     pub codes: Vec<Vec<Vec<u32>>>,
-    /// What was left before the last discrete scale was subtracted, `[B, h w, Z]`. Less the last codes' rows it is the residual that
-    /// the diffusion learns.
+    /// Continuous tokens of the last scale, `[B, h w, Z]`: the features less all earlier scales. Less the codebook rows of the last scale
+    /// they are the residuals that the diffusion learns.
     pub continuous: Tensor<3>,
-    /// What the finished scales predict for each next one, `[B, sum of side^2 over scales 1.., Z]`: the transformer's inputs in
-    /// training.
+    /// Features of the latent before each scale but the first, `[B, tokens of these scales, Z]`: the transformer's inputs in training.
     pub inputs: Tensor<3>,
     /// The encoder's features, `[B, Z, h, w]`.
     pub features: Tensor<4>,
 }
 
 impl ImageTokens {
-    /// The latent of codes and residual together: the encoder's features themselves.
+    /// Returns the latent of codes and residuals, which is equal to the encoder's features.
     pub fn hybrid(&self) -> Latent {
         Latent(self.features.clone())
     }
@@ -84,14 +86,14 @@ pub struct VisualTokenizer {
 }
 
 impl VisualTokenizer {
-    /// The tokenizer with weights that are yet to be loaded.
+    /// Creates the tokenizer with weights that are yet to be loaded.
     pub fn init(config: &VisualConfig, device: &Device) -> Self {
-        let around = || blocks::conv(config.z_channels, config.z_channels, config.quant_conv_kernel, device);
+        let quant_conv = || blocks::conv(config.z_channels, config.z_channels, config.quant_conv_kernel, device);
         Self {
             encoder: Encoder::init(config, device),
-            quant_conv: around(),
+            quant_conv: quant_conv(),
             codebook: Codebook::init(config, device),
-            post_quant_conv: around(),
+            post_quant_conv: quant_conv(),
             decoder: Decoder::init(config, device),
             config: config.clone(),
         }
@@ -108,6 +110,7 @@ impl VisualTokenizer {
         Self::open_in(&storage, folder, &config, options, device, Precision::F32)
     }
 
+    /// Like [`Self::open`], with weights in `precision`.
     pub(crate) fn open_in(
         storage: &Storage,
         folder: &Path,
@@ -125,22 +128,22 @@ impl VisualTokenizer {
         Ok((tokenizer, loader.finish(options.strict)?))
     }
 
-    /// The codebook.
+    /// Returns the codebook.
     pub fn codebook(&self) -> &Codebook {
         &self.codebook
     }
 
-    /// Side in pixels of the pictures that it tokenizes.
+    /// Returns the side of images in pixels.
     pub fn resolution(&self) -> usize {
         self.config.sides[self.config.sides.len() - 1] * self.config.downsample()
     }
 
-    /// Cost of decoding one latent, in multiply-adds; for progress.
+    /// Estimates the multiply-adds of decoding one latent, for progress.
     pub(crate) fn decode_work(&self, side: usize) -> f64 {
         self.decoder.work(side)
     }
 
-    /// Pictures to features.
+    /// Encodes images to features.
     ///
     /// # Shapes
     ///
@@ -150,7 +153,7 @@ impl VisualTokenizer {
         nn::conv2d(self.encoder.forward(pixels), &self.quant_conv)
     }
 
-    /// Features to codes of all scales and the continuous rest.
+    /// Quantises features to tokens of all scales.
     ///
     /// # Shapes
     ///
@@ -159,11 +162,11 @@ impl VisualTokenizer {
         self.codebook.tokenize(features, &self.config.sides)
     }
 
-    /// Pictures to tokens.
+    /// Encodes images and quantises them to tokens of all scales.
     ///
     /// # Errors
     ///
-    /// [`Error::Request`] if a picture doesn't have [`Self::resolution`].
+    /// [`Error::Request`] if there are no images, or the side of one is not [`Self::resolution`].
     pub fn tokenize_images(&self, images: &[Image]) -> Result<ImageTokens> {
         let side = self.resolution();
         if images.is_empty() {
@@ -181,12 +184,12 @@ impl VisualTokenizer {
         Ok(self.tokenize(self.encode(kernels::tensor(values, [images.len(), 3, side, side], &device))))
     }
 
-    /// The latent of a picture's codes alone, without the residual.
+    /// Returns the latent of the codes alone, without residuals.
     pub fn discrete(&self, tokens: &ImageTokens) -> Latent {
         self.codebook.discrete(tokens, &self.config.sides)
     }
 
-    /// A latent to pixels.
+    /// Decodes a latent to pixels.
     ///
     /// # Shapes
     ///
@@ -199,30 +202,31 @@ impl VisualTokenizer {
         Ok(self.decode_unclamped(latent, progress)?.clamp(-1.0, 1.0))
     }
 
+    /// Like [`Self::decode`], but values may lie beyond -1 and 1.
     pub(crate) fn decode_unclamped(&self, latent: &Latent, progress: &mut Progress<'_>) -> Result<Tensor<4>> {
         let pixels = self.decoder.forward(nn::conv2d(latent.0.clone(), &self.post_quant_conv), progress)?;
         Ok(kernels::to_f32(pixels))
     }
 
-    /// A quick look at a latent: its first picture with sides of at most `max_side` pixels, but at least those of one position. A
-    /// smaller picture is decoded from the latent's area averages.
+    /// Decodes the first image of a latent with sides of at most `max_side` pixels, but at least those of one position. A smaller image is
+    /// decoded from the downsampled latent.
     ///
     /// # Errors
     ///
-    /// As [`Self::decode_images`].
+    /// Like [`Self::decode_images`].
     pub fn preview(&self, latent: &Latent, max_side: usize, progress: &mut Progress<'_>) -> Result<Image> {
         let first = latent.0.clone().narrow(0, 0, 1);
         let side = (max_side / self.config.downsample()).clamp(1, first.dims()[2]);
         Ok(self.decode_images(&Latent(kernels::area(first, side)), progress)?.swap_remove(0))
     }
 
-    /// A latent to pictures.
+    /// Decodes a latent to images.
     ///
     /// # Errors
     ///
     /// [`Error::Cancelled`], or [`Error::Overflow`] if a pixel is not finite.
     pub fn decode_images(&self, latent: &Latent, progress: &mut Progress<'_>) -> Result<Vec<Image>> {
-        // Clamping would hide an infinity; rounding to levels clamps too.
+        // Clamping would hide an infinity. The conversion to levels clamps too.
         let pixels = self.decode_unclamped(latent, progress)?;
         let [_, channels, height, width] = pixels.dims();
         let values = kernels::values(pixels);
