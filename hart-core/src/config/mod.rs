@@ -1,7 +1,6 @@
 //! The `config.json` files of the published layout, checked and typed (spec section 0).
 //!
-//! Every number is held against a limit before anything is allocated, so that a damaged or hostile file costs a message and
-//! nothing else.
+//! Every size is checked against a limit before anything is allocated, so a damaged or hostile file only leads to an error.
 
 mod fields;
 mod generation;
@@ -24,22 +23,22 @@ use std::path::Path;
 use crate::error::{Error, Result};
 use crate::files::Storage;
 
-/// Most channels of any layer; the largest published one has 8,960.
+/// Maximum number of channels of a layer; the largest published one has 8,960.
 pub(crate) const MAX_WIDTH: usize = 65_536;
-/// Most layers of any stack.
+/// Maximum number of layers.
 pub(crate) const MAX_DEPTH: usize = 512;
-/// Most latent positions along one side: 256 is a picture of 4096 pixels.
+/// Maximum side of a scale in latent positions: 256 are 4096 pixels.
 pub(crate) const MAX_SIDE: usize = 256;
-/// Most rows of a codebook or vocabulary.
+/// Maximum size of a codebook or vocabulary.
 pub(crate) const MAX_VOCABULARY: usize = 4 << 20;
-/// Most tokens of a prompt; the published models read 300.
+/// Maximum number of prompt tokens; the published models have 300.
 pub(crate) const MAX_CONTEXT: usize = 4096;
-/// Most tokens of prompt and scales together; the published 1024px model has 9,751.
+/// Maximum number of tokens of prompt and scales together; the published model of 1024 pixels has 9,751.
 pub(crate) const MAX_TOKENS: usize = 65_536;
-/// Largest side of a picture in pixels.
+/// Maximum side of an image in pixels.
 pub(crate) const MAX_RESOLUTION: usize = 8192;
 
-/// Everything that a checkpoint's configuration files say.
+/// The configuration of a checkpoint.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The Qwen2 text encoder.
@@ -50,7 +49,7 @@ pub struct Config {
     pub residual: ResidualConfig,
     /// The visual tokenizer and its decoder.
     pub visual: VisualConfig,
-    /// How the model wants to be sampled.
+    /// Default sampling parameters of the model.
     pub generation: GenerationConfig,
 }
 
@@ -64,16 +63,16 @@ impl Config {
         Ok(Layout::find(&Storage::Disk { memory_map: false }, folder, None)?.config)
     }
 
-    /// Width and height of the pictures, in pixels.
+    /// Returns the side of generated images in pixels.
     pub fn resolution(&self) -> usize {
         self.transformer.last_side() * self.visual.downsample()
     }
 
-    /// Checks what the parts must agree on; the path of the transformer's file is for messages.
+    /// Checks that the parts fit together; `transformer_path` is for error messages.
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] naming what doesn't fit.
+    /// [`Error::Config`] naming the first value that does not fit.
     pub fn check(&self, transformer_path: &Path) -> Result<()> {
         if self.transformer.context_dim != self.text.hidden_size {
             return Err(Error::Config {
@@ -86,7 +85,7 @@ impl Config {
                 ),
             });
         }
-        // No tensor stands behind these: memory would be the first to notice.
+        // No tensor has these sizes, so that loading the weights would not reveal a value that is too large.
         let tokens = self.transformer.context_tokens + self.transformer.sides.iter().map(|side| side * side).sum::<usize>();
         let limits = [
             (tokens, MAX_TOKENS, "tokens of prompt and scales together"),

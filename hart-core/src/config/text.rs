@@ -11,15 +11,15 @@ use crate::files::Storage;
 pub struct TextConfig {
     /// Rows of the embedding.
     pub vocab_size: usize,
-    /// Channels between layers, D.
+    /// Channels of the hidden states, D.
     pub hidden_size: usize,
     /// Channels inside a feed-forward layer.
     pub intermediate_size: usize,
-    /// How many layers.
+    /// Number of layers.
     pub num_layers: usize,
-    /// Query heads.
+    /// Number of query heads.
     pub num_heads: usize,
-    /// Key and value heads; each serves `num_heads / num_kv_heads` query heads.
+    /// Number of key and value heads, each shared by `num_heads / num_kv_heads` query heads.
     pub num_kv_heads: usize,
     /// Channels of a head.
     pub head_dim: usize,
@@ -34,31 +34,32 @@ impl TextConfig {
     ///
     /// # Errors
     ///
-    /// The file can't be read, or as [`Self::parse`].
+    /// The file cannot be read, and those of [`Self::parse`].
     pub fn read(path: &Path) -> Result<Self> {
         Self::read_in(&Storage::Disk { memory_map: false }, path)
     }
 
     pub(crate) fn read_in(storage: &Storage, path: &Path) -> Result<Self> {
-        Self::of(Fields::read(storage, path)?)
+        Self::from_fields(Fields::read(storage, path)?)
     }
 
-    /// Checks the text of a `config.json`; `path` is for messages.
+    /// Parses and checks the contents of a `config.json`; `path` is for error messages.
     ///
     /// # Errors
     ///
-    /// It is no JSON object, or [`Error::Config`](crate::Error::Config) naming the first value that won't do.
+    /// It is not a JSON object, or [`Error::Config`](crate::Error::Config) naming the first invalid value.
     pub fn parse(path: &Path, text: &[u8]) -> Result<Self> {
-        Self::of(Fields::parse(path, text)?)
+        Self::from_fields(Fields::parse(path, text)?)
     }
 
-    fn of(outer: Fields) -> Result<Self> {
-        // Newer exports of the vision-language model keep the decoder's values one level down.
+    fn from_fields(outer: Fields) -> Result<Self> {
+        // Newer exports of the vision-language model have a nested object for the decoder.
         let fields = outer.object("text_config").unwrap_or(outer);
         let kinds = ["qwen2", "qwen2_vl", "qwen2_vl_text"];
         fields.one_of("model_type", kinds[0], &kinds, "the text encoder is a Qwen2 decoder")?;
-        // What the two kinds take where a file says nothing.
-        let (usual_eps, usual_theta) = if fields.text_or("model_type", kinds[0])? == kinds[0] { (1e-6, 1e4) } else { (1e-5, 1e6) };
+        // The defaults of the two model types.
+        let (default_eps, default_theta) =
+            if fields.text_or("model_type", kinds[0])? == kinds[0] { (1e-6, 1e4) } else { (1e-5, 1e6) };
         fields.one_of("hidden_act", "silu", &["silu"], "Qwen2 has no other")?;
         check_rope(&fields)?;
         if fields.flag_or("use_sliding_window", false)? {
@@ -87,13 +88,13 @@ impl TextConfig {
             num_heads,
             num_kv_heads,
             head_dim,
-            rms_norm_eps: fields.number_or("rms_norm_eps", usual_eps, 1e-12..=1.0)?,
-            rope_theta: rope.number_or("rope_theta", usual_theta, 1.0..=1e12)?,
+            rms_norm_eps: fields.number_or("rms_norm_eps", default_eps, 1e-12..=1.0)?,
+            rope_theta: rope.number_or("rope_theta", default_theta, 1.0..=1e12)?,
         })
     }
 }
 
-/// `mrope` gives text the same three coordinates, so it is the plain rotary embedding here; a scaled one is not.
+/// Checks that the rotary embedding is not scaled. `mrope` is allowed: its three coordinates are equal for text.
 fn check_rope(fields: &Fields) -> Result<()> {
     for name in ["rope_scaling", "rope_parameters"] {
         let Some(rope) = fields.object(name) else { continue };

@@ -9,19 +9,19 @@ use crate::error::Result;
 use crate::files::Storage;
 use crate::schedule::{FULL_STEPS, Respacing};
 
-/// How a block reduces the context's rows to one.
+/// Pooling of the context tokens for a block's modulation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pooling {
-    /// The largest value of each channel over all rows, padding included.
+    /// The maximum of each channel over all tokens, padding included.
     Max,
-    /// The average over the rows that hold text.
+    /// The average over text tokens.
     Average,
 }
 
-/// What modulates a block's norms and residual branches.
+/// The source of the modulation of a block's norms and residual branches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ModulationKind {
-    /// Nothing: `disable_aln` true, `shared_aln` false, as in the published models.
+    /// No modulation: `disable_aln` true, `shared_aln` false, as in the published models.
     Off,
     /// A linear layer of the pooled context in every block: `disable_aln` false.
     Linear(Pooling),
@@ -29,27 +29,27 @@ pub enum ModulationKind {
     Table,
 }
 
-/// Where the embedding of a scale's number comes from.
+/// The kind of level embedding, which tells the scales apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LevelEmbeddingKind {
-    /// An MLP of the number's sinusoid: `use_timestep_embed` true.
+    /// An MLP of the scale index's sinusoid: `use_timestep_embed` true.
     Sinusoid,
-    /// A table with a row a scale.
+    /// A table with one row for each scale: `use_timestep_embed` false.
     Table,
 }
 
 /// Sizes and options of the autoregressive transformer.
 #[derive(Clone, Debug)]
 pub struct TransformerConfig {
-    /// How many blocks.
+    /// Number of blocks.
     pub depth: usize,
-    /// Channels between blocks, C.
+    /// Channels of the hidden states, C.
     pub embed_dim: usize,
-    /// Heads, H.
+    /// Number of heads, H.
     pub num_heads: usize,
     /// Channels inside a block's feed-forward layer.
     pub feed_forward_dim: usize,
-    /// Text tokens of a prompt, T.
+    /// Number of tokens of a prompt, padding included, T.
     pub context_tokens: usize,
     /// Channels of the text encoder's output.
     pub context_dim: usize,
@@ -57,63 +57,63 @@ pub struct TransformerConfig {
     pub norm_eps: f64,
     /// Side of each scale in latent positions, `patch_nums`.
     pub sides: Vec<usize>,
-    /// Whether queries and keys are normalised, with a learned scale a head.
+    /// True for L2-normalised queries and keys with a learned scale for each head.
     pub attn_l2_norm: bool,
-    /// What modulates the blocks.
+    /// The source of the blocks' modulation.
     pub modulation: ModulationKind,
-    /// Where the embedding of a scale's number comes from.
+    /// The kind of level embedding.
     pub level_embedding: LevelEmbeddingKind,
-    /// Whether the context is normalised before it is embedded.
+    /// True for a norm of the context before its embedding.
     pub context_norm: bool,
-    /// Folder of the visual tokenizer, where the file names one.
+    /// Folder of the visual tokenizer, if the file names one.
     pub visual_path: Option<PathBuf>,
 }
 
 /// Sizes of the residual diffusion MLP.
 #[derive(Clone, Debug)]
 pub struct ResidualConfig {
-    /// Channels of its blocks.
+    /// Channels of the blocks.
     pub width: usize,
-    /// How many blocks.
+    /// Number of blocks.
     pub depth: usize,
-    /// Which of the 1000 diffusion steps are taken.
+    /// The selection of the 1000 diffusion steps.
     pub steps: Respacing,
 }
 
 impl TransformerConfig {
-    /// Channels of a head.
+    /// Returns the number of channels of a head.
     pub fn head_dim(&self) -> usize {
         self.embed_dim / self.num_heads
     }
 
-    /// Side of the last scale, which is the latent's.
+    /// Returns the side of the last scale, which is that of the latent.
     pub fn last_side(&self) -> usize {
         self.sides[self.sides.len() - 1]
     }
 
-    /// Reads and checks `llm/config.json`. Options that a file leaves out are as in the published configuration class; sizes must be there.
+    /// Reads and checks `llm/config.json`. Missing options have the defaults of the published configuration class; sizes are required.
     ///
     /// # Errors
     ///
-    /// The file can't be read, or as [`Self::parse`].
+    /// The file cannot be read, and those of [`Self::parse`].
     pub fn read(path: &Path) -> Result<(Self, ResidualConfig)> {
         Self::read_in(&Storage::Disk { memory_map: false }, path)
     }
 
     pub(crate) fn read_in(storage: &Storage, path: &Path) -> Result<(Self, ResidualConfig)> {
-        Self::of(Fields::read(storage, path)?)
+        Self::from_fields(Fields::read(storage, path)?)
     }
 
-    /// Checks the text of a `config.json`; `path` is for messages.
+    /// Parses and checks the contents of a `config.json`; `path` is for error messages.
     ///
     /// # Errors
     ///
-    /// It is no JSON object, or [`Error::Config`](crate::Error::Config) naming the first value that won't do.
+    /// It is not a JSON object, or [`Error::Config`](crate::Error::Config) naming the first invalid value.
     pub fn parse(path: &Path, text: &[u8]) -> Result<(Self, ResidualConfig)> {
-        Self::of(Fields::parse(path, text)?)
+        Self::from_fields(Fields::parse(path, text)?)
     }
 
-    fn of(fields: Fields) -> Result<(Self, ResidualConfig)> {
+    fn from_fields(fields: Fields) -> Result<(Self, ResidualConfig)> {
         fields.one_of("model_type", "hart_transformer_t2i", &["hart_transformer_t2i"], "a text-to-image HART")?;
         let unsupported = "the GPT-2 variant has no published text-to-image weights";
         fields.one_of("attn_type", "gpt2", &["llama"], unsupported)?;
@@ -157,7 +157,7 @@ impl TransformerConfig {
     }
 }
 
-/// Sides of the scales, at least two, of which none is larger than the last.
+/// Reads the sides of the scales: at least two, none larger than the last.
 pub(super) fn sides(fields: &Fields, name: &str) -> Result<Vec<usize>> {
     let sides = fields.sizes(name, 2..=64, 1..=MAX_SIDE)?;
     if sides[0] != 1 || sides.iter().max() != sides.last() {
@@ -166,7 +166,8 @@ pub(super) fn sides(fields: &Fields, name: &str) -> Result<Vec<usize>> {
     Ok(sides)
 }
 
-/// The Llama rule: two thirds of `mlp_ratio`, rounded up to a multiple of 256. The product is taken in floating point before the cast.
+/// Computes the feed-forward width by Llama's rule: two thirds of `mlp_ratio`, rounded up to a multiple of 256. The product is computed in
+/// floating point before the cast.
 fn feed_forward_dim(fields: &Fields, embed_dim: usize) -> Result<usize> {
     const MULTIPLE: usize = 256;
     let exact = embed_dim as f64 * fields.number_or("mlp_ratio", 4.0, 0.01..=64.0)? * 2.0 / 3.0;

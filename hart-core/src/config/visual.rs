@@ -12,28 +12,28 @@ pub(crate) const NORM_GROUPS: usize = 32;
 /// Sizes and options of the visual tokenizer.
 #[derive(Clone, Debug)]
 pub struct VisualConfig {
-    /// Rows of the codebook, V.
+    /// Number of codebook rows, V.
     pub vocab_size: usize,
     /// Channels of the latent, Z.
     pub z_channels: usize,
-    /// Channels of the autoencoder's first level.
+    /// Channels of the autoencoder's finest level.
     pub channels: usize,
-    /// Factor on `channels` of each level; each level but the last halves the side.
+    /// Factor of `channels` for each level, the finest first; each level but the last halves the side.
     pub multipliers: Vec<usize>,
     /// Side of the kernels before and after the quantizer.
     pub quant_conv_kernel: usize,
     /// Side of each scale in latent positions, `v_patch_nums`.
     pub sides: Vec<usize>,
-    /// Share of the convolution in phi, `|quant_resi|`; 0: phi changes nothing and has no weights.
+    /// Weight of the convolution in phi, `|quant_resi|`. With 0 phi is the identity and has no weights.
     pub phi_ratio: f64,
-    /// How many phi convolutions there are.
+    /// Number of phi convolutions.
     pub phi_count: usize,
-    /// Whether the nearest codebook row is the one at the smallest angle instead of distance.
+    /// True if the nearest codebook row is the one at the smallest angle instead of the smallest distance.
     pub cosine: bool,
 }
 
 impl VisualConfig {
-    /// Pixels per latent position along one side.
+    /// Returns the number of pixels per latent position along one side.
     pub fn downsample(&self) -> usize {
         1 << (self.multipliers.len() - 1)
     }
@@ -42,25 +42,25 @@ impl VisualConfig {
     ///
     /// # Errors
     ///
-    /// The file can't be read, or as [`Self::parse`].
+    /// The file cannot be read, and those of [`Self::parse`].
     pub fn read(path: &Path) -> Result<Self> {
         Self::read_in(&Storage::Disk { memory_map: false }, path)
     }
 
     pub(crate) fn read_in(storage: &Storage, path: &Path) -> Result<Self> {
-        Self::of(Fields::read(storage, path)?)
+        Self::from_fields(Fields::read(storage, path)?)
     }
 
-    /// Checks the text of a `config.json`; `path` is for messages.
+    /// Parses and checks the contents of a `config.json`; `path` is for error messages.
     ///
     /// # Errors
     ///
-    /// It is no JSON object, or [`Error::Config`](crate::Error::Config) naming the first value that won't do.
+    /// It is not a JSON object, or [`Error::Config`](crate::Error::Config) naming the first invalid value.
     pub fn parse(path: &Path, text: &[u8]) -> Result<Self> {
-        Self::of(Fields::parse(path, text)?)
+        Self::from_fields(Fields::parse(path, text)?)
     }
 
-    fn of(fields: Fields) -> Result<Self> {
+    fn from_fields(fields: Fields) -> Result<Self> {
         let kinds = ["hart_autoencoder_with_disc", "hart_autoencoder"];
         fields.one_of("model_type", kinds[0], &kinds, "HART's visual tokenizer")?;
         fields.one_of("quantizer_type", "var", &["var_hybrid", "var"], "the quantizers of the published code")?;
@@ -83,15 +83,15 @@ impl VisualConfig {
             None => vec![1, 2, 3, 4, 5, 6, 8, 10, 13, 16],
             Some(_) => transformer::sides(&fields, "v_patch_nums")?,
         };
-        // No tensor stands behind the sides: memory would be the first to notice.
+        // No tensor has these sizes, so that loading the weights would not reveal a value that is too large.
         let side = sides[sides.len() - 1] << (multipliers.len() - 1);
         if side > MAX_RESOLUTION || sides.iter().map(|side| side * side).sum::<usize>() > MAX_TOKENS {
             let expected = format!("sides of at most {MAX_TOKENS} tokens together and {MAX_RESOLUTION} pixels, not {side}");
             return Err(fields.wrong("v_patch_nums", expected));
         }
-        const MOST_PHIS: usize = 1024;
-        let shared = fields.size_or("share_quant_resi", 4, 0..=MOST_PHIS)?;
-        let counted = fields.size_or("default_qresi_counts", 0, 0..=MOST_PHIS)?;
+        const MAX_PHIS: usize = 1024;
+        let shared = fields.size_or("share_quant_resi", 4, 0..=MAX_PHIS)?;
+        let counted = fields.size_or("default_qresi_counts", 0, 0..=MAX_PHIS)?;
         let phi_count = match (shared, counted) {
             (0, 0) => sides.len(),
             (0, n) => n,
@@ -110,9 +110,9 @@ impl VisualConfig {
         })
     }
 
-    /// Whether phi has a convolution at all; below this share the published code leaves it out.
+    /// Returns whether phi has convolutions. The published code omits them below a minimum ratio.
     pub(crate) fn has_phi(&self) -> bool {
-        const SMALLEST: f64 = 1e-6;
-        self.phi_ratio > SMALLEST
+        const MIN_RATIO: f64 = 1e-6;
+        self.phi_ratio > MIN_RATIO
     }
 }
