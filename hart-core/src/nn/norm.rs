@@ -1,5 +1,6 @@
 //! burn's norms, computed by [`crate::kernels`].
 
+use burn::module::Param;
 use burn::nn::{GroupNorm, LayerNorm, RmsNorm};
 use burn::prelude::*;
 
@@ -55,8 +56,7 @@ pub(crate) fn group_norm(x: Tensor<4>, norm: &GroupNorm) -> Tensor<4> {
 ///
 /// If the layer has no gain or bias: all of the model's have both.
 pub(crate) fn group_norm_params(norm: &GroupNorm) -> GroupNormParams {
-    let per_channel =
-        |parameter: &Option<burn::module::Param<Tensor<1>>>| parameter.as_ref().expect("group norms have a gain and a bias").val();
+    let per_channel = |param: &Option<Param<Tensor<1>>>| param.as_ref().expect("group norms have a gain and a bias").val();
     GroupNormParams {
         gain: per_channel(&norm.gamma),
         bias: per_channel(&norm.beta),

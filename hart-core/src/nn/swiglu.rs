@@ -20,10 +20,11 @@ impl SwiGlu {
         Self { gate: linear(width, hidden), up: linear(width, hidden), down: linear(hidden, width) }
     }
 
+    /// Computes the layer.
+    ///
     /// # Shapes
     ///
-    /// - x: `[B, L, C]`
-    /// - output: `[B, L, C]`
+    /// - x, output: `[batch, tokens, channels]`
     pub(crate) fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         kernels::swi_glu(x, &self.gate.weight(), &self.up.weight(), &self.down.weight())
     }
