@@ -19,7 +19,7 @@ unsafe impl Pod for Pair {}
 
 impl Pair {
     #[inline(always)]
-    pub(super) fn of(first: f32, second: f32) -> Self {
+    pub(super) fn new(first: f32, second: f32) -> Self {
         Self(u32::from(round_to_bf16(first)) | u32::from(round_to_bf16(second)) << 16)
     }
 }

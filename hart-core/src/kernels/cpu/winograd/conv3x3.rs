@@ -46,15 +46,15 @@ pub(super) fn convolve<N: Element>(level: SimdLevel, x: &Input<'_>, filters: &Fi
     let biases: Vec<Vec<f32>> = (0..filters.chunks()).map(|chunk| filters.bias(chunk)).collect();
     let mut band = x.band(rows, across);
     let mut domain = WinogradDomain::<N>::new(N::amx(level, x.channels.div_ceil(N::CHANNELS)), rows * across, padded);
-    let run = domain.tiles_at_once();
-    let scratch = || (vec![0.0; POINTS * run * CHUNK], Vec::new());
+    let product_tiles = domain.tiles_at_once();
+    let scratch = || (vec![0.0; POINTS * product_tiles * CHUNK], Vec::new());
     for first in (0..down).step_by(rows) {
         let tiles = rows.min(down - first) * across;
         band.fill(level, x, first);
         domain.fill(level, &band, tiles, across);
         let out = SyncPtr::new(y.as_mut_ptr());
         // Tiles of a task, which multiplies them by one chunk of filters.
-        let part = if single_band { tiles } else { run };
+        let part = if single_band { tiles } else { product_tiles };
         let parts = tiles.div_ceil(part);
         tasks::for_each(filters.chunks() * parts, scratch, |(products, task_panels), task| {
             let (chunk, start) = (task / parts, task % parts * part);
@@ -66,8 +66,8 @@ pub(super) fn convolve<N: Element>(level: SimdLevel, x: &Input<'_>, filters: &Fi
                 }
             };
             let (bias, channels) = (&biases[chunk], filters.channels(chunk));
-            for start in (start..tiles.min(start + part)).step_by(run) {
-                let count = run.min(tiles - start);
+            for start in (start..tiles.min(start + part)).step_by(product_tiles) {
+                let count = product_tiles.min(tiles - start);
                 domain.multiply(level, start, count, panels, bias.len(), products);
                 for tile in 0..count {
                     let (row, column) = ((start + tile) / across + first, (start + tile) % across);
@@ -76,7 +76,7 @@ pub(super) fn convolve<N: Element>(level: SimdLevel, x: &Input<'_>, filters: &Fi
                     let to = unsafe { out.get().add((row * width + column) * filters.to + channels.start) };
                     level.run(OutputTile {
                         products: &products[tile * bias.len()..],
-                        point_stride: run * bias.len(),
+                        point_stride: product_tiles * bias.len(),
                         bias,
                         channels: channels.len(),
                         height: TILE.min(height - row),
@@ -134,10 +134,10 @@ impl<N: Element> WinogradDomain<N> {
     fn multiply(&self, level: SimdLevel, start: usize, count: usize, panels: &[N], columns: usize, products: &mut [f32]) {
         let depth = panels.len() / POINTS / columns;
         let amx = self.amx.map(TileGuard::new);
-        let (run, rows) = (self.tiles_at_once(), if amx.is_some() { bf16_gemm::ROWS } else { count });
+        let (product_tiles, rows) = (self.tiles_at_once(), if amx.is_some() { bf16_gemm::ROWS } else { count });
         for (point, panel) in panels.chunks(depth * columns).enumerate() {
             let x = &self.values[point * self.point_stride + start * self.tile_len..][..rows * self.tile_len];
-            let y = &mut products[point * run * columns..][..rows * columns];
+            let y = &mut products[point * product_tiles * columns..][..rows * columns];
             N::multiply(level, amx.as_ref(), Product { x, stride: self.tile_len, rows, panel, depth, columns, y });
         }
     }

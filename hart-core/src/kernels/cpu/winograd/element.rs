@@ -81,7 +81,7 @@ impl Element for Pair {
             first.store(firsts.as_mut_ptr());
             second.store(seconds.as_mut_ptr());
             for lane in 0..S::LANES {
-                to.add(lane).write(Self::of(firsts[lane], seconds[lane]));
+                to.add(lane).write(Self::new(firsts[lane], seconds[lane]));
             }
         }
     }

@@ -47,12 +47,12 @@ impl Norm<'_> {
                 all.flat_map(move |(part, sums)| sums[channel..channel + group].iter().map(move |sum| (part, f64::from(*sum))))
             };
             let count = (x.len() / self.groups) as f64;
-            let all_mean = sums_of(0).map(|(_, sum)| sum).sum::<f64>() / count;
-            // Squared deviations from each part's mean, and of that mean from the mean of all.
+            let group_mean = sums_of(0).map(|(_, sum)| sum).sum::<f64>() / count;
+            // Squared deviations of the values from each part's mean, and of the parts' means from the group's mean.
             let within = sums_of(1).map(|(_, squares)| squares).sum::<f64>();
-            let between = sums_of(0).map(|(part, sum)| (sum / pixels(part) - all_mean).powi(2) * pixels(part)).sum::<f64>();
+            let between = sums_of(0).map(|(part, sum)| (sum / pixels(part) - group_mean).powi(2) * pixels(part)).sum::<f64>();
             let inverse = 1.0 / ((within + between) / count + self.epsilon).sqrt();
-            mean.extend((0..group).map(|_| all_mean as f32));
+            mean.extend((0..group).map(|_| group_mean as f32));
             factor.extend(self.scale[channel..channel + group].iter().map(|scale| inverse as f32 * scale));
         }
         Normalization { mean, factor, shift: self.shift.to_vec() }
@@ -76,8 +76,8 @@ impl LoopKernel for Sums<'_> {
         let one_over_pixels = 1.0 / (self.x.len() / channels) as f32;
         for x in self.x.chunks(channels) {
             for ((square, sum), x) in squares.iter_mut().zip(&*sums).zip(x) {
-                let off = x - sum * one_over_pixels;
-                *square += off * off;
+                let deviation = x - sum * one_over_pixels;
+                *square += deviation * deviation;
             }
         }
     }

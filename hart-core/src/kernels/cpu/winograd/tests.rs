@@ -57,7 +57,7 @@ fn convolutions_are_sums_of_products() {
             // Errors are relative to the largest value, or to the standard deviation of such sums where they cancel.
             let size = want.iter().fold((from as f64 * 9.0 / 4.0).sqrt(), |largest, want| largest.max(want.abs()));
             for level in SimdLevel::all() {
-                for (pairs, most) in [(false, 1e-5), (true, 0.06)] {
+                for (pairs, tolerance) in [(false, 1e-5), (true, 0.06)] {
                     let mut y = vec![0.5; want.len()];
                     if pairs {
                         conv3x3::convolve::<Pair>(level, &x, &filters, &mut y, true);
@@ -65,7 +65,7 @@ fn convolutions_are_sums_of_products() {
                         conv3x3::convolve::<f32>(level, &x, &filters, &mut y, true);
                     }
                     let error = y.iter().zip(&want).map(|(y, want)| (f64::from(*y) - want).abs()).fold(0.0, f64::max) / size;
-                    assert!(error < most, "{level:?} {sizes:?}, {op:?}, pairs {pairs}: off by {error}");
+                    assert!(error < tolerance, "{level:?} {sizes:?}, {op:?}, pairs {pairs}: off by {error}");
                 }
             }
         }
@@ -79,16 +79,16 @@ fn products_of_pairs_are_those_of_their_values() {
             waves_f64(count, speed).into_iter().map(|value| bf16::from_f32(value).to_f32()).collect()
         };
         let (x, weights) = (halves(rows * 2 * depth, 0.7), halves(2 * depth * columns, 1.3));
-        let of_x: Vec<Pair> = x.chunks(2).map(|x| Pair::of(x[0], x[1])).collect();
+        let x_pairs: Vec<Pair> = x.chunks(2).map(|x| Pair::new(x[0], x[1])).collect();
         let row = |k: usize| &weights[k * columns..][..columns];
         let panel: Vec<Pair> =
-            (0..depth).flat_map(|k| row(2 * k).iter().zip(row(2 * k + 1)).map(|(a, b)| Pair::of(*a, *b))).collect();
+            (0..depth).flat_map(|k| row(2 * k).iter().zip(row(2 * k + 1)).map(|(a, b)| Pair::new(*a, *b))).collect();
         let token = Pair::amx(SimdLevel::best(), depth).filter(|_| rows.is_multiple_of(bf16_gemm::ROWS));
         let on_amx = token.map(|token| move |product: Product<'_, Pair>| bf16_gemm::multiply_amx(&TileGuard::new(token), product));
         let on_amx = on_amx.iter().map(|multiply| multiply as &dyn Fn(Product<'_, Pair>));
         for multiply in [&bf16_gemm::multiply as &dyn Fn(Product<'_, Pair>), &bf16_gemm::plain].into_iter().chain(on_amx) {
             let mut y = vec![0.0; rows * columns];
-            multiply(Product { x: &of_x, stride: depth, rows, panel: &panel, depth, columns, y: &mut y });
+            multiply(Product { x: &x_pairs, stride: depth, rows, panel: &panel, depth, columns, y: &mut y });
             for (i, y) in y.iter().enumerate() {
                 let (row, column) = (i / columns, i % columns);
                 let want: f32 = (0..2 * depth).map(|k| x[row * 2 * depth + k] * weights[k * columns + column]).sum();
@@ -106,7 +106,7 @@ fn layer(from: usize, to: usize, kernel: usize) -> Conv2d {
 
 fn group_norm(channels: usize, groups: usize) -> GroupNorm {
     let mut norm = GroupNormConfig::new(groups, channels).with_epsilon(1e-6).init(&Device::flex());
-    let of = |speed, more| Some(Param::from_tensor(tensor(waves_f64(channels, speed), [channels], &Device::flex()) + more));
+    let of = |speed, offset| Some(Param::from_tensor(tensor(waves_f64(channels, speed), [channels], &Device::flex()) + offset));
     (norm.gamma, norm.beta) = (of(1.3, 1.5), of(0.3, 0.0));
     norm
 }
