@@ -28,7 +28,7 @@ pub(super) fn silu_mul(gate: &mut [f32], up: &[f32]) {
 /// If their lengths differ.
 #[cfg(feature = "train")]
 pub(super) fn silu_gradient(dy: &mut [f32], x: &[f32]) {
-    map_in_place(dy, [x], |dy, [x]| dy * silu_slope(x));
+    map_in_place(dy, [x], |dy, [x]| dy * silu_derivative(x));
 }
 
 /// Replaces the gradient of `silu(gate) * up` by that of the gate.
@@ -38,7 +38,7 @@ pub(super) fn silu_gradient(dy: &mut [f32], x: &[f32]) {
 /// If their lengths differ.
 #[cfg(feature = "train")]
 pub(super) fn silu_mul_gradient(dy: &mut [f32], gate: &[f32], up: &[f32]) {
-    map_in_place(dy, [gate, up], |dy, [gate, up]| dy * up * silu_slope(gate));
+    map_in_place(dy, [gate, up], |dy, [gate, up]| dy * up * silu_derivative(gate));
 }
 
 /// Replaces every value of `x` by `map` of it and of the corresponding values of the other slices.
@@ -78,7 +78,7 @@ pub(super) fn silu_of(x: f32) -> f32 {
 /// Returns the derivative of SiLU: `s (1 + x (1 - s))` with s = sigmoid(x).
 #[cfg(feature = "train")]
 #[inline(always)]
-pub(super) fn silu_slope(x: f32) -> f32 {
+pub(super) fn silu_derivative(x: f32) -> f32 {
     let s = 1.0 / (1.0 + exp(-x));
     s * (1.0 + x * (1.0 - s))
 }

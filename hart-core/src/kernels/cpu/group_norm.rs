@@ -185,7 +185,7 @@ impl LoopKernel for Backward<'_> {
             let (scale, shift) = (scale[self.first + channel], shift[self.first + channel]);
             if silu {
                 for ((dx, dy), x) in dx.iter_mut().zip(dy).zip(x) {
-                    *dx = dy * super::elementwise::silu_slope(normalized(*x) * scale + shift);
+                    *dx = dy * super::elementwise::silu_derivative(normalized(*x) * scale + shift);
                 }
             } else {
                 dx.copy_from_slice(dy);

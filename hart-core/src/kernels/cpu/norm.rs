@@ -19,7 +19,7 @@ const LANES: usize = 16;
 
 /// The statistics by which a row is normalised.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Norm {
+pub(super) enum NormKind {
     /// RMSNorm: the mean square.
     Rms,
     /// LayerNorm: the mean and the variance.
@@ -58,7 +58,7 @@ pub(super) struct Affine<'a> {
 /// # Panics
 ///
 /// If the rows are not whole, or a parameter has too few values.
-fn norm_rows(x: &[f32], width: usize, norm: Norm, epsilon: f32, affine: Affine<'_>) -> Vec<f32> {
+fn norm_rows(x: &[f32], width: usize, norm: NormKind, epsilon: f32, affine: Affine<'_>) -> Vec<f32> {
     assert!(width > 0 && x.len().is_multiple_of(width), "rows must be whole");
     let (level, rows) = (SimdLevel::best(), (TASK_VALUES / width).max(1));
     let mut y = memory::unspecified(x.len());
@@ -74,7 +74,7 @@ struct NormRows<'a> {
     x: &'a [f32],
     y: &'a mut [f32],
     width: usize,
-    norm: Norm,
+    norm: NormKind,
     epsilon: f32,
     affine: Affine<'a>,
     /// Index of the first row.
@@ -88,7 +88,7 @@ impl<'a> LoopKernel for NormRows<'a> {
         for (index, (x, y)) in self.x.chunks_exact(width).zip(self.y.chunks_exact_mut(width)).enumerate() {
             let count = width as f32;
             // Normalise.
-            let mean = if self.norm == Norm::Layer { sum(x, |v| v) / count } else { 0.0 };
+            let mean = if self.norm == NormKind::Layer { sum(x, |v| v) / count } else { 0.0 };
             let square = |v: f32| (v - mean) * (v - mean);
             let inverse = 1.0 / (sum(x, square) / count + self.epsilon).sqrt();
             for (y, x) in y.iter_mut().zip(x) {
@@ -163,7 +163,7 @@ impl LoopKernel for AddRows<'_> {
 
 /// See [`crate::kernels::rms_norm`].
 pub(crate) fn rms_norm(x: &Tensor<3>, gain: &Tensor<1>, epsilon: f64, modulation: Option<&Modulation>) -> Option<Tensor<3>> {
-    normalized(x, Norm::Rms, epsilon, Some(gain), None, modulation)
+    normalized(x, NormKind::Rms, epsilon, Some(gain), None, modulation)
 }
 
 /// See [`crate::kernels::layer_norm`].
@@ -174,13 +174,13 @@ pub(crate) fn layer_norm(
     epsilon: f64,
     modulation: Option<&Modulation>,
 ) -> Option<Tensor<3>> {
-    normalized(x, Norm::Layer, epsilon, gain, bias, modulation)
+    normalized(x, NormKind::Layer, epsilon, gain, bias, modulation)
 }
 
 /// Normalises the rows of a tensor. Returns `None` if an operand is not on the CPU, not f32, or of another shape.
 fn normalized(
     x: &Tensor<3>,
-    norm: Norm,
+    norm: NormKind,
     epsilon: f64,
     gain: Option<&Tensor<1>>,
     bias: Option<&Tensor<1>>,
@@ -290,13 +290,13 @@ mod tests {
         let shift = BroadcastRows { values: &modulation[width..], stride: 2 * width, repeats };
         let all = |values| Some(BroadcastRows { values, stride: 0, repeats: 1 });
         let affine = Affine { gain: all(&gain), bias: all(&bias), modulation: Some((scale, shift)) };
-        for kind in [Norm::Rms, Norm::Layer] {
+        for kind in [NormKind::Rms, NormKind::Layer] {
             let (plain, all) =
                 (norm_rows(&x, width, kind, epsilon, Affine::default()), norm_rows(&x, width, kind, epsilon, affine));
             for row in [0, 1, 884, 885, 886, repeats - 1, repeats, rows - 1] {
                 let values: Vec<f64> = x[row * width..][..width].iter().map(|&v| f64::from(v)).collect();
                 let count = width as f64;
-                let mean = if kind == Norm::Rms { 0.0 } else { values.iter().sum::<f64>() / count };
+                let mean = if kind == NormKind::Rms { 0.0 } else { values.iter().sum::<f64>() / count };
                 let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / count;
                 for (column, value) in values.iter().enumerate() {
                     let want = (value - mean) / (variance + f64::from(epsilon)).sqrt();
