@@ -194,8 +194,8 @@ fn key_blocks_with_scores_of_different_sizes() {
             let row = BatchRow { queries, segments: vec![Segment::Packed(&packed)], output: queries.strides };
             attend_with(level, &[row], config, &mut out);
             for (query, got) in out.chunks(head_dim).enumerate() {
-                let right = |x: &f32| if query == nan_query { x.is_nan() } else { (x - want).abs() < 2e-2 };
-                assert!(got.iter().all(right), "{level:?}, {scores:?}, query {query}: got {}, expected {want}", got[0]);
+                let is_correct = |x: &f32| if query == nan_query { x.is_nan() } else { (x - want).abs() < 2e-2 };
+                assert!(got.iter().all(is_correct), "{level:?}, {scores:?}, query {query}: got {}, expected {want}", got[0]);
             }
         }
     }

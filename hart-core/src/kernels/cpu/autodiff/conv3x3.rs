@@ -135,16 +135,17 @@ mod tests {
         for [batch, from, to, height, width] in SHAPES {
             let layer = layer(from, to, &device);
             let x = tensor(waves(batch * from * height * width, 0.7), [batch, from, height, width], &device);
-            let turned = tensor(waves(batch * from * height * width, 0.7), [batch, from, width, height], &device).swap_dims(2, 3);
+            let transposed =
+                tensor(waves(batch * from * height * width, 0.7), [batch, from, width, height], &device).swap_dims(2, 3);
             let wide = Tensor::cat(vec![x.clone(), x.clone()], 3).narrow(3, 5, width);
-            for x in [x, turned, wide] {
+            for x in [x, transposed, wide] {
                 assert_close("output", conv3x3(x.clone(), &conv_params(&layer)).unwrap(), layer.forward(x));
             }
         }
     }
 
     #[test]
-    fn values_that_are_not_finite_stay_so_at_the_same_positions() {
+    fn non_finite_values_stay_at_their_positions() {
         let device = Device::flex();
         let layer = layer(3, 9, &device);
         let mut x = waves(3 * 12 * 10, 0.7);
@@ -182,9 +183,9 @@ mod tests {
             let layer = layer(from, to, &device);
             let (weight, bias) = (layer.weight.val(), layer.bias.as_ref().unwrap().val());
             let x = tensor(waves(batch * from * height * width, 0.7), [batch, from, height, width], &device).require_grad();
-            let turned = tensor(waves(batch * to * height * width, 0.9), [batch, to, width, height], &device).swap_dims(2, 3);
+            let transposed = tensor(waves(batch * to * height * width, 0.9), [batch, to, width, height], &device).swap_dims(2, 3);
             let gradients = |y: Tensor<4>| {
-                let gradients = (y * turned.clone()).sum().backward();
+                let gradients = (y * transposed.clone()).sum().backward();
                 let bias = bias.grad(&gradients).unwrap().reshape([1, 1, 1, to]);
                 [x.grad(&gradients).unwrap(), weight.grad(&gradients).unwrap(), bias]
             };
@@ -194,11 +195,11 @@ mod tests {
                 assert_close(what, got, want);
             }
             let untracked = x.clone().detach();
-            let gradients = (conv3x3(untracked, &conv_params(&layer)).unwrap() * turned.clone()).sum().backward();
+            let gradients = (conv3x3(untracked, &conv_params(&layer)).unwrap() * transposed.clone()).sum().backward();
             assert_close("weight alone", weight.grad(&gradients).unwrap(), want[1].clone());
             let frozen = layer.valid();
             let y = conv3x3(x.clone(), &conv_params(&frozen)).unwrap();
-            let gradients = (y * turned.clone()).sum().backward();
+            let gradients = (y * transposed.clone()).sum().backward();
             assert_close("x alone", x.grad(&gradients).unwrap(), want[0].clone());
         }
     }

@@ -137,9 +137,9 @@ mod tests {
 
     fn layer(channels: usize, groups: usize, device: &Device) -> GroupNorm {
         let mut layer = GroupNormConfig::new(groups, channels).with_epsilon(1e-6).init(device);
-        let of = |speed, more| {
-            let numbers: Tensor<1> = tensor(waves(channels, speed), [channels], device) + more;
-            Some(Param::initialized(ParamId::new(), if device.is_autodiff() { numbers.require_grad() } else { numbers }))
+        let of = |speed, offset| {
+            let values: Tensor<1> = tensor(waves(channels, speed), [channels], device) + offset;
+            Some(Param::initialized(ParamId::new(), if device.is_autodiff() { values.require_grad() } else { values }))
         };
         (layer.gamma, layer.beta) = (of(1.3, 1.5), of(0.3, 0.0));
         layer

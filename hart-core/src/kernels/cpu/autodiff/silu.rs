@@ -141,7 +141,7 @@ mod gradients {
             let got = gradients(&x, &up, silu_mul(x.clone(), up.clone()).unwrap());
             assert_close("gate", got.0.unwrap(), want.0.clone().unwrap());
             assert_close("up", got.1.unwrap(), want.1.clone().unwrap());
-            // One of the two alone.
+            // Only one of the two is tracked.
             let got = gradients(&x, &up, silu_mul(x.clone().detach(), up.clone()).unwrap());
             assert!(got.0.is_none());
             assert_close("up alone", got.1.unwrap(), want.1.unwrap());

@@ -151,7 +151,7 @@ impl Products<'_> {
                 }
                 p += S::LANES;
             }
-            // Reduced before any branch, so that the sums stay in registers.
+            // Reduce before any branch, so that the sums stay in registers.
             let totals: [[f32; 3]; C] = std::array::from_fn(|c| std::array::from_fn(|kx| sums[c][kx].reduce_sum()));
             for (c, totals) in totals.iter().enumerate() {
                 for (kx, total) in totals.iter().enumerate() {
