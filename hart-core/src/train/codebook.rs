@@ -138,9 +138,9 @@ impl CodebookEma {
             self.counts[row] += weight;
             self.sums[row * channels..][..channels].iter_mut().zip(token).for_each(|(sum, value)| *sum += weight * value);
         }
-        let dead: Vec<usize> = (0..self.idle.len()).filter(|&row| self.idle[row] > MAX_IDLE_STEPS).collect();
-        let tokens = rng.integers(Purpose::Revival, batch.codes.len(), dead.len());
-        for (row, token) in dead.into_iter().zip(tokens) {
+        let unused: Vec<usize> = (0..self.idle.len()).filter(|&row| self.idle[row] > MAX_IDLE_STEPS).collect();
+        let tokens = rng.integers(Purpose::RowReplacement, batch.codes.len(), unused.len());
+        for (row, token) in unused.into_iter().zip(tokens) {
             (self.idle[row], self.counts[row]) = (0.0, INITIAL_COUNT);
             let token = &batch.tokens[token * channels..][..channels];
             self.sums[row * channels..][..channels].iter_mut().zip(token).for_each(|(sum, value)| *sum = INITIAL_COUNT * value);

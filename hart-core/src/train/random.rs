@@ -24,7 +24,7 @@ pub(super) enum Purpose {
     /// The choice between a sampled code and the image's code.
     CodeMix = 6,
     /// Tokens that replace unused codebook rows.
-    Revival = 7,
+    RowReplacement = 7,
 }
 
 /// The random number generator of one shard of one step.

@@ -184,15 +184,15 @@ impl MuonParameters {
         self.velocity = self.velocity.clone() * MOMENTUM + gradient.clone();
         // Nesterov momentum.
         let direction = gradient + self.velocity.clone() * MOMENTUM;
-        let mut change = direction.zeros_like();
+        let mut update = direction.zeros_like();
         for batch in &self.batches {
             // Scale the update to the size of AdamW's (Liu et al., 2025).
             let longest = batch.shape[0].max(batch.shape[1]) as f64;
             let part = orthogonalized(batch.view(&direction)) * (step.learning_rate * 0.2 * longest.sqrt());
             let part = part.reshape([batch.length()]); // [elements]
-            change = change.slice_assign([Slice::from(batch.offset..batch.offset + batch.length())], part);
+            update = update.slice_assign([Slice::from(batch.offset..batch.offset + batch.length())], part);
         }
-        self.value = self.value.clone() * (1.0 - step.learning_rate * f64::from(step.options.weight_decay)) - change;
+        self.value = self.value.clone() * (1.0 - step.learning_rate * f64::from(step.options.weight_decay)) - update;
         self.ema = self.ema.clone() * step.ema_decay + self.value.clone() * (1.0 - step.ema_decay);
     }
 
@@ -276,7 +276,7 @@ mod tests {
 
     /// Compares wide, tall and square matrices with burn's Muon, which takes one matrix at a time.
     #[test]
-    fn matrices_together_are_orthogonalized_as_one_by_one() {
+    fn batched_matrices_are_orthogonalized_like_single_ones() {
         let device = Device::flex();
         for [rows, columns] in [[32, 48], [48, 32], [40, 40]] {
             let values: Vec<f32> = (0..2 * rows * columns).map(|i| ((i * i) as f32 * 0.37 + i as f32).sin()).collect();
@@ -285,13 +285,13 @@ mod tests {
                 .with_momentum(MomentumConfig { momentum: 0.0, dampening: 0.0, nesterov: false })
                 .with_adjust_lr_fn(AdjustLrFn::MatchRmsAdamW)
                 .build();
-            let together = orthogonalized(x.clone());
+            let batched = orthogonalized(x.clone());
             for index in 0..2 {
                 let one = |x: &Tensor<3>| x.clone().narrow(0, index, 1).reshape([rows, columns]); // [rows, columns]
                 let zeros = one(&x).zeros_like();
                 let rate = 1.0 / (0.2 * (rows.max(columns) as f64).sqrt());
                 let want = muon.step(rate, zeros, one(&x), None).0.neg();
-                let error = kernels::values((one(&together) - want).abs().max())[0];
+                let error = kernels::values((one(&batched) - want).abs().max())[0];
                 assert!(error < 1e-4, "{rows} x {columns}: off by {error}");
             }
         }

@@ -124,7 +124,7 @@ impl ModuleOptimizer {
         let mut found = Values(Vec::new());
         other.visit(&mut found);
         if !self.parameters.iter().map(|parameter| parameter.value.dims()[0]).eq(found.0.iter().map(Vec::len)) {
-            return Err(Error::request("model", "is of another architecture, expected the configuration's"));
+            return Err(Error::request("model", "has another architecture than the configuration"));
         }
         for (parameter, values) in self.parameters.iter_mut().zip(found.0) {
             let count = values.len();
