@@ -57,7 +57,7 @@ fn a_converted_model_opens_in_its_own_precision_only() {
     let again = convert(&to, &folder.path().join("again"), Precision::Int8, WeightSet::PreferEma, None, &mut |_| Control::Continue)
         .unwrap_err()
         .to_string();
-    assert!(again.contains("packed already"), "{again}");
+    assert!(again.contains("already packed"), "{again}");
     assert!(!folder.path().join("again").exists());
 }
 

@@ -163,7 +163,7 @@ impl Checkpoint {
     }
 
     fn add_safetensors(&mut self, path: &Path, bytes: bytes::Bytes) -> Result<()> {
-        let damaged = |e| Error::checkpoint(path, format!("not a whole safetensors file ({e}): download it again"));
+        let damaged = |e| Error::checkpoint(path, format!("not a complete safetensors file ({e}): download it again"));
         // Validate first that the tensors cover the file without gaps or overlaps.
         SafeTensors::deserialize(&bytes).map_err(damaged)?;
         let (header, metadata) = SafeTensors::read_metadata(&bytes).map_err(damaged)?;

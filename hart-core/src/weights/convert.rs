@@ -89,7 +89,7 @@ fn kept_names<'c>(checkpoint: &'c Checkpoint, table: &'c Table) -> impl Iterator
 ///
 /// # Errors
 ///
-/// [`Error::Checkpoint`] if a tensor is packed already or has another shape than configured, or if the file cannot be written; the
+/// [`Error::Checkpoint`] if a tensor is already packed or has another shape than configured, or if the file cannot be written; the
 /// errors of [`Checkpoint::values`]; [`Error::Cancelled`] if the observer cancels.
 pub(crate) fn convert_tensors(
     (checkpoint, table): (&Checkpoint, &Table),
@@ -109,7 +109,7 @@ pub(crate) fn convert_tensors(
             Some(_) => {
                 return Err(Error::checkpoint(
                     checkpoint.path(),
-                    format!("tensor `{name}` is packed already, or of another shape"),
+                    format!("tensor `{name}` is already packed or has another shape"),
                 ));
             }
         };

@@ -91,14 +91,14 @@ pub static VISUAL: Table = Table {
 /// Returns a function that selects a published name of the visual tokenizer. The names of the phi convolutions depend on
 /// `share_quant_resi` in `config.json`, whose default is 4.
 pub fn visual_names(share_quant_resi: Option<u64>) -> impl Fn(Vec<String>) -> Option<String> {
-    let wanted = match share_quant_resi {
+    let index = match share_quant_resi {
         Some(0) => 1,
         Some(1) => 2,
         _ => 0,
     };
     move |names| {
         let mut names: Vec<String> = names.into_iter().filter(|name| name.starts_with("vae.")).collect();
-        (!names.is_empty()).then(|| names.swap_remove(wanted.min(names.len() - 1)))
+        (!names.is_empty()).then(|| names.swap_remove(index.min(names.len() - 1)))
     }
 }
 
