@@ -39,7 +39,7 @@ pub(crate) fn conv3x3(x: Tensor<4>, params: &ConvParams) -> Result<Tensor<4>, Te
 
 fn sizes(x: &FlexTensor, weight: &FlexTensor) -> Sizes {
     let (x, weight) = (x.shape(), weight.shape());
-    Sizes { batch: x[0], from: x[1], to: weight[0], height: x[2], width: x[3] }
+    Sizes { batch: x[0], in_channels: x[1], out_channels: weight[0], height: x[2], width: x[3] }
 }
 
 impl Convolution for Flex {
@@ -47,7 +47,7 @@ impl Convolution for Flex {
         let sizes = sizes(&x, &weight);
         let (x, weight, bias) = (x.to_contiguous(), weight.to_contiguous(), bias.to_contiguous());
         let y = conv::forward(slice(&x), slice(&weight), slice(&bias), sizes);
-        flex_tensor(y, [sizes.batch, sizes.to, sizes.height, sizes.width].into())
+        flex_tensor(y, [sizes.batch, sizes.out_channels, sizes.height, sizes.width].into())
     }
 }
 
@@ -81,7 +81,7 @@ mod gradients {
                 gradients.register::<Flex>(node.id, flex_tensor(gradient, weight.shape()));
             }
             if let Some(node) = to_bias {
-                gradients.register::<Flex>(node.id, flex_tensor(conv::gradient_bias(dy, sizes), [sizes.to].into()));
+                gradients.register::<Flex>(node.id, flex_tensor(conv::gradient_bias(dy, sizes), [sizes.out_channels].into()));
             }
         }
     }

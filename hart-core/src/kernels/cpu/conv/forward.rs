@@ -10,16 +10,16 @@ const TASK: usize = 96 * 1024;
 /// Minimum number of output rows of a task, which copies two more input rows.
 const MIN_ROWS: usize = 4;
 
-/// Computes `y[o] = b[o] + sum over i of x[i] * w[o][i]`, with x `[B, from, H, W]`, w `[to, from, 3, 3]` and y `[B, to, H, W]`.
+/// Computes `y[o] = b[o] + sum over i of x[i] * w[o][i]`, with x `[B, in, H, W]`, w `[out, in, 3, 3]` and y `[B, out, H, W]`.
 pub(crate) fn forward(x: &[f32], weights: &[f32], bias: &[f32], sizes: Sizes) -> Vec<f32> {
     forward_with(SimdLevel::best(), x, weights, bias, sizes)
 }
 
 pub(super) fn forward_with(level: SimdLevel, x: &[f32], weights: &[f32], bias: &[f32], sizes: Sizes) -> Vec<f32> {
-    assert_eq!(bias.len(), sizes.to, "one bias per output channel");
-    let (from, to) = (sizes.from, sizes.to);
-    assert_eq!(weights.len(), to * from * TAPS, "a 3x3 filter for each pair of channels");
-    let packed = pack(to, from, bias, |o, i, tap| weights[(o * from + i) * TAPS + tap]);
+    assert_eq!(bias.len(), sizes.out_channels, "one bias per output channel");
+    let (in_channels, out_channels) = (sizes.in_channels, sizes.out_channels);
+    assert_eq!(weights.len(), out_channels * in_channels * TAPS, "a 3x3 filter for each pair of channels");
+    let packed = pack(out_channels, in_channels, bias, |o, i, tap| weights[(o * in_channels + i) * TAPS + tap]);
     convolve(level, x, &packed, sizes)
 }
 
@@ -31,57 +31,59 @@ pub(crate) fn gradient_x(dy: &[f32], weights: &[f32], sizes: Sizes) -> Vec<f32> 
 
 #[cfg(any(test, feature = "train"))]
 pub(super) fn gradient_x_with(level: SimdLevel, dy: &[f32], weights: &[f32], sizes: Sizes) -> Vec<f32> {
-    let (from, to) = (sizes.from, sizes.to);
-    assert_eq!(weights.len(), to * from * TAPS, "a 3x3 filter for each pair of channels");
-    let packed = pack(from, to, &vec![0.0; from], |i, o, tap| weights[(o * from + i) * TAPS + TAPS - 1 - tap]);
-    convolve(level, dy, &packed, Sizes { from: to, to: from, ..sizes })
+    let (in_channels, out_channels) = (sizes.in_channels, sizes.out_channels);
+    assert_eq!(weights.len(), out_channels * in_channels * TAPS, "a 3x3 filter for each pair of channels");
+    let packed = pack(in_channels, out_channels, &vec![0.0; in_channels], |i, o, tap| {
+        weights[(o * in_channels + i) * TAPS + TAPS - 1 - tap]
+    });
+    convolve(level, dy, &packed, Sizes { in_channels: out_channels, out_channels: in_channels, ..sizes })
 }
 
-/// Packed weights `[from][taps][block]` and biases of a block of output channels, zero-padded.
+/// Packed weights `[in][taps][block]` and biases of a block of output channels, zero-padded.
 struct Packed {
     weights: Vec<f32>,
     bias: [f32; BLOCK],
 }
 
-fn pack(to: usize, from: usize, bias: &[f32], weight: impl Fn(usize, usize, usize) -> f32 + Sync) -> Vec<Packed> {
+fn pack(out_channels: usize, in_channels: usize, bias: &[f32], weight: impl Fn(usize, usize, usize) -> f32 + Sync) -> Vec<Packed> {
     let block = |first: usize| {
-        let channel = |o: usize| (first + o < to).then_some(first + o);
-        let mut weights = Vec::with_capacity(from * TAPS * BLOCK);
-        for i in 0..from {
+        let channel = |o: usize| (first + o < out_channels).then_some(first + o);
+        let mut weights = Vec::with_capacity(in_channels * TAPS * BLOCK);
+        for i in 0..in_channels {
             for tap in 0..TAPS {
                 weights.extend((0..BLOCK).map(|o| channel(o).map_or(0.0, |o| weight(o, i, tap))));
             }
         }
         Packed { weights, bias: std::array::from_fn(|o| channel(o).map_or(0.0, |o| bias[o])) }
     };
-    (0..to).into_par_iter().step_by(BLOCK).map(block).collect()
+    (0..out_channels).into_par_iter().step_by(BLOCK).map(block).collect()
 }
 
 fn convolve(level: SimdLevel, x: &[f32], packed: &[Packed], sizes: Sizes) -> Vec<f32> {
-    let Sizes { batch, from, to, height, width } = sizes;
+    let Sizes { batch, in_channels, out_channels, height, width } = sizes;
     let (map, stride) = (sizes.pixels(), sizes.stride());
-    let mut y = vec![0.0; batch * to * map];
+    let mut y = vec![0.0; batch * out_channels * map];
     sizes.check(x, &y);
     if y.is_empty() {
         return y;
     }
     // Output rows of a task.
-    let rows = (TASK / (from.max(1) * stride)).max(MIN_ROWS).min(height);
+    let rows = (TASK / (in_channels.max(1) * stride)).max(MIN_ROWS).min(height);
     let strips = height.div_ceil(rows);
     let positions = (rows * stride).next_multiple_of(ALIGN);
     let plane = positions + 2 * stride + 2;
     // The rows of each channel that a task writes.
-    let mut parts: Vec<Vec<&mut [f32]>> = (0..batch * strips).map(|_| Vec::with_capacity(to)).collect();
+    let mut parts: Vec<Vec<&mut [f32]>> = (0..batch * strips).map(|_| Vec::with_capacity(out_channels)).collect();
     for (index, channel) in y.chunks_mut(map).enumerate() {
         for (strip, part) in channel.chunks_mut(rows * width).enumerate() {
-            parts[index / to * strips + strip].push(part);
+            parts[index / out_channels * strips + strip].push(part);
         }
     }
     parts.into_par_iter().enumerate().for_each_init(
-        || (vec![0.0; from * plane], vec![0.0; BLOCK * positions]),
+        || (vec![0.0; in_channels * plane], vec![0.0; BLOCK * positions]),
         |(input, output), (task, mut parts)| {
             let (image, first) = (task / strips, task % strips * rows);
-            let maps = x[image * from * map..][..from * map].chunks(map);
+            let maps = x[image * in_channels * map..][..in_channels * map].chunks(map);
             for (plane, map) in input.chunks_mut(plane).zip(maps) {
                 fill_plane(plane, map, width, first as isize - 1);
             }

@@ -12,41 +12,41 @@ const PART: usize = 16;
 /// Maximum number of input and output values copied to planes at a time, unless one image has more.
 const SLAB: usize = 8 << 20;
 
-/// Computes the gradient of the weights, `[to, from, 3, 3]`: for each tap the products of dy and x, shifted by the tap, summed
+/// Computes the gradient of the weights, `[out, in, 3, 3]`: for each tap the products of dy and x, shifted by the tap, summed
 /// over all pixels.
 pub(crate) fn gradient_weights(x: &[f32], dy: &[f32], sizes: Sizes) -> Vec<f32> {
     gradient_weights_with(SimdLevel::best(), x, dy, sizes)
 }
 
 pub(super) fn gradient_weights_with(level: SimdLevel, x: &[f32], dy: &[f32], sizes: Sizes) -> Vec<f32> {
-    let Sizes { batch, from, to, height, width } = sizes;
+    let Sizes { batch, in_channels, out_channels, height, width } = sizes;
     let (map, stride) = (sizes.pixels(), sizes.stride());
-    let mut gradient = vec![0.0; to * from * TAPS];
+    let mut gradient = vec![0.0; out_channels * in_channels * TAPS];
     sizes.check(x, dy);
     if x.is_empty() || dy.is_empty() {
         return gradient;
     }
     // One sum per block of output channels and part of input channels.
-    let mut sums: Vec<Vec<f32>> = vec![vec![0.0; PART * TAPS * BLOCK]; to.div_ceil(BLOCK) * from.div_ceil(PART)];
+    let mut sums: Vec<Vec<f32>> = vec![vec![0.0; PART * TAPS * BLOCK]; out_channels.div_ceil(BLOCK) * in_channels.div_ceil(PART)];
     // The row of zeros below an image is also the one above the next image.
     let image = (height + 1) * stride;
-    let images = (SLAB / (image * (from + to))).clamp(1, batch);
+    let images = (SLAB / (image * (in_channels + out_channels))).clamp(1, batch);
     let positions = (images * image).next_multiple_of(ALIGN);
     let plane = positions + 2 * stride + 2;
-    let mut inputs = vec![0.0; from * plane];
-    let mut outputs = vec![0.0; to.next_multiple_of(BLOCK) * positions];
+    let mut inputs = vec![0.0; in_channels * plane];
+    let mut outputs = vec![0.0; out_channels.next_multiple_of(BLOCK) * positions];
     for first in (0..batch).step_by(images) {
         let images = images.min(batch - first);
         let used_positions = (images * image).next_multiple_of(ALIGN);
         inputs.par_chunks_mut(plane).enumerate().for_each(|(channel, plane)| {
             for n in 0..images {
-                let map = &x[((first + n) * from + channel) * map..][..map];
+                let map = &x[((first + n) * in_channels + channel) * map..][..map];
                 fill_plane(&mut plane[n * image..(n + 1) * image + stride + 1], map, width, -1);
             }
         });
-        outputs.par_chunks_mut(positions).take(to).enumerate().for_each(|(channel, positions)| {
+        outputs.par_chunks_mut(positions).take(out_channels).enumerate().for_each(|(channel, positions)| {
             for n in 0..images {
-                let map = &dy[((first + n) * to + channel) * map..][..map];
+                let map = &dy[((first + n) * out_channels + channel) * map..][..map];
                 for (to, row) in positions[n * image..].chunks_mut(stride).zip(map.chunks(width)) {
                     to[..width].copy_from_slice(row);
                 }
@@ -54,14 +54,14 @@ pub(super) fn gradient_weights_with(level: SimdLevel, x: &[f32], dy: &[f32], siz
         });
         let (inputs, outputs) = (&inputs, &outputs);
         sums.par_iter_mut().enumerate().for_each(|(task, sums)| {
-            let (block, part) = (task / from.div_ceil(PART) * BLOCK, task % from.div_ceil(PART) * PART);
+            let (block, part) = (task / in_channels.div_ceil(PART) * BLOCK, task % in_channels.div_ceil(PART) * PART);
             for start in (0..used_positions).step_by(CHUNK) {
                 level.run(Products {
-                    inputs: &inputs[part * plane..(part + PART).min(from) * plane],
+                    inputs: &inputs[part * plane..(part + PART).min(in_channels) * plane],
                     plane,
                     stride,
                     outputs: &outputs[block * positions..][..BLOCK * positions],
-                    channels: BLOCK.min(to - block),
+                    channels: BLOCK.min(out_channels - block),
                     positions,
                     start,
                     end: (start + CHUNK).min(used_positions),
@@ -71,8 +71,8 @@ pub(super) fn gradient_weights_with(level: SimdLevel, x: &[f32], dy: &[f32], siz
         });
     }
     for (index, gradient) in gradient.iter_mut().enumerate() {
-        let (o, i, tap) = (index / TAPS / from, index / TAPS % from, index % TAPS);
-        let sums = &sums[o / BLOCK * from.div_ceil(PART) + i / PART];
+        let (o, i, tap) = (index / TAPS / in_channels, index / TAPS % in_channels, index % TAPS);
+        let sums = &sums[o / BLOCK * in_channels.div_ceil(PART) + i / PART];
         *gradient = sums[(i % PART * TAPS + tap) * BLOCK + o % BLOCK];
     }
     gradient
@@ -166,10 +166,10 @@ impl Products<'_> {
 pub(crate) fn gradient_bias(dy: &[f32], sizes: Sizes) -> Vec<f32> {
     let map = sizes.pixels();
     let sum = |channel: usize| {
-        let images = (0..sizes.batch).map(|n| &dy[(n * sizes.to + channel) * map..][..map]);
+        let images = (0..sizes.batch).map(|n| &dy[(n * sizes.out_channels + channel) * map..][..map]);
         images.map(|map| f64::from(sum(map))).sum::<f64>() as f32
     };
-    (0..sizes.to).into_par_iter().map(sum).collect()
+    (0..sizes.out_channels).into_par_iter().map(sum).collect()
 }
 
 /// Sums in sixteen lanes, which the compiler vectorises.

@@ -28,9 +28,9 @@ const ALIGN: usize = 16;
 pub(super) struct Sizes {
     pub(super) batch: usize,
     /// Input channels.
-    pub(super) from: usize,
+    pub(super) in_channels: usize,
     /// Output channels.
-    pub(super) to: usize,
+    pub(super) out_channels: usize,
     pub(super) height: usize,
     pub(super) width: usize,
 }
@@ -47,8 +47,8 @@ impl Sizes {
     }
 
     fn check(self, x: &[f32], y: &[f32]) {
-        assert_eq!(x.len(), self.batch * self.from * self.pixels(), "x holds all input pixels");
-        assert_eq!(y.len(), self.batch * self.to * self.pixels(), "y holds all output pixels");
+        assert_eq!(x.len(), self.batch * self.in_channels * self.pixels(), "x holds all input pixels");
+        assert_eq!(y.len(), self.batch * self.out_channels * self.pixels(), "y holds all output pixels");
     }
 }
 
@@ -75,7 +75,7 @@ mod tests {
 
     /// Sizes with and without whole blocks and vectors; one has several strips, parts and chunks.
     fn all_sizes() -> Vec<Sizes> {
-        let of = |(batch, from, to, height, width)| Sizes { batch, from, to, height, width };
+        let of = |(batch, in_channels, out_channels, height, width)| Sizes { batch, in_channels, out_channels, height, width };
         let mut all: Vec<Sizes> =
             [(1, 3, 16, 9, 11), (2, 33, 5, 12, 8), (3, 5, 33, 1, 19), (1, 1, 1, 8, 8), (0, 3, 2, 8, 8), (2, 40, 9, 70, 67)]
                 .map(of)
@@ -88,19 +88,19 @@ mod tests {
 
     /// Returns the output and the gradients of x, weights and bias, in f64.
     fn plain_loops(x: &[f32], weights: &[f32], bias: &[f32], dy: &[f32], sizes: Sizes) -> [Vec<f64>; 4] {
-        let Sizes { batch, from, to, height, width } = sizes;
-        let mut y: Vec<f64> = (0..dy.len()).map(|i| f64::from(bias[i / sizes.pixels() % to])).collect();
-        let (mut dx, mut dw, mut db) = (vec![0.0; x.len()], vec![0.0; weights.len()], vec![0.0; to]);
-        dy.iter().enumerate().for_each(|(i, dy)| db[i / sizes.pixels() % to] += f64::from(*dy));
-        for (n, o, i, tap) in
-            (0..batch * to * from * TAPS).map(|k| (k / TAPS / from / to, k / TAPS / from % to, k / TAPS % from, k % TAPS))
-        {
-            let w = (o * from + i) * TAPS + tap;
+        let Sizes { batch, in_channels, out_channels, height, width } = sizes;
+        let mut y: Vec<f64> = (0..dy.len()).map(|i| f64::from(bias[i / sizes.pixels() % out_channels])).collect();
+        let (mut dx, mut dw, mut db) = (vec![0.0; x.len()], vec![0.0; weights.len()], vec![0.0; out_channels]);
+        dy.iter().enumerate().for_each(|(i, dy)| db[i / sizes.pixels() % out_channels] += f64::from(*dy));
+        for (n, o, i, tap) in (0..batch * out_channels * in_channels * TAPS).map(|k| {
+            (k / TAPS / in_channels / out_channels, k / TAPS / in_channels % out_channels, k / TAPS % in_channels, k % TAPS)
+        }) {
+            let w = (o * in_channels + i) * TAPS + tap;
             for (row, column) in (0..height * width).map(|pixel| (pixel / width, pixel % width)) {
                 let (above, left) = (row + tap / 3, column + tap % 3); // offset by the padding
                 if (1..=height).contains(&above) && (1..=width).contains(&left) {
-                    let at = (n * from + i) * sizes.pixels() + (above - 1) * width + left - 1;
-                    let out = (n * to + o) * sizes.pixels() + row * width + column;
+                    let at = (n * in_channels + i) * sizes.pixels() + (above - 1) * width + left - 1;
+                    let out = (n * out_channels + o) * sizes.pixels() + row * width + column;
                     y[out] += f64::from(x[at]) * f64::from(weights[w]);
                     dx[at] += f64::from(dy[out]) * f64::from(weights[w]);
                     dw[w] += f64::from(dy[out]) * f64::from(x[at]);
@@ -111,9 +111,14 @@ mod tests {
     }
 
     fn inputs(sizes: Sizes) -> [Vec<f32>; 4] {
-        let Sizes { batch, from, to, .. } = sizes;
+        let Sizes { batch, in_channels, out_channels, .. } = sizes;
         let map = sizes.pixels();
-        [waves_f64(batch * from * map, 0.7), waves_f64(to * from * TAPS, 1.3), waves_f64(to, 0.4), waves_f64(batch * to * map, 0.9)]
+        [
+            waves_f64(batch * in_channels * map, 0.7),
+            waves_f64(out_channels * in_channels * TAPS, 1.3),
+            waves_f64(out_channels, 0.4),
+            waves_f64(batch * out_channels * map, 0.9),
+        ]
     }
 
     #[test]
@@ -139,7 +144,7 @@ mod tests {
 
     #[test]
     fn same_bits_with_any_number_of_threads() {
-        let sizes = Sizes { batch: 3, from: 40, to: 33, height: 70, width: 45 };
+        let sizes = Sizes { batch: 3, in_channels: 40, out_channels: 33, height: 70, width: 45 };
         let [x, weights, bias, dy] = inputs(sizes);
         let with = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
@@ -161,6 +166,6 @@ mod tests {
     #[test]
     #[should_panic(expected = "x holds all input pixels")]
     fn lengths_that_do_not_fit_panic() {
-        forward(&[0.0; 7], &[0.0; 9], &[0.0], Sizes { batch: 1, from: 1, to: 1, height: 8, width: 8 });
+        forward(&[0.0; 7], &[0.0; 9], &[0.0], Sizes { batch: 1, in_channels: 1, out_channels: 1, height: 8, width: 8 });
     }
 }
