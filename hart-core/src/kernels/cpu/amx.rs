@@ -4,7 +4,7 @@
 //! dwords deep, where a dword holds four int8 or two bf16 that follow each other along k (the VNNI layout): a row of A is 16 dwords of
 //! one row of the left operand, and row i of B is dword i of 16 columns of the right operand.
 //!
-//! Linux enables the registers for a process on request. On other systems there is never an [`AmxToken`].
+//! Linux enables the registers for a process on request. Other systems never create an [`AmxToken`].
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 use std::arch::asm;

@@ -15,7 +15,7 @@ const MIN_LEN: usize = 64 * 1024;
 const MAX_LEN: usize = 10 * 1024 * 1024;
 /// Total length of all pooled vectors.
 const CAPACITY: usize = 32 * 1024 * 1024;
-/// Requests after which a pooled vector that served none of them is freed: about those of one block of the transformer.
+/// Number of requests after which a vector that was not reused is freed: about as many as one transformer block makes.
 const MAX_AGE: u64 = 24;
 
 static POOL: Mutex<Pool> = Mutex::new(Pool { users: 0, requests: 0, vectors: Vec::new() });

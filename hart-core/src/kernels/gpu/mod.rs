@@ -111,7 +111,7 @@ fn grid_dims(count: usize) -> (u32, u32) {
     (count.min(MAX_X) as u32, count.div_ceil(MAX_X).max(1) as u32)
 }
 
-/// Returns the grid of [`grid_dims`] as a launch takes it. Kernels check [`cube_index`], since there may be more cubes.
+/// Returns the grid of [`grid_dims`] as a launch argument. Kernels check [`cube_index`], since there may be more cubes.
 fn cube_count(count: usize) -> CubeCount {
     let (x, y) = grid_dims(count);
     CubeCount::Static(x, y, 1)

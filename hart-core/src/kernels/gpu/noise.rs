@@ -1,4 +1,4 @@
-//! The random numbers of [`crate::rng`], generated on the device.
+//! The random numbers of [`crate::rng`], generated on the GPU.
 
 use burn::prelude::{Device, Tensor};
 use burn::tensor::DType;

@@ -236,7 +236,7 @@ fn sample_kernel(
     } else if unit < channels {
         features[token * channels + unit] = codebook[code as usize * channels + unit];
     }
-    // Logits that are not finite give NaN features, which are detected when the image is read.
+    // Logits that are not finite result in NaN features, which are detected when the image is read.
     if non_finite > 0.0f32 && unit < channels {
         features[token * channels + unit] = f32::reinterpret(0x7FC0_0000u32);
     }

@@ -245,7 +245,7 @@ unsafe fn max<S: SimdF32>(scores: *const f32, count: usize) -> f32 {
 }
 
 /// Adds probabilities times values to the output of 32 queries from `row` on. The panels of `values` have `value_dwords` dwords;
-/// `None` stands for the padded values.
+/// `None` selects the padded values.
 fn pv(_: &TileGuard, scratch: &mut Scratch, values: Option<&[f32]>, value_dwords: usize, row: usize) {
     let head_dim = scratch.head_dim;
     let values = values.unwrap_or(&scratch.padded_values);

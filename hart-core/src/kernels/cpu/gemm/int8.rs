@@ -313,7 +313,7 @@ mod tests {
         y
     }
 
-    /// All instruction sets give the same bits as a plain sum of quantised products, which is close to the sum before quantisation.
+    /// All instruction sets return the same bits as a plain sum of quantised products, which is close to the sum before quantisation.
     #[test]
     fn every_size_is_a_sum_of_quantized_products() {
         for inputs in [1, 3, 4, 31, 64, 1003] {

@@ -89,7 +89,7 @@ impl simd::SimdKernel for TransposeStrip<'_> {
             assert!(first + STRIP <= columns);
             while done + S::LANES <= rows {
                 for column in (0..STRIP).step_by(S::LANES) {
-                    // SAFETY: `from` has `LANES` more rows and columns here, and `to` has room for them; the processor has the
+                    // SAFETY: `from` has `LANES` more rows and columns, and `to` has room for them; the processor has the
                     // instructions.
                     unsafe {
                         let from = from.as_ptr().add(done * columns + first + column);

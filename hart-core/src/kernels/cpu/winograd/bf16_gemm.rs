@@ -28,8 +28,8 @@ impl Pair {
 #[inline(always)]
 pub(super) fn round_to_bf16(value: f32) -> u16 {
     let bits = value.to_bits();
-    // Without branches, so that the compiler vectorises it. A NaN stays one: the mantissas of NaNs that arithmetic produces do not
-    // overflow here.
+    // Without branches, so that the compiler vectorises it. A NaN stays NaN: the mantissas of NaNs that arithmetic produces do not
+    // overflow.
     ((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16
 }
 
@@ -126,7 +126,7 @@ mod x86 {
     #[target_feature(enable = "avx512f,avx512vl,avx512bf16")]
     pub(super) unsafe fn tiles<const R: usize, const V: usize>(mut product: Product<'_, Pair>) {
         let mut row = 0;
-        // SAFETY: the caller's guarantee; rows stay below their number.
+        // SAFETY: the caller's guarantee; `row` stays below the number of rows.
         unsafe {
             while row + R <= product.rows {
                 tile::<R, V>(&mut product, row);

@@ -42,7 +42,7 @@ pub(super) fn qk<X: Float, N2: Size, N8: Size>(
 ) -> Array<Vector<f32, N2>> {
     let mma = MmaDefinition::<X, X, f32>::new(MMA_M, MMA_N, MMA_K);
     let mut scores = Array::<Vector<f32, N2>>::new(comptime!(2 * BLOCK_N / MMA_N));
-    // `ldmatrix` loads four 8 x 8 matrices; each lane gives the address of one row. They are channels 0..8 and 8..16 of the first 8
+    // `ldmatrix` loads four 8 x 8 matrices; each lane provides the address of one row. They are channels 0..8 and 8..16 of the first 8
     // keys, and the same of the next 8 keys.
     let base = stage + (lane / 16 * 8 + lane % 8) * comptime!(row_vectors(head_dim)) + lane / 8 % 2;
     #[unroll]
