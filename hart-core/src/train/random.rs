@@ -41,7 +41,7 @@ impl StepRng {
         philox4x32(counter, [self.seed as u32, (self.seed >> 32) as u32])
     }
 
-    /// Returns `count` uniform numbers in (0, 1).
+    /// Returns `count` uniform samples in (0, 1).
     pub(super) fn uniforms(&self, purpose: Purpose, count: usize) -> Vec<f64> {
         let words = (0..count.div_ceil(4)).flat_map(|block| self.words(purpose, block));
         words.map(uniform).take(count).collect()
@@ -52,7 +52,7 @@ impl StepRng {
         self.uniforms(purpose, count).into_iter().map(|u| (u * limit as f64) as usize).collect()
     }
 
-    /// Returns a tensor of standard normal numbers.
+    /// Returns a tensor of standard normal samples.
     pub(super) fn normals<const D: usize>(&self, purpose: Purpose, shape: [usize; D], device: &Device) -> Tensor<D> {
         let count: usize = shape.iter().product();
         let mut values: Vec<f32> =

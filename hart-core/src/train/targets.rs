@@ -26,7 +26,7 @@ pub(super) fn drop_context(context: Context, dropped: &[bool]) -> Context {
     Context { hidden: context.hidden * factors, mask, positions, unconditional: 0 }
 }
 
-/// Samples a code from the softmax of logits, by a uniform number in (0, 1).
+/// Samples a code from the softmax of logits, given a uniform sample in (0, 1).
 fn sample_code(logits: &[f32], uniform: f64) -> u32 {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let weights = || logits.iter().map(|l| f64::from(l - max).exp());

@@ -176,7 +176,7 @@ impl View for ConvertedTensor<'_, '_> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        // Writing cannot be stopped here. After a cancellation, the remaining tensors are written as zeros, which is fast.
+        // This function cannot return an error. After a cancellation, the remaining tensors are written as zeros, which is fast.
         let elements = self.checkpoint.info(&self.name).map_or(0, |info| info.shape.iter().product());
         if self.progress.report(if matches!(self.form, StoredForm::Scales(_)) { 0 } else { elements }).is_err() {
             return Cow::Owned(vec![0; self.data_len()]);

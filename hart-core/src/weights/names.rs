@@ -151,7 +151,7 @@ fn translate(field: &[&str], from: &str, to: &str) -> Option<String> {
     Some(target.chain(rest).collect::<Vec<_>>().join("."))
 }
 
-/// Returns the numbers matched by a pattern's `*` and the segments after the pattern, if the pattern is a prefix.
+/// Returns the segments matched by a pattern's `*` and the segments after the pattern, if the pattern is a prefix.
 fn capture<'a, 'b>(segments: &'a [&'b str], pattern: &str) -> Option<(Vec<&'b str>, &'a [&'b str])> {
     let pattern: Vec<&str> = pattern.split('.').filter(|s| !s.is_empty()).collect();
     let rest = segments.get(pattern.len()..)?;

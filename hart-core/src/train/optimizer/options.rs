@@ -27,7 +27,7 @@ pub struct OptimizerOptions {
     pub average: f64,
 }
 
-/// Maximum number of steps: a saved state stores the step as f32, which is exact up to here.
+/// Maximum number of steps: a saved state stores the step as f32, which is exact up to 2^24.
 const MAX_STEPS: f64 = (1 << 24) as f64;
 
 impl OptimizerOptions {
