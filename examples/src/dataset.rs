@@ -139,14 +139,14 @@ impl Arguments {
             return Ok(packed?);
         }
         let vectors = self.vectors()?;
-        let bar = self.bar("drawing", vectors.len())?;
-        let drawn = vectors::render(&vectors, self.side, || bar.inc(1));
+        let bar = self.bar("rendering", vectors.len())?;
+        let rendered = vectors::render(&vectors, self.side, || bar.inc(1));
         bar.finish_and_clear();
-        let drawn = drawn?;
+        let rendered = rendered?;
         if let Some(file) = &self.export {
             output::write_file(file, &vectors::pack(&vectors)?)?;
         }
-        Ok(drawn)
+        Ok(rendered)
     }
 
     /// Reads the vector drawings that the arguments select.

@@ -112,7 +112,7 @@ impl Viewer {
                 }
             }
             Step::TextLayer { layer, layers } if self.canvas.is_some() => {
-                self.show_text(&format!("reading the prompt: {layer} of {layers}"))
+                self.show_text(&format!("encoding the prompt: layer {layer} of {layers}"))
             }
             Step::Block { scale, scales, block, blocks } if self.canvas.is_some() => {
                 self.show_text(&format!("scale {scale} of {scales}: block {block} of {blocks}, {percent:.0} %"))

@@ -273,7 +273,7 @@ impl RandomTensor<'_> {
     fn bytes<const N: usize>(&self, store: impl Fn(f32) -> [u8; N] + Sync) -> Vec<u8> {
         let count: usize = self.shape.iter().product();
         let mut bytes = vec![0; count * N];
-        // safetensors can't be stopped here, but the rest can be written quickly.
+        // safetensors can't be cancelled here, so the rest is written as zeros, which is fast.
         if self.cancel.is_cancelled() {
             return bytes;
         }
@@ -283,7 +283,7 @@ impl RandomTensor<'_> {
     }
 }
 
-/// The finaliser of splitmix64 (Steele, Lea and Flood, 2014).
+/// Applies the finaliser of splitmix64 (Steele, Lea and Flood, 2014).
 fn mix(mut word: u64) -> u64 {
     word = (word ^ (word >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     word = (word ^ (word >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);

@@ -11,7 +11,7 @@ pub fn at_least(image: &Image, least: usize) -> Image {
     let rows = image.pixels().chunks_exact(3 * image.width());
     let pixels = rows.flat_map(|row| row.chunks_exact(3).flat_map(|pixel| pixel.repeat(factor)).collect::<Vec<_>>().repeat(factor));
     let enlarged = Image::from_rgb(image.width() * factor, image.height() * factor, pixels.collect());
-    enlarged.expect("as many pixels as the size says")
+    enlarged.expect("the number of pixels matches the size")
 }
 
 #[cfg(test)]

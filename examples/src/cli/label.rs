@@ -4,7 +4,7 @@ use noto_sans_mono_bitmap::{FontWeight, RasterHeight, RasterizedChar, get_raster
 
 use super::raster::Raster;
 
-/// Drawn for a character that the font lacks.
+/// Character that replaces one that the font lacks.
 const REPLACEMENT: char = '\u{fffd}';
 /// End of a text that was cut.
 const ELLIPSIS: &str = "...";
@@ -38,7 +38,7 @@ impl Font {
         raster(character).or_else(|| raster(REPLACEMENT)).or_else(|| raster('?')).expect("the font has a question mark")
     }
 
-    /// Draws a line of dark grey text on white. `left` and `top` are its corner in pixels; what lies outside the image is cut.
+    /// Draws a line of dark grey text on white. `left` and `top` are its corner in pixels; parts outside the image are cropped.
     pub fn write(self, image: &mut Raster, left: usize, top: usize, line: &str) {
         for (index, character) in line.chars().enumerate() {
             let left = left + index * self.width();

@@ -103,7 +103,7 @@ pub fn shortened(text: &str) -> String {
     format!("{start}...{end}")
 }
 
-/// Prints a warning on standard error for each text that was longer than the checkpoint reads.
+/// Prints a warning on standard error for each truncated prompt.
 pub fn warn_truncated(truncated: &[Truncation]) {
     for truncation in truncated {
         let text = truncation.prompt.map_or_else(|| "the system prompt".into(), |p| format!("prompt {}", p + 1));

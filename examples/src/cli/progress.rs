@@ -49,7 +49,7 @@ impl Observer for ScaleBars {
     fn event(&mut self, event: &Event<'_>) -> Control {
         self.bar.set_prefix(format!("{:.0}%", 100.0 * event.fraction));
         match event.step {
-            Step::TextLayer { layer, layers } => self.show("reading the prompt".into(), layer, layers),
+            Step::TextLayer { layer, layers } => self.show("encoding the prompt".into(), layer, layers),
             Step::Block { scale, scales, block, blocks } => {
                 self.show(format!("scale {scale} of {scales}"), block, blocks);
                 if block == blocks {

@@ -2,10 +2,10 @@
 
 use hart_core::{Error, Image};
 
-/// White, in RGB.
+/// Value of each channel of white.
 const WHITE: u8 = 255;
 
-/// RGB pixels under construction, at first white.
+/// An RGB image to draw into, initially white.
 #[derive(Clone, Debug)]
 pub struct Raster {
     width: usize,
@@ -26,7 +26,7 @@ impl Raster {
         }
     }
 
-    /// Copies an image to this position. Pixels outside are cut.
+    /// Copies an image to this position. Pixels outside the raster are cropped.
     pub fn draw(&mut self, image: &Image, left: usize, top: usize) {
         let left = left.min(self.width);
         let bytes = 3 * image.width().min(self.width - left);
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_lies_outside_is_cut() {
+    fn parts_outside_are_cropped() {
         let image = Image::from_rgb(2, 2, (0..12).collect()).unwrap();
         let mut raster = Raster::white(3, 3);
         raster.draw(&image, 2, 2);

@@ -8,7 +8,7 @@ use hart_core::PromptFilter;
 
 use super::lines;
 
-/// Refuses prompts that contain a word or phrase of a list. Matches whole words and ignores case.
+/// A filter that refuses prompts with a word or phrase of a list. It matches whole words and ignores case.
 pub struct WordFilter {
     /// Each phrase as written in the list, and normalised by [`words`].
     phrases: Vec<(String, String)>,
