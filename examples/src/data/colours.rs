@@ -43,7 +43,7 @@ pub fn contrast(image: &[u8], side: usize, [r, g, b]: [u8; 3]) -> u64 {
     if weight == 0 { 0 } else { difference / (3 * weight) }
 }
 
-/// Returns for each drawing which backgrounds it has enough contrast with.
+/// Returns, for each drawing, whether it has enough contrast with each background.
 pub fn visible_backgrounds(drawings: &Drawings) -> Vec<[bool; BACKGROUNDS.len()]> {
     use rayon::prelude::*;
     let visible = |i| BACKGROUNDS.map(|(_, colour)| contrast(drawings.image(i), drawings.side, colour) >= MIN_CONTRAST);

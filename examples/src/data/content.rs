@@ -150,7 +150,7 @@ pub struct Naming {
     pub background: bool,
     /// The style: "flat style".
     pub style: bool,
-    /// True if the first and the second concept are called by their alias, if they have one.
+    /// True for each of the two concepts that is called by its alias, if it has one.
     pub alias: [bool; 2],
 }
 

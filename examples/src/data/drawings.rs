@@ -221,7 +221,7 @@ impl Drawings {
     /// Returns an error if a file is missing or damaged.
     pub fn open(folder: &Path) -> Result<Self, String> {
         let path = folder.join(PIXELS);
-        let advice = "pass a folder made by the program dataset";
+        let advice = "pass a folder written by the program dataset";
         if !path.is_file() {
             return Err(format!("no {PIXELS} in {}: {advice}", folder.display()));
         }
@@ -312,13 +312,13 @@ mod tests {
     fn an_invalid_caption_is_located_among_blank_lines() {
         let folder = tempfile::tempdir().unwrap();
         let pack = folder.path().join("pack");
-        let made = Drawings::captioned(8, vec!["a".into(), "b".into()], vec![0; 2 * 8 * 8 * 4]).unwrap();
-        made.save(&pack).unwrap();
+        let original = Drawings::captioned(8, vec!["a".into(), "b".into()], vec![0; 2 * 8 * 8 * 4]).unwrap();
+        original.save(&pack).unwrap();
         let open = |second: &str| {
             std::fs::write(pack.join(CAPTIONS), format!("\n{{\"caption\": \"a\"}}\n\n \n{second}\n")).unwrap();
             Drawings::open(&pack)
         };
-        assert_eq!(open("{\"caption\": \"b\"}"), Ok(made));
+        assert_eq!(open("{\"caption\": \"b\"}"), Ok(original));
         assert!(open("{\"caption\": 2}").unwrap_err().contains("captions.jsonl, line 5"));
     }
 }

@@ -28,7 +28,7 @@ pub enum Level {
     All,
     /// An object, animal, food, place or vehicle.
     Thing,
-    /// One of these with a short name, drawings in most styles, and an unmistakable look.
+    /// A thing with a short name, drawings in most styles, and an unmistakable look.
     Core,
 }
 
@@ -100,7 +100,7 @@ struct Package<'a> {
     #[serde(borrow)]
     icons: HashMap<Cow<'a, str>, Icon<'a>>,
     #[serde(borrow, default)]
-    aliases: HashMap<Cow<'a, str>, Parent<'a>>,
+    aliases: HashMap<Cow<'a, str>, IconAlias<'a>>,
     width: Option<f64>,
     height: Option<f64>,
 }
@@ -118,7 +118,7 @@ struct Icon<'a> {
 
 /// An alias of a drawing.
 #[derive(Deserialize)]
-struct Parent<'a> {
+struct IconAlias<'a> {
     #[serde(borrow)]
     parent: Cow<'a, str>,
 }

@@ -52,7 +52,7 @@ pub(super) fn place_objects(kind: Kind, drawings: &[usize], options: &SceneOptio
     drawings.iter().zip(centres).map(&mut object).collect()
 }
 
-/// Returns the directions from the middle to each of several objects: a pair, a triangle, a square, or the five of a die.
+/// Returns the directions from the middle to each of several objects: a pair, a triangle, a square, or a square and its centre.
 fn arrangement(count: usize) -> &'static [(f64, f64)] {
     match count {
         0..=2 => &[(-1.0, 0.0), (1.0, 0.0)],

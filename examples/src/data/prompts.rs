@@ -7,7 +7,7 @@ use super::random::{Random, hash};
 use super::scenes::Scenes;
 use super::splits::Split;
 
-/// Number of random prompts without a new one after which the search ends.
+/// Maximum number of consecutive attempts without a new prompt.
 const MAX_ATTEMPTS: u64 = 20_000;
 
 /// A test prompt.
@@ -22,7 +22,7 @@ pub struct Prompt {
 impl Scenes {
     /// Returns at most `count` different prompts of a split, always the same ones. A smaller count gives the first of them.
     ///
-    /// No other split holds a prompt out. The prompts of [`Split::Seen`] are of the kinds in the mix. Small splits have fewer
+    /// No prompt is held out by another split. The prompts of [`Split::Seen`] are of the kinds in the mix. Small splits have fewer
     /// prompts, and a pack of captioned images has none.
     pub fn test_prompts(&self, split: Split, count: usize) -> Vec<Prompt> {
         let mut prompts = Vec::new();

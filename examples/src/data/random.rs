@@ -41,7 +41,7 @@ impl Random {
     }
 }
 
-/// The finaliser of splitmix64.
+/// Applies the finaliser of splitmix64.
 fn mix(mut word: u64) -> u64 {
     word = (word ^ (word >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     word = (word ^ (word >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn streams_are_pinned_and_differ() {
-        assert_eq!(mix(STEP), 0xE220_A839_7B1D_CDAF, "the first number of splitmix64 from 0");
+        assert_eq!(mix(STEP), 0xE220_A839_7B1D_CDAF, "the first output of splitmix64 for the seed 0");
         let first = |seed, index| Random::new(seed, index).bits();
         assert!(first(0, 0) != first(0, 1) && first(0, 0) != first(1, 0));
         assert_ne!(hash(&["ab", "c"]), hash(&["a", "bc"]));

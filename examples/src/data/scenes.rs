@@ -158,7 +158,7 @@ impl Scenes {
         Kind::Count(least + random.below(greatest + 1 - least))
     }
 
-    /// Samples a scene of a kind. Returns `None` if the sampled drawings and background don't fit. All objects have the same style.
+    /// Samples a scene of a kind. Returns `None` if drawings and background can't be combined. All objects have the same style.
     pub(super) fn sample(&self, kind: Kind, random: &mut Random) -> Option<Content> {
         let first = random.below(self.drawings.drawings.len());
         let style = self.drawings.drawings[first].style;

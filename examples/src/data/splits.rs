@@ -13,7 +13,7 @@ use super::content::{Content, Kind, Relation};
 use super::drawings::Drawings;
 use super::random::hash;
 
-/// Percentage of the pairs of concepts that training never shows together. As many are shown in one order only.
+/// Percentage of the pairs of concepts that training never shows together. It shows the same percentage in one order only.
 const PAIRS_PERCENT: u64 = 10;
 /// Percentage of the backgrounds that training never shows a concept on.
 const COLOURS_PERCENT: u64 = 10;
@@ -47,7 +47,7 @@ pub enum Split {
 }
 
 impl Split {
-    /// All splits. Those that are in training come first.
+    /// All splits. Those that training shows come first.
     pub const ALL: [Self; 8] =
         [Self::Seen, Self::Single, Self::Pairs, Self::Order, Self::Colour, Self::Style, Self::Count, Self::Solo];
 
@@ -111,7 +111,7 @@ impl Splits {
         for &concept in &order[..names.len() * SOLO_PERCENT / 100] {
             solo[concept] = true;
         }
-        // At most one style of each concept that has several, for as many concepts as give the percentage of the drawings.
+        // Hold out at most one style of a concept that has several. Enough concepts are chosen to reach the percentage of drawings.
         let mut by_concept: Vec<Vec<usize>> = vec![vec![]; names.len()];
         for (index, drawing) in drawings.drawings.iter().enumerate() {
             by_concept[drawing.concept].push(index);
