@@ -34,10 +34,10 @@ fn recipe(tokenizer_steps: u64, generator_steps: u64) -> String {
     ] {
         set(&mut text, section, key, value);
     }
-    for half in ["tokenizer", "generator"] {
-        set(&mut text, half, "batch", "4");
-        set(&mut text, half, "every", "2");
-        set(&mut text, &format!("{half}.learning.optimizer"), "warmup", "2");
+    for phase in ["tokenizer", "generator"] {
+        set(&mut text, phase, "batch", "4");
+        set(&mut text, phase, "every", "2");
+        set(&mut text, &format!("{phase}.learning.optimizer"), "warmup", "2");
     }
     text
 }
@@ -140,8 +140,8 @@ fn an_interrupted_run_ends_with_the_same_model() {
     let folder = tempfile::tempdir().unwrap();
     let whole = recipe(24, 24);
     train(folder.path(), &whole, "whole");
-    for half in ["tokenizer.csv", "generator.csv"] {
-        let seen = folder.path().join("stopped").join(half);
+    for phase in ["tokenizer.csv", "generator.csv"] {
+        let seen = folder.path().join("stopped").join(phase);
         let mut command = Command::new(TRAIN);
         command.args(["recipe.toml", "--out", "stopped"]).current_dir(folder.path()).stderr(Stdio::null());
         let mut child = command.spawn().unwrap();
@@ -163,12 +163,12 @@ fn the_state_is_saved_before_the_sheet() {
     let (file, run) = (folder.path().join("recipe.toml"), folder.path().join("run"));
     fs::write(&file, recipe(2, 2)).unwrap();
     let arguments = [file.to_str().unwrap(), "--out", run.to_str().unwrap()];
-    for half in ["tokenizer", "generator"] {
-        let name = format!("{half}-000002.png");
+    for phase in ["tokenizer", "generator"] {
+        let name = format!("{phase}-000002.png");
         let in_the_way = run.join("sheets").join(&name);
         fs::create_dir_all(&in_the_way).unwrap();
         fails(TRAIN, &arguments, &[name.as_str()]);
-        assert!(run.join(format!("{half}.state.safetensors")).is_file(), "{half}");
+        assert!(run.join(format!("{phase}.state.safetensors")).is_file(), "{phase}");
         fs::remove_dir(in_the_way).unwrap();
     }
     succeeds(TRAIN, folder.path(), &arguments);

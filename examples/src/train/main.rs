@@ -40,7 +40,7 @@ struct Arguments {
     /// Folder of the run: saved states, losses, contact sheets, and the model in `model`
     #[arg(short, long, value_name = "FOLDER")]
     out: PathBuf,
-    /// Folder of training images made by `dataset` [default: the drawings of this repository]
+    /// Folder of training images written by `dataset` [default: the drawings of this repository]
     #[arg(long, value_name = "FOLDER")]
     data: Option<PathBuf>,
     /// Start from the weights of this model instead of random ones; its configuration and text tokenizer replace the recipe's
@@ -136,7 +136,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
 }
 
 /// Exports the text tokenizer, trained on the scenes' captions or copied from `--from`, and the configuration of the model. A
-/// resumed run keeps its own.
+/// resumed run keeps its existing ones.
 fn export_configs(arguments: &Arguments, recipe: &Recipe, scenes: &Scenes, folder: &RunFolder) -> Result<Config, Box<dyn Error>> {
     let model = folder.model();
     if folder.has_state()
