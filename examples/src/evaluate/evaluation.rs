@@ -47,8 +47,8 @@ pub struct ScoredImage {
     pub score: ImageScore,
 }
 
-/// Evaluates a model. `request` has the settings. Seeds count up from `seed` over all splits. After a cancellation, reports what is
-/// finished.
+/// Evaluates a model. `request` contains the settings. Prompt i of all splits together has the seed `seed + i`. After a
+/// cancellation, the report covers the finished images.
 ///
 /// # Errors
 ///

@@ -34,7 +34,7 @@ Metrics, each a share of the prompts that mention the part:
   style                     single objects: the style is right
   any_object_..., any_style the same of all images: also pairs, several objects, held-out styles
   background                the background has the right colour
-  relation_seen, _unseen    two objects are there, each in its half; as in training, and held out
+  relation_seen, _unseen    both objects are found, each in its half; as in training, and held out
   count_seen, _unseen       the number of objects is right; as in training, and held out
   position                  one object is at the right position
   all_right                 everything is right
@@ -44,7 +44,7 @@ Metrics, each a share of the prompts that mention the part:
 Others:
   hybrid_psnr_db            reconstruction of true renders, with the continuous residual
   discrete_psnr_db          the same, from the discrete codes alone
-  nearest_training_distance near 0: copies of training images; 1: as new as fresh renders
+  nearest_training_distance near 0: copies of training images; 1: as different as fresh renders
 Metrics that the model's capabilities.json excludes are null.
 Splits: seen prompts; seen single objects; and held-out pairs of objects, orders of pairs,
 backgrounds, styles and counts, and pairs with objects that training only shows alone.";

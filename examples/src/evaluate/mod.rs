@@ -10,7 +10,7 @@
 //! - `any_object_top1`, `any_object_top5`, `any_style`: the same for all images. Two objects are searched in both halves; of
 //!   several equal objects, the largest counts.
 //! - `background`: backgrounds of the right colour, the nearest of 16 in L\*a\*b\*.
-//! - `relation_seen`, `relation_unseen`: prompts with two objects, of which both are there (top-5), each in its half of the image;
+//! - `relation_seen`, `relation_unseen`: prompts with two objects, both found (top-5), each in its half of the image;
 //!   for prompts as in training, and for held-out pairs and orders.
 //! - `count_seen`, `count_unseen`: prompts for several equal objects with the right number of objects.
 //! - `position`: prompts for one object at a position, with its centre nearby.
@@ -24,7 +24,7 @@
 //! - `hybrid_psnr_db`, `discrete_psnr_db`: PSNR of held-out renders reconstructed by the model's tokenizer, with the continuous
 //!   residual and from the discrete codes alone.
 //! - `nearest_training_distance`: [`quality::nearest_training_distance`]: near 0 if the model copies training images, 1 if its
-//!   images are as new as fresh renders.
+//!   images are as different from them as fresh renders.
 
 pub mod capabilities;
 pub mod colour;

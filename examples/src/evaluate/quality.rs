@@ -72,12 +72,12 @@ pub struct CopyTrial {
     pub generated: Vec<u8>,
     /// Renders that training may have shown.
     pub training: Vec<Vec<u8>>,
-    /// Another render, as new as an image of a model that doesn't copy.
+    /// Another render, for the distance of an image that is not a copy.
     pub fresh: Vec<u8>,
 }
 
 /// Returns the distance of generated images from the nearest training image of the same content, relative to that of fresh renders:
-/// near 0 for copies, 1 for images as new as fresh renders, more for images that are also less exact. `None` without a trial.
+/// near 0 for copies, 1 for images that differ as much as fresh renders, more for less accurate images. `None` without a trial.
 pub fn nearest_training_distance(trials: &[CopyTrial]) -> Option<f64> {
     let nearest = |image: &[u8], trial: &CopyTrial| trial.training.iter().map(|t| distance(image, t)).fold(f64::MAX, f64::min);
     let trials: Vec<&CopyTrial> = trials.iter().filter(|trial| !trial.training.is_empty()).collect();
@@ -87,7 +87,7 @@ pub fn nearest_training_distance(trials: &[CopyTrial]) -> Option<f64> {
 }
 
 /// Returns the root mean square difference of two images' channel values, 0 to 255, after subtracting each image's mean colour.
-/// Therefore another shade of the background doesn't make a copy new.
+/// A copy with another shade of the background therefore still counts as a copy.
 fn distance(a: &[u8], b: &[u8]) -> f64 {
     let mean = |pixels: &[u8], channel: usize| {
         pixels.iter().skip(channel).step_by(3).map(|&v| f64::from(v)).sum::<f64>() / (pixels.len() / 3) as f64

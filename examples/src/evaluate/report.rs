@@ -119,7 +119,7 @@ impl Report {
         splits.fold(ReconstructionQuality::default(), |sum, split| sum.plus(&split.reconstruction))
     }
 
-    /// Returns a table for people, in percent, with a line for each split and kind of images.
+    /// Returns a human-readable table, in percent, with a line for each split and kind of images.
     pub fn table(&self) -> String {
         let mut text = String::new();
         let names = Metrics::default().accuracies().map(|(name, _)| name);

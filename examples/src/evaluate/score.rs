@@ -68,7 +68,7 @@ pub struct ImageScore {
     pub background: Option<bool>,
     /// True if all objects have the right style.
     pub style: Option<bool>,
-    /// True if both objects are there (top-5), each in its half.
+    /// True if both objects are found (top-5), each in its half.
     pub relation: Option<bool>,
     /// True if the number of objects is right.
     pub count: Option<bool>,

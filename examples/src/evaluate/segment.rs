@@ -6,7 +6,7 @@ use hart_core::Image;
 const OBJECT_CONTRAST: u8 = 26;
 /// Components smaller than this share of the largest one are specks, which are ignored.
 const SPECK_SHARE: f64 = 0.02;
-/// Components smaller than this share of the largest one are parts of an object, not objects: the drops next to a whale.
+/// Components smaller than this share of the largest one are parts of an object, not objects, such as the drops next to a whale.
 const PART_SHARE: f64 = 0.25;
 /// Divisor of the side that gives the width of the border, in which the background is measured. Even the largest drawings leave a
 /// wider border free.
