@@ -65,13 +65,13 @@ async fn generate(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -
     let count = checked.count;
     let job = Job::new(checked, true);
     app.queue.push(&job)?;
-    let answer = json!({
+    let accepted = json!({
         "id": job.id,
         "seed": job.seed.to_string(),
         "count": count,
         "events": format!("/api/generate/{}/events", job.id),
     });
-    Ok((StatusCode::ACCEPTED, Json(answer)).into_response())
+    Ok((StatusCode::ACCEPTED, Json(accepted)).into_response())
 }
 
 /// Looks up a job.
@@ -102,7 +102,8 @@ fn to_sse(event: &JobEvent) -> Event {
     Event::default().id(event.number.to_string()).event(event.name).data(event.data.to_string())
 }
 
-/// Cancels a request. Cancelling one that has ended has no effect and is no error: the end and the click may cross.
+/// Cancels a request. Cancelling one that has ended has no effect and is not an error, since it may end while the
+/// request to cancel is on its way.
 async fn cancel(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Json, ApiError> {
     let job = find(&app, &id)?;
     let ended = job.has_ended();

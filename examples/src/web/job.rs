@@ -12,7 +12,7 @@ use crate::settings::{CheckedSettings, random};
 
 /// Number of progress and preview events kept for a listener that connects late or reads slowly.
 const MAX_TRANSIENT_EVENTS: usize = 64;
-/// Time in which the client is expected to open the event stream. Previews are made during it even without a listener.
+/// Time in which the client is expected to open the event stream. Previews are decoded during it even without a listener.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time after which a run without listeners is cancelled.
 const ABANDON_TIMEOUT: Duration = Duration::from_secs(5);
@@ -149,7 +149,7 @@ impl Job {
         self.state().ended
     }
 
-    /// Returns whether somebody receives previews, or is expected to connect in a moment.
+    /// Returns whether a listener receives previews or is expected to connect soon.
     pub fn is_watched(&self) -> bool {
         self.public && (self.state().listeners > 0 || self.created.elapsed() < CONNECT_TIMEOUT)
     }

@@ -114,7 +114,7 @@ async fn serve(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         eprintln!("warning: everyone who can reach {address} can generate images: there is no password and no encryption");
     }
     let side = app.hart.config().resolution();
-    // The server works without a reader of its output.
+    // A closed standard output does not stop the server.
     let _ = output::print_line(format!("http://{address}/ ({}, {side} x {side} pixels; Ctrl-C stops the server)", app.name));
 
     let shutdown = async {
@@ -124,7 +124,7 @@ async fn serve(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         app.queue.close();
     };
     connections::serve(listener, router(app.clone()), shutdown).await;
-    // A cancelled run ends within a layer. If it doesn't, the exit of the process ends it.
+    // A cancelled run ends after its current layer. If that takes too long, the exit of the process ends it.
     for _ in 0..10 {
         if worker.is_finished() {
             break;

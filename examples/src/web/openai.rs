@@ -43,7 +43,7 @@ struct GenerationsBody {
 }
 
 impl GenerationsBody {
-    /// Converts the body to settings for a model that makes images of `side` x `side` pixels.
+    /// Converts the body to settings for a model that generates images of `side` x `side` pixels.
     fn settings(self, side: usize) -> Result<Settings, ApiError> {
         let native = format!("{side}x{side}");
         match self.size.as_deref() {

@@ -62,7 +62,7 @@ impl Queue {
         state.waiting.retain(|j| !j.has_ended());
         let busy = usize::from(state.running.is_some());
         if state.closed || state.waiting.len() + busy > self.limit {
-            // Estimated time until a job ends and makes room: as long as the last one took.
+            // Estimate the time until a job ends by the duration of the last one.
             let seconds = state.last_run.as_secs_f64().ceil() as u64;
             return Err(ApiError::queue_full(state.waiting.len(), seconds.clamp(1, MAX_RETRY_AFTER)));
         }

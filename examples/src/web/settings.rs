@@ -102,7 +102,7 @@ impl Settings {
     }
 }
 
-/// Parses the seed, or draws one of 32 bits.
+/// Parses the seed, or chooses a random one of 32 bits.
 fn seed(seed: Option<Seed>) -> Result<u64, ApiError> {
     match seed {
         None => Ok(random() >> 32),
@@ -128,7 +128,7 @@ pub async fn read_json<T: DeserializeOwned>(headers: &HeaderMap, body: Body) -> 
     let bytes = tokio::time::timeout(BODY_TIMEOUT, read_body(body))
         .await
         .map_err(|_| ApiError::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time"))??;
-    // Browsers let any page send other content types to any host, but ask the server before they send this one.
+    // Browsers let any page send other content types to any host. Before they send this one, they ask the server (CORS preflight).
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|t| t.to_str().ok()).unwrap_or("");
     if !content_type.split(';').next().unwrap_or("").trim().eq_ignore_ascii_case("application/json") {
         return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "expected Content-Type: application/json"));

@@ -4,7 +4,7 @@
 const MAX_THUMBNAILS = 60;
 const list = document.getElementById("thumbnails");
 
-/** Adds the thumbnail of a finished request in front. A click on it calls `show(run)`. */
+/** Adds the thumbnail of a finished request at the start of the list. A click on it calls `show(run)`. */
 export function addThumbnail(run, show) {
   const button = document.createElement("button");
   button.type = "button";

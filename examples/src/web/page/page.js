@@ -7,7 +7,7 @@ import { announce, select, showDetails, showPlaceholder, showTiles } from "/view
 const $ = (id) => document.getElementById(id);
 /** Images up to this side are scaled without interpolation. */
 const SMALL_SIDE = 128;
-/** What the progress line calls the stages of the pipeline. */
+/** Names of the stages of the pipeline in the progress line. */
 const STAGES = {
   text: "encoding the prompt",
   transformer: "generating",
