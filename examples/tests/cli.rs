@@ -270,7 +270,7 @@ fn an_interrupted_checkpoint_leaves_nothing() {
     let mut program = Command::new(MAKE_CHECKPOINT).current_dir(folder.path()).args(arguments).spawn().unwrap();
     let started = || fs::read_dir(folder.path()).unwrap().count() > 0;
     while !started() {
-        assert!(program.try_wait().unwrap().is_none(), "it ended before it started");
+        assert!(program.try_wait().unwrap().is_none(), "the program ended too early");
         std::thread::sleep(std::time::Duration::from_millis(2));
     }
     assert!(Command::new("kill").args(["-s", "INT", &program.id().to_string()]).status().unwrap().success());

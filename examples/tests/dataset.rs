@@ -302,8 +302,8 @@ fn invalid_arguments_are_reported() {
 #[test]
 fn invalid_scene_options_are_reported() {
     let drawings = Arc::new(squares());
-    let made = |options: &str| Scenes::new(drawings.clone(), serde_json::from_str(options).map_err(|e| e.to_string())?);
-    assert!(made(r#"{"side": 32, "mix": {"count": 0}, "sizes": {"single": [40, 60]}}"#).is_ok());
+    let created = |options: &str| Scenes::new(drawings.clone(), serde_json::from_str(options).map_err(|e| e.to_string())?);
+    assert!(created(r#"{"side": 32, "mix": {"count": 0}, "sizes": {"single": [40, 60]}}"#).is_ok());
     for (options, word) in [
         (r#"{"sides": 64}"#, "unknown field"),
         (r#"{"side": 4}"#, "side"),
@@ -314,7 +314,7 @@ fn invalid_scene_options_are_reported() {
         (r#"{"named": {"style": 2}}"#, "named.style"),
         (r#"{"jitter": -1}"#, "jitter"),
     ] {
-        let error = made(options).map(drop).unwrap_err();
+        let error = created(options).map(drop).unwrap_err();
         assert!(error.contains(word), "{options}: {error}");
     }
     let one = Arc::new(drawings.select(1, &["plain".into()]).unwrap());

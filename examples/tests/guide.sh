@@ -44,6 +44,6 @@ for source in block-*.py; do env -u HART_LIBRARY PYTHONPATH="$prefix/share/hart/
 cmp crown-c.png crown-cpp.png
 cmp crown-c.png crown-py.png
 for image in heart left-half around variation-0 variation-3 image-7 all line-0 line-1 sunflower allowed crowns key; do
-  test -s "$image.png" || { echo "the guide's commands made no $image.png: $(ls)" >&2; exit 1; }
+  test -s "$image.png" || { echo "the guide's commands did not write $image.png: $(ls)" >&2; exit 1; }
 done
 echo "the guide's commands and programs run"

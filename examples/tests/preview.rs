@@ -63,7 +63,7 @@ fn the_scales_become_an_animated_gif() {
     succeeds(PREVIEW, folder.path(), &["a red heart", "--animation", "a.gif"]);
     assert_eq!(names(folder.path()), ["a.gif", "out.png"]);
     let gif = bytes(folder.path(), "a.gif");
-    assert!(gif.windows(11).any(|w| w == b"NETSCAPE2.0"), "it plays once");
+    assert!(gif.windows(11).any(|w| w == b"NETSCAPE2.0"), "the animation does not loop");
     let frames = GifDecoder::new(Cursor::new(gif)).unwrap().into_frames().collect_frames().unwrap();
     // A frame has only 256 colours.
     assert_frames(&frames, &Image::open_png(folder.path().join("out.png")).unwrap(), 40);

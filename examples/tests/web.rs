@@ -18,11 +18,11 @@ const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/hart-emoji");
 /// Number of diffusion steps that makes the small model slow on any machine.
 const SLOW: &str = "100";
 
-/// Returns the PNG files that the library makes of the same prompt and seed.
+/// Returns the PNG files that the library generates from a prompt and a seed.
 fn library(prompt: &str, seed: u64, count: usize) -> Vec<Vec<u8>> {
     let hart = Hart::open(SHIPPED, OpenOptions::new()).unwrap();
-    let made = hart.generate(&Request::new(prompt).seed(seed).images_per_prompt(count)).unwrap();
-    made.images.iter().map(|i| i.to_png().unwrap()).collect()
+    let generation = hart.generate(&Request::new(prompt).seed(seed).images_per_prompt(count)).unwrap();
+    generation.images.iter().map(|i| i.to_png().unwrap()).collect()
 }
 
 /// Returns the number of events with a name.
@@ -54,7 +54,7 @@ fn the_page_and_its_files() {
 }
 
 #[test]
-fn events_lead_to_the_librarys_images() {
+fn events_link_to_the_librarys_images() {
     let server = Server::start(&["--threads", "2"]);
     let id = server.submit(json!({"prompt": "A parrot 🦜", "seed": "18446744073709551615", "count": 2}));
     let events = server.events(&id);
@@ -75,7 +75,7 @@ fn events_lead_to_the_librarys_images() {
     for (url, expected) in urls.zip(library("A parrot 🦜", u64::MAX, 2)) {
         let response = server.get(url);
         assert!(response.head.contains("content-type: image/png") && !response.head.contains("content-disposition"));
-        assert!(response.body == expected, "{url} isn't what the library makes");
+        assert!(response.body == expected, "{url} differs from the library's image");
         let response = server.get(&format!("{url}?download"));
         assert!(response.head.contains("filename=\"a-parrot-"), "{}", response.head);
     }
@@ -94,7 +94,7 @@ fn a_truncated_prompt_is_reported() {
 }
 
 #[test]
-fn the_model_is_opened_as_asked_and_prompts_may_be_refused() {
+fn options_select_the_precision_and_the_prompt_filter() {
     let list = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(list.path(), "gun\n").unwrap();
     let server = Server::start(&["--precision", "int8", "--device", "cpu", "--filter", list.path().to_str().unwrap()]);
@@ -266,7 +266,7 @@ fn slow_clients_are_disconnected() {
 // Other systems limit the number of open files of a test too much.
 #[cfg(target_os = "linux")]
 #[test]
-fn connections_have_a_limit_and_the_next_gets_its_turn() {
+fn connections_above_the_limit_wait() {
     let server = Server::start(&[]);
     let start = Instant::now();
     let idle: Vec<_> = (0..250).map(|_| server.connect(b"GET / HT")).collect();
@@ -278,7 +278,7 @@ fn connections_have_a_limit_and_the_next_gets_its_turn() {
 
 #[cfg(unix)]
 #[test]
-fn a_signal_ends_everything_in_time() {
+fn a_signal_ends_all_runs_and_connections() {
     for signal in ["TERM", "INT"] {
         let mut server = Server::start(&["--max-images", "200"]);
         let running = server.submit(json!({"prompt": "a parrot", "count": 200, "steps": SLOW}));

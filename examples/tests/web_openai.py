@@ -18,8 +18,8 @@ def fails(call, kind, words):
     raise AssertionError(f"{kind.__name__} was expected")
 
 
-async def give_up(url):
-    """A client that disconnects cancels its run."""
+async def disconnect(url):
+    """Checks that a client that disconnects cancels its run."""
     async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
         many = client.images.generate(prompt="a parrot", n=16, extra_body={"guidance": 2})
         try:
@@ -36,11 +36,11 @@ def main():
     assert models and client.models.retrieve(models[0]).id == models[0]
 
     settings = {"size": "auto", "response_format": "b64_json", "extra_body": {"seed": 5}}
-    made = client.images.generate(model=models[0], prompt="a parrot", n=2, **settings)
-    images = [base64.b64decode(image.b64_json) for image in made.data]
-    assert len(images) == 2 and images[0] != images[1] and made.created > 1_600_000_000
+    result = client.images.generate(model=models[0], prompt="a parrot", n=2, **settings)
+    images = [base64.b64decode(image.b64_json) for image in result.data]
+    assert len(images) == 2 and images[0] != images[1] and result.created > 1_600_000_000
     assert all(image.startswith(b"\x89PNG") for image in images)
-    assert [image.seed for image in made.data] == [5, 6]
+    assert [image.seed for image in result.data] == [5, 6]
     again = client.images.generate(prompt="a parrot", extra_body={"seed": 6})
     assert base64.b64decode(again.data[0].b64_json) == images[1]
     random = client.images.generate(prompt="a parrot", n=1).data[0].b64_json
@@ -53,7 +53,7 @@ def main():
     fails(lambda: client.images.generate(prompt="x", n=1000), openai.BadRequestError, "at most")
     fails(lambda: client.models.retrieve("nothing"), openai.NotFoundError, "nothing")
 
-    asyncio.run(give_up(url))
+    asyncio.run(disconnect(url))
     start = time.monotonic()
     client.images.generate(prompt="a parrot")
     assert time.monotonic() - start < 1.5, time.monotonic() - start

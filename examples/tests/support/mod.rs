@@ -1,4 +1,4 @@
-//! Runs the example programs like a shell.
+//! Helpers that run the example programs as a shell does.
 
 use std::fs;
 use std::path::Path;
