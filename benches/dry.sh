@@ -4,7 +4,7 @@
 #
 #   benches/dry.sh [pixels, default 1024]
 #
-# Needs Linux, a Rust toolchain and a C compiler. If HART_COMPARE names a program that `build` has made, nothing is built.
+# Needs Linux, a Rust toolchain and a C compiler. If HART_COMPARE names a program built by the function `build`, nothing is built.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source benches/dry/without-gpu.sh

@@ -3,7 +3,7 @@
 //! The transformer has one block instead of 24. `HART_PRECISION` (`f32`, `bf16` or `int8`) sets the precision, and
 //! `HART_RESOLUTION` (256, 512 or 1024) the image size in pixels.
 //!
-//! The first run writes the model, 0.8 GB, next to this program. Later runs use it again.
+//! The first run writes the model, 0.8 GB, next to this program. Later runs reuse it.
 
 use std::path::PathBuf;
 use std::sync::LazyLock;

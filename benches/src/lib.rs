@@ -6,7 +6,7 @@ use hart_core::{Hart, OpenOptions};
 ///
 /// # Panics
 ///
-/// If the model can't be opened.
+/// Panics if the model can't be opened.
 pub fn model() -> Hart {
     let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/models/hart-emoji");
     let folder = std::env::var_os("HART_MODEL").unwrap_or_else(|| shipped.into());

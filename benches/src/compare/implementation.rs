@@ -13,7 +13,7 @@ use crate::stages::{STAGES, Times};
 /// Precisions that PyTorch can be measured in.
 pub const TORCH_DTYPES: [&str; 3] = ["f32", "bf16", "f16"];
 
-/// Returns true if the processor has the bf16 instructions that PyTorch uses.
+/// Returns whether the processor has the bf16 instructions that PyTorch uses.
 pub fn has_bf16_instructions() -> bool {
     #[cfg(target_arch = "x86_64")]
     return is_x86_feature_detected!("avx512bf16");
@@ -62,7 +62,7 @@ impl Implementation {
     ///
     /// # Errors
     ///
-    /// If the program can't be started, fails, or prints no times.
+    /// Returns an error if the program can't be started, fails, or prints no times.
     pub fn run(self, arguments: &Arguments, model: &Path) -> Result<Run, String> {
         let (resolution, threads) = (arguments.res.pixels().to_string(), arguments.threads.to_string());
         let mut command = match self {

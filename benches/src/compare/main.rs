@@ -19,7 +19,7 @@ use hart_examples::random_checkpoint::{Float, Preset, RandomCheckpoint, Text};
 use implementation::{Implementation, TORCH_DTYPES};
 use table::Results;
 
-/// Times hart against PyTorch at the published size, with random weights
+/// Time hart against PyTorch at the published size, with random weights
 #[derive(Parser, Debug)]
 #[command(name = "compare", version, max_term_width = 110)]
 struct Arguments {
@@ -29,20 +29,20 @@ struct Arguments {
     /// hart's precisions, separated by commas
     #[arg(short, long, value_name = "f32,int8,bf16", default_value = "f32,int8,bf16", value_delimiter = ',')]
     precision: Vec<Precision>,
-    /// Device of both: cpu, cuda, or another device of hart
+    /// Device for hart and PyTorch: cpu, cuda, or another device of hart
     #[arg(short, long, default_value = "cpu")]
     device: DeviceKind,
-    /// Images in a batch
+    /// Number of images in a batch
     #[arg(short, long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     batch: u32,
-    /// Images, or batches, that a run generates one after the other. Only the last is measured, since the first ones on a GPU
-    /// compile kernels
+    /// Number of images, or batches, that a run generates one after the other; only the last is measured, since the first ones
+    /// on a GPU compile kernels
     #[arg(short, long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     warm: u32,
-    /// Runs of each implementation
+    /// Number of runs of each implementation
     #[arg(short = 'n', long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     repeat: u32,
-    /// Threads of both [default: all cores]
+    /// Number of threads for each [default: all cores]
     #[arg(short, long, default_value_t = std::thread::available_parallelism().map_or(1, usize::from), hide_default_value = true)]
     threads: usize,
     /// Python interpreter with torch and numpy
@@ -51,16 +51,16 @@ struct Arguments {
     /// PyTorch's precisions, separated by commas [default: f32, and bf16 if the processor has instructions for it; f16 on a GPU]
     #[arg(long, value_name = "f32,bf16,f16", value_delimiter = ',', value_parser = TORCH_DTYPES, conflicts_with = "alone")]
     peers: Vec<String>,
-    /// Measures hart only, without PyTorch
+    /// Measure hart only, without PyTorch
     #[arg(long)]
     alone: bool,
-    /// Writes the times of every run to this file
+    /// Write the times of every run to this file
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
-    /// Prints the results as JSON on the last line
+    /// Print the results as JSON on the last line
     #[arg(long)]
     json: bool,
-    /// Runs hart once with this model. The comparison starts itself with this option
+    /// Run hart once with this model; the comparison passes this option to the processes that it starts
     #[arg(long, value_name = "FOLDER", hide = true)]
     measure: Option<PathBuf>,
 }

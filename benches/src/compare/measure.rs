@@ -1,4 +1,4 @@
-//! A run of hart: an image from a random context, like in the PyTorch program, and its times as one line of JSON.
+//! A run of hart: an image from a random context, as in the PyTorch program, and its times as one line of JSON.
 
 use std::error::Error;
 use std::path::Path;
@@ -20,7 +20,7 @@ const GUIDANCE: f64 = 4.5;
 ///
 /// # Errors
 ///
-/// If the model can't be opened or a stage fails.
+/// Returns an error if the model can't be opened or a stage fails.
 pub fn measure(model: &Path, precision: Precision, arguments: &Arguments) -> Result<Value, Box<dyn Error>> {
     let clock = std::time::Instant::now();
     let options = OpenOptions::new().device(arguments.device).precision(precision);

@@ -23,7 +23,7 @@ impl Spread {
     ///
     /// # Panics
     ///
-    /// If there are no values.
+    /// Panics if there are no values.
     pub fn of(values: impl Iterator<Item = f64>) -> Self {
         let mut sorted: Vec<f64> = values.collect();
         sorted.sort_by(f64::total_cmp);

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use crate::implementation::{Implementation, Run, TORCH_DTYPES};
 use crate::stages::{STAGES, Spread};
 
-/// All runs of every implementation, in the order in which they were made.
+/// All runs of every implementation, in the order in which they ran.
 pub struct Results(pub Vec<(Implementation, Vec<Run>)>);
 
 impl Results {
