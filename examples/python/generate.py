@@ -19,13 +19,13 @@ INTERRUPTED = 130
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Generates images from prompts with HART.")
-    parser.add_argument("prompts", nargs="+", metavar="PROMPT", help="text to draw; several prompts give several images")
+    parser.add_argument("prompts", nargs="+", metavar="PROMPT", help="description of an image; several prompts give several images")
     parser.add_argument("-m", "--model", type=Path, default=SHIPPED_MODEL, metavar="FOLDER", help="folder with llm and tokenizer")
     parser.add_argument("-o", "--out", type=Path, default=Path("out.png"), metavar="FILE", help="PNG file; further ones get -1, -2")
     parser.add_argument("-n", "--count", type=int, default=1, help="images per prompt, with consecutive seeds")
     parser.add_argument("-s", "--seed", type=int, default=0, help="seed of each prompt's first image")
     parser.add_argument("-g", "--guidance", type=float, help="guidance scale; 0 turns it off (default: the model's)")
-    parser.add_argument("-q", "--quiet", action="store_true", help="hides progress")
+    parser.add_argument("-q", "--quiet", action="store_true", help="hide progress")
     return parser.parse_args()
 
 
