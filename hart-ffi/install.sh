@@ -71,9 +71,9 @@ done
 target=${DESTDIR:-}$prefix
 mkdir -p "$target/lib/pkgconfig" "$target/lib/cmake/hart" "$target/include"
 # Replaces files atomically: running programs may have the old ones open.
-place() { cp "$1" "$2.new" && chmod "$3" "$2.new" && mv -f "$2.new" "$2"; }
+install_file() { cp "$1" "$2.new" && chmod "$3" "$2.new" && mv -f "$2.new" "$2"; }
 
-place "$built/$shared" "$target/lib/$file" 755
+install_file "$built/$shared" "$target/lib/$file" 755
 ln -sf "$file" "$target/lib/$soname"
 ln -sf "$soname" "$target/lib/$shared"
 
@@ -90,15 +90,15 @@ if [ "$(uname -s)" = Linux ] && command -v objcopy >/dev/null && command -v nm >
   ar rcs "$work/libhart.a" "$work/hart.o"
   static=$work/libhart.a
 fi
-place "$static" "$target/lib/libhart.a" 644
+install_file "$static" "$target/lib/libhart.a" 644
 
-place "$root/include/hart.h" "$target/include/hart.h" 644
-place "$root/include/hart.hpp" "$target/include/hart.hpp" 644
+install_file "$root/include/hart.h" "$target/include/hart.h" 644
+install_file "$root/include/hart.hpp" "$target/include/hart.hpp" 644
 # The module works with every version of Python, so it is not in lib/pythonX.Y. It finds the library in lib of its prefix.
 python=$root/examples/python/hart.py
 if [ -f "$python" ]; then
   mkdir -p "$target/share/hart/python"
-  place "$python" "$target/share/hart/python/hart.py" 644
+  install_file "$python" "$target/share/hart/python/hart.py" 644
 fi
 configure() {
   sed -e "s|@VERSION@|$version|g" -e "s|@MAJOR@|$major|g" -e "s|@MINOR@|$minor|g" -e "s|@NATIVE_LIBS@|$native|g" \

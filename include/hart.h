@@ -142,7 +142,7 @@ typedef struct hart_request hart_request;
 /** Result of a run. */
 typedef struct hart_result hart_result;
 
-/** An image as tokens of a model: the codes of every scale, and the residual that the codes lose. */
+/** An image as tokens of a model: the codes of every scale, and the residual that the codes do not represent. */
 typedef struct hart_tokens hart_tokens;
 
 /* ---- Version --------------------------------------------------------------- */

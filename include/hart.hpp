@@ -928,7 +928,7 @@ private:
     detail::Handle<hart_files> handle_;
 };
 
-/// An image as tokens of a model: the codes of every scale, and the residual that the codes lose. Keeps the model's
+/// An image as tokens of a model: the codes of every scale, and the residual that the codes do not represent. Keeps the model's
 /// weights in memory.
 class Tokens {
 public:

@@ -19,7 +19,7 @@ impl Handle for hart_cancel {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_cancel_new(cancel: *mut *mut hart_cancel) -> hart_status {
     guard(|| {
-        Out::<hart_cancel>::new(cancel, "cancel")?.give(CancelToken::new());
+        Out::<hart_cancel>::new(cancel, "cancel")?.write(CancelToken::new());
         Ok(())
     })
 }

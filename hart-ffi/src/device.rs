@@ -45,7 +45,7 @@ pub unsafe extern "C" fn hart_device_list_new(list: *mut *mut hart_device_list) 
         let list = Out::new(list, "list")?;
         let text = |text: String| CString::new(text).unwrap_or_default();
         let devices = hart_core::devices().into_iter();
-        list.give(devices.map(|d| Device { name: text(d.name), description: text(d.description) }).collect());
+        list.write(devices.map(|d| Device { name: text(d.name), description: text(d.description) }).collect());
         Ok(())
     })
 }

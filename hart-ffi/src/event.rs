@@ -108,7 +108,7 @@ pub unsafe extern "C" fn hart_event_preview(event: *const hart_event, max_side: 
         let Some(preview) = current.preview(max_side) else {
             return Err(Failure::new(HART_ERR_STATE, "this event has no preview: check has_preview first"));
         };
-        image.give(CImage::new(preview?));
+        image.write(CImage::new(preview?));
         Ok(())
     })
 }

@@ -11,7 +11,7 @@ use crate::out::Out;
 use crate::status::{Failure, HART_ERR_IO, HART_ERR_MEMORY, hart_status};
 use crate::text;
 
-/// Most bytes that one call of a reader returns.
+/// Maximum number of bytes that one call of a reader reads.
 const CHUNK: usize = 16 << 20;
 
 /// Files of a model in memory. Each has the path that it would have inside the model's folder, such as
@@ -33,7 +33,7 @@ pub type hart_reader = Option<unsafe extern "C" fn(user_data: *mut c_void, offse
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_files_new(files: *mut *mut hart_files) -> hart_status {
     guard(|| {
-        Out::<hart_files>::new(files, "files")?.give(Arc::default());
+        Out::<hart_files>::new(files, "files")?.write(Arc::default());
         Ok(())
     })
 }

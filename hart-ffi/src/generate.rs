@@ -7,7 +7,7 @@ use hart_core::{Error, Image, Stage, Timings, Truncation};
 use crate::guard::guard;
 use crate::handle::{Handle, free, get, number_of};
 use crate::image::{CImage, hart_image};
-use crate::model::{hart_model, using};
+use crate::model::{hart_model, with_model};
 use crate::out::{self, Out, Struct};
 use crate::request::{Run, hart_request};
 use crate::status::{Failure, HART_CANCELLED, hart_status};
@@ -88,13 +88,13 @@ pub unsafe extern "C" fn hart_generate(
     guard(|| {
         let result = Out::<hart_result>::new(result, "result")?;
         let mut run: Run = get(request, "request")?.run()?;
-        match using(model, |hart| Ok(hart.generate_with(&run.request, &mut run.callback)))? {
+        match with_model(model, |hart| Ok(hart.generate_with(&run.request, &mut run.callback)))? {
             Ok(generation) => {
                 let with_text = |truncation: Truncation| {
                     let text = CString::new(truncation.cut.replace('\0', "\u{fffd}")).unwrap_or_default();
                     (truncation, text)
                 };
-                result.give(RunOutput {
+                result.write(RunOutput {
                     images: generation.images,
                     timings: generation.timings,
                     truncated: generation.truncated.into_iter().map(with_text).collect(),
@@ -104,7 +104,7 @@ pub unsafe extern "C" fn hart_generate(
             Err(Error::Cancelled) => {
                 let images = std::mem::take(&mut run.callback.finished);
                 let message = format!("cancelled; {} of {} images were finished", images.len(), run.request.total_images());
-                result.give(RunOutput { images, ..RunOutput::default() });
+                result.write(RunOutput { images, ..RunOutput::default() });
                 Err(Failure::new(HART_CANCELLED, message))
             }
             Err(error) => Err(error.into()),
@@ -135,7 +135,7 @@ pub unsafe extern "C" fn hart_result_image(result: *const hart_result, index: us
         let found = images
             .get(index)
             .ok_or_else(|| Failure::argument(format!("`index` is {index}, but the result has {} images", images.len())))?;
-        image.give(CImage::new(found.clone()));
+        image.write(CImage::new(found.clone()));
         Ok(())
     })
 }

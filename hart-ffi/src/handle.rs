@@ -31,7 +31,7 @@ const fn tag(name: &str) -> u64 {
 }
 
 /// Moves a value to the heap and returns the handle. C returns it to [`free`].
-pub(crate) fn give<H: Handle>(value: H::Value) -> *mut H {
+pub(crate) fn into_raw<H: Handle>(value: H::Value) -> *mut H {
     Box::into_raw(Box::new(Boxed { tag: tag(H::NAME), value })).cast()
 }
 
@@ -39,7 +39,7 @@ pub(crate) fn give<H: Handle>(value: H::Value) -> *mut H {
 ///
 /// # Safety
 ///
-/// The pointer is NULL or comes from [`give`], for any type, and is not freed while the reference lives.
+/// The pointer is NULL or comes from [`into_raw`], for any type, and is not freed while the reference lives.
 pub(crate) unsafe fn get<'a, H: Handle>(handle: *const H, name: &str) -> Result<&'a H::Value, Failure> {
     if handle.is_null() {
         return Err(Failure::null(name));
@@ -56,7 +56,7 @@ pub(crate) unsafe fn get<'a, H: Handle>(handle: *const H, name: &str) -> Result<
 ///
 /// # Safety
 ///
-/// As for [`get`].
+/// The same as for [`get`].
 pub(crate) unsafe fn get_optional<'a, H: Handle>(handle: *const H, name: &str) -> Result<Option<&'a H::Value>, Failure> {
     if handle.is_null() { Ok(None) } else { get(handle, name).map(Some) }
 }
@@ -65,7 +65,7 @@ pub(crate) unsafe fn get_optional<'a, H: Handle>(handle: *const H, name: &str) -
 ///
 /// # Safety
 ///
-/// As for [`get`].
+/// The same as for [`get`].
 pub(crate) unsafe fn number_of<H: Handle, N: Default>(handle: *const H, name: &str, read: impl FnOnce(&H::Value) -> N) -> N {
     guard_value(N::default(), || Ok(get_optional(handle, name)?.map(read).unwrap_or_default()))
 }
@@ -75,7 +75,7 @@ pub(crate) unsafe fn number_of<H: Handle, N: Default>(handle: *const H, name: &s
 ///
 /// # Safety
 ///
-/// As for [`get`], and the handle is not used again.
+/// The same as for [`get`], and the handle is not used again.
 pub(crate) unsafe fn free<H: Handle>(handle: *mut H) {
     guard_quietly(|| {
         if get_optional(handle, H::NAME)?.is_some() {

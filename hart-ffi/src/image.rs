@@ -13,7 +13,7 @@ use crate::out::{self, Out, Struct};
 use crate::status::{Failure, HART_ERR_IO, hart_status};
 use crate::text;
 
-/// Most images in a grid.
+/// Maximum number of images in a grid.
 const MAX_GRID: usize = hart_core::MAX_IMAGES;
 
 /// An image with 8-bit RGB pixels. It never changes.
@@ -93,7 +93,7 @@ pub unsafe extern "C" fn hart_image_new(
         })?;
         let bytes = text::bytes(pixels, size, "pixels")?;
         let rows = bytes.chunks(stride).flat_map(|line| &line[..row]).copied().collect();
-        image.give(CImage::new(Image::from_rgb(width as usize, height as usize, rows)?));
+        image.write(CImage::new(Image::from_rgb(width as usize, height as usize, rows)?));
         Ok(())
     })
 }
@@ -105,7 +105,7 @@ pub unsafe extern "C" fn hart_image_new(
 pub unsafe extern "C" fn hart_image_open(path: *const c_char, image: *mut *mut hart_image) -> hart_status {
     guard(|| {
         let image = Out::<hart_image>::new(image, "image")?;
-        image.give(CImage::new(Image::open_png(Path::new(text::get(path, "path")?))?));
+        image.write(CImage::new(Image::open_png(Path::new(text::get(path, "path")?))?));
         Ok(())
     })
 }
@@ -115,7 +115,7 @@ pub unsafe extern "C" fn hart_image_open(path: *const c_char, image: *mut *mut h
 pub unsafe extern "C" fn hart_image_open_memory(data: *const u8, size: usize, image: *mut *mut hart_image) -> hart_status {
     guard(|| {
         let image = Out::<hart_image>::new(image, "image")?;
-        image.give(CImage::new(Image::from_png("the image in memory", text::bytes(data, size, "data")?)?));
+        image.write(CImage::new(Image::from_png("the image in memory", text::bytes(data, size, "data")?)?));
         Ok(())
     })
 }
@@ -193,7 +193,7 @@ pub unsafe extern "C" fn hart_image_grid(
             return Err(Failure::argument(format!("`count` is {count}, expected at most {MAX_GRID}")));
         }
         let images: Result<Vec<&Image>, Failure> = (0..count).map(|i| Ok(&get(images.add(i).read(), "images[i]")?.image)).collect();
-        grid.give(CImage::new(Image::grid(&images?, columns)?));
+        grid.write(CImage::new(Image::grid(&images?, columns)?));
         Ok(())
     })
 }

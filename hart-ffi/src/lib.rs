@@ -1,8 +1,8 @@
 //! The C API of hart: a thin layer over `hart-core` without logic. One file per object, in the order of the header.
 //!
 //! Every exported function runs inside `guard`, reads and writes its pointers through `handle`, `text` and `out`, and
-//! returns a status. `hart-ffi/header` generates `include/hart.h` from the doc comments here. docs/c-abi.md is the
-//! contract in prose.
+//! returns a status. `hart-ffi/header` generates `include/hart.h` from the doc comments here. docs/c-abi.md describes
+//! the ABI.
 
 #![allow(non_camel_case_types)] // The names are C names.
 #![allow(unsafe_code, unsafe_op_in_unsafe_fn)] // Every exported function takes raw pointers; the header documents what they must be.

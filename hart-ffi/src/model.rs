@@ -26,7 +26,7 @@ impl Handle for hart_model {
     const NAME: &'static str = "hart_model";
 }
 
-/// What one handle holds. Handles of the same model share its weights and whether it is poisoned.
+/// The model behind a handle. Handles of the same model share its weights and its poisoned flag.
 #[derive(Clone)]
 pub(crate) struct Model {
     hart: Hart,
@@ -113,7 +113,7 @@ unsafe fn open(
         let hart = open(options)?;
         let text = |text: &str| CString::new(text).unwrap_or_default();
         let (device, precision) = (text(&hart.device_kind().to_string()), text(&hart.precision().to_string()));
-        model.give(Model { hart, poisoned: Arc::default(), device, precision });
+        model.write(Model { hart, poisoned: Arc::default(), device, precision });
         Ok(())
     })
 }
@@ -124,7 +124,7 @@ unsafe fn open(
 pub unsafe extern "C" fn hart_model_share(model: *const hart_model, shared: *mut *mut hart_model) -> hart_status {
     guard(|| {
         let shared = Out::<hart_model>::new(shared, "shared")?;
-        shared.give(get(model, "model")?.clone());
+        shared.write(get(model, "model")?.clone());
         Ok(())
     })
 }
@@ -163,7 +163,7 @@ pub unsafe extern "C" fn hart_model_describe(model: *const hart_model, info: *mu
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_model_warm_up(model: *const hart_model) -> hart_status {
     guard(|| {
-        using(model, |hart| Ok(hart.warm_up()?))?;
+        with_model(model, |hart| Ok(hart.warm_up()?))?;
         Ok(())
     })
 }
@@ -185,7 +185,7 @@ pub unsafe extern "C" fn hart_model_memory(
             Some(request) => request.request(),
             None => Request::new("any"),
         };
-        using(model, |hart| {
+        with_model(model, |hart| {
             let memory = hart.memory(&request);
             out::set_optional(weights, memory.weights);
             out::set_optional(peak, memory.peak());
@@ -199,11 +199,11 @@ pub unsafe extern "C" fn hart_model_memory(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_model_test_panic(model: *const hart_model) -> hart_status {
     // Resuming an unwind prints no message, unlike `panic!`.
-    guard(|| using(model, |_| resume_unwind(Box::new("a test panic"))))
+    guard(|| with_model(model, |_| resume_unwind(Box::new("a test panic"))))
 }
 
 /// Runs `work` with a model that has not panicked before. Marks the model as poisoned if `work` panics.
-pub(crate) unsafe fn using<T>(model: *const hart_model, work: impl FnOnce(&Hart) -> Result<T, Failure>) -> Result<T, Failure> {
+pub(crate) unsafe fn with_model<T>(model: *const hart_model, work: impl FnOnce(&Hart) -> Result<T, Failure>) -> Result<T, Failure> {
     // A callback in `work` may free the handle, so the model is held here.
     let Model { hart, poisoned, .. } = get(model, "model")?;
     let (hart, poisoned) = (hart.clone(), poisoned.clone());

@@ -25,7 +25,7 @@ impl Handle for hart_options {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_options_new(options: *mut *mut hart_options) -> hart_status {
     guard(|| {
-        Out::<hart_options>::new(options, "options")?.give(Mutex::default());
+        Out::<hart_options>::new(options, "options")?.write(Mutex::default());
         Ok(())
     })
 }

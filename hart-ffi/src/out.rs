@@ -3,13 +3,13 @@
 use std::ffi::{CStr, c_char};
 use std::ptr;
 
-use crate::handle::{Handle, give};
+use crate::handle::{Handle, into_raw};
 use crate::status::Failure;
 
-/// Largest `struct_size` that is accepted. A larger one means that the caller has not set the field.
+/// Maximum `struct_size`. A larger one means that the caller has not set the field.
 const MAX_STRUCT: u32 = 4096;
 
-/// An output parameter for a handle. It holds NULL until [`Out::give`].
+/// An output parameter for a handle. It holds NULL until [`Out::write`].
 pub(crate) struct Out<H: Handle>(*mut *mut H);
 
 impl<H: Handle> Out<H> {
@@ -24,9 +24,9 @@ impl<H: Handle> Out<H> {
     }
 
     /// Writes the handle of a new object.
-    pub(crate) fn give(self, value: H::Value) {
+    pub(crate) fn write(self, value: H::Value) {
         // SAFETY: `new` has written through the same pointer.
-        unsafe { self.0.write(give(value)) }
+        unsafe { self.0.write(into_raw(value)) }
     }
 }
 
@@ -47,7 +47,7 @@ pub(crate) unsafe fn set<T>(pointer: *mut T, value: T, name: &str) -> Result<(),
 ///
 /// # Safety
 ///
-/// As for [`set`].
+/// The same as for [`set`].
 pub(crate) unsafe fn set_optional<T>(pointer: *mut T, value: T) {
     if !pointer.is_null() {
         pointer.write(value);

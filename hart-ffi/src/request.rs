@@ -99,7 +99,7 @@ fn running() -> Failure {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_request_new(request: *mut *mut hart_request) -> hart_status {
     guard(|| {
-        Out::<hart_request>::new(request, "request")?.give(SharedRequest::default());
+        Out::<hart_request>::new(request, "request")?.write(SharedRequest::default());
         Ok(())
     })
 }

@@ -82,7 +82,7 @@ const STATUSES: [(hart_status, &CStr); 21] = [
     (HART_ERR_OTHER, c"another error"),
 ];
 
-/// Why a call failed: its status, and the message for `hart_last_error`.
+/// Failure of a call: its status, and the message for `hart_last_error`.
 pub(crate) struct Failure {
     pub(crate) status: hart_status,
     pub(crate) message: String,

@@ -8,11 +8,11 @@ use hart_core::stages::{ImageTokens, Progress};
 use crate::guard::guard;
 use crate::handle::{Handle, free, get, number_of};
 use crate::image::{CImage, hart_image};
-use crate::model::{hart_model, using};
+use crate::model::{hart_model, with_model};
 use crate::out::{self, Out};
 use crate::status::{Failure, hart_status};
 
-/// An image as tokens of a model: the codes of every scale, and the residual that the codes lose.
+/// An image as tokens of a model: the codes of every scale, and the residual that the codes do not represent.
 pub struct hart_tokens(());
 
 impl Handle for hart_tokens {
@@ -22,7 +22,7 @@ impl Handle for hart_tokens {
 
 pub(crate) struct Tokenized {
     tokens: ImageTokens,
-    /// The model that made the tokens, the only one that can decode them.
+    /// The model that encoded the tokens, the only one that can decode them.
     hart: Hart,
 }
 
@@ -37,9 +37,9 @@ pub unsafe extern "C" fn hart_model_tokenize(
     guard(|| {
         let tokens = Out::<hart_tokens>::new(tokens, "tokens")?;
         let images = [get(image, "image")?.image.clone()];
-        using(model, |hart| {
+        with_model(model, |hart| {
             let encoded = hart.try_install(|| hart.visual().tokenize_images(&images))?;
-            tokens.give(Tokenized { tokens: encoded, hart: hart.clone() });
+            tokens.write(Tokenized { tokens: encoded, hart: hart.clone() });
             Ok(())
         })
     })
@@ -91,7 +91,7 @@ pub unsafe extern "C" fn hart_model_reconstruct(
     guard(|| {
         let image = Out::<hart_image>::new(image, "image")?;
         let tokenized = get(tokens, "tokens")?;
-        using(model, |hart| {
+        with_model(model, |hart| {
             if !hart.is_same_model(&tokenized.hart) {
                 return Err(Failure::argument("`tokens` belong to another model"));
             }
@@ -101,7 +101,7 @@ pub unsafe extern "C" fn hart_model_reconstruct(
                 let latent = if with_residual != 0 { tokens.hybrid() } else { visual.discrete(tokens) };
                 visual.decode_images(&latent, &mut Progress::silent())
             });
-            image.give(CImage::new(decoded?.swap_remove(0)));
+            image.write(CImage::new(decoded?.swap_remove(0)));
             Ok(())
         })
     })

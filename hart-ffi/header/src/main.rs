@@ -15,7 +15,7 @@ use cbindgen::{Builder, Config, DocumentationStyle, ItemType, Language, SortKey,
 const OPENING: &str = include_str!("opening.h");
 /// The text after the declarations.
 const CLOSING: &str = "#ifdef __cplusplus\n}\n#endif\n\n#endif\n";
-/// Longest line of the header, as in .rustfmt.toml.
+/// Maximum length of a line of the header, as in .rustfmt.toml.
 const LINE_LENGTH: usize = 132;
 /// Files of hart-ffi in the order of the header, each with its heading.
 const SECTIONS: [(&str, &str); 13] = [
