@@ -244,7 +244,7 @@ static void wrong_arguments(const hart_model *model, const char *path) {
     FAILS(hart_request_set_prompt(request, " \n"), HART_ERR_REQUEST, "empty");
     FAILS(hart_request_add_prompt(request, ""), HART_ERR_REQUEST, "number 2 is empty");
     FAILS(hart_request_set_steps(request, "many"), HART_ERR_REQUEST, "many");
-    /* Numbers. An invalid setting leaves the request unchanged. */
+    /* Settings. An invalid one leaves the request unchanged. */
     FAILS(hart_request_set_guidance(request, 0.0 / 0.0 * 1.0), HART_ERR_REQUEST, "guidance");
     FAILS(hart_request_set_guidance(request, 1e300), HART_ERR_REQUEST, "guidance");
     FAILS(hart_request_set_top_p(request, 1.5), HART_ERR_REQUEST, "top-p");
@@ -723,7 +723,7 @@ static void panics(const char *path) {
     FAILS(hart_model_tokenize(model, image, &tokens), HART_ERR_POISONED, "open it again");
     HART_FREE(model, model);
     HART_FREE(model, shared);
-    /* The program goes on with a new model. */
+    /* The program continues with a new model. */
     model = open_model(path);
     hart_image *again = image_of(model, request);
     CHECK(same_pixels(image, again));

@@ -1,5 +1,5 @@
 /* Sizes, offsets and constants that compiled programs depend on. They never change; structs only grow at their end. The
- * numbers hold on 64-bit systems. */
+ * values apply to 64-bit systems. */
 #include <stddef.h>
 
 #include "hart.h"
@@ -70,7 +70,7 @@ AT(hart_image_view, seed, 40);
 AT(hart_image_view, prompt, 48);
 AT(hart_image_view, settings, 56);
 
-/* A number never changes its meaning. */
+/* A value never changes its meaning. */
 _Static_assert(HART_OK == 0 && HART_CANCELLED == 1, "status");
 _Static_assert(HART_ERR_NULL == 100 && HART_ERR_UTF8 == 101 && HART_ERR_ARGUMENT == 102, "status");
 _Static_assert(HART_ERR_REQUEST == 103 && HART_ERR_STATE == 104 && HART_ERR_ABI == 105, "status");

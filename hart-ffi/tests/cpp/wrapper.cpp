@@ -670,11 +670,11 @@ void threads(const hart::Model &model, int count, int rounds) {
         all.emplace_back([&, i] {
             const auto at = static_cast<std::size_t>(i);
             for (int round = 0; round < rounds; ++round) {
-                const auto made = generate(model, "a rocket", static_cast<std::uint64_t>(i));
+                const auto image = generate(model, "a rocket", static_cast<std::uint64_t>(i));
                 // Images of another thread may be read here. Each thread has its own errors.
                 const auto error = thrown([&] { static_cast<void>(hart::Image::open("nothing-" + std::to_string(i))); });
                 const bool named = error && std::string_view(error->what()).find("nothing-" + std::to_string(i)) != std::string_view::npos;
-                passed[at] += same(made, expected[at]) && expected[0].png().size() > 8 && named ? 1 : 0;
+                passed[at] += same(image, expected[at]) && expected[0].png().size() > 8 && named ? 1 : 0;
             }
         });
     }
@@ -704,7 +704,7 @@ void editing(const hart::Model &model) {
     CHECK(same(model.generate(request).image(0), generate(model, "a panda", 5)));
 }
 
-/* A panic in hart throws, the program goes on, and the model is poisoned. */
+/* A panic in hart throws, the program continues, and the model is poisoned. */
 void panics(const std::string &path) {
     auto model = hart::Model::open(path);
     CHECK(hart_model_test_panic(model.get()) == HART_ERR_PANIC);
