@@ -46,7 +46,7 @@ impl Model {
     /// Asserts that opening fails with a message that contains all of `words`.
     fn refused(&self, words: &[&str]) -> Error {
         let Err(error) = self.open() else { panic!("opened, expected an error about {words:?}") };
-        says(&error, words);
+        assert_contains(&error, words);
         error
     }
 
@@ -75,7 +75,7 @@ impl Model {
     }
 }
 
-fn says(error: &Error, words: &[&str]) {
+fn assert_contains(error: &Error, words: &[&str]) {
     let message = error.to_string();
     for word in words {
         assert!(message.contains(word), "no {word:?} in: {message}");
@@ -89,19 +89,19 @@ fn the_fixture_itself_opens() {
 }
 
 #[test]
-fn missing_folders_say_what_to_pass() {
+fn errors_about_missing_folders_say_what_to_pass() {
     let error = |path: &Path| match Hart::open(path, OpenOptions::new()) {
         Ok(_) => panic!("opened"),
         Err(error) => error,
     };
-    says(&error(Path::new("/no/such/model")), &["/no/such/model", "root folder"]);
+    assert_contains(&error(Path::new("/no/such/model")), &["/no/such/model", "root folder"]);
     let model = Model::new();
-    says(&error(&model.path("llm")), &["llm", "root folder"]);
+    assert_contains(&error(&model.path("llm")), &["llm", "root folder"]);
     fs::remove_dir_all(model.path("text")).unwrap();
     model.refused(&["no text model", "option text model"]);
     let model = Model::new();
     fs::remove_dir_all(model.path("tokenizer")).unwrap();
-    model.refused(&["tokenizer", "beside llm"]);
+    model.refused(&["tokenizer", "next to llm"]);
     let model = Model::new();
     fs::remove_file(model.path("text/tokenizer.json")).unwrap();
     model.refused(&["tokenizer.json"]);
@@ -115,7 +115,7 @@ fn missing_folders_say_what_to_pass() {
 fn a_path_that_is_not_utf8_is_a_path_like_any_other() {
     use std::os::unix::ffi::OsStrExt;
     let name = std::ffi::OsStr::from_bytes(b"mod\xffel");
-    says(&Hart::open(Path::new(name), OpenOptions::new()).err().unwrap(), &["no such folder"]);
+    assert_contains(&Hart::open(Path::new(name), OpenOptions::new()).err().unwrap(), &["no such folder"]);
     let model = Model::new();
     let there = model.path("").join(name);
     fs::create_dir(&there).unwrap();
@@ -128,7 +128,7 @@ fn a_path_that_is_not_utf8_is_a_path_like_any_other() {
 }
 
 #[test]
-fn truncated_and_lying_safetensors_are_refused() {
+fn truncated_and_inconsistent_safetensors_are_refused() {
     let model = Model::new();
     let path = model.path("tokenizer/model.safetensors");
     let whole = fs::read(&path).unwrap();
@@ -169,7 +169,7 @@ fn truncated_torch_files_are_refused() {
     fs::write(&path, b"import os; os.system('touch /tmp/owned')").unwrap();
     model.refused(&["ema_model.bin"]);
     let plain = Hart::open(model.path(""), OpenOptions::new().weight_set(WeightSet::Plain));
-    assert!(plain.is_ok(), "the plain weights are whole");
+    assert!(plain.is_ok(), "the plain weights are intact");
 }
 
 /// A pickle that calls os.system. It is read as data only, and refused.
@@ -199,7 +199,7 @@ fn missing_misshapen_and_unused_tensors_are_listed_with_file_and_shapes() {
         values.pop();
     });
     let error = model.refused(&["1 missing, 1 unused, 1 misshapen", "`word_embed.weight` [64, 8]", "expected [640], found [639]"]);
-    says(&error, &["unused `blocks.9.attn.q_bias` [2, 3] in model.safetensors"]);
+    assert_contains(&error, &["unused `blocks.9.attn.q_bias` [2, 3] in model.safetensors"]);
     let Error::Weights(report) = error else { panic!("{error}") };
     assert!(report.missing[0].file.ends_with("llm/model.safetensors"), "{report:?}");
     assert!(report.misshapen[0].file.ends_with("llm/model.safetensors"));
@@ -214,9 +214,9 @@ fn unused_tensors_may_be_allowed() {
     assert_eq!(hart.reports()[0].unused[0].name, "extra");
 }
 
-/// A phi without effect, with or without its weights in the file; every diffusion step; and paths that do not exist.
+/// Accepts a phi without effect, with or without its weights in the file; all diffusion steps; and paths that do not exist.
 #[test]
-fn rare_values_are_good_ones() {
+fn unusual_values_are_accepted() {
     let model = Model::new();
     model.set("tokenizer/config.json", "quant_resi", json!(0.0)).set("llm/config.json", "num_sampling_steps", Value::Null);
     for path in ["", ".", "./"] {
@@ -246,14 +246,14 @@ fn damaged_weights_are_found_before_pixels() {
 }
 
 #[test]
-fn numbers_that_overflow_are_an_error_and_no_image() {
+fn logits_that_overflow_are_an_error() {
     let model = Model::new();
     fs::remove_file(model.path("llm/ema_model.bin")).unwrap();
     model.rewrite("llm/model.safetensors", |tensors| {
         tensors.iter_mut().filter(|(name, ..)| name.starts_with("head")).for_each(|t| t.2.iter_mut().for_each(|v| *v *= 1e37));
     });
     let error = model.open().unwrap().generate(&Request::new("a parrot")).unwrap_err();
-    says(&error, &["logits of scale 1", "not finite"]);
+    assert_contains(&error, &["logits of scale 1", "not finite"]);
 }
 
 #[test]
@@ -307,14 +307,14 @@ fn configurations_are_checked_before_anything_is_allocated() {
     for (file, key, value, word) in cases {
         let model = Model::new();
         model.set(file, key, value.clone());
-        let error = model.open().err().unwrap_or_else(|| panic!("{file} {key} {value} was taken"));
-        says(&error, &[word]);
+        let error = model.open().err().unwrap_or_else(|| panic!("{file} {key} {value} was accepted"));
+        assert_contains(&error, &[word]);
         assert!(error.to_string().contains(key) || word == "misshapen" || word == "token id", "{error}");
     }
 }
 
 #[test]
-fn configuration_files_that_are_no_json_are_named() {
+fn configuration_files_that_are_not_json_are_named() {
     for text in ["", "{", "[]", "3", "{\"depth\": }", "\u{0}"] {
         let model = Model::new();
         fs::write(model.path("llm/config.json"), text).unwrap();
@@ -327,7 +327,7 @@ fn configuration_files_that_are_no_json_are_named() {
 
 /// Parts of a tokenizer on which the tokenizers library would panic, on opening or on encoding.
 #[test]
-fn parts_of_a_tokenizer_that_cannot_be_followed_are_refused() {
+fn parts_of_a_tokenizer_that_cannot_be_applied_are_refused() {
     let template = |piece: Value| json!({"type": "TemplateProcessing", "single": [piece], "pair": [], "special_tokens": {}});
     let cases = [
         ("post_processor", template(json!({"Sequence": {"id": "B", "type_id": 0}}))),
@@ -344,14 +344,14 @@ fn parts_of_a_tokenizer_that_cannot_be_followed_are_refused() {
 
 /// A tokenizer whose size differs from the transformer's can decode, but cannot encode an image to start from.
 #[test]
-fn an_image_to_start_from_must_be_the_transformers_too() {
+fn an_image_to_start_from_needs_the_transformers_scales() {
     let model = Model::new();
     model.set("tokenizer/config.json", "v_patch_nums", json!([1, 2]));
     let hart = model.open().unwrap();
     let side = hart.visual().resolution();
     let image = Image::from_rgb(side, side, vec![0; 3 * side * side]).unwrap();
     let request = Request::new("a parrot").from_image(FromImage::vary(image, 1));
-    says(&hart.generate(&request).unwrap_err(), &["v_patch_nums", "patch_nums"]);
+    assert_contains(&hart.generate(&request).unwrap_err(), &["v_patch_nums", "patch_nums"]);
     assert_eq!(hart.generate(&Request::new("a parrot")).unwrap().images.len(), 1);
 }
 
@@ -378,12 +378,12 @@ fn sizes_are_checked_together() {
 /// A pipe in place of a file is refused without waiting for it.
 #[cfg(unix)]
 #[test]
-fn pipes_are_no_files() {
+fn pipes_are_not_files() {
     for name in ["llm/config.json", "text/tokenizer.json", "text/tokenizer_config.json", "llm/system_prompt.txt"] {
         let model = Model::new();
         let _ = fs::remove_file(model.path(name));
-        let made = std::process::Command::new("mkfifo").arg(model.path(name)).status().unwrap();
-        assert!(made.success());
+        let created = std::process::Command::new("mkfifo").arg(model.path(name)).status().unwrap();
+        assert!(created.success());
         model.refused(&[name]);
     }
     let model = Model::new();
@@ -400,8 +400,8 @@ fn long_prompts_may_be_cut_on_the_left() {
     let model = Model::new();
     model.set("text/tokenizer_config.json", "truncation_side", json!("left"));
     let prompt = (0..100).map(|i| format!("word{i}")).collect::<Vec<_>>().join(" ");
-    let made = model.open().unwrap().generate(&Request::new(prompt)).unwrap();
-    assert!(made.truncated[0].cut.starts_with("word0 word1"), "{:?}", made.truncated);
+    let generation = model.open().unwrap().generate(&Request::new(prompt)).unwrap();
+    assert!(generation.truncated[0].cut.starts_with("word0 word1"), "{:?}", generation.truncated);
 }
 
 /// Without its discriminator the published autoencoder's names have no prefix.
@@ -423,7 +423,7 @@ fn pixels_that_overflow_are_an_error() {
         last.for_each(|t| t.2.fill(1e38));
     });
     let error = model.open().unwrap().generate(&Request::new("a parrot")).unwrap_err();
-    says(&error, &["pixels are not finite"]);
+    assert_contains(&error, &["pixels are not finite"]);
 }
 
 #[test]
@@ -439,14 +439,14 @@ fn shards_stay_in_their_folder() {
 }
 
 #[test]
-fn weight_sets_are_chosen_and_missed_by_name() {
+fn a_weight_set_selects_its_file() {
     let model = Model::new();
     let open = |set| Hart::open(model.path(""), OpenOptions::new().weight_set(set));
     let file = |hart: &Hart| hart.reports()[1].files.iter().next().unwrap().file_name().unwrap().to_owned();
     assert_eq!(file(&open(WeightSet::PreferEma).unwrap()), "ema_model.bin");
     assert_eq!(file(&open(WeightSet::Plain).unwrap()), "model.safetensors");
     fs::remove_file(model.path("llm/ema_model.bin")).unwrap();
-    says(&open(WeightSet::Ema).err().unwrap(), &["no EMA weights"]);
+    assert_contains(&open(WeightSet::Ema).err().unwrap(), &["no EMA weights"]);
     assert_eq!(file(&open(WeightSet::PreferEma).unwrap()), "model.safetensors");
 }
 
@@ -461,11 +461,11 @@ fn files_may_be_read_instead_of_mapped() {
 }
 
 #[test]
-fn a_long_prompt_is_cut_and_says_what_was_cut() {
+fn a_truncated_prompt_reports_the_rest() {
     let hart = Model::new().open().unwrap();
     let prompt = (0..5000).map(|i| format!("word{i}")).collect::<Vec<_>>().join(" ");
-    let made = hart.generate(&Request::batch(["a parrot".to_string(), prompt])).unwrap();
-    let [truncation] = made.truncated.as_slice() else { panic!("{:?}", made.truncated) };
+    let generation = hart.generate(&Request::batch(["a parrot".to_string(), prompt])).unwrap();
+    let [truncation] = generation.truncated.as_slice() else { panic!("{:?}", generation.truncated) };
     assert_eq!((truncation.prompt, truncation.kept), (Some(1), hart.config().transformer.context_tokens));
     assert!(truncation.tokens > 5000 && truncation.cut.ends_with("word4999"), "{}", truncation.tokens);
 }
@@ -484,33 +484,33 @@ fn extreme_requests_give_an_image_or_an_error() {
     ];
     for request in requests {
         match hart.generate(&request) {
-            Ok(made) => assert_eq!(made.images.len(), 1),
+            Ok(generation) => assert_eq!(generation.images.len(), 1),
             Err(error) => assert!(matches!(error, Error::Overflow { .. }), "{error}"),
         }
     }
-    let bad = [Request::new(""), Request::new("a").guidance(f64::NAN), Request::new("a").images_per_prompt(0)];
-    for request in bad {
+    let invalid = [Request::new(""), Request::new("a").guidance(f64::NAN), Request::new("a").images_per_prompt(0)];
+    for request in invalid {
         let mut work = 0;
         let mut observer = |_: &Event<'_>| {
             work += 1;
             Control::Continue
         };
         assert!(matches!(hart.generate_with(&request, &mut observer), Err(Error::Request { .. })));
-        assert_eq!(work, 0, "a bad request is refused before any work");
+        assert_eq!(work, 0, "an invalid request is refused before any work");
     }
 }
 
 /// Cancels after a number of events, and collects the finished images.
-struct Stopper {
-    stop: usize,
-    seen: usize,
+struct CancelAfter {
+    events: usize,
+    received: usize,
     completed: Vec<Image>,
 }
 
-impl Observer for Stopper {
+impl Observer for CancelAfter {
     fn event(&mut self, _: &Event<'_>) -> Control {
-        self.seen += 1;
-        if self.seen > self.stop { Control::Cancel } else { Control::Continue }
+        self.received += 1;
+        if self.received > self.events { Control::Cancel } else { Control::Continue }
     }
 
     fn image(&mut self, image: &Image) {
@@ -519,7 +519,7 @@ impl Observer for Stopper {
 }
 
 #[test]
-fn an_observer_can_stop_at_any_event_and_the_model_stays_good() {
+fn an_observer_can_cancel_at_any_event_and_the_model_stays_usable() {
     let hart = Model::new().open().unwrap();
     let request = Request::new("a parrot").images_per_prompt(2).system_prompt(SystemPrompt::Text("Draw:".into()));
     let mut events: Vec<(Stage, Step, f32)> = vec![];
@@ -531,7 +531,7 @@ fn an_observer_can_stop_at_any_event_and_the_model_stays_good() {
     assert!(events.windows(2).all(|w| w[0].2 <= w[1].2) && (events.last().unwrap().2 - 1.0).abs() < 1e-3);
     let first_done = events.iter().position(|e| matches!(e.1, Step::Images { finished: 1, .. })).unwrap();
     for stop in (0..events.len()).step_by(7) {
-        let mut observer = Stopper { stop, seen: 0, completed: vec![] };
+        let mut observer = CancelAfter { events: stop, received: 0, completed: vec![] };
         match hart.generate_with(&request, &mut observer) {
             Err(Error::Cancelled) => {
                 let completed = observer.completed;
@@ -545,7 +545,7 @@ fn an_observer_can_stop_at_any_event_and_the_model_stays_good() {
 }
 
 #[test]
-fn events_tell_the_whole_story() {
+fn every_step_emits_its_events() {
     let hart = Model::new().open().unwrap();
     let mut steps = vec![];
     let mut listen = |e: &Event<'_>| {
@@ -584,7 +584,7 @@ fn a_token_stops_a_run_from_another_thread() {
 }
 
 #[test]
-fn a_systems_prompt_file_is_used_and_can_be_switched_off() {
+fn a_system_prompt_file_is_used_and_can_be_turned_off() {
     let model = Model::new();
     let image = |system: SystemPrompt| {
         let request = Request::new("a parrot").system_prompt(system);

@@ -37,7 +37,7 @@ impl Layout {
         let config_file = part(storage, &transformer, "pass the checkpoint's root folder, which holds llm and tokenizer")?;
         let (transformer_config, residual) = TransformerConfig::read_in(storage, &config_file)?;
         let visual = visual_folder(storage, root, &transformer_config);
-        let visual_config = VisualConfig::read_in(storage, &part(storage, &visual, "the visual tokenizer belongs beside llm")?)?;
+        let visual_config = VisualConfig::read_in(storage, &part(storage, &visual, "the visual tokenizer belongs next to llm")?)?;
         let text = text_folder(storage, root, text_model)?;
         let advice = "name the text model's folder (the option text model)";
         let text_config = TextConfig::read_in(storage, &part(storage, &text, advice)?)?;
@@ -84,7 +84,7 @@ fn text_folder(storage: &Storage, root: &Path, text_model: Option<&Path>) -> Res
         let names = TEXT_FOLDERS.join(" or ");
         Error::checkpoint(
             root,
-            format!("no text model: expected a folder {names} there or beside it, or name its folder (the option text model)"),
+            format!("no text model: expected a folder {names} there or next to it, or name its folder (the option text model)"),
         )
     })
 }
