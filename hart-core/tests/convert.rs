@@ -20,7 +20,7 @@ fn open(folder: &Path, precision: Precision) -> hart_core::Result<Hart> {
 }
 
 #[test]
-fn a_converted_model_makes_the_same_image_and_is_smaller() {
+fn a_converted_model_generates_the_same_image_and_is_smaller() {
     let folder = tempfile::tempdir().unwrap();
     let request = Request::new("a red heart on a yellow background").seed(3);
     let image = |hart: &Hart| hart.generate(&request).unwrap().images.remove(0).pixels().to_vec();
@@ -76,31 +76,34 @@ fn a_published_checkpoint_is_converted() {
     }
 }
 
-/// The observer receives shares from 0 to 1; cancelling leaves no files.
+/// The observer receives fractions from 0 to 1; cancelling leaves no files.
 #[test]
-fn a_conversion_is_heard_of_and_cancelled() {
+fn a_conversion_reports_progress_and_can_be_cancelled() {
     let folder = tempfile::tempdir().unwrap();
-    let mut heard = vec![];
+    let mut received = vec![];
     let mut run = |to: &str, last: f32| {
-        heard.clear();
-        let observer = &mut |share: f32| {
-            heard.push(share);
-            if share > last { Control::Cancel } else { Control::Continue }
+        received.clear();
+        let observer = &mut |fraction: f32| {
+            received.push(fraction);
+            if fraction > last { Control::Cancel } else { Control::Continue }
         };
         let done = convert(Path::new(SHIPPED), &folder.path().join(to), Precision::Int8, WeightSet::PreferEma, None, observer);
-        (done, heard.clone())
+        (done, received.clone())
     };
-    let (done, heard) = run("whole", 1.0);
-    assert!(done.is_ok() && heard.is_sorted() && heard[0] == 0.0 && heard.last() == Some(&1.0), "{heard:?}");
+    let (done, received) = run("whole", 1.0);
+    assert!(done.is_ok() && received.is_sorted() && received[0] == 0.0 && received.last() == Some(&1.0), "{received:?}");
     for last in [-1.0, 0.5, 0.9] {
-        let (done, heard) = run("half", last);
-        assert!(done.unwrap_err().is_cancelled() && heard.last().is_some_and(|share| (last..1.0).contains(share)), "{heard:?}");
+        let (done, received) = run("half", last);
+        assert!(
+            done.unwrap_err().is_cancelled() && received.last().is_some_and(|fraction| (last..1.0).contains(fraction)),
+            "{received:?}"
+        );
     }
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
 }
 
 #[test]
-fn what_cannot_be_converted_is_refused_before_anything_is_written() {
+fn invalid_conversions_are_refused_before_anything_is_written() {
     let folder = tempfile::tempdir().unwrap();
     let refused = |from: &str, to: &Path, precision| {
         convert(Path::new(from), to, precision, WeightSet::PreferEma, None, &mut |_| Control::Continue).unwrap_err().to_string()
