@@ -1,4 +1,4 @@
-//! Promises to programs that embed the library: previews, threads, memory, models in memory, a model's settings.
+//! Guarantees for programs that embed the library: previews, threads, memory, models in memory, a model's settings.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,10 +18,10 @@ fn open(options: OpenOptions) -> Hart {
 
 /// A model's files, as a program would embed them.
 fn in_memory(root: &Path) -> Files {
-    in_memory_but(root, |_, contents| contents)
+    in_memory_with(root, |_, contents| contents)
 }
 
-fn in_memory_but(root: &Path, change: impl Fn(&Path, Vec<u8>) -> Vec<u8>) -> Files {
+fn in_memory_with(root: &Path, change: impl Fn(&Path, Vec<u8>) -> Vec<u8>) -> Files {
     let mut files = Files::new();
     for part in ["llm", "text", "tokenizer"] {
         for entry in fs::read_dir(root.join(part)).unwrap() {
@@ -82,7 +82,7 @@ fn distance(a: &Image, b: &Image) -> u64 {
 }
 
 #[test]
-fn own_threads_give_the_same_image_and_report_on_the_callers() {
+fn a_models_own_threads_give_the_same_image_and_events_arrive_on_the_callers() {
     let request = Request::new("a house").images_per_prompt(2);
     let shared = open(OpenOptions::new()).generate(&request).unwrap();
     for threads in [1, 3] {
@@ -107,8 +107,8 @@ fn own_threads_give_the_same_image_and_report_on_the_callers() {
             Control::Continue
         };
         assert!(hart.generate_with(&request, &mut nested).unwrap().images == shared.images);
-        let (made, count) = within.unwrap();
-        assert!(made.unwrap().images == shared.images && count == threads);
+        let (generation, count) = within.unwrap();
+        assert!(generation.unwrap().images == shared.images && count == threads);
         // A panic of the observer propagates, and the model remains usable.
         let mut panic = |_: &Event<'_>| panic!("the program's own");
         let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| hart.generate_with(&request, &mut panic).is_ok()));
@@ -162,7 +162,7 @@ fn memory_is_estimated_and_can_be_limited() {
 }
 
 #[test]
-fn a_decoder_in_bf16_gives_the_same_image_to_the_eye() {
+fn a_decoder_in_bf16_gives_nearly_the_same_image() {
     let exact = open(OpenOptions::new().precision(Precision::F32));
     let image = exact.generate(&Request::new("a house")).unwrap().images.remove(0);
     let latent = exact.visual().tokenize_images(&[image]).unwrap().hybrid();
@@ -181,18 +181,18 @@ fn a_decoder_in_bf16_gives_the_same_image_to_the_eye() {
 }
 
 #[test]
-fn a_models_own_settings_stand_in_for_what_a_request_leaves_out() {
+fn a_models_settings_are_the_defaults_of_a_request() {
     let hart = open(OpenOptions::new());
-    let made = |request: Request| hart.generate(&request).unwrap().images.remove(0);
+    let generate = |request: Request| hart.generate(&request).unwrap().images.remove(0);
     let settings = |image: &Image| image.provenance.as_ref().unwrap().settings.clone();
-    let own = made(Request::new("a house"));
+    let own = generate(Request::new("a house"));
     assert!(settings(&own).starts_with("guidance 2, smoothing false, top-k model, top-p 0.4"), "{}", settings(&own));
-    assert!(own == made(Request::new("a house").guidance(2.0).smoothing(false).top_p(0.4)));
-    let asked = made(Request::new("a house").guidance(3.0).smoothing(true).top_p(0.0).top_k(50));
-    assert!(settings(&asked).starts_with("guidance 3, smoothing true, top-k 50, top-p 0,"), "{}", settings(&asked));
+    assert!(own == generate(Request::new("a house").guidance(2.0).smoothing(false).top_p(0.4)));
+    let requested = generate(Request::new("a house").guidance(3.0).smoothing(true).top_p(0.0).top_k(50));
+    assert!(settings(&requested).starts_with("guidance 3, smoothing true, top-k 50, top-p 0,"), "{}", settings(&requested));
 
     let files =
-        in_memory_but(
+        in_memory_with(
             &shipped(),
             |name, contents| {
                 if name.ends_with("generation_config.json") { br#"{"top_k": 0}"#.to_vec() } else { contents }
@@ -207,7 +207,7 @@ fn a_filter_refuses_a_prompt_before_any_work() {
     struct NoBirds;
     impl PromptFilter for NoBirds {
         fn refuse(&self, prompt: &str) -> Option<String> {
-            prompt.contains("parrot").then(|| "birds are not drawn".into())
+            prompt.contains("parrot").then(|| "birds are excluded".into())
         }
     }
     let hart = open(OpenOptions::new());
@@ -218,10 +218,10 @@ fn a_filter_refuses_a_prompt_before_any_work() {
         let mut observer = |_: &Event<'_>| panic!("work has begun");
         let error = hart.generate_with(&request, &mut observer).unwrap_err();
         let message = error.to_string();
-        assert!(message.starts_with("prompt \"a parrot and a house") && message.ends_with("...\" is refused: birds are not drawn"));
+        assert!(message.starts_with("prompt \"a parrot and a house") && message.ends_with("...\" is refused: birds are excluded"));
         assert!(message.len() < 120, "{message}");
         let Error::Refused { prompt, reason } = error else { panic!("{message}") };
-        assert_eq!((prompt, reason.as_str()), (long.clone(), "birds are not drawn"));
+        assert_eq!((prompt, reason.as_str()), (long.clone(), "birds are excluded"));
         assert!(format!("{request:?}").contains("Filter"));
         assert!(hart.generate(&request.prompts(["a house"])).is_ok());
     }

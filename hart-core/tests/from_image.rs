@@ -12,22 +12,22 @@ fn hart() -> Hart {
     Hart::open(shipped, OpenOptions::new()).unwrap()
 }
 
-fn made(hart: &Hart, request: Request) -> Image {
+fn generate(hart: &Hart, request: Request) -> Image {
     hart.generate(&request).unwrap().images.remove(0)
 }
 
 /// Mean difference of the pixels where `inside` holds.
 fn difference(a: &Image, b: &Image, inside: impl Fn(usize, usize) -> bool) -> f64 {
-    let places = (0..a.width() * a.height()).filter(|i| inside(i % a.width(), i / a.width()));
+    let positions = (0..a.width() * a.height()).filter(|i| inside(i % a.width(), i / a.width()));
     let differences: Vec<f64> =
-        places.flat_map(|i| (0..3).map(move |c| 3 * i + c)).map(|i| f64::from(a.pixels()[i].abs_diff(b.pixels()[i]))).collect();
+        positions.flat_map(|i| (0..3).map(move |c| 3 * i + c)).map(|i| f64::from(a.pixels()[i].abs_diff(b.pixels()[i]))).collect();
     differences.iter().sum::<f64>() / differences.len() as f64
 }
 
 #[test]
 fn the_known_part_has_the_images_latent_to_the_last_bit() {
     let hart = hart();
-    let image = made(&hart, Request::new("a red heart on a yellow background").seed(7));
+    let image = generate(&hart, Request::new("a red heart on a yellow background").seed(7));
     let mask = Mask::rectangle((SIDE, SIDE), 0, 0, SIDE / 2, SIDE);
     let known = hart.visual().known_tokens(&FromImage::inpaint(image.clone(), mask)).unwrap();
     let features = hart.visual().tokenize_images(&[image]).unwrap().features;
@@ -36,30 +36,35 @@ fn the_known_part_has_the_images_latent_to_the_last_bit() {
     let tokens = hart.text().tokenizer().tokenize(&["a panda"], None, hart.config().transformer.context_tokens).unwrap();
     let context = hart.text().encode(&tokens, &mut progress).unwrap();
     let steps = hart.config().residual.steps.clone();
-    for soft in [false, true] {
-        let sampling = SamplingParams { guidance: 2.0, smoothing: soft, top_k: None, top_p: 0.0, steps: steps.clone() };
+    for smoothing in [false, true] {
+        let sampling = SamplingParams { guidance: 2.0, smoothing, top_k: None, top_p: 0.0, steps: steps.clone() };
         let latent = hart.sample_from(Some(&known), context.clone(), &sampling, &Philox::new(vec![1]), &mut progress).unwrap();
         let values = |tensor: &hart_core::burn::prelude::Tensor<4>| tensor.clone().into_data().iter::<f32>().collect::<Vec<f32>>();
-        let (made, own) = (values(&latent.0), values(&features));
+        let (result, original) = (values(&latent.0), values(&features));
         for i in 0..channels * height * width {
-            let is_kept = i % width >= width / 2;
-            assert!(!is_kept || made[i].to_bits() == own[i].to_bits(), "position {i}: {} and not {}", made[i], own[i]);
+            let is_known = i % width >= width / 2;
+            assert!(
+                !is_known || result[i].to_bits() == original[i].to_bits(),
+                "position {i}: {}, expected {}",
+                result[i],
+                original[i]
+            );
         }
-        let changed = (0..channels * height * width).filter(|i| i % width < width / 2 && made[*i] != own[*i]).count();
+        let changed = (0..channels * height * width).filter(|i| i % width < width / 2 && result[*i] != original[*i]).count();
         assert_eq!(changed, channels * height * width / 2);
     }
 }
 
 #[test]
-fn inpainting_draws_under_the_mask_and_nowhere_else() {
+fn inpainting_changes_only_the_masked_region() {
     let hart = hart();
-    let image = made(&hart, Request::new("a red heart on a yellow background").seed(7));
+    let image = generate(&hart, Request::new("a red heart on a yellow background").seed(7));
     let mask = Mask::rectangle((SIDE, SIDE), 0, 0, SIDE / 2, SIDE);
     let request = |seed| {
         let from = FromImage::inpaint(image.clone(), mask.clone());
         Request::new("a house").seed(seed).top_p(0.9).from_image(from)
     };
-    let (first, second) = (made(&hart, request(1)), made(&hart, request(2)));
+    let (first, second) = (generate(&hart, request(1)), generate(&hart, request(2)));
     // Decoding mixes neighbours, so pixels near the mask may differ a little.
     let (far_left, far_right) = (|x: usize, _: usize| x < SIDE / 4, |x: usize, _: usize| x >= SIDE - SIDE / 4);
     assert!(difference(&first, &image, far_left) > 1.5 * difference(&first, &image, far_right));
@@ -67,18 +72,18 @@ fn inpainting_draws_under_the_mask_and_nowhere_else() {
     assert!(difference(&first, &image, far_right) < 12.0, "{}", difference(&first, &image, far_right));
     let settings = &first.provenance.as_ref().unwrap().settings;
     assert!(settings.ends_with("inpainting of an image"), "{settings}");
-    assert!(first == made(&hart, request(1)) && first != second);
+    assert!(first == generate(&hart, request(1)) && first != second);
 }
 
 #[test]
-fn outpainting_keeps_the_smaller_image_in_its_place() {
+fn outpainting_keeps_the_smaller_image_at_its_position() {
     let hart = hart();
-    let whole = made(&hart, Request::new("a sunflower").seed(3));
+    let whole = generate(&hart, Request::new("a sunflower").seed(3));
     let rows = (8..40).flat_map(|y| whole.pixels()[3 * (y * SIDE + 8)..3 * (y * SIDE + 40)].to_vec());
     let middle = Image::from_rgb(32, 32, rows.collect()).unwrap();
-    let drawn = made(&hart, Request::new("a sunflower").seed(9).from_image(FromImage::outpaint(middle, 8, 8)));
+    let outpainted = generate(&hart, Request::new("a sunflower").seed(9).from_image(FromImage::outpaint(middle, 8, 8)));
     let inside = |x: usize, y: usize| (12..36).contains(&x) && (12..36).contains(&y);
-    assert!(difference(&drawn, &whole, inside) < 25.0, "{}", difference(&drawn, &whole, inside));
+    assert!(difference(&outpainted, &whole, inside) < 25.0, "{}", difference(&outpainted, &whole, inside));
 }
 
 #[test]
@@ -86,18 +91,18 @@ fn a_variation_is_closer_the_more_scales_it_keeps() {
     let hart = hart();
     let scales = hart.config().transformer.sides.len();
     // The image has another prompt, so the regenerated part differs from it.
-    let image = made(&hart, Request::new("a red heart on a yellow background").seed(3));
-    let apart = |kept: usize| {
+    let image = generate(&hart, Request::new("a red heart on a yellow background").seed(3));
+    let distance = |kept: usize| {
         let images = (0..4u64).map(|seed| {
-            made(
+            generate(
                 &hart,
                 Request::new("a key on a dark blue background").seed(100 + seed).from_image(FromImage::vary(image.clone(), kept)),
             )
         });
         images.map(|p| difference(&p, &image, |_, _| true)).sum::<f64>() / 4.0
     };
-    let (few, many) = (apart(1), apart(scales - 1));
-    assert!(many < few / 2.0, "keeping 1 scale: {few:.1} apart, keeping {}: {many:.1}", scales - 1);
+    let (few, many) = (distance(1), distance(scales - 1));
+    assert!(many < few / 2.0, "keeping 1 scale: distance {few:.1}, keeping {}: {many:.1}", scales - 1);
 }
 
 #[test]
