@@ -1,4 +1,4 @@
-//! Every stage against recorded numbers of the published implementation.
+//! Every stage against recorded values of the published implementation.
 //!
 //! All folders in `tests/fixtures` are checked; `HART_GOLDENS=folder cargo test --release -p hart-core --test golden` checks another
 //! configuration recorded in the same format instead. All sizes come from its configuration files.
@@ -13,7 +13,7 @@ use hart_core::stages::{
 };
 use hart_core::weights::Checkpoint;
 use hart_core::{Hart, WeightSet};
-use support::{Goldens, Replay, Run, check_close, part, scales, values};
+use support::{Goldens, Replay, Run, check_close, scales, stage_tolerance, values};
 
 fn for_each(check: impl Fn(&Goldens)) {
     for goldens in Goldens::all() {
@@ -46,20 +46,20 @@ fn prompts_become_the_recorded_tokens() {
 
 #[test]
 fn context_without_system_prompt() {
-    for_each(|goldens| context_is(goldens, "text.plain.context_tensor", None));
+    for_each(|goldens| check_context(goldens, "text.plain.context_tensor", None));
 }
 
 #[test]
 fn context_with_system_prompt() {
-    for_each(|goldens| context_is(goldens, "text.system.context_tensor", Some(goldens.system_prompt())));
+    for_each(|goldens| check_context(goldens, "text.system.context_tensor", Some(goldens.system_prompt())));
 }
 
-fn context_is(goldens: &Goldens, name: &str, system_prompt: Option<String>) {
+fn check_context(goldens: &Goldens, name: &str, system_prompt: Option<String>) {
     let hart = goldens.plain();
     let length = goldens.shape(name)[1];
     let tokens = hart.text().tokenizer().tokenize(&goldens.prompts(), system_prompt.as_deref(), length).unwrap();
     let context = quietly(|p| hart.text().encode(&tokens, p)).unwrap();
-    goldens.check_tensor(name, context.hidden, part());
+    goldens.check_tensor(name, context.hidden, stage_tolerance());
 }
 
 #[test]
@@ -67,12 +67,12 @@ fn encoder_features() {
     for_each(|goldens| {
         let hart = goldens.plain();
         let features = hart.visual().encode(goldens.tensor("vae.image", hart.device()));
-        goldens.check_tensor("vae.features", features, part());
+        goldens.check_tensor("vae.features", features, stage_tolerance());
     });
 }
 
 #[test]
-fn image_codes_are_equal_and_their_rest_is_close() {
+fn image_codes_are_equal_and_the_residual_is_close() {
     for_each(|goldens| {
         let hart = goldens.plain();
         let tokens = hart.visual().tokenize(goldens.tensor("vae.features", hart.device()));
@@ -81,9 +81,9 @@ fn image_codes_are_equal_and_their_rest_is_close() {
             let got: Vec<u32> = tokens.codes.iter().flat_map(|scale| scale[image].clone()).collect();
             assert_eq!(&got, want, "image {image}");
         }
-        goldens.check_tensor("vae.last_stage_continuous", tokens.continuous.clone(), part());
-        goldens.check_tensor("vae.var_input", tokens.inputs.clone(), part());
-        goldens.check_tensor("vae.hybrid_fhat", tokens.hybrid().0, part());
+        goldens.check_tensor("vae.last_stage_continuous", tokens.continuous.clone(), stage_tolerance());
+        goldens.check_tensor("vae.var_input", tokens.inputs.clone(), stage_tolerance());
+        goldens.check_tensor("vae.hybrid_fhat", tokens.hybrid().0, stage_tolerance());
     });
 }
 
@@ -93,7 +93,7 @@ fn hybrid_reconstruction() {
         let hart = goldens.plain();
         let latent = Latent(goldens.tensor("vae.hybrid_fhat", hart.device()));
         let pixels = quietly(|p| hart.visual().decode(&latent, p)).unwrap();
-        goldens.check_tensor("vae.hybrid_reconstruction", pixels, part());
+        goldens.check_tensor("vae.hybrid_reconstruction", pixels, stage_tolerance());
     });
 }
 
@@ -103,9 +103,9 @@ fn discrete_reconstruction() {
         let hart = goldens.plain();
         let tokens = hart.visual().tokenize(goldens.tensor("vae.features", hart.device()));
         let latent = hart.visual().discrete(&tokens);
-        goldens.check_tensor("vae.discrete_fhat", latent.0.clone(), part());
+        goldens.check_tensor("vae.discrete_fhat", latent.0.clone(), stage_tolerance());
         let pixels = quietly(|p| hart.visual().decode(&latent, p)).unwrap();
-        goldens.check_tensor("vae.discrete_reconstruction", pixels, part());
+        goldens.check_tensor("vae.discrete_reconstruction", pixels, stage_tolerance());
     });
 }
 
@@ -141,13 +141,13 @@ fn context_and_level_embedding() {
         }
         let conditioning = hart.transformer().condition(&goldens.context(hart.device()));
         let got = values(hart.transformer().first_input(&conditioning));
-        check_close("context and level embedding", &got, &want, part());
+        check_close("context and level embedding", &got, &want, stage_tolerance());
     });
 }
 
-/// A run whose scales are given the recorded codes. Smoothed codes are mixed from the recorded logits and noise, so that a difference
-/// in one scale does not affect the next.
-struct Staircase {
+/// A run in which every scale continues from the recorded codes (teacher forcing). Smoothed codes are mixed from the recorded
+/// logits and noise, so that a difference in one scale does not affect the next.
+struct ForcedRun {
     last_block_first_scale: Tensor<3>,
     first_block_last_scale: Option<Tensor<3>>,
     last_block_last_scale: Option<Tensor<3>>,
@@ -156,7 +156,7 @@ struct Staircase {
     latent: Latent,
 }
 
-fn climb(goldens: &Goldens, hart: &Hart, run: &Run) -> Staircase {
+fn run_forced(goldens: &Goldens, hart: &Hart, run: &Run) -> ForcedRun {
     let device = hart.device();
     let scales = scales(hart);
     let replay = Replay::new(goldens, run, &scales);
@@ -189,15 +189,15 @@ fn climb(goldens: &Goldens, hart: &Hart, run: &Run) -> Staircase {
         }
         let hidden = hidden.last(scale.tokens());
         logits.push(guide(transformer.logits(&hidden, state.conditioning()), scale.guidance(run.guidance)));
-        let own = recorded.clone().narrow(1, from, scale.tokens());
+        let scale_logits = recorded.clone().narrow(1, from, scale.tokens());
         from += scale.tokens();
-        let codes = sample(own, &sampling.of_scale(scale), &codebook.rows(), scale, &replay).unwrap();
+        let codes = sample(scale_logits, &sampling.of_scale(scale), &codebook.rows(), scale, &replay).unwrap();
         latent = codebook.accumulate(latent, codes.features, scale);
         if let Some(next) = scales.get(scale.index + 1) {
             input = transformer.next_input(codebook.next_features(&latent, next), next).repeat_dim(0, 2);
         }
     }
-    Staircase {
+    ForcedRun {
         last_block_first_scale: first_scale.unwrap(),
         first_block_last_scale: first_block,
         last_block_last_scale: last_block,
@@ -219,11 +219,11 @@ fn for_each_run(check: impl Fn(&Goldens, &Hart, &Run)) {
 #[test]
 fn first_and_last_block() {
     for_each_run(|goldens, hart, run| {
-        let stairs = climb(goldens, hart, run);
+        let forced = run_forced(goldens, hart, run);
         let name = |n| run.tensor_name(n);
-        goldens.check_tensor(&name("last_block_first_stage"), stairs.last_block_first_scale, part());
-        goldens.check_tensor(&name("first_block_last_stage"), stairs.first_block_last_scale.unwrap(), part());
-        goldens.check_tensor(&name("last_block_last_stage"), stairs.last_block_last_scale.unwrap(), part());
+        goldens.check_tensor(&name("last_block_first_stage"), forced.last_block_first_scale, stage_tolerance());
+        goldens.check_tensor(&name("first_block_last_stage"), forced.first_block_last_scale.unwrap(), stage_tolerance());
+        goldens.check_tensor(&name("last_block_last_stage"), forced.last_block_last_scale.unwrap(), stage_tolerance());
     });
 }
 
@@ -232,10 +232,10 @@ fn logits_of_every_scale() {
     for_each_run(|goldens, hart, run| {
         let want: Tensor<3> = goldens.tensor(&run.tensor_name("logits"), hart.device());
         let mut from = 0;
-        for (scale, logits) in climb(goldens, hart, run).logits.into_iter().enumerate() {
+        for (scale, logits) in run_forced(goldens, hart, run).logits.into_iter().enumerate() {
             let length = logits.dims()[1];
             let want = values(want.clone().narrow(1, from, length));
-            check_close(&format!("{} scale {scale}", run.tensor_name("logits")), &values(logits), &want, part());
+            check_close(&format!("{} scale {scale}", run.tensor_name("logits")), &values(logits), &want, stage_tolerance());
             from += length;
         }
         assert_eq!(from, want.dims()[1]);
@@ -283,18 +283,17 @@ fn smoothed_codes() {
             let gumbel: Tensor<3> = goldens.tensor(&run.tensor_name("gumbel"), hart.device());
             let mut from = 0;
             for scale in &scales {
-                let own = logits.clone().narrow(1, from, scale.tokens());
+                let scale_logits = logits.clone().narrow(1, from, scale.tokens());
                 let noise = values(gumbel.clone().narrow(1, from, scale.tokens()));
                 from += scale.tokens();
                 let sampling = run.sampling(&hart).of_scale(scale);
-                let got = values(sample(own.clone(), &sampling, &rows, scale, &replay).unwrap().features);
-                let own = values(own);
-                let want: Vec<f32> = own
+                let got = values(sample(scale_logits.clone(), &sampling, &rows, scale, &replay).unwrap().features);
+                let want: Vec<f32> = values(scale_logits)
                     .chunks(rows.len())
                     .zip(noise.chunks(rows.len()))
                     .flat_map(|(logits, noise)| smoothed_code(logits, noise, &sampling, &table, width))
                     .collect();
-                check_close(&format!("smoothed codes of scale {}", scale.index), &got, &want, part());
+                check_close(&format!("smoothed codes of scale {}", scale.index), &got, &want, stage_tolerance());
             }
         }
     });
@@ -318,8 +317,8 @@ fn smoothed_code(logits: &[f32], noise: &[f32], sampling: &TokenSampling, table:
 fn diffusion_schedule() {
     for_each(|goldens| {
         let steps = schedule(&goldens.plain().config().residual.steps);
-        let numbers: Vec<i64> = steps.iter().map(|s| s.timestep as i64).collect();
-        assert_eq!(numbers, goldens.integers("diffusion.timestep_map"));
+        let timesteps: Vec<i64> = steps.iter().map(|s| s.timestep as i64).collect();
+        assert_eq!(timesteps, goldens.integers("diffusion.timestep_map"));
         let close = |got: f64, want: &f64| assert!(((got - want) / want).abs() < 1e-9, "{got} {want}");
         steps.iter().zip(goldens.doubles("diffusion.betas")).for_each(|(s, want)| close(s.beta, &want));
         steps.iter().zip(goldens.doubles("diffusion.alphas_cumprod")).for_each(|(s, want)| close(s.alpha_bar, &want));
@@ -337,14 +336,14 @@ fn residual_diffusion_and_final_latent() {
         let hidden = Hidden(goldens.tensor(&run.tensor_name("last_block_last_stage"), hart.device()));
         let codes = goldens.codes(&run.tensor_name("indices"));
         let codes: Vec<Vec<u32>> = codes.iter().map(|row| row[row.len() - last.tokens()..].to_vec()).collect();
-        let drawn = hart.visual().codebook().embed(&[codes.clone(), codes].concat());
-        let condition = hart.transformer().residual_condition(&hidden, drawn);
+        let embedded = hart.visual().codebook().embed(&[codes.clone(), codes].concat());
+        let condition = hart.transformer().residual_condition(&hidden, embedded);
         let noise = Noise { random: &replay, scale: last.index };
         let steps = hart.config().residual.steps.clone();
         let guidance = last.guidance(run.guidance);
         let residual = quietly(|p| hart.residual().sample(condition, guidance, &steps, &noise, p)).unwrap();
-        let latent = climb(goldens, hart, run).latent.plus_rows(residual.0);
-        goldens.check_tensor(&run.tensor_name("fhat"), latent.0, 2.0 * part());
+        let latent = run_forced(goldens, hart, run).latent.plus_rows(residual.0);
+        goldens.check_tensor(&run.tensor_name("fhat"), latent.0, 2.0 * stage_tolerance());
     });
 }
 
@@ -353,7 +352,7 @@ fn final_image() {
     for_each_run(|goldens, hart, run| {
         let latent = Latent(goldens.tensor(&run.tensor_name("fhat"), hart.device()));
         let pixels = quietly(|p| hart.visual().decode(&latent, p)).unwrap();
-        goldens.check_tensor(&run.tensor_name("image"), (pixels + 1.0) * 0.5, part());
+        goldens.check_tensor(&run.tensor_name("image"), (pixels + 1.0) * 0.5, stage_tolerance());
     });
 }
 
@@ -384,6 +383,6 @@ fn teacher_forced_logits() {
         let hidden = hart.transformer().teacher_forcing(goldens.tensor("vae.var_input", hart.device()), None, &conditioning);
         let tokens = goldens.shape("train.logits")[1];
         let logits = hart.transformer().logits(&hidden.last(tokens), &conditioning);
-        goldens.check_tensor("train.logits", logits, part());
+        goldens.check_tensor("train.logits", logits, stage_tolerance());
     });
 }

@@ -62,7 +62,7 @@ fn shipped(precision: Precision) -> Hart {
 
 #[test]
 fn recorded_logits() {
-    let goldens = Goldens::usual();
+    let goldens = Goldens::published();
     for bounds in bounds() {
         let options = OpenOptions::new().weight_set(hart_core::WeightSet::Plain).device(device()).precision(bounds.precision);
         let hart = Hart::open(&goldens.folder, options).unwrap();

@@ -141,7 +141,7 @@ fn one_unconditional_token_stands_for_all() {
 }
 
 fn model() -> Hart {
-    Goldens::usual().hart(WeightSet::PreferEma)
+    Goldens::published().hart(WeightSet::PreferEma)
 }
 
 fn images(hart: &Hart, request: &Request) -> Vec<Image> {

@@ -18,7 +18,7 @@ pub fn device() -> DeviceKind {
 
 /// Returns the maximum difference of a stage from its recording, given recorded inputs, in standard deviations. GPUs round operands of
 /// matrix products.
-pub fn part() -> f64 {
+pub fn stage_tolerance() -> f64 {
     if device() == DeviceKind::Cpu { 1e-4 } else { 1e-3 }
 }
 
@@ -52,7 +52,7 @@ impl Goldens {
     }
 
     /// Opens the fixture with the published options.
-    pub fn usual() -> Self {
+    pub fn published() -> Self {
         Self::open(Path::new(FIXTURES).join("tiny-a"))
     }
 
@@ -125,7 +125,7 @@ impl Goldens {
         }
     }
 
-    /// Returns recorded codes, `[B][L]`.
+    /// Returns recorded codes, `[prompts][tokens]`.
     pub fn codes(&self, name: &str) -> Vec<Vec<u32>> {
         let length = self.shape(name)[1];
         let codes: Vec<u32> = self.integers(name).into_iter().map(|i| i as u32).collect();
@@ -178,9 +178,10 @@ impl Run {
 
     /// Returns the maximum difference at the end of a whole run. Gumbel-softmax smoothing divides logits by temperatures below
     /// 0.04 and feeds the result to the next scale, so rounding grows from scale to scale: on one configuration the published
-    /// code itself moves by 2e-3 between PyTorch versions. Every scale is compared from the recorded state within [`part`].
+    /// code itself differs by 2e-3 between PyTorch versions. Every scale is compared from the recorded
+    /// state within [`stage_tolerance`].
     pub fn end_tolerance(&self) -> f64 {
-        part() * if self.smoothing { 100.0 } else { 2.0 }
+        stage_tolerance() * if self.smoothing { 100.0 } else { 2.0 }
     }
 }
 
