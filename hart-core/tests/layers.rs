@@ -1,4 +1,4 @@
-//! The crate has layers: a module uses what lies below it, and nothing of what is built on it.
+//! The layers of the crate: a module uses only modules of its own layer and of lower ones.
 //!
 //! The tests read the sources: every path that begins with `crate`, `super` or `self`, in `use` groups too, is resolved to the file
 //! that defines it, through re-exports. Tests within the sources may use anything.
@@ -23,7 +23,7 @@ const LAYERS: [&[&str]; 10] = [
     &["convert"],
     &["train", "stages"],
 ];
-/// The stages in the order in which a prompt flows; a stage uses only earlier ones.
+/// The stages in order of execution; a stage uses only earlier ones.
 const STAGES: [&str; 5] = ["text", "transformer", "sampling", "residual", "visual"];
 
 /// A source file without comments, string contents and tests.
@@ -99,7 +99,7 @@ fn tokens(text: &str) -> Vec<&str> {
     found
 }
 
-/// Paths in a source, absolute, with whether a `pub use` introduces them and under which name.
+/// Returns the absolute paths in a source, each with the name under which a `pub use` exports it.
 fn paths(source: &Source) -> Vec<(Module, Option<String>)> {
     let tokens = tokens(&source.text);
     let mut found = Vec::new();
@@ -155,7 +155,7 @@ fn path(
     group(tokens, at, prefix, exported, found)
 }
 
-/// Reads what follows a path's prefix: more segments, or a group in braces.
+/// Reads the rest of a path after its prefix: more segments, or a group in braces.
 fn group(tokens: &[&str], mut at: usize, mut prefix: Module, exported: bool, found: &mut Vec<(Module, Option<String>)>) -> usize {
     loop {
         match tokens.get(at) {
@@ -197,7 +197,7 @@ fn group(tokens: &[&str], mut at: usize, mut prefix: Module, exported: bool, fou
     }
 }
 
-/// Which files use which.
+/// The files that each file uses.
 struct Graph {
     uses: BTreeMap<Module, BTreeSet<Module>>,
 }
@@ -239,10 +239,10 @@ impl Graph {
         Self { uses }
     }
 
-    /// Returns the files that lie on circles, each with what it uses of them.
-    fn circles(&self) -> Vec<String> {
+    /// Returns the files that are part of a cycle, each with the files of the cycle that it uses.
+    fn cycles(&self) -> Vec<String> {
         let mut left = self.uses.clone();
-        // A file that uses none of those that are left, or that none of them uses, is on no circle.
+        // A file that uses none of the remaining files, or that none of them uses, is not part of a cycle.
         loop {
             let used: BTreeSet<&Module> = left.values().flatten().collect();
             let free = |module: &Module, uses: &BTreeSet<Module>| {
@@ -267,7 +267,7 @@ fn layer(name: &str) -> usize {
 }
 
 #[test]
-fn a_module_uses_only_what_lies_below_it() {
+fn a_module_uses_only_lower_layers() {
     for (module, used) in Graph::new(&sources()).uses.iter().filter(|(module, _)| !module.is_empty()) {
         for target in used.iter().filter(|target| !target.is_empty() && target[0] != module[0]) {
             let (from, to) = (module.join("::"), target.join("::"));
@@ -275,7 +275,7 @@ fn a_module_uses_only_what_lies_below_it() {
             if (from.as_str(), to.as_str()) == ("error", "weights::report") {
                 continue;
             }
-            assert!(layer(&target[0]) <= layer(&module[0]), "{from} uses {to}, which is built on it");
+            assert!(layer(&target[0]) <= layer(&module[0]), "{from} uses {to}, which is in a higher layer");
         }
     }
 }
@@ -283,21 +283,21 @@ fn a_module_uses_only_what_lies_below_it() {
 #[test]
 fn a_stage_uses_only_earlier_stages() {
     for (module, used) in Graph::new(&sources()).uses {
-        let Some(place) = module.first().and_then(|name| STAGES.iter().position(|stage| stage == name)) else { continue };
+        let Some(position) = module.first().and_then(|name| STAGES.iter().position(|stage| stage == name)) else { continue };
         for target in used.iter().filter(|target| target[..1] != module[..1]) {
-            let later = STAGES[place + 1..].contains(&target.first().map_or("", String::as_str));
+            let later = STAGES[position + 1..].contains(&target.first().map_or("", String::as_str));
             assert!(!later, "{} uses {}", module.join("::"), target.join("::"));
         }
     }
 }
 
 #[test]
-fn there_is_no_circle_of_files() {
-    assert_eq!(Graph::new(&sources()).circles(), [""; 0]);
+fn files_have_no_cyclic_dependencies() {
+    assert_eq!(Graph::new(&sources()).cycles(), [""; 0]);
 }
 
 #[test]
-fn nobody_outside_of_kernels_names_a_backend() {
+fn no_module_outside_kernels_names_a_backend() {
     for (module, used) in
         Graph::new(&sources()).uses.iter().filter(|(module, _)| module.first().is_none_or(|name| name != "kernels"))
     {
@@ -311,7 +311,7 @@ fn nobody_outside_of_kernels_names_a_backend() {
 }
 
 #[test]
-fn unsafe_code_stands_in_kernels_and_in_the_memory_mapping() {
+fn unsafe_code_is_only_in_kernels_and_the_memory_mapping() {
     for source in sources() {
         let allowed = source.module.first().is_some_and(|name| name == "kernels") || source.module == ["files", "map"];
         let words = tokens(&source.text);
@@ -343,9 +343,9 @@ fn a_source_file_has_at_most_400_lines() {
     }
 }
 
-/// The parser sees what a text search for `crate::` would miss.
+/// The parser finds paths that a text search for `crate::` would miss.
 #[test]
-fn groups_supers_and_re_exports_are_followed() {
+fn groups_supers_and_re_exports_are_resolved() {
     let source = |module: &[&str], text: &str| Source {
         file: PathBuf::new(),
         module: module.iter().map(|name| name.to_string()).collect(),
@@ -366,5 +366,5 @@ fn groups_supers_and_re_exports_are_followed() {
     assert_eq!(uses(&["a"]), ["a::inner", "b", "c"]);
     assert_eq!(uses(&["a", "inner"]), ["c"]);
     assert_eq!(uses(&["b"]), ["a::inner"]);
-    assert_eq!(graph.circles(), [""; 0]);
+    assert_eq!(graph.cycles(), [""; 0]);
 }
