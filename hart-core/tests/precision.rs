@@ -39,13 +39,13 @@ struct Bounds {
     recorded: f64,
     /// Minimum cosine between the logits of a scale and those of f32.
     cosine: f64,
-    /// Maximum root mean square of the predicted noise's error, as a share of the noise's.
+    /// Maximum root mean square of the predicted noise's error, relative to that of the noise.
     noise: f64,
     /// Minimum median, over some images of the same prompt and seed, of the peak signal-to-noise ratio in decibels.
     image: f64,
 }
 
-/// The bounds of the tested device's precisions.
+/// Returns the bounds for the tested device's precisions.
 fn bounds() -> Vec<Bounds> {
     if device() != DeviceKind::Cpu {
         return vec![Bounds { precision: Precision::F16, recorded: 0.04, cosine: 0.9999, noise: 0.003, image: 35.0 }];
@@ -91,7 +91,7 @@ fn cosine(a: &[f32], b: &[f32]) -> f64 {
 }
 
 #[test]
-fn logits_of_every_scale_point_where_those_of_f32_do() {
+fn logits_of_every_scale_are_close_to_those_of_f32() {
     let exact = shipped(Precision::F32);
     let images = images(&exact);
     let context = context(&exact);
@@ -110,8 +110,8 @@ fn logits_of_every_scale_point_where_those_of_f32_do() {
 fn predicted_noise() {
     let exact = shipped(Precision::F32);
     let wave = |shape: [usize; 3], speed: f32| {
-        let numbers = (0..shape.iter().product::<usize>()).map(|i| 1.4 * (i as f32 * speed).sin()).collect::<Vec<_>>();
-        Tensor::<3>::from_data(TensorData::new(numbers, shape), exact.device())
+        let values = (0..shape.iter().product::<usize>()).map(|i| 1.4 * (i as f32 * speed).sin()).collect::<Vec<_>>();
+        Tensor::<3>::from_data(TensorData::new(values, shape), exact.device())
     };
     let mlp = exact.residual().mlp();
     let (x, condition) = (wave([2, 100, mlp.channels()], 0.7), wave([2, 100, exact.config().transformer.embed_dim], 1.3));
@@ -136,8 +136,8 @@ fn context(hart: &Hart) -> Context {
 }
 
 fn images(hart: &Hart) -> Vec<Image> {
-    let made = PROMPTS.iter().map(|prompt| hart.generate(&Request::new(*prompt).seed(3)).unwrap());
-    made.flat_map(|generation| generation.images).collect()
+    let generations = PROMPTS.iter().map(|prompt| hart.generate(&Request::new(*prompt).seed(3)).unwrap());
+    generations.flat_map(|generation| generation.images).collect()
 }
 
 /// A different code changes an image more than rounding does. The median image has few such codes.

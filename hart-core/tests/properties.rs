@@ -102,9 +102,9 @@ fn cached_scales_equal_one_masked_pass() {
     }
 }
 
-/// One unconditional context token stands for all. The hidden states of every row equal those of a batch in which all are computed.
+/// One unconditional context token represents all. The hidden states of every row equal those of a batch in which all are computed.
 #[test]
-fn one_unconditional_token_stands_for_all() {
+fn one_unconditional_token_represents_all() {
     for goldens in Goldens::all() {
         let hart = goldens.plain();
         let transformer = hart.transformer();
@@ -123,16 +123,16 @@ fn one_unconditional_token_stands_for_all() {
                 from += scale.tokens();
                 transformer.next_input(own, scale)
             };
-            let mut seen = Vec::new();
+            let mut hidden_states = Vec::new();
             for scale in scales(&hart) {
                 let input = next(&scale, &state);
                 let keep = |_: usize, x: &Tensor<3>| {
-                    seen.push(values(x.clone()));
+                    hidden_states.push(values(x.clone()));
                     Ok(())
                 };
                 transformer.forward_each(input, &scale, &mut state, keep).unwrap();
             }
-            seen
+            hidden_states
         };
         for (block, (few, all)) in hidden(&few).iter().zip(&hidden(&all)).enumerate() {
             check_close(&format!("pass {block}"), few, all, 1e-5);
@@ -157,15 +157,15 @@ const PROMPTS: [&str; 3] = ["a parrot", "two red circles above a blue square", "
 #[test]
 fn same_seed_same_image_in_any_batch() {
     let hart = model();
-    for soft in [false, true] {
-        let request = |prompts: &[&str]| Request::batch(prompts.to_vec()).seed(11).smoothing(soft).images_per_prompt(2);
+    for smoothing in [false, true] {
+        let request = |prompts: &[&str]| Request::batch(prompts.to_vec()).seed(11).smoothing(smoothing).images_per_prompt(2);
         let together = images(&hart, &request(&PROMPTS));
         let alone: Vec<Image> = PROMPTS.iter().flat_map(|p| images(&hart, &request(&[p]))).collect();
-        assert!(pixels(&together) == pixels(&alone), "soft {soft}");
+        assert!(pixels(&together) == pixels(&alone), "smoothing {smoothing}");
     }
 }
 
-/// A stage may be given a batch. Each row gives the same result as alone, except for rounding.
+/// A stage may process a batch. Each row gives the same result as alone, except for rounding.
 #[test]
 fn batch_of_three_equals_three_singles() {
     let hart = model();
