@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The tests of the kernels, the only place with unsafe code, under AddressSanitizer. The compiler's flag for it is unstable.
+# Runs the tests of the kernels, which contain nearly all of the crate's unsafe code, under AddressSanitizer.
+# The compiler flag for it is unstable.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address

@@ -1,4 +1,4 @@
-//! Training: losses against recorded numbers, gradients that lead downhill, runs that resume to the last bit.
+//! Training: losses compared with recorded values, decreasing losses, and runs that resume bit for bit.
 #![cfg(feature = "train")]
 
 #[allow(dead_code, reason = "shared with the golden tests")]
@@ -31,7 +31,7 @@ fn for_each(check: impl Fn(&Goldens)) {
 }
 
 #[test]
-fn cross_entropy_is_the_recorded_one() {
+fn cross_entropy_equals_the_recorded_one() {
     for_each(|goldens| {
         let logits = goldens.tensor("train.logits", &Device::flex());
         let loss = cross_entropy(logits, &goldens.codes("vae.indices")).mean();
@@ -40,7 +40,7 @@ fn cross_entropy_is_the_recorded_one() {
 }
 
 #[test]
-fn quantizer_loss_is_the_recorded_one() {
+fn quantizer_loss_equals_the_recorded_one() {
     for_each(|goldens| {
         let hart = goldens.hart(WeightSet::Plain);
         let features = goldens.tensor("vae.features", hart.device());
@@ -51,7 +51,7 @@ fn quantizer_loss_is_the_recorded_one() {
 
 /// The losses of transformer and diffusion for the recorded context and images, with the recorded steps and noise.
 #[test]
-fn diffusion_loss_is_the_recorded_one() {
+fn diffusion_loss_equals_the_recorded_one() {
     for_each(|goldens| {
         let hart = goldens.hart(WeightSet::Plain);
         let conditioning = hart.transformer().condition(&goldens.context(hart.device()));
@@ -188,7 +188,7 @@ fn bytes(save: impl Fn(&Path)) -> Vec<u8> {
     std::fs::read(folder.path().join("state.safetensors")).unwrap()
 }
 
-/// Both halves learn: the losses fall, captions have an effect, and the trained model opens and generates.
+/// Both phases learn: the losses fall, captions have an effect, and the trained model opens and generates.
 #[test]
 fn a_small_model_learns() {
     let folder = tempfile::tempdir().unwrap();
@@ -205,24 +205,24 @@ fn a_small_model_learns() {
     let (before, after) = (&losses[0], &losses[149]);
     let sum = |l: &hart_core::train::GeneratorLosses| l.scales.iter().sum::<f32>();
     assert!(sum(after) < 0.6 * sum(before) && after.diffusion < before.diffusion, "{before:?} {after:?}");
-    let shown = batch(16, 0);
-    let shuffled = (0..16).map(|i| CaptionedImage { caption: shown[(i + 5) % 16].caption.clone(), ..shown[i].clone() });
-    let (right, wrong) = (second.losses(&shown, 0).unwrap(), second.losses(&shuffled.collect::<Vec<_>>(), 0).unwrap());
+    let samples = batch(16, 0);
+    let shuffled = (0..16).map(|i| CaptionedImage { caption: samples[(i + 5) % 16].caption.clone(), ..samples[i].clone() });
+    let (right, wrong) = (second.losses(&samples, 0).unwrap(), second.losses(&shuffled.collect::<Vec<_>>(), 0).unwrap());
     assert!(sum(&right) < sum(&wrong), "{right:?} {wrong:?}");
 
-    let usual = |names: Vec<String>| names.into_iter().next();
+    let first_name = |names: Vec<String>| names.into_iter().next();
     let save = |part: &str, tensors: Vec<NamedTensor>| {
         save_tensors(&folder.path().join(part).join("model.safetensors"), &tensors, StorageDtype::F32).unwrap();
     };
     let generator = second.averaged();
-    let mut llm = named_tensors(&generator.transformer, &TRANSFORMER, "transformer", usual);
-    llm.extend(named_tensors(&generator.residual, &TRANSFORMER, "residual", usual));
+    let mut llm = named_tensors(&generator.transformer, &TRANSFORMER, "transformer", first_name);
+    llm.extend(named_tensors(&generator.residual, &TRANSFORMER, "residual", first_name));
     save("llm", llm);
-    save("text", named_tensors(&generator.text, &TEXT, "", usual));
-    save("tokenizer", named_tensors(&visual, &VISUAL, "", usual));
+    save("text", named_tensors(&generator.text, &TEXT, "", first_name));
+    save("tokenizer", named_tensors(&visual, &VISUAL, "", first_name));
     let hart = Hart::open(folder.path(), OpenOptions::new()).unwrap();
-    let made = hart.generate(&Request::new("a red square on blue").guidance(1.0)).unwrap();
-    assert_eq!((made.images[0].width(), made.images[0].height()), (16, 16));
+    let generation = hart.generate(&Request::new("a red square on blue").guidance(1.0)).unwrap();
+    assert_eq!((generation.images[0].width(), generation.images[0].height()), (16, 16));
     // The saved model is the trained one.
     let images = images_of(batch(4, 0));
     let (saved, trained) = (hart.visual().tokenize_images(&images).unwrap(), visual.tokenize_images(&images).unwrap());
@@ -263,31 +263,31 @@ fn a_device_learns_as_the_cpu_does() {
     let near = |got: f32, want: f32| (got - want).abs() <= 0.02 * want.abs().max(0.1);
     let (cpu, device) = (Device::flex(), device());
 
-    let mut here = tokenizer_trainer(&config, 1, &cpu);
-    here.save(&state).unwrap();
-    let mut there = tokenizer_trainer(&config, 1, &device);
-    there.restore(&state).unwrap();
+    let mut on_cpu = tokenizer_trainer(&config, 1, &cpu);
+    on_cpu.save(&state).unwrap();
+    let mut on_device = tokenizer_trainer(&config, 1, &device);
+    on_device.restore(&state).unwrap();
     for step in 0..4 {
         let images = images_of(batch(8, step));
-        let (want, got) = (here.step(&images).unwrap(), there.step(&images).unwrap());
+        let (want, got) = (on_cpu.step(&images).unwrap(), on_device.step(&images).unwrap());
         let pairs = [(got.hybrid, want.hybrid), (got.discrete, want.discrete), (got.gradient_norm, want.gradient_norm)];
-        assert!(pairs.into_iter().all(|(got, want)| near(got, want)), "step {step}: {got:?} and not {want:?}");
+        assert!(pairs.into_iter().all(|(got, want)| near(got, want)), "step {step}: {got:?}, expected {want:?}");
     }
 
-    let mut here = generator_trainer(&config, folder.path(), here.averaged(), &cpu);
-    here.save(&state).unwrap();
-    let mut there = generator_trainer(&config, folder.path(), there.averaged(), &device);
-    there.restore(&state).unwrap();
+    let mut on_cpu = generator_trainer(&config, folder.path(), on_cpu.averaged(), &cpu);
+    on_cpu.save(&state).unwrap();
+    let mut on_device = generator_trainer(&config, folder.path(), on_device.averaged(), &device);
+    on_device.restore(&state).unwrap();
     for step in 0..4 {
-        let (want, got) = (here.step(&batch(8, step)).unwrap(), there.step(&batch(8, step)).unwrap());
+        let (want, got) = (on_cpu.step(&batch(8, step)).unwrap(), on_device.step(&batch(8, step)).unwrap());
         let alike = got.scales.iter().zip(&want.scales).all(|(got, want)| near(*got, *want));
         let alike = alike && near(got.diffusion, want.diffusion) && near(got.gradient_norm, want.gradient_norm);
-        assert!(alike, "step {step}: {got:?} and not {want:?}");
+        assert!(alike, "step {step}: {got:?}, expected {want:?}");
     }
 }
 
 #[test]
-fn a_resumed_run_goes_on_to_the_last_bit() {
+fn a_resumed_run_equals_an_uninterrupted_one() {
     let folder = tempfile::tempdir().unwrap();
     let config = small(folder.path());
     let state = folder.path().join("state.safetensors");
@@ -338,7 +338,7 @@ fn a_step_is_the_same_on_any_number_of_threads() {
 }
 
 #[test]
-fn scaled_latents_leave_images_as_they_were() {
+fn scaled_latents_leave_images_unchanged() {
     let hart = Goldens::published().plain();
     let side = hart.visual().resolution();
     let pixels = (0..side * side * 3).map(|i| (i * i % 251) as u8).collect();
@@ -365,24 +365,24 @@ fn the_learning_rate_rises_and_falls() {
 }
 
 #[test]
-fn what_will_not_do_is_named() {
+fn invalid_input_is_reported() {
     let folder = tempfile::tempdir().unwrap();
     let config = small(folder.path());
-    let said = |error: hart_core::Error| error.to_string();
+    let message = |error: hart_core::Error| error.to_string();
     let mut trainer = tokenizer_trainer(&config, 2, &device());
-    assert!(said(trainer.step(&[]).unwrap_err()).contains("at least one for each of 2 shards"));
+    assert!(message(trainer.step(&[]).unwrap_err()).contains("at least one for each of 2 shards"));
     let wide = Image::from_rgb(17, 16, vec![0; 17 * 16 * 3]).unwrap();
-    assert!(said(trainer.step(&[wide.clone(), wide]).unwrap_err()).contains("has 17 x 16 pixels, expected 16 x 16"));
+    assert!(message(trainer.step(&[wide.clone(), wide]).unwrap_err()).contains("has 17 x 16 pixels, expected 16 x 16"));
     let state = folder.path().join("state.safetensors");
     std::fs::write(&state, b"not a state").unwrap();
-    assert!(said(trainer.restore(&state).unwrap_err()).contains("state.safetensors"));
+    assert!(message(trainer.restore(&state).unwrap_err()).contains("state.safetensors"));
     let mut other = config.clone();
     other.visual.vocab_size = 16;
     tokenizer_trainer(&other, 2, &device()).save(&state).unwrap();
-    assert!(said(trainer.restore(&state).unwrap_err()).contains("another recipe"));
+    assert!(message(trainer.restore(&state).unwrap_err()).contains("another recipe"));
     // A refused state has no effect.
     trainer.step(&images_of(batch(8, 0))).unwrap();
-    let vocabulary = |most| said(train_text_tokenizer(&["a".to_string()], most, folder.path()).unwrap_err());
+    let vocabulary = |limit| message(train_text_tokenizer(&["a".to_string()], limit, folder.path()).unwrap_err());
     assert!(vocabulary(256).contains("is 256, expected a number from 257") && vocabulary(usize::MAX).contains("vocab_size"));
 }
 
