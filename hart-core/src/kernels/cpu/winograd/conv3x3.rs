@@ -32,8 +32,8 @@ const BAND: usize = 1 << 21;
 /// If the lengths do not fit together.
 pub(super) fn convolve<N: Element>(level: SimdLevel, x: &Input<'_>, filters: &Filters<'_>, y: &mut [f32], add: bool) {
     let [height, width] = x.output();
-    assert_eq!(x.channels, filters.from, "filters for all channels");
-    assert_eq!(y.len(), height * width * filters.to, "y holds one value per pixel and output channel");
+    assert_eq!(x.channels, filters.in_channels, "filters for all channels");
+    assert_eq!(y.len(), height * width * filters.out_channels, "y holds one value per pixel and output channel");
     if y.is_empty() {
         return;
     }
@@ -73,7 +73,7 @@ pub(super) fn convolve<N: Element>(level: SimdLevel, x: &Input<'_>, filters: &Fi
                     let (row, column) = ((start + tile) / across + first, (start + tile) % across);
                     let (row, column) = (row * TILE, column * TILE);
                     // SAFETY: no other task writes these channels of the tile's pixels.
-                    let to = unsafe { out.get().add((row * width + column) * filters.to + channels.start) };
+                    let to = unsafe { out.get().add((row * width + column) * filters.out_channels + channels.start) };
                     level.run(OutputTile {
                         products: &products[tile * bias.len()..],
                         point_stride: product_tiles * bias.len(),
@@ -82,8 +82,8 @@ pub(super) fn convolve<N: Element>(level: SimdLevel, x: &Input<'_>, filters: &Fi
                         height: TILE.min(height - row),
                         width: TILE.min(width - column),
                         to,
-                        pixel_stride: filters.to,
-                        row_stride: width * filters.to,
+                        pixel_stride: filters.out_channels,
+                        row_stride: width * filters.out_channels,
                         add,
                     });
                 }
@@ -130,7 +130,7 @@ impl<N: Element> WinogradDomain<N> {
         });
     }
 
-    /// Multiplies tiles from `start` on by a chunk of filters, `[points][from][columns]`, to `[points][tiles][columns]`.
+    /// Multiplies tiles from `start` on by a chunk of filters, `[points][in][columns]`, to `[points][tiles][columns]`.
     fn multiply(&self, level: SimdLevel, start: usize, count: usize, panels: &[N], columns: usize, products: &mut [f32]) {
         let depth = panels.len() / POINTS / columns;
         let amx = self.amx.map(TileGuard::new);

@@ -78,28 +78,31 @@ fn convolve(x: Tensor<4>, prologue: Prologue<'_>, params: &ConvParams, residual:
     if !applies(&x, prologue, params, residual.as_ref()) {
         return Err((x, residual));
     }
-    let [batch, from, height, width] = x.dims();
+    let [batch, in_channels, height, width] = x.dims();
     let (weights, bias) = (primitive(params.weight.clone()), params.bias.clone().map(primitive));
-    let to = weights.shape()[0];
+    let out_channels = weights.shape()[0];
     let bias = bias.as_ref().map_or(&[][..], slice);
-    let (level, image) = (SimdLevel::best(), height * width * from);
+    let (level, image) = (SimdLevel::best(), height * width * in_channels);
     let x = channels_last(x);
     if params.kernel() == [1, 1] {
-        return Ok(channels_first_tensor(pointwise::convolve(level, slice(&x), slice(&weights), bias), [batch, height, width, to]));
+        return Ok(channels_first_tensor(
+            pointwise::convolve(level, slice(&x), slice(&weights), bias),
+            [batch, height, width, out_channels],
+        ));
     }
     let weights = match weights.as_slice::<bf16>() {
         Some(weights) => Weights::Bf16(weights),
         None => Weights::F32(slice(&weights)),
     };
     let factor = if matches!(prologue, Prologue::Upsample) { 2 } else { 1 };
-    let shape = [batch, height * factor, width * factor, to];
+    let shape = [batch, height * factor, width * factor, out_channels];
     let add = residual.is_some();
     let mut y = residual.map_or_else(|| flex_tensor(vec![0.0; shape.iter().product()], shape.into()), owned);
-    let filters = Filters { weights, bias, from, to };
+    let filters = Filters { weights, bias, in_channels, out_channels };
     let values = y.try_storage_mut::<f32>().expect("the storage is not shared");
-    for (map, y) in slice(&x).chunks(image).zip(values.chunks_mut(image / from * factor * factor * to)) {
+    for (map, y) in slice(&x).chunks(image).zip(values.chunks_mut(image / in_channels * factor * factor * out_channels)) {
         let mut convolve = |op| {
-            let x = Input { map, height, width, channels: from, op };
+            let x = Input { map, height, width, channels: in_channels, op };
             match weights {
                 Weights::Bf16(_) if bf16_gemm::available() => conv3x3::convolve::<Pair>(level, &x, &filters, y, add),
                 _ => conv3x3::convolve::<f32>(level, &x, &filters, y, add),
@@ -116,7 +119,7 @@ fn convolve(x: Tensor<4>, prologue: Prologue<'_>, params: &ConvParams, residual:
 
 fn applies(x: &Tensor<4>, prologue: Prologue<'_>, params: &ConvParams, residual: Option<&Tensor<4>>) -> bool {
     let Some(bias) = &params.bias else { return false };
-    let [to, from, _, _] = params.weight.dims();
+    let [out_channels, in_channels, _, _] = params.weight.dims();
     let [batch, channels, height, width] = x.dims();
     let kernel = match (params.kernel(), params.padding) {
         ([3, 3], [[1, 1], [1, 1]]) => true,
@@ -128,11 +131,11 @@ fn applies(x: &Tensor<4>, prologue: Prologue<'_>, params: &ConvParams, residual:
         _ => true,
     };
     let sum = residual.is_none_or(|residual| {
-        residual.dims() == [batch, to, height, width] && !matches!(prologue, Prologue::Upsample) && is_cpu_f32(residual)
+        residual.dims() == [batch, out_channels, height, width] && !matches!(prologue, Prologue::Upsample) && is_cpu_f32(residual)
     });
     let weight = &params.weight;
     let weights = is_cpu_f32(weight) || params.kernel() == [3, 3] && weight.dtype() == DType::BF16 && on_cpu(weight);
-    let fits = params.is_plain() && from == channels && x.shape().num_elements() > 0 && to > 0;
+    let fits = params.is_plain() && in_channels == channels && x.shape().num_elements() > 0 && out_channels > 0;
     fits && kernel && norm && sum && weights && is_cpu_f32(x) && is_cpu_f32(bias)
 }
 

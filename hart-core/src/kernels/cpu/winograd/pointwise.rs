@@ -9,29 +9,32 @@ use super::{ALIGN, CHUNK};
 /// Pixels of a task.
 const PIXELS: usize = 120;
 
-/// Computes `y[pixel][o] = x[pixel] . w[o] + b[o]`, with w `[to][from]`.
+/// Computes `y[pixel][o] = x[pixel] . w[o] + b[o]`, with w `[out][in]`.
 ///
 /// # Panics
 ///
 /// If the lengths do not fit together.
 pub(super) fn convolve(level: SimdLevel, x: &[f32], weights: &[f32], bias: &[f32]) -> Vec<f32> {
-    let to = bias.len();
-    assert!(to > 0 && !weights.is_empty() && weights.len().is_multiple_of(to), "one row of weights per output channel");
-    let from = weights.len() / to;
-    assert!(x.len().is_multiple_of(from), "whole pixels");
-    // `[chunk][from][columns]`
-    let panels: Vec<Vec<f32>> = weights.par_chunks(CHUNK * from).map(|rows| panel_of(rows, from)).collect();
-    let mut y = vec![0.0; x.len() / from * to];
-    let tasks: Vec<_> = y.chunks_mut(PIXELS * to).zip(x.chunks(PIXELS * from)).collect();
+    let out_channels = bias.len();
+    assert!(
+        out_channels > 0 && !weights.is_empty() && weights.len().is_multiple_of(out_channels),
+        "one row of weights per output channel"
+    );
+    let in_channels = weights.len() / out_channels;
+    assert!(x.len().is_multiple_of(in_channels), "whole pixels");
+    // `[chunk][in][columns]`
+    let panels: Vec<Vec<f32>> = weights.par_chunks(CHUNK * in_channels).map(|rows| panel_of(rows, in_channels)).collect();
+    let mut y = vec![0.0; x.len() / in_channels * out_channels];
+    let tasks: Vec<_> = y.chunks_mut(PIXELS * out_channels).zip(x.chunks(PIXELS * in_channels)).collect();
     tasks.into_par_iter().for_each_init(
         || vec![0.0; PIXELS * CHUNK],
         |products, (y, x)| {
-            let rows = x.len() / from;
+            let rows = x.len() / in_channels;
             for (chunk, panel) in panels.iter().enumerate() {
-                let columns = panel.len() / from;
-                level.run(Product { x, stride: from, rows, panel, depth: from, columns, y: products });
-                let channels = chunk * CHUNK..to.min((chunk + 1) * CHUNK);
-                for (y, products) in y.chunks_mut(to).zip(products.chunks(columns)) {
+                let columns = panel.len() / in_channels;
+                level.run(Product { x, stride: in_channels, rows, panel, depth: in_channels, columns, y: products });
+                let channels = chunk * CHUNK..out_channels.min((chunk + 1) * CHUNK);
+                for (y, products) in y.chunks_mut(out_channels).zip(products.chunks(columns)) {
                     let y = y[channels.clone()].iter_mut();
                     y.zip(products).zip(&bias[channels.clone()]).for_each(|((y, product), bias)| *y = product + bias);
                 }
@@ -41,11 +44,11 @@ pub(super) fn convolve(level: SimdLevel, x: &[f32], weights: &[f32], bias: &[f32
     y
 }
 
-/// Packs rows of weights into a panel `[from][columns]`, zero-padded to whole vectors.
-fn panel_of(rows: &[f32], from: usize) -> Vec<f32> {
-    let columns = (rows.len() / from).next_multiple_of(ALIGN);
-    let mut panel = vec![0.0; from * columns];
-    for (column, row) in rows.chunks(from).enumerate() {
+/// Packs rows of weights into a panel `[in][columns]`, zero-padded to whole vectors.
+fn panel_of(rows: &[f32], in_channels: usize) -> Vec<f32> {
+    let columns = (rows.len() / in_channels).next_multiple_of(ALIGN);
+    let mut panel = vec![0.0; in_channels * columns];
+    for (column, row) in rows.chunks(in_channels).enumerate() {
         panel.iter_mut().skip(column).step_by(columns).zip(row).for_each(|(to, weight)| *to = *weight);
     }
     panel

@@ -27,16 +27,23 @@ const SIZES: [[usize; 4]; 10] = [
 ];
 
 /// Returns 0.5 plus the convolution, in f64 and plain loops.
-fn plain_loops(x: &[f32], weights: &[f32], bias: &[f32], [height, width, from, to]: [usize; 4], factor: usize) -> Vec<f64> {
+fn plain_loops(
+    x: &[f32],
+    weights: &[f32],
+    bias: &[f32],
+    [height, width, in_channels, out_channels]: [usize; 4],
+    factor: usize,
+) -> Vec<f64> {
     let (tall, wide) = (height * factor, width * factor);
-    let mut y: Vec<f64> = (0..tall * wide * to).map(|i| 0.5 + f64::from(bias[i % to])).collect();
-    for (pixel, y) in y.chunks_mut(to).enumerate() {
+    let mut y: Vec<f64> = (0..tall * wide * out_channels).map(|i| 0.5 + f64::from(bias[i % out_channels])).collect();
+    for (pixel, y) in y.chunks_mut(out_channels).enumerate() {
         for tap in 0..9 {
             let (row, column) = (pixel / wide + tap / 3, pixel % wide + tap % 3); // offset by the padding
             if (1..=tall).contains(&row) && (1..=wide).contains(&column) {
-                let x = &x[((row - 1) / factor * width + (column - 1) / factor) * from..][..from];
+                let x = &x[((row - 1) / factor * width + (column - 1) / factor) * in_channels..][..in_channels];
                 for (o, y) in y.iter_mut().enumerate() {
-                    let products = x.iter().enumerate().map(|(i, x)| f64::from(*x) * f64::from(weights[(o * from + i) * 9 + tap]));
+                    let products =
+                        x.iter().enumerate().map(|(i, x)| f64::from(*x) * f64::from(weights[(o * in_channels + i) * 9 + tap]));
                     *y += products.sum::<f64>();
                 }
             }
@@ -48,14 +55,18 @@ fn plain_loops(x: &[f32], weights: &[f32], bias: &[f32], [height, width, from, t
 #[test]
 fn convolutions_are_sums_of_products() {
     for sizes in SIZES {
-        let [height, width, from, to] = sizes;
-        let (map, weights, bias) = (waves_f64(height * width * from, 0.7), waves_f64(to * from * 9, 1.3), waves_f64(to, 0.4));
-        let filters = Filters { weights: Weights::F32(&weights), bias: &bias, from, to };
+        let [height, width, in_channels, out_channels] = sizes;
+        let (map, weights, bias) = (
+            waves_f64(height * width * in_channels, 0.7),
+            waves_f64(out_channels * in_channels * 9, 1.3),
+            waves_f64(out_channels, 0.4),
+        );
+        let filters = Filters { weights: Weights::F32(&weights), bias: &bias, in_channels, out_channels };
         for (op, factor) in [(InputOp::Identity, 1), (InputOp::Upsample, 2)] {
-            let x = Input { map: &map, height, width, channels: from, op };
+            let x = Input { map: &map, height, width, channels: in_channels, op };
             let want = plain_loops(&map, &weights, &bias, sizes, factor);
             // Errors are relative to the largest value, or to the standard deviation of such sums where they cancel.
-            let size = want.iter().fold((from as f64 * 9.0 / 4.0).sqrt(), |largest, want| largest.max(want.abs()));
+            let size = want.iter().fold((in_channels as f64 * 9.0 / 4.0).sqrt(), |largest, want| largest.max(want.abs()));
             for level in SimdLevel::all() {
                 for (pairs, tolerance) in [(false, 1e-5), (true, 0.06)] {
                     let mut y = vec![0.5; want.len()];
@@ -98,10 +109,10 @@ fn products_of_pairs_are_those_of_their_values() {
     }
 }
 
-fn layer(from: usize, to: usize, kernel: usize) -> Conv2d {
+fn layer(in_channels: usize, out_channels: usize, kernel: usize) -> Conv2d {
     let half = kernel / 2;
     let padding = PaddingConfig2d::Explicit(half, half, half, half);
-    Conv2dConfig::new([from, to], [kernel, kernel]).with_padding(padding).init(&Device::flex())
+    Conv2dConfig::new([in_channels, out_channels], [kernel, kernel]).with_padding(padding).init(&Device::flex())
 }
 
 fn group_norm(channels: usize, groups: usize) -> GroupNorm {
@@ -122,12 +133,15 @@ fn assert_close(what: &str, got: Tensor<4>, want: Tensor<4>, part: f32) {
 /// Contiguous maps, channels-last maps and views of larger ones; shared tensors do not change.
 #[test]
 fn fused_convolutions_equal_plain_operations() {
-    for [batch, from, to, height, width, groups] in [[1, 4, 6, 9, 7, 2], [2, 32, 48, 24, 17, 16], [3, 6, 6, 5, 5, 3]] {
+    for [batch, in_channels, out_channels, height, width, groups] in
+        [[1, 4, 6, 9, 7, 2], [2, 32, 48, 24, 17, 16], [3, 6, 6, 5, 5, 3]]
+    {
         let map = |channels: usize| {
             tensor(waves_f64(batch * channels * height * width, 0.7), [batch, channels, height, width], &Device::flex())
         };
-        let (residual, conv, norm) = (map(to) * 3.0, layer(from, to, 3), group_norm(from, groups));
-        let x = map(from) * 2.0 + 3.0;
+        let (residual, conv, norm) =
+            (map(out_channels) * 3.0, layer(in_channels, out_channels, 3), group_norm(in_channels, groups));
+        let x = map(in_channels) * 2.0 + 3.0;
         let channels_last_view = channels_first(channels_last(x.clone()));
         let part = Tensor::cat(vec![x.clone(), x.clone()], 3).narrow(3, 4, width);
         for x in [x, channels_last_view, part] {
@@ -140,14 +154,14 @@ fn fused_convolutions_equal_plain_operations() {
             assert_close("in place", get(residual.clone() * 1.0), want.clone(), 1e-5);
             assert_close("in place, channels last", get(channels_first(channels_last(residual.clone() * 1.0))), want, 1e-5);
             assert_close("plain", conv2d(x.clone(), &conv_params(&conv)).unwrap(), conv.forward(x.clone()), 1e-5);
-            let twice = x.clone().reshape([batch * from, height, 1, width, 1]).repeat_dim(4, 2).repeat_dim(2, 2);
-            let twice = conv.forward(twice.reshape([batch, from, 2 * height, 2 * width]));
+            let twice = x.clone().reshape([batch * in_channels, height, 1, width, 1]).repeat_dim(4, 2).repeat_dim(2, 2);
+            let twice = conv.forward(twice.reshape([batch, in_channels, 2 * height, 2 * width]));
             assert_close("upsampled", upsample_conv2d(x.clone(), &conv_params(&conv)).unwrap(), twice, 1e-5);
-            let point = layer(from, to, 1);
+            let point = layer(in_channels, out_channels, 1);
             assert_close("1x1", conv2d(x.clone(), &conv_params(&point)).unwrap(), point.forward(x.clone()), 1e-5);
             assert_eq!(values(x), before);
         }
-        assert_eq!(values(residual), values(map(to) * 3.0));
+        assert_eq!(values(residual), values(map(out_channels) * 3.0));
     }
 }
 
@@ -191,9 +205,10 @@ fn other_convolutions_do_not_apply() {
 
 #[test]
 fn same_bits_with_any_number_of_threads() {
-    let [height, width, from, to] = [90, 310, 48, 100];
-    let (x, conv, norm) = (waves_f64(height * width * from, 0.7), layer(from, to, 3), group_norm(from, 3));
-    let x = tensor(x, [1, from, height, width], &Device::flex());
+    let [height, width, in_channels, out_channels] = [90, 310, 48, 100];
+    let (x, conv, norm) =
+        (waves_f64(height * width * in_channels, 0.7), layer(in_channels, out_channels, 3), group_norm(in_channels, 3));
+    let x = tensor(x, [1, in_channels, height, width], &Device::flex());
     for conv in [conv.clone(), nn::convolutions_in_bf16(conv)] {
         let with = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();

@@ -13,7 +13,7 @@ use super::{ALIGN, CHUNK, PATCH, POINTS, transforms};
 /// Weights of a 3x3 filter.
 const TAPS: usize = 9;
 
-/// Weights of a layer, `[to][from][9]`.
+/// Weights of a layer, `[out][in][9]`.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Weights<'a> {
     F32(&'a [f32]),
@@ -30,7 +30,7 @@ impl<'a> Weights<'a> {
     }
 
     /// Returns the weights of some output channels, `size` each.
-    fn of(self, channels: Range<usize>, size: usize) -> Cow<'a, [f32]> {
+    fn slice(self, channels: Range<usize>, size: usize) -> Cow<'a, [f32]> {
         let range = channels.start * size..channels.end * size;
         match self {
             Self::F32(weights) => Cow::Borrowed(&weights[range]),
@@ -43,28 +43,28 @@ impl<'a> Weights<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Filters<'a> {
     pub(super) weights: Weights<'a>,
-    /// `[to]`.
+    /// `[out]`.
     pub(super) bias: &'a [f32],
     /// Input channels.
-    pub(super) from: usize,
+    pub(super) in_channels: usize,
     /// Output channels.
-    pub(super) to: usize,
+    pub(super) out_channels: usize,
 }
 
 impl Filters<'_> {
     fn check(&self) {
-        assert_eq!(self.weights.len(), self.to * self.from * TAPS, "a 3x3 filter for each pair of channels");
-        assert_eq!(self.bias.len(), self.to, "one bias for each output channel");
+        assert_eq!(self.weights.len(), self.out_channels * self.in_channels * TAPS, "a 3x3 filter for each pair of channels");
+        assert_eq!(self.bias.len(), self.out_channels, "one bias for each output channel");
     }
 
     /// Returns the number of chunks of output channels.
     pub(super) fn chunks(&self) -> usize {
-        self.to.div_ceil(CHUNK)
+        self.out_channels.div_ceil(CHUNK)
     }
 
     /// Returns the output channels of a chunk.
     pub(super) fn channels(&self, chunk: usize) -> Range<usize> {
-        chunk * CHUNK..self.to.min((chunk + 1) * CHUNK)
+        chunk * CHUNK..self.out_channels.min((chunk + 1) * CHUNK)
     }
 
     /// Returns the biases of a chunk, zero-padded to whole vectors. Their number is the chunk's number of columns.
@@ -74,13 +74,13 @@ impl Filters<'_> {
         bias
     }
 
-    /// Transforms the filters of a chunk to `[points][from / N::CHANNELS, rounded up][columns]`.
+    /// Transforms the filters of a chunk to `[points][in / N::CHANNELS, rounded up][columns]`.
     pub(super) fn transform<N: Element>(&self, level: SimdLevel, chunk: usize, transformed: &mut Vec<N>) {
         self.check();
         let (channels, columns) = (self.channels(chunk), self.channels(chunk).len().next_multiple_of(ALIGN));
-        let filters = self.weights.of(channels, self.from * TAPS);
-        transformed.resize(POINTS * self.from.div_ceil(N::CHANNELS) * columns, N::default());
-        level.run(Transform { filters: &filters, from: self.from, columns, transformed });
+        let filters = self.weights.slice(channels, self.in_channels * TAPS);
+        transformed.resize(POINTS * self.in_channels.div_ceil(N::CHANNELS) * columns, N::default());
+        level.run(Transform { filters: &filters, in_channels: self.in_channels, columns, transformed });
     }
 
     /// Transforms the filters of all chunks.
@@ -96,19 +96,19 @@ impl Filters<'_> {
 
 /// Transforms the filters of a chunk.
 struct Transform<'a, N> {
-    /// `[to][from][9]`
+    /// `[out][in][9]`
     filters: &'a [f32],
-    from: usize,
+    in_channels: usize,
     /// Output channels, zero-padded to whole vectors.
     columns: usize,
-    /// `[points][from / N::CHANNELS, rounded up][columns]`
+    /// `[points][in / N::CHANNELS, rounded up][columns]`
     transformed: &'a mut [N],
 }
 
 impl<N: Element> SimdKernel for Transform<'_, N> {
     #[inline(always)]
     unsafe fn run<S: SimdF32>(self) {
-        let rows = self.from.div_ceil(N::CHANNELS);
+        let rows = self.in_channels.div_ceil(N::CHANNELS);
         assert!(self.columns.is_multiple_of(ALIGN) && self.transformed.len() == POINTS * rows * self.columns);
         for column in (0..self.columns).step_by(S::LANES) {
             for row in 0..rows {
@@ -137,8 +137,8 @@ impl<N> Transform<'_, N> {
     unsafe fn transformed_filter<S: SimdF32>(&self, column: usize, i: usize) -> [[S; PATCH]; PATCH] {
         let mut lanes = [[0.0f32; ALIGN]; TAPS];
         for lane in 0..S::LANES {
-            let at = ((column + lane) * self.from + i) * TAPS;
-            if let Some(filter) = self.filters.get(at..at + TAPS).filter(|_| i < self.from) {
+            let at = ((column + lane) * self.in_channels + i) * TAPS;
+            if let Some(filter) = self.filters.get(at..at + TAPS).filter(|_| i < self.in_channels) {
                 for (lanes, weight) in lanes.iter_mut().zip(filter) {
                     lanes[lane] = *weight;
                 }
