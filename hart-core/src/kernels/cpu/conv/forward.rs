@@ -40,12 +40,17 @@ pub(super) fn gradient_x_with(level: SimdLevel, dy: &[f32], weights: &[f32], siz
 }
 
 /// Packed weights `[in][taps][block]` and biases of a block of output channels, zero-padded.
-struct Packed {
+struct FilterBlock {
     weights: Vec<f32>,
     bias: [f32; BLOCK],
 }
 
-fn pack(out_channels: usize, in_channels: usize, bias: &[f32], weight: impl Fn(usize, usize, usize) -> f32 + Sync) -> Vec<Packed> {
+fn pack(
+    out_channels: usize,
+    in_channels: usize,
+    bias: &[f32],
+    weight: impl Fn(usize, usize, usize) -> f32 + Sync,
+) -> Vec<FilterBlock> {
     let block = |first: usize| {
         let channel = |o: usize| (first + o < out_channels).then_some(first + o);
         let mut weights = Vec::with_capacity(in_channels * TAPS * BLOCK);
@@ -54,12 +59,12 @@ fn pack(out_channels: usize, in_channels: usize, bias: &[f32], weight: impl Fn(u
                 weights.extend((0..BLOCK).map(|o| channel(o).map_or(0.0, |o| weight(o, i, tap))));
             }
         }
-        Packed { weights, bias: std::array::from_fn(|o| channel(o).map_or(0.0, |o| bias[o])) }
+        FilterBlock { weights, bias: std::array::from_fn(|o| channel(o).map_or(0.0, |o| bias[o])) }
     };
     (0..out_channels).into_par_iter().step_by(BLOCK).map(block).collect()
 }
 
-fn convolve(level: SimdLevel, x: &[f32], packed: &[Packed], sizes: Sizes) -> Vec<f32> {
+fn convolve(level: SimdLevel, x: &[f32], packed: &[FilterBlock], sizes: Sizes) -> Vec<f32> {
     let Sizes { batch, in_channels, out_channels, height, width } = sizes;
     let (map, stride) = (sizes.pixels(), sizes.stride());
     let mut y = vec![0.0; batch * out_channels * map];
@@ -110,7 +115,7 @@ struct Strip<'a> {
     plane: usize,
     /// Distance from one row to the next.
     stride: usize,
-    packed: &'a Packed,
+    packed: &'a FilterBlock,
     /// Number of output channels.
     channels: usize,
     /// Positions of the output, a multiple of [`ALIGN`].
