@@ -35,10 +35,10 @@ impl Input<'_> {
         [self.height * factor, self.width * factor]
     }
 
-    /// Creates a band for `rows` rows of `across` output tiles.
-    pub(super) fn band(&self, rows: usize, across: usize) -> Band {
+    /// Creates a band for `rows` rows of `tiles_across` output tiles.
+    pub(super) fn band(&self, rows: usize, tiles_across: usize) -> Band {
         let padded = self.channels.next_multiple_of(ALIGN);
-        let row_stride = (across * TILE + 2) * padded;
+        let row_stride = (tiles_across * TILE + 2) * padded;
         Band { values: vec![0.0; (rows * TILE + 2) * row_stride], row_stride, padded }
     }
 }

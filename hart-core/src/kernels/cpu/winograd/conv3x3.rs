@@ -37,21 +37,21 @@ pub(super) fn convolve<N: Element>(level: SimdLevel, x: &Input<'_>, filters: &Fi
     if y.is_empty() {
         return;
     }
-    let (across, down) = (width.div_ceil(TILE), height.div_ceil(TILE));
+    let (tiles_across, tiles_down) = (width.div_ceil(TILE), height.div_ceil(TILE));
     let padded = x.channels.next_multiple_of(ALIGN);
-    let rows = (BAND * N::CHANNELS / (POINTS * across * padded)).clamp(1, down);
+    let rows = (BAND * N::CHANNELS / (POINTS * tiles_across * padded)).clamp(1, tiles_down);
     // If there is one band, each task transforms its own filters, which stay in the cache.
-    let single_band = rows == down;
+    let single_band = rows == tiles_down;
     let transformed: Vec<Vec<N>> = if single_band { Vec::new() } else { filters.transform_all(level) };
     let biases: Vec<Vec<f32>> = (0..filters.chunks()).map(|chunk| filters.bias(chunk)).collect();
-    let mut band = x.band(rows, across);
-    let mut domain = WinogradDomain::<N>::new(N::amx(level, x.channels.div_ceil(N::CHANNELS)), rows * across, padded);
+    let mut band = x.band(rows, tiles_across);
+    let mut domain = WinogradDomain::<N>::new(N::amx(level, x.channels.div_ceil(N::CHANNELS)), rows * tiles_across, padded);
     let product_tiles = domain.tiles_at_once();
     let scratch = || (vec![0.0; POINTS * product_tiles * CHUNK], Vec::new());
-    for first in (0..down).step_by(rows) {
-        let tiles = rows.min(down - first) * across;
+    for first in (0..tiles_down).step_by(rows) {
+        let tiles = rows.min(tiles_down - first) * tiles_across;
         band.fill(level, x, first);
-        domain.fill(level, &band, tiles, across);
+        domain.fill(level, &band, tiles, tiles_across);
         let out = SyncPtr::new(y.as_mut_ptr());
         // Tiles of a task, which multiplies them by one chunk of filters.
         let part = if single_band { tiles } else { product_tiles };
@@ -70,7 +70,7 @@ pub(super) fn convolve<N: Element>(level: SimdLevel, x: &Input<'_>, filters: &Fi
                 let count = product_tiles.min(tiles - start);
                 domain.multiply(level, start, count, panels, bias.len(), products);
                 for tile in 0..count {
-                    let (row, column) = ((start + tile) / across + first, (start + tile) % across);
+                    let (row, column) = ((start + tile) / tiles_across + first, (start + tile) % tiles_across);
                     let (row, column) = (row * TILE, column * TILE);
                     // SAFETY: no other task writes these channels of the tile's pixels.
                     let to = unsafe { out.get().add((row * width + column) * filters.out_channels + channels.start) };
@@ -117,13 +117,13 @@ impl<N: Element> WinogradDomain<N> {
         if self.amx.is_some() { bf16_gemm::ROWS } else { TILES_AT_ONCE }
     }
 
-    /// Transforms the first `tiles` input tiles of a band, `across` in a row.
-    fn fill(&mut self, level: SimdLevel, band: &Band, tiles: usize, across: usize) {
+    /// Transforms the first `tiles` input tiles of a band, `tiles_across` in a row.
+    fn fill(&mut self, level: SimdLevel, band: &Band, tiles: usize, tiles_across: usize) {
         assert!(tiles * self.tile_len <= self.point_stride, "the domain holds all tiles");
         let out = SyncPtr::new(self.values.as_mut_ptr());
         let (tile_len, point_stride) = (self.tile_len, self.point_stride);
         (0..tiles).into_par_iter().for_each(|tile| {
-            let input = band.input_tile(tile / across, tile % across);
+            let input = band.input_tile(tile / tiles_across, tile % tiles_across);
             // SAFETY: no other task writes the tile's elements, `tile_len` for each point.
             let to = unsafe { out.get().add(tile * tile_len) };
             level.run(InputTile { input, padded: tile_len * N::CHANNELS, row_stride: band.row_stride(), to, point_stride });

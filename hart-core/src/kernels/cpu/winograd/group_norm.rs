@@ -9,7 +9,7 @@ const PIXELS: usize = 256;
 
 /// Parameters of a group norm.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Norm<'a> {
+pub(super) struct GroupNormArgs<'a> {
     /// `[channels]`, like `shift`.
     pub(super) scale: &'a [f32],
     pub(super) shift: &'a [f32],
@@ -25,7 +25,7 @@ pub(super) struct Normalization {
     pub(super) shift: Vec<f32>,
 }
 
-impl Norm<'_> {
+impl GroupNormArgs<'_> {
     /// Returns the norm of a map `[pixels][channels]`, which is read once.
     ///
     /// # Panics

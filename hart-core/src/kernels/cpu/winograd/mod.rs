@@ -26,7 +26,7 @@ use super::tensor::flex_tensor;
 use crate::kernels::params::{ConvParams, GroupNormParams};
 use band::{Input, InputOp};
 use bf16_gemm::Pair;
-use group_norm::{Norm, Normalization};
+use group_norm::{GroupNormArgs, Normalization};
 use weights::{Filters, Weights};
 
 /// Side of an output tile.
@@ -187,7 +187,7 @@ fn owned(x: Tensor<4>) -> FlexTensor {
 fn normalization(norm: &GroupNormParams, level: SimdLevel, map: &[f32]) -> Normalization {
     let (scale, shift) = (primitive(norm.gain.clone()), primitive(norm.bias.clone()));
     let (scale, shift) = (slice(&scale), slice(&shift));
-    Norm { scale, shift, groups: norm.groups, epsilon: norm.epsilon }.normalization(level, map)
+    GroupNormArgs { scale, shift, groups: norm.groups, epsilon: norm.epsilon }.normalization(level, map)
 }
 
 #[cfg(test)]
