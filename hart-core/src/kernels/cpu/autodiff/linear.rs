@@ -18,9 +18,9 @@ use crate::kernels::params::Weight;
 
 /// The operation as a backend extension; [`Dispatch`] selects the backend.
 #[backend_extension(Flex, Autodiff)]
-pub(crate) trait Product: Backend {
+pub(crate) trait Matmul: Backend {
     /// Multiplies `[rows, in]` by `[in, out]`, both f32 and not empty.
-    fn product(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn matmul(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
 /// See [`crate::kernels::linear`]; `None` if nothing is tracked, or bf16 is not faster.
@@ -34,7 +34,7 @@ pub(crate) fn linear(x: &Tensor<3>, weight: &Weight, bias: Option<&Tensor<1>>) -
         return None;
     }
     let x: Tensor<2> = x.clone().reshape([batch * length, inputs]);
-    let y = Tensor::<2>::from_dispatch(<Dispatch as Product>::product(x.into_dispatch(), weight.clone().into_dispatch()));
+    let y = Tensor::<2>::from_dispatch(<Dispatch as Matmul>::matmul(x.into_dispatch(), weight.clone().into_dispatch()));
     let y = y.reshape([batch, length, outputs]);
     Some(match bias {
         Some(bias) => y + bias.clone().unsqueeze(),
@@ -48,8 +48,8 @@ fn multiply(rows: &Bf16Rows, weights: Option<Bf16Weights>, shape: [usize; 2]) ->
     flex_tensor(y, shape.into())
 }
 
-impl Product for Flex {
-    fn product(x: FlexTensor, weight: FlexTensor) -> FlexTensor {
+impl Matmul for Flex {
+    fn matmul(x: FlexTensor, weight: FlexTensor) -> FlexTensor {
         let ([rows, inputs], [_, outputs]) = (sizes(&x), sizes(&weight));
         let (x, weight) = (x.to_contiguous(), weight.to_contiguous());
         multiply(&Bf16Rows::quantize(slice(&x), inputs), Bf16Weights::pack_transposed(slice(&weight), outputs), [rows, outputs])
@@ -61,9 +61,9 @@ fn sizes(matrix: &FlexTensor) -> [usize; 2] {
 }
 
 #[derive(Debug)]
-struct ProductBackward;
+struct MatmulBackward;
 
-impl Backward<Flex, 2> for ProductBackward {
+impl Backward<Flex, 2> for MatmulBackward {
     type State = (FlexTensor, FlexTensor);
 
     fn backward(self, ops: Ops<Self::State, 2>, gradients: &mut Gradients, _: &mut Checkpointer) {
@@ -82,14 +82,14 @@ impl Backward<Flex, 2> for ProductBackward {
     }
 }
 
-impl<C: CheckpointStrategy> Product for Autodiff<Flex, C> {
-    fn product(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
-        match ProductBackward.prepare::<C>([x.node(), weight.node()]).compute_bound().stateful() {
+impl<C: CheckpointStrategy> Matmul for Autodiff<Flex, C> {
+    fn matmul(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        match MatmulBackward.prepare::<C>([x.node(), weight.node()]).compute_bound().stateful() {
             OpsKind::Tracked(prepared) => {
                 let (x, weight) = (x.into_primitive(), weight.into_primitive());
-                prepared.finish((x.clone(), weight.clone()), Flex::product(x, weight))
+                prepared.finish((x.clone(), weight.clone()), Flex::matmul(x, weight))
             }
-            OpsKind::UnTracked(prepared) => prepared.finish(Flex::product(x.into_primitive(), weight.into_primitive())),
+            OpsKind::UnTracked(prepared) => prepared.finish(Flex::matmul(x.into_primitive(), weight.into_primitive())),
         }
     }
 }
