@@ -30,7 +30,7 @@ MODEL = Path(os.environ.get("HART_MODEL", HERE.parent / "models" / "hart-emoji")
 HEADER = HERE.parent.parent / "include" / "hart.h"
 PROMPT = "a red heart on a yellow background"
 #: Time limit in seconds for a cancelled run to end. The steps of the small model take milliseconds.
-SOON = 5
+TIME_LIMIT = 5
 #: The ctypes counterparts of C types, and of pointers that have a separate type in ctypes.
 TYPES = {
     "uint8_t": ctypes.c_uint8,
@@ -75,10 +75,10 @@ class Case(unittest.TestCase):
         cls.model.close()
 
     @contextlib.contextmanager
-    def soon(self) -> Any:
+    def within_time_limit(self) -> Any:
         began = time.monotonic()
         yield
-        self.assertLess(time.monotonic() - began, SOON)
+        self.assertLess(time.monotonic() - began, TIME_LIMIT)
 
 
 @unittest.skipUnless(HEADER.is_file(), "outside the repository")
@@ -89,7 +89,7 @@ class Header(unittest.TestCase):
     handles: dict[str, Any]
     structs: dict[str, str]
     functions: dict[str, tuple[str, str]]
-    numbers: dict[str, int]
+    constants: dict[str, int]
 
     @classmethod
     def setUpClass(cls) -> None:
@@ -101,14 +101,14 @@ class Header(unittest.TestCase):
         cls.structs = {name: body for body, name in structs}
         functions = re.findall(r"^(?:HART_API\s+)(.*?)\b(hart_\w+)\(([^()]*)\);", cls.text, re.DOTALL | re.MULTILINE)
         cls.functions = {name: (result, parameters) for result, name, parameters in functions}
-        cls.numbers = {name: int(number) for name, number in re.findall(r"\b(HART_\w+)(?: =)? (\d+)", cls.text)}
+        cls.constants = {name: int(number) for name, number in re.findall(r"\b(HART_\w+)(?: =)? (\d+)", cls.text)}
 
     def c_type(self, text: str, result: bool = False) -> Any:
         """Return the ctypes type that hart.py uses for a C type."""
         text = text.replace("const", "")
         name, depth = text.replace("*", " ").split()[0], text.count("*")
         if name in self.handles:
-            # A handle is a pointer already.
+            # A handle is already a pointer.
             kind, depth = self.handles[name], depth - 1
         elif name == "hart_status":
             kind = hart._hart_status if result else ctypes.c_int32
@@ -151,7 +151,7 @@ class Header(unittest.TestCase):
 
     def test_struct_sizes(self) -> None:
         if ctypes.sizeof(ctypes.c_void_p) != 8:
-            self.skipTest("the sizes are those of a 64-bit system")
+            self.skipTest("the sizes apply to 64-bit systems")
         sizes = {
             "hart_device_info": 24,
             "hart_model_info": 48,
@@ -164,15 +164,15 @@ class Header(unittest.TestCase):
         for name, size in sizes.items():
             self.assertEqual(getattr(hart, "_" + name)().struct_size, size)
 
-    def test_numbers(self) -> None:
-        numbers = self.numbers
-        statuses = {name[5:]: number for name, number in numbers.items() if re.match("HART_(OK|CANCELLED|ERR_)", name)}
+    def test_constants(self) -> None:
+        constants = self.constants
+        statuses = {name[5:]: number for name, number in constants.items() if re.match("HART_(OK|CANCELLED|ERR_)", name)}
         self.assertEqual(statuses, {status.name: status.value for status in hart.Status})
-        steps = {number: name[10:].lower() for name, number in numbers.items() if name.startswith("HART_STEP_")}
+        steps = {number: name[10:].lower() for name, number in constants.items() if name.startswith("HART_STEP_")}
         self.assertEqual(steps, {**hart._STEPS, 99: "other"})
-        stages = {number: name[11:].lower() for name, number in numbers.items() if name.startswith("HART_STAGE_")}
+        stages = {number: name[11:].lower() for name, number in constants.items() if name.startswith("HART_STAGE_")}
         self.assertEqual(stages, {**hart._STAGES, 99: "other"})
-        self.assertEqual(numbers["HART_ABI_VERSION"], hart._ABI_VERSION)
+        self.assertEqual(constants["HART_ABI_VERSION"], hart._ABI_VERSION)
 
     def test_the_version_is_the_librarys(self) -> None:
         self.assertEqual(hart.__version__, hart.version())
@@ -196,14 +196,14 @@ class Generating(Case):
         self.assertGreater(first.timings.total, first.timings.transformer)
         self.assertEqual(first.truncated, ())
 
-    def test_prompts_and_seeds_come_in_order(self) -> None:
+    def test_images_are_ordered_by_prompt_and_seed(self) -> None:
         result = self.model.generate(["a parrot", "a guitar"], images_per_prompt=2, seed=2**64 - 1)
         expected = [("a parrot", 2**64 - 1), ("a parrot", 0), ("a guitar", 2**64 - 1), ("a guitar", 0)]
         self.assertEqual([(image.prompt, image.seed) for image in result], expected)
         self.assertEqual(result[1:3], result.images[1:3])
         self.assertEqual(pixels(result[-1]), pixels(self.model.generate("a guitar")[0]))
 
-    def test_settings_count(self) -> None:
+    def test_settings_have_an_effect(self) -> None:
         settings: dict[str, Any] = {"guidance": 2, "smoothing": True, "top_k": 5, "top_p": 0.5, "system_prompt": "draw"}
         image = self.model.generate(PROMPT, **settings, steps="4")[0]
         for part in ("guidance 2", "smoothing true", "top-k 5", "top-p 0.5", "steps 4"):
@@ -240,13 +240,13 @@ class Generating(Case):
 
     def test_threads_share_a_model(self) -> None:
         alone = pixels(self.model.generate(PROMPT, seed=5)[0])
-        made: list[bytes] = []
-        threads = [threading.Thread(target=lambda: made.append(pixels(self.model.generate(PROMPT, seed=5)[0]))) for _ in range(8)]
+        images: list[bytes] = []
+        threads = [threading.Thread(target=lambda: images.append(pixels(self.model.generate(PROMPT, seed=5)[0]))) for _ in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        self.assertEqual(made, [alone] * 8)
+        self.assertEqual(images, [alone] * 8)
 
     def test_options_do_not_change_the_image(self) -> None:
         events: list[hart.Event] = []
@@ -319,7 +319,7 @@ class Cancelling(Case):
     def test_a_token_from_another_thread(self) -> None:
         cancel = hart.Cancel()
         timer = threading.Timer(0.5, cancel.request)
-        with self.soon(), self.assertRaises(hart.Cancelled) as caught:
+        with self.within_time_limit(), self.assertRaises(hart.Cancelled) as caught:
             timer.start()
             self.model.generate(PROMPT, images_per_prompt=1000, cancel=cancel)
         self.assertTrue(cancel.requested)
@@ -329,14 +329,14 @@ class Cancelling(Case):
         cancel.reset()
         self.assertEqual(len(self.model.generate(PROMPT, cancel=cancel)), 1)
 
-    def test_stop_cancels_and_nothing_else_does(self) -> None:
+    def test_only_stop_cancels(self) -> None:
         with self.assertRaises(hart.Cancelled) as caught:
             self.model.generate(PROMPT, images_per_prompt=3, on_event=lambda event: hart.STOP if event.step == "images" else None)
         (finished,) = caught.exception.completed
         self.assertEqual(caught.exception.status, hart.Status.CANCELLED)
         self.assertEqual(pixels(finished), pixels(self.model.generate(PROMPT)[0]))
-        answers: list[object] = [None, False, 0, "", True, []]
-        self.model.generate(PROMPT, on_event=lambda event: answers[event.index % len(answers)])
+        returned: list[object] = [None, False, 0, "", True, []]
+        self.model.generate(PROMPT, on_event=lambda event: returned[event.index % len(returned)])
 
     def test_an_exception_of_on_event_is_raised(self) -> None:
         class Falsy(BaseException):
@@ -388,7 +388,7 @@ class Cancelling(Case):
         try:
             for on_event in (None, lambda event: None):
                 signal.setitimer(signal.ITIMER_REAL, 0.3)
-                with self.soon(), self.assertRaises(Alarm):
+                with self.within_time_limit(), self.assertRaises(Alarm):
                     self.model.generate(PROMPT, images_per_prompt=1000, on_event=on_event)
         finally:
             signal.signal(signal.SIGALRM, before)
@@ -414,11 +414,11 @@ class Cancelling(Case):
                 model.generate(**many, on_event={"none": None, "silent": silent, "raising": raising}[way])
         """
         for way in ("none", "silent", "raising", "events", "result"):
-            with self.subTest(way), self.soon():
-                done = python(code, way)
-                self.assertEqual(done.stderr.strip().splitlines()[-1], "KeyboardInterrupt")
-                self.assertNotIn("ignored", done.stderr)
-                self.assertIn(done.returncode, (-signal.SIGINT, 1, 130))
+            with self.subTest(way), self.within_time_limit():
+                process = python(code, way)
+                self.assertEqual(process.stderr.strip().splitlines()[-1], "KeyboardInterrupt")
+                self.assertNotIn("ignored", process.stderr)
+                self.assertIn(process.returncode, (-signal.SIGINT, 1, 130))
 
     def test_daemon_threads_at_the_end_of_the_program(self) -> None:
         code = """
@@ -434,9 +434,9 @@ class Cancelling(Case):
                 time.sleep(0.3)
         """
         for way in ("stream", "new stream", "thread"):
-            with self.subTest(way), self.soon():
-                done = python(code, way)
-                self.assertEqual(done.returncode, 0, done.stderr)
+            with self.subTest(way), self.within_time_limit():
+                process = python(code, way)
+                self.assertEqual(process.returncode, 0, process.stderr)
 
 
 class Streams(Case):
@@ -464,7 +464,7 @@ class Streams(Case):
         def stream_threads() -> int:
             return sum(thread.name == "hart-stream" for thread in threading.enumerate())
 
-        with self.soon():
+        with self.within_time_limit():
             with self.model.stream(PROMPT, images_per_prompt=1000) as stream:
                 for event in stream:
                     if event.scale == 2:
@@ -790,19 +790,19 @@ class InvalidUse(Case):
 class Loading(unittest.TestCase):
     def test_errors_name_the_searched_files(self) -> None:
         for named, message in (("/no/such/file", "HART_LIBRARY is /no/such/file"), (str(Path(__file__)), "can't be loaded")):
-            done = python(f"import os; os.environ['HART_LIBRARY'] = {named!r}; import hart")
-            self.assertEqual(done.returncode, 1)
-            self.assertIn("ImportError: hart: ", done.stderr)
-            self.assertIn(message, done.stderr)
+            process = python(f"import os; os.environ['HART_LIBRARY'] = {named!r}; import hart")
+            self.assertEqual(process.returncode, 1)
+            self.assertIn("ImportError: hart: ", process.stderr)
+            self.assertIn(message, process.stderr)
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "hart.py").write_text((HERE / "hart.py").read_text(encoding="utf-8"), encoding="utf-8")
             code = f"import os, sys; os.environ.pop('HART_LIBRARY', 0); sys.path.insert(0, {folder!r}); import hart"
-            done = python(code)
-            if done.returncode:  # the system may have one
-                self.assertIn(f"no library found; searched {folder}", done.stderr)
+            process = python(code)
+            if process.returncode:  # the system may have one
+                self.assertIn(f"no library found; searched {folder}", process.stderr)
 
-    @unittest.skipUnless(sys.platform == "linux", "the file names are those of Linux")
-    def test_it_finds_the_library_of_its_prefix_and_of_its_folder(self) -> None:
+    @unittest.skipUnless(sys.platform == "linux", "the file names apply to Linux")
+    def test_the_library_is_found_in_the_prefix_and_in_the_folder(self) -> None:
         source = (HERE / "hart.py").read_text(encoding="utf-8")
         library = Path(hart._lib._name).resolve()
         for folder, file in (
@@ -819,21 +819,21 @@ class Loading(unittest.TestCase):
                 (prefix / file).symlink_to(library)
                 module_folder = str(prefix / folder)
                 code = f"import os, sys; os.environ.pop('HART_LIBRARY', 0); sys.path.insert(0, {module_folder!r}); import hart"
-                done = python(code + "; print(hart._lib._name)")
-                self.assertEqual(done.stdout.strip(), str(prefix / file), done.stderr)
+                process = python(code + "; print(hart._lib._name)")
+                self.assertEqual(process.stdout.strip(), str(prefix / file), process.stderr)
 
-    @unittest.skipUnless(sys.platform == "linux", "/proc is a feature of Linux")
+    @unittest.skipUnless(sys.platform == "linux", "only Linux has /proc")
     def test_another_library_and_an_old_one(self) -> None:
-        done = python("import os; os.environ['HART_LIBRARY'] = '/proc/self/exe'; import hart")
-        self.assertEqual(done.returncode, 1)
-        self.assertIn("ImportError: hart: ", done.stderr)
+        process = python("import os; os.environ['HART_LIBRARY'] = '/proc/self/exe'; import hart")
+        self.assertEqual(process.returncode, 1)
+        self.assertIn("ImportError: hart: ", process.stderr)
         source = (HERE / "hart.py").read_text(encoding="utf-8")
         with tempfile.TemporaryDirectory() as folder:
             newer = Path(folder) / "hart.py"
             newer.write_text(source.replace("_ABI_VERSION = 1", "_ABI_VERSION = 1001"), encoding="utf-8")
             code = f"import os, sys; os.environ['HART_LIBRARY'] = {hart._lib._name!r}; sys.path.insert(0, {folder!r}); import hart"
-            done = python(code)
-        self.assertIn("needs 1001 or higher", done.stderr)
+            process = python(code)
+        self.assertIn("needs 1001 or higher", process.stderr)
 
 
 class Script(unittest.TestCase):
@@ -845,8 +845,8 @@ class Script(unittest.TestCase):
     def test_image_files(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "x.png"
-            done = self.run_script("a parrot", "--out", str(out), "--count", "2", "--seed", "3")
-            self.assertEqual((done.returncode, done.stdout), (0, ""), done.stderr)
+            process = self.run_script("a parrot", "--out", str(out), "--count", "2", "--seed", "3")
+            self.assertEqual((process.returncode, process.stdout), (0, ""), process.stderr)
             self.assertEqual(sorted(path.name for path in Path(folder).iterdir()), ["x-1.png", "x.png"])
             with hart.Model(MODEL) as model:
                 self.assertEqual(out.read_bytes(), model.generate("a parrot", seed=3)[0].png())
@@ -854,9 +854,9 @@ class Script(unittest.TestCase):
     def test_errors_are_one_line(self) -> None:
         wrong = [("", "prompt"), ("a parrot", "--seed=-1"), ("a parrot", "--model=/no/such"), ("a parrot", "--out=/no/such/x.png")]
         for arguments in wrong:
-            done = self.run_script(*arguments)
-            self.assertEqual(done.returncode, 1)
-            self.assertRegex(done.stderr, r"\Aerror: .+\n\Z")
+            process = self.run_script(*arguments)
+            self.assertEqual(process.returncode, 1)
+            self.assertRegex(process.stderr, r"\Aerror: .+\n\Z")
 
     @unittest.skipUnless(os.name == "posix", "needs POSIX signals")
     def test_ctrl_c(self) -> None:
@@ -867,7 +867,7 @@ class Script(unittest.TestCase):
             assert process.stderr is not None
             process.stderr.readline()  # wait for the first image
             process.send_signal(signal.SIGINT)
-            _, rest = process.communicate(timeout=SOON)
+            _, rest = process.communicate(timeout=TIME_LIMIT)
             self.assertEqual(process.returncode, 130)
             self.assertTrue(rest.endswith("cancelled\n"), rest)
             self.assertNotIn("Traceback", rest)
