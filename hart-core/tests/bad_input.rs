@@ -142,7 +142,7 @@ fn truncated_and_inconsistent_safetensors_are_refused() {
         bytes.extend([0; 64]);
         bytes
     };
-    let lies = [
+    let invalid_headers = [
         with_header("{}", u64::MAX),
         with_header("{}", 1 << 40),
         with_header(r#"{"a":{"dtype":"F32","shape":[1000000000000,1000000000000],"data_offsets":[0,64]}}"#, 81),
@@ -150,7 +150,7 @@ fn truncated_and_inconsistent_safetensors_are_refused() {
         with_header(r#"{"a":{"dtype":"F32","shape":[16],"data_offsets":[64,0]}}"#, 56),
         with_header(r#"{"a":{"dtype":"F32","shape":[3],"data_offsets":[0,64]}}"#, 55),
     ];
-    for (case, bytes) in lies.iter().enumerate() {
+    for (case, bytes) in invalid_headers.iter().enumerate() {
         fs::write(&path, bytes).unwrap();
         println!("case {case}");
         model.refused(&["model.safetensors"]);
@@ -578,7 +578,7 @@ fn a_token_stops_a_run_from_another_thread() {
         run.join().unwrap()
     });
     assert!(error.is_cancelled(), "{error}");
-    assert!(started.elapsed() < Duration::from_secs(20), "the run went on");
+    assert!(started.elapsed() < Duration::from_secs(20), "the run continued");
     token.reset();
     assert!(hart.generate(&Request::new("a parrot").cancel_token(token)).is_ok());
 }
