@@ -76,7 +76,7 @@ impl<const N: usize> FromStr for Percent<N> {
 }
 
 impl<const N: usize> Percent<N> {
-    /// Converts the percentages to pixels of an image with `side` pixels a side.
+    /// Converts the percentages to pixels of an image of `side` x `side` pixels.
     fn pixels(self, side: usize) -> [usize; N] {
         self.0.map(|percent| (percent / 100.0 * side as f64).round() as usize)
     }

@@ -138,7 +138,7 @@ fn captions_match_the_scene() {
             Kind::Single | Kind::Position(_) => 1,
             Kind::Relation(_) => 2,
             Kind::Count(count) => count,
-            Kind::Image => unreachable!("the pack holds drawings"),
+            Kind::Image => unreachable!("the pack has drawings"),
         };
         assert_eq!(objects.len(), count);
         for (i, object) in objects.iter().enumerate() {

@@ -11,7 +11,8 @@ use image::{DynamicImage, ImageDecoder, ImageReader, Pixel, RgbImage, Rgba};
 /// Maximum number of pixels of a file, the same as hart-core's for PNG files.
 const MAX_PIXELS: u64 = 1 << 26;
 
-/// Reads an image file, crops its central square and resizes it to `side` pixels a side. Transparent pixels are blended with white.
+/// Reads an image file, crops its central square and resizes it to `side` x `side` pixels. Transparent pixels are blended with
+/// white.
 ///
 /// # Errors
 ///
@@ -45,8 +46,8 @@ pub fn open_square(path: &Path, side: usize) -> Result<Image, Box<dyn Error>> {
 
 /// Converts an image to the type of the crate `image`.
 pub fn rgb(image: &Image) -> RgbImage {
-    let side = |pixels: usize| u32::try_from(pixels).expect("an image has fewer than 2^32 pixels a side");
-    RgbImage::from_raw(side(image.width()), side(image.height()), image.pixels().to_vec()).expect("three bytes a pixel")
+    let side = |pixels: usize| u32::try_from(pixels).expect("each side of an image has fewer than 2^32 pixels");
+    RgbImage::from_raw(side(image.width()), side(image.height()), image.pixels().to_vec()).expect("three bytes per pixel")
 }
 
 /// Returns the peak signal-to-noise ratio of two 8-bit images of the same size, in decibels.

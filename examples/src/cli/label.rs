@@ -14,7 +14,7 @@ const ELLIPSIS: &str = "...";
 pub struct Font(RasterHeight);
 
 impl Font {
-    /// Returns the size that suits images of `side` pixels a side.
+    /// Returns the font size for images of `side` x `side` pixels.
     pub fn for_side(side: usize) -> Self {
         Self(match side {
             0..300 => RasterHeight::Size16,

@@ -13,7 +13,7 @@ pub const MAX_SETTINGS_SIZE: u64 = 4 << 20;
 ///
 /// # Errors
 ///
-/// Returns an error if the file can't be read, is no regular file, or is larger.
+/// Returns an error if the file can't be read, is not a regular file, or is larger.
 pub fn read(path: &Path, max_size: u64) -> Result<Vec<u8>, String> {
     let named = |e: std::io::Error| format!("{}: {e}", path.display());
     let metadata = path.metadata().map_err(named)?;

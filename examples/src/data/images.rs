@@ -1,4 +1,4 @@
-//! Packs of your own images with captions.
+//! Packs of captioned images from a folder.
 
 use std::collections::HashSet;
 use std::fs;

@@ -9,7 +9,7 @@ use crate::data::files;
 /// Name of the file in a model's folder.
 pub const FILE: &str = "capabilities.json";
 
-/// The capabilities of a model, from `capabilities.json` in its folder. A missing list stands for everything in the data.
+/// The capabilities of a model, from `capabilities.json` in its folder. A missing list means everything in the data.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct Capabilities {

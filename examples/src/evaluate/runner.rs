@@ -80,7 +80,7 @@ impl<'a> Runner<'a> {
             let result = task(index);
             match (result, results.lock(), failure.lock()) {
                 (Ok(result), Ok(mut results), _) => results[index] = Some(result),
-                // A task interrupted by a cancellation is no error.
+                // A task interrupted by a cancellation is not an error.
                 (Err(error), _, Ok(mut failure)) if !error.is_cancelled() => *failure = Some(error),
                 _ => return,
             }
@@ -129,7 +129,7 @@ impl<'a> Runner<'a> {
     }
 }
 
-/// Creates a progress bar with an estimate of the remaining time. It is hidden if standard error is no terminal.
+/// Creates a progress bar with an estimate of the remaining time. It is hidden if standard error is not a terminal.
 fn progress_bar(message: &'static str, count: usize, quiet: bool) -> ProgressBar {
     let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new(count as u64) };
     let style = ProgressStyle::with_template("{msg:28} {bar:32} {pos:>4}/{len} {elapsed:>4}, {eta} left");

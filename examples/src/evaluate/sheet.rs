@@ -5,7 +5,7 @@ use hart_core::{Error, Image};
 use super::score::ImageScore;
 use crate::cli::grid;
 
-/// Maximum number of images on a sheet. Of more images, the sheet shows every n-th.
+/// Maximum number of images on a sheet. If there are more, the sheet shows every n-th image.
 const MAX_IMAGES: usize = 144;
 /// Divisor of an image's width that gives the width of its frame.
 const FRAME_DIVISOR: usize = 32;
@@ -19,7 +19,7 @@ const WRONG_COLOUR: [u8; 3] = [220, 40, 40];
 ///
 /// # Errors
 ///
-/// Returns an error without an image.
+/// Returns an error if there is no image.
 pub fn sheet(images: &[(&Image, ImageScore)]) -> Result<Image, Error> {
     let step = images.len().div_ceil(MAX_IMAGES).max(1);
     let framed: Result<Vec<Image>, Error> = images.iter().step_by(step).map(|(image, score)| framed(image, score)).collect();

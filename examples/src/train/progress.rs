@@ -41,7 +41,7 @@ pub struct StepBudget {
     steps: u64,
     limit: Option<Duration>,
     started: Instant,
-    /// End of the first step and its number. The estimate leaves out the time before, which includes compiling GPU kernels.
+    /// End of the first step and its number. The estimate excludes the time before, in which GPU kernels are compiled.
     first: Option<(Instant, u64)>,
 }
 
@@ -52,8 +52,8 @@ impl StepBudget {
         Self { steps, limit, first: None, started: Instant::now() }
     }
 
-    /// Returns the initial number of steps of the phase. With a limit of zero minutes, weights that are already trained get no
-    /// step: the result is `done`.
+    /// Returns the initial number of steps of the phase. With a limit of zero minutes, trained weights are left as
+    /// they are, and the result is `done`.
     pub fn initial(&self, done: u64, is_trained: bool) -> u64 {
         if is_trained && self.limit == Some(Duration::ZERO) { done } else { self.steps }
     }
@@ -87,7 +87,8 @@ pub struct PhaseProgress {
 }
 
 impl PhaseProgress {
-    /// Creates a bar that starts at `step`. If standard error is no terminal, only the lines of [`Self::print_line`] are printed.
+    /// Creates a bar that starts at `step`. If standard error is not a terminal, only the lines of
+    /// [`Self::print_line`] are printed.
     pub fn new(phase: &str, step: u64, steps: u64, batch: usize, quiet: bool) -> Self {
         let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new(steps) };
         let style = ProgressStyle::with_template("{prefix:10} {bar:24} {pos}/{len} {msg} {elapsed} ({eta} left)");

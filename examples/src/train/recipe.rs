@@ -115,7 +115,7 @@ impl Recipe {
         Ok((recipe, text))
     }
 
-    /// Checks every value. Errors must not appear only hours later.
+    /// Checks every value before training starts, so that an invalid one is not found hours later.
     fn check(&self) -> Result<(), String> {
         let ranges = [
             // The comparison of captions needs at least one image per shard.

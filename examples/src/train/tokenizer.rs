@@ -17,7 +17,7 @@ use crate::run_folder::RunFolder;
 const PHASE: &str = "tokenizer";
 /// Quantile of the absolute residuals that is scaled to the range of the diffusion.
 const RESIDUAL_QUANTILE: f64 = 0.999;
-/// Number of images that the residuals are measured on.
+/// Number of images for measuring the residuals.
 const MEASURED_IMAGES: usize = 256;
 /// Number of images on a contact sheet.
 const SHEET_IMAGES: usize = 12;

@@ -39,7 +39,7 @@ pub async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) ->
 
 /// Returns whether there is exactly one Host header and it names this machine.
 ///
-/// This stops DNS rebinding: a foreign page whose domain resolves to 127.0.0.1 sends its own domain.
+/// This stops DNS rebinding: a page of another site whose domain resolves to 127.0.0.1 sends its own domain.
 fn has_loopback_host(headers: &HeaderMap) -> bool {
     let mut hosts = headers.get_all(header::HOST).iter();
     let (Some(host), None) = (hosts.next(), hosts.next()) else { return false };

@@ -43,7 +43,7 @@ struct Arguments {
     /// Port to listen on; 0 selects a free one
     #[arg(short, long, default_value_t = 7860)]
     port: u16,
-    /// Address to listen on. There is no password: any other than a loopback address opens the server to everyone who can reach it
+    /// Address to listen on. There is no password: beyond loopback addresses, everyone who can reach the server can use it
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
     host: String,
     /// Maximum number of requests that wait while one runs

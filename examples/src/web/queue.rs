@@ -11,7 +11,7 @@ use crate::job::{FinishedImage, Job};
 
 /// Maximum number of stored images; the oldest are dropped first.
 pub const MAX_STORED_IMAGES: usize = 200;
-/// Maximum size of all stored images, in bytes. The newest image is stored whatever its size.
+/// Maximum size of all stored images, in bytes. The newest image is stored even if it is larger.
 const MAX_STORED_BYTES: usize = 512 << 20;
 /// Maximum number of ended jobs that clients can still look up; the oldest are dropped first.
 const MAX_ENDED_JOBS: usize = 200;

@@ -20,7 +20,7 @@ fn terminals_are_detected_from_the_environment() {
 }
 
 #[test]
-fn half_blocks_hold_two_pixels_a_character() {
+fn half_blocks_show_two_pixels_per_character() {
     let two = rgb(&image(2));
     let cell = "\x1b[38;2;255;0;0;48;2;0;255;0m▀";
     assert_eq!(blocks(&two, true), format!("{cell}{cell}\x1b[0m\r\n"));
