@@ -1,7 +1,7 @@
 //! The precision of every parameter, in one table.
 //!
-//! Layers do not know it. [`Loader`](crate::weights::Loader) rounds each parameter by this table when it arrives, so that a model in
-//! a lower precision is never held in f32 as a whole, and [`convert`](crate::convert) stores parameters in the same forms.
+//! Layers do not know it. [`Loader`](crate::weights::Loader) rounds each parameter by the table as soon as it is read, so that a model
+//! in a lower precision is never in memory in f32 as a whole. [`convert`](crate::convert) stores parameters in the same forms.
 
 use burn::module::Param;
 use burn::prelude::*;

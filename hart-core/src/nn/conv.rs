@@ -38,12 +38,6 @@ pub(crate) fn upsample_conv2d(x: Tensor<4>, layer: &Conv2d) -> Tensor<4> {
     kernels::upsample_conv2d(x, &conv_params(layer))
 }
 
-/// Rounds the kernel of a convolution to bf16.
-#[cfg(test)]
-pub(crate) fn convolutions_in_bf16(conv: Conv2d) -> Conv2d {
-    Conv2d { weight: conv.weight.map(|kernel| kernel.cast(burn::tensor::DType::BF16)), ..conv }
-}
-
 /// Returns the parameters of a layer.
 ///
 /// # Panics

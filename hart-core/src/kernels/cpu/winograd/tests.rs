@@ -165,10 +165,15 @@ fn fused_convolutions_equal_plain_operations() {
     }
 }
 
+/// Rounds the weight of a convolution to bf16.
+fn in_bf16(conv: Conv2d) -> Conv2d {
+    Conv2d { weight: conv.weight.map(|weight| weight.cast(DType::BF16)), ..conv }
+}
+
 #[test]
 fn weights_in_bf16_give_nearly_the_same() {
     let (conv, x) = (layer(24, 20, 3), tensor(waves_f64(24 * 19 * 18, 0.7), [1, 24, 19, 18], &Device::flex()));
-    let rounded = nn::convolutions_in_bf16(conv.clone());
+    let rounded = in_bf16(conv.clone());
     assert_eq!(rounded.weight.val().dtype(), DType::BF16);
     let want = conv.forward(x.clone());
     assert_close("on this device", conv2d(x.clone(), &conv_params(&rounded)).unwrap(), want.clone(), 0.02);
@@ -209,7 +214,7 @@ fn same_bits_with_any_number_of_threads() {
     let (x, conv, norm) =
         (waves_f64(height * width * in_channels, 0.7), layer(in_channels, out_channels, 3), group_norm(in_channels, 3));
     let x = tensor(x, [1, in_channels, height, width], &Device::flex());
-    for conv in [conv.clone(), nn::convolutions_in_bf16(conv)] {
+    for conv in [conv.clone(), in_bf16(conv)] {
         let with = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| values(norm_silu_conv2d(x.clone(), &group_norm_params(&norm), &conv_params(&conv), None).unwrap()))
