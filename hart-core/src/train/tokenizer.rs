@@ -107,7 +107,7 @@ impl TokenizerTrainer {
     /// [`Error::Request`] if an option is invalid, or if `decoder_only` is true, which requires [`Self::from_model`].
     pub fn new(config: &VisualConfig, options: TokenizerOptions, device: &Device) -> Result<Self> {
         if options.decoder_only {
-            return Err(Error::request("decoder_only", "is true, which requires a trained model: its encoder is not trained"));
+            return Err(Error::request("decoder_only", "is true, expected a trained model: its encoder is not trained"));
         }
         Self::init(config, options, device)
     }
