@@ -135,6 +135,8 @@ fn a_model_opens_from_memory() {
     }
     assert!(refused(&files).contains("no text model"), "{}", refused(&files));
     files.insert("text/config.json", fs::read(shipped().join("text/config.json")).unwrap()).unwrap();
+    assert!(refused(&files).contains("llm: holds no weights"), "{}", refused(&files));
+    files.insert("llm/model.safetensors", fs::read(shipped().join("llm/model.safetensors")).unwrap()).unwrap();
     assert!(refused(&files).contains("text/tokenizer.json: no such file"), "{}", refused(&files));
     let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny-a");
     // It has EMA weights as a torch file.
