@@ -27,7 +27,7 @@ struct Arguments {
     /// Also write the scales as an animated GIF or PNG file; decodes each scale at full size
     #[arg(short, long, value_name = "FILE.gif|FILE.png")]
     animation: Option<PathBuf>,
-    /// How to draw images if standard output is a terminal
+    /// Graphics protocol to draw images with if standard output is a terminal
     #[arg(long, value_enum, default_value_t = Draw::Auto)]
     draw: Draw,
     #[command(flatten)]

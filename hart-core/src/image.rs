@@ -19,7 +19,7 @@ pub(crate) const MAX_TEXT_BYTES: usize = 1 << 20;
 /// Value of the `Software` chunk in PNG files.
 const SOFTWARE: &str = concat!("hart ", env!("CARGO_PKG_VERSION"));
 
-/// How an image was generated. Stored in the text chunks of PNG files.
+/// The prompt, seed and settings of a generated image. Stored in the text chunks of PNG files.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Provenance {
@@ -37,7 +37,7 @@ pub struct Image {
     width: usize,
     height: usize,
     pixels: Arc<Vec<u8>>,
-    /// How the image was generated, if hart generated it.
+    /// The prompt, seed and settings, if hart generated the image.
     pub provenance: Option<Provenance>,
 }
 
