@@ -66,14 +66,15 @@ pub(crate) fn weights(config: &Config, device: &Device) -> u64 {
 }
 
 /// Returns the bytes that a run of `images` images needs in addition to the weights. The stages run one after another, so the largest
-/// one counts.
-pub(crate) fn working(config: &Config, precision: Precision, images: usize, system_prompt_tokens: usize) -> u64 {
+/// one counts. `text` is the result of [`text`], or 0 if the prompts are encoded already.
+pub(crate) fn working(config: &Config, precision: Precision, images: usize, text: u64) -> u64 {
     let side = config.resolution() as u64;
     let finished = 3 * side * side * images as u64;
-    text(config, system_prompt_tokens).max(transformer(config, precision)).max(decoder(config)) + finished
+    text.max(transformer(config, precision)).max(decoder(config)) + finished
 }
 
-fn text(config: &Config, system_prompt_tokens: usize) -> u64 {
+/// Returns the bytes that encoding one prompt needs in addition to the weights.
+pub(crate) fn text(config: &Config, system_prompt_tokens: usize) -> u64 {
     let (c, tokens) = (&config.text, (config.transformer.context_tokens + system_prompt_tokens) as u64);
     let scores = c.num_heads as u64 * tokens * tokens;
     F32 * (tokens * block(TEXT_ATTENTION_COPIES, c.hidden_size as u64, c.intermediate_size as u64) + scores)

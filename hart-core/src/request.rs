@@ -7,24 +7,13 @@ use crate::from_image::FromImage;
 use crate::image::MAX_TEXT_BYTES;
 use crate::progress::CancelToken;
 use crate::schedule::Respacing;
+use crate::text::{PromptContext, SystemPrompt};
+use crate::weights::shortened;
 
 /// Maximum number of images of one request.
 pub const MAX_IMAGES: usize = 1024;
 /// Maximum length of one prompt in bytes: the limit for texts in PNG files. Models truncate prompts to far fewer.
 pub const MAX_PROMPT_BYTES: usize = MAX_TEXT_BYTES;
-
-/// The text before the prompts (spec section 1).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum SystemPrompt {
-    /// The checkpoint's `llm/system_prompt.txt`, if it has one.
-    #[default]
-    Checkpoint,
-    /// No system prompt.
-    Off,
-    /// This text.
-    Text(String),
-}
 
 /// A generation request.
 ///
@@ -47,6 +36,7 @@ pub struct Request {
     pub(crate) top_k: Option<usize>,
     pub(crate) top_p: Option<f64>,
     pub(crate) system_prompt: SystemPrompt,
+    pub(crate) context: Option<PromptContext>,
     pub(crate) steps: Option<Respacing>,
     pub(crate) from_image: Option<FromImage>,
     pub(crate) cancel: Option<CancelToken>,
@@ -70,6 +60,7 @@ impl Request {
             top_k: None,
             top_p: None,
             system_prompt: SystemPrompt::default(),
+            context: None,
             steps: None,
             from_image: None,
             cancel: None,
@@ -126,6 +117,22 @@ impl Request {
     /// Sets the text before the prompts. Defaults to [`SystemPrompt::Checkpoint`].
     pub fn system_prompt(mut self, system_prompt: SystemPrompt) -> Self {
         self.system_prompt = system_prompt;
+        self
+    }
+
+    /// Sets encoded prompts from [`Hart::encode`](crate::Hart::encode), so that a run skips the text stage. The images are the same, to
+    /// the last bit. `None`, the default, encodes the prompts in every run.
+    ///
+    /// This replaces the prompts and the system prompt by those of the context. Prompts or a system prompt that are set later must be
+    /// the same, or the request is invalid. All other settings are independent of the context. `None` leaves the prompts as they are.
+    ///
+    /// A context works only with the model that encoded it, and its clones.
+    pub fn context(mut self, context: impl Into<Option<PromptContext>>) -> Self {
+        self.context = context.into();
+        if let Some(context) = &self.context {
+            self.prompts = context.prompts().to_vec();
+            self.system_prompt = context.system_prompt().clone();
+        }
         self
     }
 
@@ -189,6 +196,7 @@ impl Request {
             let bytes = text.len();
             check(bytes <= MAX_PROMPT_BYTES, "system prompt", format!("has {bytes} bytes, at most {MAX_PROMPT_BYTES} are read"))?;
         }
+        self.check_context()?;
         check(self.images_per_prompt >= 1, "images per prompt", "0, expected at least one".into())?;
         let (total, guidance, top_p) = (self.total_images(), self.guidance.unwrap_or(0.0), self.top_p.unwrap_or(0.0));
         check(total <= MAX_IMAGES, "images", format!("{total} in all, at most {MAX_IMAGES} in one request: split it"))?;
@@ -199,6 +207,33 @@ impl Request {
         )?;
         check(self.top_k != Some(0), "top-k", "0 keeps no code: expected at least 1, or no value for the model's default".into())?;
         check((0.0..=1.0).contains(&top_p), "top-p", format!("{top_p}, expected a number from 0 (off) to 1"))
+    }
+
+    /// Checks that the prompts and the system prompt are those of the context, if there is one.
+    fn check_context(&self) -> Result<()> {
+        const REMEDY: &str = "encode the prompts again, or remove the context";
+        let Some(context) = &self.context else { return Ok(()) };
+        let (own, encoded) = (&self.prompts, context.prompts());
+        if own.len() != encoded.len() {
+            let problem = format!("{} in all, but the context encodes {}: {REMEDY}", own.len(), encoded.len());
+            return Err(Error::request("prompts", problem));
+        }
+        if let Some(i) = (0..own.len()).find(|&i| own[i] != encoded[i]) {
+            let (number, own, encoded) = (i + 1, shortened(&own[i]), shortened(&encoded[i]));
+            let problem = format!("number {number} is \"{own}\", but the context encodes \"{encoded}\": {REMEDY}");
+            return Err(Error::request("prompts", problem));
+        }
+        let (own, encoded) = (&self.system_prompt, context.system_prompt());
+        if own != encoded && !(own.is_empty() && encoded.is_empty()) {
+            let describe = |system_prompt: &SystemPrompt| match system_prompt {
+                SystemPrompt::Checkpoint => "the model's".to_string(),
+                SystemPrompt::Text(text) if !text.is_empty() => format!("\"{}\"", shortened(text)),
+                SystemPrompt::Off | SystemPrompt::Text(_) => "none".to_string(),
+            };
+            let problem = format!("{}, but the context was encoded with {}: {REMEDY}", describe(own), describe(encoded));
+            return Err(Error::request("system prompt", problem));
+        }
+        Ok(())
     }
 }
 

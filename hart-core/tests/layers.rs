@@ -13,11 +13,11 @@ type Module = Vec<String>;
 /// The layers from the bottom up; a module uses those of earlier lines, and of its own line.
 const LAYERS: [&[&str]; 10] = [
     &["error", "image", "progress", "device", "rng", "filter", "scales", "schedule", "config", "files", "threads", "from_image"],
-    &["request"],
     &["kernels"],
     &["nn"],
     &["weights", "precision", "options"],
     &["text", "transformer", "sampling", "residual", "visual"],
+    &["request"],
     &["memory"],
     &["pipeline"],
     &["convert"],

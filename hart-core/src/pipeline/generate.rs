@@ -5,11 +5,11 @@ use crate::error::{Error, Result};
 use crate::image::{Image, Provenance};
 use crate::memory;
 use crate::progress::{Observer, Progress, Stage, Step, Timings};
-use crate::request::{Request, SystemPrompt};
+use crate::request::Request;
 use crate::rng::Philox;
 use crate::sampling::SamplingParams;
 use crate::scales::Scale;
-use crate::text::{Tokens, Truncation};
+use crate::text::{Context, PromptContext, SystemPrompt, Tokens, Truncation};
 
 /// Guidance of the published tools.
 const PUBLISHED_GUIDANCE: f64 = 4.5;
@@ -25,6 +25,24 @@ pub struct Generation {
     pub timings: Timings,
     /// The prompts that were cut because they have more tokens than the model reads, including the system prompt.
     pub truncated: Vec<Truncation>,
+}
+
+/// The prompts of a run.
+enum Prompts<'a> {
+    /// Prompts that were encoded before the run.
+    Encoded(&'a PromptContext),
+    /// Prompts that the run encodes.
+    Tokens(Tokens),
+}
+
+impl Prompts<'_> {
+    /// Returns the prompts that were cut.
+    fn truncated(&self) -> Vec<Truncation> {
+        match self {
+            Self::Encoded(context) => context.truncated().to_vec(),
+            Self::Tokens(tokens) => tokens.truncated.clone(),
+        }
+    }
 }
 
 impl Hart {
@@ -65,8 +83,7 @@ impl Hart {
 
     /// Checks the values of a request, its prompts by its filter, and its size by this model.
     fn check(&self, request: &Request) -> Result<()> {
-        request.validate()?;
-        request.filter.as_ref().map_or(Ok(()), |filter| filter.check(&request.prompts))?;
+        self.check_prompts(request)?;
         if let Some(from) = &request.from_image {
             let (encoded, generated) = (self.model.visual.resolution(), self.model.config.resolution());
             if encoded != generated {
@@ -82,27 +99,35 @@ impl Hart {
     }
 
     fn run(&self, request: &Request, observer: &mut dyn Observer) -> Result<Generation> {
-        let system_prompt = self.system_prompt(request);
-        let tokens =
-            self.model.text.tokenizer().tokenize(&request.prompts, system_prompt, self.model.config.transformer.context_tokens)?;
-        let mut progress = Progress::new(observer, request.cancel.as_ref(), self.work(request, tokens.system.len()));
+        let prompts = match &request.context {
+            Some(context) => Prompts::Encoded(context),
+            None => Prompts::Tokens(self.tokens(request)?),
+        };
+        let mut progress = Progress::new(observer, request.cancel.as_ref(), self.work(request, &prompts));
         let mut images = Vec::with_capacity(request.total_images());
-        match self.generate_all(request, &tokens, &mut images, &mut progress) {
+        match self.generate_all(request, &prompts, &mut images, &mut progress) {
             Err(Error::Cancelled) if images.len() < request.total_images() => Err(Error::Cancelled),
             // All images are finished: it is too late to cancel.
-            Ok(()) | Err(Error::Cancelled) => Ok(Generation { images, timings: progress.timings(), truncated: tokens.truncated }),
+            Ok(()) | Err(Error::Cancelled) => {
+                Ok(Generation { images, timings: progress.timings(), truncated: prompts.truncated() })
+            }
             Err(error) => Err(error),
         }
     }
 
     /// Generates the images one by one, so that an image does not depend on the rest of the request, to the last bit.
-    fn generate_all(&self, request: &Request, tokens: &Tokens, images: &mut Vec<Image>, progress: &mut Progress<'_>) -> Result<()> {
+    fn generate_all(
+        &self,
+        request: &Request,
+        prompts: &Prompts<'_>,
+        images: &mut Vec<Image>,
+        progress: &mut Progress<'_>,
+    ) -> Result<()> {
         let sampling = self.sampling(request);
         progress.enter(Stage::Decode);
         let known = request.from_image.as_ref().map(|from| self.model.visual.known_tokens(from)).transpose()?;
         for (prompt, text) in request.prompts.iter().enumerate() {
-            progress.enter(Stage::Text);
-            let context = self.model.text.encode(&tokens.row(prompt), progress)?;
+            let context = self.context(prompts, prompt, progress)?;
             for index in 0..request.images_per_prompt {
                 let seed = request.seed.wrapping_add(index as u64);
                 let random = Philox::new(vec![seed]);
@@ -121,6 +146,17 @@ impl Hart {
         Ok(())
     }
 
+    /// Returns the context of one prompt.
+    fn context(&self, prompts: &Prompts<'_>, prompt: usize, progress: &mut Progress<'_>) -> Result<Context> {
+        match prompts {
+            Prompts::Encoded(context) => Ok(context.rows()[prompt].clone()),
+            Prompts::Tokens(tokens) => {
+                progress.enter(Stage::Text);
+                self.model.text.encode(&tokens.row(prompt), progress)
+            }
+        }
+    }
+
     /// Returns a request's sampling parameters. Values that it does not set are the model's defaults or, if it has none, those of the
     /// published tools.
     pub fn sampling(&self, request: &Request) -> SamplingParams {
@@ -132,16 +168,6 @@ impl Hart {
             top_p: request.top_p.or(defaults.top_p).unwrap_or(0.0),
             steps: request.steps.clone().unwrap_or_else(|| self.model.config.residual.steps.clone()),
         }
-    }
-
-    /// Returns the system prompt of a request.
-    pub(super) fn system_prompt<'a>(&'a self, request: &'a Request) -> Option<&'a str> {
-        let text = match &request.system_prompt {
-            SystemPrompt::Checkpoint => self.model.system_prompt.as_deref(),
-            SystemPrompt::Off => None,
-            SystemPrompt::Text(text) => Some(text.as_str()),
-        };
-        text.filter(|t| !t.is_empty())
     }
 
     /// Returns the settings line of an image's [`Provenance`].
@@ -160,7 +186,7 @@ impl Hart {
     }
 
     /// Estimates the multiply-adds of a request.
-    fn work(&self, request: &Request, system_prompt: usize) -> f64 {
+    fn work(&self, request: &Request, prompts: &Prompts<'_>) -> f64 {
         let sampling = self.sampling(request);
         let context = self.model.config.transformer.context_tokens;
         let image_tokens: usize = self.model.scales[1..].iter().map(Scale::tokens).sum();
@@ -169,6 +195,10 @@ impl Hart {
         let image = (context + 1 + 2 * image_tokens) as f64 * self.model.transformer.work_per_token()
             + 2.0 * (last * last) as f64 * self.model.residual.work_per_token(sampling.steps.timesteps().len())
             + self.model.visual.decode_work(last);
-        request.prompts.len() as f64 * self.model.text.work(system_prompt + context) + request.total_images() as f64 * image
+        let text = match prompts {
+            Prompts::Encoded(_) => 0.0,
+            Prompts::Tokens(tokens) => self.text_work(tokens),
+        };
+        text + request.total_images() as f64 * image
     }
 }

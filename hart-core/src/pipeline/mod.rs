@@ -1,5 +1,6 @@
 //! The model and its pipeline from prompt to image.
 
+mod encode;
 mod generate;
 mod open;
 mod sample;
@@ -19,7 +20,7 @@ use crate::request::Request;
 use crate::residual::ResidualDiffusion;
 use crate::sampling::CodebookRows;
 use crate::scales::Scale;
-use crate::text::TextEncoder;
+use crate::text::{ModelId, TextEncoder};
 use crate::threads::Threads;
 use crate::transformer::Transformer;
 use crate::visual::VisualTokenizer;
@@ -33,6 +34,7 @@ pub struct Hart {
 
 /// The weights and settings that clones of [`Hart`] share.
 struct Model {
+    id: ModelId,
     config: Config,
     device: OpenDevice,
     text: TextEncoder,
@@ -114,17 +116,22 @@ impl Hart {
         self.model.precision
     }
 
-    /// Estimates the memory that a request needs.
+    /// Estimates the memory that a request needs. The memory of its [`PromptContext`](crate::PromptContext), if it has one, is not
+    /// included.
     pub fn memory(&self, request: &Request) -> Memory {
         let model = &*self.model;
-        let (tokenizer, limit) = (model.text.tokenizer(), model.config.transformer.context_tokens);
-        let system_prompt = self.system_prompt(request).and_then(|text| tokenizer.tokenize(&[""], Some(text), limit).ok());
-        let system_prompt_tokens = system_prompt.map_or(0, |tokens| tokens.system.len());
-        let f32_bytes: u64 = model.reports.iter().map(|report| report.parameters * size_of::<f32>() as u64).sum();
+        // A run with a context skips the text stage.
+        let text = if request.context.is_some() { 0 } else { memory::text(&model.config, self.system_prompt_tokens(request)) };
         Memory {
-            weights: f32_bytes.saturating_sub(model.bytes_below_f32),
-            working: memory::working(&model.config, model.precision, request.total_images(), system_prompt_tokens),
+            weights: self.weight_bytes(),
+            working: memory::working(&model.config, model.precision, request.total_images(), text),
         }
+    }
+
+    /// Returns the bytes of the weights.
+    fn weight_bytes(&self) -> u64 {
+        let f32_bytes: u64 = self.model.reports.iter().map(|report| report.parameters * size_of::<f32>() as u64).sum();
+        f32_bytes.saturating_sub(self.model.bytes_below_f32)
     }
 
     /// Runs a closure in the model's thread pool, or in the current one if the model has none. For programs that use single stages.

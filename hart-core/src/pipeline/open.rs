@@ -15,7 +15,7 @@ use crate::memory;
 use crate::options::OpenOptions;
 use crate::residual::ResidualDiffusion;
 use crate::scales;
-use crate::text::TextEncoder;
+use crate::text::{ModelId, TextEncoder};
 use crate::threads::Threads;
 use crate::transformer::Transformer;
 use crate::visual::VisualTokenizer;
@@ -49,14 +49,22 @@ impl Hart {
             let stored = transformer_weights(storage, &layout.transformer, options.weight_set);
             memory::weights(&layout.config, &device.device).saturating_sub(stored.map_or(0, |stored| stored.bytes_below_f32()))
         })?;
-        let load = || Model::load(storage, layout, options, device.clone(), threads.clone());
+        let id = ModelId::new(root);
+        let load = || Model::load(id, storage, layout, options, device.clone(), threads.clone());
         let model = threads.install(|| device.catch_backend_panic(load))?;
         Ok(Self { model: Arc::new(model) })
     }
 }
 
 impl Model {
-    fn load(storage: &Storage, layout: Layout, options: &OpenOptions, open: OpenDevice, threads: Threads) -> Result<Self> {
+    fn load(
+        id: ModelId,
+        storage: &Storage,
+        layout: Layout,
+        options: &OpenOptions,
+        open: OpenDevice,
+        threads: Threads,
+    ) -> Result<Self> {
         let (config, device) = (layout.config, &open.device);
         let checkpoint = transformer_weights(storage, &layout.transformer, options.weight_set)?;
         let precision = resolve_precision(options.precision, checkpoint.packed_precision(), &layout.transformer, device)?;
@@ -70,6 +78,7 @@ impl Model {
         let reports = vec![text_report, loader.finish(options.strict)?, visual_report];
         kernels::reserve_pool(device, memory::largest_map(&config, precision));
         Ok(Self {
+            id,
             codebook: visual.codebook().rows(),
             scales: scales::plan(&config.transformer),
             system_prompt: layout.system_prompt,

@@ -1,10 +1,13 @@
 //! From prompts to the context: tokenizer, padding and masks, and a Qwen2 decoder used as text encoder (spec section 1).
 
 mod prompt;
+mod prompt_context;
 mod qwen2;
 mod tokenizer;
 
-pub use prompt::Tokens;
+pub use prompt::{SystemPrompt, Tokens};
+pub use prompt_context::PromptContext;
+pub(crate) use prompt_context::{ModelId, PromptSettings};
 pub use qwen2::Qwen2;
 pub use tokenizer::{Side, TextTokenizer, Truncation};
 

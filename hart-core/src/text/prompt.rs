@@ -3,6 +3,30 @@
 use super::tokenizer::{Encoded, Side, TextTokenizer, Truncation};
 use crate::error::Result;
 
+/// The text before the prompts (spec section 1).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SystemPrompt {
+    /// The checkpoint's `llm/system_prompt.txt`, if it has one.
+    #[default]
+    Checkpoint,
+    /// No system prompt.
+    Off,
+    /// This text.
+    Text(String),
+}
+
+impl SystemPrompt {
+    /// Returns whether there is certainly no system prompt.
+    pub(crate) fn is_empty(&self) -> bool {
+        match self {
+            Self::Checkpoint => false,
+            Self::Off => true,
+            Self::Text(text) => text.is_empty(),
+        }
+    }
+}
+
 /// Prompts as token ids: B rows of exactly T.
 #[derive(Clone, Debug)]
 pub struct Tokens {
