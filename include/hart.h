@@ -56,7 +56,8 @@
  *           hart_cancel                       any number of threads at once, also in callbacks;
  *                                             hart_cancel_request also in signal handlers
  *           hart_image, hart_tokens,
- *           hart_result, hart_device_list     any number of threads at once; the objects are immutable
+ *           hart_context, hart_result,
+ *           hart_device_list                  any number of threads at once; the objects are immutable
  *           hart_options, hart_files,
  *           hart_request                      one thread at a time; may move between threads
  *           hart_last_error                   each thread has its own message
@@ -111,6 +112,9 @@ extern "C" {
 
 /** A token that cancels the runs of all requests that hold it. */
 typedef struct hart_cancel hart_cancel;
+
+/** Encoded prompts of a request, for any number of further requests with the same prompts. */
+typedef struct hart_context hart_context;
 
 /** Devices that are compiled in and present, the best first. */
 typedef struct hart_device_list hart_device_list;
@@ -537,9 +541,9 @@ typedef struct {
 
 /**
  * Callback that receives the events of a run. Returns 0 to continue and any other value to cancel the run. hart calls
- * it often, one call at a time, on the thread that called `hart_generate`, so it should be fast. It may call any
- * function of hart, but can't change or run the request that is running. It must return normally: no C++ exception, no
- * longjmp, no thread exit.
+ * it often, one call at a time, on the thread that called `hart_generate` or `hart_encode`, so it should be fast. It
+ * may call any function of hart, but can't change or run the request that is running. It must return normally: no C++
+ * exception, no longjmp, no thread exit.
  */
 typedef int32_t (*hart_observer)(const hart_event *event, void *user_data);
 
@@ -560,10 +564,13 @@ HART_API hart_status hart_request_new(hart_request **request);
 /** Frees the request. Does nothing if `request` is NULL. */
 HART_API void hart_request_free(hart_request *request);
 
-/** Sets the only prompt and removes all others. Returns `HART_ERR_REQUEST` if the prompt is empty or too long. */
+/**
+ * Sets the only prompt and removes all others. Returns `HART_ERR_REQUEST` if the prompt is empty or too long, or not
+ * that of the request's context.
+ */
 HART_API hart_status hart_request_set_prompt(hart_request *request, const char *prompt);
 
-/** Adds a prompt. Returns `HART_ERR_REQUEST` if the prompt is empty or too long. */
+/** Adds a prompt. Returns `HART_ERR_REQUEST` if the prompt is empty or too long, or if the request has a context. */
 HART_API hart_status hart_request_add_prompt(hart_request *request, const char *prompt);
 
 /**
@@ -605,8 +612,20 @@ HART_API hart_status hart_request_set_top_p(hart_request *request, double top_p)
  */
 HART_API hart_status hart_request_set_steps(hart_request *request, const char *steps);
 
-/** Sets the text before each prompt. "" is no text; NULL is the model's own text, the default. */
+/**
+ * Sets the text before each prompt. "" is no text; NULL is the model's own text, the default. Returns
+ * `HART_ERR_REQUEST` if the text is too long, or not that of the request's context.
+ */
 HART_API hart_status hart_request_set_system_prompt(hart_request *request, const char *prompt);
+
+/**
+ * Sets encoded prompts, so that runs skip the text encoder. The images are the same, to the last bit. This replaces
+ * the prompts and the system prompt by those of the context. Setting other ones later returns `HART_ERR_REQUEST`; all
+ * other settings are independent of the context. Only the model that encoded the context, and handles that share it,
+ * can run the request. The context may be freed before the request. NULL removes the context and keeps the prompts and
+ * the system prompt. Returns `HART_ERR_REQUEST` if the request then has too many images.
+ */
+HART_API hart_status hart_request_set_context(hart_request *request, const hart_context *context);
 
 /**
  * Sets inpainting: regenerates the part of `image` where `mask` is white. Both have the width and height of the model.
@@ -637,6 +656,50 @@ HART_API hart_status hart_request_set_observer(hart_request *request, hart_obser
 
 /** Sets the token that cancels the runs. NULL removes it. The token may be freed before the request. */
 HART_API hart_status hart_request_set_cancel(hart_request *request, const hart_cancel *cancel);
+
+/* ---- Contexts -------------------------------------------------------------- */
+
+/**
+ * Encodes the prompts of a request with its system prompt and returns when all are encoded. Pass the context to
+ * `hart_request_set_context`. Of the other settings, only the observer and the cancel token have an effect. The
+ * context does not keep the model in memory. Free it with `hart_context_free`.
+ *
+ * Returns `HART_CANCELLED` if the observer or the token has cancelled the work. Returns `HART_ERR_REQUEST` if the
+ * request has no prompt, `HART_ERR_STATE` if it is already running, `HART_ERR_MEMORY` if encoding needs more memory
+ * than allowed, and `HART_ERR_DEVICE` if a GPU fails.
+ */
+HART_API hart_status hart_encode(const hart_model *model, const hart_request *request, hart_context **context);
+
+/** Frees the context. Does nothing if `context` is NULL. Requests that use the context keep what they need of it. */
+HART_API void hart_context_free(hart_context *context);
+
+/** Returns the number of prompts. Returns 0 if `context` is NULL. */
+HART_API size_t hart_context_count(const hart_context *context);
+
+/**
+ * Returns the number of bytes that the context takes in the memory of the program and of the device, without the
+ * copies of `hart_context_hidden` and `hart_context_mask`. Returns 0 if `context` is NULL.
+ */
+HART_API uint64_t hart_context_bytes(const hart_context *context);
+
+/**
+ * Returns the hidden states of prompt `index`, counted from 0: those of the text encoder after its final norm, without
+ * the system prompt's, tokens * channels values, token by token. Padding has hidden states too. The values are copied
+ * at the first call and valid until the context is freed. Returns `HART_ERR_ARGUMENT` if there is no such prompt, and
+ * `HART_ERR_DEVICE` if a GPU fails.
+ */
+HART_API
+hart_status hart_context_hidden(const hart_context *context,
+                                size_t index,
+                                const float **hidden,
+                                size_t *tokens,
+                                size_t *channels);
+
+/**
+ * Returns the mask of prompt `index`, counted from 0: 1 for a token of the text, 0 for padding. It is valid until the
+ * context is freed. Returns `HART_ERR_ARGUMENT` if there is no such prompt.
+ */
+HART_API hart_status hart_context_mask(const hart_context *context, size_t index, const uint8_t **mask, size_t *tokens);
 
 /* ---- Generation ------------------------------------------------------------ */
 

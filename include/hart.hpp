@@ -31,8 +31,8 @@
  *           destroyed, also if it is moved.
  * Strings   are UTF-8: std::string and similar types on every system, u8"" too. Paths may also be std::filesystem::path.
  * Callbacks may throw. The exception does not pass through hart: the run is cancelled, and generate() rethrows it.
- * Threads   as in hart.h: any number of threads may use a Model or Cancel at once, and an Image, Result or Tokens, which
- *           are immutable. One thread at a time may use a Request, Options or Files.
+ * Threads   as in hart.h: any number of threads may use a Model or Cancel at once, and an Image, Result, Tokens or
+ *           Context, which are immutable. One thread at a time may use a Request, Options or Files.
  *
  * Linking   as for hart.h: the hart library and nothing else.
  */
@@ -180,6 +180,7 @@ inline void check(hart_status status) {
 
 struct Free {
     void operator()(hart_cancel *object) const noexcept { hart_cancel_free(object); }
+    void operator()(hart_context *object) const noexcept { hart_context_free(object); }
     void operator()(hart_device_list *object) const noexcept { hart_device_list_free(object); }
     void operator()(hart_files *object) const noexcept { hart_files_free(object); }
     void operator()(hart_image *object) const noexcept { hart_image_free(object); }
@@ -503,7 +504,7 @@ private:
 };
 
 /// Callback that receives the events of a run. It is called often, one call at a time, on the thread that called
-/// Model::generate, so it should be fast.
+/// Model::generate or Model::encode, so it should be fast.
 using Observer = std::function<Control(const Event &)>;
 
 /// A token that cancels the runs of all requests that hold it.
@@ -525,6 +526,61 @@ public:
 
 private:
     detail::Handle<hart_cancel> handle_;
+};
+
+/* ---- Contexts -------------------------------------------------------------- */
+
+/// Hidden states of the text encoder for one prompt, after its final norm.
+struct HiddenStates {
+    /// tokens * channels values, token by token. They belong to the context.
+    span<const float> values;
+    /// Number of tokens, including padding.
+    std::size_t tokens = 0;
+    /// Number of channels.
+    std::size_t channels = 0;
+};
+
+/// Encoded prompts, from Model::encode, for any number of requests with the same prompts. Does not keep the model in
+/// memory.
+class Context {
+public:
+    /// Returns the number of prompts.
+    [[nodiscard]] std::size_t count() const noexcept { return hart_context_count(get()); }
+
+    /// Returns the number of bytes that the context takes in the memory of the program and of the device.
+    [[nodiscard]] std::uint64_t bytes() const noexcept { return hart_context_bytes(get()); }
+
+    /// Returns the hidden states of prompt `index`, counted from 0, without those of the system prompt. Padding has
+    /// hidden states too. Valid as long as the context.
+    [[nodiscard]] HiddenStates hidden(std::size_t index) const & {
+        const float *values = nullptr;
+        std::size_t tokens = 0, channels = 0;
+        detail::check(hart_context_hidden(get(), index, &values, &tokens, &channels));
+        return {{values, tokens * channels}, tokens, channels};
+    }
+    /// The hidden states of a temporary would dangle: keep the context.
+    HiddenStates hidden(std::size_t index) const && = delete;
+
+    /// Returns the mask of prompt `index`, counted from 0: 1 for a token of the text, 0 for padding. Valid as long as
+    /// the context.
+    [[nodiscard]] span<const std::uint8_t> mask(std::size_t index) const & {
+        const std::uint8_t *values = nullptr;
+        std::size_t tokens = 0;
+        detail::check(hart_context_mask(get(), index, &values, &tokens));
+        return {values, tokens};
+    }
+    /// The mask of a temporary would dangle: keep the context.
+    span<const std::uint8_t> mask(std::size_t index) const && = delete;
+
+    /// Returns the C object, which this object still owns.
+    [[nodiscard]] hart_context *get() const noexcept { return handle_.get(); }
+
+private:
+    friend class Model;
+
+    explicit Context(detail::Handle<hart_context> handle) noexcept : handle_(std::move(handle)) {}
+
+    detail::Handle<hart_context> handle_;
 };
 
 /* ---- Requests -------------------------------------------------------------- */
@@ -632,6 +688,21 @@ public:
     /// Resets the system prompt to that of the model.
     Request &default_system_prompt() & { return set(hart_request_set_system_prompt(get(), nullptr)); }
     [[nodiscard]] Request default_system_prompt() && { return moved(this->default_system_prompt()); }
+
+    /// Sets encoded prompts, so that runs skip the text encoder. The images are the same, to the last bit. This replaces
+    /// the prompts and the system prompt by those of the context; setting other ones later throws Status::request. Only
+    /// the model that encoded the context, and objects that share it, can run the request. The context may be destroyed
+    /// before the request.
+    Request &context(const Context &context) & {
+        // C accepts NULL to remove the context, but a moved-from context is a mistake.
+        if (context.get() == nullptr) throw Error(Status::null, "`context` was moved from");
+        return set(hart_request_set_context(get(), context.get()));
+    }
+    [[nodiscard]] Request context(const Context &context) && { return moved(this->context(context)); }
+
+    /// Removes the context and keeps its prompts and its system prompt.
+    Request &without_context() & { return set(hart_request_set_context(get(), nullptr)); }
+    [[nodiscard]] Request without_context() && { return moved(this->without_context()); }
 
     /// Sets inpainting: regenerates the part of `image` where `mask` is white. Both have the width and height of the
     /// model. The latent of the other part does not change. The coarsest `kept_scales` scales are kept
@@ -802,16 +873,17 @@ private:
     detail::Handle<hart_result> handle_;
 };
 
-/// Thrown by Model::generate if the run was cancelled. Holds the images that were finished before.
+/// Thrown by Model::generate and Model::encode if the run was cancelled. Holds the images that were finished before.
 class Cancelled : public Error {
 public:
-    /// Creates the exception, for Model::generate and tests.
+    /// Creates the exception, for Model and tests.
     Cancelled(const std::string &message, Result result)
         : Error(Status::cancelled, message), result_(std::make_shared<const Result>(std::move(result))) {}
 
     /// Returns the finished images. They may outlive the exception.
     [[nodiscard]] std::vector<Image> images() const { return result_->images(); }
-    /// Returns the result of the run until it was cancelled. Valid as long as the exception.
+    /// Returns the result of the run until it was cancelled; an empty one from Model::encode. Valid as long as the
+    /// exception.
     [[nodiscard]] const Result &result() const noexcept { return *result_; }
 
 private:
@@ -1027,13 +1099,24 @@ public:
         hart_result *created = nullptr;
         const hart_status status = hart_generate(get(), request.get(), &created);
         Result result{detail::Handle<hart_result>(created)};
-        // Status::state: another run uses the request, so the exception belongs to that run.
-        if (status != HART_ERR_STATE && state && state->thrown) {
-            std::rethrow_exception(std::exchange(state->thrown, nullptr));
-        }
+        rethrow(status, state);
         if (status == HART_CANCELLED) throw Cancelled(hart_last_error(), std::move(result));
         detail::check(status);
         return result;
+    }
+
+    /// Encodes the prompts of a request with its system prompt, for Request::context. Of its other settings, only the
+    /// observer and the cancel token have an effect. Throws Cancelled if the run was cancelled. Rethrows exceptions of
+    /// the observer.
+    [[nodiscard]] Context encode(const Request &request) const {
+        const std::shared_ptr<detail::ObserverState> state = request.state_;
+        hart_context *created = nullptr;
+        const hart_status status = hart_encode(get(), request.get(), &created);
+        Context context{detail::Handle<hart_context>(created)};
+        rethrow(status, state);
+        if (status == HART_CANCELLED) throw Cancelled(hart_last_error(), Result(detail::Handle<hart_result>()));
+        detail::check(status);
+        return context;
     }
 
     /// Encodes an image as tokens. It must have the width and height of the model.
@@ -1052,6 +1135,14 @@ public:
 
 private:
     explicit Model(detail::Handle<hart_model> handle) noexcept : handle_(std::move(handle)) {}
+
+    /// Rethrows the exception of a run's observer.
+    static void rethrow(hart_status status, const std::shared_ptr<detail::ObserverState> &state) {
+        // Status::state: another run uses the request, so the exception belongs to that run.
+        if (status != HART_ERR_STATE && state && state->thrown) {
+            std::rethrow_exception(std::exchange(state->thrown, nullptr));
+        }
+    }
 
     [[nodiscard]] static Model open(const Path &path, const hart_options *options) {
         return Model(detail::make<hart_model>(hart_model_open, path.c_str(), options, std::uint32_t{HART_ABI_VERSION}));

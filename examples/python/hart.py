@@ -14,8 +14,8 @@ This file needs only Python's standard library and the shared library, which it 
 4. `lib` of the prefix that this file is installed in;
 5. the default search path of the system's loader.
 
-Threads: any number of threads may use a `Model`, `Image`, `Tokens`, `Result` or `Cancel` at once. A `Stream` belongs to one thread
-at a time. The library runs without holding the GIL.
+Threads: any number of threads may use a `Model`, `Image`, `Tokens`, `Context`, `Result` or `Cancel` at once. A `Stream` belongs to
+one thread at a time. The library runs without holding the GIL.
 
 Errors: a failed call raises a subclass of `Error` that depends on the cause: the call, a file, the device or hart. A value of the
 wrong type raises `TypeError`.
@@ -46,6 +46,7 @@ __all__ = [
     "Cancel",
     "Cancelled",
     "CheckpointError",
+    "Context",
     "Device",
     "DeviceError",
     "Error",
@@ -107,6 +108,10 @@ class _Handle(c_void_p):
 
 
 class _hart_cancel(_Handle):
+    pass
+
+
+class _hart_context(_Handle):
     pass
 
 
@@ -294,11 +299,22 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "hart_request_set_top_p": (_hart_status, [_hart_request, c_double]),
     "hart_request_set_steps": (_hart_status, [_hart_request, c_char_p]),
     "hart_request_set_system_prompt": (_hart_status, [_hart_request, c_char_p]),
+    "hart_request_set_context": (_hart_status, [_hart_request, _hart_context]),
     "hart_request_set_inpaint": (_hart_status, [_hart_request, _hart_image, _hart_image, c_uint32]),
     "hart_request_set_outpaint": (_hart_status, [_hart_request, _hart_image, c_uint32, c_uint32]),
     "hart_request_set_variation": (_hart_status, [_hart_request, _hart_image, c_uint32]),
     "hart_request_set_observer": (_hart_status, [_hart_request, _hart_observer, c_void_p]),
     "hart_request_set_cancel": (_hart_status, [_hart_request, _hart_cancel]),
+    # Contexts
+    "hart_encode": (_hart_status, [_hart_model, _hart_request, POINTER(_hart_context)]),
+    "hart_context_free": (None, [_hart_context]),
+    "hart_context_count": (c_size_t, [_hart_context]),
+    "hart_context_bytes": (c_uint64, [_hart_context]),
+    "hart_context_hidden": (
+        _hart_status,
+        [_hart_context, c_size_t, POINTER(POINTER(c_float)), POINTER(c_size_t), POINTER(c_size_t)],
+    ),
+    "hart_context_mask": (_hart_status, [_hart_context, c_size_t, POINTER(POINTER(c_uint8)), POINTER(c_size_t)]),
     # Generating
     "hart_generate": (_hart_status, [_hart_model, _hart_request, POINTER(_hart_result)]),
     "hart_result_free": (None, [_hart_result]),
@@ -940,7 +956,7 @@ STOP: Any = type("STOP", (), {"__repr__": lambda self: "hart.STOP"})()
 
 
 class _Run:
-    """A call of hart_generate and the objects that must live until it returns."""
+    """A call of hart_generate or hart_encode and the objects that must live until it returns."""
 
     def __init__(self, model: _hart_model, request: _hart_request, on_event: Callable[[Event], object] | None) -> None:
         self._model: _hart_model | None = model
@@ -953,7 +969,23 @@ class _Run:
 
     def generate(self) -> Result:
         """Generate the images on this thread."""
-        result, receiver = _hart_result(), self._receive()
+        result = _hart_result()
+        try:
+            self._call(_lib.hart_generate, result)
+        except Cancelled as cancelled:
+            cancelled.completed = _images(result)
+            raise
+        return Result._from_handle(result)
+
+    def encode(self) -> _hart_context:
+        """Encode the prompts on this thread."""
+        context = _hart_context()
+        self._call(_lib.hart_encode, context)
+        return context
+
+    def _call(self, function: Any, output: _Handle) -> None:
+        """Call `function(model, request, output)` while events are received."""
+        receiver = self._receive()
         next(receiver)
         # `property.__get__` is C code that calls `send` with the first of the two arguments. The second, user_data, is not needed.
         observer = _hart_observer(property(receiver.send).__get__)
@@ -962,18 +994,15 @@ class _Run:
         try:
             _lib.hart_request_set_observer(self._request, observer, None)
             try:
-                _lib.hart_generate(self._model, self._request, byref(result))
+                function(self._model, self._request, byref(output))
             except Error as error:
                 failure = error
             finally:
                 next(receiver, None)
             if self._raised is not None:
                 failure = self._raised
-            if isinstance(failure, Cancelled):
-                failure.completed = _images(result)
             if failure is not None:
                 raise failure
-            return Result._from_handle(result)
         finally:
             _runs.discard(self)
             self.finished.set()
@@ -1180,6 +1209,93 @@ class Tokens:
         return f"<hart.Tokens, {self.scales} scales>"
 
 
+class Context:
+    """Encoded prompts of a model, for any number of runs: `Model.encode` creates it, and `generate` and `stream` accept it.
+
+    It does not keep the model in memory. Its memory is freed with the last reference. To free it at a certain time, call `close` or
+    use the context as a context manager.
+    """
+
+    #: The prompts.
+    prompts: tuple[str, ...]
+    _handle: _hart_context | None
+
+    def __init__(self) -> None:
+        raise TypeError("Context cannot be created directly: use Model.encode")
+
+    @classmethod
+    def _from_handle(cls, handle: _hart_context, prompts: Iterable[str]) -> Context:
+        context = cls.__new__(cls)
+        context._handle, context.prompts = handle, tuple(prompts)
+        return context
+
+    def close(self) -> None:
+        """Free the memory, once no run and no view uses it. May be called more than once."""
+        self._handle = None
+
+    @property
+    def closed(self) -> bool:
+        """True if the context is closed."""
+        return self._handle is None
+
+    def __enter__(self) -> Context:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _open_handle(self) -> _hart_context:
+        handle = self._handle
+        if handle is None:
+            raise RequestError(Status.ERR_STATE, "the context is closed")
+        return handle
+
+    def __len__(self) -> int:
+        """Return the number of prompts."""
+        return int(_lib.hart_context_count(self._open_handle()))
+
+    @property
+    def nbytes(self) -> int:
+        """Number of bytes that it takes in the memory of the program and of the device, without the copy of `hidden`."""
+        return int(_lib.hart_context_bytes(self._open_handle()))
+
+    def hidden(self, prompt: int = 0) -> memoryview[float]:
+        """Return a read-only view of the hidden states of a prompt: 32-bit floats, `[tokens, channels]`.
+
+        They are those of the text encoder after its final norm, without the system prompt's. Padding has hidden states too.
+        They are copied at the first call. `numpy.asarray` makes an array of the view. The view may outlive the context.
+
+        Args:
+            prompt: Index of the prompt, from 0. Negative values count from the last.
+
+        Raises:
+            IndexError: There is no such prompt.
+            DeviceError: The device has failed.
+        """
+        handle, values, tokens, channels = self._open_handle(), POINTER(c_float)(), c_size_t(), c_size_t()
+        _lib.hart_context_hidden(handle, range(len(self))[prompt], byref(values), byref(tokens), byref(channels))
+        view = _view_of(handle, values, tokens.value * channels.value, c_float)
+        return view.cast("B").cast("f", (tokens.value, channels.value))
+
+    def mask(self, prompt: int = 0) -> memoryview[bool]:
+        """Return a read-only view of the mask of a prompt: True for a token of the text, False for padding.
+
+        The view may outlive the context.
+
+        Args:
+            prompt: Index of the prompt, from 0. Negative values count from the last.
+
+        Raises:
+            IndexError: There is no such prompt.
+        """
+        handle, values, tokens = self._open_handle(), POINTER(c_uint8)(), c_size_t()
+        _lib.hart_context_mask(handle, range(len(self))[prompt], byref(values), byref(tokens))
+        return _view_of(handle, values, tokens.value, c_uint8).cast("B").cast("?")
+
+    def __repr__(self) -> str:
+        return f"<hart.Context, {'closed' if self.closed else f'{len(self)} prompts'}>"
+
+
 class Model:
     """An opened model. Any number of threads may use it at once.
 
@@ -1312,7 +1428,7 @@ class Model:
 
     def generate(
         self,
-        prompt: str | Iterable[str],
+        prompt: str | Iterable[str] | None = None,
         *,
         images_per_prompt: int = 1,
         seed: int = 0,
@@ -1323,6 +1439,7 @@ class Model:
         steps: str | int | None = None,
         system_prompt: str | None = None,
         from_image: FromImage | None = None,
+        context: Context | None = None,
         on_event: Callable[[Event], object] | None = None,
         cancel: Cancel | None = None,
     ) -> Result:
@@ -1331,7 +1448,7 @@ class Model:
         None selects the model's default for a setting. Ctrl-C cancels the run and raises KeyboardInterrupt within one step.
 
         Args:
-            prompt: A prompt, or several.
+            prompt: A prompt, or several. Not allowed with a context, which has prompts.
             images_per_prompt: Number of images per prompt, at most 1024 in total. Image i of a prompt, from 0, has the seed
                 `seed + i`.
             seed: 0 to 2**64 - 1. The same seed generates the same image.
@@ -1342,8 +1459,9 @@ class Model:
                 300 on the others.
             top_p: Probability mass of the most likely codes that a token is sampled from; 0 turns this off. Usually 0.
             steps: Steps of the residual diffusion, such as 8, "10,5" or "ddim25". Usually 8.
-            system_prompt: Text before each prompt; "" for none.
+            system_prompt: Text before each prompt; "" for none. With a context, None is the context's.
             from_image: An image to start from.
+            context: Encoded prompts from `encode` of this model. The run skips the text encoder; the images are the same.
             on_event: Called with every `Event`, on this thread. It is called often and should return quickly. If it returns `STOP`,
                 the run is cancelled. If it raises, the run is cancelled and the exception is raised here.
             cancel: A token that cancels the run from another thread.
@@ -1354,13 +1472,13 @@ class Model:
             OutOfMemoryError: More memory is needed than is available or allowed.
             DeviceError: The device has failed.
         """
-        settings = (images_per_prompt, seed, guidance, smoothing, top_k, top_p, steps, system_prompt, from_image, cancel)
+        settings = (images_per_prompt, seed, guidance, smoothing, top_k, top_p, steps, system_prompt, from_image, cancel, context)
         request = _request(prompt, *settings)
         return _Run(self._open_handle(), request, on_event).generate()
 
     def stream(
         self,
-        prompt: str | Iterable[str],
+        prompt: str | Iterable[str] | None = None,
         *,
         images_per_prompt: int = 1,
         seed: int = 0,
@@ -1371,6 +1489,7 @@ class Model:
         steps: str | int | None = None,
         system_prompt: str | None = None,
         from_image: FromImage | None = None,
+        context: Context | None = None,
         previews: int | None = None,
         cancel: Cancel | None = None,
     ) -> Stream:
@@ -1390,9 +1509,38 @@ class Model:
         Raises:
             RequestError: A setting is invalid. Errors of the run itself are raised by the iteration and by `Stream.result`.
         """
-        settings = (images_per_prompt, seed, guidance, smoothing, top_k, top_p, steps, system_prompt, from_image, cancel)
+        settings = (images_per_prompt, seed, guidance, smoothing, top_k, top_p, steps, system_prompt, from_image, cancel, context)
         request = _request(prompt, *settings)
         return Stream(self._open_handle(), request, None if previews is None else _integer("previews", previews, 32))
+
+    def encode(
+        self,
+        prompt: str | Iterable[str],
+        *,
+        system_prompt: str | None = None,
+        on_event: Callable[[Event], object] | None = None,
+        cancel: Cancel | None = None,
+    ) -> Context:
+        """Encode one or more prompts, for any number of runs. Ctrl-C cancels it like `generate`.
+
+            context = model.encode("a parrot")
+            images = [model.generate(context=context, seed=1, guidance=guidance)[0] for guidance in (2, 4, 6)]
+
+        Args:
+            prompt: A prompt, or several.
+            system_prompt: Text before each prompt; "" for none, None for the model's.
+            on_event: Called with every `Event`, as in `generate`.
+            cancel: A token that cancels the work from another thread.
+
+        Raises:
+            Cancelled: The work was cancelled.
+            RequestError: A prompt is invalid.
+            OutOfMemoryError: More memory is needed than is available or allowed.
+            DeviceError: The device has failed.
+        """
+        prompts = _prompts(prompt)
+        request = _request(prompts, system_prompt=system_prompt, cancel=cancel)
+        return Context._from_handle(_Run(self._open_handle(), request, on_event).encode(), prompts)
 
     def tokenize(self, image: Image) -> Tokens:
         """Encode an image into tokens.
@@ -1452,8 +1600,14 @@ def _options(
     return options
 
 
+def _prompts(prompt: str | Iterable[str]) -> list[str]:
+    if isinstance(prompt, (str, bytes)) or not isinstance(prompt, Iterable):
+        return [prompt]
+    return list(prompt)
+
+
 def _request(
-    prompt: str | Iterable[str],
+    prompt: str | Iterable[str] | None,
     images_per_prompt: int = 1,
     seed: int = 0,
     guidance: float | None = None,
@@ -1464,13 +1618,19 @@ def _request(
     system_prompt: str | None = None,
     from_image: FromImage | None = None,
     cancel: Cancel | None = None,
+    context: Context | None = None,
 ) -> _hart_request:
     request = _hart_request()
     _lib.hart_request_new(byref(request))
-    if isinstance(prompt, (str, bytes)) or not isinstance(prompt, Iterable):
-        prompt = [prompt]
-    for text in prompt:
-        _lib.hart_request_add_prompt(request, _text("prompt", text))
+    if context is not None:
+        _lib.hart_request_set_context(request, _instance("context", context, Context)._open_handle())
+        if prompt is not None:
+            raise RequestError(Status.ERR_REQUEST, "prompt and context can't be combined: the context has prompts already")
+    elif prompt is None:
+        raise TypeError("a prompt or a context is required")
+    else:
+        for text in _prompts(prompt):
+            _lib.hart_request_add_prompt(request, _text("prompt", text))
     _lib.hart_request_set_images_per_prompt(request, _integer("images_per_prompt", images_per_prompt, 32))
     _lib.hart_request_set_seed(request, _integer("seed", seed, 64))
     if guidance is not None:

@@ -626,6 +626,84 @@ class Images(Case):
         gc.collect()
         self.assertEqual(list(view), codes[-1])
 
+    def test_contexts(self) -> None:
+        prompts = (PROMPT, "a crown")
+        events: list[hart.Event] = []
+        expected = self.model.generate(prompts, images_per_prompt=2, seed=5)
+        context = self.model.encode(prompts, on_event=events.append)
+        self.assertEqual({event.stage for event in events}, {"text"})
+        self.assertEqual((context.prompts, len(context), repr(context)), (prompts, 2, "<hart.Context, 2 prompts>"))
+        events.clear()
+        result = self.model.generate(context=context, images_per_prompt=2, seed=5, on_event=events.append)
+        self.assertNotIn("text", {event.stage for event in events})
+        self.assertAlmostEqual(events[-1].fraction, 1, places=3)
+        self.assertEqual([image.png() for image in result], [image.png() for image in expected])
+        with self.model.stream(context=context, seed=5) as stream:
+            self.assertEqual(stream.result()[1].png(), expected[2].png())
+        # A context belongs to a model, and to no other prompts.
+        with hart.Model(MODEL) as other, self.assertRaisesRegex(hart.RequestError, "belongs to another model"):
+            other.generate(context=context)
+        with self.assertRaisesRegex(hart.RequestError, "prompt and context"):
+            self.model.generate("a house", context=context)
+        with self.assertRaisesRegex(hart.RequestError, "system prompt: none, but the context was encoded with the model's"):
+            self.model.generate(context=context, system_prompt="")
+        with self.assertRaisesRegex(TypeError, "a prompt or a context"):
+            self.model.generate()
+        with self.assertRaises(TypeError):
+            self.model.generate(context="a house")  # type: ignore[arg-type]
+        with self.assertRaises(TypeError):
+            hart.Context()
+
+    def test_hidden_states_of_contexts(self) -> None:
+        with self.model.encode(iter([PROMPT, "a crown"]), system_prompt="Draw: ") as context:
+            hidden, mask = context.hidden(), context.mask(-1)
+            tokens, channels = hidden.shape or ()
+            self.assertEqual((tokens, hidden.format, mask.format), (self.model.info.context_tokens, "f", "?"))
+            self.assertTrue(hidden.readonly and mask.readonly)
+            self.assertNotEqual(hidden.tolist(), context.hidden(1).tolist())
+            self.assertEqual(hidden.tolist(), context.hidden(-2).tolist())
+            self.assertEqual((len(mask), mask[0], mask[-1]), (tokens, True, False))
+            self.assertGreaterEqual(context.nbytes, 2 * 4 * tokens * channels)
+            for missing in (context.hidden, context.mask):
+                with self.assertRaises(IndexError):
+                    missing(2)
+            values = hidden.tolist()
+        self.assertTrue(context.closed)
+        self.assertEqual(repr(context), "<hart.Context, closed>")
+        uses: list[Callable[[], object]] = [
+            context.hidden,
+            context.mask,
+            lambda: len(context),
+            lambda: context.nbytes,
+            lambda: self.model.generate(context=context),
+        ]
+        for use in uses:
+            with self.assertRaisesRegex(hart.RequestError, "the context is closed"):
+                use()
+        # A view outlives its context, which is closed again.
+        context.close()
+        gc.collect()
+        self.assertEqual(hidden.tolist(), values)
+        # Without a system prompt, the hidden states are different ones.
+        self.assertNotEqual(self.model.encode(PROMPT, system_prompt="").hidden().tolist(), values)
+
+    def test_encoding_can_be_cancelled(self) -> None:
+        cancel = hart.Cancel()
+        cancel.request()
+        with self.assertRaises(hart.Cancelled) as caught:
+            self.model.encode(PROMPT, cancel=cancel)
+        self.assertEqual(caught.exception.completed, ())
+        with self.assertRaises(hart.Cancelled):
+            self.model.encode(PROMPT, on_event=lambda event: hart.STOP)
+
+        def fail(event: hart.Event) -> None:
+            raise LookupError(event.stage)
+
+        with self.assertRaisesRegex(LookupError, "text"):
+            self.model.encode(PROMPT, on_event=fail)
+        with self.assertRaisesRegex(hart.RequestError, "empty"):
+            self.model.encode(" ")
+
     def test_invalid_arguments_of_tokenize(self) -> None:
         with self.assertRaisesRegex(hart.RequestError, "1 x 1"):
             self.model.tokenize(hart.Image(1, 1, b"rgb"))
@@ -731,6 +809,7 @@ class InvalidUse(Case):
             model.memory,
             lambda: model.generate(PROMPT),
             lambda: model.stream(PROMPT),
+            lambda: model.encode(PROMPT),
             lambda: model.tokenize(image),
             lambda: model.reconstruct(tokens),
         ]

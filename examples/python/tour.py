@@ -86,6 +86,14 @@ grid.save(out / "grid.png")
 print(grid)
 grid
 
+# %% Encode a prompt once and generate from it several times
+with model.encode("a sunflower") as context:
+    flowers = [model.generate(context=context, seed=1, guidance=guidance)[0] for guidance in (1, 2, 4)]
+    hidden = context.hidden()
+    print(f"{hidden.shape} hidden states, {sum(context.mask())} tokens of text, {context.nbytes} bytes")
+print("the same image:", flowers[0].pixels == model.generate("a sunflower", seed=1, guidance=1)[0].pixels)
+hart.Image.grid(flowers, columns=3).save(out / "flowers.png")
+
 # %% Encode an image into tokens, and decode it with the residual and from the codes alone
 tokens = model.tokenize(heart)
 for scale in range(tokens.scales):

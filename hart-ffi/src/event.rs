@@ -77,9 +77,9 @@ pub struct hart_event {
 }
 
 /// Callback that receives the events of a run. Returns 0 to continue and any other value to cancel the run. hart calls
-/// it often, one call at a time, on the thread that called `hart_generate`, so it should be fast. It may call any
-/// function of hart, but can't change or run the request that is running. It must return normally: no C++ exception, no
-/// longjmp, no thread exit.
+/// it often, one call at a time, on the thread that called `hart_generate` or `hart_encode`, so it should be fast. It
+/// may call any function of hart, but can't change or run the request that is running. It must return normally: no C++
+/// exception, no longjmp, no thread exit.
 pub type hart_observer = Option<unsafe extern "C" fn(event: *const hart_event, user_data: *mut c_void) -> i32>;
 
 thread_local! {

@@ -33,6 +33,8 @@ pub mod event;
 
 pub mod request;
 
+pub mod context;
+
 pub mod generate;
 
 pub mod image;

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use hart_core::{FromImage, Image, Mask, Request, Respacing, SystemPrompt};
 
 use crate::cancel::hart_cancel;
+use crate::context::hart_context;
 use crate::event::{Callback, hart_observer};
 use crate::guard::{guard, lock};
 use crate::handle::{Handle, free, get, get_optional};
@@ -35,6 +36,8 @@ struct Parts {
     prompts: Vec<String>,
     /// Everything except the prompts.
     settings: Request,
+    /// Whether the settings have a context, which determines the prompts and the system prompt.
+    has_context: bool,
     observer: hart_observer,
     user_data: UserData,
 }
@@ -42,7 +45,7 @@ struct Parts {
 impl Default for Parts {
     fn default() -> Self {
         let settings = Request::batch(Vec::<String>::new());
-        Self { prompts: Vec::new(), settings, observer: None, user_data: UserData(std::ptr::null_mut()) }
+        Self { prompts: Vec::new(), settings, has_context: false, observer: None, user_data: UserData(std::ptr::null_mut()) }
     }
 }
 
@@ -92,7 +95,7 @@ impl SharedRequest {
 }
 
 fn running() -> Failure {
-    Failure::new(HART_ERR_STATE, "`request` is running: wait for hart_generate to return, or use another request")
+    Failure::new(HART_ERR_STATE, "`request` is running: wait for its run to end, or use another request")
 }
 
 /// Creates a request without prompts and with the default settings of the model. Free it with `hart_request_free`.
@@ -118,19 +121,21 @@ unsafe fn change(request: *mut hart_request, change: impl FnOnce(&mut Parts) -> 
 unsafe fn set(request: *mut hart_request, set: impl FnOnce(Request) -> Result<Request, Failure>) -> hart_status {
     change(request, |parts| {
         let settings = set(parts.settings.clone())?;
-        settings.clone().prompts(["any"]).validate()?;
+        // The prompts may be missing yet, and may be set in any order with the number of images.
+        if parts.has_context { settings.clone().prompts(&parts.prompts) } else { settings.clone().prompts(["any"]) }.validate()?;
         parts.settings = settings;
         Ok(())
     })
 }
 
-/// Sets the only prompt and removes all others. Returns `HART_ERR_REQUEST` if the prompt is empty or too long.
+/// Sets the only prompt and removes all others. Returns `HART_ERR_REQUEST` if the prompt is empty or too long, or not
+/// that of the request's context.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_request_set_prompt(request: *mut hart_request, prompt: *const c_char) -> hart_status {
     change(request, |parts| set_prompts(parts, vec![text::get(prompt, "prompt")?.to_string()]))
 }
 
-/// Adds a prompt. Returns `HART_ERR_REQUEST` if the prompt is empty or too long.
+/// Adds a prompt. Returns `HART_ERR_REQUEST` if the prompt is empty or too long, or if the request has a context.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_request_add_prompt(request: *mut hart_request, prompt: *const c_char) -> hart_status {
     change(request, |parts| {
@@ -141,7 +146,7 @@ pub unsafe extern "C" fn hart_request_add_prompt(request: *mut hart_request, pro
 }
 
 fn set_prompts(parts: &mut Parts, prompts: Vec<String>) -> Result<(), Failure> {
-    Request::batch(prompts.iter()).validate()?;
+    if parts.has_context { parts.settings.clone().prompts(&prompts) } else { Request::batch(&prompts) }.validate()?;
     parts.prompts = prompts;
     Ok(())
 }
@@ -194,7 +199,8 @@ pub unsafe extern "C" fn hart_request_set_steps(request: *mut hart_request, step
     set(request, |settings| Ok(settings.steps(text::get(steps, "steps")?.parse::<Respacing>()?)))
 }
 
-/// Sets the text before each prompt. "" is no text; NULL is the model's own text, the default.
+/// Sets the text before each prompt. "" is no text; NULL is the model's own text, the default. Returns
+/// `HART_ERR_REQUEST` if the text is too long, or not that of the request's context.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_request_set_system_prompt(request: *mut hart_request, prompt: *const c_char) -> hart_status {
     set(request, |settings| {
@@ -205,6 +211,26 @@ pub unsafe extern "C" fn hart_request_set_system_prompt(request: *mut hart_reque
                 text => SystemPrompt::Text(text.to_string()),
             },
         }))
+    })
+}
+
+/// Sets encoded prompts, so that runs skip the text encoder. The images are the same, to the last bit. This replaces
+/// the prompts and the system prompt by those of the context. Setting other ones later returns `HART_ERR_REQUEST`; all
+/// other settings are independent of the context. Only the model that encoded the context, and handles that share it,
+/// can run the request. The context may be freed before the request. NULL removes the context and keeps the prompts and
+/// the system prompt. Returns `HART_ERR_REQUEST` if the request then has too many images.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hart_request_set_context(request: *mut hart_request, context: *const hart_context) -> hart_status {
+    change(request, |parts| {
+        let Some(encoded) = get_optional(context, "context")? else {
+            (parts.settings, parts.has_context) = (parts.settings.clone().context(None), false);
+            return Ok(());
+        };
+        let settings = parts.settings.clone().context(encoded.context.clone());
+        settings.validate()?;
+        parts.prompts = encoded.context.prompts().to_vec();
+        (parts.settings, parts.has_context) = (settings, true);
+        Ok(())
     })
 }
 

@@ -18,7 +18,7 @@ const CLOSING: &str = "#ifdef __cplusplus\n}\n#endif\n\n#endif\n";
 /// Maximum length of a line of the header, as in .rustfmt.toml.
 const LINE_LENGTH: usize = 132;
 /// Files of hart-ffi in the order of the header, each with its heading.
-const SECTIONS: [(&str, &str); 13] = [
+const SECTIONS: [(&str, &str); 14] = [
     ("version", "Version"),
     ("status", "Status"),
     ("last_error", "Last error"),
@@ -29,6 +29,7 @@ const SECTIONS: [(&str, &str); 13] = [
     ("cancel", "Cancellation"),
     ("event", "Events"),
     ("request", "Requests"),
+    ("context", "Contexts"),
     ("generate", "Generation"),
     ("image", "Images"),
     ("tokens", "Tokens"),

@@ -56,7 +56,8 @@
  *           hart_cancel                       any number of threads at once, also in callbacks;
  *                                             hart_cancel_request also in signal handlers
  *           hart_image, hart_tokens,
- *           hart_result, hart_device_list     any number of threads at once; the objects are immutable
+ *           hart_context, hart_result,
+ *           hart_device_list                  any number of threads at once; the objects are immutable
  *           hart_options, hart_files,
  *           hart_request                      one thread at a time; may move between threads
  *           hart_last_error                   each thread has its own message

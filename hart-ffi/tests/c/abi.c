@@ -62,6 +62,8 @@ static void nulls(const hart_model *model, const char *path, const char *scratch
     hart_image *image = image_of(model, request), *no_image;
     hart_tokens *tokens = NULL, *no_tokens;
     hart_result *result = NULL, *no_result;
+    hart_context *context = NULL, *no_context;
+    const float *hidden;
     hart_model *no_model;
     hart_device_list *list = NULL;
     hart_device_info device = {.struct_size = sizeof device};
@@ -70,13 +72,14 @@ static void nulls(const hart_model *model, const char *path, const char *scratch
     uint64_t weights = 1, peak = 1;
     const uint32_t *codes;
     const uint8_t *bytes;
-    size_t count;
+    size_t count, channels;
     uint8_t pixel[3] = {1, 2, 3};
     OK(hart_options_new(&options));
     OK(hart_files_new(&files));
     OK(hart_cancel_new(&cancel));
     OK(hart_generate(model, request, &result));
     OK(hart_model_tokenize(model, image, &tokens));
+    OK(hart_encode(model, request, &context));
     OK(hart_device_list_new(&list));
 
 #define IS_NULL(call, name) FAILS(call, HART_ERR_NULL, "`" name "` is NULL")
@@ -162,6 +165,22 @@ static void nulls(const hart_model *model, const char *path, const char *scratch
     OK(hart_request_set_observer(request, NULL, NULL));
     IS_NULL(hart_request_set_cancel(NULL, cancel), "request");
     OK(hart_request_set_cancel(request, NULL));
+    IS_NULL(hart_request_set_context(NULL, context), "request");
+    OK(hart_request_set_context(request, NULL));
+    no_context = (hart_context *)pixel;
+    IS_NULL(hart_encode(NULL, request, &no_context), "model");
+    CHECK(no_context == NULL);
+    IS_NULL(hart_encode(model, NULL, &no_context), "request");
+    IS_NULL(hart_encode(model, request, NULL), "context");
+    IS_ZERO(hart_context_count(NULL));
+    IS_ZERO(hart_context_bytes(NULL));
+    IS_NULL(hart_context_hidden(NULL, 0, &hidden, &count, &channels), "context");
+    IS_NULL(hart_context_hidden(context, 0, NULL, &count, &channels), "hidden");
+    IS_NULL(hart_context_hidden(context, 0, &hidden, NULL, &channels), "tokens");
+    IS_NULL(hart_context_hidden(context, 0, &hidden, &count, NULL), "channels");
+    IS_NULL(hart_context_mask(NULL, 0, &bytes, &count), "context");
+    IS_NULL(hart_context_mask(context, 0, NULL, &count), "mask");
+    IS_NULL(hart_context_mask(context, 0, &bytes, NULL), "tokens");
     no_result = (hart_result *)pixel;
     IS_NULL(hart_generate(NULL, request, &no_result), "model");
     CHECK(no_result == NULL);
@@ -210,6 +229,8 @@ static void nulls(const hart_model *model, const char *path, const char *scratch
     hart_result_free(NULL);
     hart_image_free(NULL);
     hart_tokens_free(NULL);
+    hart_context_free(NULL);
+    HART_FREE(context, context);
     HART_FREE(tokens, tokens);
     HART_FREE(image, image);
     HART_FREE(result, result);
@@ -667,6 +688,123 @@ static void editing(const hart_model *model) {
     free(white);
 }
 
+/* Counts the events of the text encoder and of the other stages, and cancels a run in the text encoder if `cancel` is set. */
+struct stages {
+    int text, others, cancel;
+};
+
+static int32_t count_stages(const hart_event *event, void *user_data) {
+    struct stages *stages = user_data;
+    *(event->stage == HART_STAGE_TEXT ? &stages->text : &stages->others) += 1;
+    return stages->cancel;
+}
+
+/* Encoded prompts. */
+static void contexts(const hart_model *model, const char *path) {
+    hart_model_info info = {.struct_size = sizeof info};
+    OK(hart_model_describe(model, &info));
+    hart_request *request = new_request("a banana", 4), *other_request = NULL;
+    OK(hart_request_add_prompt(request, "a crown"));
+    OK(hart_request_set_system_prompt(request, "Draw: "));
+    hart_result *result = NULL;
+    hart_image *expected = NULL, *image = NULL;
+    OK(hart_generate(model, request, &result));
+    OK(hart_result_image(result, 1, &expected));
+    HART_FREE(result, result);
+
+    struct stages stages = {0};
+    hart_context *context = NULL, *none = NULL;
+    OK(hart_request_set_observer(request, count_stages, &stages));
+    OK(hart_encode(model, request, &context));
+    CHECK(stages.text > 0 && stages.others == 0);
+    CHECK(hart_context_count(context) == 2);
+    const float *hidden[2] = {NULL, NULL}, *again = NULL;
+    const uint8_t *mask = NULL;
+    size_t tokens = 0, channels = 0, length = 0;
+    for (size_t i = 0; i < 2; i++) {
+        OK(hart_context_hidden(context, i, &hidden[i], &tokens, &channels));
+        OK(hart_context_mask(context, i, &mask, &length));
+        CHECK(tokens == info.context_tokens && length == tokens && channels > 0);
+        CHECK(mask[0] == 1 && mask[length - 1] == 0);
+        for (size_t k = 0; k < length; k++) CHECK(mask[k] <= 1);
+    }
+    CHECK(memcmp(hidden[0], hidden[1], tokens * channels * sizeof(float)) != 0);
+    OK(hart_context_hidden(context, 0, &again, &tokens, &channels));
+    CHECK(again == hidden[0]);
+    CHECK(hart_context_bytes(context) >= 2 * tokens * channels * sizeof(float));
+    FAILS(hart_context_hidden(context, 2, &again, &tokens, &channels), HART_ERR_ARGUMENT, "2 prompts");
+    CHECK(again == NULL && tokens == 0 && channels == 0);
+    FAILS(hart_context_mask(context, SIZE_MAX, &mask, &tokens), HART_ERR_ARGUMENT, "2 prompts");
+    CHECK(mask == NULL && tokens == 0);
+
+    /* A request that has no prompts of its own, for which the context may be freed. */
+    OK(hart_request_new(&other_request));
+    OK(hart_request_set_seed(other_request, 4));
+    OK(hart_request_set_observer(other_request, count_stages, &stages));
+    OK(hart_request_set_context(other_request, context));
+    HART_FREE(context, context);
+    stages = (struct stages){0};
+    OK(hart_generate(model, other_request, &result));
+    CHECK(hart_result_count(result) == 2 && stages.text == 0 && stages.others > 0);
+    OK(hart_result_image(result, 1, &image));
+    CHECK(same_pixels(image, expected) && strcmp(view_of(image).settings, view_of(expected).settings) == 0);
+    CHECK(strcmp(view_of(image).prompt, "a crown") == 0);
+    HART_FREE(image, image);
+    HART_FREE(result, result);
+
+    /* Other prompts contradict the context; all other settings can be changed. */
+    FAILS(hart_request_set_prompt(other_request, "a house"), HART_ERR_REQUEST, "the context encodes 2");
+    FAILS(hart_request_add_prompt(other_request, "a house"), HART_ERR_REQUEST, "the context encodes 2");
+    FAILS(hart_request_set_system_prompt(other_request, NULL), HART_ERR_REQUEST, "the context was encoded with \"Draw:\"");
+    FAILS(hart_request_set_system_prompt(other_request, ""), HART_ERR_REQUEST, "system prompt: none");
+    OK(hart_request_set_system_prompt(other_request, "Draw: "));
+    OK(hart_request_set_guidance(other_request, 1.0));
+    FAILS(hart_request_set_images_per_prompt(other_request, 513), HART_ERR_REQUEST, "1026");
+    /* Encoding a request with a context returns the same context. */
+    stages = (struct stages){0};
+    OK(hart_encode(model, other_request, &context));
+    CHECK(hart_context_count(context) == 2 && stages.text == 0);
+    /* Without the context, its prompts stay. */
+    OK(hart_request_set_context(other_request, NULL));
+    OK(hart_request_set_system_prompt(other_request, NULL));
+    OK(hart_generate(model, other_request, &result));
+    CHECK(hart_result_count(result) == 2 && stages.text > 0);
+    HART_FREE(result, result);
+    OK(hart_request_set_prompt(other_request, "a house"));
+    /* A context replaces prompts; too many images are refused and leave the request unchanged. */
+    OK(hart_request_set_images_per_prompt(other_request, 513));
+    FAILS(hart_request_set_context(other_request, context), HART_ERR_REQUEST, "1026");
+    OK(hart_request_set_prompt(other_request, "a cat face"));
+    OK(hart_request_set_images_per_prompt(other_request, 1));
+    OK(hart_request_set_context(other_request, context));
+    FAILS(hart_request_set_context(other_request, (const hart_context *)(const void *)model), HART_ERR_ARGUMENT, "not a hart_context");
+
+    /* The context of another model, and models that share their weights. */
+    hart_model *other = open_model(path), *shared = NULL;
+    FAILS(hart_generate(other, other_request, &result), HART_ERR_REQUEST, "context: belongs to another model");
+    FAILS(hart_encode(other, other_request, &none), HART_ERR_REQUEST, "another model");
+    CHECK(none == NULL);
+    OK(hart_model_share(model, &shared));
+    OK(hart_generate(shared, other_request, &result));
+    HART_FREE(result, result);
+    HART_FREE(model, shared);
+    HART_FREE(model, other);
+
+    /* Cancelled by the observer, and a request without prompts. */
+    OK(hart_request_set_context(other_request, NULL));
+    stages.cancel = 1;
+    FAILS(hart_encode(model, other_request, &none), HART_CANCELLED, "cancelled");
+    CHECK(none == NULL);
+    HART_FREE(request, other_request);
+    OK(hart_request_new(&other_request));
+    FAILS(hart_encode(model, other_request, &none), HART_ERR_REQUEST, "prompt");
+
+    HART_FREE(context, context);
+    HART_FREE(image, expected);
+    HART_FREE(request, other_request);
+    HART_FREE(request, request);
+}
+
 struct worker {
     pthread_t thread;
     hart_model *model;
@@ -716,11 +854,13 @@ static void panics(const char *path) {
     hart_result *result = NULL;
     hart_image *image = image_of(model, request);
     hart_tokens *tokens = NULL;
+    hart_context *context = NULL;
     OK(hart_model_share(model, &shared));
     FAILS(hart_model_test_panic(model), HART_ERR_PANIC, "a test panic");
     FAILS(hart_generate(model, request, &result), HART_ERR_POISONED, "open it again");
     FAILS(hart_generate(shared, request, &result), HART_ERR_POISONED, "open it again");
     FAILS(hart_model_tokenize(model, image, &tokens), HART_ERR_POISONED, "open it again");
+    FAILS(hart_encode(model, request, &context), HART_ERR_POISONED, "open it again");
     HART_FREE(model, model);
     HART_FREE(model, shared);
     /* The program continues with a new model. */
@@ -777,6 +917,7 @@ int main(int argc, char **argv) {
     files_in_memory(path);
     images(model, scratch);
     editing(model);
+    contexts(model, path);
     cancel_tokens(model);
     many_threads(model, brief ? 2 : 8, brief ? 1 : 3);
     panics(path);

@@ -82,6 +82,7 @@ constexpr bool is_owner = std::is_nothrow_move_constructible_v<T> && std::is_not
 
 static_assert(is_owner<hart::Model> && is_owner<hart::Options> && is_owner<hart::Files> && is_owner<hart::Request>);
 static_assert(is_owner<hart::Result> && is_owner<hart::Image> && is_owner<hart::Tokens> && is_owner<hart::Cancel>);
+static_assert(is_owner<hart::Context>);
 static_assert(!std::is_copy_constructible_v<hart::Event> && !std::is_move_constructible_v<hart::Event>);
 static_assert(std::is_nothrow_copy_constructible_v<hart::Error> && std::is_nothrow_copy_constructible_v<hart::Cancelled>);
 static_assert(std::is_base_of_v<std::runtime_error, hart::Error> && std::is_base_of_v<hart::Error, hart::Cancelled>);
@@ -331,6 +332,15 @@ void moves(const hart::Model &model, const std::string &path) {
     THROWS(tokens.codes(0), null, "tokens");
     THROWS(other.reconstruct(tokens), null, "tokens");
     tokens = std::move(tokens_taken);
+
+    auto context = other.encode(request);
+    auto context_taken = std::move(context);
+    CHECK(context.count() == 0 && context.bytes() == 0);
+    THROWS(context.hidden(0), null, "context");
+    THROWS(context.mask(0), null, "context");
+    THROWS(request.context(context), null, "context");
+    context = std::move(context_taken);
+    CHECK(context.count() == 1);
 
     hart::Options options;
     auto options_taken = std::move(options);
@@ -661,6 +671,57 @@ void tokens(const hart::Model &model, const std::string &path, bool trained) {
     THROWS(second.reconstruct(*tokens), argument, "another model");
 }
 
+/* Encoded prompts. */
+void contexts(const hart::Model &model, const std::string &path) {
+    auto request = hart::Request("a banana").add_prompt("a crown").seed(4);
+    const auto expected = model.generate(request).image(1);
+    int text = 0, others = 0;
+    const auto count = [&](const hart::Event &event) { ++(event.stage() == hart::Stage::text ? text : others); };
+    request.observer(count);
+    auto context = model.encode(request);
+    CHECK(text > 0 && others == 0 && context.count() == 2);
+    const auto info = model.info();
+    for (std::size_t i = 0; i < context.count(); ++i) {
+        const auto hidden = context.hidden(i);
+        CHECK(hidden.tokens == info.context_tokens && hidden.values.size() == hidden.tokens * hidden.channels);
+        CHECK(context.mask(i).size() == hidden.tokens && context.mask(i)[0] == 1);
+        CHECK(same(hidden.values, context.hidden(i).values));
+    }
+    CHECK(!same(context.hidden(0).values, context.hidden(1).values));
+    CHECK(context.bytes() >= 2 * sizeof(float) * context.hidden(0).values.size());
+    THROWS(context.hidden(2), argument, "2 prompts");
+    THROWS(context.mask(2), argument, "2 prompts");
+
+    text = others = 0;
+    auto with = hart::Request().context(context).seed(4).observer(count);
+    context = model.encode(hart::Request("a house"));
+    const auto image = model.generate(with).image(1);
+    CHECK(same(image, expected) && image.prompt() == "a crown" && image.settings() == expected.settings());
+    CHECK(text == 0 && others > 0);
+    THROWS(with.prompt("a house"), request, "the context encodes 2");
+    THROWS(with.system_prompt("Draw: "), request, "the context was encoded with the model's");
+    THROWS(hart::Model::open(path).generate(with), request, "belongs to another model");
+    CHECK(model.share().generate(with).count() == 2);
+    CHECK(same(model.generate(with.without_context().prompt("a crown")).image(0), expected));
+
+    // Cancelled, and with an exception of the observer.
+    THROWS(model.encode(with.observer([](const hart::Event &) { return hart::Control::cancel; })), cancelled, "cancelled");
+    try {
+        static_cast<void>(model.encode(with));
+        CHECK(false);
+    } catch (const hart::Cancelled &cancelled) {
+        CHECK(cancelled.images().empty() && cancelled.result().count() == 0);
+    }
+    try {
+        static_cast<void>(model.encode(with.observer([](const hart::Event &) { throw Oops(3); })));
+        CHECK(false);
+    } catch (const Oops &oops) {
+        CHECK(oops.number == 3);
+    }
+    THROWS(model.encode(hart::Request()), request, "prompt");
+    CHECK(same(model.generate(hart::Request("a crown").seed(4).context(context).without_context().prompt("a crown")).image(0), expected));
+}
+
 void threads(const hart::Model &model, int count, int rounds) {
     std::vector<hart::Image> expected;
     for (int i = 0; i < count; ++i) expected.push_back(generate(model, "a rocket", static_cast<std::uint64_t>(i)));
@@ -744,6 +805,7 @@ int main(int argc, char **argv) {
         cancelling(model);
         files(path);
         tokens(model, path, !brief);
+        contexts(model, path);
         threads(model, brief ? 2 : 8, brief ? 1 : 4);
         panics(path);
     } catch (const std::exception &error) {
