@@ -86,6 +86,29 @@ fn events_link_to_the_librarys_images() {
 }
 
 #[test]
+fn a_repeated_prompt_is_encoded_once() {
+    let server = Server::start(&[]);
+    // Returns the first stage, the milliseconds of the text stage, and the image.
+    let run = |settings: Value| {
+        let events = server.events(&server.submit(settings));
+        let find = |name: &str| events.iter().find(|e| e.0 == name).unwrap_or_else(|| panic!("{events:?}")).1.clone();
+        let image = server.get(find("image")["url"].as_str().unwrap()).body;
+        (find("progress")["stage"].clone(), find("done")["milliseconds"]["text"].as_f64().unwrap(), image)
+    };
+    let settings = json!({"prompt": "a guitar", "seed": 3});
+    let (stage, first, image) = run(settings.clone());
+    assert!(stage == "text" && first > 0.0 && image == library("a guitar", 3, 1)[0]);
+    let (stage, repeated, again) = run(settings);
+    assert!(stage == "transformer" && repeated < first, "{stage}, {repeated} ms after {first} ms");
+    assert!(again == image);
+    // Other settings use the same context; another prompt or system prompt has its own.
+    assert_eq!(run(json!({"prompt": "a guitar", "guidance": 3, "count": 2})).0, "transformer");
+    assert_eq!(run(json!({"prompt": "a house"})).0, "text");
+    assert_eq!(run(json!({"prompt": "a guitar", "system_prompt": "Draw: "})).0, "text");
+    assert_eq!(run(json!({"prompt": "a guitar"})).0, "transformer");
+}
+
+#[test]
 fn a_truncated_prompt_is_reported() {
     let server = Server::start(&[]);
     let id = server.submit(json!({"prompt": format!("{} finally", "a parrot and ".repeat(20))}));

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use hart_core::{CancelToken, Request};
+use hart_core::{CancelToken, Request, SystemPrompt};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -58,6 +58,8 @@ pub struct Job {
     pub request: Request,
     /// The prompt.
     pub prompt: String,
+    /// The system prompt.
+    pub system_prompt: SystemPrompt,
     /// Seed of the first image.
     pub seed: u64,
     /// True if clients may fetch events and images by the identifier. If not, only the handler that created the job gets its
@@ -88,6 +90,7 @@ impl Job {
             id: format!("{:016x}{:016x}", random(), random()),
             request: checked.request,
             prompt: checked.prompt,
+            system_prompt: checked.system_prompt,
             seed: checked.seed,
             public,
             cancel: checked.cancel,

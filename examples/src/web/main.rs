@@ -4,6 +4,7 @@
 mod api;
 mod api_error;
 mod connections;
+mod contexts;
 mod guard;
 mod job;
 mod json;

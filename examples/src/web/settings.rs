@@ -61,6 +61,8 @@ pub struct CheckedSettings {
     pub cancel: CancelToken,
     /// The prompt.
     pub prompt: String,
+    /// The system prompt.
+    pub system_prompt: SystemPrompt,
     /// Seed of the first image.
     pub seed: u64,
     /// Number of images.
@@ -95,10 +97,10 @@ impl Settings {
             .top_k(self.top_k)
             .top_p(self.top_p)
             .steps(steps)
-            .system_prompt(system_prompt)
+            .system_prompt(system_prompt.clone())
             .cancel_token(cancel.clone());
         request.validate()?;
-        Ok(CheckedSettings { request, cancel, prompt: self.prompt, seed, count })
+        Ok(CheckedSettings { request, cancel, prompt: self.prompt, system_prompt, seed, count })
     }
 }
 

@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use hart_core::{Control, Event, Generation, Image, Observer, Step};
+use hart_core::{Control, Event, Generation, Hart, Image, Observer, Stage, Step};
 use hart_examples::cli::output;
 use serde_json::{Value, json};
 
 use crate::App;
+use crate::contexts::Contexts;
 use crate::job::{FinishedImage, Job};
 
 /// Smallest and largest side of a preview, in pixels. Twice the side takes four times as long to decode: seconds, on a CPU.
@@ -23,11 +24,13 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Runs jobs until the queue is closed.
 pub fn run(app: &App) {
+    let mut contexts = Contexts::default();
     while let Some(job) = app.queue.next() {
         let start = Instant::now();
         let mut observer = JobObserver {
             app,
             job: &job,
+            start,
             finished: 0,
             scale: (0, 0),
             preview_side: PREVIEW_SIDES[0],
@@ -35,11 +38,11 @@ pub fn run(app: &App) {
             failed: None,
         };
         // A panic in a run must not end the server.
-        let generation = catch_unwind(AssertUnwindSafe(|| app.hart.generate_with(&job.request, &mut observer)));
+        let generation = catch_unwind(AssertUnwindSafe(|| generate(&app.hart, &job, &mut contexts, &mut observer)));
         let failed = observer.failed;
         match generation {
             _ if failed.is_some() => job.emit("error", json!({ "message": failed })),
-            Ok(Ok(generation)) => job.emit("done", done(&generation)),
+            Ok(Ok((generation, encoding))) => job.emit("done", done(&generation, encoding)),
             Ok(Err(error)) if error.is_cancelled() => job.cancel(),
             Ok(Err(error)) => job.emit("error", json!({ "message": error.to_string() })),
             Err(_) => job.emit("error", json!({ "message": "internal error: see the server's output" })),
@@ -48,8 +51,28 @@ pub fn run(app: &App) {
     }
 }
 
-/// Returns the data of the `done` event.
-fn done(generation: &Generation) -> Value {
+/// Generates the images of a job. Encodes its prompt only if its context is not kept, and returns the time that this took.
+fn generate(
+    hart: &Hart,
+    job: &Job,
+    contexts: &mut Contexts,
+    observer: &mut JobObserver<'_>,
+) -> hart_core::Result<(Generation, Duration)> {
+    let start = Instant::now();
+    let context = match contexts.find(&job.prompt, &job.system_prompt) {
+        Some(context) => context,
+        None => {
+            let context = hart.encode_with(&job.request, observer)?;
+            contexts.insert(context.clone());
+            context
+        }
+    };
+    let encoding = start.elapsed();
+    Ok((hart.generate_with(&job.request.clone().context(context), observer)?, encoding))
+}
+
+/// Returns the data of the `done` event. `encoding` is the time spent on the context.
+fn done(generation: &Generation, encoding: Duration) -> Value {
     let notes: Vec<String> = generation
         .truncated
         .iter()
@@ -58,13 +81,20 @@ fn done(generation: &Generation) -> Value {
             format!("The {which} has {} tokens, the model reads only {}. Left out: \"{}\"", t.tokens, t.kept, t.cut)
         })
         .collect();
-    json!({ "images": generation.images.len(), "milliseconds": output::milliseconds(&generation.timings), "notes": notes })
+    let mut milliseconds = output::milliseconds(&generation.timings);
+    for part in [Stage::Text.name(), "total"] {
+        let sum = milliseconds[part].as_f64().unwrap_or(0.0) + encoding.as_secs_f64() * 1e3;
+        milliseconds[part] = json!((sum * 100.0).round() / 100.0);
+    }
+    json!({ "images": generation.images.len(), "milliseconds": milliseconds, "notes": notes })
 }
 
 /// Observer of a run that emits the job's events.
 struct JobObserver<'a> {
     app: &'a App,
     job: &'a Arc<Job>,
+    /// Time at which the run started.
+    start: Instant,
     /// Number of finished images.
     finished: usize,
     /// Current scale from 1, or 0 before the first, and number of scales.
@@ -81,13 +111,15 @@ impl JobObserver<'_> {
     fn progress(&mut self, event: &Event<'_>) {
         self.last_progress = Some(Instant::now());
         let (scale, scales) = self.scale;
+        // The prompt is encoded in a run of its own, whose fraction is not that of the job.
+        let fraction = if event.stage == Stage::Text { 0.0 } else { f64::from(event.fraction) };
         let data = json!({
             "stage": event.stage.name(),
             "image": self.finished,
             "scale": scale,
             "scales": scales,
-            "fraction": (f64::from(event.fraction) * 1e4).round() / 1e4,
-            "seconds": (event.elapsed.as_secs_f64() * 1e3).round() / 1e3,
+            "fraction": (fraction * 1e4).round() / 1e4,
+            "seconds": (self.start.elapsed().as_secs_f64() * 1e3).round() / 1e3,
         });
         self.job.emit("progress", data);
     }
@@ -96,7 +128,7 @@ impl JobObserver<'_> {
         let start = Instant::now();
         // A preview that fails is skipped; if the error is serious, the run itself returns it.
         let Some(Ok(image)) = event.preview(self.preview_side) else { return };
-        let share = start.elapsed().as_secs_f64() / event.elapsed.as_secs_f64();
+        let share = start.elapsed().as_secs_f64() / self.start.elapsed().as_secs_f64();
         let [smallest, largest] = PREVIEW_SIDES;
         if 4.0 * share < PREVIEW_SHARE {
             self.preview_side = largest.min(2 * self.preview_side);
