@@ -5,9 +5,12 @@ use std::sync::Arc;
 
 use burn::backend::flex::FlexTensor;
 use burn::prelude::*;
+use burn::tensor::DType;
+use half::{bf16, f16};
 
+use super::gemm::StoredRows;
 use super::packed::{PackedWeight, Quantized};
-use super::tensor::{primitive, tensor};
+use super::tensor::{primitive, stored_primitive, tensor};
 use super::{autodiff, elementwise, gemm, memory};
 use crate::device::Precision;
 use crate::kernels::params::Weight;
@@ -60,12 +63,12 @@ pub(crate) fn pack(weight: &Tensor<2>, precision: Precision) -> Option<PackedWei
         return None;
     }
     let [inputs, _] = weight.dims();
-    let view = primitive(weight)?;
+    let view = stored_primitive(weight)?;
     match output_rows(&view) {
         Some(rows) => PackedWeight::pack(precision, rows, inputs),
         None => {
             let rows = primitive(&weight.clone().transpose())?.to_contiguous();
-            PackedWeight::pack(precision, rows.as_slice()?, inputs)
+            PackedWeight::pack(precision, rows.as_slice::<f32>()?, inputs)
         }
     }
 }
@@ -83,8 +86,8 @@ const QUANTIZED: &str = "x is quantised for packed weights";
 
 /// The weight of a [`Layer`].
 enum LayerWeight {
-    /// A transposed view of f32 `[out, in]`.
-    F32(FlexTensor),
+    /// A transposed view of `[out, in]` in f32 or half precision.
+    Stored(FlexTensor),
     Packed(Arc<PackedWeight>),
 }
 
@@ -92,7 +95,7 @@ impl LayerWeight {
     /// Returns the format of the rows that this weight reads. Layers of equal formats can share quantised rows of x.
     fn format(&self) -> Option<Discriminant<PackedWeight>> {
         match self {
-            Self::F32(_) => None,
+            Self::Stored(_) => None,
             Self::Packed(packed) => Some(discriminant(packed)),
         }
     }
@@ -104,7 +107,7 @@ impl Layer {
         let [inputs, outputs] = weight.dims();
         let weight = match weight {
             Weight::Packed(packed) => LayerWeight::Packed(packed.clone()),
-            Weight::Dense(weight) => LayerWeight::F32(primitive(weight).filter(|weight| output_rows(weight).is_some())?),
+            Weight::Dense(weight) => LayerWeight::Stored(stored_primitive(weight).filter(|weight| output_rows(weight).is_some())?),
         };
         let bias = match bias {
             Some(bias) => Some(primitive(bias)?.to_contiguous()),
@@ -116,7 +119,7 @@ impl Layer {
     /// Quantises rows of x for a packed weight.
     fn quantize(&self, x: &[f32]) -> Option<Quantized> {
         match &self.weight {
-            LayerWeight::F32(_) => None,
+            LayerWeight::Stored(_) => None,
             LayerWeight::Packed(packed) => Some(packed.quantize(x)),
         }
     }
@@ -130,7 +133,7 @@ impl Layer {
     fn forward(&self, x: &[f32], quantized: Option<&Quantized>, y: &mut Vec<f32>) {
         match &self.weight {
             LayerWeight::Packed(packed) => packed.matmul(quantized.expect(QUANTIZED), self.bias(), y),
-            LayerWeight::F32(weight) => {
+            LayerWeight::Stored(weight) => {
                 let rows = output_rows(weight).expect("checked in `Layer::new`");
                 gemm::matmul(x, rows, self.bias(), self.inputs, y);
             }
@@ -150,10 +153,16 @@ impl Layer {
 }
 
 /// Returns the values `[out, in]` of which a weight `[in, out]` is a transposed view; `None` if it is not one.
-fn output_rows(weight: &FlexTensor) -> Option<&[f32]> {
+fn output_rows(weight: &FlexTensor) -> Option<StoredRows<'_>> {
     let layout = weight.layout();
     let [inputs, outputs] = layout.shape().to_vec().try_into().ok()?;
-    let is_transposed = layout.strides() == [1, isize::try_from(inputs).ok()?];
-    let start = layout.start_offset();
-    if is_transposed { weight.storage::<f32>().get(start..start + inputs * outputs) } else { None }
+    if layout.strides() != [1, isize::try_from(inputs).ok()?] {
+        return None;
+    }
+    let range = layout.start_offset()..layout.start_offset() + inputs * outputs;
+    match weight.dtype() {
+        DType::F16 => weight.storage::<f16>().get(range).map(StoredRows::F16),
+        DType::BF16 => weight.storage::<bf16>().get(range).map(StoredRows::Bf16),
+        _ => weight.storage::<f32>().get(range).map(StoredRows::F32),
+    }
 }

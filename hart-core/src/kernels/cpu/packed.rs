@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::gemm::{Bf16Rows, Bf16Weights, Int8Rows, Int8Weights, NR};
+use super::gemm::{Bf16Rows, Bf16Weights, Int8Rows, Int8Weights, NR, StoredRows};
 use crate::device::Precision;
 
 /// The weight of a linear layer in bf16 or int8, packed in panels.
@@ -65,14 +65,15 @@ impl PackedWeight {
         }
     }
 
-    /// Returns the bytes of the panels and scales.
-    pub(crate) fn bytes(&self) -> u64 {
-        let stored = self.stored();
-        (stored.panels.len() + stored.scales.map_or(0, size_of_val)) as u64
+    /// Returns the bytes of the panels and scales of a weight `[in, out]`; `None` if the precision is not packed.
+    pub(crate) fn size(precision: Precision, dims: [usize; 2]) -> Option<u64> {
+        let dwords: usize = Self::stored_shape(precision, dims)?[..3].iter().product();
+        let scales = if precision == Precision::Int8 { dims[1] } else { 0 };
+        Some((size_of::<f32>() * (dwords + scales)) as u64)
     }
 
     /// Quantises and packs weights `[out, in]`. Returns `None` if the precision is not packed, or the weights are empty or not whole rows.
-    pub(crate) fn pack(precision: Precision, weights: &[f32], inputs: usize) -> Option<Self> {
+    pub(crate) fn pack<'a>(precision: Precision, weights: impl Into<StoredRows<'a>>, inputs: usize) -> Option<Self> {
         match precision {
             Precision::Auto | Precision::F32 | Precision::F16 => None,
             Precision::Bf16 => Bf16Weights::pack(weights, inputs).map(Self::Bf16),
@@ -139,7 +140,7 @@ mod tests {
                 waves_f64(rows * outputs, 2.1),
             );
             for precision in [Precision::Bf16, Precision::Int8] {
-                let weights = PackedWeight::pack(precision, &w, inputs).expect("there are weights");
+                let weights = PackedWeight::pack(precision, &w[..], inputs).expect("there are weights");
                 let (x, mut plain, mut want, mut got) = (weights.quantize(&x), Vec::new(), gates.clone(), gates.clone());
                 weights.matmul(&x, Some(&bias), &mut plain);
                 elementwise::silu_mul(&mut want, &plain);
@@ -148,5 +149,21 @@ mod tests {
                 assert!(got.iter().zip(&want).all(close), "{precision:?}, {rows} x {inputs} x {outputs}: {got:?} and not {want:?}");
             }
         }
+    }
+
+    /// A row with an outlier is multiplied twice, with its gate each time.
+    #[test]
+    fn a_gated_product_of_a_row_with_an_outlier_is_a_product_and_a_gate() {
+        let (rows, inputs, outputs) = (3, 640, 16);
+        let (mut x, w, gates) = (waves_f64(rows * inputs, 0.7), waves_f64(outputs * inputs, 1.3), waves_f64(rows * outputs, 2.1));
+        x[inputs + 5] = 100.0;
+        let weights = PackedWeight::pack(Precision::Int8, &w[..], inputs).expect("there are weights");
+        let (x, mut plain, mut want, mut got) = (weights.quantize(&x), Vec::new(), gates.clone(), gates.clone());
+        weights.matmul(&x, None, &mut plain);
+        elementwise::silu_mul(&mut want, &plain);
+        weights.matmul_gated(&x, None, &mut got);
+        // Outputs of the row are up to 100, and rounded once more.
+        let close = |(got, want): (&f32, &f32)| (got - want).abs() <= 1e-6 * want.abs().max(100.0);
+        assert!(got.iter().zip(&want).all(close), "{got:?} and not {want:?}");
     }
 }

@@ -13,6 +13,12 @@ pub(super) fn primitive<const D: usize>(tensor: &Tensor<D>) -> Option<FlexTensor
     tensor.clone().try_into_primitive::<Flex>().ok().filter(|tensor| tensor.dtype() == DType::F32)
 }
 
+/// Returns the CPU backend's tensor of a weight in f32 or half precision, or `None` on another backend or of another type.
+pub(super) fn stored_primitive<const D: usize>(tensor: &Tensor<D>) -> Option<FlexTensor> {
+    let is_stored = |tensor: &FlexTensor| matches!(tensor.dtype(), DType::F32 | DType::F16 | DType::BF16);
+    tensor.clone().try_into_primitive::<Flex>().ok().filter(is_stored)
+}
+
 /// Builds a tensor from values in row-major order.
 pub(super) fn tensor<const D: usize>(values: Vec<f32>, shape: Vec<usize>) -> Tensor<D> {
     Tensor::from_primitive::<Flex>(flex_tensor(values, Shape::from(shape)))

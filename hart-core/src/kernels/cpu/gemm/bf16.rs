@@ -10,6 +10,7 @@ use super::epilogue::{Epilogue, OutputMatrix, load_panel};
 use super::isa::Bf16Isa;
 use super::microkernel::{self, MacroBlock};
 use super::packing::NR;
+use super::stored::StoredRows;
 
 /// Inputs in a k-group.
 pub(super) const K_GROUP: usize = 2;
@@ -25,18 +26,23 @@ pub(crate) struct Bf16Weights {
 
 impl Bf16Weights {
     /// Rounds and packs weights `[outputs, inputs]`. Returns `None` if they are empty or not whole rows.
-    pub(crate) fn pack(weights: &[f32], inputs: usize) -> Option<Self> {
-        if inputs == 0 || weights.is_empty() || !weights.len().is_multiple_of(inputs) {
+    pub(crate) fn pack<'a>(weights: impl Into<StoredRows<'a>>, inputs: usize) -> Option<Self> {
+        let weights = weights.into();
+        if inputs == 0 || weights.len() == 0 || !weights.len().is_multiple_of(inputs) {
             return None;
         }
         let outputs = weights.len() / inputs;
         let mut panels = vec![0u8; Self::size(inputs, outputs)];
         let panel_size = panels.len() / outputs.div_ceil(NR);
-        panels.par_chunks_mut(panel_size).zip(weights.par_chunks(NR * inputs)).for_each(|(panel, weights)| {
-            let panel = panel.as_chunks_mut::<2>().0;
-            for (output, row) in weights.chunks(inputs).enumerate() {
-                for (input, weight) in row.iter().enumerate() {
-                    panel[(input / K_GROUP * NR + output) * K_GROUP + input % K_GROUP] = to_bf16(*weight).to_le_bytes();
+        let level = simd::SimdLevel::best();
+        let parts = panels.par_chunks_mut(panel_size).enumerate();
+        parts.for_each_init(Default::default, |(rounded, wide): &mut (Vec<u16>, Vec<f32>), (index, panel)| {
+            rounded.resize(inputs.next_multiple_of(K_GROUP), 0);
+            for output in 0..NR.min(outputs - index * NR) {
+                level.run_loop(RoundRow { row: weights.row(index * NR + output, inputs, wide), quantized: rounded });
+                let lines = panel.as_chunks_mut::<4>().0.chunks_mut(NR);
+                for (line, [even, odd]) in lines.zip(rounded.as_chunks::<K_GROUP>().0) {
+                    line[output] = (u32::from(*even) | u32::from(*odd) << 16).to_le_bytes();
                 }
             }
         });
@@ -227,7 +233,7 @@ mod tests {
             for inputs in [1, 3, 31, 64, 1003] {
                 for (rows, outputs) in [(1, 1), (2, 5), (3, 16), (7, 50), (13, 101), (0, 3)] {
                     let (x, w, bias) = (waves_f64(rows * inputs, 0.7), waves_f64(outputs * inputs, 1.3), waves_f64(outputs, 0.4));
-                    let weights = Bf16Weights::pack(&w, inputs).expect("there are weights");
+                    let weights = Bf16Weights::pack(&w[..], inputs).expect("there are weights");
                     assert_eq!((weights.inputs(), weights.outputs()), (inputs, outputs));
                     let got = matmul(isa, &weights, &x, Some(&bias));
                     assert_eq!(got.len(), rows * outputs);
@@ -248,7 +254,7 @@ mod tests {
 
     #[test]
     fn a_row_is_the_same_in_any_batch() {
-        let weights = Bf16Weights::pack(&waves_f64(61 * 348, 1.3), 348).expect("there are weights");
+        let weights = Bf16Weights::pack(&waves_f64(61 * 348, 1.3)[..], 348).expect("there are weights");
         let x = waves_f64(97 * 348, 0.7);
         let all = matmul(Bf16Isa::best(), &weights, &x, None);
         for count in [1, 2, 3, 5, 64] {

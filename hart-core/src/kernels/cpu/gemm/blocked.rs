@@ -1,7 +1,7 @@
 //! f32 products of many rows, with w as a checkpoint stores it: `[outputs, inputs]`.
 //!
 //! The k-loop runs in blocks of [`KC`] inputs. For each, x is packed into panels first; then each task packs its own panels of w, which
-//! stay in the second-level cache, and multiplies the rows by them. w is never copied as a whole. Unlike [`super::gemv`], it does not
+//! stay in the second-level cache, and multiplies the rows by them. w is never copied or widened as a whole. Unlike [`super::gemv`], it does not
 //! suffer from cache conflicts between rows whose distance is a power of two.
 
 use std::ops::Range;
@@ -14,6 +14,7 @@ use super::super::tasks::{self, SyncPtr};
 use super::epilogue::{Epilogue, load_panel, load_panel_row, store_panel_row};
 use super::microkernel::{MacroBlock, MicroKernelOps, macro_kernel};
 use super::packing::{NR, XFormat, XLayout};
+use super::stored::{StoredRows, WideRows};
 
 /// Panels of w in a task: with [`KC`] inputs they fill much of the second-level cache.
 const TASK_PANELS: usize = 3;
@@ -40,7 +41,7 @@ const fn mr(has_32_registers: bool) -> usize {
 /// # Panics
 ///
 /// If the lengths do not fit together.
-pub(super) fn matmul(level: SimdLevel, x: &[f32], w: &[f32], bias: Option<&[f32]>, inputs: usize, y: &mut Vec<f32>) {
+pub(super) fn matmul(level: SimdLevel, x: &[f32], w: StoredRows<'_>, bias: Option<&[f32]>, inputs: usize, y: &mut Vec<f32>) {
     let (rows, outputs) = super::checked_sizes(x, w, bias, inputs);
     y.reserve(rows * outputs);
     let out = SyncPtr::new(super::spare(y));
@@ -52,11 +53,12 @@ pub(super) fn matmul(level: SimdLevel, x: &[f32], w: &[f32], bias: Option<&[f32]
         let kc = KC.min(inputs - first);
         let packed_x = pack_x(level, x, inputs, first..first + kc, layout);
         let epilogue = AddToOutput { y: &out, outputs, is_first: first == 0, bias };
-        tasks::for_each(row_tasks * panel_tasks, AlignedVec::default, |packed_w, task| {
+        tasks::for_each(row_tasks * panel_tasks, Default::default, |(packed_w, wide): &mut (AlignedVec<f32>, Vec<f32>), task| {
             let (row, panel) = (task % row_tasks * task_rows, task / row_tasks * TASK_PANELS);
             let (row_end, panel_end) = ((row + task_rows).min(rows), (panel + TASK_PANELS).min(panels));
-            let w = &w[panel * NR * inputs..(panel_end * NR).min(outputs) * inputs];
-            level.run(PackW { w, inputs, first, kc, panels: packed_w });
+            let w = w.slice(panel * NR * inputs..(panel_end * NR).min(outputs) * inputs);
+            let outputs = w.len() / inputs;
+            level.run(PackW { w: w.widen(inputs, first..first + kc, wide), outputs, kc, panels: packed_w });
             // SAFETY: f32 may be read as bytes.
             let w = unsafe { std::slice::from_raw_parts(packed_w.as_ptr().cast(), size_of_val(&packed_w[..])) };
             let (rows, panels) = (row..row_end, panel..panel_end);
@@ -124,11 +126,10 @@ impl simd::SimdKernel for PackX<'_> {
     }
 }
 
-/// Packs `kc` inputs from `first` on of some rows of w into panels. Outputs after the last one are zero.
+/// Packs `kc` inputs of some rows of w into panels. Outputs after the last one are zero.
 struct PackW<'a> {
-    w: &'a [f32],
-    inputs: usize,
-    first: usize,
+    w: WideRows<'a>,
+    outputs: usize,
     kc: usize,
     panels: &'a mut AlignedVec<f32>,
 }
@@ -136,8 +137,7 @@ struct PackW<'a> {
 impl simd::SimdKernel for PackW<'_> {
     #[inline(always)]
     unsafe fn run<S: SimdF32>(self) {
-        let Self { w, inputs, first, kc, panels } = self;
-        let outputs = w.len() / inputs;
+        let Self { w: WideRows { values: w, stride: inputs, first }, outputs, kc, panels } = self;
         panels.resize_unspecified(outputs.next_multiple_of(NR) * kc);
         for (index, panel) in panels.chunks_mut(NR * kc).enumerate() {
             let w = &w[index * NR * inputs..];

@@ -7,9 +7,14 @@ use rayon::prelude::*;
 
 use super::super::simd::{SimdF32, SimdKernel, SimdLevel};
 use super::super::tasks::SyncPtr;
+use super::stored::StoredRows;
 
 /// Outputs of a task, a multiple of those of every register block.
 const TASK_OUTPUTS: usize = 48;
+/// The number of outputs of a task is a multiple of this, except in the last one.
+const OUTPUTS_STEP: usize = 12;
+/// Values of w in a task that widens them.
+const TASK_WIDENED: usize = 64 * 1024;
 /// Values of x in a task: they stay in the second-level cache while a task reads them for each register block of outputs.
 const TASK_X: usize = 160 * 1024;
 /// The number of rows of a task is a multiple of this, which is a multiple of the rows of every register block.
@@ -20,18 +25,20 @@ const TASK_ROWS_STEP: usize = 12;
 /// # Panics
 ///
 /// If the lengths do not fit together.
-pub(super) fn matmul(level: SimdLevel, x: &[f32], w: &[f32], bias: Option<&[f32]>, inputs: usize, y: &mut Vec<f32>) {
+pub(super) fn matmul(level: SimdLevel, x: &[f32], w: StoredRows<'_>, bias: Option<&[f32]>, inputs: usize, y: &mut Vec<f32>) {
     let (rows, outputs) = super::checked_sizes(x, w, bias, inputs);
     y.reserve(rows * outputs);
     let task_rows = (TASK_X / inputs).max(1).next_multiple_of(TASK_ROWS_STEP);
-    let (row_tasks, output_tasks) = (rows.div_ceil(task_rows), outputs.div_ceil(TASK_OUTPUTS));
+    let task_outputs = if w.is_widened() { widened_outputs(inputs) } else { TASK_OUTPUTS };
+    let (row_tasks, output_tasks) = (rows.div_ceil(task_rows), outputs.div_ceil(task_outputs));
     let out = SyncPtr::new(super::spare(y));
-    (0..row_tasks * output_tasks).into_par_iter().for_each(|task| {
-        let (row, output) = (task / output_tasks * task_rows, task % output_tasks * TASK_OUTPUTS);
+    (0..row_tasks * output_tasks).into_par_iter().for_each_init(Vec::new, |wide, task| {
+        let (row, output) = (task / output_tasks * task_rows, task % output_tasks * task_outputs);
+        let output_end = (output + task_outputs).min(outputs);
         let operands = Operands {
             x: &x[row * inputs..(row + task_rows).min(rows) * inputs],
-            w: &w[output * inputs..(output + TASK_OUTPUTS).min(outputs) * inputs],
-            bias: bias.map(|b| &b[output..(output + TASK_OUTPUTS).min(outputs)]),
+            w: w.slice(output * inputs..output_end * inputs).widen(inputs, 0..inputs, wide).values,
+            bias: bias.map(|b| &b[output..output_end]),
             inputs,
             y_stride: outputs,
         };
@@ -40,6 +47,11 @@ pub(super) fn matmul(level: SimdLevel, x: &[f32], w: &[f32], bias: Option<&[f32]
     });
     // SAFETY: the memory is reserved, and the tasks have stored all outputs.
     unsafe { y.set_len(y.len() + rows * outputs) };
+}
+
+/// Returns the outputs of a task whose rows of w are widened: they stay in the second-level cache.
+fn widened_outputs(inputs: usize) -> usize {
+    (TASK_WIDENED / inputs / OUTPUTS_STEP * OUTPUTS_STEP).clamp(OUTPUTS_STEP, TASK_OUTPUTS)
 }
 
 /// Operands of a task.

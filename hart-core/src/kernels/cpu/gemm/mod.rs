@@ -4,8 +4,8 @@
 //! by some panels of `nr` outputs. The elements along k that fill a dword are a k-group: one f32, two bf16 or four int8, as in the VNNI
 //! layout.
 //!
-//! [`gemv`] and [`blocked`] multiply f32 by weights read in place from the mapped checkpoint: the first packs nothing and is faster
-//! for few rows, the second packs a block at a time. [`bf16`] and [`int8`] take weights that were quantised and packed before. Within
+//! [`gemv`] and [`blocked`] compute in f32 with weights read in place from the mapped checkpoint, in f32 or half precision: the first
+//! packs nothing and is faster for few rows, the second packs a block at a time. [`bf16`] and [`int8`] take weights that were quantised and packed before. Within
 //! each of them, a row's result does not depend on the other rows.
 
 mod amx;
@@ -16,17 +16,21 @@ mod blocked;
 mod epilogue;
 mod gemv;
 mod int8;
+mod int8_rows;
 mod isa;
 mod microkernel;
 mod packing;
+mod stored;
 #[cfg(any(test, feature = "train"))]
 mod transposed;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
 pub(crate) use bf16::{Bf16Rows, Bf16Weights};
-pub(crate) use int8::{Int8Rows, Int8Weights};
+pub(crate) use int8::Int8Weights;
+pub(crate) use int8_rows::Int8Rows;
 pub(crate) use packing::NR;
+pub(crate) use stored::StoredRows;
 
 use super::simd::SimdLevel;
 
@@ -38,7 +42,7 @@ const GEMV_MAX_ROWS: usize = 64;
 /// # Panics
 ///
 /// If the lengths do not fit together.
-pub(super) fn matmul(x: &[f32], w: &[f32], bias: Option<&[f32]>, inputs: usize, y: &mut Vec<f32>) {
+pub(super) fn matmul(x: &[f32], w: StoredRows<'_>, bias: Option<&[f32]>, inputs: usize, y: &mut Vec<f32>) {
     let (rows, _) = checked_sizes(x, w, bias, inputs);
     let matmul = if rows <= GEMV_MAX_ROWS { gemv::matmul } else { blocked::matmul };
     matmul(SimdLevel::best(), x, w, bias, inputs, y);
@@ -55,7 +59,7 @@ pub(super) fn bf16_is_fast() -> bool {
 /// # Panics
 ///
 /// If the lengths do not fit together.
-fn checked_sizes(x: &[f32], w: &[f32], bias: Option<&[f32]>, inputs: usize) -> (usize, usize) {
+fn checked_sizes(x: &[f32], w: StoredRows<'_>, bias: Option<&[f32]>, inputs: usize) -> (usize, usize) {
     assert!(inputs > 0 && x.len().is_multiple_of(inputs) && w.len().is_multiple_of(inputs), "rows must be whole");
     let (rows, outputs) = (x.len() / inputs, w.len() / inputs);
     assert!(bias.is_none_or(|b| b.len() == outputs), "one bias for each output");
@@ -69,15 +73,17 @@ fn spare(y: &mut Vec<f32>) -> *mut f32 {
 
 #[cfg(test)]
 mod tests {
+    use half::{bf16, f16};
+
     use super::*;
     use crate::kernels::testing::waves_f64;
 
-    type Matmul = fn(SimdLevel, &[f32], &[f32], Option<&[f32]>, usize, &mut Vec<f32>);
+    type Matmul = fn(SimdLevel, &[f32], StoredRows<'_>, Option<&[f32]>, usize, &mut Vec<f32>);
     const IMPLEMENTATIONS: [Matmul; 2] = [gemv::matmul, blocked::matmul];
 
     fn matmul_with(matmul: Matmul, level: SimdLevel, x: &[f32], w: &[f32], bias: Option<&[f32]>, inputs: usize) -> Vec<f32> {
         let mut y = vec![];
-        matmul(level, x, w, bias, inputs, &mut y);
+        matmul(level, x, w.into(), bias, inputs, &mut y);
         y
     }
 
@@ -121,8 +127,25 @@ mod tests {
     }
 
     #[test]
+    fn half_precision_gives_the_bits_of_the_same_values_in_f32() {
+        for (rows, inputs, outputs) in [(1, 7, 5), (3, 4101, 101), (70, 1600, 50)] {
+            let (x, w) = (waves_f64(rows * inputs, 0.7), waves_f64(outputs * inputs, 1.3));
+            let bf16s: Vec<bf16> = w.iter().map(|w| bf16::from_f32(*w)).collect();
+            let f16s: Vec<f16> = w.iter().map(|w| f16::from_f32(*w)).collect();
+            let wide: [Vec<f32>; 2] = [bf16s.iter().map(|w| w.to_f32()).collect(), f16s.iter().map(|w| w.to_f32()).collect()];
+            for (level, matmul) in SimdLevel::all().flat_map(|level| IMPLEMENTATIONS.map(|matmul| (level, matmul))) {
+                for (stored, wide) in [StoredRows::Bf16(&bf16s), StoredRows::F16(&f16s)].into_iter().zip(&wide) {
+                    let mut y = vec![];
+                    matmul(level, &x, stored, None, inputs, &mut y);
+                    assert_eq!(y, matmul_with(matmul, level, &x, wide, None, inputs), "{level:?} {rows} x {outputs} x {inputs}");
+                }
+            }
+        }
+    }
+
+    #[test]
     #[should_panic(expected = "rows must be whole")]
     fn rows_that_are_not_whole_are_refused() {
-        matmul(&[0.0; 7], &[0.0; 6], None, 3, &mut vec![]);
+        matmul(&[0.0; 7], StoredRows::F32(&[0.0; 6]), None, 3, &mut vec![]);
     }
 }

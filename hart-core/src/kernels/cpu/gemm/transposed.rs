@@ -117,7 +117,7 @@ mod tests {
         for (inputs, outputs) in [(1, 1), (2, 5), (31, 16), (70, 50), (33, 101)] {
             let rows = waves_f64(outputs * inputs, 1.3);
             let columns: Vec<f32> = (0..inputs * outputs).map(|i| rows[i % outputs * inputs + i / outputs]).collect();
-            let want = Bf16Weights::pack(&rows, inputs).unwrap();
+            let want = Bf16Weights::pack(&rows[..], inputs).unwrap();
             let got = Bf16Weights::pack_transposed(&columns, outputs).unwrap();
             assert_eq!((got.inputs(), got.outputs()), (inputs, outputs));
             assert_eq!(got.panels(), want.panels());
