@@ -11,12 +11,13 @@ use crate::files::Storage;
 use crate::pipeline::transformer_weights;
 use crate::progress::Control;
 use crate::residual::ResidualDiffusion;
+use crate::text::Qwen2;
 use crate::transformer::Transformer;
 use crate::visual::VisualTokenizer;
-use crate::weights::{Checkpoint, ConversionProgress, TRANSFORMER, VISUAL, WeightSet, convert_tensors, rounded_tensors};
+use crate::weights::{Checkpoint, ConversionProgress, TEXT, TRANSFORMER, VISUAL, WeightSet, convert_tensors, rounded_tensors};
 
 /// Writes a converted copy of a checkpoint, including its text model, to a new folder. The weights of the large layers are stored in
-/// `precision`; the text model's files are copied. The folder appears only when it is complete.
+/// `precision`; the rows of the text model's embedding stay as they are. The folder appears only when it is complete.
 ///
 /// [`Precision::Auto`](crate::Precision) opens the copy in its precision, the only one possible. `observer` receives the converted share
 /// of the parameters, from 0 to 1, after every tensor, and may cancel.
@@ -68,18 +69,24 @@ fn write(
     let weights = transformer_weights(&storage, &layout.transformer, weight_set)?;
     let mut forms = rounded_tensors(&Transformer::init(&layout.config, &device), "transformer", &weights, &TRANSFORMER)?;
     forms.extend(rounded_tensors(&ResidualDiffusion::init(&layout.config, &device), "residual", &weights, &TRANSFORMER)?);
-    // The text model is copied below, unless it is damaged.
-    Checkpoint::open_in(&storage, &layout.text)?;
+    let text_model = Checkpoint::open_in(&storage, &layout.text)?;
+    let text_forms = rounded_tensors(&Qwen2::init(&layout.config.text, &device), "", &text_model, &TEXT)?;
     let visual = Checkpoint::open_in(&storage, &layout.visual)?;
     let visual_forms = rounded_tensors(&VisualTokenizer::init(&layout.config.visual, &device), "", &visual, &VISUAL)?;
-    let (weights, visual) = ((&weights, &TRANSFORMER), (&visual, &VISUAL));
-    let progress = ConversionProgress::new(observer, [weights, visual]);
-    convert_tensors(weights, precision, &forms, &llm.join("model.safetensors"), &progress)?;
-    convert_tensors(visual, precision, &visual_forms, &tokenizer.join("model.safetensors"), &progress)?;
+    let (weights, visual, text_model) = ((&weights, &TRANSFORMER), (&visual, &VISUAL), (&text_model, &TEXT));
+    let progress = ConversionProgress::new(observer, [weights, visual, text_model]);
+    convert_tensors(weights, precision, &forms, &llm.join("model.safetensors"), &progress, &device)?;
+    convert_tensors(visual, precision, &visual_forms, &tokenizer.join("model.safetensors"), &progress, &device)?;
+    convert_tensors(text_model, precision, &text_forms, &text.join("model.safetensors"), &progress, &device)?;
     let settings = |name: &str| name == "config.json" || name == "generation_config.json" || name == "system_prompt.txt";
     copy(&layout.transformer, &llm, settings)?;
     copy(&layout.visual, &tokenizer, settings)?;
-    copy(&layout.text, &text, |_| true)
+    copy(&layout.text, &text, |name| !is_of_weights(name))
+}
+
+/// Returns whether a file of a text model's folder holds weights or lists their shards.
+fn is_of_weights(name: &str) -> bool {
+    [".safetensors", ".bin", ".index.json", ".pt", ".pth", ".ckpt", ".gguf"].iter().any(|ending| name.ends_with(ending))
 }
 
 /// Copies the regular files of a folder whose names are wanted.
@@ -101,7 +108,6 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::precision::{CpuForm, TABLE, cpu_form};
-    use crate::text::Qwen2;
     use crate::weights::{fields_and_shapes, is_field_below};
 
     #[test]
@@ -121,7 +127,9 @@ mod tests {
             assert!(below.any(|(field, shape)| cpu_form(field, shape) == form), "{module}");
         }
         let count = |form| fields.iter().filter(|(field, shape)| cpu_form(field, shape) == form).count();
-        assert_eq!(count(CpuForm::Packed), 5 * config.transformer.depth + 1 + 3 * config.residual.depth + 2);
+        let text = 7 * config.text.num_layers;
+        assert_eq!(count(CpuForm::Packed), text + 5 * config.transformer.depth + 1 + 3 * config.residual.depth + 2);
+        assert_eq!(count(CpuForm::Stored), 1);
         // Two residual blocks in the middle and three of each level, with two convolutions each, and one for each upsampling.
         let levels = config.visual.multipliers.len();
         assert_eq!(count(CpuForm::Bf16), 2 * (2 + 3 * levels) + levels - 1);

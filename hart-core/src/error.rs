@@ -87,7 +87,7 @@ pub enum Error {
         problem: String,
     },
     /// The work needs more memory than [`OpenOptions::max_memory`](crate::OpenOptions::max_memory) allows.
-    #[error("{what} would take about {} MB of memory, {} MB are allowed: raise the limit or use a smaller model", needed >> 20, limit >> 20)]
+    #[error("{what} would take about {} MB of memory, {} MB are allowed: {remedy}", needed >> 20, limit >> 20)]
     Memory {
         /// The work.
         what: &'static str,
@@ -95,6 +95,8 @@ pub enum Error {
         needed: u64,
         /// Allowed number of bytes.
         limit: u64,
+        /// What to do.
+        remedy: String,
     },
     /// The observer or a [`CancelToken`](crate::CancelToken) cancelled the run. Images that were finished before were passed to
     /// [`Observer::image`](crate::Observer::image).

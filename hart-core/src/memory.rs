@@ -3,13 +3,13 @@
 use burn::prelude::Device;
 
 use crate::config::Config;
-use crate::device::Precision;
+use crate::device::{Precision, is_cpu};
 use crate::error::{Error, Result};
 use crate::residual::ResidualDiffusion;
 use crate::text::Qwen2;
 use crate::transformer::Transformer;
 use crate::visual::VisualTokenizer;
-use crate::weights::parameter_count;
+use crate::weights::{Checkpoint, RELEASED_BYTES, TEXT, TRANSFORMER, VISUAL, WeightBytes, weight_bytes};
 
 /// Bytes of one value.
 const F32: u64 = size_of::<f32>() as u64;
@@ -32,49 +32,106 @@ const KERNEL_POINTS: u64 = 36;
 /// Values of the band of a feature map that a convolution processes at a time, laid out and transformed.
 const DECODER_BAND: u64 = 4 << 20;
 
-/// A memory estimate in bytes.
+/// A memory estimate in bytes, for the stage of a run that needs most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Memory {
-    /// Memory of the weights. Includes mapped files, whose pages are read when a run needs them.
+    /// Memory of the weights during this stage. Includes pages of mapped files that were read and not released since.
     pub weights: u64,
-    /// Peak memory of a run, without the weights.
+    /// Memory of the run during this stage, without the weights.
     pub working: u64,
 }
 
 impl Memory {
     /// Returns the sum of both. Every further concurrent run adds its [`Self::working`].
+    #[must_use]
     pub fn peak(&self) -> u64 {
         self.weights.saturating_add(self.working)
     }
 }
 
-/// Fails if the needed memory exceeds the limit. Without a limit, `needed` is not called.
-pub(crate) fn allow(what: &'static str, limit: Option<u64>, needed: impl FnOnce() -> u64) -> Result<()> {
-    match limit.map(|limit| (needed(), limit)) {
-        Some((needed, limit)) if needed > limit => Err(Error::Memory { what, needed, limit }),
-        _ => Ok(()),
+/// The sizes of a run on which its memory depends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Run {
+    pub(crate) images: usize,
+    /// Tokens of the system prompt; `None` if the prompts are encoded already.
+    pub(crate) system_prompt_tokens: Option<usize>,
+}
+
+/// The memory of the weights of a model's parts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ModelBytes {
+    text: WeightBytes,
+    /// The transformer and the residual diffusion.
+    transformer: WeightBytes,
+    visual: WeightBytes,
+}
+
+/// The stages whose pages of mapped weights are released as soon as the stage is done.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Release {
+    pub(crate) text: bool,
+    pub(crate) transformer: bool,
+}
+
+impl ModelBytes {
+    /// Returns the memory of the weights in three checkpoints, of the text model, the transformer and the visual tokenizer. Allocates
+    /// none of them.
+    pub(crate) fn of(
+        config: &Config,
+        [text, transformer, visual]: [&Checkpoint; 3],
+        precision: Precision,
+        device: &Device,
+    ) -> Self {
+        let on_cpu = is_cpu(device);
+        let llm = (transformer, &TRANSFORMER);
+        Self {
+            text: weight_bytes(&Qwen2::init(&config.text, device), "", (text, &TEXT), precision, on_cpu),
+            transformer: weight_bytes(&Transformer::init(config, device), "transformer", llm, precision, on_cpu)
+                + weight_bytes(&ResidualDiffusion::init(config, device), "residual", llm, precision, on_cpu),
+            visual: weight_bytes(&VisualTokenizer::init(&config.visual, device), "", (visual, &VISUAL), precision, on_cpu),
+        }
+    }
+
+    /// Returns the memory of the same weights in the files of a converted model.
+    pub(crate) fn converted(self) -> Self {
+        let [text, transformer, visual] = [self.text, self.transformer, self.visual].map(WeightBytes::mapped);
+        Self { text, transformer, visual }
+    }
+
+    /// Returns the peak memory of opening the model. Pages of mapped files are released on the way.
+    pub(crate) fn opening(&self) -> u64 {
+        let parts = [self.text, self.transformer, self.visual];
+        let mapped = parts.map(|part| part.mapped.min(RELEASED_BYTES as u64)).into_iter().max().unwrap_or(0);
+        let all = self.text + self.transformer + self.visual;
+        all.owned + mapped + all.largest
+    }
+
+    /// Returns the memory of encoding one prompt.
+    fn text(&self, config: &Config, system_prompt_tokens: usize) -> Memory {
+        let owned = (self.text + self.transformer + self.visual).owned;
+        Memory { weights: owned + self.text.mapped, working: text(config, system_prompt_tokens) }
+    }
+
+    /// Returns the memory of a run. The stages run one after another, so the one that needs most counts.
+    fn run(&self, config: &Config, precision: Precision, release: Release, run: Run) -> Memory {
+        let owned = (self.text + self.transformer + self.visual).owned;
+        let kept_text = if release.text { 0 } else { self.text.mapped };
+        let kept_transformer = if release.transformer { 0 } else { self.transformer.mapped };
+        let side = config.resolution() as u64;
+        let finished = 3 * side * side * run.images as u64;
+        let stages = [
+            (kept_text + self.transformer.mapped, transformer(config, precision)),
+            (kept_text + kept_transformer + self.visual.mapped, decoder(config)),
+        ];
+        let stages = stages.map(|(mapped, working)| Memory { weights: owned + mapped, working });
+        let all = stages.into_iter().chain(run.system_prompt_tokens.map(|tokens| self.text(config, tokens)));
+        let largest = all.max_by_key(Memory::peak).expect("there are stages");
+        Memory { working: largest.working + finished, ..largest }
     }
 }
 
-/// Returns the bytes of a model's weights. Allocates none of them.
-pub(crate) fn weights(config: &Config, device: &Device) -> u64 {
-    F32 * (parameter_count(&Qwen2::init(&config.text, device))
-        + parameter_count(&Transformer::init(config, device))
-        + parameter_count(&ResidualDiffusion::init(config, device))
-        + parameter_count(&VisualTokenizer::init(&config.visual, device)))
-}
-
-/// Returns the bytes that a run of `images` images needs in addition to the weights. The stages run one after another, so the largest
-/// one counts. `text` is the result of [`text`], or 0 if the prompts are encoded already.
-pub(crate) fn working(config: &Config, precision: Precision, images: usize, text: u64) -> u64 {
-    let side = config.resolution() as u64;
-    let finished = 3 * side * side * images as u64;
-    text.max(transformer(config, precision)).max(decoder(config)) + finished
-}
-
-/// Returns the bytes that encoding one prompt needs in addition to the weights.
-pub(crate) fn text(config: &Config, system_prompt_tokens: usize) -> u64 {
+fn text(config: &Config, system_prompt_tokens: usize) -> u64 {
     let (c, tokens) = (&config.text, (config.transformer.context_tokens + system_prompt_tokens) as u64);
     let scores = c.num_heads as u64 * tokens * tokens;
     F32 * (tokens * block(TEXT_ATTENTION_COPIES, c.hidden_size as u64, c.intermediate_size as u64) + scores)
@@ -108,6 +165,59 @@ fn bytes_of(precision: Precision) -> u64 {
 /// Returns the number of values that are live at once for one token in a block.
 fn block(attention_copies: u64, width: u64, hidden: u64) -> u64 {
     (attention_copies * width).max(2 * width + MLP_COPIES * hidden)
+}
+
+/// The memory that a model needs, and its limit.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Budget {
+    pub(crate) bytes: ModelBytes,
+    /// The same model converted to int8, if it can be.
+    pub(crate) int8: Option<ModelBytes>,
+    pub(crate) precision: Precision,
+    pub(crate) release: Release,
+    /// Most bytes that may be used.
+    pub(crate) limit: Option<u64>,
+}
+
+impl Budget {
+    /// Fails if opening the model, or then an image, needs more memory than the limit.
+    pub(crate) fn allow_opening(&self, config: &Config) -> Result<()> {
+        self.allow("opening this model", |bytes, _, _| bytes.opening())?;
+        self.allow_run("an image of this model", config, Run { images: 1, system_prompt_tokens: Some(0) })
+    }
+
+    /// Fails if encoding a prompt needs more memory than the limit.
+    pub(crate) fn allow_text(&self, config: &Config, system_prompt_tokens: usize) -> Result<()> {
+        self.allow("encoding this request", |bytes, _, _| bytes.text(config, system_prompt_tokens).peak())
+    }
+
+    /// Fails if a run needs more memory than the limit.
+    pub(crate) fn allow_run(&self, what: &'static str, config: &Config, run: Run) -> Result<()> {
+        self.allow(what, |bytes, precision, release| bytes.run(config, precision, release, run).peak())
+    }
+
+    /// Returns the memory of a run.
+    pub(crate) fn run(&self, config: &Config, run: Run) -> Memory {
+        self.bytes.run(config, self.precision, self.release, run)
+    }
+
+    fn allow(&self, what: &'static str, needed: impl Fn(&ModelBytes, Precision, Release) -> u64) -> Result<()> {
+        let Some(limit) = self.limit else { return Ok(()) };
+        let current = needed(&self.bytes, self.precision, self.release);
+        if current <= limit {
+            return Ok(());
+        }
+        let megabytes = |bytes: u64| bytes.div_ceil(1 << 20);
+        let released = Release { text: true, ..self.release };
+        let without_text = needed(&self.bytes, self.precision, released);
+        let int8 = self.int8.map(|bytes| needed(&bytes, Precision::Int8, released));
+        let remedy = match int8 {
+            _ if without_text <= limit => format!("without `keep_text_model` it takes {} MB", megabytes(without_text)),
+            Some(int8) if int8 <= limit => format!("converted to int8 it takes {} MB", megabytes(int8)),
+            _ => "raise the limit or use a smaller model".into(),
+        };
+        Err(Error::Memory { what, needed: current, limit, remedy })
+    }
 }
 
 /// Returns the bytes of the largest tensor on a GPU, a feature map of the decoder.

@@ -1,13 +1,18 @@
 //! The precision of every parameter, in one table.
 //!
-//! Layers do not know it. [`Loader`](crate::weights::Loader) rounds each parameter by the table as soon as it is read, so that a model
-//! in a lower precision is never in memory in f32 as a whole. [`convert`](crate::convert) stores parameters in the same forms.
+//! Layers do not know it. [`Loader`](crate::weights::Loader) rounds each parameter by the table as soon as it is read, and keeps what
+//! the kernels can read in the type of the file, so that a model in a lower precision is never in memory in f32 as a whole.
+//! [`convert`](crate::convert) stores parameters in the same forms.
 
 use burn::module::Param;
+#[cfg(feature = "train")]
+use burn::module::{Module, ModuleMapper};
 use burn::prelude::*;
 use burn::tensor::{DType, FloatDType};
 
 use crate::device::{Precision, is_cpu};
+#[cfg(feature = "train")]
+use crate::kernels;
 use crate::nn;
 use crate::weights::is_field_below;
 
@@ -16,8 +21,11 @@ use crate::weights::is_field_below;
 pub(crate) enum CpuForm {
     /// f32, the form of everything that is not in the table.
     F32,
-    /// Quantised and packed for the CPU's matrix instructions: weights of linear layers.
+    /// Quantised and packed for the CPU's matrix instructions: weights of linear layers. In f32, the products widen them from the type
+    /// of the file.
     Packed,
+    /// f32, f16 or bf16, as the file stores it: rows of a table, which are widened when they are looked up.
+    Stored,
     /// bf16: kernels of 3x3 convolutions, whose sums stay in f32. Int8 would be no faster with Winograd's algorithm, and images
     /// would differ far more.
     Bf16,
@@ -25,9 +33,18 @@ pub(crate) enum CpuForm {
 
 /// The modules that are rounded, by their paths as in the table of [names](crate::weights::Table), with their form on the CPU. A GPU
 /// holds all their parameters in half precision. Every other parameter is in f32.
-pub(crate) const TABLE: [(&str, CpuForm); 21] = [
-    // The text encoder runs once for a prompt. Its residual stream and its last norm are exact.
-    ("layers.*", CpuForm::F32),
+pub(crate) const TABLE: [(&str, CpuForm); 30] = [
+    // The text encoder. Its residual stream and its last norm are exact.
+    ("embedding", CpuForm::Stored),
+    ("layers.*.attention_norm", CpuForm::F32),
+    ("layers.*.attention.query", CpuForm::Packed),
+    ("layers.*.attention.key", CpuForm::Packed),
+    ("layers.*.attention.value", CpuForm::Packed),
+    ("layers.*.attention.output", CpuForm::Packed),
+    ("layers.*.feed_forward_norm", CpuForm::F32),
+    ("layers.*.feed_forward.gate", CpuForm::Packed),
+    ("layers.*.feed_forward.up", CpuForm::Packed),
+    ("layers.*.feed_forward.down", CpuForm::Packed),
     // Only rounded layers read the norms. The modulators have one row for each run and are exact.
     ("transformer.blocks.*.norm", CpuForm::F32),
     ("transformer.blocks.*.attention.qkv", CpuForm::Packed),
@@ -57,21 +74,38 @@ fn find(field: &str) -> Option<CpuForm> {
     TABLE.iter().find(|(module, _)| is_field_below(field, module)).map(|(_, form)| *form)
 }
 
+/// Returns whether a GPU holds a parameter in half precision.
+pub(crate) fn is_rounded(field: &str) -> bool {
+    find(field).is_some()
+}
+
 /// Returns the form on the CPU of a parameter of this shape.
 pub(crate) fn cpu_form(field: &str, shape: &[usize]) -> CpuForm {
     match (find(field), shape) {
         (Some(CpuForm::Packed), [_, _]) => CpuForm::Packed,
         (Some(CpuForm::Bf16), [_, _, 3, 3]) => CpuForm::Bf16,
+        (Some(CpuForm::Stored), _) => CpuForm::Stored,
         _ => CpuForm::F32,
     }
 }
 
-/// Rounds a parameter that was loaded in f32 as a model in `precision` holds it.
+/// Returns whether the CPU's kernels, or [`round`], read a parameter in the half precision of its file.
+pub(crate) fn is_read_as_stored(field: &str, shape: &[usize], dtype: DType, precision: Precision) -> bool {
+    match cpu_form(field, shape) {
+        CpuForm::Packed | CpuForm::Stored => true,
+        CpuForm::Bf16 => precision != Precision::F32 && dtype == DType::BF16,
+        CpuForm::F32 => false,
+    }
+}
+
+/// Rounds a parameter that was loaded in f32, or [as stored](is_read_as_stored), as a model in `precision` holds it.
 pub(crate) fn round<const D: usize>(param: Param<Tensor<D>>, field: &str, precision: Precision) -> Param<Tensor<D>> {
     if is_cpu(&param.lazy_device()) {
         return match (precision, cpu_form(field, &param.lazy_shape())) {
             (Precision::Bf16 | Precision::Int8, CpuForm::Packed) => nn::pack(param, precision),
-            (Precision::Bf16 | Precision::Int8, CpuForm::Bf16) => param.map(|kernel| kernel.cast(DType::BF16)),
+            (Precision::Bf16 | Precision::Int8, CpuForm::Bf16) if param.val().dtype() != DType::BF16 => {
+                param.map(|kernel| kernel.cast(DType::BF16))
+            }
             _ => param,
         };
     }
@@ -88,16 +122,14 @@ fn cast_persistent<const D: usize>(param: Param<Tensor<D>>, dtype: FloatDType) -
     param.map(|weight| device.memory_persistent_allocations(weight, |weight| weight.cast(dtype)))
 }
 
-/// Returns by how many bytes the weight of a linear layer is smaller than in f32.
-pub(crate) fn bytes_below_f32<const D: usize>(param: &Param<Tensor<D>>, field: &str) -> u64 {
-    let shape = param.lazy_shape();
-    if cpu_form(field, &shape) != CpuForm::Packed {
-        return 0;
+/// Returns a module with all float parameters in f32, for training.
+#[cfg(feature = "train")]
+pub(crate) fn widened<M: Module>(module: M) -> M {
+    struct Widen;
+    impl ModuleMapper for Widen {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            param.map(kernels::to_f32)
+        }
     }
-    let elements = shape.num_elements();
-    let bytes = match nn::packed(param) {
-        Some(packed) => packed.bytes(),
-        None => (elements * param.val().dtype().size()) as u64,
-    };
-    ((elements * size_of::<f32>()) as u64).saturating_sub(bytes)
+    module.map(&mut Widen)
 }

@@ -38,6 +38,9 @@ pub struct ModelArgs {
     /// Refuse requests that are estimated to need more memory [default: no limit]
     #[arg(long, value_name = "GIGABYTES", value_parser = gigabytes, allow_negative_numbers = true)]
     pub max_memory: Option<f64>,
+    /// Keep the text model in memory between prompts; saves 0.1 s a prompt and takes up to 1.3 GB
+    #[arg(long)]
+    pub keep_text_model: bool,
 }
 
 /// Arguments that select a model and set how it generates images.
@@ -176,5 +179,6 @@ impl ModelArgs {
             .threads(self.threads)
             .max_memory(self.max_memory.map(|gigabytes| (gigabytes * 1e9) as u64))
             .text_model(self.text_model.clone())
+            .keep_text_model(self.keep_text_model)
     }
 }

@@ -70,10 +70,11 @@ impl Linear {
         }
     }
 
-    /// Returns the precision of the weight.
+    /// Returns the precision of the layer's products. A CPU widens weights that are not packed to f32.
     pub(crate) fn precision(&self) -> Precision {
         match self.weight() {
             Weight::Packed(packed) => packed.precision(),
+            Weight::Dense(weight) if is_cpu(&weight.device()) => Precision::F32,
             Weight::Dense(weight) => match weight.dtype() {
                 DType::F16 => Precision::F16,
                 DType::BF16 => Precision::Bf16,

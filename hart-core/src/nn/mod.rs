@@ -17,7 +17,7 @@ pub(crate) use linear::{Linear, LinearConfig};
 #[cfg(test)]
 pub(crate) use norm::group_norm_params;
 pub(crate) use norm::{add_norm, group_norm, layer_norm, rms_norm};
-pub(crate) use packed::{pack, packed, replace_packed};
+pub(crate) use packed::{pack, replace_packed};
 pub(crate) use rope::RotaryEmbedding;
 pub(crate) use step_embedding::StepEmbedding;
 pub(crate) use swiglu::SwiGlu;

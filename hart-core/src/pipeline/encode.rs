@@ -2,10 +2,10 @@
 
 use super::{Hart, Model};
 use crate::error::{Error, Result};
-use crate::memory;
+use crate::files::Mapped;
 use crate::progress::{Observer, Progress};
 use crate::request::Request;
-use crate::text::{PromptContext, PromptSettings, SystemPrompt, Tokens};
+use crate::text::{Context, PromptContext, PromptSettings, SystemPrompt, Tokens};
 
 impl Hart {
     /// Encodes the prompts of a request with its system prompt, for any number of requests with the same prompts. The other settings
@@ -30,10 +30,8 @@ impl Hart {
         if let Some(context) = &request.context {
             return Ok(context.clone());
         }
-        let Model { threads, device, config, max_memory, .. } = &*self.model;
-        memory::allow("encoding this request", *max_memory, || {
-            self.weight_bytes().saturating_add(memory::text(config, self.system_prompt_tokens(request)))
-        })?;
+        let Model { threads, device, config, budget, .. } = &*self.model;
+        budget.allow_text(config, self.system_prompt_tokens(request))?;
         threads.observe(observer, |observer| device.catch_backend_panic(|| self.encode_all(request, observer)))
     }
 
@@ -50,10 +48,11 @@ impl Hart {
 
     /// Encodes the prompts one by one, so that a context does not depend on the rest of the request, to the last bit.
     fn encode_all(&self, request: &Request, observer: &mut dyn Observer) -> Result<PromptContext> {
-        let Model { text, id, device, .. } = &*self.model;
+        let Model { id, device, .. } = &*self.model;
         let tokens = self.tokens(request)?;
         let mut progress = Progress::new(observer, request.cancel.as_ref(), self.text_work(&tokens));
-        let rows = (0..tokens.ids.len()).map(|prompt| text.encode(&tokens.row(prompt), &mut progress)).collect::<Result<_>>()?;
+        let rows =
+            (0..tokens.ids.len()).map(|prompt| self.model.encode(&tokens.row(prompt), &mut progress)).collect::<Result<_>>()?;
         let settings = PromptSettings {
             prompts: request.prompts.clone(),
             system_prompt: request.system_prompt.clone(),
@@ -89,6 +88,15 @@ impl Hart {
     pub(super) fn text_work(&self, tokens: &Tokens) -> f64 {
         let length = tokens.system.len() + self.model.config.transformer.context_tokens;
         tokens.ids.len() as f64 * self.model.text.work(length)
+    }
+}
+
+impl Model {
+    /// Encodes token rows, then releases the pages of the text model.
+    pub(super) fn encode(&self, tokens: &Tokens, progress: &mut Progress<'_>) -> Result<Context> {
+        let context = self.text.encode(tokens, progress);
+        self.pages.text.iter().for_each(Mapped::release);
+        context
     }
 }
 

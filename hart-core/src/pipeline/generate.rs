@@ -2,8 +2,8 @@
 
 use super::{Hart, Model};
 use crate::error::{Error, Result};
+use crate::files::Mapped;
 use crate::image::{Image, Provenance};
-use crate::memory;
 use crate::progress::{Observer, Progress, Stage, Step, Timings};
 use crate::request::Request;
 use crate::rng::Philox;
@@ -95,7 +95,7 @@ impl Hart {
             }
             from.check(encoded, self.model.scales.len())?;
         }
-        memory::allow("this request", self.model.max_memory, || self.memory(request).peak())
+        self.model.budget.allow_run("this request", &self.model.config, self.run_sizes(request))
     }
 
     fn run(&self, request: &Request, observer: &mut dyn Observer) -> Result<Generation> {
@@ -132,6 +132,7 @@ impl Hart {
                 let seed = request.seed.wrapping_add(index as u64);
                 let random = Philox::new(vec![seed]);
                 let latent = self.sample_from(known.as_ref(), context.clone(), &sampling, &random, progress)?;
+                self.model.pages.transformer.iter().for_each(Mapped::release);
                 progress.enter(Stage::Decode);
                 let provenance = Provenance { prompt: text.clone(), seed, settings: self.settings(request, &sampling) };
                 let decoded = self.model.visual.decode_images(&latent, progress)?;
@@ -152,7 +153,7 @@ impl Hart {
             Prompts::Encoded(context) => Ok(context.rows()[prompt].clone()),
             Prompts::Tokens(tokens) => {
                 progress.enter(Stage::Text);
-                self.model.text.encode(&tokens.row(prompt), progress)
+                self.model.encode(&tokens.row(prompt), progress)
             }
         }
     }

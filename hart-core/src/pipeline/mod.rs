@@ -15,7 +15,8 @@ use burn::prelude::Device;
 use crate::config::Config;
 use crate::device::{DeviceKind, OpenDevice, Precision};
 use crate::error::Result;
-use crate::memory::{self, Memory};
+use crate::files::Mapped;
+use crate::memory::{Budget, Memory, Run};
 use crate::request::Request;
 use crate::residual::ResidualDiffusion;
 use crate::sampling::CodebookRows;
@@ -45,11 +46,17 @@ struct Model {
     scales: Vec<Scale>,
     system_prompt: Option<String>,
     precision: Precision,
-    /// Number of bytes by which packed weights are smaller than in f32.
-    bytes_below_f32: u64,
+    budget: Budget,
+    pages: MappedPages,
     threads: Threads,
-    max_memory: Option<u64>,
     reports: Vec<LoadReport>,
+}
+
+/// The memory-mapped files of the stages whose pages are released when they are done.
+#[derive(Debug, Default)]
+struct MappedPages {
+    text: Vec<Mapped>,
+    transformer: Vec<Mapped>,
 }
 
 /// Asserts at compile time that `Hart` is `Send` and `Sync`.
@@ -120,18 +127,14 @@ impl Hart {
     /// included.
     pub fn memory(&self, request: &Request) -> Memory {
         let model = &*self.model;
-        // A run with a context skips the text stage.
-        let text = if request.context.is_some() { 0 } else { memory::text(&model.config, self.system_prompt_tokens(request)) };
-        Memory {
-            weights: self.weight_bytes(),
-            working: memory::working(&model.config, model.precision, request.total_images(), text),
-        }
+        model.budget.run(&model.config, self.run_sizes(request))
     }
 
-    /// Returns the bytes of the weights.
-    fn weight_bytes(&self) -> u64 {
-        let f32_bytes: u64 = self.model.reports.iter().map(|report| report.parameters * size_of::<f32>() as u64).sum();
-        f32_bytes.saturating_sub(self.model.bytes_below_f32)
+    /// Returns the sizes of a request on which its memory depends.
+    fn run_sizes(&self, request: &Request) -> Run {
+        // A run with a context skips the text stage.
+        let system_prompt_tokens = request.context.is_none().then(|| self.system_prompt_tokens(request));
+        Run { images: request.total_images(), system_prompt_tokens }
     }
 
     /// Runs a closure in the model's thread pool, or in the current one if the model has none. For programs that use single stages.

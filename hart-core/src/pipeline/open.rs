@@ -5,17 +5,17 @@ use std::sync::Arc;
 
 use burn::prelude::Device;
 
-use super::{Hart, Model};
-use crate::config::Layout;
+use super::{Hart, MappedPages, Model};
+use crate::config::{Config, Layout};
 use crate::device::{self, OpenDevice, Precision, is_cpu};
 use crate::error::{Error, Result};
 use crate::files::{Files, Storage};
 use crate::kernels;
-use crate::memory;
+use crate::memory::{self, Budget, ModelBytes, Release};
 use crate::options::OpenOptions;
 use crate::residual::ResidualDiffusion;
 use crate::scales;
-use crate::text::{ModelId, TextEncoder};
+use crate::text::{ModelId, TextEncoder, TextTokenizer};
 use crate::threads::Threads;
 use crate::transformer::Transformer;
 use crate::visual::VisualTokenizer;
@@ -45,10 +45,6 @@ impl Hart {
         let threads = Threads::new(options.threads)?;
         let device = options.device.find()?;
         let layout = Layout::find(storage, root, options.text_model.as_deref())?;
-        memory::allow("opening this model", options.max_memory, || {
-            let stored = transformer_weights(storage, &layout.transformer, options.weight_set);
-            memory::weights(&layout.config, &device.device).saturating_sub(stored.map_or(0, |stored| stored.bytes_below_f32()))
-        })?;
         let id = ModelId::new(root);
         let load = || Model::load(id, storage, layout, options, device.clone(), threads.clone());
         let model = threads.install(|| device.catch_backend_panic(load))?;
@@ -67,22 +63,30 @@ impl Model {
     ) -> Result<Self> {
         let (config, device) = (layout.config, &open.device);
         let checkpoint = transformer_weights(storage, &layout.transformer, options.weight_set)?;
-        let precision = resolve_precision(options.precision, checkpoint.packed_precision(), &layout.transformer, device)?;
-        let (text, text_report) = TextEncoder::open_in(storage, &layout.text, &config.text, options, device, precision)?;
-        let (visual, visual_report) =
-            VisualTokenizer::open_in(storage, &layout.visual, &config.visual, options, device, precision)?;
+        let tokenizer = TextTokenizer::open_in(storage, &layout.text, config.text.vocab_size)?;
+        let text_checkpoint = Checkpoint::open_in(storage, &layout.text)?;
+        let visual_checkpoint = Checkpoint::open_in(storage, &layout.visual)?;
+        let checkpoints = [&text_checkpoint, &checkpoint, &visual_checkpoint];
+        let precision = resolve_precision(options.precision, [&checkpoint, &text_checkpoint], device)?;
+        let budget = budget(&config, checkpoints, precision, options, device);
+        budget.allow_opening(&config)?;
+        let (text, text_report) = TextEncoder::load(tokenizer, &text_checkpoint, &config.text, options, device, precision)?;
+        let (visual, visual_report) = VisualTokenizer::load(&visual_checkpoint, &config.visual, options, device, precision)?;
         let mut loader = Loader::new(&checkpoint, &TRANSFORMER).with_precision(precision);
         let transformer = loader.load(Transformer::init(&config, device), "transformer", device)?.frozen();
         let residual = loader.load(ResidualDiffusion::init(&config, device), "residual", device)?;
-        let bytes_below_f32 = loader.bytes_below_f32();
         let reports = vec![text_report, loader.finish(options.strict)?, visual_report];
         kernels::reserve_pool(device, memory::largest_map(&config, precision));
+        let released = |release, checkpoint: &Checkpoint| if release { checkpoint.mapped().to_vec() } else { Vec::new() };
+        let pages = MappedPages {
+            text: released(budget.release.text, &text_checkpoint),
+            transformer: released(budget.release.transformer, &checkpoint),
+        };
         Ok(Self {
             id,
             codebook: visual.codebook().rows(),
             scales: scales::plan(&config.transformer),
             system_prompt: layout.system_prompt,
-            max_memory: options.max_memory,
             device: open,
             config,
             text,
@@ -90,28 +94,53 @@ impl Model {
             residual,
             visual,
             precision,
-            bytes_below_f32,
+            budget,
+            pages,
             threads,
             reports,
         })
     }
 }
 
-/// Resolves the precision. Packed weights can only be used in the precision in which they are stored.
-fn resolve_precision(requested: Precision, stored: Option<Precision>, folder: &Path, device: &Device) -> Result<Precision> {
-    match (requested, stored) {
-        (Precision::Auto, None) => Ok(device::best_precision(device)),
-        (_, Some(stored)) if !is_cpu(device) => Err(Error::checkpoint(
-            folder,
-            format!("holds {stored} weights packed for the CPU: open it on the CPU, or use the unconverted model here"),
-        )),
-        (Precision::Auto, Some(stored)) => Ok(stored),
-        (requested, None) => device::check_precision(requested, device),
-        (requested, Some(stored)) if requested != stored => Err(Error::checkpoint(
-            folder,
-            format!("holds {stored} weights: open it with the precision {stored} or auto, not {requested}"),
-        )),
-        (requested, Some(_)) => Ok(requested),
+/// Returns the memory of the model in three checkpoints, of the text model, the transformer and the visual tokenizer.
+fn budget(config: &Config, checkpoints: [&Checkpoint; 3], precision: Precision, options: &OpenOptions, device: &Device) -> Budget {
+    let bytes = |precision| ModelBytes::of(config, checkpoints, precision, device);
+    let is_fixed = checkpoints.iter().any(|checkpoint| checkpoint.packed_precision().is_some());
+    Budget {
+        bytes: bytes(precision),
+        int8: (is_cpu(device) && !is_fixed).then(|| bytes(Precision::Int8).converted()),
+        precision,
+        release: Release { text: !options.keep_text_model, transformer: options.max_memory.is_some() },
+        limit: options.max_memory,
+    }
+}
+
+/// Resolves the precision. Packed weights can only be used in the precision in which they are stored, which must be the same in all
+/// checkpoints that have some.
+fn resolve_precision(requested: Precision, checkpoints: [&Checkpoint; 2], device: &Device) -> Result<Precision> {
+    let mut resolved = requested;
+    for checkpoint in checkpoints {
+        let Some(stored) = checkpoint.packed_precision() else { continue };
+        let refused = |problem| Err(Error::checkpoint(checkpoint.path(), problem));
+        if !is_cpu(device) {
+            return refused(format!(
+                "holds {stored} weights packed for the CPU: open it on the CPU, or use the unconverted model here"
+            ));
+        }
+        if resolved != Precision::Auto && resolved != stored {
+            return refused(match requested {
+                Precision::Auto => {
+                    format!("holds {stored} weights, but the transformer is in {resolved}: convert the whole model again")
+                }
+                _ => format!("holds {stored} weights: open it with the precision {stored} or auto, not {requested}"),
+            });
+        }
+        resolved = stored;
+    }
+    match resolved {
+        Precision::Auto => Ok(device::best_precision(device)),
+        _ if resolved != requested => Ok(resolved),
+        _ => device::check_precision(requested, device),
     }
 }
 

@@ -18,7 +18,6 @@ use burn::prelude::*;
 use crate::config::TextConfig;
 use crate::device::Precision;
 use crate::error::Result;
-use crate::files::Storage;
 use crate::options::OpenOptions;
 use crate::progress::Progress;
 use crate::weights::{Checkpoint, LoadReport, Loader, TEXT};
@@ -77,21 +76,20 @@ impl TextEncoder {
     pub fn open(folder: &Path, options: &OpenOptions, device: &Device) -> Result<(Self, LoadReport)> {
         let storage = options.disk();
         let config = TextConfig::read_in(&storage, &folder.join("config.json"))?;
-        Self::open_in(&storage, folder, &config, options, device, Precision::F32)
+        let tokenizer = TextTokenizer::open_in(&storage, folder, config.vocab_size)?;
+        Self::load(tokenizer, &Checkpoint::open_in(&storage, folder)?, &config, options, device, Precision::F32)
     }
 
-    /// Like [`Self::open`], with weights in `precision`.
-    pub(crate) fn open_in(
-        storage: &Storage,
-        folder: &Path,
+    /// Loads the weights of a checkpoint in `precision`.
+    pub(crate) fn load(
+        tokenizer: TextTokenizer,
+        checkpoint: &Checkpoint,
         config: &TextConfig,
         options: &OpenOptions,
         device: &Device,
         precision: Precision,
     ) -> Result<(Self, LoadReport)> {
-        let tokenizer = TextTokenizer::open_in(storage, folder, config.vocab_size)?;
-        let checkpoint = Checkpoint::open_in(storage, folder)?;
-        let mut loader = Loader::new(&checkpoint, &TEXT).with_precision(precision);
+        let mut loader = Loader::new(checkpoint, &TEXT).with_precision(precision);
         let encoder = loader.load(Qwen2::init(config, device), "", device)?;
         Ok((Self { tokenizer, encoder }, loader.finish(options.strict)?))
     }

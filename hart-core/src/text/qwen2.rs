@@ -129,7 +129,7 @@ impl Qwen2 {
         let positions: Vec<f32> = (0..length).map(|p| p as f32).collect();
         let rotation = RotaryEmbedding::sequence(&[positions], self.rope.head_dim, self.rope.theta, &device);
 
-        let mut x = self.embedding.forward(ids); // [batch, tokens, channels]
+        let mut x = kernels::to_f32(self.embedding.forward(ids)); // [batch, tokens, channels]
         for (index, layer) in self.layers.iter().enumerate() {
             let normed = nn::rms_norm(x.clone(), &layer.attention_norm, None);
             x = kernels::add_gated(x, layer.attention.forward(normed, &rotation, bias.clone()), None);

@@ -19,6 +19,7 @@ use crate::device::Precision;
 use crate::error::{Error, Result};
 use crate::image::Image;
 use crate::pipeline::Hart;
+use crate::precision::widened;
 use crate::progress::Progress;
 use crate::residual::ResidualDiffusion;
 use crate::schedule::FULL_STEPS;
@@ -51,8 +52,11 @@ impl Generator {
 
     /// Returns a generator with the weights of an open model.
     pub fn of(hart: &Hart) -> Self {
-        let text = hart.text().encoder.clone();
-        Self { text, transformer: hart.transformer().clone(), residual: hart.residual().clone() }
+        Self {
+            text: widened(hart.text().encoder.clone()),
+            transformer: widened(hart.transformer().clone()),
+            residual: widened(hart.residual().clone()),
+        }
     }
 }
 

@@ -24,7 +24,6 @@ use burn::prelude::*;
 use crate::config::VisualConfig;
 use crate::device::Precision;
 use crate::error::{Error, Result};
-use crate::files::Storage;
 use crate::image::Image;
 use crate::kernels;
 use crate::nn;
@@ -107,20 +106,18 @@ impl VisualTokenizer {
     pub fn open(folder: &Path, options: &OpenOptions, device: &Device) -> Result<(Self, LoadReport)> {
         let storage = options.disk();
         let config = VisualConfig::read_in(&storage, &folder.join("config.json"))?;
-        Self::open_in(&storage, folder, &config, options, device, Precision::F32)
+        Self::load(&Checkpoint::open_in(&storage, folder)?, &config, options, device, Precision::F32)
     }
 
-    /// Like [`Self::open`], with weights in `precision`.
-    pub(crate) fn open_in(
-        storage: &Storage,
-        folder: &Path,
+    /// Loads the weights of a checkpoint in `precision`.
+    pub(crate) fn load(
+        checkpoint: &Checkpoint,
         config: &VisualConfig,
         options: &OpenOptions,
         device: &Device,
         precision: Precision,
     ) -> Result<(Self, LoadReport)> {
-        let checkpoint = Checkpoint::open_in(storage, folder)?;
-        let mut loader = Loader::new(&checkpoint, &VISUAL).with_precision(precision);
+        let mut loader = Loader::new(checkpoint, &VISUAL).with_precision(precision);
         if !config.has_phi() {
             loader.allow_unused("quantize.quant_resi");
         }

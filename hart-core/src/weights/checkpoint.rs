@@ -123,7 +123,7 @@ impl Checkpoint {
         let Some(entry) = self.tensors.get(name) else {
             return Err(Error::checkpoint(&self.path, format!("holds no tensor `{name}`")));
         };
-        let data = entry.read(name)?;
+        let data = entry.read(name, false)?;
         data.try_to_vec().map_err(|e| Error::checkpoint(&self.path, format!("tensor `{name}`: {e:?}")))
     }
 
@@ -132,18 +132,14 @@ impl Checkpoint {
         self.tensors.values().find_map(TensorEntry::packed_precision)
     }
 
-    /// Returns by how many bytes the packed weights are smaller than in f32.
-    pub(crate) fn bytes_below_f32(&self) -> u64 {
-        let saved = |entry: &TensorEntry| {
-            let elements: usize = entry.info.shape.iter().product();
-            (elements * (size_of::<f32>() - entry.element.size())) as u64
-        };
-        self.tensors.values().filter(|entry| entry.packed_precision().is_some()).map(saved).sum()
-    }
-
     /// Releases the memory of the mapped pages read so far.
     pub(super) fn release_pages(&self) {
         self.mapped.iter().for_each(Mapped::release);
+    }
+
+    /// Returns the memory-mapped files; none if the weights were read into memory.
+    pub(crate) fn mapped(&self) -> &[Mapped] {
+        &self.mapped
     }
 
     pub(super) fn entry(&self, name: &str) -> Option<&TensorEntry> {

@@ -7,6 +7,8 @@ use std::fs::{self, File};
 use std::path::Path;
 
 use burn::module::Module;
+use burn::prelude::*;
+use burn::tensor::DType;
 use half::bf16;
 use safetensors::{Dtype, View};
 
@@ -14,9 +16,10 @@ use super::checkpoint::Checkpoint;
 use super::load::fields_and_shapes;
 use super::names::Table;
 use super::packed::tensor_names;
+use super::tensors::TensorEntry;
 use crate::device::Precision;
 use crate::error::{Error, Result};
-use crate::kernels::PackedWeight;
+use crate::kernels::{self, PackedWeight};
 use crate::precision::{self, CpuForm};
 use crate::progress::Control;
 
@@ -97,12 +100,19 @@ pub(crate) fn convert_tensors(
     forms: &Forms,
     path: &Path,
     progress: &ConversionProgress<'_>,
+    device: &Device,
 ) -> Result<()> {
     let mut tensors = Vec::new();
     for name in kept_names(checkpoint, table) {
         let shape = checkpoint.info(name).map(|info| info.shape.clone()).unwrap_or_default();
-        let tensor =
-            |form: StoredForm, shape: Vec<usize>| ConvertedTensor { checkpoint, progress, name: name.to_string(), form, shape };
+        let tensor = |form: StoredForm, shape: Vec<usize>| ConvertedTensor {
+            checkpoint,
+            device,
+            progress,
+            name: name.to_string(),
+            form,
+            shape,
+        };
         let form = match forms.get(name) {
             None => CpuForm::F32,
             Some((form, expected)) if shape == *expected => *form,
@@ -114,25 +124,28 @@ pub(crate) fn convert_tensors(
             }
         };
         let panels = match (form, shape.as_slice()) {
-            (CpuForm::Packed, &[outputs, inputs]) => {
-                PackedWeight::stored_shape(precision, [inputs, outputs]).map(|panels| (panels, inputs))
-            }
+            (CpuForm::Packed, &[outputs, inputs]) => PackedWeight::stored_shape(precision, [inputs, outputs]),
             _ => None,
         };
         match panels {
-            Some((panels, inputs)) => {
-                tensors.push((name.to_string(), tensor(StoredForm::Panels(precision, inputs), panels.to_vec())));
+            Some(panels) => {
+                tensors.push((name.to_string(), tensor(StoredForm::Panels(precision), panels.to_vec())));
                 if precision == Precision::Int8 {
-                    tensors.push((tensor_names(name)[1].clone(), tensor(StoredForm::Scales(inputs), vec![shape[0]])));
+                    tensors.push((tensor_names(name)[1].clone(), tensor(StoredForm::Scales, vec![shape[0]])));
                 }
             }
             None if form == CpuForm::Bf16 => tensors.push((name.to_string(), tensor(StoredForm::Bf16, shape))),
+            None if form == CpuForm::Stored => {
+                let half = checkpoint.entry(name).and_then(TensorEntry::half);
+                tensors.push((name.to_string(), tensor(half.map_or(StoredForm::F32, StoredForm::Half), shape)));
+            }
             None => tensors.push((name.to_string(), tensor(StoredForm::F32, shape))),
         }
     }
     // `View::data` cannot return an error, so read every tensor once before.
     for (_, tensor) in &tensors {
-        tensor.checkpoint.values(&tensor.name)?;
+        checkpoint.entry(&tensor.name).map_or(Ok(()), |entry| entry.read(&tensor.name, true).map(|_| ()))?;
+        checkpoint.release_pages();
         progress.report(0)?;
     }
     // safetensors makes the file private. Give it the usual permissions of a new file.
@@ -146,27 +159,54 @@ pub(crate) fn convert_tensors(
 #[derive(Clone, Copy)]
 enum StoredForm {
     F32,
+    /// A half precision in which the tensor is stored already.
+    Half(DType),
     Bf16,
-    /// Panels in a precision, of rows with this number of inputs.
-    Panels(Precision, usize),
-    /// Scales of int8 panels, of rows with this number of inputs.
-    Scales(usize),
+    /// Panels in a precision.
+    Panels(Precision),
+    /// Scales of int8 panels.
+    Scales,
 }
 
 /// A tensor that is converted when it is written.
 struct ConvertedTensor<'a, 'o> {
     checkpoint: &'a Checkpoint,
+    /// A device whose kernels pack weights.
+    device: &'a Device,
     progress: &'a ConversionProgress<'o>,
     name: String,
     form: StoredForm,
     shape: Vec<usize>,
 }
 
+impl ConvertedTensor<'_, '_> {
+    /// Returns the bytes of the form. `None` if the tensor cannot be read, which has been checked before.
+    fn converted(&self) -> Option<Vec<u8>> {
+        let entry = self.checkpoint.entry(&self.name)?;
+        let data = entry.read(&self.name, !matches!(self.form, StoredForm::F32 | StoredForm::Bf16)).ok()?;
+        let floats = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        match self.form {
+            StoredForm::F32 => Some(floats(data.as_slice().ok()?)),
+            StoredForm::Bf16 => Some(data.as_slice::<f32>().ok()?.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect()),
+            StoredForm::Half(_) => Some(data.as_bytes().to_vec()),
+            StoredForm::Panels(precision) => Some(self.pack(data, precision)?.stored().panels.to_vec()),
+            StoredForm::Scales => self.pack(data, Precision::Int8)?.stored().scales.map(floats),
+        }
+    }
+
+    /// Packs a weight `[out, in]`.
+    fn pack(&self, data: TensorData, precision: Precision) -> Option<PackedWeight> {
+        let dtype = data.dtype();
+        kernels::pack(&Tensor::<2>::from_data(data, (self.device, dtype)).transpose(), precision)
+    }
+}
+
 impl View for ConvertedTensor<'_, '_> {
     fn dtype(&self) -> Dtype {
         match self.form {
-            StoredForm::F32 | StoredForm::Scales(_) => Dtype::F32,
-            StoredForm::Bf16 | StoredForm::Panels(Precision::Bf16, _) => Dtype::BF16,
+            StoredForm::F32 | StoredForm::Scales => Dtype::F32,
+            StoredForm::Half(DType::F16) => Dtype::F16,
+            StoredForm::Half(_) | StoredForm::Bf16 | StoredForm::Panels(Precision::Bf16) => Dtype::BF16,
             StoredForm::Panels(..) => Dtype::I8,
         }
     }
@@ -178,29 +218,18 @@ impl View for ConvertedTensor<'_, '_> {
     fn data(&self) -> Cow<'_, [u8]> {
         // This function cannot return an error. After a cancellation, the remaining tensors are written as zeros, which is fast.
         let elements = self.checkpoint.info(&self.name).map_or(0, |info| info.shape.iter().product());
-        if self.progress.report(if matches!(self.form, StoredForm::Scales(_)) { 0 } else { elements }).is_err() {
+        if self.progress.report(if matches!(self.form, StoredForm::Scales) { 0 } else { elements }).is_err() {
             return Cow::Owned(vec![0; self.data_len()]);
         }
-        let values = self.checkpoint.values(&self.name).unwrap_or_default();
-        let floats = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        let pack = |precision, inputs| PackedWeight::pack(precision, &values, inputs);
-        let bytes = match self.form {
-            StoredForm::F32 => floats(&values),
-            StoredForm::Bf16 => values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect(),
-            StoredForm::Panels(precision, inputs) => {
-                pack(precision, inputs).map(|p| p.stored().panels.to_vec()).unwrap_or_default()
-            }
-            StoredForm::Scales(inputs) => {
-                pack(Precision::Int8, inputs).and_then(|p| p.stored().scales.map(floats)).unwrap_or_default()
-            }
-        };
+        let bytes = self.converted().unwrap_or_else(|| vec![0; self.data_len()]);
+        self.checkpoint.release_pages();
         Cow::Owned(bytes)
     }
 
     fn data_len(&self) -> usize {
         let size = match self.dtype() {
             Dtype::F32 => 4,
-            Dtype::BF16 => 2,
+            Dtype::F16 | Dtype::BF16 => 2,
             _ => 1,
         };
         self.shape.iter().product::<usize>() * size

@@ -4,17 +4,20 @@ use std::collections::BTreeSet;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::prelude::*;
-use burn::tensor::{DType, Shape};
+use burn::tensor::Shape;
 
 use super::checkpoint::Checkpoint;
 use super::names::Table;
 use super::packed;
 use super::report::{LoadReport, ShapeMismatch, UnmatchedTensor};
-use crate::device::Precision;
+use crate::device::{Precision, is_cpu};
 use crate::error::{Error, Result};
 use crate::kernels::{self, PackedWeight};
 use crate::nn;
 use crate::precision::{self, CpuForm};
+
+/// Bytes after which the pages of mapped files are released while a model is loaded.
+pub(crate) const RELEASED_BYTES: usize = 64 << 20;
 
 /// Loads modules from one checkpoint and records which tensors fit.
 ///
@@ -27,25 +30,22 @@ pub struct Loader<'a> {
     /// Prefix of tensors that may be unused, in addition to those that the table ignores.
     optional: Option<&'static str>,
     report: LoadReport,
-    precision: Precision,
-    bytes_below_f32: u64,
+    /// The precision of the model; `None` for f32 without exception.
+    precision: Option<Precision>,
+    /// Bytes read since pages were released.
+    read_bytes: usize,
 }
 
 impl<'a> Loader<'a> {
     /// Creates a loader for one checkpoint and the table that fits it. Parameters are loaded in f32.
     pub fn new(checkpoint: &'a Checkpoint, table: &'a Table) -> Self {
         let report = LoadReport { path: checkpoint.path().to_path_buf(), ..LoadReport::default() };
-        Self { checkpoint, table, used: BTreeSet::new(), optional: None, report, precision: Precision::F32, bytes_below_f32: 0 }
+        Self { checkpoint, table, used: BTreeSet::new(), optional: None, report, precision: None, read_bytes: 0 }
     }
 
-    /// Sets the precision of the model; see [`crate::precision`] for that of each parameter.
+    /// Sets the precision of the model, for inference; see [`crate::precision`] for that of each parameter.
     pub(crate) fn with_precision(self, precision: Precision) -> Self {
-        Self { precision, ..self }
-    }
-
-    /// Returns by how many bytes the weights of linear layers are smaller than in f32.
-    pub(crate) fn bytes_below_f32(&self) -> u64 {
-        self.bytes_below_f32
+        Self { precision: Some(precision), ..self }
     }
 
     /// Allows tensors below a prefix to be unused.
@@ -91,7 +91,7 @@ impl<'a> Loader<'a> {
     }
 
     /// Reads the tensor of a field of the given shape. Returns `None`, and adds to the report, if it is missing or misshapen.
-    fn read(&mut self, field: &str, shape: Vec<usize>) -> Result<Option<LoadedTensor>> {
+    fn read(&mut self, field: &str, shape: Vec<usize>, device: &Device) -> Result<Option<LoadedTensor>> {
         let names = self.table.candidates(field);
         let Some((name, entry)) = names.iter().find_map(|n| self.checkpoint.entry(n).map(|e| (n, e))) else {
             let name = names.into_iter().next().unwrap_or_else(|| field.to_string());
@@ -112,7 +112,12 @@ impl<'a> Loader<'a> {
             self.report.misshapen.push(ShapeMismatch { name: name.clone(), file, expected: shape, found });
             return Ok(None);
         }
-        let data = entry.read(name)?;
+        let as_stored = |dtype| {
+            let precision = self.precision.filter(|_| is_cpu(device));
+            precision.is_some_and(|precision| precision::is_read_as_stored(field, &shape, dtype, precision))
+        };
+        let data = entry.read(name, entry.half().is_some_and(as_stored))?;
+        self.read_bytes += data.num_elements() * data.dtype().size();
         self.report.files.insert(file);
         self.report.loaded += 1;
         self.report.parameters += data.num_elements() as u64;
@@ -127,16 +132,21 @@ impl<'a> Loader<'a> {
         device: &Device,
     ) -> Result<Param<Tensor<D>>> {
         let (field, shape) = (path.field(), path.stored_shape(param.lazy_shape()));
-        let param = match self.read(&field, shape.clone())? {
+        let param = match self.read(&field, shape.clone(), device)? {
             None => return Ok(param),
             Some(LoadedTensor::Dense(data)) => {
-                let tensor = Tensor::<D>::from_data(data, (device, DType::F32));
+                let dtype = data.dtype();
+                let tensor = Tensor::<D>::from_data(data, (device, dtype));
                 let tensor = if path.is_transposed() { tensor.transpose() } else { tensor };
                 let id = param.id;
-                precision::round(param.transform_for_load(tensor, id), &field, self.precision)
+                let param = param.transform_for_load(tensor, id);
+                match self.precision {
+                    Some(precision) => precision::round(param, &field, precision),
+                    None => param,
+                }
             }
             Some(LoadedTensor::Packed(packed)) => {
-                let fits = precision::cpu_form(&field, &shape) == CpuForm::Packed && packed.precision() == self.precision;
+                let fits = precision::cpu_form(&field, &shape) == CpuForm::Packed && Some(packed.precision()) == self.precision;
                 let param = if fits { nn::replace_packed(param, packed) } else { None };
                 param.ok_or_else(|| {
                     let problem =
@@ -145,14 +155,17 @@ impl<'a> Loader<'a> {
                 })?
             }
         };
-        self.bytes_below_f32 += precision::bytes_below_f32(&param, &field);
+        if self.read_bytes >= RELEASED_BYTES {
+            self.checkpoint.release_pages();
+            self.read_bytes = 0;
+        }
         Ok(param)
     }
 }
 
 /// A tensor that has been read.
 enum LoadedTensor {
-    /// Values in f32.
+    /// Values in f32, or in half precision as stored.
     Dense(TensorData),
     /// A packed weight.
     Packed(PackedWeight),

@@ -1,8 +1,10 @@
 //! Checkpoint files: opening, checking, and loading into modules by one table of names.
 //!
 //! The formats are safetensors, memory-mapped if asked for, and torch's zipped pickle `.bin`, each as one file or as shards. No code in
-//! a pickle is executed. Tensors of f32, f16, bf16 and f64 are read as f32.
+//! a pickle is executed. Tensors of f32, f16, bf16 and f64 are read as f32; for inference on the CPU, large ones stay in the half
+//! precision of their file.
 
+mod bytes;
 mod checkpoint;
 mod convert;
 mod load;
@@ -12,10 +14,11 @@ mod report;
 mod save;
 mod tensors;
 
+pub(crate) use bytes::{WeightBytes, weight_bytes};
 pub use checkpoint::Checkpoint;
 pub(crate) use convert::{ConversionProgress, convert_tensors, rounded_tensors};
-pub(crate) use load::fields_and_shapes;
 pub use load::{Loader, names_and_shapes, parameter_count};
+pub(crate) use load::{RELEASED_BYTES, fields_and_shapes};
 pub(crate) use names::is_field_below;
 pub use names::{TEXT, TRANSFORMER, Table, VISUAL, visual_names};
 pub(crate) use report::shortened;

@@ -106,13 +106,22 @@ impl TensorEntry {
         matches!(*self.info.shape, [_, _, o, i] if [o, i] == [outputs, inputs]).then_some(precision)
     }
 
-    /// Reads the tensor as f32 in row-major order.
+    /// Returns the half precision in which the tensor is stored, if any.
+    pub(super) fn half(&self) -> Option<DType> {
+        match self.element {
+            ElementType::F16 => Some(DType::F16),
+            ElementType::Bf16 => Some(DType::BF16),
+            _ => None,
+        }
+    }
+
+    /// Reads the tensor in row-major order: as f32, or in half precision if it is stored and wanted so.
     ///
     /// # Errors
     ///
     /// [`Error::Checkpoint`] if the elements are not floats; [`Error::Io`] if the file cannot be read; [`Error::NotFinite`] if a value is
     /// not finite.
-    pub(super) fn read(&self, name: &str) -> Result<TensorData> {
+    pub(super) fn read(&self, name: &str, as_stored: bool) -> Result<TensorData> {
         let file = &self.info.file;
         let bytes = match &self.bytes {
             TensorBytes::Buffer(bytes) => bytes.clone(),
@@ -131,16 +140,26 @@ impl TensorEntry {
             return Err(Error::checkpoint(file, format!("tensor `{name}` has {} bytes for {count} elements", bytes.len())));
         }
         let shape = Shape::from(self.info.shape.clone());
-        let aligned = bytes.as_ptr().align_offset(align_of::<f32>()) == 0;
-        let data = if self.element == ElementType::F32 && aligned && cfg!(target_endian = "little") {
-            TensorData::from_bytes(Bytes::from_shared(bytes, AllocationProperty::Other), shape, DType::F32)
-        } else {
-            TensorData::new(convert(&bytes, self.element, count), shape)
+        let in_place = match self.half() {
+            Some(half) => as_stored.then_some(half),
+            None => (self.element == ElementType::F32).then_some(DType::F32),
         };
-        let values = data.as_slice::<f32>().map_err(|e| Error::checkpoint(file, format!("tensor `{name}`: {e:?}")))?;
-        match first_not_finite(values) {
+        let aligned = bytes.as_ptr().align_offset(self.element.size()) == 0 && cfg!(target_endian = "little");
+        let data = match in_place.filter(|_| aligned) {
+            Some(dtype) => TensorData::from_bytes(Bytes::from_shared(bytes, AllocationProperty::Other), shape, dtype),
+            None => TensorData::new(convert(&bytes, self.element, count), shape),
+        };
+        let found = match data.dtype() {
+            DType::F16 => {
+                first_not_finite(slice::<f16>(&data), |v| v.to_bits() & F16_EXPONENT == F16_EXPONENT).map(|(i, v)| (i, v.to_f32()))
+            }
+            DType::BF16 => first_not_finite(slice::<bf16>(&data), |v| v.to_bits() & BF16_EXPONENT == BF16_EXPONENT)
+                .map(|(i, v)| (i, v.to_f32())),
+            _ => first_not_finite(slice::<f32>(&data), |v| v.to_bits() & F32_EXPONENT == F32_EXPONENT),
+        };
+        match found {
             None => Ok(data),
-            Some(index) => Err(Error::NotFinite { path: file.clone(), tensor: name.into(), index, value: values[index] }),
+            Some((index, value)) => Err(Error::NotFinite { path: file.clone(), tensor: name.into(), index, value }),
         }
     }
 }
@@ -169,13 +188,22 @@ fn words(bytes: &[u8]) -> Vec<u16> {
     bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]])).collect()
 }
 
-/// Returns the index of the first NaN or infinity.
-fn first_not_finite(values: &[f32]) -> Option<usize> {
-    const EXPONENT: u32 = 0x7f80_0000;
+fn slice<E: burn::tensor::Element>(data: &TensorData) -> &[E] {
+    data.as_slice().expect("of this type and aligned")
+}
+
+/// Exponents of NaN and infinity.
+const F32_EXPONENT: u32 = 0x7f80_0000;
+const F16_EXPONENT: u16 = 0x7c00;
+const BF16_EXPONENT: u16 = 0x7f80;
+
+/// Returns the first NaN or infinity and its index.
+fn first_not_finite<T: Copy + Sync>(values: &[T], is_not_finite: impl Fn(T) -> bool + Sync) -> Option<(usize, T)> {
     // A branch-free test of each chunk is vectorised. Only a chunk that fails is searched.
-    let has_not_finite = |chunk: &[f32]| chunk.iter().fold(0u32, |sum, v| sum | u32::from(v.to_bits() & EXPONENT == EXPONENT)) != 0;
-    let (index, chunk) = values.par_chunks(CHUNK).enumerate().find_first(|(_, chunk)| has_not_finite(chunk))?;
-    Some(index * CHUNK + chunk.iter().position(|v| !v.is_finite())?)
+    let has_not_finite = |chunk: &[T]| chunk.iter().fold(0u16, |sum, v| sum | u16::from(is_not_finite(*v))) != 0;
+    let (chunk, values) = values.par_chunks(CHUNK).enumerate().find_first(|(_, chunk)| has_not_finite(chunk))?;
+    let index = values.iter().position(|v| is_not_finite(*v))?;
+    Some((chunk * CHUNK + index, values[index]))
 }
 
 #[cfg(test)]
@@ -198,11 +226,13 @@ mod tests {
     #[test]
     fn first_nan_or_infinity_is_found() {
         let mut values = vec![f32::MAX; 3 * CHUNK + 5];
-        assert_eq!(first_not_finite(&values), None);
+        let first =
+            |values: &[f32]| first_not_finite(values, |v| v.to_bits() & F32_EXPONENT == F32_EXPONENT).map(|(index, _)| index);
+        assert_eq!(first(&values), None);
         values[2 * CHUNK + 1] = f32::NAN;
         values[3 * CHUNK + 4] = f32::NEG_INFINITY;
-        assert_eq!(first_not_finite(&values), Some(2 * CHUNK + 1));
+        assert_eq!(first(&values), Some(2 * CHUNK + 1));
         values[2 * CHUNK + 1] = 0.0;
-        assert_eq!(first_not_finite(&values), Some(3 * CHUNK + 4));
+        assert_eq!(first(&values), Some(3 * CHUNK + 4));
     }
 }
