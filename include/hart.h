@@ -342,6 +342,13 @@ HART_API hart_status hart_options_set_threads(hart_options *options, uint32_t th
  */
 HART_API hart_status hart_options_set_max_memory(hart_options *options, uint64_t bytes);
 
+/**
+ * Sets whether the text model's memory-mapped weights stay in memory after a prompt is encoded (not 0) or are released
+ * (0, default) and read again from the system's cache for the next prompt. A server that encodes all the time may keep
+ * them.
+ */
+HART_API hart_status hart_options_set_keep_text_model(hart_options *options, int32_t keep);
+
 /* ---- Files in memory ------------------------------------------------------- */
 
 /**

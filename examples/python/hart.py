@@ -264,6 +264,7 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "hart_options_set_strict": (_hart_status, [_hart_options, c_int32]),
     "hart_options_set_threads": (_hart_status, [_hart_options, c_uint32]),
     "hart_options_set_max_memory": (_hart_status, [_hart_options, c_uint64]),
+    "hart_options_set_keep_text_model": (_hart_status, [_hart_options, c_int32]),
     # Files in memory
     "hart_files_new": (_hart_status, [POINTER(_hart_files)]),
     "hart_files_free": (None, [_hart_files]),
@@ -1314,6 +1315,7 @@ class Model:
         strict: bool = True,
         threads: int | None = None,
         max_memory: int | None = None,
+        keep_text_model: bool = False,
     ) -> None:
         """Open a model from a folder. This cannot be interrupted.
 
@@ -1332,6 +1334,8 @@ class Model:
                 models of the program. The number of threads does not change the images.
             max_memory: Limit in bytes for the estimated memory; None for no limit. Opening the model, or a run, fails before any
                 work if its estimate is above the limit.
+            keep_text_model: True to keep the text model's mapped weights in memory after a prompt is encoded, for a server that
+                encodes all the time. False releases them.
 
         Raises:
             CheckpointError: A file of the model is missing or invalid; the message names it.
@@ -1340,7 +1344,7 @@ class Model:
             OutOfMemoryError: More memory is needed than is available or allowed.
             RequestError: An option is invalid.
         """
-        options = _options(device, precision, text_model, weights, memory_map, strict, threads, max_memory)
+        options = _options(device, precision, text_model, weights, memory_map, strict, threads, max_memory, keep_text_model)
         handle = _hart_model()
         _lib.hart_model_open(_path("path", path), options, _ABI_VERSION, byref(handle))
         self._handle: _hart_model | None = handle
@@ -1358,6 +1362,7 @@ class Model:
         strict: bool = True,
         threads: int | None = None,
         max_memory: int | None = None,
+        keep_text_model: bool = False,
     ) -> Model:
         """Open a model from files in memory.
 
@@ -1366,7 +1371,7 @@ class Model:
         Args:
             files: Contents of the files, by path relative to the model's folder, such as "llm/config.json". They are copied.
         """
-        options = _options(device, precision, text_model, weights, memory_map, strict, threads, max_memory)
+        options = _options(device, precision, text_model, weights, memory_map, strict, threads, max_memory, keep_text_model)
         contents, handle = _hart_files(), _hart_model()
         _lib.hart_files_new(byref(contents))
         for name, value in files.items():
@@ -1583,6 +1588,7 @@ def _options(
     strict: bool,
     threads: int | None,
     max_memory: int | None,
+    keep_text_model: bool,
 ) -> _hart_options:
     options = _hart_options()
     _lib.hart_options_new(byref(options))
@@ -1597,6 +1603,7 @@ def _options(
         _lib.hart_options_set_threads(options, _integer("threads", threads, 32))
     if max_memory is not None:
         _lib.hart_options_set_max_memory(options, _integer("max_memory", max_memory, 64))
+    _lib.hart_options_set_keep_text_model(options, bool(keep_text_model))
     return options
 
 

@@ -119,3 +119,11 @@ pub unsafe extern "C" fn hart_options_set_threads(options: *mut hart_options, th
 pub unsafe extern "C" fn hart_options_set_max_memory(options: *mut hart_options, bytes: u64) -> hart_status {
     set(options, |options| Ok(options.max_memory((bytes > 0).then_some(bytes))))
 }
+
+/// Sets whether the text model's memory-mapped weights stay in memory after a prompt is encoded (not 0) or are released
+/// (0, default) and read again from the system's cache for the next prompt. A server that encodes all the time may keep
+/// them.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hart_options_set_keep_text_model(options: *mut hart_options, keep: i32) -> hart_status {
+    set(options, |options| Ok(options.keep_text_model(keep != 0)))
+}

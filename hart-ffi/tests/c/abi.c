@@ -108,6 +108,7 @@ static void nulls(const hart_model *model, const char *path, const char *scratch
     IS_NULL(hart_options_set_strict(NULL, 1), "options");
     IS_NULL(hart_options_set_threads(NULL, 1), "options");
     IS_NULL(hart_options_set_max_memory(NULL, 1), "options");
+    IS_NULL(hart_options_set_keep_text_model(NULL, 1), "options");
     IS_NULL(hart_files_new(NULL), "files");
     IS_NULL(hart_files_add(NULL, "x", pixel, 3), "files");
     IS_NULL(hart_files_add(files, NULL, pixel, 3), "name");
@@ -488,6 +489,7 @@ static void memory(const char *path) {
     OK(hart_options_set_weights(options, "plain"));
     OK(hart_options_set_memory_map(options, 0));
     OK(hart_options_set_strict(options, 1));
+    OK(hart_options_set_keep_text_model(options, 1));
     /* One thread, and a callback that generates with the same model. */
     OK(hart_options_set_threads(options, 1));
     OK(hart_model_open(path, options, HART_ABI_VERSION, &model));

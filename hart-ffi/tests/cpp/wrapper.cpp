@@ -152,7 +152,7 @@ void models(const hart::Model &model) {
 void options(const std::string &path) {
     hart::Options options;
     CHECK(&options.device("cpu") == &options);
-    options.precision("f32").weights("auto").memory_map(false).strict(true).threads(1).max_memory(0).text_model(fs::path(path) / "text");
+    options.precision("f32").weights("auto").memory_map(false).strict(true).threads(1).max_memory(0).keep_text_model(true).text_model(fs::path(path) / "text");
     const auto model = hart::Model::open(path, options);
     const auto other = hart::Model::open(fs::path(path), hart::Options().threads(2).device("auto"));
     CHECK(same(generate(model, "a house", 3), generate(other, "a house", 3)));
