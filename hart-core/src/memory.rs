@@ -186,9 +186,10 @@ impl Budget {
         self.allow_run("an image of this model", config, Run { images: 1, system_prompt_tokens: Some(0) })
     }
 
-    /// Fails if encoding a prompt needs more memory than the limit.
-    pub(crate) fn allow_text(&self, config: &Config, system_prompt_tokens: usize) -> Result<()> {
-        self.allow("encoding this request", |bytes, _, _| bytes.text(config, system_prompt_tokens).peak())
+    /// Fails if encoding `prompts` prompts, and keeping their contexts, needs more memory than the limit.
+    pub(crate) fn allow_text(&self, config: &Config, prompts: usize, system_prompt_tokens: usize) -> Result<()> {
+        let contexts = F32 * (prompts * config.transformer.context_tokens * config.text.hidden_size) as u64;
+        self.allow("encoding this request", |bytes, _, _| bytes.text(config, system_prompt_tokens).peak() + contexts)
     }
 
     /// Fails if a run needs more memory than the limit.
@@ -242,4 +243,24 @@ fn decoder(config: &Config) -> u64 {
     let maps = DECODER_MAPS * decoder_map(config);
     let widest = c.multipliers.iter().map(|multiplier| (c.channels * multiplier) as u64).max().unwrap_or(0);
     F32 * (maps + KERNEL_POINTS * widest * widest + DECODER_BAND)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn every_prompt_that_is_encoded_takes_memory() {
+        let config = Config::open(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tiny-a"))).unwrap();
+        let part = WeightBytes::default();
+        let bytes = ModelBytes { text: part, transformer: part, visual: part };
+        let release = Release { text: true, transformer: true };
+        let context = F32 * (config.transformer.context_tokens * config.text.hidden_size) as u64;
+        let limit = Some(text(&config, 5) + 3 * context);
+        let budget = Budget { bytes, int8: None, precision: Precision::F32, release, limit };
+        assert!(budget.allow_text(&config, 3, 5).is_ok());
+        assert!(matches!(budget.allow_text(&config, 4, 5), Err(Error::Memory { .. })));
+    }
 }

@@ -31,7 +31,7 @@ impl Hart {
             return Ok(context.clone());
         }
         let Model { threads, device, config, budget, .. } = &*self.model;
-        budget.allow_text(config, self.system_prompt_tokens(request))?;
+        budget.allow_text(config, request.prompts.len(), self.system_prompt_tokens(request))?;
         threads.observe(observer, |observer| device.catch_backend_panic(|| self.encode_all(request, observer)))
     }
 
