@@ -146,6 +146,19 @@ pub(crate) fn upsample_conv2d(x: Tensor<4>, _: &ConvParams) -> Result<Tensor<4>,
     Err(x)
 }
 
+pub(crate) fn compact_upsample_conv2d(x: Tensor<4>, _: &ConvParams) -> Result<Tensor<4>, Tensor<4>> {
+    Err(x)
+}
+
+pub(crate) fn compact_res_block(
+    x: Tensor<4>,
+    residual: Option<Tensor<4>>,
+    _: [&GroupNormParams; 2],
+    _: [&ConvParams; 2],
+) -> Result<Tensor<4>, (Tensor<4>, Option<Tensor<4>>)> {
+    Err((x, residual))
+}
+
 pub(crate) fn upsample_nearest(_: &Tensor<4>) -> Option<Tensor<4>> {
     None
 }

@@ -60,6 +60,40 @@ pub(crate) fn upsample_conv2d(x: Tensor<4>, params: &ConvParams) -> Tensor<4> {
         .unwrap_or_else(|x| conv2d(upsample_nearest(x), params))
 }
 
+/// Like [`upsample_conv2d`], with less memory where the CPU's kernel applies: the output is written over the input, and it is bf16 if the
+/// weights are.
+///
+/// # Shapes
+///
+/// - x: `[batch, in, height, width]`
+/// - output: `[batch, out, 2 height, 2 width]`
+pub(crate) fn compact_upsample_conv2d(x: Tensor<4>, params: &ConvParams) -> Tensor<4> {
+    cpu::compact_upsample_conv2d(x, params)
+        .or_else(|x| gpu::compact_upsample_conv2d(x, params))
+        .unwrap_or_else(|x| upsample_conv2d(x, params))
+}
+
+/// Computes `residual + conv2(silu(norm2(conv1(silu(norm1(x))))))` for convolutions that keep height and width. Where the CPU's kernel
+/// applies, the map between them is never held as a whole, but computed twice. Without a residual, x is added.
+///
+/// # Shapes
+///
+/// - x: `[batch, in, height, width]`
+/// - residual, output: `[batch, out, height, width]`
+pub(crate) fn compact_res_block(
+    x: Tensor<4>,
+    residual: Option<Tensor<4>>,
+    norms: [&GroupNormParams; 2],
+    convs: [&ConvParams; 2],
+) -> Tensor<4> {
+    cpu::compact_res_block(x, residual, norms, convs)
+        .or_else(|(x, residual)| gpu::compact_res_block(x, residual, norms, convs))
+        .unwrap_or_else(|(x, residual)| {
+            let hidden = norm_silu_conv2d(x.clone(), norms[0], convs[0], None);
+            norm_silu_conv2d(hidden, norms[1], convs[1], Some(residual.unwrap_or(x)))
+        })
+}
+
 /// Upsamples a feature map by 2 with nearest neighbour.
 ///
 /// # Shapes

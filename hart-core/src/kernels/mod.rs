@@ -39,7 +39,7 @@ use absent as gpu;
 
 #[cfg(feature = "train")]
 pub(crate) use adam::adam;
-pub(crate) use conv::{area, bicubic, conv2d, norm_silu_conv2d, upsample_conv2d};
+pub(crate) use conv::{area, bicubic, compact_res_block, compact_upsample_conv2d, conv2d, norm_silu_conv2d, upsample_conv2d};
 pub(crate) use cpu::PackedWeight;
 pub(crate) use kv::{KvAppend, KvScratch, KvStore};
 pub(crate) use linear::{linear, linear_to_f32, matmul, pack, silu, swi_glu};

@@ -38,6 +38,33 @@ pub(crate) fn upsample_conv2d(x: Tensor<4>, layer: &Conv2d) -> Tensor<4> {
     kernels::upsample_conv2d(x, &conv_params(layer))
 }
 
+/// Like [`upsample_conv2d`], with less memory on the CPU: the output is bf16 if the kernels are.
+///
+/// # Shapes
+///
+/// - x: `[batch, in, height, width]`
+/// - output: `[batch, out, 2 height, 2 width]`
+pub(crate) fn compact_upsample_conv2d(x: Tensor<4>, layer: &Conv2d) -> Tensor<4> {
+    kernels::compact_upsample_conv2d(x, &conv_params(layer))
+}
+
+/// Computes `residual + conv2(silu(norm2(conv1(silu(norm1(x))))))` for layers that keep the map's sides, with less memory on the CPU.
+/// Without a residual, x is added.
+///
+/// # Shapes
+///
+/// - x: `[batch, in, height, width]`
+/// - residual, output: `[batch, out, height, width]`
+pub(crate) fn compact_res_block(
+    x: Tensor<4>,
+    residual: Option<Tensor<4>>,
+    norms: [&GroupNorm; 2],
+    layers: [&Conv2d; 2],
+) -> Tensor<4> {
+    let ([norm1, norm2], [conv1, conv2]) = (norms.map(group_norm_params), layers.map(conv_params));
+    kernels::compact_res_block(x, residual, [&norm1, &norm2], [&conv1, &conv2])
+}
+
 /// Returns the parameters of a layer.
 ///
 /// # Panics

@@ -11,7 +11,7 @@ mod swiglu;
 
 #[cfg(test)]
 pub(crate) use conv::conv_params;
-pub(crate) use conv::{conv2d, norm_silu_conv2d, upsample_conv2d};
+pub(crate) use conv::{compact_res_block, compact_upsample_conv2d, conv2d, norm_silu_conv2d, upsample_conv2d};
 pub(crate) use kv_cache::KvCache;
 pub(crate) use linear::{Linear, LinearConfig};
 #[cfg(test)]

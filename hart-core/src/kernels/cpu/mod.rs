@@ -33,7 +33,7 @@ pub(super) use linear::{linear, pack, swi_glu};
 pub(super) use memory::PoolGuard;
 pub(super) use norm::{add_gated, layer_norm, rms_norm};
 pub(crate) use packed::PackedWeight;
-pub(super) use winograd::{norm_silu_conv2d, upsample_conv2d};
+pub(super) use winograd::{compact_res_block, compact_upsample_conv2d, norm_silu_conv2d, upsample_conv2d};
 
 use burn::prelude::Tensor;
 

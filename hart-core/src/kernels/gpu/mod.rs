@@ -28,7 +28,7 @@ mod norm;
 mod sample;
 mod upsample;
 
-pub(super) use super::absent::{norm_silu_conv2d, swi_glu, upsample_conv2d};
+pub(super) use super::absent::{compact_res_block, compact_upsample_conv2d, norm_silu_conv2d, swi_glu, upsample_conv2d};
 #[cfg(feature = "train")]
 pub(super) use adam::adam;
 pub(super) use add_norm::add_norm;

@@ -5,6 +5,7 @@ use rayon::prelude::*;
 use super::super::elementwise::silu_of;
 use super::super::simd::{LoopKernel, SimdLevel};
 use super::group_norm::Normalization;
+use super::value::Value;
 use super::{ALIGN, PATCH, TILE};
 
 /// The operation applied to a map as the convolution reads it.
@@ -19,27 +20,20 @@ pub(super) enum InputOp<'a> {
 
 /// A channels-last map and the operation applied to it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Input<'a> {
-    /// `[height][width][channels]`
-    pub(super) map: &'a [f32],
+pub(super) struct Input<'a, T> {
+    /// `[height][width][channels]`, or a ring of fewer rows: row i is at i modulo their number.
+    pub(super) map: &'a [T],
     pub(super) height: usize,
     pub(super) width: usize,
     pub(super) channels: usize,
     pub(super) op: InputOp<'a>,
 }
 
-impl Input<'_> {
+impl<T> Input<'_, T> {
     /// Returns the height and width of the convolution.
     pub(super) fn output(&self) -> [usize; 2] {
         let factor = if matches!(self.op, InputOp::Upsample) { 2 } else { 1 };
         [self.height * factor, self.width * factor]
-    }
-
-    /// Creates a band for `rows` rows of `tiles_across` output tiles.
-    pub(super) fn band(&self, rows: usize, tiles_across: usize) -> Band {
-        let padded = self.channels.next_multiple_of(ALIGN);
-        let row_stride = (tiles_across * TILE + 2) * padded;
-        Band { values: vec![0.0; (rows * TILE + 2) * row_stride], row_stride, padded }
     }
 }
 
@@ -51,6 +45,13 @@ pub(super) struct Band {
 }
 
 impl Band {
+    /// Creates a band for `rows` rows of `tiles_across` output tiles.
+    pub(super) fn new(channels: usize, rows: usize, tiles_across: usize) -> Self {
+        let padded = channels.next_multiple_of(ALIGN);
+        let row_stride = (tiles_across * TILE + 2) * padded;
+        Self { values: vec![0.0; (rows * TILE + 2) * row_stride], row_stride, padded }
+    }
+
     /// Returns the distance from one row to the next.
     pub(super) fn row_stride(&self) -> usize {
         self.row_stride
@@ -62,7 +63,7 @@ impl Band {
     }
 
     /// Fills the band from tile row `first` on. Bands are filled in order.
-    pub(super) fn fill(&mut self, level: SimdLevel, x: &Input<'_>, first: usize) {
+    pub(super) fn fill<T: Value>(&mut self, level: SimdLevel, x: &Input<'_, T>, first: usize) {
         let count = self.values.len() / self.row_stride;
         let shared = if first == 0 { 0 } else { PATCH - TILE };
         // The last rows of the previous band are the first ones of this band.
@@ -80,25 +81,26 @@ impl Band {
 }
 
 /// One row of the input, without its padding.
-struct Row<'a> {
-    x: &'a Input<'a>,
+struct Row<'a, T> {
+    x: &'a Input<'a, T>,
     /// Index of the row.
     at: usize,
     values: &'a mut [f32],
     padded: usize,
 }
 
-impl LoopKernel for Row<'_> {
+impl<T: Value> LoopKernel for Row<'_, T> {
     #[inline(always)]
     fn run(self) {
         let Input { map, width, channels, op, .. } = *self.x;
-        let row = |at: usize| map[at * width * channels..][..width * channels].chunks(channels);
+        let held = map.len() / (width * channels);
+        let row = |at: usize| map[at % held * width * channels..][..width * channels].chunks(channels);
         let pixels = self.values.chunks_mut(self.padded).map(|pixel| &mut pixel[..channels]);
         match op {
-            InputOp::Identity => pixels.zip(row(self.at)).for_each(|(pixel, x)| pixel.copy_from_slice(x)),
+            InputOp::Identity => pixels.zip(row(self.at)).for_each(|(pixel, x)| copy(pixel, x)),
             InputOp::Upsample => {
                 let twice = row(self.at / 2).flat_map(|x| [x, x]);
-                pixels.zip(twice).for_each(|(pixel, x)| pixel.copy_from_slice(x));
+                pixels.zip(twice).for_each(|(pixel, x)| copy(pixel, x));
             }
             InputOp::NormSilu(Normalization { mean, factor, shift }) => {
                 let (mean, factor, shift) = (&mean[..channels], &factor[..channels], &shift[..channels]);
@@ -106,10 +108,15 @@ impl LoopKernel for Row<'_> {
                     // Equal lengths let the compiler drop the bounds checks.
                     let (pixel, x) = (&mut pixel[..channels], &x[..channels]);
                     for i in 0..channels {
-                        pixel[i] = silu_of((x[i] - mean[i]) * factor[i] + shift[i]);
+                        pixel[i] = silu_of((x[i].widen() - mean[i]) * factor[i] + shift[i]);
                     }
                 }
             }
         }
     }
+}
+
+#[inline(always)]
+fn copy<T: Value>(to: &mut [f32], from: &[T]) {
+    to.iter_mut().zip(from).for_each(|(to, from)| *to = from.widen());
 }

@@ -7,6 +7,9 @@
 //!
 //! Every output is the sum of the same products in the same order, wherever bands end: results do not depend on the number of threads.
 
+use std::mem::take;
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::super::amx::{AmxToken, TileGuard};
@@ -17,6 +20,7 @@ use super::band::{Band, Input};
 use super::bf16_gemm;
 use super::element::Element;
 use super::gemm::Product;
+use super::value::{Value, round_all};
 use super::weights::Filters;
 use super::{ALIGN, CHUNK, PATCH, POINTS, TILE, transforms};
 
@@ -30,48 +34,144 @@ const BAND: usize = 1 << 21;
 /// # Panics
 ///
 /// If the lengths do not fit together.
-pub(super) fn convolve<N: Element>(level: SimdLevel, x: &Input<'_>, filters: &Filters<'_>, y: &mut [f32], add: bool) {
-    let [height, width] = x.output();
-    assert_eq!(x.channels, filters.in_channels, "filters for all channels");
-    assert_eq!(y.len(), height * width * filters.out_channels, "y holds one value per pixel and output channel");
+pub(super) fn convolve<N: Element, X: Value, Y: Value>(
+    level: SimdLevel,
+    x: &Input<'_, X>,
+    filters: &Filters<'_>,
+    y: &mut [Y],
+    add: bool,
+) {
+    let size = x.output();
+    assert_eq!(y.len(), size[0] * size[1] * filters.out_channels, "y holds one value per pixel and output channel");
     if y.is_empty() {
         return;
     }
-    let (tiles_across, tiles_down) = (width.div_ceil(TILE), height.div_ceil(TILE));
-    let padded = x.channels.next_multiple_of(ALIGN);
-    let rows = (BAND * N::CHANNELS / (POINTS * tiles_across * padded)).clamp(1, tiles_down);
-    // If there is one band, each task transforms its own filters, which stay in the cache.
-    let single_band = rows == tiles_down;
-    let transformed: Vec<Vec<N>> = if single_band { Vec::new() } else { filters.transform_all(level) };
-    let biases: Vec<Vec<f32>> = (0..filters.chunks()).map(|chunk| filters.bias(chunk)).collect();
-    let mut band = x.band(rows, tiles_across);
-    let mut domain = WinogradDomain::<N>::new(N::amx(level, x.channels.div_ceil(N::CHANNELS)), rows * tiles_across, padded);
-    let product_tiles = domain.tiles_at_once();
-    let scratch = || (vec![0.0; POINTS * product_tiles * CHUNK], Vec::new());
-    for first in (0..tiles_down).step_by(rows) {
-        let tiles = rows.min(tiles_down - first) * tiles_across;
-        band.fill(level, x, first);
-        domain.fill(level, &band, tiles, tiles_across);
+    let mut convolution = Convolution::<N>::new(level, filters, size, band_rows::<N>(filters.in_channels, size));
+    for band in 0..convolution.bands() {
+        convolution.read(x, band);
+        let values = convolution.values(band);
+        convolution.write(&mut y[values], add);
+    }
+}
+
+/// Returns the number of tile rows of a band for a convolution with this height and width.
+pub(super) fn band_rows<N: Element>(in_channels: usize, [height, width]: [usize; 2]) -> usize {
+    let row = POINTS * width.div_ceil(TILE) * in_channels.next_multiple_of(ALIGN);
+    (BAND * N::CHANNELS / row).clamp(1, height.div_ceil(TILE))
+}
+
+/// A convolution of one map, band by band. A band is read before it is written, so that the output may replace the input.
+pub(super) struct Convolution<'a, N: Element> {
+    level: SimdLevel,
+    filters: &'a Filters<'a>,
+    /// Height and width of the output.
+    size: [usize; 2],
+    /// Tile rows of a band.
+    rows: usize,
+    /// Per chunk; empty if there is only one band.
+    transformed: Vec<Vec<N>>,
+    biases: Vec<Vec<f32>>,
+    input: Band,
+    domain: WinogradDomain<N>,
+    /// The band that was read last.
+    band: usize,
+    /// The values of a band in f32 before they are rounded.
+    unrounded: Vec<f32>,
+}
+
+impl<'a, N: Element> Convolution<'a, N> {
+    /// Creates a convolution with this height and width, in bands of `rows` tile rows.
+    pub(super) fn new(level: SimdLevel, filters: &'a Filters<'a>, size: [usize; 2], rows: usize) -> Self {
+        let (channels, tiles_across) = (filters.in_channels, size[1].div_ceil(TILE));
+        // If there is one band, each task transforms its own filters, which stay in the cache.
+        let single_band = rows >= size[0].div_ceil(TILE);
+        let amx = N::amx(level, channels.div_ceil(N::CHANNELS));
+        Self {
+            level,
+            filters,
+            size,
+            rows,
+            transformed: if single_band { Vec::new() } else { filters.transform_all(level) },
+            biases: (0..filters.chunks()).map(|chunk| filters.bias(chunk)).collect(),
+            input: Band::new(channels, rows, tiles_across),
+            domain: WinogradDomain::new(amx, rows * tiles_across, channels.next_multiple_of(ALIGN)),
+            band: 0,
+            unrounded: Vec::new(),
+        }
+    }
+
+    /// Returns the number of bands.
+    pub(super) fn bands(&self) -> usize {
+        self.size[0].div_ceil(TILE * self.rows)
+    }
+
+    /// Returns the range of a band's values in the output.
+    pub(super) fn values(&self, band: usize) -> Range<usize> {
+        let ([height, width], rows) = (self.size, TILE * self.rows);
+        let row = width * self.filters.out_channels;
+        band * rows * row..height.min((band + 1) * rows) * row
+    }
+
+    /// Returns the number of tiles of the band that was read last.
+    fn tiles(&self) -> usize {
+        let [height, width] = self.size;
+        self.rows.min(height.div_ceil(TILE) - self.band * self.rows) * width.div_ceil(TILE)
+    }
+
+    /// Reads and transforms the input of a band. Bands are read in order.
+    ///
+    /// # Panics
+    ///
+    /// If the input has another size.
+    pub(super) fn read<T: Value>(&mut self, x: &Input<'_, T>, band: usize) {
+        assert_eq!((x.channels, x.output()), (self.filters.in_channels, self.size), "a map of the convolution's size");
+        self.band = band;
+        self.input.fill(self.level, x, band * self.rows);
+        self.domain.fill(self.level, &self.input, self.tiles(), self.size[1].div_ceil(TILE));
+    }
+
+    /// Computes the output of the band that was read last: `y = convolution + bias`, or `y += convolution + bias` if `add`.
+    ///
+    /// # Panics
+    ///
+    /// If y does not have the band's length.
+    pub(super) fn write<T: Value>(&mut self, y: &mut [T], add: bool) {
+        if let Some(y) = T::as_f32(y) {
+            self.write_f32(y, add);
+            return;
+        }
+        let mut values = take(&mut self.unrounded);
+        values.resize(y.len(), 0.0);
+        self.write_f32(&mut values, false);
+        round_all(self.level, &values, y, add);
+        self.unrounded = values;
+    }
+
+    fn write_f32(&self, y: &mut [f32], add: bool) {
+        let Self { level, filters, size: [height, width], .. } = *self;
+        assert_eq!(y.len(), self.values(self.band).len(), "y holds one value per pixel and output channel");
+        let (tiles, tiles_across, product_tiles) = (self.tiles(), width.div_ceil(TILE), self.domain.tiles_at_once());
+        let height = height - self.band * self.rows * TILE; // from the band on
+        let scratch = || (vec![0.0; POINTS * product_tiles * CHUNK], Vec::new());
         let out = SyncPtr::new(y.as_mut_ptr());
         // Tiles of a task, which multiplies them by one chunk of filters.
-        let part = if single_band { tiles } else { product_tiles };
+        let part = if self.transformed.is_empty() { tiles } else { product_tiles };
         let parts = tiles.div_ceil(part);
         tasks::for_each(filters.chunks() * parts, scratch, |(products, task_panels), task| {
             let (chunk, start) = (task / parts, task % parts * part);
-            let panels = match transformed.get(chunk) {
+            let panels = match self.transformed.get(chunk) {
                 Some(panels) => panels,
                 None => {
                     filters.transform(level, chunk, task_panels);
                     &*task_panels
                 }
             };
-            let (bias, channels) = (&biases[chunk], filters.channels(chunk));
+            let (bias, channels) = (&self.biases[chunk], filters.channels(chunk));
             for start in (start..tiles.min(start + part)).step_by(product_tiles) {
                 let count = product_tiles.min(tiles - start);
-                domain.multiply(level, start, count, panels, bias.len(), products);
+                self.domain.multiply(level, start, count, panels, bias.len(), products);
                 for tile in 0..count {
-                    let (row, column) = ((start + tile) / tiles_across + first, (start + tile) % tiles_across);
-                    let (row, column) = (row * TILE, column * TILE);
+                    let (row, column) = ((start + tile) / tiles_across * TILE, (start + tile) % tiles_across * TILE);
                     // SAFETY: no other task writes these channels of the tile's pixels.
                     let to = unsafe { out.get().add((row * width + column) * filters.out_channels + channels.start) };
                     level.run(OutputTile {

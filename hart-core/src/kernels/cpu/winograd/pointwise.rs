@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use super::super::simd::SimdLevel;
 use super::gemm::Product;
+use super::value::Value;
 use super::{ALIGN, CHUNK};
 
 /// Pixels of a task.
@@ -14,7 +15,7 @@ const PIXELS: usize = 120;
 /// # Panics
 ///
 /// If the lengths do not fit together.
-pub(super) fn convolve(level: SimdLevel, x: &[f32], weights: &[f32], bias: &[f32]) -> Vec<f32> {
+pub(super) fn convolve<T: Value>(level: SimdLevel, x: &[T], weights: &[f32], bias: &[f32]) -> Vec<T> {
     let out_channels = bias.len();
     assert!(
         out_channels > 0 && !weights.is_empty() && weights.len().is_multiple_of(out_channels),
@@ -24,11 +25,12 @@ pub(super) fn convolve(level: SimdLevel, x: &[f32], weights: &[f32], bias: &[f32
     assert!(x.len().is_multiple_of(in_channels), "whole pixels");
     // `[chunk][in][columns]`
     let panels: Vec<Vec<f32>> = weights.par_chunks(CHUNK * in_channels).map(|rows| panel_of(rows, in_channels)).collect();
-    let mut y = vec![0.0; x.len() / in_channels * out_channels];
+    let mut y = T::zeros(x.len() / in_channels * out_channels);
     let tasks: Vec<_> = y.chunks_mut(PIXELS * out_channels).zip(x.chunks(PIXELS * in_channels)).collect();
     tasks.into_par_iter().for_each_init(
-        || vec![0.0; PIXELS * CHUNK],
-        |products, (y, x)| {
+        || (vec![0.0; PIXELS * CHUNK], Vec::new()),
+        |(products, widened), (y, x)| {
+            let x = T::widen_all(x, widened);
             let rows = x.len() / in_channels;
             for (chunk, panel) in panels.iter().enumerate() {
                 let columns = panel.len() / in_channels;
@@ -36,7 +38,7 @@ pub(super) fn convolve(level: SimdLevel, x: &[f32], weights: &[f32], bias: &[f32
                 let channels = chunk * CHUNK..out_channels.min((chunk + 1) * CHUNK);
                 for (y, products) in y.chunks_mut(out_channels).zip(products.chunks(columns)) {
                     let y = y[channels.clone()].iter_mut();
-                    y.zip(products).zip(&bias[channels.clone()]).for_each(|((y, product), bias)| *y = product + bias);
+                    y.zip(products).zip(&bias[channels.clone()]).for_each(|((y, product), bias)| *y = T::round(product + bias));
                 }
             }
         },

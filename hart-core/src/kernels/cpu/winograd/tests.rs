@@ -71,9 +71,9 @@ fn convolutions_are_sums_of_products() {
                 for (pairs, tolerance) in [(false, 1e-5), (true, 0.06)] {
                     let mut y = vec![0.5; want.len()];
                     if pairs {
-                        conv3x3::convolve::<Pair>(level, &x, &filters, &mut y, true);
+                        conv3x3::convolve::<Pair, f32, f32>(level, &x, &filters, &mut y, true);
                     } else {
-                        conv3x3::convolve::<f32>(level, &x, &filters, &mut y, true);
+                        conv3x3::convolve::<f32, f32, f32>(level, &x, &filters, &mut y, true);
                     }
                     let error = y.iter().zip(&want).map(|(y, want)| (f64::from(*y) - want).abs()).fold(0.0, f64::max) / size;
                     assert!(error < tolerance, "{level:?} {sizes:?}, {op:?}, pairs {pairs}: off by {error}");
@@ -183,6 +183,97 @@ fn weights_in_bf16_give_nearly_the_same() {
     assert_close("widened", nn::conv2d(x.clone(), &rounded), strided.forward(x), 0.01);
 }
 
+/// Returns a map, two norms and two convolutions between `channels` and `hidden` channels.
+fn res_block_of(
+    [batch, channels, hidden, height, width]: [usize; 5],
+    groups: usize,
+    bf16: bool,
+) -> (Tensor<4>, [GroupNormParams; 2], [ConvParams; 2]) {
+    let x = tensor(waves_f64(batch * channels * height * width, 0.7), [batch, channels, height, width], &Device::flex());
+    let norms = [channels, hidden].map(|channels| group_norm_params(&group_norm(channels, groups)));
+    let convs = [layer(channels, hidden, 3), layer(hidden, channels, 3)];
+    (x * 2.0 + 1.0, norms, convs.map(|conv| conv_params(&if bf16 { in_bf16(conv) } else { conv })))
+}
+
+#[test]
+fn compact_residual_blocks_equal_two_convolutions() {
+    for (sizes, groups) in [([2, 6, 10, 9, 7], 2), ([1, 32, 32, 24, 17], 16), ([2, 5, 5, 1, 1], 5), ([1, 40, 48, 71, 300], 8)] {
+        for in_bf16 in [false, true] {
+            let (x, [norm1, norm2], [conv1, conv2]) = res_block_of(sizes, groups, in_bf16);
+            let before = values(x.clone());
+            let whole = |x: &Tensor<4>, residual: &Tensor<4>| {
+                let hidden = norm_silu_conv2d(x.clone(), &norm1, &conv1, None).unwrap();
+                values(norm_silu_conv2d(hidden, &norm2, &conv2, Some(residual.clone())).unwrap())
+            };
+            let compact = |x: Tensor<4>, residual: Option<Tensor<4>>| {
+                compact_res_block(x, residual, [&norm1, &norm2], [&conv1, &conv2]).unwrap()
+            };
+            let residual = x.clone().neg() + 3.0;
+            assert_eq!(values(compact(x.clone(), None)), whole(&x, &x), "{sizes:?}");
+            assert_eq!(values(compact(x.clone() * 1.0, None)), whole(&x, &x), "{sizes:?} in place");
+            assert_eq!(values(compact(x.clone(), Some(residual.clone()))), whole(&x, &residual), "{sizes:?} with a residual");
+            assert_eq!(values(x.clone()), before);
+
+            // With a map in bf16, only the sum is rounded.
+            let x = x.cast(DType::BF16);
+            let y = compact(x.clone(), None);
+            assert_eq!(y.dtype(), DType::BF16);
+            let x = x.cast(DType::F32);
+            let want: Vec<f32> = whole(&x, &x).into_iter().map(|value| bf16::from_f32(value).to_f32()).collect();
+            assert_eq!(values(y), want, "{sizes:?} in bf16");
+        }
+    }
+}
+
+#[test]
+fn compact_upsampling_equals_upsampling() {
+    for [batch, in_channels, out_channels, height, width] in
+        [[1, 4, 6, 9, 7], [2, 48, 40, 24, 17], [3, 7, 2, 5, 5], [2, 5, 5, 1, 1], [1, 40, 40, 40, 190]]
+    {
+        let x = tensor(waves_f64(batch * in_channels * height * width, 0.7), [batch, in_channels, height, width], &Device::flex());
+        let conv = layer(in_channels, out_channels, 3);
+        let want = upsample_conv2d(x.clone(), &conv_params(&conv)).unwrap();
+        let got = compact_upsample_conv2d(x.clone(), &conv_params(&conv)).unwrap();
+        assert_eq!(values(got), values(want));
+        let rounded = conv_params(&in_bf16(conv));
+        let got = compact_upsample_conv2d(x.clone(), &rounded).unwrap();
+        assert_eq!(got.dtype(), DType::BF16);
+        let x = x.cast(DType::BF16);
+        assert_eq!(values(compact_upsample_conv2d(x.clone(), &rounded).unwrap()), values(got.clone()));
+        let want = values(upsample_conv2d(x.cast(DType::F32), &rounded).unwrap());
+        assert_eq!(values(got), want.into_iter().map(|value| bf16::from_f32(value).to_f32()).collect::<Vec<_>>());
+    }
+    // The maps do not fit into their output.
+    let x = tensor(waves_f64(9 * 16, 0.7), [1, 9, 4, 4], &Device::flex());
+    assert!(compact_upsample_conv2d(x, &conv_params(&layer(9, 2, 3))).is_err());
+}
+
+/// Half the distance between neighbours, relative to a value: the error of rounding to bf16.
+const BF16_ERROR: f32 = 1.0 / 256.0;
+
+#[test]
+fn maps_in_bf16_are_widened_as_they_are_read() {
+    let (x, [norm, _], [in_bf16, _]) = res_block_of([2, 24, 20, 19, 18], 4, true);
+    let (_, _, [in_f32, _]) = res_block_of([2, 24, 20, 19, 18], 4, false);
+    let narrow = x.cast(DType::BF16);
+    let x = narrow.clone().cast(DType::F32);
+    let point = conv_params(&layer(24, 20, 1));
+    let residual = tensor(waves_f64(2 * 20 * 19 * 18, 0.4), [2, 20, 19, 18], &Device::flex()).cast(DType::BF16);
+    let wide_residual = residual.clone().cast(DType::F32);
+    for (got, want, dtype) in [
+        (conv2d(narrow.clone(), &in_f32), conv2d(x.clone(), &in_f32), DType::F32),
+        (conv2d(narrow.clone(), &in_bf16), conv2d(x.clone(), &in_bf16), DType::BF16),
+        (conv2d(narrow.clone(), &point), conv2d(x.clone(), &point), DType::BF16),
+        (upsample_conv2d(narrow.clone(), &in_bf16), upsample_conv2d(x.clone(), &in_bf16), DType::BF16),
+    ] {
+        let got = got.unwrap();
+        assert_eq!(got.dtype(), dtype);
+        assert_close("map in bf16", got, want.unwrap(), BF16_ERROR);
+    }
+    let got = norm_silu_conv2d(narrow, &norm, &in_bf16, Some(residual)).unwrap();
+    assert_close("sum in bf16", got, norm_silu_conv2d(x, &norm, &in_bf16, Some(wide_residual)).unwrap(), BF16_ERROR);
+}
+
 #[test]
 fn other_convolutions_do_not_apply() {
     let map = |channels| tensor(waves_f64(channels * 81, 0.7), [1, channels, 9, 9], &Device::flex());
@@ -204,6 +295,15 @@ fn other_convolutions_do_not_apply() {
     assert!(norm_silu_conv2d(map(2), &norm(2, 2), &three, Some(map(2))).is_err());
     assert!(norm_silu_conv2d(map(2), &norm(4, 2), &three, None).is_err());
     assert!(upsample_conv2d(map(2), &one).is_err());
+    assert!(norm_silu_conv2d(map(2), &norm(2, 2), &three, Some(map(3).cast(DType::BF16))).is_err());
+    let (x, [norm1, norm2], [conv1, conv2]) = res_block_of([1, 4, 6, 9, 9], 2, false);
+    let block = |x: Tensor<4>, residual, norms, convs| compact_res_block(x, residual, norms, convs).is_ok();
+    assert!(block(x.clone(), None, [&norm1, &norm2], [&conv1, &conv2]));
+    assert!(!block(x.clone(), None, [&norm2, &norm1], [&conv1, &conv2]));
+    assert!(!block(x.clone(), None, [&norm1, &norm2], [&conv2, &conv1]));
+    assert!(!block(x.clone(), None, [&norm1, &norm1], [&conv1, &three]));
+    assert!(!block(x.clone(), Some(map(2)), [&norm1, &norm2], [&conv1, &conv2]));
+    assert!(!block(x.clone(), Some(x.cast(DType::BF16)), [&norm1, &norm2], [&conv1, &conv2]));
     #[cfg(feature = "train")]
     assert!(conv2d(tensor(waves_f64(162, 0.7), [1, 2, 9, 9], &Device::flex().autodiff()), &three).is_err());
 }

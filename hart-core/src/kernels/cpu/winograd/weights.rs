@@ -7,6 +7,7 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::super::simd::{SimdF32, SimdKernel, SimdLevel};
+use super::bf16_gemm;
 use super::element::Element;
 use super::{ALIGN, CHUNK, PATCH, POINTS, transforms};
 
@@ -55,6 +56,11 @@ impl Filters<'_> {
     fn check(&self) {
         assert_eq!(self.weights.len(), self.out_channels * self.in_channels * TAPS, "a 3x3 filter for each pair of channels");
         assert_eq!(self.bias.len(), self.out_channels, "one bias for each output channel");
+    }
+
+    /// Returns whether products are computed in bf16.
+    pub(super) fn as_pairs(&self) -> bool {
+        matches!(self.weights, Weights::Bf16(_)) && bf16_gemm::available()
     }
 
     /// Returns the number of chunks of output channels.
