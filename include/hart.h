@@ -338,7 +338,8 @@ HART_API hart_status hart_options_set_threads(hart_options *options, uint32_t th
 
 /**
  * Sets a limit in bytes for the estimated memory; 0 (default) is no limit. Opening the model or generating with it
- * returns `HART_ERR_MEMORY` before any work if the estimate is higher.
+ * returns `HART_ERR_MEMORY` before any work if the estimate is higher. On the CPU, images are decoded with less memory,
+ * which takes longer, if they do not fit otherwise.
  */
 HART_API hart_status hart_options_set_max_memory(hart_options *options, uint64_t bytes);
 

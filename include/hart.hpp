@@ -933,7 +933,8 @@ public:
     [[nodiscard]] Options threads(std::uint32_t threads) && { return moved(this->threads(threads)); }
 
     /// Sets a limit in bytes for the estimated memory; 0 (default) is no limit. Opening the model or generating with it
-    /// throws Status::memory before any work if the estimate is higher.
+    /// throws Status::memory before any work if the estimate is higher. On the CPU, images are decoded with less memory,
+    /// which takes longer, if they do not fit otherwise.
     Options &max_memory(std::uint64_t bytes) & { return set(hart_options_set_max_memory(get(), bytes)); }
     [[nodiscard]] Options max_memory(std::uint64_t bytes) && { return moved(this->max_memory(bytes)); }
 

@@ -1333,7 +1333,8 @@ class Model:
             threads: Number of threads of the model's own pool, 1 to 1024. None shares one pool, with a thread per core, among all
                 models of the program. The number of threads does not change the images.
             max_memory: Limit in bytes for the estimated memory; None for no limit. Opening the model, or a run, fails before any
-                work if its estimate is above the limit.
+                work if its estimate is above the limit. On the CPU, images are decoded with less memory, which takes longer,
+                if they do not fit otherwise.
             keep_text_model: True to keep the text model's mapped weights in memory after a prompt is encoded, for a server that
                 encodes all the time. False releases them.
 

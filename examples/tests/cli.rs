@@ -4,7 +4,7 @@ use std::fs;
 #[cfg(unix)]
 use std::process::Command;
 
-use hart_core::Image;
+use hart_core::{DeviceKind, Error, Hart, Image, OpenOptions, Request};
 use serde_json::Value;
 use support::{fails, names, run, succeeds};
 
@@ -197,22 +197,24 @@ fn an_image_is_tokenized_and_reconstructed() {
     assert_eq!((image.width(), image.height()), (192, 64));
 }
 
+/// Changes that make a random checkpoint tiny.
+const SMALL: [&str; 10] = [
+    "llm.depth=2",
+    "llm.embed_dim=32",
+    "llm.num_heads=2",
+    "llm.context_token=8",
+    "llm.diff_width=32",
+    "llm.diff_depth=1",
+    "tokenizer.ch=32",
+    "tokenizer.ch_mult=[1,2]",
+    "tokenizer.z_channels=4",
+    "tokenizer.vocab_size=64",
+];
+const SIDES: [&str; 2] = ["llm.patch_nums=[1,2,3,5]", "tokenizer.v_patch_nums=[1,2,3,5]"];
+
 /// Covers every option of the configuration files at a tiny size: no tensor is missing or unused, and the model generates an image.
 #[test]
 fn checkpoints_of_every_configuration_generate() {
-    const SMALL: [&str; 10] = [
-        "llm.depth=2",
-        "llm.embed_dim=32",
-        "llm.num_heads=2",
-        "llm.context_token=8",
-        "llm.diff_width=32",
-        "llm.diff_depth=1",
-        "tokenizer.ch=32",
-        "tokenizer.ch_mult=[1,2]",
-        "tokenizer.z_channels=4",
-        "tokenizer.vocab_size=64",
-    ];
-    const SIDES: [&str; 2] = ["llm.patch_nums=[1,2,3,5]", "tokenizer.v_patch_nums=[1,2,3,5]"];
     let configurations: [&[&str]; 9] = [
         &[],
         &["llm.attn_l2_norm=true", "llm.use_timestep_embed=false"],
@@ -242,6 +244,28 @@ fn checkpoints_of_every_configuration_generate() {
         assert_eq!(image.width(), 10, "{configuration:?}");
         succeeds(RECONSTRUCT, folder.path(), &["out.png", "-m", "model", "-o", "again.png"]);
     }
+}
+
+/// The maps have to be larger than the bands in which they are computed, so the image has 640 pixels a side.
+#[test]
+fn a_limit_of_memory_changes_how_an_image_is_decoded_but_not_the_image() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut arguments = vec!["model", "--preset", "256"];
+    for change in SMALL.iter().chain(&SIDES).chain(&["tokenizer.ch_mult=[1,1,1,1,1,1,1,1]"]) {
+        arguments.extend(["--set", change]);
+    }
+    succeeds(MAKE_CHECKPOINT, folder.path(), &arguments);
+    let open = |options: OpenOptions| Hart::open(folder.path().join("model"), options.device(DeviceKind::Cpu)).unwrap();
+    let request = Request::new("anything");
+    let (exact, options) = (open(OpenOptions::new()), OpenOptions::new());
+    let full = open(options.clone().max_memory(exact.memory(&request).peak())).memory(&request).peak();
+    let limited = open(options.clone().max_memory(full - 1));
+    let least = limited.memory(&request).peak();
+    assert!(least < full, "{least} and {full} bytes");
+    let image = |hart: &Hart| hart.generate(&request).unwrap().images.remove(0);
+    assert!(image(&limited).pixels() == image(&exact).pixels());
+    let error = Hart::open(folder.path().join("model"), options.device(DeviceKind::Cpu).max_memory(least - 1)).unwrap_err();
+    assert!(matches!(error, Error::Memory { needed, .. } if needed == least), "{error}");
 }
 
 /// A converted model generates the same image as the original model at that precision, which differs from the f32 image.

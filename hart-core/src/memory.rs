@@ -2,13 +2,13 @@
 
 use burn::prelude::Device;
 
-use crate::config::Config;
+use crate::config::{Config, VisualConfig};
 use crate::device::{Precision, is_cpu};
 use crate::error::{Error, Result};
 use crate::residual::ResidualDiffusion;
 use crate::text::Qwen2;
 use crate::transformer::Transformer;
-use crate::visual::VisualTokenizer;
+use crate::visual::{COMPACT_LEVELS, DecoderMemory, VisualTokenizer};
 use crate::weights::{Checkpoint, RELEASED_BYTES, TEXT, TRANSFORMER, VISUAL, WeightBytes, weight_bytes};
 
 /// Bytes of one value.
@@ -31,6 +31,8 @@ const DECODER_MAPS: u64 = 2;
 const KERNEL_POINTS: u64 = 36;
 /// Values of the band of a feature map that a convolution processes at a time, laid out and transformed.
 const DECODER_BAND: u64 = 4 << 20;
+/// Such bands of the decoder with limited memory: one for each convolution of a residual block, and the rows between them.
+const LIMITED_DECODER_BANDS: u64 = 3;
 
 /// A memory estimate in bytes, for the stage of a run that needs most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,15 +116,19 @@ impl ModelBytes {
     }
 
     /// Returns the memory of a run. The stages run one after another, so the one that needs most counts.
-    fn run(&self, config: &Config, precision: Precision, release: Release, run: Run) -> Memory {
+    fn run(&self, config: &Config, precision: Precision, decoder: DecoderMemory, release: Release, run: Run) -> Memory {
         let owned = (self.text + self.transformer + self.visual).owned;
         let kept_text = if release.text { 0 } else { self.text.mapped };
         let kept_transformer = if release.transformer { 0 } else { self.transformer.mapped };
         let side = config.resolution() as u64;
         let finished = 3 * side * side * run.images as u64;
+        let decoder_bytes = match decoder {
+            DecoderMemory::Full => full_decoder(config),
+            DecoderMemory::Limited => limited_decoder(&config.visual, side, precision).min(full_decoder(config)),
+        };
         let stages = [
             (kept_text + self.transformer.mapped, transformer(config, precision)),
-            (kept_text + kept_transformer + self.visual.mapped, decoder(config)),
+            (kept_text + kept_transformer + self.visual.mapped, decoder_bytes),
         ];
         let stages = stages.map(|(mapped, working)| Memory { weights: owned + mapped, working });
         let all = stages.into_iter().chain(run.system_prompt_tokens.map(|tokens| self.text(config, tokens)));
@@ -175,6 +181,8 @@ pub(crate) struct Budget {
     pub(crate) int8: Option<ModelBytes>,
     pub(crate) precision: Precision,
     pub(crate) release: Release,
+    /// The least memory that the decoder can use on the device.
+    pub(crate) least_decoder: DecoderMemory,
     /// Most bytes that may be used.
     pub(crate) limit: Option<u64>,
 }
@@ -194,12 +202,24 @@ impl Budget {
 
     /// Fails if a run needs more memory than the limit.
     pub(crate) fn allow_run(&self, what: &'static str, config: &Config, run: Run) -> Result<()> {
-        self.allow(what, |bytes, precision, release| bytes.run(config, precision, release, run).peak())
+        self.allow(what, |bytes, precision, release| bytes.run(config, precision, self.least_decoder, release, run).peak())
     }
 
     /// Returns the memory of a run.
     pub(crate) fn run(&self, config: &Config, run: Run) -> Memory {
-        self.bytes.run(config, self.precision, self.release, run)
+        self.run_with(self.decoder_memory(config, run), config, run)
+    }
+
+    /// Returns how much memory the decoder may use in a run: the least if the limit requires it.
+    pub(crate) fn decoder_memory(&self, config: &Config, run: Run) -> DecoderMemory {
+        match self.limit {
+            Some(limit) if self.run_with(DecoderMemory::Full, config, run).peak() > limit => self.least_decoder,
+            _ => DecoderMemory::Full,
+        }
+    }
+
+    fn run_with(&self, decoder: DecoderMemory, config: &Config, run: Run) -> Memory {
+        self.bytes.run(config, self.precision, decoder, self.release, run)
     }
 
     fn allow(&self, what: &'static str, needed: impl Fn(&ModelBytes, Precision, Release) -> u64) -> Result<()> {
@@ -238,11 +258,32 @@ fn decoder_map(config: &Config) -> u64 {
     c.multipliers.iter().enumerate().map(level).max().unwrap_or(0)
 }
 
-fn decoder(config: &Config) -> u64 {
-    let c = &config.visual;
-    let maps = DECODER_MAPS * decoder_map(config);
+/// Returns the bytes that the decoder needs with [`DecoderMemory::Full`].
+fn full_decoder(config: &Config) -> u64 {
+    F32 * (DECODER_MAPS * decoder_map(config) + decoder_kernels(&config.visual) + DECODER_BAND)
+}
+
+/// Returns the bytes that the decoder needs with [`DecoderMemory::Limited`] for images of this side in pixels.
+fn limited_decoder(c: &VisualConfig, side: u64, precision: Precision) -> u64 {
+    let width = |index: usize| c.multipliers.get(index).map(|multiplier| (c.channels * multiplier) as u64);
+    let level = |(index, multiplier): (usize, &usize)| {
+        let (side, width, from) = (side >> index, (c.channels * multiplier) as u64, width(index + 1));
+        // Upsampling rounds the maps of the finest levels. Nothing is upsampled before the coarsest level.
+        let value = if index < COMPACT_LEVELS && from.is_some() { bytes_of(precision) } else { F32 };
+        let from = from.unwrap_or(width);
+        // A block's input, the adapted input if the numbers of channels differ, and the map between the convolutions.
+        let adapted = if from == width { 0 } else { width };
+        let between = if index == 0 { 0 } else { width };
+        value * side * side * (from + adapted + between)
+    };
+    let maps = c.multipliers.iter().enumerate().map(level).max().unwrap_or(0);
+    maps + F32 * (decoder_kernels(c) + LIMITED_DECODER_BANDS * DECODER_BAND)
+}
+
+/// Returns the number of values of the transformed kernels of the decoder's widest convolution.
+fn decoder_kernels(c: &VisualConfig) -> u64 {
     let widest = c.multipliers.iter().map(|multiplier| (c.channels * multiplier) as u64).max().unwrap_or(0);
-    F32 * (maps + KERNEL_POINTS * widest * widest + DECODER_BAND)
+    KERNEL_POINTS * widest * widest
 }
 
 #[cfg(test)]
@@ -252,6 +293,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_limited_decoder_holds_one_map_of_the_finest_level() {
+        let published = br#"{"model_type": "hart_autoencoder_with_disc", "v_patch_nums": [1, 64]}"#;
+        let visual = VisualConfig::parse(Path::new("config.json"), published).unwrap();
+        let map = F32 * 1024 * 1024 * 160;
+        for (precision, maps) in [(Precision::F32, map), (Precision::Bf16, map / 2), (Precision::Int8, map / 2)] {
+            let limited = limited_decoder(&visual, 1024, precision);
+            assert!((maps..maps + 150_000_000).contains(&limited), "{precision}: {limited}");
+        }
+    }
+
+    #[test]
     fn every_prompt_that_is_encoded_takes_memory() {
         let config = Config::open(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tiny-a"))).unwrap();
         let part = WeightBytes::default();
@@ -259,7 +311,8 @@ mod tests {
         let release = Release { text: true, transformer: true };
         let context = F32 * (config.transformer.context_tokens * config.text.hidden_size) as u64;
         let limit = Some(text(&config, 5) + 3 * context);
-        let budget = Budget { bytes, int8: None, precision: Precision::F32, release, limit };
+        let least_decoder = DecoderMemory::Full;
+        let budget = Budget { bytes, int8: None, precision: Precision::F32, release, least_decoder, limit };
         assert!(budget.allow_text(&config, 3, 5).is_ok());
         assert!(matches!(budget.allow_text(&config, 4, 5), Err(Error::Memory { .. })));
     }

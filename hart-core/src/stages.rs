@@ -44,4 +44,4 @@ pub use crate::scales::{Scale, plan, plan_of};
 pub use crate::schedule::{DiffusionStep, FULL_STEPS, Respacing, schedule};
 pub use crate::text::{Context, Qwen2, Side, TextEncoder, TextTokenizer, Tokens, Truncation};
 pub use crate::transformer::{Conditioning, Hidden, State, Transformer};
-pub use crate::visual::{Codebook, ImageTokens, KnownTokens, Latent, VisualTokenizer};
+pub use crate::visual::{Codebook, DecoderMemory, ImageTokens, KnownTokens, Latent, VisualTokenizer};

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use hart_core::stages::Progress;
+use hart_core::stages::{DecoderMemory, Progress};
 use hart_core::{
     Control, Error, Event, Files, Hart, Image, Observer, OpenOptions, Precision, PromptFilter, Request, Step, WeightSet,
 };
@@ -184,21 +184,25 @@ fn memory_is_estimated_and_can_be_limited() {
 }
 
 #[test]
-fn a_decoder_in_bf16_gives_nearly_the_same_image() {
+fn a_decoder_in_bf16_or_with_limited_memory_gives_nearly_the_same_image() {
     let exact = open(OpenOptions::new().precision(Precision::F32));
     let image = exact.generate(&Request::new("a house")).unwrap().images.remove(0);
     let latent = exact.visual().tokenize_images(&[image]).unwrap().hybrid();
-    let levels = |hart: &Hart| -> Vec<u8> {
-        let image = hart.visual().decode_images(&latent, &mut Progress::silent()).unwrap().remove(0);
+    let levels = |hart: &Hart, memory| -> Vec<u8> {
+        let image = hart.visual().decode_images_with(memory, &latent, &mut Progress::silent()).unwrap().remove(0);
         image.pixels().to_vec()
     };
-    let want = levels(&exact);
+    let want = levels(&exact, DecoderMemory::Full);
+    assert_eq!(levels(&exact, DecoderMemory::Limited), want, "in f32 all bits are equal");
     for precision in [Precision::Bf16, Precision::Int8] {
-        let got = levels(&open(OpenOptions::new().precision(precision)));
-        let squares = got.iter().zip(&want).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2));
-        let mean = squares.sum::<f64>() / want.len() as f64;
-        // 45 dB.
-        assert!(mean < 255.0 * 255.0 * 10f64.powf(-4.5), "{precision}: a mean square of {mean} levels");
+        let hart = open(OpenOptions::new().precision(precision));
+        for memory in [DecoderMemory::Full, DecoderMemory::Limited] {
+            let got = levels(&hart, memory);
+            let squares = got.iter().zip(&want).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2));
+            let mean = squares.sum::<f64>() / want.len() as f64;
+            // 45 dB.
+            assert!(mean < 255.0 * 255.0 * 10f64.powf(-4.5), "{precision}, {memory:?}: a mean square of {mean} levels");
+        }
     }
 }
 

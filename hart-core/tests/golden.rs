@@ -9,7 +9,7 @@ mod support;
 
 use burn::prelude::*;
 use hart_core::stages::{
-    Context, Hidden, Latent, Noise, Progress, State, TokenSampling, guide, keep_top_k, keep_top_p, sample, schedule,
+    Context, DecoderMemory, Hidden, Latent, Noise, Progress, State, TokenSampling, guide, keep_top_k, keep_top_p, sample, schedule,
 };
 use hart_core::weights::Checkpoint;
 use hart_core::{Hart, WeightSet};
@@ -92,8 +92,10 @@ fn hybrid_reconstruction() {
     for_each(|goldens| {
         let hart = goldens.plain();
         let latent = Latent(goldens.tensor("vae.hybrid_fhat", hart.device()));
-        let pixels = quietly(|p| hart.visual().decode(&latent, p)).unwrap();
-        goldens.check_tensor("vae.hybrid_reconstruction", pixels, stage_tolerance());
+        for memory in [DecoderMemory::Full, DecoderMemory::Limited] {
+            let pixels = quietly(|p| hart.visual().decode_with(memory, &latent, p)).unwrap();
+            goldens.check_tensor("vae.hybrid_reconstruction", pixels, stage_tolerance());
+        }
     });
 }
 

@@ -114,7 +114,8 @@ pub unsafe extern "C" fn hart_options_set_threads(options: *mut hart_options, th
 }
 
 /// Sets a limit in bytes for the estimated memory; 0 (default) is no limit. Opening the model or generating with it
-/// returns `HART_ERR_MEMORY` before any work if the estimate is higher.
+/// returns `HART_ERR_MEMORY` before any work if the estimate is higher. On the CPU, images are decoded with less memory,
+/// which takes longer, if they do not fit otherwise.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_options_set_max_memory(options: *mut hart_options, bytes: u64) -> hart_status {
     set(options, |options| Ok(options.max_memory((bytes > 0).then_some(bytes))))

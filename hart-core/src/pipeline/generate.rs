@@ -123,7 +123,7 @@ impl Hart {
         images: &mut Vec<Image>,
         progress: &mut Progress<'_>,
     ) -> Result<()> {
-        let sampling = self.sampling(request);
+        let (sampling, memory) = (self.sampling(request), self.decoder_memory(request));
         progress.enter(Stage::Decode);
         let known = request.from_image.as_ref().map(|from| self.model.visual.known_tokens(from)).transpose()?;
         for (prompt, text) in request.prompts.iter().enumerate() {
@@ -131,17 +131,17 @@ impl Hart {
             for index in 0..request.images_per_prompt {
                 let seed = request.seed.wrapping_add(index as u64);
                 let random = Philox::new(vec![seed]);
-                let latent = self.sample_from(known.as_ref(), context.clone(), &sampling, &random, progress)?;
+                let latent = self.sample_with(memory, known.as_ref(), context.clone(), &sampling, &random, progress)?;
                 self.model.pages.transformer.iter().for_each(Mapped::release);
                 progress.enter(Stage::Decode);
                 let provenance = Provenance { prompt: text.clone(), seed, settings: self.settings(request, &sampling) };
-                let decoded = self.model.visual.decode_images(&latent, progress)?;
+                let decoded = self.model.visual.decode_images_with(memory, &latent, progress)?;
                 for image in decoded.into_iter().map(|image| image.with_provenance(provenance.clone())) {
                     progress.image(&image);
                     images.push(image);
                 }
                 let step = Step::Images { finished: images.len(), total: request.total_images() };
-                self.report_preview(step, &latent, images.last(), progress)?;
+                self.report_preview(memory, step, &latent, images.last(), progress)?;
             }
         }
         Ok(())

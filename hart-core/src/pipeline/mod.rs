@@ -24,7 +24,7 @@ use crate::scales::Scale;
 use crate::text::{ModelId, TextEncoder};
 use crate::threads::Threads;
 use crate::transformer::Transformer;
-use crate::visual::VisualTokenizer;
+use crate::visual::{DecoderMemory, VisualTokenizer};
 use crate::weights::LoadReport;
 
 /// An open model. The weights are immutable and shared: clones are cheap, and any number of threads may generate with them at once.
@@ -123,11 +123,17 @@ impl Hart {
         self.model.precision
     }
 
-    /// Estimates the memory that a request needs. The memory of its [`PromptContext`](crate::PromptContext), if it has one, is not
-    /// included.
+    /// Estimates the memory that a request needs. With [`OpenOptions::max_memory`](crate::OpenOptions::max_memory), this is less if the
+    /// decoder has to use less. The memory of the request's [`PromptContext`](crate::PromptContext), if it has one, is not included.
     pub fn memory(&self, request: &Request) -> Memory {
         let model = &*self.model;
         model.budget.run(&model.config, self.run_sizes(request))
+    }
+
+    /// Returns how much memory the decoder may use for a request.
+    fn decoder_memory(&self, request: &Request) -> DecoderMemory {
+        let model = &*self.model;
+        model.budget.decoder_memory(&model.config, self.run_sizes(request))
     }
 
     /// Returns the sizes of a request on which its memory depends.

@@ -18,7 +18,7 @@ use crate::scales;
 use crate::text::{ModelId, TextEncoder, TextTokenizer};
 use crate::threads::Threads;
 use crate::transformer::Transformer;
-use crate::visual::VisualTokenizer;
+use crate::visual::{DecoderMemory, VisualTokenizer};
 use crate::weights::{Checkpoint, Loader, TRANSFORMER, WeightSet};
 
 impl Hart {
@@ -111,6 +111,8 @@ fn budget(config: &Config, checkpoints: [&Checkpoint; 3], precision: Precision, 
         int8: (is_cpu(device) && !is_fixed).then(|| bytes(Precision::Int8).converted()),
         precision,
         release: Release { text: !options.keep_text_model, transformer: options.max_memory.is_some() },
+        // A GPU's decoder always uses the same memory.
+        least_decoder: if is_cpu(device) { DecoderMemory::Limited } else { DecoderMemory::Full },
         limit: options.max_memory,
     }
 }

@@ -12,7 +12,7 @@ use crate::rng::RandomSource;
 use crate::sampling::{self, SamplingParams};
 use crate::text::Context;
 use crate::transformer::{Hidden, State};
-use crate::visual::{KnownTokens, Latent};
+use crate::visual::{DecoderMemory, KnownTokens, Latent};
 
 impl Hart {
     /// Samples latents from a context, one for each of its rows: all scales, then the residual of the last one.
@@ -37,6 +37,19 @@ impl Hart {
     /// Like [`Self::sample`].
     pub fn sample_from(
         &self,
+        known: Option<&KnownTokens>,
+        context: Context,
+        sampling: &SamplingParams,
+        random: &dyn RandomSource,
+        progress: &mut Progress<'_>,
+    ) -> Result<Latent> {
+        self.sample_with(DecoderMemory::Full, known, context, sampling, random, progress)
+    }
+
+    /// Like [`Self::sample_from`], with a choice of the memory of previews.
+    pub(super) fn sample_with(
+        &self,
+        memory: DecoderMemory,
         known: Option<&KnownTokens>,
         context: Context,
         sampling: &SamplingParams,
@@ -69,7 +82,7 @@ impl Hart {
             };
             latent = codebook.accumulate(latent, codes.features, scale);
             progress.synchronize()?;
-            self.report_preview(Step::ScaleDone { scale: number, scales: count, side }, &latent, None, progress)?;
+            self.report_preview(memory, Step::ScaleDone { scale: number, scales: count, side }, &latent, None, progress)?;
             let Some(next) = scales.get(scale.index + 1) else { break (hidden, codes.indices) };
             // Both halves of the guided batch continue from the same latent.
             input = transformer.next_input(codebook.next_features(&latent, next), next).repeat_dim(0, 2);
@@ -108,6 +121,7 @@ impl Hart {
     /// Reports a step with a preview: the finished image, or the latent decoded so far.
     pub(super) fn report_preview(
         &self,
+        memory: DecoderMemory,
         step: Step,
         latent: &Latent,
         finished: Option<&Image>,
@@ -116,10 +130,9 @@ impl Hart {
         let cancel = progress.cancel_token();
         let decode = |max_side: usize| match finished {
             Some(image) if image.width().max(image.height()) <= max_side => Ok(image.clone()),
-            _ => self
-                .model
-                .device
-                .catch_backend_panic(|| self.model.visual.preview(latent, max_side, &mut Progress::new(&mut (), cancel, 1.0))),
+            _ => self.model.device.catch_backend_panic(|| {
+                self.model.visual.preview(memory, latent, max_side, &mut Progress::new(&mut (), cancel, 1.0))
+            }),
         };
         progress.report_preview(step, &decode)
     }

@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::image::Image;
 use crate::kernels;
 use crate::progress::Progress;
-use crate::visual::{Latent, VisualTokenizer};
+use crate::visual::{DecoderMemory, Latent, VisualTokenizer};
 use crate::weights::{Checkpoint, NamedTensor, StorageDtype, save_tensors};
 
 /// Options of [`TokenizerTrainer`].
@@ -208,7 +208,7 @@ impl TokenizerTrainer {
         let (first_discrete, continuous) = split_shard(count, self.options.hybrid_share);
         let discrete = count - first_discrete;
         let latents = vec![features.narrow(0, 0, continuous), quantized.latent.narrow(0, first_discrete, discrete)];
-        let decoded = model.decode_unclamped(&Latent(Tensor::cat(latents, 0)), &mut Progress::silent())?;
+        let decoded = model.decode_unclamped(DecoderMemory::Full, &Latent(Tensor::cat(latents, 0)), &mut Progress::silent())?;
         let loss = |start: usize, length: usize, want: Tensor<4>| {
             reconstruction_loss(decoded.clone().narrow(0, start, length), want, self.options.edges)
         };

@@ -62,6 +62,20 @@ impl ResBlock {
     }
 }
 
+impl ResBlock {
+    /// Like [`Self::forward`], with less memory on the CPU: x is overwritten, and the map between the convolutions is computed twice
+    /// instead of held.
+    ///
+    /// # Shapes
+    ///
+    /// - x: `[B, from, h, w]`
+    /// - output: `[B, to, h, w]`
+    pub(super) fn compact_forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let shortcut = self.nin_shortcut.as_ref().map(|shortcut| nn::conv2d(x.clone(), shortcut));
+        nn::compact_res_block(x, shortcut, [&self.norm1, &self.norm2], [&self.conv1, &self.conv2])
+    }
+}
+
 /// Self-attention between all positions of a map, with a single head.
 #[derive(Module, Debug)]
 pub(super) struct AttentionBlock {

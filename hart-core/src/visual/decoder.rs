@@ -13,6 +13,20 @@ use crate::progress::{Progress, Step};
 
 /// Number of residual blocks in a level.
 const BLOCKS: usize = 3;
+/// Number of finest levels whose maps are in bf16 if memory is limited and the kernels are in bf16. The next level's maps are smaller in
+/// f32 than theirs in bf16.
+pub(crate) const COMPACT_LEVELS: usize = 2;
+
+/// How much memory the decoder uses at its largest maps. A GPU always uses the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DecoderMemory {
+    /// Two maps of the finest level, in f32.
+    #[default]
+    Full,
+    /// One map of the finest level, at the cost of three more convolutions. It is in f32 and the image is the same to the bit, unless
+    /// the model is in bf16 or int8: then it is in bf16, and the image is nearly the same.
+    Limited,
+}
 
 /// Doubling of a map's sides by nearest neighbour, then a convolution.
 #[derive(Module, Debug)]
@@ -77,7 +91,7 @@ impl Decoder {
     ///
     /// - features: `[B, Z, h, w]`
     /// - output: `[B, 3, h 2^(levels - 1), w 2^(levels - 1)]`
-    pub(super) fn forward(&self, features: Tensor<4>, progress: &mut Progress<'_>) -> Result<Tensor<4>> {
+    pub(super) fn forward(&self, features: Tensor<4>, memory: DecoderMemory, progress: &mut Progress<'_>) -> Result<Tensor<4>> {
         let blocks = 1 + self.up.len() * BLOCKS;
         let work = work(&self.up, features.dims()) / blocks as f64;
         let mut done = 0;
@@ -85,19 +99,23 @@ impl Decoder {
             done += 1;
             progress.report(Step::Decoder { block: done, blocks }, work)
         };
+        let limited = memory == DecoderMemory::Limited;
         let mut x = self.mid.forward(nn::conv2d(features, &self.conv_in));
         report(progress)?;
-        for level in self.up.iter().rev() {
+        for (index, level) in self.up.iter().enumerate().rev() {
+            let finest = index == 0;
             for (index, block) in level.block.iter().enumerate() {
-                x = block.forward(x);
+                x = if limited && finest { block.compact_forward(x) } else { block.forward(x) };
                 if let Some(attention) = level.attn.get(index) {
                     x = attention.forward(x);
                 }
                 report(progress)?;
             }
-            if let Some(upsample) = &level.upsample {
-                x = nn::upsample_conv2d(x, &upsample.conv);
-            }
+            x = match &level.upsample {
+                Some(upsample) if limited && index <= COMPACT_LEVELS => nn::compact_upsample_conv2d(x, &upsample.conv),
+                Some(upsample) => nn::upsample_conv2d(x, &upsample.conv),
+                None => x,
+            };
         }
         Ok(nn::norm_silu_conv2d(x, &self.norm_out, &self.conv_out, None))
     }

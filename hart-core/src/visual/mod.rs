@@ -11,7 +11,8 @@ mod known_tokens;
 pub(crate) mod resample;
 
 pub use codebook::Codebook;
-pub use decoder::Decoder;
+pub(crate) use decoder::COMPACT_LEVELS;
+pub use decoder::{Decoder, DecoderMemory};
 pub use encoder::Encoder;
 pub use known_tokens::KnownTokens;
 
@@ -196,13 +197,27 @@ impl VisualTokenizer {
     ///
     /// [`Error::Cancelled`].
     pub fn decode(&self, latent: &Latent, progress: &mut Progress<'_>) -> Result<Tensor<4>> {
-        Ok(self.decode_unclamped(latent, progress)?.clamp(-1.0, 1.0))
+        self.decode_with(DecoderMemory::Full, latent, progress)
     }
 
-    /// Like [`Self::decode`], but values may lie beyond -1 and 1.
-    pub(crate) fn decode_unclamped(&self, latent: &Latent, progress: &mut Progress<'_>) -> Result<Tensor<4>> {
-        let pixels = self.decoder.forward(nn::conv2d(latent.0.clone(), &self.post_quant_conv), progress)?;
-        Ok(kernels::to_f32(pixels))
+    /// Like [`Self::decode`], with a choice of memory.
+    ///
+    /// # Errors
+    ///
+    /// Like [`Self::decode`].
+    pub fn decode_with(&self, memory: DecoderMemory, latent: &Latent, progress: &mut Progress<'_>) -> Result<Tensor<4>> {
+        Ok(self.decode_unclamped(memory, latent, progress)?.clamp(-1.0, 1.0))
+    }
+
+    /// Like [`Self::decode_with`], but values may lie beyond -1 and 1.
+    pub(crate) fn decode_unclamped(
+        &self,
+        memory: DecoderMemory,
+        latent: &Latent,
+        progress: &mut Progress<'_>,
+    ) -> Result<Tensor<4>> {
+        let features = nn::conv2d(latent.0.clone(), &self.post_quant_conv);
+        Ok(kernels::to_f32(self.decoder.forward(features, memory, progress)?))
     }
 
     /// Decodes the first image of a latent with sides of at most `max_side` pixels, but at least those of one position. A smaller image is
@@ -211,10 +226,10 @@ impl VisualTokenizer {
     /// # Errors
     ///
     /// Like [`Self::decode_images`].
-    pub fn preview(&self, latent: &Latent, max_side: usize, progress: &mut Progress<'_>) -> Result<Image> {
+    pub fn preview(&self, memory: DecoderMemory, latent: &Latent, max_side: usize, progress: &mut Progress<'_>) -> Result<Image> {
         let first = latent.0.clone().narrow(0, 0, 1);
         let side = (max_side / self.config.downsample()).clamp(1, first.dims()[2]);
-        Ok(self.decode_images(&Latent(kernels::area(first, side)), progress)?.swap_remove(0))
+        Ok(self.decode_images_with(memory, &Latent(kernels::area(first, side)), progress)?.swap_remove(0))
     }
 
     /// Decodes a latent to images.
@@ -223,8 +238,17 @@ impl VisualTokenizer {
     ///
     /// [`Error::Cancelled`], or [`Error::Overflow`] if a pixel is not finite.
     pub fn decode_images(&self, latent: &Latent, progress: &mut Progress<'_>) -> Result<Vec<Image>> {
+        self.decode_images_with(DecoderMemory::Full, latent, progress)
+    }
+
+    /// Like [`Self::decode_images`], with a choice of memory.
+    ///
+    /// # Errors
+    ///
+    /// Like [`Self::decode_images`].
+    pub fn decode_images_with(&self, memory: DecoderMemory, latent: &Latent, progress: &mut Progress<'_>) -> Result<Vec<Image>> {
         // Clamping would hide an infinity. The conversion to levels clamps too.
-        let pixels = self.decode_unclamped(latent, progress)?;
+        let pixels = self.decode_unclamped(memory, latent, progress)?;
         let [_, channels, height, width] = pixels.dims();
         let values = kernels::values(pixels);
         values.chunks(channels * height * width).map(|planes| Image::from_planes(planes, width, height)).collect()
