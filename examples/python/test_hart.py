@@ -792,9 +792,11 @@ class InvalidUse(Case):
         for option, kind in options:
             with self.subTest(option), self.assertRaises(kind):
                 hart.Model(MODEL, **option)
-        # Enough to open the model, but not for a run.
-        with hart.Model(MODEL, max_memory=self.model.memory().weights + 1) as model, self.assertRaises(hart.OutOfMemoryError):
-            model.generate(PROMPT)
+        # Enough for one image, but not for two. With a limit, a model keeps fewer weights in memory.
+        with hart.Model(MODEL, max_memory=2**63) as model:
+            peak = model.memory().peak
+        with hart.Model(MODEL, max_memory=peak) as model, self.assertRaises(hart.OutOfMemoryError):
+            model.generate(PROMPT, images_per_prompt=2)
 
     def test_after_close(self) -> None:
         image = self.model.generate(PROMPT)[0]

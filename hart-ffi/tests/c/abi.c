@@ -473,7 +473,8 @@ static void memory(const char *path) {
     uint64_t weights = 0, peak = 0, more = 0;
     OK(hart_model_describe(model, &info));
     OK(hart_model_memory(model, NULL, &weights, &peak));
-    CHECK(weights == 4 * info.parameters && peak > weights);
+    /* Weights stay in half precision where the files have them so, and those of stages that are done do not count. */
+    CHECK(weights > 2 * info.parameters && weights <= 4 * info.parameters && peak > weights);
     hart_request *request = new_request("a house", 0);
     OK(hart_request_set_images_per_prompt(request, 100));
     OK(hart_model_memory(model, request, NULL, &more));
@@ -483,7 +484,6 @@ static void memory(const char *path) {
     hart_options *options = NULL;
     hart_result *result = NULL;
     OK(hart_options_new(&options));
-    OK(hart_options_set_max_memory(options, peak));
     OK(hart_options_set_device(options, "cpu"));
     OK(hart_options_set_precision(options, "f32"));
     OK(hart_options_set_weights(options, "plain"));
@@ -492,6 +492,12 @@ static void memory(const char *path) {
     OK(hart_options_set_keep_text_model(options, 1));
     /* One thread, and a callback that generates with the same model. */
     OK(hart_options_set_threads(options, 1));
+    OK(hart_model_open(path, options, HART_ABI_VERSION, &model));
+    OK(hart_model_memory(model, NULL, NULL, &peak));
+    HART_FREE(model, model);
+    OK(hart_options_set_max_memory(options, peak - 1));
+    FAILS(hart_model_open(path, options, HART_ABI_VERSION, &model), HART_ERR_MEMORY, "an image of this model");
+    OK(hart_options_set_max_memory(options, peak));
     OK(hart_model_open(path, options, HART_ABI_VERSION, &model));
     FAILS(hart_generate(model, request, &result), HART_ERR_MEMORY, "this request");
     OK(hart_request_set_images_per_prompt(request, 1));
