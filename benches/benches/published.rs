@@ -11,7 +11,7 @@ use std::sync::LazyLock;
 use burn::prelude::{Tensor, TensorData};
 use divan::Bencher;
 use hart_core::stages::{
-    Context, GumbelSoftmax, Hidden, Latent, Noise, Philox, Progress, Scale, State, TokenSampling, plan, sample,
+    Context, DecoderMemory, GumbelSoftmax, Hidden, Latent, Noise, Philox, Progress, Scale, State, TokenSampling, plan, sample,
 };
 use hart_core::{CancelToken, Hart, OpenOptions, Precision, Respacing, burn};
 use hart_examples::random_checkpoint::{Float, Preset, RandomCheckpoint, Text};
@@ -132,9 +132,9 @@ fn diffusion_step(bencher: Bencher<'_, '_>) {
     bencher.bench_local(|| HART.residual().sample(condition.clone(), 3.0, &one_step, &noise, &mut Progress::silent()).unwrap());
 }
 
-#[divan::bench(sample_count = 2)]
-fn decode(bencher: Bencher<'_, '_>) {
+#[divan::bench(args = [DecoderMemory::Full, DecoderMemory::Limited], sample_count = 2)]
+fn decode(bencher: Bencher<'_, '_>, memory: DecoderMemory) {
     let side = last_scale().side;
     let latent = Latent(wave([1, HART.config().visual.z_channels, side, side]));
-    bencher.bench_local(|| HART.visual().decode_images(&latent, &mut Progress::silent()).unwrap());
+    bencher.bench_local(|| HART.visual().decode_images_with(memory, &latent, &mut Progress::silent()).unwrap());
 }

@@ -94,7 +94,8 @@ impl OpenOptions {
     /// before an image is decoded. `None`, the default, is no limit.
     ///
     /// On the CPU, if an image can only be decoded within the limit with less memory, it is: the decoder then computes a part of its
-    /// convolutions twice. In f32 the image is the same; in bf16 and int8 it is nearly the same.
+    /// convolutions twice. In f32 the image is the same to the bit. In bf16 and int8 it is nearly the same, so a limit that only some
+    /// requests reach can change their images a little.
     pub fn max_memory(mut self, bytes: impl Into<Option<u64>>) -> Self {
         self.max_memory = bytes.into();
         self
