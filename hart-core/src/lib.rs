@@ -39,7 +39,7 @@ pub use config::MAX_GUIDANCE;
 pub use convert::convert;
 pub use device::{DeviceInfo, DeviceKind, Precision, devices};
 pub use error::{Error, Result};
-pub use files::Files;
+pub use files::{Files, check_download, decode_text};
 pub use filter::PromptFilter;
 pub use from_image::{FromImage, Mask};
 pub use image::{Image, Provenance};

@@ -172,6 +172,89 @@ fn truncated_torch_files_are_refused() {
     assert!(plain.is_ok(), "the plain weights are intact");
 }
 
+/// A Git LFS pointer, a web page or nothing in place of each file, on disk, mapped or not, and in memory.
+#[test]
+fn failed_downloads_are_named() {
+    let pointer =
+        "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daa\nsize 9\n";
+    let cases = [(pointer, "git lfs pull"), ("\n<!DOCTYPE html><title>Log in</title>", "web page"), ("", "is empty")];
+    let names = [
+        "llm/config.json",
+        "llm/ema_model.bin",
+        "tokenizer/config.json",
+        "tokenizer/model.safetensors",
+        "text/config.json",
+        "text/model.safetensors",
+        "text/tokenizer.json",
+        "text/tokenizer_config.json",
+    ];
+    for name in names {
+        let model = Model::new();
+        for (contents, words) in cases {
+            fs::write(model.path(name), contents).unwrap();
+            model.refused(&[name, words]);
+            let unmapped = Hart::open(model.path(""), OpenOptions::new().memory_map(false));
+            assert_contains(&unmapped.err().unwrap(), &[name, words]);
+        }
+    }
+    for (contents, words) in cases {
+        for name in names.into_iter().filter(|name| !name.contains("ema")) {
+            let mut files = hart_core::Files::new();
+            for file in names.into_iter().chain(["llm/model.safetensors"]).filter(|file| !file.contains("ema")) {
+                let whole = || fs::read(Model::new().path(file)).unwrap();
+                files.insert(file, if file == name { contents.as_bytes().to_vec() } else { whole() }).unwrap();
+            }
+            assert_contains(&Hart::from_files(files, OpenOptions::new()).err().unwrap(), &[name, words]);
+        }
+    }
+    for (name, contents) in [("llm/generation_config.json", pointer), ("llm/system_prompt.txt", pointer)] {
+        let model = Model::new();
+        fs::write(model.path(name), contents).unwrap();
+        model.refused(&[name, "git lfs pull"]);
+    }
+    let model = Model::new();
+    model.set("text/tokenizer_config.json", "pad_token", Value::Null);
+    fs::write(model.path("text/special_tokens_map.json"), pointer).unwrap();
+    model.refused(&["special_tokens_map.json", "git lfs pull"]);
+    let model = Model::new();
+    fs::remove_file(model.path("text/model.safetensors")).unwrap();
+    fs::write(model.path("text/model.safetensors.index.json"), r#"{"weight_map": {"a": "a.safetensors"}}"#).unwrap();
+    fs::write(model.path("text/a.safetensors"), pointer).unwrap();
+    model.refused(&["text/a.safetensors", "git lfs pull"]);
+    fs::write(model.path("text/model.safetensors.index.json"), pointer).unwrap();
+    model.refused(&["model.safetensors.index.json", "git lfs pull"]);
+}
+
+/// Editors add byte order marks.
+#[test]
+fn byte_order_marks_are_skipped() {
+    let image = |mark: &str| {
+        let model = Model::new();
+        fs::write(model.path("llm/generation_config.json"), r#"{"guidance_scale": 2}"#).unwrap();
+        fs::write(model.path("llm/system_prompt.txt"), "Draw well.").unwrap();
+        fs::rename(model.path("text/model.safetensors"), model.path("text/a.safetensors")).unwrap();
+        fs::write(model.path("text/model.safetensors.index.json"), r#"{"weight_map": {"a": "a.safetensors"}}"#).unwrap();
+        for name in [
+            "llm/config.json",
+            "llm/generation_config.json",
+            "llm/system_prompt.txt",
+            "tokenizer/config.json",
+            "text/config.json",
+            "text/tokenizer.json",
+            "text/tokenizer_config.json",
+            "text/model.safetensors.index.json",
+        ] {
+            let text = fs::read_to_string(model.path(name)).unwrap();
+            fs::write(model.path(name), format!("{mark}{text}")).unwrap();
+        }
+        model.open().unwrap().generate(&Request::new("a parrot")).unwrap().images.remove(0)
+    };
+    assert!(image("").pixels() == image("\u{feff}").pixels());
+    let model = Model::new();
+    fs::write(model.path("llm/config.json"), b"\xff\xfe{\0}\0").unwrap();
+    model.refused(&["llm/config.json", "UTF-16", "save it as UTF-8"]);
+}
+
 /// A pickle that calls os.system. It is read as data only, and refused.
 #[test]
 fn pickle_code_is_never_run() {

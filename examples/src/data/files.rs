@@ -13,7 +13,7 @@ pub const MAX_SETTINGS_SIZE: u64 = 4 << 20;
 ///
 /// # Errors
 ///
-/// Returns an error if the file can't be read, is not a regular file, or is larger.
+/// Returns an error if the file can't be read, is not a regular file, is larger, or is a Git LFS pointer or a web page.
 pub fn read(path: &Path, max_size: u64) -> Result<Vec<u8>, String> {
     let named = |e: std::io::Error| format!("{}: {e}", path.display());
     let metadata = path.metadata().map_err(named)?;
@@ -31,16 +31,21 @@ pub fn read(path: &Path, max_size: u64) -> Result<Vec<u8>, String> {
     if length > max_size || bytes.len() as u64 > max_size {
         return Err(format!("{}: larger than {max_size} bytes", path.display()));
     }
+    // An empty file may be one that a user has not filled yet.
+    if !bytes.is_empty() {
+        hart_core::check_download(path, &bytes).map_err(|e| e.to_string())?;
+    }
     Ok(bytes)
 }
 
-/// Like [`read`], for UTF-8 text.
+/// Like [`read`], for UTF-8 text. A byte order mark is skipped.
 ///
 /// # Errors
 ///
 /// Like [`read`], and returns an error if the file is not UTF-8.
 pub fn read_text(path: &Path, max_size: u64) -> Result<String, String> {
-    String::from_utf8(read(path, max_size)?).map_err(|_| format!("{}: not valid UTF-8", path.display()))
+    let bytes = read(path, max_size)?;
+    hart_core::decode_text(path, &bytes).map(str::to_string).map_err(|e| e.to_string())
 }
 
 /// Parses lines of JSON. Blank lines are skipped, but counted. `path` is used only in the error.
@@ -107,6 +112,27 @@ mod tests {
             for path in [pipe.as_path(), Path::new("/dev/zero")] {
                 assert!(read(path, 4).unwrap_err().contains("expected a regular file"));
             }
+        }
+    }
+
+    #[test]
+    fn failed_downloads_are_named_and_byte_order_marks_skipped() {
+        let folder = tempfile::tempdir().unwrap();
+        let read = |contents: &[u8]| {
+            let file = folder.path().join("captions.jsonl");
+            fs::write(&file, contents).unwrap();
+            read_text(&file, 1000)
+        };
+        assert_eq!(read(b"\xef\xbb\xbf{}\n"), Ok("{}\n".into()));
+        assert_eq!(read(b""), Ok(String::new()));
+        for (contents, words) in [
+            (&b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"[..], "git lfs pull"),
+            (b"<html>", "is a web page"),
+            (b"\xff\xfea\0", "is in UTF-16"),
+            (b"\xff", "is not UTF-8"),
+        ] {
+            let error = read(contents).unwrap_err();
+            assert!(error.contains("captions.jsonl: ") && error.contains(words), "{error}");
         }
     }
 

@@ -58,8 +58,8 @@ impl Capabilities {
         if let Ok(false) = path.try_exists() {
             return Ok(Self::default());
         }
-        let bytes = files::read(&path, files::MAX_SETTINGS_SIZE)?;
-        serde_json::from_slice(&bytes).map_err(|e| format!("{}: {e}", path.display()))
+        let text = files::read_text(&path, files::MAX_SETTINGS_SIZE)?;
+        serde_json::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))
     }
 
     /// Returns whether a concept is known.

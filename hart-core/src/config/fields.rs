@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
-use crate::files::Storage;
+use crate::files::{Storage, decode_text};
 
 /// Maximum size of a configuration file; the published ones have a few kilobytes.
 const MAX_FILE_BYTES: u64 = 4 << 20;
@@ -22,12 +22,12 @@ pub(crate) struct Fields {
 impl Fields {
     /// Reads a file that contains a JSON object.
     pub(crate) fn read(storage: &Storage, path: &Path) -> Result<Self> {
-        Self::parse(path, &storage.read(path, MAX_FILE_BYTES)?)
+        Self::parse(path, &storage.read(path, MAX_FILE_BYTES, false)?)
     }
 
     /// Parses the contents of a file; `path` is for error messages.
     pub(crate) fn parse(path: &Path, text: &[u8]) -> Result<Self> {
-        match serde_json::from_slice(text) {
+        match serde_json::from_str(decode_text(path, text)?) {
             Ok(Value::Object(map)) => Ok(Self { path: path.to_path_buf(), within: String::new(), map }),
             Ok(_) => Err(Error::checkpoint(path, "expected a JSON object")),
             Err(e) => Err(Error::checkpoint(path, format!("not valid JSON: {e}"))),

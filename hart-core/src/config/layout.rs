@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Config, GenerationConfig, TextConfig, TransformerConfig, VisualConfig};
 use crate::error::{Error, Result};
-use crate::files::Storage;
+use crate::files::{Storage, decode_text};
 
 /// Folder names of a text model, in the checkpoint's root or next to it. The second is the published one.
 const TEXT_FOLDERS: [&str; 2] = ["text", "Qwen2-VL-1.5B-Instruct"];
@@ -100,7 +100,7 @@ fn system_prompt(storage: &Storage, folder: &Path) -> Result<Option<String>> {
     if !exists {
         return Ok(None);
     }
-    let bytes = storage.read(&path, MAX_SYSTEM_PROMPT)?;
-    let text = String::from_utf8(bytes).map_err(|_| Error::checkpoint(&path, "not UTF-8 text"))?;
+    let bytes = storage.read(&path, MAX_SYSTEM_PROMPT, true)?;
+    let text = decode_text(&path, &bytes)?.to_string();
     Ok(Some(text).filter(|t| !t.is_empty()))
 }

@@ -1,8 +1,11 @@
 //! The files of a checkpoint, in folders or in memory.
 
+mod content;
 mod map;
 mod write;
 
+pub(crate) use content::CHECKED_BYTES;
+pub use content::{check_download, decode_text};
 pub(crate) use map::{Mapped, map_file};
 pub(crate) use write::write_file;
 
@@ -84,32 +87,39 @@ impl Storage {
         }
     }
 
-    /// Reads a file of at most `limit` bytes.
-    pub(crate) fn read(&self, path: &Path, limit: u64) -> Result<Vec<u8>> {
-        match self {
-            Self::Disk { .. } => read_limited(path, limit),
+    /// Reads a file of at most `limit` bytes. Fails if it is what a failed download leaves, and unless `may_be_empty`, if it is empty.
+    pub(crate) fn read(&self, path: &Path, limit: u64, may_be_empty: bool) -> Result<Vec<u8>> {
+        let bytes = match self {
+            Self::Disk { .. } => read_limited(path, limit)?,
             Self::Memory(files) => {
                 let bytes = files.find(path)?;
                 check_size(path, bytes.len(), limit)?;
-                Ok(bytes.to_vec())
+                bytes.to_vec()
             }
+        };
+        if !(may_be_empty && bytes.is_empty()) {
+            check_download(path, &bytes)?;
         }
+        Ok(bytes)
     }
 
-    /// Returns the contents of a file of any size, without a copy if it is in memory or can be mapped, and the mapping, if any.
+    /// Returns the contents of a file of any size, without a copy if it is in memory or can be mapped, and the mapping, if any. Fails if
+    /// they are what a failed download leaves.
     pub(crate) fn contents(&self, path: &Path) -> Result<(Bytes, Option<Mapped>)> {
-        match self {
-            Self::Memory(files) => Ok((files.find(path)?.clone(), None)),
+        let (bytes, mapped) = match self {
+            Self::Memory(files) => (files.find(path)?.clone(), None),
             Self::Disk { memory_map } => {
                 require_regular_file(path)?;
                 if *memory_map {
                     let mapped = map_file(path).map_err(Error::io(path))?;
-                    Ok((Bytes::from_owner(mapped.clone()), Some(mapped)))
+                    (Bytes::from_owner(mapped.clone()), Some(mapped))
                 } else {
-                    std::fs::read(path).map(|bytes| (bytes.into(), None)).map_err(Error::io(path))
+                    (std::fs::read(path).map_err(Error::io(path))?.into(), None)
                 }
             }
-        }
+        };
+        check_download(path, &bytes[..bytes.len().min(CHECKED_BYTES)])?;
+        Ok((bytes, mapped))
     }
 }
 
@@ -126,6 +136,15 @@ pub(crate) fn require_regular_file(path: &Path) -> Result<()> {
     } else {
         Err(Error::checkpoint(path, "expected a regular file"))
     }
+}
+
+/// Checks the start of a file that another library reads, like [`Storage::contents`].
+pub(crate) fn check_start(path: &Path) -> Result<()> {
+    require_regular_file(path)?;
+    let mut start = Vec::new();
+    let file = File::open(path).map_err(Error::io(path))?;
+    file.take(CHECKED_BYTES as u64).read_to_end(&mut start).map_err(Error::io(path))?;
+    check_download(path, &start)
 }
 
 /// Reads a regular file of at most `limit` bytes.
@@ -159,8 +178,8 @@ mod tests {
         assert!(files.insert("llm/config.json", []).unwrap_err().to_string().contains("already"));
         let storage = Storage::Memory(files);
         assert!(storage.is_file(&Path::new("").join("llm").join("config.json")));
-        assert_eq!(storage.read(Path::new("llm/config.json"), 2).unwrap(), b"{}");
-        assert!(storage.read(Path::new("llm/config.json"), 1).unwrap_err().to_string().contains("more than 1 bytes"));
+        assert_eq!(storage.read(Path::new("llm/config.json"), 2, false).unwrap(), b"{}");
+        assert!(storage.read(Path::new("llm/config.json"), 1, false).unwrap_err().to_string().contains("more than 1 bytes"));
         assert!(storage.contents(Path::new("llm/x")).unwrap_err().to_string().contains("no such file"));
     }
 }

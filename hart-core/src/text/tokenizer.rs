@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::config::Fields;
 use crate::error::{Error, Result};
-use crate::files::Storage;
+use crate::files::{Storage, decode_text};
 
 /// A side of a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,9 +69,11 @@ impl TextTokenizer {
 
     pub(crate) fn open_in(storage: &Storage, folder: &Path, vocab_size: usize) -> Result<Self> {
         let path = folder.join("tokenizer.json");
-        let bpe = storage.read(&path, MAX_FILE_BYTES)?;
+        let bpe = storage.read(&path, MAX_FILE_BYTES, false)?;
         let settings = Fields::read(storage, &folder.join("tokenizer_config.json"))?;
-        let special = Fields::read(storage, &folder.join("special_tokens_map.json")).ok();
+        let special = folder.join("special_tokens_map.json");
+        let is_needed = token_name(&settings, "pad_token").is_none() && storage.is_file(&special);
+        let special = is_needed.then(|| Fields::read(storage, &special)).transpose()?;
         Self::of(&path, &bpe, &settings, special.as_ref(), vocab_size)
     }
 
@@ -147,7 +149,7 @@ impl TextTokenizer {
 /// Parses `tokenizer.json`, without its truncation, padding, dropout and decoder.
 fn parse(path: &Path, bytes: &[u8]) -> Result<tokenizers::Tokenizer> {
     let wrong = |problem: String| Error::checkpoint(path, problem);
-    let mut json: Value = serde_json::from_slice(bytes).map_err(|e| wrong(format!("not valid JSON: {e}")))?;
+    let mut json: Value = serde_json::from_str(decode_text(path, bytes)?).map_err(|e| wrong(format!("not valid JSON: {e}")))?;
     check_bpe(&json["model"]).map_err(wrong)?;
     check_normalizer(&json["normalizer"]).map_err(wrong)?;
     check_pre_tokenizer(&json["pre_tokenizer"]).map_err(wrong)?;

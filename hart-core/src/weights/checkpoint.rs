@@ -11,7 +11,7 @@ use super::tensors::{ElementType, TensorBytes, TensorEntry, TensorInfo};
 use crate::config::Fields;
 use crate::device::Precision;
 use crate::error::{Error, Result};
-use crate::files::{Mapped, Storage, require_regular_file};
+use crate::files::{Mapped, Storage, check_start};
 
 /// File names of the plain weights, in order of precedence. The `.index.json` files list shards.
 const PLAIN_FILES: [&str; 4] =
@@ -172,7 +172,7 @@ impl Checkpoint {
     }
 
     fn add_torch(&mut self, path: &Path) -> Result<()> {
-        require_regular_file(path)?;
+        check_start(path)?;
         let size = path.metadata().map_err(Error::io(path))?.len();
         let reader = pytorch_reader::PytorchReader::new(path).map_err(|e| {
             Error::checkpoint(path, format!("not a readable torch file ({e}): download it again, or convert it to safetensors"))
