@@ -255,6 +255,22 @@ fn byte_order_marks_are_skipped() {
     model.refused(&["llm/config.json", "UTF-16", "save it as UTF-8"]);
 }
 
+/// The system prompt is the exact text of the file, with its final line break. Windows' line breaks are LF.
+#[test]
+fn a_final_line_break_belongs_to_the_system_prompt() {
+    let model = Model::new();
+    let image = |file: Option<&str>, request: Request| {
+        let path = model.path("llm/system_prompt.txt");
+        file.map(|text| fs::write(path, text).unwrap());
+        model.open().unwrap().generate(&request).unwrap().images.remove(0).pixels().to_vec()
+    };
+    let of_text = |text: &str| image(None, Request::new("a parrot").system_prompt(SystemPrompt::Text(text.into())));
+    let of_file = |text| image(Some(text), Request::new("a parrot"));
+    let (ended, open) = (of_text("Draw.\nWell:\n"), of_text("Draw.\nWell:"));
+    assert!(ended != open);
+    assert!(of_file("Draw.\nWell:\n") == ended && of_file("Draw.\r\nWell:\r\n") == ended && of_file("Draw.\nWell:") == open);
+}
+
 /// A pickle that calls os.system. It is read as data only, and refused.
 #[test]
 fn pickle_code_is_never_run() {

@@ -89,7 +89,8 @@ fn text_folder(storage: &Storage, root: &Path, text_model: Option<&Path>) -> Res
     })
 }
 
-/// Reads `system_prompt.txt`, if there is one and it is not empty.
+/// Reads `system_prompt.txt`, if there is one and it is not empty. A final line break belongs to the text: the published prompt ends in
+/// one. Line breaks are LF, also if an editor writes CR LF.
 fn system_prompt(storage: &Storage, folder: &Path) -> Result<Option<String>> {
     let path = folder.join("system_prompt.txt");
     let exists = match storage {
@@ -101,6 +102,6 @@ fn system_prompt(storage: &Storage, folder: &Path) -> Result<Option<String>> {
         return Ok(None);
     }
     let bytes = storage.read(&path, MAX_SYSTEM_PROMPT, true)?;
-    let text = decode_text(&path, &bytes)?.to_string();
+    let text = decode_text(&path, &bytes)?.replace("\r\n", "\n");
     Ok(Some(text).filter(|t| !t.is_empty()))
 }
