@@ -87,6 +87,22 @@ impl Storage {
         }
     }
 
+    /// Returns the names of the files in a folder, sorted. Names that are not UTF-8 are left out.
+    pub(crate) fn names(&self, folder: &Path) -> Vec<String> {
+        let file_name = |path: &Path| path.file_name().and_then(|name| name.to_str()).map(str::to_string);
+        let mut names: Vec<String> = match self {
+            Self::Disk { .. } => {
+                let paths = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+                paths.filter(|path| path.is_file()).filter_map(|path| file_name(&path)).collect()
+            }
+            Self::Memory(files) => {
+                files.0.keys().filter(|path| path.parent() == Some(folder)).filter_map(|p| file_name(p)).collect()
+            }
+        };
+        names.sort();
+        names
+    }
+
     /// Reads a file of at most `limit` bytes. Fails if it is what a failed download leaves, and unless `may_be_empty`, if it is empty.
     pub(crate) fn read(&self, path: &Path, limit: u64, may_be_empty: bool) -> Result<Vec<u8>> {
         let bytes = match self {
@@ -138,13 +154,14 @@ pub(crate) fn require_regular_file(path: &Path) -> Result<()> {
     }
 }
 
-/// Checks the start of a file that another library reads, like [`Storage::contents`].
-pub(crate) fn check_start(path: &Path) -> Result<()> {
+/// Checks the start of a file that another library reads, like [`Storage::contents`], and returns it.
+pub(crate) fn check_start(path: &Path) -> Result<Vec<u8>> {
     require_regular_file(path)?;
     let mut start = Vec::new();
     let file = File::open(path).map_err(Error::io(path))?;
     file.take(CHECKED_BYTES as u64).read_to_end(&mut start).map_err(Error::io(path))?;
-    check_download(path, &start)
+    check_download(path, &start)?;
+    Ok(start)
 }
 
 /// Reads a regular file of at most `limit` bytes.

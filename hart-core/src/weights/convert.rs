@@ -34,7 +34,8 @@ pub(crate) type Forms = BTreeMap<String, (CpuForm, Vec<usize>)>;
 pub(crate) fn rounded_tensors<M: Module>(module: &M, root: &str, checkpoint: &Checkpoint, table: &Table) -> Result<Forms> {
     let name = |field: String| {
         let candidates = table.candidates(&field);
-        let found = candidates.iter().find(|name| checkpoint.info(name).is_some()).cloned();
+        let found = candidates.iter().find(|name| checkpoint.info(name).is_some());
+        let found = found.and_then(|name| kept_name(checkpoint, table, checkpoint.stored_name(name))).map(str::to_string);
         let missing = || format!("has no tensor `{}`, which its config.json requires", candidates.join("` or `"));
         found.ok_or_else(|| Error::checkpoint(checkpoint.path(), missing()))
     };
@@ -84,7 +85,13 @@ impl<'a> ConversionProgress<'a> {
 
 /// Returns the names of the tensors that a conversion keeps.
 fn kept_names<'c>(checkpoint: &'c Checkpoint, table: &'c Table) -> impl Iterator<Item = &'c str> {
-    checkpoint.names().filter(|name| !table.ignores(name))
+    checkpoint.names().filter_map(|name| kept_name(checkpoint, table, name))
+}
+
+/// Returns the name under which a conversion writes a tensor: its own, or an alias if the table ignores its own. `None` if it ignores
+/// both. Tied weights may be stored as the ones of a head that is not used.
+fn kept_name<'c>(checkpoint: &'c Checkpoint, table: &Table, stored: &'c str) -> Option<&'c str> {
+    if table.ignores(stored) { checkpoint.aliases_of(stored).find(|alias| !table.ignores(alias)) } else { Some(stored) }
 }
 
 /// Writes a safetensors file with the tensors of a checkpoint, without those that its table ignores. Those of `forms` are rounded, all

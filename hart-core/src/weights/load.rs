@@ -39,7 +39,8 @@ pub struct Loader<'a> {
 impl<'a> Loader<'a> {
     /// Creates a loader for one checkpoint and the table that fits it. Parameters are loaded in f32.
     pub fn new(checkpoint: &'a Checkpoint, table: &'a Table) -> Self {
-        let report = LoadReport { path: checkpoint.path().to_path_buf(), ..LoadReport::default() };
+        let (path, removed) = (checkpoint.path().to_path_buf(), checkpoint.removed_parts().clone());
+        let report = LoadReport { path, removed, ..LoadReport::default() };
         Self { checkpoint, table, used: BTreeSet::new(), optional: None, report, precision: None, read_bytes: 0 }
     }
 
@@ -98,7 +99,7 @@ impl<'a> Loader<'a> {
             self.report.missing.push(UnmatchedTensor { name, file: self.checkpoint.path().to_path_buf(), shape });
             return Ok(None);
         };
-        self.used.insert(name.clone());
+        self.used.insert(self.checkpoint.stored_name(name).to_string());
         let file = entry.info.file.clone();
         if let Some(packed) = packed::read(self.checkpoint, name, &shape)? {
             self.used.extend(packed::tensor_names(name));

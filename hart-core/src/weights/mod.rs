@@ -1,6 +1,6 @@
 //! Checkpoint files: opening, checking, and loading into modules by one table of names.
 //!
-//! The formats are safetensors, memory-mapped if asked for, and torch's zipped pickle `.bin`, each as one file or as shards. No code in
+//! The formats are safetensors, memory-mapped if asked for, and torch's pickle (`.bin`), each as one file or as shards. No code in
 //! a pickle is executed. Tensors of f32, f16, bf16 and f64 are read as f32; for inference on the CPU, large ones stay in the half
 //! precision of their file.
 
@@ -13,6 +13,7 @@ mod packed;
 mod report;
 mod save;
 mod tensors;
+mod wrappers;
 
 pub(crate) use bytes::{WeightBytes, weight_bytes};
 pub use checkpoint::Checkpoint;
@@ -33,7 +34,7 @@ pub enum WeightSet {
     /// The EMA weights if there are any, otherwise the plain weights.
     #[default]
     PreferEma,
-    /// The EMA weights: `llm/ema_model.safetensors` or `llm/ema_model.bin`.
+    /// The EMA weights: `llm/ema_model.safetensors`, or `llm/ema_model.bin` or another torch file of that name.
     Ema,
     /// The plain weights.
     Plain,

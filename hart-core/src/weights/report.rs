@@ -48,12 +48,26 @@ pub struct LoadReport {
     pub misshapen: Vec<ShapeMismatch>,
     /// Names of known buffers and of tensors of other models, which were skipped.
     pub ignored: Vec<String>,
+    /// Parts of names that training tools had added and that were removed, such as `module.`, and keys of the dictionaries in which the
+    /// tensors were, such as `state_dict.`.
+    pub removed: BTreeSet<String>,
 }
 
 impl LoadReport {
     /// Returns whether no tensor is missing, unused or misshapen.
     pub fn is_clean(&self) -> bool {
         self.missing.is_empty() && self.unused.is_empty() && self.misshapen.is_empty()
+    }
+}
+
+impl LoadReport {
+    /// Writes which parts of names were removed, if any.
+    fn fmt_removed(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.removed.is_empty() {
+            return Ok(());
+        }
+        let parts: Vec<String> = self.removed.iter().map(|part| format!("`{part}`")).collect();
+        write!(f, "; names are without {}", parts.join(" and "))
     }
 }
 
@@ -64,7 +78,8 @@ impl fmt::Display for LoadReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.path.display())?;
         if self.is_clean() {
-            return write!(f, "{} tensors, {} parameters", self.loaded, self.parameters);
+            write!(f, "{} tensors, {} parameters", self.loaded, self.parameters)?;
+            return self.fmt_removed(f);
         }
         let (missing, unused, misshapen) = (self.missing.len(), self.unused.len(), self.misshapen.len());
         write!(f, "the tensors don't fit config.json: {missing} missing, {unused} unused, {misshapen} misshapen; ")?;
@@ -72,6 +87,7 @@ impl fmt::Display for LoadReport {
         if missing + misshapen == 0 {
             write!(f, ", or open it without `strict`, which ignores unused tensors")?;
         }
+        self.fmt_removed(f)?;
         let file = |path: &Path| path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into_owned());
         list(f, &self.missing, |f, t| write!(f, "missing `{}` {:?} (looked in {})", shortened(&t.name), t.shape, file(&t.file)))?;
         list(f, &self.misshapen, |f, t| {

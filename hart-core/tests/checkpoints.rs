@@ -1,0 +1,272 @@
+//! Checkpoints as training tools save them: other names of files and tensors, nested dictionaries, tied weights and adapters.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use hart_core::weights::Checkpoint;
+use hart_core::{Control, Error, Files, Hart, OpenOptions, Precision, WeightSet, convert};
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+
+/// A tensor: name, shape and values.
+type Named = (String, Vec<usize>, Vec<f32>);
+
+/// A copy of the fixture's checkpoint without EMA weights, and without the weights of one part.
+struct Model {
+    folder: tempfile::TempDir,
+    part: &'static str,
+    /// The tensors of the part.
+    tensors: Vec<Named>,
+}
+
+impl Model {
+    fn without_weights_of(part: &'static str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny-a");
+        for part in ["llm", "tokenizer", "text"] {
+            fs::create_dir(folder.path().join(part)).unwrap();
+            for file in fs::read_dir(fixture.join(part)).unwrap() {
+                let file = file.unwrap();
+                if !file.file_name().to_str().unwrap().starts_with("ema") {
+                    fs::copy(file.path(), folder.path().join(part).join(file.file_name())).unwrap();
+                }
+            }
+        }
+        let file = folder.path().join(part).join("model.safetensors");
+        let tensors = tensors(&Checkpoint::open_file(&file, false).unwrap());
+        fs::remove_file(file).unwrap();
+        Self { folder, part, tensors }
+    }
+
+    fn path(&self, file: &str) -> PathBuf {
+        self.folder.path().join(self.part).join(file)
+    }
+
+    fn renamed(&self, rename: impl Fn(&str) -> String) -> Vec<Named> {
+        self.tensors.iter().map(|(name, shape, values)| (rename(name), shape.clone(), values.clone())).collect()
+    }
+
+    fn open(&self) -> Result<Hart, Error> {
+        Hart::open(self.folder.path(), OpenOptions::new())
+    }
+
+    fn refused(&self, words: &[&str]) {
+        let error = self.open().err().unwrap_or_else(|| panic!("opened, expected an error about {words:?}")).to_string();
+        assert!(words.iter().all(|word| error.contains(word)), "{words:?} in: {error}");
+    }
+
+    /// Asserts that the part has its tensors under their usual names, and which parts of names were removed.
+    fn opens_without(&self, file: &str, removed: &[&str]) {
+        let checkpoint = Checkpoint::open(&self.folder.path().join(self.part), true).unwrap();
+        assert_eq!(checkpoint.path(), self.path(file));
+        assert!(tensors(&checkpoint) == self.tensors, "{file}: {:?}", checkpoint.names().take(5).collect::<Vec<_>>());
+        let hart = self.open().unwrap();
+        let report = hart.reports().iter().find(|report| report.path == self.path(file)).unwrap();
+        assert!(report.is_clean() && report.removed.iter().eq(removed), "{:?}", report.removed);
+        assert!(removed.iter().all(|part| report.to_string().contains(&format!("`{part}`"))), "{report}");
+    }
+}
+
+fn tensors(checkpoint: &Checkpoint) -> Vec<Named> {
+    let tensor = |name: &str| (name.into(), checkpoint.info(name).unwrap().shape.clone(), checkpoint.values(name).unwrap());
+    checkpoint.names().filter(|name| checkpoint.values(name).is_ok()).map(tensor).collect()
+}
+
+fn bytes(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+fn write_safetensors(path: &Path, tensors: &[Named], metadata: &[(&str, &str)]) {
+    let bytes: Vec<_> = tensors.iter().map(|(name, shape, values)| (name, shape, bytes(values))).collect();
+    let views = bytes.iter().map(|(name, shape, bytes)| (name, TensorView::new(Dtype::F32, shape.to_vec(), bytes).unwrap()));
+    let metadata: HashMap<_, _> = metadata.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+    fs::write(path, safetensors::serialize(views, Some(metadata)).unwrap()).unwrap();
+}
+
+/// A value of a pickle.
+enum Pickled<'a> {
+    Number(i32),
+    Tensors(&'a [Named]),
+    Dictionary(Vec<(&'a str, Pickled<'a>)>),
+}
+
+/// Writes a torch file in the format before version 1.6, which needs no zip archive.
+fn write_torch(path: &Path, root: &Pickled<'_>) {
+    let mut file = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.\x80\x02M\xe9\x03.\x80\x02}(".to_vec();
+    file.extend([text("protocol_version"), b"M\xe9\x03".to_vec(), text("little_endian"), b"\x88".to_vec()].concat());
+    file.extend([text("type_sizes"), b"}u.\x80\x02".to_vec()].concat());
+    let mut storages = Vec::new();
+    pickle(root, &mut file, &mut storages);
+    file.extend(b".\x80\x02](");
+    (0..storages.len()).for_each(|key| file.extend(text(&key.to_string())));
+    file.extend(b"e.");
+    for values in storages {
+        file.extend((values.len() as i64).to_le_bytes());
+        file.extend(bytes(values));
+    }
+    fs::write(path, file).unwrap();
+}
+
+fn text(text: &str) -> Vec<u8> {
+    [b"X", (text.len() as u32).to_le_bytes().as_slice(), text.as_bytes()].concat()
+}
+
+fn number(value: usize) -> Vec<u8> {
+    [b"J", i32::try_from(value).unwrap().to_le_bytes().as_slice()].concat()
+}
+
+fn pickle<'a>(value: &Pickled<'a>, file: &mut Vec<u8>, storages: &mut Vec<&'a [f32]>) {
+    match value {
+        Pickled::Number(value) => file.extend(number(*value as usize)),
+        Pickled::Dictionary(entries) => {
+            file.extend(b"}(");
+            for (key, value) in entries {
+                file.extend(text(key));
+                pickle(value, file, storages);
+            }
+            file.push(b'u');
+        }
+        Pickled::Tensors(tensors) => {
+            file.extend(b"}(");
+            for (name, shape, values) in *tensors {
+                let strides = (0..shape.len()).map(|axis| shape[axis + 1..].iter().product());
+                let tuple =
+                    |numbers: Vec<usize>| [b"(".to_vec(), numbers.into_iter().flat_map(number).collect(), b"t".to_vec()].concat();
+                file.extend(text(name));
+                file.extend(b"ctorch._utils\n_rebuild_tensor_v2\n((");
+                file.extend([text("storage"), b"ctorch\nFloatStorage\n".to_vec()].concat());
+                file.extend([text(&storages.len().to_string()), text("cpu"), number(values.len()), b"NtQK\0".to_vec()].concat());
+                file.extend([tuple(shape.clone()), tuple(strides.collect())].concat());
+                file.extend(b"\x89ccollections\nOrderedDict\n)RtR");
+                storages.push(values);
+            }
+            file.push(b'u');
+        }
+    }
+}
+
+#[test]
+fn dictionaries_of_trainers_are_opened_and_wrappers_removed() {
+    let model = Model::without_weights_of("llm");
+    let file = model.path("pytorch_model.bin");
+    let moments = [("exp_avg".to_string(), vec![2], vec![1.0, 2.0])];
+    let optimizer = || ("optimizer", Pickled::Dictionary(vec![("state", Pickled::Tensors(&moments))]));
+    let same = model.tensors.clone();
+    write_torch(&file, &Pickled::Tensors(&same));
+    model.opens_without("pytorch_model.bin", &[]);
+    for key in ["state_dict", "module", "model"] {
+        write_torch(&file, &Pickled::Dictionary(vec![("epoch", Pickled::Number(3)), (key, Pickled::Tensors(&same)), optimizer()]));
+        model.opens_without("pytorch_model.bin", &[&format!("{key}.")]);
+    }
+    let of_attribute = model.renamed(|name| format!("model._orig_mod.{name}"));
+    write_torch(&file, &Pickled::Dictionary(vec![("state_dict", Pickled::Tensors(&of_attribute)), optimizer()]));
+    model.opens_without("pytorch_model.bin", &["_orig_mod.", "model.", "state_dict."]);
+    let parallel = model.renamed(|name| format!("module.{name}"));
+    write_torch(&file, &Pickled::Tensors(&parallel));
+    model.opens_without("pytorch_model.bin", &["module."]);
+}
+
+#[test]
+fn wrappers_are_removed_from_names_in_safetensors() {
+    let model = Model::without_weights_of("llm");
+    let file = model.path("model.safetensors");
+    let cases: [(&dyn Fn(&str) -> String, &[&str]); 4] = [
+        (&|name| format!("_orig_mod.module.{name}"), &["_orig_mod.", "module."]),
+        (&|name| name.replacen("blocks.1.", "blocks.1._orig_mod.", 1), &["_orig_mod."]),
+        (&|name| format!("_fsdp_wrapped_module.{name}"), &["_fsdp_wrapped_module."]),
+        (&|name| name.replacen(".attn.", "._fsdp_wrapped_module.attn.", 1), &["_fsdp_wrapped_module."]),
+    ];
+    for (rename, removed) in cases {
+        write_safetensors(&file, &model.renamed(rename), &[("format", "pt")]);
+        model.opens_without("model.safetensors", removed);
+    }
+    let mut twice = model.renamed(str::to_string);
+    twice.push((format!("module.{}", twice[0].0), twice[0].1.clone(), twice[0].2.clone()));
+    write_safetensors(&file, &twice, &[]);
+    model.refused(&["model.safetensors", "under two names", "keep one"]);
+}
+
+#[test]
+fn adapters_must_be_merged() {
+    let model = Model::without_weights_of("text");
+    for name in ["layers.0.self_attn.q_proj.lora_A.default.weight", "layers.0.self_attn.q_proj.base_layer.weight"] {
+        let mut tensors = model.tensors.clone();
+        tensors.push((format!("base_model.model.{name}"), vec![1], vec![0.0]));
+        write_safetensors(&model.path("model.safetensors"), &tensors, &[]);
+        model.refused(&["model.safetensors", name, "LoRA", "merge it first"]);
+    }
+    fs::rename(model.path("model.safetensors"), model.path("adapter_model.safetensors")).unwrap();
+    model.refused(&["LoRA adapter without its model", "merge it first", "model.safetensors"]);
+}
+
+/// `safetensors.torch.save_model` keeps one of two tied tensors, the first by name, and the other name in the metadata.
+#[test]
+fn tied_weights_are_found_by_their_alias() {
+    let model = Model::without_weights_of("text");
+    let file = model.path("model.safetensors");
+    let embedding =
+        model.tensors.iter().map(|(name, ..)| name.as_str()).find(|name| name.ends_with("embed_tokens.weight")).unwrap();
+    let tied = model.renamed(|name| if name == embedding { "lm_head.weight".into() } else { name.into() });
+    write_safetensors(&file, &tied, &[("format", "pt")]);
+    model.refused(&["1 missing", "embed_tokens.weight"]);
+    write_safetensors(&file, &tied, &[("format", "pt"), (embedding, "lm_head.weight")]);
+    let hart = model.open().unwrap();
+    assert!(hart.reports()[0].is_clean() && hart.reports()[0].ignored.is_empty(), "{}", hart.reports()[0]);
+    let checkpoint = Checkpoint::open_file(&file, true).unwrap();
+    assert_eq!(checkpoint.info(embedding), checkpoint.info("lm_head.weight"));
+    assert_eq!(checkpoint.values(embedding).unwrap(), checkpoint.values("lm_head.weight").unwrap());
+    // The alias of a tensor that is not needed is not an unused tensor.
+    write_safetensors(&file, &model.tensors, &[("lm_head.weight", embedding), ("extra", embedding)]);
+    assert!(model.open().unwrap().reports()[0].is_clean());
+    // A converted model has the tensor under the name that is needed.
+    write_safetensors(&file, &tied, &[(embedding, "lm_head.weight")]);
+    let to = model.folder.path().join("converted");
+    convert(model.folder.path(), &to, Precision::Bf16, WeightSet::Plain, None, &mut |_| Control::Continue).unwrap();
+    let converted = Checkpoint::open(&to.join("text"), true).unwrap();
+    assert!(converted.info(embedding).is_some() && converted.info("lm_head.weight").is_none());
+    assert!(Hart::open(&to, OpenOptions::new()).unwrap().reports()[0].is_clean());
+}
+
+#[test]
+fn a_single_torch_file_of_any_name_is_opened() {
+    let model = Model::without_weights_of("llm");
+    for name in ["model.pt", "last.ckpt", "pytorch_model.pth"] {
+        write_torch(&model.path(name), &Pickled::Tensors(&model.tensors));
+        // Files of a trainer that hold no weights.
+        write_torch(&model.path("optimizer.pt"), &Pickled::Dictionary(vec![("lr", Pickled::Number(1))]));
+        model.opens_without(name, &[]);
+        let mut files = Files::new();
+        for part in ["llm", "tokenizer", "text"] {
+            for file in fs::read_dir(model.folder.path().join(part)).unwrap() {
+                let file = file.unwrap();
+                files.insert(Path::new(part).join(file.file_name()), fs::read(file.path()).unwrap()).unwrap();
+            }
+        }
+        let error = Hart::from_files(files, OpenOptions::new()).err().unwrap().to_string();
+        assert!(error.contains(name) && error.contains("convert it to safetensors"), "{error}");
+        fs::remove_file(model.path(name)).unwrap();
+    }
+    for ending in ["pt", "pth", "ckpt"] {
+        let name = model.path(&format!("ema_model.{ending}"));
+        write_torch(&name, &Pickled::Tensors(&model.tensors));
+        let hart = Hart::open(model.folder.path(), OpenOptions::new().weight_set(WeightSet::Ema)).unwrap();
+        assert_eq!(hart.reports()[1].files, BTreeSet::from([name.clone()]));
+        fs::remove_file(name).unwrap();
+    }
+    for name in ["a.ckpt", "b.ckpt"] {
+        write_torch(&model.path(name), &Pickled::Tensors(&model.tensors));
+    }
+    model.refused(&["found a.ckpt, b.ckpt", "rename"]);
+}
+
+#[test]
+fn files_of_weights_with_another_name_are_named() {
+    let model = Model::without_weights_of("llm");
+    write_safetensors(&model.path("diffusion_pytorch_model.safetensors"), &model.tensors, &[]);
+    model.refused(&["found diffusion_pytorch_model.safetensors", "rename", "expected one of model.safetensors"]);
+    fs::rename(model.path("diffusion_pytorch_model.safetensors"), model.path("model.pt")).unwrap();
+    model.refused(&["model.pt: is a safetensors file", "ends in .safetensors"]);
+    fs::write(model.path("model.safetensors"), b"PK\x03\x04 and so on").unwrap();
+    model.refused(&["model.safetensors: is a torch file", "ends in .bin"]);
+}
