@@ -110,6 +110,29 @@ fn errors_about_missing_folders_say_what_to_pass() {
     model.refused(&["holds no weights", "model.safetensors"]);
 }
 
+/// A text model next to a link to the model's folder is found, and so is one next to the folder itself.
+#[cfg(unix)]
+#[test]
+fn a_linked_model_finds_the_text_model_next_to_either() {
+    let model = Model::new();
+    let disk = model.path("disk/snapshot");
+    fs::create_dir_all(&disk).unwrap();
+    for part in ["llm", "tokenizer"] {
+        fs::rename(model.path(part), disk.join(part)).unwrap();
+    }
+    fs::create_dir(model.path("models")).unwrap();
+    let link = model.path("models/hart");
+    std::os::unix::fs::symlink("../disk/snapshot", &link).unwrap();
+    let text = || hart_core::config::Folders::find(&link, None).map(|folders| folders.text).map_err(|e| e.to_string());
+    assert!(text().unwrap_err().contains("no text model"));
+    for place in ["disk/text", "models/Qwen2-VL-1.5B-Instruct", "disk/snapshot/text"] {
+        fs::rename(model.path("text"), model.path(place)).unwrap();
+        Hart::open(&link, OpenOptions::new()).unwrap();
+        assert_eq!(text().unwrap().canonicalize().unwrap(), model.path(place).canonicalize().unwrap());
+        fs::rename(model.path(place), model.path("text")).unwrap();
+    }
+}
+
 #[cfg(unix)]
 #[test]
 fn a_path_that_is_not_utf8_is_a_path_like_any_other() {

@@ -11,6 +11,31 @@ const TEXT_FOLDERS: [&str; 2] = ["text", "Qwen2-VL-1.5B-Instruct"];
 /// Maximum size of a system prompt file in bytes.
 const MAX_SYSTEM_PROMPT: u64 = 1 << 20;
 
+/// The folders of a checkpoint's parts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Folders {
+    /// The transformer and the residual diffusion, `llm`.
+    pub transformer: PathBuf,
+    /// The visual tokenizer, usually `tokenizer`.
+    pub visual: PathBuf,
+    /// The text model, in the checkpoint's root or next to it.
+    pub text: PathBuf,
+}
+
+impl Folders {
+    /// Finds the parts of a checkpoint like [`Hart::open`](crate::Hart::open), with their `config.json`. `text_model` is the folder of
+    /// the text model; `None` looks for it in the usual places.
+    ///
+    /// # Errors
+    ///
+    /// A part is missing, or a value of its configuration is invalid.
+    pub fn find(root: &Path, text_model: Option<&Path>) -> Result<Self> {
+        let Layout { transformer, visual, text, .. } = Layout::find(&Storage::Disk { memory_map: false }, root, text_model)?;
+        Ok(Self { transformer, visual, text })
+    }
+}
+
 /// The folders of a checkpoint's parts, with their configuration.
 pub(crate) struct Layout {
     pub(crate) transformer: PathBuf,
@@ -74,12 +99,16 @@ fn text_folder(storage: &Storage, root: &Path, text_model: Option<&Path>) -> Res
     if let Some(folder) = text_model {
         return Ok(folder.to_path_buf());
     }
-    let parent = match storage {
-        Storage::Disk { .. } => root.canonicalize().map_err(Error::io(root))?.parent().map(Path::to_path_buf),
-        Storage::Memory(_) => None,
-    };
-    let roots = std::iter::once(root.to_path_buf()).chain(parent);
-    let mut folders = roots.flat_map(|root| TEXT_FOLDERS.map(|name| root.join(name)));
+    let mut roots = vec![root.to_path_buf()];
+    if let Storage::Disk { .. } = storage {
+        // Next to the name that was given, which may be a link, and next to the folder itself.
+        let named = std::path::absolute(root).map_err(Error::io(root))?;
+        let resolved = root.canonicalize().map_err(Error::io(root))?;
+        let has_name = named.file_name().is_some();
+        let parents = [has_name.then(|| named.parent()).flatten(), resolved.parent()];
+        roots.extend(parents.into_iter().flatten().map(Path::to_path_buf));
+    }
+    let mut folders = roots.into_iter().flat_map(|root| TEXT_FOLDERS.map(|name| root.join(name)));
     folders.find(|folder| storage.is_file(&folder.join("config.json"))).ok_or_else(|| {
         let names = TEXT_FOLDERS.join(" or ");
         Error::checkpoint(

@@ -16,6 +16,7 @@ pub(crate) use visual::NORM_GROUPS;
 pub use visual::VisualConfig;
 
 pub(crate) use fields::Fields;
+pub use layout::Folders;
 pub(crate) use layout::Layout;
 
 use std::path::Path;
