@@ -133,6 +133,42 @@ fn a_recipe_becomes_a_model() {
     }
 }
 
+/// A model whose text model lies next to it, nested as newer exports of the vision-language model, and whose folder is a link.
+#[cfg(unix)]
+#[test]
+fn training_continues_from_any_layout() {
+    let folder = tempfile::tempdir().unwrap();
+    train(folder.path(), &recipe(1, 1), "run");
+    let at = |name: &str| folder.path().join(name);
+    let start =
+        |out: &str| [at("recipe.toml"), "--out".into(), at(out), "--from".into(), at("hart"), "--minutes".into(), "0,0".into()];
+    let before = model(&at("run"));
+    let text = |run: &str| format!("{:?}", hart_core::config::Config::open(&at(run).join("model")).unwrap().text);
+    let text_before = text("run");
+    std::os::unix::fs::symlink("run/model", at("hart")).unwrap();
+    fs::rename(at("run/model/text"), at("text")).unwrap();
+    let mut decoder: serde_json::Value = serde_json::from_slice(&fs::read(at("text/config.json")).unwrap()).unwrap();
+    let rope_theta = decoder["rope_theta"].as_f64().unwrap_or(1e4);
+    decoder.as_object_mut().unwrap().retain(|name, _| name != "rope_theta" && name != "rope_scaling");
+    decoder["model_type"] = "qwen2_vl_text".into();
+    decoder["rope_parameters"] = serde_json::json!({ "rope_type": "default", "rope_theta": rope_theta });
+    let nested = serde_json::json!({ "model_type": "qwen2_vl", "vision_config": { "depth": 32 }, "text_config": decoder });
+    fs::write(at("text/config.json"), nested.to_string()).unwrap();
+    let arguments = start("nested");
+    succeeds(TRAIN, folder.path(), &arguments.iter().map(|a| a.to_str().unwrap()).collect::<Vec<_>>());
+    assert!(model(&at("nested")) == before);
+    assert_eq!(text("nested"), text_before);
+    // Errors name the file in which the value is.
+    let llm = at("run/model/llm/generation_config.json");
+    fs::write(&llm, "{\"top_k\": ").unwrap();
+    let arguments = start("bad");
+    let arguments: Vec<&str> = arguments.iter().map(|a| a.to_str().unwrap()).collect();
+    fails(TRAIN, &arguments, &["hart/llm/generation_config.json: not valid JSON"]);
+    fs::remove_file(llm).unwrap();
+    fs::write(at("text/config.json"), nested.to_string().replace("\"vocab_size\"", "\"vocabulary\"")).unwrap();
+    fails(TRAIN, &arguments, &["text/config.json: `text_config.vocab_size` is missing"]);
+}
+
 /// A run stopped by Ctrl-C resumes and ends with the same model.
 #[cfg(unix)]
 #[test]
@@ -191,7 +227,7 @@ fn invalid_recipes_are_reported() {
     refused(&right.replace("every = 2", "every = 0"), &["every is 0"]);
     refused(&right.replace("side = 16", "side = 24"), &["scenes.side is 24", "expected 16"]);
     refused(&right.replace("seed = 1", "sed = 1"), &["sed"]);
-    refused(&right.replace("num_heads = 2", "num_heads = 5"), &["num_heads"]);
+    refused(&right.replace("num_heads = 2", "num_heads = 5"), &["recipe.toml: model.llm.num_heads is 5, expected a divisor"]);
     refused(&decoder_only(&right), &["tokenizer.learning.decoder_only is true", "--from"]);
     refused(
         &decoder_only(&right).replace("0.75", "1.5"),

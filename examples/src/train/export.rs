@@ -30,28 +30,31 @@ pub fn write_configs(model: &ModelConfigs, folder: &Path, vocabulary: usize) -> 
     };
     let llm = json!({
         "model_type": "hart_transformer_t2i", "architectures": ["HARTForT2I"], "attn_type": "llama", "mlp_type": "llama",
-        "use_cross_attn": false, "sampler": "iddpm", "vae_path": null,
+        "use_cross_attn": false, "sampler": "iddpm",
     });
     let visual = json!({ "model_type": "hart_autoencoder_with_disc", "quantizer_type": "var_hybrid", "hybrid": false });
     let text = json!({ "model_type": "qwen2", "architectures": ["Qwen2Model"], "hidden_act": "silu", "rope_scaling": null });
     let mut text = with_defaults(&model.text, text);
     text["vocab_size"] = vocabulary.into();
     let save = |name: &str, value: &Value| output::write_file(&folder.join(name), format!("{value:#}\n").as_bytes());
-    save("llm/config.json", &with_defaults(&model.llm, llm))?;
+    // The exported tokenizer, not the one that the configuration of another model names.
+    let mut llm = with_defaults(&model.llm, llm);
+    llm["vae_path"] = Value::Null;
+    save("llm/config.json", &llm)?;
     save("tokenizer/config.json", &with_defaults(&model.tokenizer, visual))?;
     save("text/config.json", &text)?;
     save("llm/generation_config.json", &model.generation)?;
     Ok(Config::open(folder)?)
 }
 
-/// Copies the text tokenizer of another model.
+/// Copies the text tokenizer of another model, from the folder of its text model.
 ///
 /// # Errors
 ///
 /// Returns an error if a file can't be read or written.
 pub fn copy_text_tokenizer(from: &Path, to: &Path) -> Result<(), String> {
     for name in ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"] {
-        let path = from.join("text").join(name);
+        let path = from.join(name);
         match std::fs::read(&path) {
             Ok(bytes) => output::write_file(&to.join("text").join(name), &bytes)?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && name != "tokenizer.json" => {}

@@ -10,13 +10,13 @@ mod run_folder;
 mod tokenizer;
 
 use std::error::Error;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
 use hart_core::burn::prelude::Device;
-use hart_core::config::Config;
+use hart_core::config::{Config, Folders};
 use hart_core::train::train_text_tokenizer;
 use hart_core::{DeviceKind, Hart, OpenOptions, Precision};
 use hart_examples::cli::{INTERRUPTED, output};
@@ -87,12 +87,13 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let device = arguments.device.open()?;
     let open = |path: &PathBuf| Hart::open(path, OpenOptions::new().device(arguments.device).precision(Precision::F32));
     let from = arguments.from.as_ref().map(open).transpose()?;
-    if let Some(path) = &arguments.from {
-        recipe.model = ModelConfigs::read(path)?;
+    let from_folders = arguments.from.as_ref().map(|path| Folders::find(path, None)).transpose()?;
+    if let Some(folders) = &from_folders {
+        recipe.model = ModelConfigs::read(folders)?;
     }
     let trained = arguments.tokenizer.as_ref().map(open).transpose()?;
     if let Some(path) = &arguments.tokenizer {
-        recipe.model.tokenizer = ModelConfigs::read(path)?.tokenizer;
+        recipe.model.tokenizer = ModelConfigs::read(&Folders::find(path, None)?)?.tokenizer;
     }
     if recipe.tokenizer.learning.decoder_only && from.is_none() && trained.is_none() {
         let recipe = arguments.recipe.display();
@@ -109,8 +110,11 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let scenes = scenes_of(recipe.tokenizer.exact)?;
     let folder = RunFolder::open(&arguments.out, &text)?;
     let stop = StopFlag::on_ctrl_c()?;
-    let config = export_configs(arguments, &recipe, &scenes, &folder)?;
-    recipe.check_model(&config).map_err(|problem| format!("{}: {problem}", arguments.recipe.display()))?;
+    let config = export_configs(&arguments.recipe, from_folders.as_ref(), &recipe, &scenes, &folder)?;
+    let tokenizer_from = arguments.tokenizer.as_ref().or(arguments.from.as_ref());
+    recipe
+        .check_model(&config, tokenizer_from.map(PathBuf::as_path))
+        .map_err(|problem| format!("{}: {problem}", arguments.recipe.display()))?;
     let run = Run { recipe: &recipe, config: &config, folder: &folder, device: &device, stop: &stop, quiet: arguments.quiet };
 
     let minutes = |phase: usize| arguments.minutes.map(|minutes| minutes[phase]);
@@ -137,7 +141,13 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
 
 /// Exports the text tokenizer, trained on the scenes' captions or copied from `--from`, and the configuration of the model. A
 /// resumed run keeps its existing ones.
-fn export_configs(arguments: &Arguments, recipe: &Recipe, scenes: &Scenes, folder: &RunFolder) -> Result<Config, Box<dyn Error>> {
+fn export_configs(
+    recipe_path: &Path,
+    from: Option<&Folders>,
+    recipe: &Recipe,
+    scenes: &Scenes,
+    folder: &RunFolder,
+) -> Result<Config, Box<dyn Error>> {
     let model = folder.model();
     if folder.has_state()
         && let Ok(config) = Config::open(&model)
@@ -145,13 +155,27 @@ fn export_configs(arguments: &Arguments, recipe: &Recipe, scenes: &Scenes, folde
         return Ok(config);
     }
     let limit = recipe.model.text.get("vocab_size").and_then(Value::as_u64);
-    let limit = limit.ok_or_else(|| format!("{}: model.text.vocab_size: expected a number", arguments.recipe.display()))?;
-    let vocabulary = match &arguments.from {
-        Some(from) => export::copy_text_tokenizer(from, &model).map(|()| limit as usize)?,
+    let source = match from {
+        Some(from) => format!("{}: vocab_size", from.text.join("config.json").display()),
+        None => format!("{}: model.text.vocab_size", recipe_path.display()),
+    };
+    let limit = limit.ok_or_else(|| format!("{source}: expected a number"))?;
+    let vocabulary = match from {
+        Some(from) => export::copy_text_tokenizer(&from.text, &model).map(|()| limit as usize)?,
         None => {
             let captions = batches::captions(scenes, recipe.seed, CAPTIONS);
             train_text_tokenizer(&captions, limit as usize, &model.join("text"))?
         }
     };
-    export::write_configs(&recipe.model, &model, vocabulary)
+    export::write_configs(&recipe.model, &model, vocabulary).map_err(|error| match error.downcast_ref() {
+        // The values are the recipe's, not those of a file that has just been written.
+        Some(hart_core::Error::Config { path, field, got, expected }) if from.is_none() => {
+            let section = match path.ends_with("generation_config.json") {
+                true => "generation".into(),
+                false => path.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy(),
+            };
+            format!("{}: model.{section}.{field} is {got}, expected {expected}", recipe_path.display()).into()
+        }
+        _ => error,
+    })
 }

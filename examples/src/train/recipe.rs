@@ -4,7 +4,7 @@ use std::error::Error;
 use std::path::Path;
 
 use hart_core::Request;
-use hart_core::config::Config;
+use hart_core::config::{Config, Folders};
 use hart_core::train::{GeneratorOptions, TokenizerOptions};
 use hart_core::weights::StorageDtype;
 use hart_examples::data::{SceneOptions, files};
@@ -13,6 +13,9 @@ use serde_json::Value;
 
 use crate::generator::COMPARED_IMAGES;
 
+/// Names of configuration files.
+const CONFIG: &str = "config.json";
+const GENERATION: &str = "generation_config.json";
 /// Maximum number of images in a batch.
 const MAX_BATCH: usize = 1 << 14;
 
@@ -60,19 +63,23 @@ impl ModelConfigs {
     /// # Errors
     ///
     /// Returns an error if a file can't be read or is not JSON.
-    pub fn read(folder: &Path) -> Result<Self, String> {
-        let read = |name: &str| {
+    pub fn read(folders: &Folders) -> Result<Self, String> {
+        let read = |folder: &Path, name: &str| -> Result<Value, String> {
             let path = folder.join(name);
             let text = files::read_text(&path, files::MAX_SETTINGS_SIZE)?;
             serde_json::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))
         };
-        let generation = read("llm/generation_config.json").unwrap_or_else(|_| Value::Object(serde_json::Map::new()));
-        Ok(Self {
-            text: read("text/config.json")?,
-            llm: read("llm/config.json")?,
-            tokenizer: read("tokenizer/config.json")?,
-            generation,
-        })
+        let generation = match folders.transformer.join(GENERATION).exists() {
+            true => read(&folders.transformer, GENERATION)?,
+            false => Value::Object(serde_json::Map::new()),
+        };
+        let mut text = read(&folders.text, CONFIG)?;
+        // Newer exports of the vision-language model nest the decoder's configuration.
+        if let Some(nested) = text.get_mut("text_config").filter(|nested| nested.is_object()) {
+            text = nested.take();
+        }
+        let (llm, tokenizer) = (read(&folders.transformer, CONFIG)?, read(&folders.visual, CONFIG)?);
+        Ok(Self { text, llm, tokenizer, generation })
     }
 }
 
@@ -148,19 +155,23 @@ impl Recipe {
         Request::batch(self.prompts.clone()).validate().map_err(|error| format!("prompts: {error}"))
     }
 
-    /// Checks that the recipe fits the model's configuration.
+    /// Checks that the recipe fits the model's configuration. `tokenizer_from` is the model whose visual tokenizer replaces the recipe's.
     ///
     /// # Errors
     ///
     /// Returns an error that names the first value that doesn't fit.
-    pub fn check_model(&self, config: &Config) -> Result<(), String> {
+    pub fn check_model(&self, config: &Config, tokenizer_from: Option<&Path>) -> Result<(), String> {
         let (side, resolution) = (self.scenes.side, config.resolution());
         if side != resolution {
             return Err(format!("scenes.side is {side}, expected {resolution}, the side of the model's images"));
         }
         let (sides, visual) = (&config.transformer.sides, &config.visual.sides);
         if visual != sides {
-            return Err(format!("model.tokenizer.v_patch_nums is {visual:?}, expected {sides:?}, the patch_nums of model.llm"));
+            let tokenizer = match tokenizer_from {
+                Some(model) => format!("the v_patch_nums of the visual tokenizer of {} are", model.display()),
+                None => "model.tokenizer.v_patch_nums is".into(),
+            };
+            return Err(format!("{tokenizer} {visual:?}, expected {sides:?}, the patch_nums of model.llm"));
         }
         let (weights, scales) = (self.generator.learning.scale_weights.len(), sides.len());
         if weights != scales {
