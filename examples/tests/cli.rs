@@ -1,10 +1,12 @@
 //! The programs as a user runs them, with valid and invalid arguments.
 
 use std::fs;
+use std::path::Path;
 #[cfg(unix)]
 use std::process::Command;
 
 use hart_core::{DeviceKind, Error, Hart, Image, OpenOptions, Request};
+use hart_examples::cli::args::SHIPPED_MODEL;
 use serde_json::Value;
 use support::{fails, names, run, succeeds};
 
@@ -129,11 +131,11 @@ fn a_prompt_can_not_control_the_terminal() {
 fn invalid_arguments_are_reported() {
     fails(GENERATE, &[], &["PROMPT"]);
     fails(GENERATE, &[""], &["prompt", "empty"]);
-    fails(GENERATE, &["x", "--guidance", "nan"], &["guidance"]);
+    fails(GENERATE, &["x", "--guidance", "nan"], &["error: --guidance: NaN"]);
     fails(GENERATE, &["x", "--guidance", "1e9"], &["guidance", "-100 to 100"]);
     fails(GENERATE, &["x", "--top-p", "2"], &["top-p"]);
     fails(GENERATE, &["x", "--steps", "0"], &["--steps", "number of steps"]);
-    fails(GENERATE, &["x", "--count", "0"], &["at least one"]);
+    fails(GENERATE, &["x", "--count", "0"], &["error: --count: 0, expected at least one"]);
     fails(GENERATE, &["x", "--count", "99999"], &["at most 1024"]);
     for seed in ["-1", "18446744073709551616", "1.5", "dice"] {
         fails(GENERATE, &["x", "--seed", seed], &["--seed", seed, "18446744073709551615, or random"]);
@@ -141,9 +143,9 @@ fn invalid_arguments_are_reported() {
     fails(GENERATE, &["x", "--no-labels"], &["--grid"]);
     fails(GENERATE, &["x", "--device", "tpu"], &["tpu", "auto", "cpu"]);
     fails(GENERATE, &["x", "--weights", "best"], &["auto, ema or plain"]);
-    fails(GENERATE, &["x", "--weights", "ema"], &["no EMA weights"]);
+    fails(GENERATE, &["x", "--weights", "ema"], &["no EMA weights", "use `--weights plain`"]);
     fails(GENERATE, &["x", "--model", "nowhere"], &["nowhere", "root folder"]);
-    fails(GENERATE, &["x", "--text-model", "nowhere"], &["nowhere", "option text model"]);
+    fails(GENERATE, &["x", "--text-model", "nowhere"], &["nowhere", "name the text model's folder with `--text-model`"]);
     fails(GENERATE, &["x", "--out", "missing/out.png"], &["missing", "create it first"]);
     fails(GENERATE, &["x", "--out", "."], &["is a folder"]);
     fails(GENERATE, &["x", "--grid", "missing/out.png"], &["--grid", "missing"]);
@@ -165,6 +167,37 @@ fn invalid_arguments_are_reported() {
     fails(MAKE_CHECKPOINT, &["x", "--set", "llm.depth=-3"], &["depth"]);
     fails(MAKE_CHECKPOINT, &["missing/x"], &["missing"]);
     fails(MAKE_CHECKPOINT, &["."], &["already exists"]);
+}
+
+/// Messages of the library about options name the program's flags.
+#[test]
+fn flags_are_named_in_place_of_options() {
+    use hart_core::weights::{Checkpoint, NamedTensor, StorageDtype, save_tensors};
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("model");
+    for part in ["llm", "tokenizer", "text"] {
+        let (from, to) = (Path::new(SHIPPED_MODEL).join(part), model.join(part));
+        fs::create_dir_all(&to).unwrap();
+        for file in names(&from) {
+            fs::copy(from.join(&file), to.join(file)).unwrap();
+        }
+    }
+    let file = model.join("llm/model.safetensors");
+    let checkpoint = Checkpoint::open_file(&file, false).unwrap();
+    let tensor = |name: &str| NamedTensor {
+        name: name.into(),
+        shape: checkpoint.info(name).unwrap().shape.clone(),
+        values: checkpoint.values(name).unwrap(),
+    };
+    let mut tensors: Vec<NamedTensor> = checkpoint.names().map(tensor).collect();
+    tensors.push(NamedTensor { name: "extra".into(), shape: vec![1], values: vec![0.0] });
+    save_tensors(&file, &tensors, StorageDtype::F32).unwrap();
+    let path = model.to_str().unwrap();
+    fails(GENERATE, &["x", "--model", path], &["unused `extra`", "or ignore unused tensors with `--allow-unused`"]);
+    succeeds(GENERATE, folder.path(), &["x", "-q", "--model", path, "--allow-unused"]);
+    fs::rename(model.join("text"), model.join("other")).unwrap();
+    fails(GENERATE, &["x", "--model", path], &["no text model", "or name its folder with `--text-model`"]);
+    fails(GENERATE, &["x", "--max-memory", "0.001"], &["raise `--max-memory` or use a smaller model"]);
 }
 
 /// A folder without write permission, and a full disk.

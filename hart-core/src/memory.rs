@@ -233,9 +233,9 @@ impl Budget {
         let without_text = needed(&self.bytes, self.precision, released);
         let int8 = self.int8.map(|bytes| needed(&bytes, Precision::Int8, released));
         let remedy = match int8 {
-            _ if without_text <= limit => format!("without `keep_text_model` it takes {} MB", megabytes(without_text)),
+            _ if without_text <= limit => format!("without the option `keep_text_model` it takes {} MB", megabytes(without_text)),
             Some(int8) if int8 <= limit => format!("converted to int8 it takes {} MB", megabytes(int8)),
-            _ => "raise the limit or use a smaller model".into(),
+            _ => "raise the limit (the option `max_memory`) or use a smaller model".into(),
         };
         Err(Error::Memory { what, needed: current, limit, remedy })
     }

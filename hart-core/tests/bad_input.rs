@@ -98,7 +98,7 @@ fn errors_about_missing_folders_say_what_to_pass() {
     let model = Model::new();
     assert_contains(&error(&model.path("llm")), &["llm", "root folder"]);
     fs::remove_dir_all(model.path("text")).unwrap();
-    model.refused(&["no text model", "option text model"]);
+    model.refused(&["no text model", "option `text_model`"]);
     let model = Model::new();
     fs::remove_dir_all(model.path("tokenizer")).unwrap();
     model.refused(&["tokenizer", "next to llm"]);
@@ -331,7 +331,7 @@ fn missing_misshapen_and_unused_tensors_are_listed_with_file_and_shapes() {
 fn unused_tensors_may_be_allowed() {
     let model = Model::new();
     model.rewrite("text/model.safetensors", |tensors| tensors.push(("extra".into(), vec![1], vec![0.0])));
-    model.refused(&["1 unused", "`extra`", "without `strict`"]);
+    model.refused(&["1 unused", "`extra`", "option `strict`"]);
     let hart = Hart::open(model.path(""), OpenOptions::new().strict(false)).unwrap();
     assert_eq!(hart.reports()[0].unused[0].name, "extra");
 }

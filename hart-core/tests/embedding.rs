@@ -174,9 +174,9 @@ fn memory_is_estimated_and_can_be_limited() {
         other => panic!("{other:?}"),
     }
     let message = limited(memory.peak(), OpenOptions::new().precision(Precision::F32).keep_text_model(true)).to_string();
-    assert!(message.contains("without `keep_text_model` it takes"), "{message}");
+    assert!(message.contains("without the option `keep_text_model` it takes"), "{message}");
     let message = limited(1 << 20, OpenOptions::new()).to_string();
-    assert!(message.contains("raise the limit or use a smaller model"), "{message}");
+    assert!(message.contains("raise the limit (the option `max_memory`) or use a smaller model"), "{message}");
     let tight = open(OpenOptions::new().precision(Precision::F32).max_memory(memory.peak()));
     assert!(tight.generate(&Request::new("a house")).is_ok());
     let error = tight.generate(&Request::new("a house").images_per_prompt(2)).unwrap_err();

@@ -66,7 +66,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    hart_examples::cli::exit_code(run(&Arguments::parse()).map(|()| ExitCode::SUCCESS))
+    hart_examples::cli::exit_code::<Arguments>(run(&Arguments::parse()).map(|()| ExitCode::SUCCESS))
 }
 
 fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {

@@ -4,6 +4,7 @@
 pub mod animation;
 pub mod args;
 pub mod enlarge;
+pub mod flags;
 pub mod grid;
 #[cfg(feature = "images")]
 pub mod image_file;
@@ -20,6 +21,7 @@ pub mod word_filter;
 use std::error::Error;
 use std::process::ExitCode;
 
+use clap::CommandFactory;
 use hart_core::CancelToken;
 
 /// Exit code of a run that Ctrl-C stopped: 128 plus the number of SIGINT, as in shells.
@@ -34,10 +36,12 @@ pub fn stop_on_ctrl_c(cancel: CancelToken) -> Result<(), ctrlc::Error> {
     ctrlc::set_handler(move || if cancel.is_cancelled() { std::process::exit(INTERRUPTED.into()) } else { cancel.cancel() })
 }
 
-/// Returns a program's exit code. An error is printed on standard error and becomes [`ExitCode::FAILURE`].
-pub fn exit_code(result: Result<ExitCode, Box<dyn Error>>) -> ExitCode {
+/// Returns the exit code of a program with arguments `A`. An error is printed on standard error, with the program's flags in place of
+/// the library's options, and becomes [`ExitCode::FAILURE`].
+pub fn exit_code<A: CommandFactory>(result: Result<ExitCode, Box<dyn Error>>) -> ExitCode {
     result.unwrap_or_else(|error| {
-        let lines: Vec<String> = error.to_string().lines().map(output::one_line).collect();
+        let message = flags::with_flags::<A>(&error.to_string());
+        let lines: Vec<String> = message.lines().map(output::one_line).collect();
         eprintln!("error: {}", lines.join("\n"));
         ExitCode::FAILURE
     })

@@ -64,7 +64,7 @@ impl Layout {
         let visual = visual_folder(storage, root, &transformer_config);
         let visual_config = VisualConfig::read_in(storage, &part(storage, &visual, "the visual tokenizer belongs next to llm")?)?;
         let text = text_folder(storage, root, text_model)?;
-        let advice = "name the text model's folder (the option text model)";
+        let advice = "name the text model's folder (the option `text_model`)";
         let text_config = TextConfig::read_in(storage, &part(storage, &text, advice)?)?;
         let generation = transformer.join("generation_config.json");
         let generation = match storage.is_file(&generation) {
@@ -113,7 +113,7 @@ fn text_folder(storage: &Storage, root: &Path, text_model: Option<&Path>) -> Res
         let names = TEXT_FOLDERS.join(" or ");
         Error::checkpoint(
             root,
-            format!("no text model: expected a folder {names} there or next to it, or name its folder (the option text model)"),
+            format!("no text model: expected a folder {names} there or next to it, or name its folder (the option `text_model`)"),
         )
     })
 }

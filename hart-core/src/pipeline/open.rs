@@ -156,7 +156,7 @@ pub(crate) fn transformer_weights(storage: &Storage, folder: &Path, set: WeightS
         WeightSet::Ema => ema()?.ok_or_else(|| {
             Error::checkpoint(
                 folder,
-                "holds no EMA weights: expected ema_model.safetensors or ema_model.bin; or use the plain weights",
+                "holds no EMA weights: expected ema_model.safetensors or ema_model.bin; or use the plain weights (the option `weights`)",
             )
         }),
     }

@@ -85,7 +85,7 @@ impl fmt::Display for LoadReport {
         write!(f, "the tensors don't fit config.json: {missing} missing, {unused} unused, {misshapen} misshapen; ")?;
         write!(f, "take both from the same model")?;
         if missing + misshapen == 0 {
-            write!(f, ", or open it without `strict`, which ignores unused tensors")?;
+            write!(f, ", or allow unused tensors (turn the option `strict` off)")?;
         }
         self.fmt_removed(f)?;
         let file = |path: &Path| path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into_owned());
