@@ -9,7 +9,7 @@ use crate::residual::ResidualDiffusion;
 use crate::text::Qwen2;
 use crate::transformer::Transformer;
 use crate::visual::{COMPACT_LEVELS, DecoderMemory, VisualTokenizer};
-use crate::weights::{Checkpoint, RELEASED_BYTES, TEXT, TRANSFORMER, VISUAL, WeightBytes, weight_bytes};
+use crate::weights::{Checkpoint, RELEASED_BYTES, TEXT, TRANSFORMER, VISUAL, WeightBytes, is_field_below, weight_bytes};
 
 /// Bytes of one value.
 const F32: u64 = size_of::<f32>() as u64;
@@ -58,6 +58,8 @@ pub(crate) struct Run {
     pub(crate) images: usize,
     /// Tokens of the system prompt; `None` if the prompts are encoded already.
     pub(crate) system_prompt_tokens: Option<usize>,
+    /// Whether the run starts from an image.
+    pub(crate) encodes_image: bool,
 }
 
 /// The memory of the weights of a model's parts.
@@ -66,7 +68,10 @@ pub(crate) struct ModelBytes {
     text: WeightBytes,
     /// The transformer and the residual diffusion.
     transformer: WeightBytes,
-    visual: WeightBytes,
+    /// The encoder of images.
+    encoder: WeightBytes,
+    /// The rest of the visual tokenizer.
+    decoder: WeightBytes,
 }
 
 /// The stages whose pages of mapped weights are released as soon as the stage is done.
@@ -86,40 +91,50 @@ impl ModelBytes {
         device: &Device,
     ) -> Self {
         let on_cpu = is_cpu(device);
-        let llm = (transformer, &TRANSFORMER);
+        let (all, encodes) = (|_: &str| true, |field: &str| is_field_below(field, "encoder"));
+        let (llm, visual) = ((transformer, &TRANSFORMER), (visual, &VISUAL));
+        let tokenizer = VisualTokenizer::init(&config.visual, device);
         Self {
-            text: weight_bytes(&Qwen2::init(&config.text, device), "", (text, &TEXT), precision, on_cpu),
-            transformer: weight_bytes(&Transformer::init(config, device), "transformer", llm, precision, on_cpu)
-                + weight_bytes(&ResidualDiffusion::init(config, device), "residual", llm, precision, on_cpu),
-            visual: weight_bytes(&VisualTokenizer::init(&config.visual, device), "", (visual, &VISUAL), precision, on_cpu),
+            text: weight_bytes(&Qwen2::init(&config.text, device), "", (text, &TEXT), precision, on_cpu, all),
+            transformer: weight_bytes(&Transformer::init(config, device), "transformer", llm, precision, on_cpu, all)
+                + weight_bytes(&ResidualDiffusion::init(config, device), "residual", llm, precision, on_cpu, all),
+            encoder: weight_bytes(&tokenizer, "", visual, precision, on_cpu, encodes),
+            decoder: weight_bytes(&tokenizer, "", visual, precision, on_cpu, |field| !encodes(field)),
         }
+    }
+
+    fn parts(self) -> [WeightBytes; 4] {
+        [self.text, self.transformer, self.encoder, self.decoder]
+    }
+
+    /// Returns the bytes of all parts that cannot be released.
+    fn owned(self) -> u64 {
+        self.parts().map(|part| part.owned).iter().sum()
     }
 
     /// Returns the memory of the same weights in the files of a converted model.
     pub(crate) fn converted(self) -> Self {
-        let [text, transformer, visual] = [self.text, self.transformer, self.visual].map(WeightBytes::mapped);
-        Self { text, transformer, visual }
+        let [text, transformer, encoder, decoder] = self.parts().map(WeightBytes::mapped);
+        Self { text, transformer, encoder, decoder }
     }
 
     /// Returns the peak memory of opening the model. Pages of mapped files are released on the way.
     pub(crate) fn opening(&self) -> u64 {
-        let parts = [self.text, self.transformer, self.visual];
-        let mapped = parts.map(|part| part.mapped.min(RELEASED_BYTES as u64)).into_iter().max().unwrap_or(0);
-        let all = self.text + self.transformer + self.visual;
-        all.owned + mapped + all.largest
+        let largest = |bytes: fn(&WeightBytes) -> u64| self.parts().iter().map(bytes).max().unwrap_or(0);
+        self.owned() + largest(|part| part.mapped.min(RELEASED_BYTES as u64)) + largest(|part| part.largest)
     }
 
     /// Returns the memory of encoding one prompt.
     fn text(&self, config: &Config, system_prompt_tokens: usize) -> Memory {
-        let owned = (self.text + self.transformer + self.visual).owned;
-        Memory { weights: owned + self.text.mapped, working: text(config, system_prompt_tokens) }
+        Memory { weights: self.owned() + self.text.mapped, working: text(config, system_prompt_tokens) }
     }
 
     /// Returns the memory of a run. The stages run one after another, so the one that needs most counts.
     fn run(&self, config: &Config, precision: Precision, decoder: DecoderMemory, release: Release, run: Run) -> Memory {
-        let owned = (self.text + self.transformer + self.visual).owned;
+        let owned = self.owned();
         let kept_text = if release.text { 0 } else { self.text.mapped };
         let kept_transformer = if release.transformer { 0 } else { self.transformer.mapped };
+        let encoder = if run.encodes_image { self.encoder.mapped } else { 0 };
         let side = config.resolution() as u64;
         let finished = 3 * side * side * run.images as u64;
         let decoder_bytes = match decoder {
@@ -127,8 +142,8 @@ impl ModelBytes {
             DecoderMemory::Limited => limited_decoder(&config.visual, side, precision).min(full_decoder(config)),
         };
         let stages = [
-            (kept_text + self.transformer.mapped, transformer(config, precision)),
-            (kept_text + kept_transformer + self.visual.mapped, decoder_bytes),
+            (kept_text + encoder + self.transformer.mapped, transformer(config, precision)),
+            (kept_text + encoder + kept_transformer + self.decoder.mapped, decoder_bytes),
         ];
         let stages = stages.map(|(mapped, working)| Memory { weights: owned + mapped, working });
         let all = stages.into_iter().chain(run.system_prompt_tokens.map(|tokens| self.text(config, tokens)));
@@ -191,7 +206,7 @@ impl Budget {
     /// Fails if opening the model, or then an image, needs more memory than the limit.
     pub(crate) fn allow_opening(&self, config: &Config) -> Result<()> {
         self.allow("opening this model", |bytes, _, _| bytes.opening())?;
-        self.allow_run("an image of this model", config, Run { images: 1, system_prompt_tokens: Some(0) })
+        self.allow_run("an image of this model", config, Run { images: 1, system_prompt_tokens: Some(0), encodes_image: false })
     }
 
     /// Fails if encoding `prompts` prompts, and keeping their contexts, needs more memory than the limit.
@@ -307,7 +322,7 @@ mod tests {
     fn every_prompt_that_is_encoded_takes_memory() {
         let config = Config::open(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tiny-a"))).unwrap();
         let part = WeightBytes::default();
-        let bytes = ModelBytes { text: part, transformer: part, visual: part };
+        let bytes = ModelBytes { text: part, transformer: part, encoder: part, decoder: part };
         let release = Release { text: true, transformer: true };
         let context = F32 * (config.transformer.context_tokens * config.text.hidden_size) as u64;
         let limit = Some(text(&config, 5) + 3 * context);

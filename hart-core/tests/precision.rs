@@ -37,6 +37,8 @@ struct Bounds {
     precision: Precision,
     /// Maximum difference from recorded logits, in standard deviations.
     recorded: f64,
+    /// Minimum cosine between the hidden states of a token and those of f32.
+    context: f64,
     /// Minimum cosine between the logits of a scale and those of f32.
     cosine: f64,
     /// Maximum root mean square of the predicted noise's error, relative to that of the noise.
@@ -48,11 +50,18 @@ struct Bounds {
 /// Returns the bounds for the tested device's precisions.
 fn bounds() -> Vec<Bounds> {
     if device() != DeviceKind::Cpu {
-        return vec![Bounds { precision: Precision::F16, recorded: 0.04, cosine: 0.9999, noise: 0.003, image: 35.0 }];
+        return vec![Bounds {
+            precision: Precision::F16,
+            recorded: 0.04,
+            context: 0.9999,
+            cosine: 0.9999,
+            noise: 0.003,
+            image: 35.0,
+        }];
     }
     vec![
-        Bounds { precision: Precision::Bf16, recorded: 0.04, cosine: 0.9999, noise: 0.003, image: 35.0 },
-        Bounds { precision: Precision::Int8, recorded: 0.15, cosine: 0.9992, noise: 0.01, image: 25.0 },
+        Bounds { precision: Precision::Bf16, recorded: 0.04, context: 0.9997, cosine: 0.9999, noise: 0.003, image: 35.0 },
+        Bounds { precision: Precision::Int8, recorded: 0.15, context: 0.998, cosine: 0.9992, noise: 0.01, image: 25.0 },
     ]
 }
 
@@ -102,6 +111,28 @@ fn logits_of_every_scale_are_close_to_those_of_f32() {
             let cosine = cosine(got, want);
             println!("{} scale {scale}: 1 - {:.1e}", bounds.precision, 1.0 - cosine);
             assert!(cosine >= bounds.cosine, "{} scale {scale}: cosine {cosine}", bounds.precision);
+        }
+    }
+}
+
+#[test]
+fn contexts_of_every_token_are_close_to_those_of_f32() {
+    let fixtures =
+        ["tiny-a", "slim-a", "slim-b", "slim-c"].map(|name| format!("{}/tests/fixtures/{name}", env!("CARGO_MANIFEST_DIR")));
+    for folder in fixtures.iter().map(String::as_str).chain([SHIPPED]) {
+        let encode = |precision| {
+            let hart = Hart::open(folder, OpenOptions::new().device(device()).precision(precision)).unwrap();
+            let context = hart.encode(&Request::batch(PROMPTS)).unwrap();
+            let hidden = (0..PROMPTS.len()).flat_map(|prompt| context.hidden(prompt).unwrap()).collect::<Vec<f32>>();
+            (hidden, context.channels())
+        };
+        let (want, channels) = encode(Precision::F32);
+        for bounds in bounds() {
+            let (got, _) = encode(bounds.precision);
+            let cosines = got.chunks(channels).zip(want.chunks(channels)).map(|(got, want)| cosine(got, want));
+            let least = cosines.fold(f64::INFINITY, f64::min);
+            println!("{folder} {}: 1 - {:.1e}", bounds.precision, 1.0 - least);
+            assert!(least >= bounds.context, "{folder} {}: cosine {least}", bounds.precision);
         }
     }
 }

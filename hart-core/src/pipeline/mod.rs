@@ -140,7 +140,7 @@ impl Hart {
     fn run_sizes(&self, request: &Request) -> Run {
         // A run with a context skips the text stage.
         let system_prompt_tokens = request.context.is_none().then(|| self.system_prompt_tokens(request));
-        Run { images: request.total_images(), system_prompt_tokens }
+        Run { images: request.total_images(), system_prompt_tokens, encodes_image: request.from_image.is_some() }
     }
 
     /// Runs a closure in the model's thread pool, or in the current one if the model has none. For programs that use single stages.

@@ -160,3 +160,110 @@ fn causal_bias(tokens: &Tokens, device: &Device) -> Tensor<4> {
     }
     kernels::tensor(bias, [rows, 1, length, length], device)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use safetensors::tensor::{Dtype, TensorView};
+
+    use super::*;
+    use crate::device::Precision;
+    use crate::weights::{Checkpoint, Loader, TEXT, names_and_shapes};
+
+    const HIDDEN: usize = 1024;
+    /// Channels of the planted outliers.
+    const OUTLIERS: [usize; 3] = [5, 77, 500];
+
+    fn config() -> TextConfig {
+        TextConfig {
+            hidden_size: HIDDEN,
+            intermediate_size: 2048,
+            num_layers: 2,
+            num_heads: 16,
+            num_kv_heads: 2,
+            head_dim: 64,
+            vocab_size: 100,
+            rms_norm_eps: 1e-6,
+            rope_theta: 1e6,
+        }
+    }
+
+    /// Returns normal values with this standard deviation.
+    fn normals(count: usize, deviation: f32, state: &mut u64) -> Vec<f32> {
+        let mut uniform = || {
+            *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (*state >> 40) as f32 / (1 << 24) as f32 - 0.5
+        };
+        (0..count).map(|_| (0..12).map(|_| uniform()).sum::<f32>() * deviation).collect()
+    }
+
+    /// Returns a checkpoint of random weights. With `outliers`, the norms before the linear layers enlarge some channels a hundred times,
+    /// whose weights are small, as in trained models.
+    fn checkpoint(config: &TextConfig, outliers: bool) -> Checkpoint {
+        let mut state = 1;
+        let tensors = names_and_shapes(&Qwen2::init(config, &Device::flex()), &TEXT, "", |names| names.into_iter().next());
+        let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = tensors
+            .into_iter()
+            .map(|(name, shape)| {
+                let count = shape.iter().product();
+                let mut values = match shape[..] {
+                    _ if name.contains("norm") => vec![1.0; count],
+                    [_, inputs] if !name.contains("embed") => normals(count, (inputs as f32).sqrt().recip(), &mut state),
+                    _ => normals(count, 1.0, &mut state),
+                };
+                let reads_norm = ["q_proj.weight", "k_proj.weight", "v_proj.weight", "gate_proj.weight", "up_proj.weight"];
+                for channel in OUTLIERS.into_iter().filter(|_| outliers) {
+                    if name.contains("layernorm") {
+                        values[channel] = 100.0;
+                    } else if reads_norm.iter().any(|end| name.ends_with(end)) {
+                        values.chunks_mut(HIDDEN).for_each(|row| row[channel] *= 0.2);
+                    }
+                }
+                (name, shape, values.into_iter().flat_map(f32::to_le_bytes).collect())
+            })
+            .collect();
+        let views = tensors.iter().map(|(name, shape, bytes)| (name, TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap()));
+        Checkpoint::from_safetensors(Path::new("random"), safetensors::serialize(views, None).unwrap()).unwrap()
+    }
+
+    /// Returns the hidden states of one row of tokens, `[tokens][HIDDEN]`.
+    fn encode(checkpoint: &Checkpoint, config: &TextConfig, precision: Precision) -> Vec<f32> {
+        let mut loader = Loader::new(checkpoint, &TEXT).with_precision(precision);
+        let encoder = loader.load(Qwen2::init(config, &Device::flex()), "", &Device::flex()).unwrap();
+        loader.finish(true).unwrap();
+        let ids = vec![(0..24).map(|i| i * 37 % 100).collect::<Vec<u32>>()];
+        let tokens = Tokens {
+            mask: vec![vec![true; ids[0].len()]],
+            positions: vec![(0..ids[0].len() as i64).collect()],
+            ids,
+            system: vec![],
+            truncated: vec![],
+        };
+        kernels::values(encoder.forward(&tokens, &mut Progress::silent()).unwrap().hidden)
+    }
+
+    /// Returns the smallest cosine between the hidden states of a token.
+    fn least_cosine(got: &[f32], want: &[f32]) -> f64 {
+        let cosine = |(a, b): (&[f32], &[f32])| {
+            let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+            dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+        };
+        got.chunks(HIDDEN).zip(want.chunks(HIDDEN)).map(cosine).fold(f64::INFINITY, f64::min)
+    }
+
+    #[test]
+    fn low_precision_is_close_with_very_large_activations_too() {
+        let config = config();
+        for outliers in [false, true] {
+            let checkpoint = checkpoint(&config, outliers);
+            let want = encode(&checkpoint, &config, Precision::F32);
+            // The outliers magnify the rounding of their own weights, which are small beside the others of their row.
+            let int8 = if outliers { 0.998 } else { 0.9995 };
+            for (precision, least) in [(Precision::Bf16, 0.9999), (Precision::Int8, int8)] {
+                let cosine = least_cosine(&encode(&checkpoint, &config, precision), &want);
+                assert!(cosine >= least, "{precision}, outliers {outliers}: {cosine}");
+            }
+        }
+    }
+}

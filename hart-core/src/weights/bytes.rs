@@ -22,7 +22,7 @@ pub(crate) struct WeightBytes {
     pub(crate) mapped: u64,
     /// Bytes in memory of the process or the device.
     pub(crate) owned: u64,
-    /// Bytes of the largest tensor that is converted when the model is opened, in f32.
+    /// Bytes of the largest tensor that is converted or checked when the model is opened, in the type in which it is read.
     pub(crate) largest: u64,
 }
 
@@ -54,16 +54,17 @@ impl Add for WeightBytes {
     }
 }
 
-/// Returns the memory of a module's parameters once they are loaded in `precision`; `root` is the module's path in the table. A tensor
-/// that is missing counts as f32.
+/// Returns the memory of the parameters of a module whose field `counts`, once they are loaded in `precision`; `root` is the module's
+/// path in the table. A tensor that is missing counts as f32.
 pub(crate) fn weight_bytes<M: Module>(
     module: &M,
     root: &str,
     (checkpoint, table): (&Checkpoint, &Table),
     precision: Precision,
     on_cpu: bool,
+    counts: impl Fn(&str) -> bool,
 ) -> WeightBytes {
-    let each = fields_and_shapes(module, root).into_iter().map(|(field, shape)| {
+    let each = fields_and_shapes(module, root).into_iter().filter(|(field, _)| counts(field)).map(|(field, shape)| {
         let entry = table.candidates(&field).iter().find_map(|name| checkpoint.entry(name));
         let held = if on_cpu { on_the_cpu(&field, &shape, entry, precision) } else { on_a_gpu(&field, &shape, precision) };
         // Files that are not mapped are in memory, and so is all that is read from them in place.
@@ -97,7 +98,7 @@ fn on_the_cpu(field: &str, shape: &[usize], entry: Option<&TensorEntry>, precisi
     let size = if half.is_some() || form == CpuForm::Bf16 && precision != Precision::F32 { F32 / 2 } else { F32 };
     match (form, in_place) {
         // Only the pages of the rows that are looked up are read.
-        (CpuForm::Stored, true) => WeightBytes::default(),
+        (CpuForm::Stored, true) => WeightBytes { largest: elements * size, ..WeightBytes::default() },
         (_, true) => WeightBytes::of_mapped(elements * size),
         (CpuForm::Bf16, false) => WeightBytes::of_owned(elements * size, elements * F32),
         (_, false) => WeightBytes::of_owned(elements * F32, elements * F32),
