@@ -129,7 +129,7 @@ fn l2_normalize(x: Tensor<4>) -> Tensor<4> {
 mod tests {
     use super::*;
     use crate::device::Precision;
-    use crate::kernels::testing::waves;
+    use crate::kernels::testing::{assert_close, wave, waves};
     use crate::kernels::{KvScratch, KvStore, tensor, values};
     use crate::nn::RotaryEmbedding;
 
@@ -183,6 +183,25 @@ mod tests {
 
     /// Runs three scales with the cache. In the first one, rows differ in length: a token of the unconditional rows has the
     /// multiplicity seven.
+    /// A causal mask, padding in front, whose first queries see no key, and a bias of ordinary values; one for all rows and one for
+    /// each.
+    #[test]
+    fn attention_with_a_bias_equals_the_reference() {
+        let device = Device::flex();
+        let (heads, kv_heads, dim) = (4, 2, 8);
+        for (tokens, keys, rows) in [(1, 1, 1), (7, 7, 2), (70, 70, 1), (150, 150, 2), (50, 300, 2)] {
+            let [query, key, value] = [(heads, tokens, 0.7), (kv_heads, keys, 0.9), (kv_heads, keys, 1.3)]
+                .map(|(heads, tokens, speed)| wave::<4>([2, heads, tokens, dim], speed, &device) * 3.0);
+            let mask = |i: usize| {
+                let (query, key) = (i / keys % tokens, i % keys);
+                if key > query || key < 5 { f32::MIN } else { (i as f32 * 0.37).sin() }
+            };
+            let bias = tensor((0..rows * tokens * keys).map(mask).collect(), [rows, 1, tokens, keys], &device);
+            let fast = cpu::attention([&query, &key, &value], Some(&bias), 0.4).expect("the heads share the bias");
+            assert_close(fast, reference::attention([query, key, value], Some(&bias.repeat_dim(0, 2 / rows)), 0.4), 2e-5);
+        }
+    }
+
     #[test]
     fn faster_self_attention_equals_the_reference() {
         let device = Device::flex();

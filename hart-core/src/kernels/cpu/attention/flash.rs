@@ -15,14 +15,14 @@
 //! The result of a query consists of the same sums in the same order, whatever its position in a block and whichever thread
 //! computes it.
 
+use super::bias::add_bias;
+use super::columns::{QUERY_BLOCK, QueryColumns};
 use super::exp2::exp2;
 use super::layout::{KEY_BLOCK, PANEL_WIDTH, PackedHead, dword_count};
 use super::quantized_kv::BlockBuffer;
 use super::segment::SegmentHead;
 use crate::kernels::cpu::simd::{SimdF32, SimdKernel};
 
-/// Queries of a query block: three of the widest vectors.
-pub(super) const QUERY_BLOCK: usize = 48;
 /// Rows of a register tile.
 const TILE_ROWS: usize = 8;
 /// Vectors of queries in a register tile.
@@ -33,54 +33,6 @@ const SMALL_TILE_ROWS: usize = 4;
 const SMALL_TILE_VECTORS: usize = 2;
 /// Initial row maximum, below any score. Differences from it do not overflow.
 pub(super) const MIN_SCORE: f32 = -1e30;
-
-/// A cache line. Its alignment keeps vectors of queries from crossing two of them.
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-struct CacheLine([f32; 16]);
-
-/// A matrix `[rows][QUERY_BLOCK]` with one column per query.
-#[derive(Default)]
-pub(super) struct QueryColumns(Vec<CacheLine>);
-
-impl QueryColumns {
-    /// Cache lines of a row.
-    const LINES: usize = QUERY_BLOCK / 16;
-
-    /// Creates a matrix of zeros.
-    fn new(rows: usize) -> Self {
-        Self(vec![CacheLine([0.0; 16]); rows * Self::LINES])
-    }
-
-    /// Returns the number of rows.
-    fn rows(&self) -> usize {
-        self.0.len() / Self::LINES
-    }
-
-    /// Returns a pointer to the first query of a row.
-    fn row_ptr(&mut self, row: usize) -> *mut f32 {
-        self.0[row * Self::LINES..].as_mut_ptr().cast()
-    }
-
-    /// Sets all elements to one value.
-    #[inline(always)]
-    fn fill(&mut self, value: f32) {
-        self.0.fill(CacheLine([value; 16]));
-    }
-
-    /// Returns the column of a query.
-    #[inline(always)]
-    pub(super) fn column(&self, query: usize) -> impl Iterator<Item = f32> {
-        self.0[query / 16..].iter().step_by(Self::LINES).map(move |line| line.0[query % 16])
-    }
-
-    /// Sets the column of a query, from the first row on.
-    #[inline(always)]
-    pub(super) fn set_column(&mut self, query: usize, elements: impl Iterator<Item = f32>) {
-        let lines = self.0[query / 16..].iter_mut().step_by(Self::LINES);
-        lines.zip(elements).for_each(|(line, element)| line.0[query % 16] = element);
-    }
-}
 
 /// A thread's memory for one query block: its queries, and the state of the online softmax.
 pub(super) struct Scratch {
@@ -94,6 +46,8 @@ pub(super) struct Scratch {
     row_max: QueryColumns,
     /// Scores of a key block, then its probabilities, `[KEY_BLOCK][QUERY_BLOCK]`.
     scores: QueryColumns,
+    /// Bias on the scores, `[keys][QUERY_BLOCK]`.
+    pub(super) bias: QueryColumns,
 }
 
 impl Scratch {
@@ -105,6 +59,7 @@ impl Scratch {
             row_sum: QueryColumns::new(1),
             row_max: QueryColumns::new(1),
             scores: QueryColumns::new(KEY_BLOCK),
+            bias: QueryColumns::default(),
         }
     }
 }
@@ -116,6 +71,8 @@ pub(super) struct Attend<'a> {
     pub(super) segments: &'a [SegmentHead<'a>],
     /// `true` if keys and values are bf16.
     pub(super) bf16: bool,
+    /// `true` to add the bias in the scratch to the scores of the only segment.
+    pub(super) biased: bool,
     /// Allocated for the sizes of these keys and values.
     pub(super) scratch: &'a mut Scratch,
     pub(super) buffer: &'a mut BlockBuffer,
@@ -143,12 +100,15 @@ impl Attend<'_> {
         let key_dwords = if widen { query_dwords / 2 } else { query_dwords };
         let fit = self.segments.iter().all(|segment| segment.fits(key_dwords, value_dim, self.bf16));
         assert!(fit, "segments have the head dimension of the queries");
+        let has_bias = |segment: &SegmentHead<'_>| segment.tokens() <= self.scratch.bias.rows();
+        assert!(!self.biased || self.segments.len() == 1 && has_bias(&self.segments[0]), "every key has a bias");
         self.scratch.acc.fill(0.0);
         self.scratch.row_sum.fill(0.0);
         self.scratch.row_max.fill(MIN_SCORE);
         for segment in self.segments {
             for first in (0..segment.tokens()).step_by(KEY_BLOCK) {
                 let count = (segment.tokens() - first).min(KEY_BLOCK);
+                let bias = self.biased.then(|| self.scratch.bias.row_ptr(first).cast_const());
                 // A converted block begins at the start of the buffer.
                 let (kv, first) = match segment {
                     SegmentHead::Packed(head) if widen => (self.buffer.widen(head, first, count, key_dwords, value_dim), 0),
@@ -162,9 +122,9 @@ impl Attend<'_> {
                     // by the buffer, and `query` is a multiple of the width of `vectors`.
                     unsafe {
                         match (self.queries - query).div_ceil(S::LANES).min(vectors) {
-                            1 => key_block::<S, 1, BF16>(self.scratch, &kv, first, count, query),
-                            2 => key_block::<S, 2, BF16>(self.scratch, &kv, first, count, query),
-                            _ => key_block::<S, TILE_VECTORS, BF16>(self.scratch, &kv, first, count, query),
+                            1 => key_block::<S, 1, BF16>(self.scratch, &kv, first, count, query, bias),
+                            2 => key_block::<S, 2, BF16>(self.scratch, &kv, first, count, query, bias),
+                            _ => key_block::<S, TILE_VECTORS, BF16>(self.scratch, &kv, first, count, query, bias),
                         }
                     }
                     query += vectors * S::LANES;
@@ -180,6 +140,7 @@ impl Attend<'_> {
 ///
 /// The processor has the instructions of `S`. The keys, values and scratch have the lengths that [`Attend`] checks. `first` is a
 /// multiple of [`KEY_BLOCK`], and `count` is at most [`KEY_BLOCK`] and the number of remaining keys. `query + V * S::LANES <= QUERY_BLOCK`.
+/// A bias has `count` rows of [`QUERY_BLOCK`].
 #[inline(always)]
 unsafe fn key_block<S: SimdF32, const V: usize, const BF16: bool>(
     scratch: &mut Scratch,
@@ -187,6 +148,7 @@ unsafe fn key_block<S: SimdF32, const V: usize, const BF16: bool>(
     first: usize,
     count: usize,
     query: usize,
+    bias: Option<*const f32>,
 ) {
     // SAFETY: the caller guarantees the conditions above.
     unsafe {
@@ -212,6 +174,10 @@ unsafe fn key_block<S: SimdF32, const V: usize, const BF16: bool>(
                     row += SMALL_TILE_ROWS;
                 }
             }
+        }
+
+        if let Some(bias) = bias {
+            block_max = add_bias(scores, bias.add(query), count);
         }
 
         // P = exp(S - m), and the new m and l.

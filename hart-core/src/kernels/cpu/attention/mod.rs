@@ -2,6 +2,9 @@
 
 #[allow(unsafe_code)] // AMX tiles, loaded from slices whose lengths are checked first.
 mod amx;
+#[allow(unsafe_code)] // SIMD over rows whose number is checked first.
+mod bias;
+mod columns;
 #[allow(unsafe_code)] // SIMD.
 mod exp2;
 #[allow(unsafe_code)] // SIMD over slices whose lengths are checked first.
@@ -23,9 +26,10 @@ use burn::prelude::*;
 use rayon::prelude::*;
 
 use super::memory;
-use super::tensor::{primitive, tensor};
+use super::tensor::{primitive, slice, tensor};
 use crate::kernels::params::{AttentionParams, KvPart, Rotary, RowGroup};
 use crate::kernels::tensors::values;
+use bias::ScoreBias;
 use packed_kv::PackedKv;
 use parallel::{BatchRow, HeadConfig, attend};
 use quantized_kv::QuantizedKv;
@@ -39,13 +43,18 @@ pub(crate) struct CachedKv(Vec<Vec<CachedSegment>>);
 /// Memory of the last scale's packed keys and values, one for each row.
 pub(crate) type KvScratch = Vec<PackedKv>;
 
-/// See [`crate::kernels::attention`]. Applies without a bias.
+/// See [`crate::kernels::attention`]. Applies without a bias and with one that all heads share, `[batch or 1, 1, tokens, keys]`.
 pub(crate) fn attention(operands: [&Tensor<4>; 3], bias: Option<&Tensor<4>>, scale: f64) -> Option<Tensor<4>> {
-    if bias.is_some() {
-        return None;
-    }
     let [query, key, value] = operands;
     let [batch, heads, tokens, head_dim] = query.dims();
+    let keys = key.dims()[2];
+    let bias = match bias {
+        Some(bias) if bias.dims()[1..] == [1, tokens, keys] && [1, batch].contains(&bias.dims()[0]) => {
+            Some((primitive(bias)?.to_contiguous(), bias.dims()[0] > 1))
+        }
+        Some(_) => return None,
+        None => None,
+    };
     let config = HeadConfig { heads, kv_heads: key.dims()[1], head_dim, bf16: false };
     let (query, key, value) = (primitive(query)?, primitive(key)?, primitive(value)?);
     let pack = |row: usize| {
@@ -59,7 +68,11 @@ pub(crate) fn attention(operands: [&Tensor<4>; 3], bias: Option<&Tensor<4>>, sca
     let batch_row = |row: usize| {
         let queries = view(&query, row, (scale * LOG2_E) as f32)?;
         let output = Strides { start: row * heads * tokens * head_dim, head: tokens * head_dim, token, channel };
-        Some(BatchRow { queries, segments: vec![Segment::Packed(&packed[row])], output })
+        let bias = bias.as_ref().map(|(bias, each)| {
+            let first = if *each { row * tokens * keys } else { 0 };
+            ScoreBias { values: &slice(bias)[first..][..tokens * keys], keys }
+        });
+        Some(BatchRow { queries, segments: vec![Segment::Packed(&packed[row])], bias, output })
     };
     let rows = (0..batch).map(batch_row).collect::<Option<Vec<_>>>()?;
     let mut out = memory::unspecified(batch * heads * tokens * head_dim);
@@ -194,6 +207,7 @@ pub(crate) fn self_attention(
         let prologue = Prologue { bias: query_bias.as_slice(), norms: query_norms.as_deref(), rope: rope.row(span), scale };
         BatchRow {
             queries: qkv.view(QkvPart::Query, span, prologue),
+            bias: None,
             segments: past.iter().map(CachedSegment::segment).chain([Segment::Packed(new)]).collect(),
             output: Strides { start: span.first * width, token: width, head: head_dim, channel: 1 },
         }

@@ -1,6 +1,8 @@
 //! The parallel driver: splits attention into query blocks of all batch rows and heads and computes them on all cores.
 
 use super::amx;
+use super::bias::{LoadBiasColumns, ScoreBias};
+use super::columns;
 use super::flash;
 use super::layout::{dword_count, pack_bf16};
 use super::quantized_kv::BlockBuffer;
@@ -16,6 +18,8 @@ pub(super) struct BatchRow<'a> {
     pub(super) queries: TokenView<'a>,
     /// All keys and values that the queries attend to.
     pub(super) segments: Vec<Segment<'a>>,
+    /// Bias on the scores, for a single segment in f32.
+    pub(super) bias: Option<ScoreBias<'a>>,
     /// Layout of this row in the output.
     pub(super) output: Strides,
 }
@@ -63,7 +67,7 @@ pub(super) fn attend(rows: &[BatchRow<'_>], config: HeadConfig, out: &mut [f32])
 /// Like [`attend`], with chosen instructions.
 pub(super) fn attend_with(level: SimdLevel, rows: &[BatchRow<'_>], config: HeadConfig, out: &mut [f32]) {
     let amx = config.amx(level);
-    let block_size = if amx.is_some() { amx::QUERY_BLOCK } else { flash::QUERY_BLOCK };
+    let block_size = if amx.is_some() { amx::QUERY_BLOCK } else { columns::QUERY_BLOCK };
     // One task for each row, head and query block.
     let mut tasks = Vec::new();
     for row in rows {
@@ -81,12 +85,12 @@ pub(super) fn attend_with(level: SimdLevel, rows: &[BatchRow<'_>], config: HeadC
         // SAFETY: the assertion above shows that the output holds the row, and no other task writes to this block of it.
         let out = unsafe { out.get().add(row.output.offset(first, head)) };
         let (queries, head_dim, strides) = (&row.queries, config.head_dim, row.output);
-        (QueryBlock { queries, head, first, count, head_dim, strides, out }, segments)
+        (QueryBlock { queries, head, first, count, head_dim, strides, out }, segments, row.bias)
     };
     if let Some(token) = amx {
         let scratch = || (amx::Scratch::new(config.head_dim), BlockBuffer::default());
         tasks::for_each(tasks.len(), scratch, |(scratch, buffer), task| {
-            let (block, segments) = operands(task);
+            let (block, segments, _) = operands(task);
             level.run_loop(LoadQueryRows { block, scratch });
             level.run(amx::Attend { token, queries: block.count, segments: &segments, scratch, buffer });
             level.run_loop(StoreOutputRows { block, scratch });
@@ -96,9 +100,13 @@ pub(super) fn attend_with(level: SimdLevel, rows: &[BatchRow<'_>], config: HeadC
     let bf16_queries = config.bf16_queries(level);
     let scratch = || (flash::Scratch::new(config.query_dwords(level), config.head_dim), BlockBuffer::default());
     tasks::for_each(tasks.len(), scratch, |(scratch, buffer), task| {
-        let (block, segments) = operands(task);
+        let (block, segments, bias) = operands(task);
         level.run_loop(LoadQueryColumns { block, bf16: bf16_queries, scratch });
-        level.run(flash::Attend { queries: block.count, segments: &segments, bf16: config.bf16, scratch, buffer });
+        if let Some(bias) = bias {
+            level.run_loop(LoadBiasColumns { bias, first: block.first, count: block.count, to: &mut scratch.bias });
+        }
+        let biased = bias.is_some();
+        level.run(flash::Attend { queries: block.count, segments: &segments, bf16: config.bf16, biased, scratch, buffer });
         level.run_loop(StoreOutputColumns { block, scratch });
     });
 }

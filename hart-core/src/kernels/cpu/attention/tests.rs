@@ -63,7 +63,7 @@ impl Case {
             true => past.iter().map(Segment::Quantized).chain(last).collect(),
             false => packed.iter().map(Segment::Packed).collect(),
         };
-        let row = BatchRow { queries, segments, output: queries.strides };
+        let row = BatchRow { queries, segments, bias: None, output: queries.strides };
         let mut out = vec![0.0; q.len()];
         attend_with(level, &[row], self.config, &mut out);
         out
@@ -163,7 +163,7 @@ fn scores_of_any_size() {
         let packed = PackedKv::default().pack(&case.view(&k, 1, 0, 3, 1.0), &case.view(&v, 1, 0, 3, 1.0), 1, 2, false);
         let queries = case.view(&q, 1, 0, 2, 1.0);
         let mut out = vec![0.0; 4];
-        let row = BatchRow { queries, segments: vec![Segment::Packed(&packed)], output: queries.strides };
+        let row = BatchRow { queries, segments: vec![Segment::Packed(&packed)], bias: None, output: queries.strides };
         attend(&[row], config, &mut out);
         out
     };
@@ -191,7 +191,7 @@ fn key_blocks_with_scores_of_different_sizes() {
         let want = (probabilities[0] + 2.0 * probabilities[1] + 4.0 * probabilities[2]) / probabilities.iter().sum::<f32>();
         for level in SimdLevel::all() {
             let mut out = vec![0.0; q.len()];
-            let row = BatchRow { queries, segments: vec![Segment::Packed(&packed)], output: queries.strides };
+            let row = BatchRow { queries, segments: vec![Segment::Packed(&packed)], bias: None, output: queries.strides };
             attend_with(level, &[row], config, &mut out);
             for (query, got) in out.chunks(head_dim).enumerate() {
                 let is_correct = |x: &f32| if query == nan_query { x.is_nan() } else { (x - want).abs() < 2e-2 };
