@@ -284,7 +284,9 @@ fn a_final_line_break_belongs_to_the_system_prompt() {
     let model = Model::new();
     let image = |file: Option<&str>, request: Request| {
         let path = model.path("llm/system_prompt.txt");
-        file.map(|text| fs::write(path, text).unwrap());
+        if let Some(text) = file {
+            fs::write(path, text).unwrap();
+        }
         model.open().unwrap().generate(&request).unwrap().images.remove(0).pixels().to_vec()
     };
     let of_text = |text: &str| image(None, Request::new("a parrot").system_prompt(SystemPrompt::Text(text.into())));

@@ -171,7 +171,8 @@ fn dictionaries_of_trainers_are_opened_and_wrappers_removed() {
 fn wrappers_are_removed_from_names_in_safetensors() {
     let model = Model::without_weights_of("llm");
     let file = model.path("model.safetensors");
-    let cases: [(&dyn Fn(&str) -> String, &[&str]); 4] = [
+    type Rename<'a> = &'a dyn Fn(&str) -> String;
+    let cases: [(Rename<'_>, &[&str]); 4] = [
         (&|name| format!("_orig_mod.module.{name}"), &["_orig_mod.", "module."]),
         (&|name| name.replacen("blocks.1.", "blocks.1._orig_mod.", 1), &["_orig_mod."]),
         (&|name| format!("_fsdp_wrapped_module.{name}"), &["_fsdp_wrapped_module."]),
