@@ -15,7 +15,7 @@ use hart_examples::cli::{INTERRUPTED, image_file, output, stop_on_ctrl_c};
 #[derive(Parser, Debug)]
 #[command(name = "edit", version, max_term_width = 110)]
 struct Arguments {
-    /// Image to edit: PNG, JPEG, WebP, BMP or GIF; its central square is resized to the model's resolution
+    /// Image to edit: PNG, JPEG, WebP, BMP or GIF; turned upright as its EXIF data says, its central square is resized to the model's resolution
     #[arg(value_name = "IMAGE")]
     image: PathBuf,
     /// Description of the edited image

@@ -15,7 +15,7 @@ use serde_json::json;
 #[derive(Parser, Debug)]
 #[command(name = "reconstruct", version, max_term_width = 110)]
 struct Arguments {
-    /// Image to reconstruct: PNG, JPEG, WebP, BMP or GIF; its central square is resized to the model's resolution
+    /// Image to reconstruct: PNG, JPEG, WebP, BMP or GIF; turned upright as its EXIF data says, its central square is resized to the model's resolution
     #[arg(value_name = "IMAGE")]
     image: PathBuf,
     /// Model folder, with the subfolder tokenizer [default: the model in this repository]

@@ -279,6 +279,13 @@ fn own_images_are_packed_unchanged() {
     fs::write(inside("own/b.txt"), "b").unwrap();
     fs::write(inside("own/b.png"), "not an image").unwrap();
     wrong(&["b.png"]);
+    // Half of a JPEG file.
+    fs::remove_file(inside("own/b.png")).unwrap();
+    let half = inside("own/b.jpg");
+    image::RgbImage::from_fn(64, 64, |x, y| image::Rgb([(x * y) as u8; 3])).save(&half).unwrap();
+    let bytes = fs::read(&half).unwrap();
+    fs::write(&half, &bytes[..bytes.len() / 2]).unwrap();
+    wrong(&["b.jpg: the file is truncated"]);
 }
 
 #[test]

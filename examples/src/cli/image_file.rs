@@ -2,35 +2,29 @@
 
 use std::error::Error;
 use std::fs;
+use std::io::{self, BufReader, Read, Seek};
 use std::path::Path;
 
 use hart_core::Image;
 use image::imageops::{FilterType, crop_imm, resize};
-use image::{DynamicImage, ImageDecoder, ImageReader, Pixel, RgbImage, Rgba};
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Pixel, RgbImage, Rgba};
 
 /// Maximum number of pixels of a file, the same as hart-core's for PNG files.
 const MAX_PIXELS: u64 = 1 << 26;
+/// Prefix that some programs write before the EXIF data of a WebP file.
+const EXIF_PREFIX: &[u8] = b"Exif\0\0";
 
-/// Reads an image file, crops its central square and resizes it to `side` x `side` pixels. Transparent pixels are blended with
-/// white.
+/// Reads an image file, turns it upright as its EXIF orientation says, crops its central square and resizes it to `side` x `side`
+/// pixels. Transparent pixels are blended with white.
 ///
 /// # Errors
 ///
-/// Returns an error if the file can't be read, is not a PNG, JPEG, WebP, BMP or GIF image, or has more than 2^26 pixels.
+/// Returns an error if the file can't be read, is not a PNG, JPEG, WebP, BMP or GIF image, is truncated, or has more than 2^26
+/// pixels.
 pub fn open_square(path: &Path, side: usize) -> Result<Image, Box<dyn Error>> {
-    let error = |e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
-    // Opening a pipe would block until something writes to it.
-    if !fs::metadata(path).map_err(|e| error(&e))?.is_file() {
-        return Err(error(&"not a regular file, expected a PNG, JPEG, WebP, BMP or GIF image").into());
-    }
-    let reader = ImageReader::open(path).map_err(|e| error(&e))?.with_guessed_format().map_err(|e| error(&e))?;
-    let decoder = reader.into_decoder().map_err(|e| error(&e))?;
-    let (width, height) = decoder.dimensions();
-    // A small file can decompress to gigabytes.
-    if u64::from(width) * u64::from(height) > MAX_PIXELS {
-        return Err(error(&format!("has {width} x {height} pixels, expected at most {MAX_PIXELS} in all; make it smaller")).into());
-    }
-    let image = DynamicImage::from_decoder(decoder).map_err(|e| error(&e))?;
+    let image = read(path).map_err(|problem| format!("{}: {problem}", path.display()))?;
+    let (width, height) = (image.width(), image.height());
     let length = width.min(height);
     let mut square = crop_imm(&image, (width - length) / 2, (height - length) / 2, length, length).to_image();
     drop(image);
@@ -42,6 +36,74 @@ pub fn open_square(path: &Path, side: usize) -> Result<Image, Box<dyn Error>> {
     let resized = resize(&square, side as u32, side as u32, FilterType::Lanczos3);
     let pixels = resized.pixels().flat_map(|p| [p[0], p[1], p[2]]).collect();
     Ok(Image::from_rgb(side, side, pixels)?)
+}
+
+/// Reads an image file and turns it upright. An error is the problem without the path.
+fn read(path: &Path) -> Result<DynamicImage, Box<dyn Error>> {
+    // Opening a pipe would block until something writes to it.
+    if !fs::metadata(path)?.is_file() {
+        return Err("not a regular file, expected a PNG, JPEG, WebP, BMP or GIF image".into());
+    }
+    let mut reader = ImageReader::new(BufReader::new(fs::File::open(path)?)).with_guessed_format()?;
+    if let Some(format) = reader.format() {
+        let mut file = reader.into_inner();
+        // The decoders of these formats fill the missing part of an image.
+        if !is_complete(format, &mut file)? {
+            return Err("the file is truncated, its end is missing: copy or download it again".into());
+        }
+        file.rewind()?;
+        reader = ImageReader::with_format(file, format);
+    }
+    let mut decoder = reader.into_decoder()?;
+    let (width, height) = decoder.dimensions();
+    // A small file can decompress to gigabytes.
+    if u64::from(width) * u64::from(height) > MAX_PIXELS {
+        return Err(format!("has {width} x {height} pixels, expected at most {MAX_PIXELS} in all; make it smaller").into());
+    }
+    let exif = decoder.exif_metadata()?.unwrap_or_default();
+    let orientation = Orientation::from_exif_chunk(exif.strip_prefix(EXIF_PREFIX).unwrap_or(&exif));
+    let mut image = DynamicImage::from_decoder(decoder)?;
+    image.apply_orientation(orientation.unwrap_or(Orientation::NoTransforms));
+    Ok(image)
+}
+
+/// Returns whether a file has all its bytes, for formats whose decoders accept a truncated file. `true` for all others.
+fn is_complete(format: ImageFormat, file: &mut (impl Read + Seek)) -> io::Result<bool> {
+    match format {
+        ImageFormat::Jpeg => {
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes)?;
+            Ok(has_end_of_image(&bytes))
+        }
+        ImageFormat::WebP => {
+            // "RIFF", and the number of bytes that follow. Some encoders omit the padding at the end.
+            let mut header = [0; 8];
+            file.read_exact(&mut header)?;
+            let size = u64::from(u32::from_le_bytes([header[4], header[5], header[6], header[7]]));
+            Ok(file.seek(io::SeekFrom::End(0))? + 1 >= 8 + size)
+        }
+        _ => Ok(true),
+    }
+}
+
+/// Returns whether a JPEG file has the marker that ends its image. Skips segments with contents of their own, such as a thumbnail.
+fn has_end_of_image(bytes: &[u8]) -> bool {
+    let mut at = 0;
+    while let [first, marker, ..] = bytes[at..] {
+        match (first, marker) {
+            (0xff, 0xd9) => return true,
+            // Stuffing, fill bytes, and markers without contents.
+            (0xff, 0x00 | 0x01 | 0xd0..=0xd8) => at += 2,
+            (0xff, 0xff) => at += 1,
+            (0xff, _) => match bytes[at + 2..] {
+                // The length includes its own two bytes.
+                [high, low, ..] => at = (at + 2 + usize::from(u16::from_be_bytes([high, low]))).min(bytes.len()),
+                _ => return false,
+            },
+            _ => at += 1,
+        }
+    }
+    false
 }
 
 /// Converts an image to the type of the crate `image`.
@@ -60,6 +122,8 @@ pub fn psnr(a: &Image, b: &Image) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use image::ImageEncoder;
+    use image::codecs::{jpeg::JpegEncoder, png::PngEncoder, webp::WebPEncoder};
 
     #[test]
     fn the_central_square_is_blended_with_white() {
@@ -84,5 +148,96 @@ mod tests {
         assert!(error.contains("large.bmp: has 9000 x 9000 pixels, expected at most 67108864"), "{error}");
         let error = open_square(folder.path(), 2).unwrap_err().to_string();
         assert!(error.contains("not a regular file"), "{error}");
+    }
+    /// An image whose four quarters differ, 8 pixels wide and 6 high.
+    fn quarters() -> DynamicImage {
+        let colour =
+            |x: u32, y: u32| if y < 3 { [220, 30 + 150 * u8::from(x >= 4), 30] } else { [30, 40, 220 - 150 * u8::from(x >= 4)] };
+        DynamicImage::ImageRgb8(image::RgbImage::from_fn(8, 6, |x, y| image::Rgb(colour(x, y))))
+    }
+
+    /// EXIF data that consists of an orientation.
+    fn exif(orientation: u8) -> Vec<u8> {
+        let entry = [0x12, 0x01, 3, 0, 1, 0, 0, 0, orientation, 0, 0, 0];
+        [&b"II*\0\x08\0\0\0\x01\0"[..], &entry, &[0; 4]].concat()
+    }
+
+    /// Encodes an image with EXIF data.
+    fn encode(image: &DynamicImage, format: ImageFormat, exif: Vec<u8>) -> Vec<u8> {
+        fn with(image: &DynamicImage, mut encoder: impl ImageEncoder, exif: Vec<u8>) {
+            if !exif.is_empty() {
+                encoder.set_exif_metadata(exif).unwrap();
+            }
+            image.write_with_encoder(encoder).unwrap();
+        }
+        let mut bytes = Vec::new();
+        match format {
+            ImageFormat::Png => with(image, PngEncoder::new(&mut bytes), exif),
+            ImageFormat::Jpeg => with(image, JpegEncoder::new_with_quality(&mut bytes, 100), exif),
+            _ => with(image, WebPEncoder::new_lossless(&mut bytes), exif),
+        }
+        bytes
+    }
+
+    #[test]
+    fn every_orientation_is_turned_upright() {
+        let folder = tempfile::tempdir().unwrap();
+        let upright = quarters();
+        // The stored image is turned such that the orientation in EXIF undoes it.
+        let stored = |orientation: u8| match orientation {
+            2 => upright.fliph(),
+            3 => upright.rotate180(),
+            4 => upright.flipv(),
+            5 => upright.rotate90().fliph(),
+            6 => upright.rotate270(),
+            7 => upright.rotate270().fliph(),
+            8 => upright.rotate90(),
+            _ => upright.clone(),
+        };
+        for format in [ImageFormat::Png, ImageFormat::Jpeg, ImageFormat::WebP] {
+            for (orientation, prefix) in (0..=9).flat_map(|orientation| [(orientation, &b""[..]), (orientation, EXIF_PREFIX)]) {
+                if !prefix.is_empty() && format != ImageFormat::WebP {
+                    continue;
+                }
+                let path = folder.path().join("turned");
+                fs::write(&path, encode(&stored(orientation), format, [prefix, &exif(orientation)].concat())).unwrap();
+                let image = read(&path).unwrap().to_rgb8();
+                assert_eq!(image.dimensions(), (8, 6), "{format:?}, orientation {orientation}");
+                let differences = image.as_raw().iter().zip(upright.as_bytes()).map(|(a, b)| u64::from(a.abs_diff(*b)));
+                let mean = differences.sum::<u64>() as f64 / 144.0;
+                assert!(mean < 6.0, "{format:?}, orientation {orientation}: {mean}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_truncated_file_is_refused_by_name() {
+        let noise = |x: u32, y: u32| [(x * 37 + y * 91 + x * y) as u8, (x * x + 3 * y) as u8, (y * y * 7 + x) as u8];
+        let image = DynamicImage::ImageRgb8(image::RgbImage::from_fn(32, 32, |x, y| image::Rgb(noise(x, y))));
+        let thumbnail = encode(&quarters(), ImageFormat::Jpeg, Vec::new());
+        let folder = tempfile::tempdir().unwrap();
+        for format in [ImageFormat::Png, ImageFormat::Jpeg, ImageFormat::WebP, ImageFormat::Bmp, ImageFormat::Gif] {
+            let bytes = if format == ImageFormat::Jpeg {
+                // The thumbnail has an end of its own.
+                encode(&image, format, [exif(1), thumbnail.clone()].concat())
+            } else {
+                let mut bytes = io::Cursor::new(Vec::new());
+                image.write_to(&mut bytes, format).unwrap();
+                bytes.into_inner()
+            };
+            let path = folder.path().join(format!("cut.{}", format.extensions_str()[0]));
+            let lengths = (0..16).map(|part| bytes.len() * part / 16).chain((5..40).map(|missing| bytes.len() - missing));
+            for length in lengths.chain((1..5).filter(|_| format == ImageFormat::Jpeg).map(|missing| bytes.len() - missing)) {
+                fs::write(&path, &bytes[..length]).unwrap();
+                let Err(error) = open_square(&path, 8) else { panic!("{length} of {} bytes are a {format:?} image", bytes.len()) };
+                assert!(error.to_string().contains(&*path.to_string_lossy()), "{error}");
+            }
+            // Phones append videos and other images.
+            fs::write(&path, [&bytes[..], &[0; 100]].concat()).unwrap();
+            open_square(&path, 8).unwrap();
+        }
+        fs::write(folder.path().join("half.jpg"), &encode(&image, ImageFormat::Jpeg, Vec::new())[..1000]).unwrap();
+        let error = open_square(&folder.path().join("half.jpg"), 8).unwrap_err().to_string();
+        assert!(error.ends_with("half.jpg: the file is truncated, its end is missing: copy or download it again"), "{error}");
     }
 }
