@@ -566,6 +566,22 @@ HART_API hart_status hart_event_preview(const hart_event *event, uint32_t max_si
 
 /* ---- Requests -------------------------------------------------------------- */
 
+/** What an edit keeps outside the part that it regenerates. Later versions may add values. */
+typedef int32_t hart_keep;
+
+enum {
+  /**
+   * The pixels are exactly those of the image. A soft edge within the regenerated part, 1/64 of the model's width, leads
+   * over to the generated pixels. The default.
+   */
+  HART_KEEP_PIXELS = 0,
+  /**
+   * The latent of patches without a regenerated pixel is exactly that of the image. The decoder computes all pixels from
+   * the whole latent, so that they change outside the part too, most of all near it.
+   */
+  HART_KEEP_LATENT = 1
+};
+
 /** Creates a request without prompts and with the default settings of the model. Free it with `hart_request_free`. */
 HART_API hart_status hart_request_new(hart_request **request);
 
@@ -636,10 +652,13 @@ HART_API hart_status hart_request_set_system_prompt(hart_request *request, const
 HART_API hart_status hart_request_set_context(hart_request *request, const hart_context *context);
 
 /**
- * Sets inpainting: regenerates the part of `image` where `mask` is white. Both have the width and height of the model.
- * The latent of the other part does not change. The coarsest `kept_scales` scales are kept everywhere, so that the new
- * part follows the layout of the old one; 0 keeps none. The request keeps references to the images. NULL for `image`
- * and `mask` removes the image from the request.
+ * Sets inpainting: regenerates the part of `image` where `mask` is white. A pixel of the mask is white if the mean of its
+ * channels times its alpha is at least half of the maximum, so that white on a transparent layer is a mask; for a mask
+ * whose transparent part is regenerated, use `hart_image_transparency`. The image has the width and height of the model.
+ * The mask has the same proportions and any resolution. The pixels of the other part stay exactly the same, unless
+ * `hart_request_set_keep` says otherwise. The coarsest `kept_scales` scales are kept everywhere, so that the new part
+ * follows the layout of the old one; 0 keeps none. The request keeps references to the images. NULL for `image` and
+ * `mask` removes the image from the request.
  */
 HART_API
 hart_status hart_request_set_inpaint(hart_request *request,
@@ -649,7 +668,8 @@ hart_status hart_request_set_inpaint(hart_request *request,
 
 /**
  * Sets outpainting: generates the surroundings of an image that is smaller than the model's images. Its top left
- * corner is at (`left`, `top`) of the new image, in pixels. NULL for `image` removes the image from the request.
+ * corner is at (`left`, `top`) of the new image, in pixels. Its own pixels stay exactly the same, unless
+ * `hart_request_set_keep` says otherwise. NULL for `image` removes the image from the request.
  */
 HART_API hart_status hart_request_set_outpaint(hart_request *request, const hart_image *image, uint32_t left, uint32_t top);
 
@@ -658,6 +678,12 @@ HART_API hart_status hart_request_set_outpaint(hart_request *request, const hart
  * the finer ones. NULL for `image` removes the image from the request.
  */
 HART_API hart_status hart_request_set_variation(hart_request *request, const hart_image *image, uint32_t kept_scales);
+
+/**
+ * Sets what inpainting and outpainting keep outside the part that they regenerate: `HART_KEEP_PIXELS`, the default, or
+ * `HART_KEEP_LATENT`. It can be set before or after the image. Returns `HART_ERR_ARGUMENT` for other values.
+ */
+HART_API hart_status hart_request_set_keep(hart_request *request, hart_keep keep);
 
 /** Sets the callback that receives the events of the runs, with the `user_data` that it receives. NULL removes it. */
 HART_API hart_status hart_request_set_observer(hart_request *request, hart_observer observer, void *user_data);
@@ -818,9 +844,10 @@ typedef struct {
 HART_API hart_status hart_image_new(uint32_t width, uint32_t height, size_t stride, const uint8_t *pixels, hart_image **image);
 
 /**
- * Reads a PNG file of any colour type and composites transparent pixels over white. Also reads prompt, seed and
- * settings from a file that hart wrote. Free the image with `hart_image_free`. Returns `HART_ERR_IO` if the file can't
- * be read and `HART_ERR_IMAGE` if it is malformed.
+ * Reads a PNG file of any colour type, turns it upright as its EXIF orientation says and composites transparent pixels
+ * over white; as a mask they count as black. Also reads prompt, seed and settings from a file that hart wrote. Free the
+ * image with `hart_image_free`. Returns `HART_ERR_IO` if the file can't be read and `HART_ERR_IMAGE` if it is malformed
+ * or truncated.
  */
 HART_API hart_status hart_image_open(const char *path, hart_image **image);
 
@@ -841,6 +868,13 @@ HART_API hart_status hart_image_save(const hart_image *image, const char *path);
 
 /** Returns the bytes of the PNG file that `hart_image_save` writes. They are valid until the image is freed. */
 HART_API hart_status hart_image_png(const hart_image *image, const uint8_t **data, size_t *size);
+
+/**
+ * Returns an image of the same size that is white where `image` is transparent and black where it is opaque. Pass it to
+ * `hart_request_set_inpaint` if the transparent part is to be regenerated, as in OpenAI's image API. Only images of PNG
+ * files have transparent pixels. Free it with `hart_image_free`.
+ */
+HART_API hart_status hart_image_transparency(const hart_image *image, hart_image **mask);
 
 /**
  * Arranges `count` images of equal size in a grid with `columns` columns. Free the grid with `hart_image_free`.

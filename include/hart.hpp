@@ -313,8 +313,8 @@ public:
         return Image(detail::make<hart_image>(hart_image_new, width, height, stride, pixels.data()));
     }
 
-    /// Reads a PNG file of any colour type and composites transparent pixels over white. Also reads prompt, seed and
-    /// settings from a file that hart wrote.
+    /// Reads a PNG file of any colour type, turns it upright as its EXIF orientation says and composites transparent
+    /// pixels over white; as a mask they count as black. Also reads prompt, seed and settings from a file that hart wrote.
     [[nodiscard]] static Image open(const Path &path) { return Image(detail::make<hart_image>(hart_image_open, path.c_str())); }
 
     /// Reads a PNG file in memory, like open().
@@ -330,6 +330,10 @@ public:
         const hart_image *const *first = all.data();
         return Image(detail::make<hart_image>(hart_image_grid, first, all.size(), columns));
     }
+
+    /// Returns an image that is white where this one is transparent and black where it is opaque: the mask for inpaint()
+    /// if the transparent part is to be regenerated, as in OpenAI's image API. Only PNG files have transparent pixels.
+    [[nodiscard]] Image transparency() const { return Image(detail::make<hart_image>(hart_image_transparency, get())); }
 
     /// Moves the image. The other one is empty afterwards.
     Image(Image &&other) noexcept : handle_(std::move(other.handle_)), view_(std::exchange(other.view_, {})) {}
@@ -629,6 +633,16 @@ using IsObserver = std::enable_if_t<std::is_invocable_v<std::decay_t<F> &, const
 
 } // namespace detail
 
+/// What an edit keeps outside the part that it regenerates.
+enum class Keep : std::int32_t {
+    /// The pixels are exactly those of the image. A soft edge within the regenerated part, 1/64 of the model's width,
+    /// leads over to the generated pixels.
+    pixels = HART_KEEP_PIXELS,
+    /// The latent of patches without a regenerated pixel is exactly that of the image. The decoder computes all pixels
+    /// from the whole latent, so that they change outside the part too, most of all near it.
+    latent = HART_KEEP_LATENT,
+};
+
 /// A request: prompts, settings, an observer and a cancel token. It may be used for any number of runs. Each setter has
 /// two overloads: one returns a reference to an lvalue, the other returns a moved temporary, as in
 /// `hart::Request("a parrot").seed(7)`.
@@ -704,9 +718,12 @@ public:
     Request &without_context() & { return set(hart_request_set_context(get(), nullptr)); }
     [[nodiscard]] Request without_context() && { return moved(this->without_context()); }
 
-    /// Sets inpainting: regenerates the part of `image` where `mask` is white. Both have the width and height of the
-    /// model. The latent of the other part does not change. The coarsest `kept_scales` scales are kept
-    /// everywhere, so that the new part follows the layout of the old one; 0 keeps none.
+    /// Sets inpainting: regenerates the part of `image` where `mask` is white. A pixel of the mask is white if the mean of
+    /// its channels times its alpha is at least half of the maximum, so that white on a transparent layer is a mask; for a
+    /// mask whose transparent part is regenerated, pass its transparency(). The image has the width and height of the
+    /// model. The mask has the same proportions and any resolution. The pixels of the other part stay exactly the same,
+    /// unless keep() says otherwise. The coarsest `kept_scales` scales are kept everywhere, so that the new part follows
+    /// the layout of the old one; 0 keeps none.
     Request &inpaint(const Image &image, const Image &mask, std::uint32_t kept_scales = 0) & {
         return set(hart_request_set_inpaint(get(), required(image), mask.get(), kept_scales));
     }
@@ -715,7 +732,8 @@ public:
     }
 
     /// Sets outpainting: generates the surroundings of an image that is smaller than the model's images. Its top left
-    /// corner is at (left, top) of the new image, in pixels.
+    /// corner is at (left, top) of the new image, in pixels. Its own pixels stay exactly the same, unless keep() says
+    /// otherwise.
     Request &outpaint(const Image &image, std::uint32_t left, std::uint32_t top) & {
         return set(hart_request_set_outpaint(get(), required(image), left, top));
     }
@@ -729,6 +747,10 @@ public:
         return set(hart_request_set_variation(get(), required(image), kept_scales));
     }
     [[nodiscard]] Request vary(const Image &image, std::uint32_t kept_scales) && { return moved(this->vary(image, kept_scales)); }
+
+    /// Sets what inpaint() and outpaint() keep outside the part that they regenerate. Defaults to Keep::pixels.
+    Request &keep(Keep keep) & { return set(hart_request_set_keep(get(), static_cast<hart_keep>(keep))); }
+    [[nodiscard]] Request keep(Keep keep) && { return moved(this->keep(keep)); }
 
     /// Removes the image that inpaint(), outpaint() or vary() has set.
     Request &without_image() & { return set(hart_request_set_variation(get(), nullptr, 0)); }

@@ -55,6 +55,7 @@ __all__ = [
     "FromImage",
     "Image",
     "InternalError",
+    "Keep",
     "Memory",
     "Model",
     "ModelInfo",
@@ -304,6 +305,7 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "hart_request_set_inpaint": (_hart_status, [_hart_request, _hart_image, _hart_image, c_uint32]),
     "hart_request_set_outpaint": (_hart_status, [_hart_request, _hart_image, c_uint32, c_uint32]),
     "hart_request_set_variation": (_hart_status, [_hart_request, _hart_image, c_uint32]),
+    "hart_request_set_keep": (_hart_status, [_hart_request, c_int32]),
     "hart_request_set_observer": (_hart_status, [_hart_request, _hart_observer, c_void_p]),
     "hart_request_set_cancel": (_hart_status, [_hart_request, _hart_cancel]),
     # Contexts
@@ -332,6 +334,7 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "hart_image_describe": (_hart_status, [_hart_image, POINTER(_hart_image_view)]),
     "hart_image_save": (_hart_status, [_hart_image, c_char_p]),
     "hart_image_png": (_hart_status, [_hart_image, POINTER(POINTER(c_uint8)), POINTER(c_size_t)]),
+    "hart_image_transparency": (_hart_status, [_hart_image, POINTER(_hart_image)]),
     "hart_image_grid": (_hart_status, [POINTER(c_void_p), c_size_t, c_size_t, POINTER(_hart_image)]),
     # Tokens
     "hart_model_tokenize": (_hart_status, [_hart_model, _hart_image, POINTER(_hart_tokens)]),
@@ -610,12 +613,13 @@ class Image:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Image:
-        """Read a PNG file of any colour type. Transparent pixels are composited over white.
+        """Read a PNG file of any colour type and turn it upright as its EXIF orientation says.
 
-        The image has a prompt, a seed and settings if hart wrote the file.
+        Transparent pixels are composited over white; as a mask they count as black. The image has a prompt, a seed and settings
+        if hart wrote the file.
 
         Raises:
-            FileError: The file cannot be read or is not a PNG image.
+            FileError: The file cannot be read, is not a PNG image or is truncated.
         """
         handle = _hart_image()
         _lib.hart_image_open(_path("path", path), byref(handle))
@@ -677,6 +681,16 @@ class Image:
     def settings(self) -> str | None:
         """The other settings in one line, or None if the image was not generated."""
         return None if self._view.settings is None else str(_decoded(self._view.settings))
+
+    def transparency(self) -> Image:
+        """Return an image that is white where this one is transparent and black where it is opaque.
+
+        It is the mask for `FromImage.inpaint` if the transparent part is to be regenerated, as in OpenAI's image API. Only images
+        of PNG files have transparent pixels.
+        """
+        mask = _hart_image()
+        _lib.hart_image_transparency(self._handle, byref(mask))
+        return Image._from_handle(mask)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a PNG file, completely or not at all. Its text chunks hold the prompt, the seed and the settings.
@@ -803,31 +817,66 @@ class Event:
         return Image._from_handle(handle)
 
 
+#: What an edit keeps outside the part that it regenerates.
+Keep = Literal["pixels", "latent"]
+_KEEP: dict[str, int] = {"pixels": 0, "latent": 1}
+
+
 class FromImage:
-    """An image that a run starts from, for inpainting, outpainting or a variation."""
+    """An image that a run starts from, for inpainting, outpainting or a variation.
+
+    `inpaint` and `outpaint` take `keep`, which says what is exact outside the part that they regenerate:
+
+    - "pixels", the default: the pixels are exactly those of the image. A soft edge within the regenerated part, 1/64 of the
+      model's width, leads over to the generated pixels.
+    - "latent": the latent of patches without a regenerated pixel is exactly that of the image. The decoder computes all pixels
+      from the whole latent, so that they change outside the part too, most of all near it.
+    """
 
     def __init__(self, apply: Callable[[_hart_request], object]) -> None:
         self._apply = apply
 
     @classmethod
-    def inpaint(cls, image: Image, mask: Image, kept_scales: int = 0) -> FromImage:
-        """Regenerate the part of an image where `mask` is white. The latent of the other part does not change.
+    def inpaint(cls, image: Image, mask: Image, kept_scales: int = 0, *, keep: Keep = "pixels") -> FromImage:
+        """Regenerate the part of an image where `mask` is white.
 
         Args:
             image: The image, with the model's width and height.
-            mask: The mask, with the same size.
+            mask: The mask, with the image's proportions and any resolution. A pixel is white if the mean of its channels times
+                its alpha is at least half of the maximum, so that white on a transparent layer is a mask. For a mask whose
+                transparent part is regenerated, pass `mask.transparency()`.
             kept_scales: Number of scales, from the coarsest, that are kept in the regenerated part too. The new content then
                 follows the composition of the old one.
+            keep: What stays the same outside the regenerated part, see `FromImage`.
         """
         source, where = _instance("image", image, Image)._handle, _instance("mask", mask, Image)._handle
         kept = _integer("kept_scales", kept_scales, 32)
-        return cls(lambda request: _lib.hart_request_set_inpaint(request, source, where, kept))
+        return cls._keeping(keep, lambda request: _lib.hart_request_set_inpaint(request, source, where, kept))
 
     @classmethod
-    def outpaint(cls, image: Image, left: int, top: int) -> FromImage:
-        """Extend an image that is smaller than the model's images. Its top left corner goes to (`left`, `top`), in pixels."""
+    def outpaint(cls, image: Image, left: int, top: int, *, keep: Keep = "pixels") -> FromImage:
+        """Extend an image that is smaller than the model's images.
+
+        Args:
+            image: The image.
+            left: Column of its left edge in the new image, in pixels.
+            top: Row of its top edge in the new image, in pixels.
+            keep: What stays the same in the given image, see `FromImage`.
+        """
         source, corner = _instance("image", image, Image)._handle, (_integer("left", left, 32), _integer("top", top, 32))
-        return cls(lambda request: _lib.hart_request_set_outpaint(request, source, *corner))
+        return cls._keeping(keep, lambda request: _lib.hart_request_set_outpaint(request, source, *corner))
+
+    @classmethod
+    def _keeping(cls, keep: Keep, apply: Callable[[_hart_request], object]) -> FromImage:
+        if keep not in _KEEP:
+            raise RequestError(Status.ERR_ARGUMENT, f"keep is {keep!r}, expected 'pixels' or 'latent'")
+        value = _KEEP[keep]
+
+        def apply_both(request: _hart_request) -> None:
+            apply(request)
+            _lib.hart_request_set_keep(request, value)
+
+        return cls(apply_both)
 
     @classmethod
     def vary(cls, image: Image, kept_scales: int) -> FromImage:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import copy
 import ctypes
@@ -40,6 +41,7 @@ TYPES = {
     "size_t": ctypes.c_size_t,
     "float": ctypes.c_float,
     "double": ctypes.c_double,
+    "hart_keep": ctypes.c_int32,
     "hart_stage": ctypes.c_int32,
     "hart_step": ctypes.c_int32,
     "void": None,
@@ -513,6 +515,13 @@ class Streams(Case):
         self.assertEqual(sys.getrefcount(handle), 2)
 
 
+#: A PNG file with a white pixel and a transparent one, which EXIF turns to the right.
+LAYER = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAIAAAABCAYAAAD0In+KAAAAGmVYSWZNTQAqAAAACAABARIAAwAA"
+    "AAEABgAAAAAAANZnS2kAAAARSURBVHicY/j///9/BgYGBgAZ7wP9lhJ2KwAAAABJRU5ErkJggg=="
+)
+
+
 class Editing(Case):
     def test_editing_changes_the_image(self) -> None:
         image = self.model.generate(PROMPT, seed=7)[0]
@@ -526,11 +535,34 @@ class Editing(Case):
             self.assertEqual(len(edited.pixels), size)
             self.assertNotEqual(pixels(edited), pixels(image))
             self.assertIn(name, edited.settings or "")
-        for wrong in (hart.FromImage.vary(image, 0), hart.FromImage.inpaint(image, hart.Image(2, 2, bytes(12)))):
+        for wrong in (hart.FromImage.vary(image, 0), hart.FromImage.inpaint(image, hart.Image(2, 1, b"\xff" * 6))):
             with self.assertRaises(hart.RequestError):
                 self.model.generate("a house", from_image=wrong)
         with self.assertRaises(TypeError):
             hart.FromImage.vary("image.png", 1)  # type: ignore[arg-type]
+
+    def test_pixels_outside_the_mask_stay(self) -> None:
+        image = self.model.generate(PROMPT, seed=7)[0]
+        kept = 3 * image.width * (image.height // 2)
+        mask = hart.Image(1, 2, b"\0\0\0\xff\xff\xff")
+        # The proportions of the mask are checked, its resolution is not.
+        with self.assertRaisesRegex(hart.RequestError, "its mask 1 x 2"):
+            self.model.generate("a house", from_image=hart.FromImage.inpaint(image, mask))
+        mask = hart.Image(2, 2, b"\0" * 6 + b"\xff" * 6)
+        edited = self.model.generate("a house", seed=1, from_image=hart.FromImage.inpaint(image, mask))[0]
+        self.assertEqual(pixels(edited)[:kept], pixels(image)[:kept])
+        self.assertNotEqual(pixels(edited)[kept:], pixels(image)[kept:])
+        start = hart.FromImage.inpaint(image, mask, keep="latent")
+        edited = self.model.generate("a house", seed=1, from_image=start)[0]
+        self.assertNotEqual(pixels(edited)[:kept], pixels(image)[:kept])
+        self.assertIn("keep latent", edited.settings or "")
+        with self.assertRaisesRegex(hart.RequestError, "expected 'pixels' or 'latent'"):
+            hart.FromImage.inpaint(image, mask, keep="all")  # type: ignore[arg-type]
+
+    def test_a_layer_is_turned_upright_and_its_transparency_is_a_mask(self) -> None:
+        layer = hart.Image.from_png(LAYER)
+        self.assertEqual((layer.width, layer.height), (1, 2))
+        self.assertEqual(pixels(layer.transparency()), b"\0\0\0\xff\xff\xff")
 
 
 class Images(Case):

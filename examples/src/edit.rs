@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::str::FromStr;
 
 use clap::Parser;
-use hart_core::{CancelToken, FromImage, Image, Mask};
+use hart_core::{CancelToken, FromImage, Image, Keep, Mask};
 use hart_examples::cli::args::GenerationArgs;
 use hart_examples::cli::saver::{Saver, file_list};
 use hart_examples::cli::{INTERRUPTED, image_file, output, stop_on_ctrl_c};
@@ -26,6 +26,9 @@ struct Arguments {
     /// Keep this many of the coarsest scales in the edited region as well, so that it resembles the original
     #[arg(long, value_name = "SCALES", default_value_t = 0, conflicts_with_all = ["outpaint", "vary"])]
     keep_scales: usize,
+    /// What stays exactly the same outside the edited region: the pixels, with a soft edge inside the region, or only the latent
+    #[arg(long, value_name = "pixels|latent", default_value = "pixels", value_parser = parse_keep, conflicts_with = "vary")]
+    keep: Keep,
     /// PNG file; n in braces stands for the index of the image, from 0
     #[arg(short, long, value_name = "FILE", default_value = "out.png")]
     out: PathBuf,
@@ -46,9 +49,12 @@ struct Arguments {
 #[derive(clap::Args, Debug)]
 #[group(required = true, multiple = false)]
 struct Edit {
-    /// Inpaint the white region of this image file
+    /// Inpaint the white region of this image file, which has the proportions of IMAGE; transparent pixels are not white
     #[arg(long, value_name = "FILE")]
     mask: Option<PathBuf>,
+    /// Inpaint the transparent region of this image file, which has the proportions of IMAGE
+    #[arg(long, value_name = "FILE")]
+    hole: Option<PathBuf>,
     /// Inpaint a rectangle, given in percent of the image
     #[arg(long, value_name = "LEFT,TOP,WIDTH,HEIGHT")]
     rectangle: Option<Percent<4>>,
@@ -58,6 +64,14 @@ struct Edit {
     /// Keep this many of the image's coarsest scales and regenerate the finer ones
     #[arg(long, value_name = "SCALES")]
     vary: Option<usize>,
+}
+
+fn parse_keep(text: &str) -> Result<Keep, String> {
+    match text {
+        "pixels" => Ok(Keep::Pixels),
+        "latent" => Ok(Keep::Latent),
+        _ => Err("expected pixels or latent".into()),
+    }
 }
 
 /// `N` percentages from 0 to 100, separated by commas.
@@ -127,7 +141,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
 impl Arguments {
     /// Checks that no output file overwrites an input file.
     fn check_inputs(&self) -> Result<(), String> {
-        let mask = self.edit.mask.iter().map(|mask| ("the mask", mask));
+        let mask = self.edit.mask.iter().chain(&self.edit.hole).map(|mask| ("the mask", mask));
         for (owner, input) in std::iter::once(("the original image", &self.image)).chain(mask) {
             for index in 0..self.count {
                 output::check_distinct("--out", &output::numbered(&self.out, index, self.count), owner, input)?;
@@ -142,9 +156,13 @@ impl Arguments {
     /// Builds the edit of `original`, the image at the model's resolution.
     fn build_edit(&self, original: &Image) -> Result<FromImage, Box<dyn Error>> {
         let side = original.width();
-        let inpaint = |mask| Ok(FromImage::inpaint(original.clone(), mask).keep_scales(self.keep_scales));
+        let inpaint = |mask| Ok(FromImage::inpaint(original.clone(), mask).keep_scales(self.keep_scales).keep(self.keep));
         match &self.edit {
-            Edit { mask: Some(mask), .. } => inpaint(Mask::from_image(&image_file::open_square(mask, side)?)),
+            Edit { mask: Some(mask), .. } => inpaint(Mask::from_image(&image_file::open_mask(mask, &self.image)?)),
+            Edit { hole: Some(hole), .. } => {
+                let mask = Mask::from_image(&image_file::open_mask(hole, &self.image)?.transparency());
+                inpaint(mask)
+            }
             Edit { rectangle: Some(rectangle), .. } => {
                 let [left, top, width, height] = rectangle.pixels(side);
                 inpaint(Mask::rectangle((side, side), left, top, width, height))
@@ -157,7 +175,7 @@ impl Arguments {
                     )
                     .into());
                 }
-                Ok(FromImage::outpaint(image_file::open_square(&self.image, size)?, left, top))
+                Ok(FromImage::outpaint(image_file::open_square(&self.image, size)?, left, top).keep(self.keep))
             }
             Edit { vary, .. } => Ok(FromImage::vary(original.clone(), vary.unwrap_or_default())),
         }

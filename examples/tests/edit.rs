@@ -40,8 +40,34 @@ fn a_region_is_regenerated_and_the_rest_stays() {
         offsets.flat_map(|i| i..i + 3).map(|i| u32::from(before.pixels()[i].abs_diff(after.pixels()[i]))).sum()
     };
     assert!(difference(0..16) > 2 * difference(48..64), "{} and {}", difference(0..16), difference(48..64));
+    assert_eq!(difference(32..64), 0);
     let settings = after.provenance.unwrap().settings;
     assert!(settings.ends_with("inpainting of an image"), "{settings}");
+}
+
+#[test]
+fn white_on_a_transparent_layer_and_a_hole_are_masks() {
+    let folder = tempfile::tempdir().unwrap();
+    heart(folder.path());
+    let save = |name: &str, left: [u8; 4], right: [u8; 4]| {
+        let colour = |x: u32, _: u32| image::Rgba(if x < 16 { left } else { right });
+        image::RgbaImage::from_fn(32, 32, colour).save(folder.path().join(name)).unwrap();
+    };
+    save("black.png", [255; 4], [0, 0, 0, 255]);
+    save("layer.png", [255; 4], [0; 4]);
+    save("hole.png", [0; 4], [200, 100, 250, 255]);
+    let edit = |option: &str, file: &str, keep: &str| {
+        let arguments = ["heart.png", "a key", option, file, "--keep", keep, "--out", "a.png", "-q"];
+        succeeds(EDIT, folder.path(), &arguments);
+        Image::open_png(folder.path().join("a.png")).unwrap()
+    };
+    let expected = edit("--mask", "black.png", "pixels");
+    for other in [edit("--mask", "layer.png", "pixels"), edit("--hole", "hole.png", "pixels")] {
+        assert_eq!(expected.pixels(), other.pixels());
+    }
+    let latent = edit("--mask", "black.png", "latent");
+    assert!(latent.pixels() != expected.pixels());
+    assert!(latent.provenance.unwrap().settings.ends_with("inpainting of an image, keep latent"));
 }
 
 #[test]
@@ -67,6 +93,9 @@ fn invalid_arguments_are_reported() {
     fails(EDIT, &[image, "x"], &["--mask", "--rectangle", "--outpaint", "--vary"]);
     fails(EDIT, &[image, "x", "--vary", "2", "--rectangle", "0,0,1,1"], &["cannot be used with"]);
     fails(EDIT, &[image, "x", "--rectangle", "0,0,200,1"], &["--rectangle", "expected 4 numbers from 0 to 100"]);
+    fails(EDIT, &[image, "x", "--vary", "2", "--keep", "all"], &["--keep", "expected pixels or latent"]);
+    let tall = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/edit.png");
+    fails(EDIT, &[image, "x", "--mask", tall], &["edit.png: has ", "samples.png has ", "expected a mask of the same proportions"]);
     fails(EDIT, &[image, "x", "--outpaint", "0,0"], &["--outpaint", "expected 3 numbers"]);
     fails(EDIT, &[image, "x", "--outpaint", "0,0,0"], &["--outpaint", "the image would have no pixels"]);
     fails(EDIT, &[image, "x", "--outpaint", "90,0,50"], &["reach beyond the model's 64 x 64"]);

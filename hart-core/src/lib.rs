@@ -41,7 +41,7 @@ pub use device::{DeviceInfo, DeviceKind, Precision, devices};
 pub use error::{Error, Result};
 pub use files::{Files, check_download, decode_text};
 pub use filter::PromptFilter;
-pub use from_image::{FromImage, Mask};
+pub use from_image::{FromImage, Keep, Mask};
 pub use image::{Image, Provenance};
 pub use memory::Memory;
 pub use options::OpenOptions;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use hart_core::stages::{Philox, Progress, SamplingParams};
-use hart_core::{Control, Error, Event, FromImage, Hart, Image, Mask, OpenOptions, Request};
+use hart_core::{Control, Error, Event, FromImage, Hart, Image, Keep, Mask, OpenOptions, Request};
 
 const SIDE: usize = 64;
 
@@ -61,7 +61,7 @@ fn inpainting_changes_only_the_masked_region() {
     let image = generate(&hart, Request::new("a red heart on a yellow background").seed(7));
     let mask = Mask::rectangle((SIDE, SIDE), 0, 0, SIDE / 2, SIDE);
     let request = |seed| {
-        let from = FromImage::inpaint(image.clone(), mask.clone());
+        let from = FromImage::inpaint(image.clone(), mask.clone()).keep(Keep::Latent);
         Request::new("a house").seed(seed).top_p(0.9).from_image(from)
     };
     let (first, second) = (generate(&hart, request(1)), generate(&hart, request(2)));
@@ -71,8 +71,29 @@ fn inpainting_changes_only_the_masked_region() {
     assert!(difference(&first, &second, far_left) > difference(&first, &second, far_right));
     assert!(difference(&first, &image, far_right) < 12.0, "{}", difference(&first, &image, far_right));
     let settings = &first.provenance.as_ref().unwrap().settings;
-    assert!(settings.ends_with("inpainting of an image"), "{settings}");
+    assert!(settings.ends_with("inpainting of an image, keep latent"), "{settings}");
     assert!(first == generate(&hart, request(1)) && first != second);
+}
+
+#[test]
+fn pixels_outside_the_mask_stay_exactly() {
+    let hart = hart();
+    let image = generate(&hart, Request::new("a red heart on a yellow background").seed(7));
+    // A mask of another resolution, with a border within a patch.
+    let mask = Mask::rectangle((2 * SIDE, 2 * SIDE), 0, 0, SIDE + 6, 2 * SIDE);
+    let left = SIDE / 2 + 3;
+    let from = FromImage::inpaint(image.clone(), mask);
+    let edit = |from: FromImage| generate(&hart, Request::new("a house").seed(1).from_image(from));
+    let (pixels, latent) = (edit(from.clone()), edit(from.keep(Keep::Latent)));
+    assert_eq!(difference(&pixels, &image, |x, _| x >= left), 0.0);
+    assert!(difference(&latent, &image, |x, _| x >= left) > 0.5);
+    // The soft edge is one pixel wide.
+    assert_eq!(difference(&pixels, &latent, |x, _| x < left - 1), 0.0);
+    let between = |x: usize, _: usize| x == left - 1;
+    let (to_image, to_latent) = (difference(&pixels, &image, between), difference(&pixels, &latent, between));
+    assert!((to_image - to_latent).abs() <= 1.0, "{to_image} and {to_latent}");
+    let settings = &pixels.provenance.as_ref().unwrap().settings;
+    assert!(settings.ends_with("inpainting of an image"), "{settings}");
 }
 
 #[test]
@@ -81,7 +102,11 @@ fn outpainting_keeps_the_smaller_image_at_its_position() {
     let whole = generate(&hart, Request::new("a sunflower").seed(3));
     let rows = (8..40).flat_map(|y| whole.pixels()[3 * (y * SIDE + 8)..3 * (y * SIDE + 40)].to_vec());
     let middle = Image::from_rgb(32, 32, rows.collect()).unwrap();
-    let outpainted = generate(&hart, Request::new("a sunflower").seed(9).from_image(FromImage::outpaint(middle, 8, 8)));
+    let outpainted = generate(&hart, Request::new("a sunflower").seed(9).from_image(FromImage::outpaint(middle.clone(), 8, 8)));
+    let inside = |x: usize, y: usize| (8..40).contains(&x) && (8..40).contains(&y);
+    assert_eq!(difference(&outpainted, &whole, inside), 0.0);
+    let from = FromImage::outpaint(middle, 8, 8).keep(Keep::Latent);
+    let outpainted = generate(&hart, Request::new("a sunflower").seed(9).from_image(from));
     let inside = |x: usize, y: usize| (12..36).contains(&x) && (12..36).contains(&y);
     assert!(difference(&outpainted, &whole, inside) < 25.0, "{}", difference(&outpainted, &whole, inside));
 }

@@ -98,9 +98,10 @@ pub unsafe extern "C" fn hart_image_new(
     })
 }
 
-/// Reads a PNG file of any colour type and composites transparent pixels over white. Also reads prompt, seed and
-/// settings from a file that hart wrote. Free the image with `hart_image_free`. Returns `HART_ERR_IO` if the file can't
-/// be read and `HART_ERR_IMAGE` if it is malformed.
+/// Reads a PNG file of any colour type, turns it upright as its EXIF orientation says and composites transparent pixels
+/// over white; as a mask they count as black. Also reads prompt, seed and settings from a file that hart wrote. Free the
+/// image with `hart_image_free`. Returns `HART_ERR_IO` if the file can't be read and `HART_ERR_IMAGE` if it is malformed
+/// or truncated.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_image_open(path: *const c_char, image: *mut *mut hart_image) -> hart_status {
     guard(|| {
@@ -172,6 +173,18 @@ pub unsafe extern "C" fn hart_image_png(image: *const hart_image, data: *mut *co
         };
         out::set(data, file.as_ptr(), "data")?;
         out::set(size, file.len(), "size")
+    })
+}
+
+/// Returns an image of the same size that is white where `image` is transparent and black where it is opaque. Pass it to
+/// `hart_request_set_inpaint` if the transparent part is to be regenerated, as in OpenAI's image API. Only images of PNG
+/// files have transparent pixels. Free it with `hart_image_free`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hart_image_transparency(image: *const hart_image, mask: *mut *mut hart_image) -> hart_status {
+    guard(|| {
+        let mask = Out::<hart_image>::new(mask, "mask")?;
+        mask.write(CImage::new(get(image, "image")?.image.transparency()));
+        Ok(())
     })
 }
 

@@ -4,7 +4,7 @@ use std::ffi::{c_char, c_void};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use hart_core::{FromImage, Image, Mask, Request, Respacing, SystemPrompt};
+use hart_core::{FromImage, Image, Keep, Mask, Request, Respacing, SystemPrompt};
 
 use crate::cancel::hart_cancel;
 use crate::context::hart_context;
@@ -34,8 +34,10 @@ pub(crate) struct SharedRequest {
 
 struct Parts {
     prompts: Vec<String>,
-    /// Everything except the prompts.
+    /// Everything except the prompts and the image to start from.
     settings: Request,
+    from_image: Option<FromImage>,
+    keep: Keep,
     /// Whether the settings have a context, which determines the prompts and the system prompt.
     has_context: bool,
     observer: hart_observer,
@@ -45,7 +47,15 @@ struct Parts {
 impl Default for Parts {
     fn default() -> Self {
         let settings = Request::batch(Vec::<String>::new());
-        Self { prompts: Vec::new(), settings, has_context: false, observer: None, user_data: UserData(std::ptr::null_mut()) }
+        Self {
+            prompts: Vec::new(),
+            settings,
+            from_image: None,
+            keep: Keep::default(),
+            has_context: false,
+            observer: None,
+            user_data: UserData(std::ptr::null_mut()),
+        }
     }
 }
 
@@ -72,7 +82,8 @@ impl SharedRequest {
     /// Returns the request with its current prompts and settings.
     pub(crate) fn request(&self) -> Request {
         let parts = lock(&self.parts);
-        parts.settings.clone().prompts(parts.prompts.iter())
+        let from_image = parts.from_image.clone().map(|from| from.keep(parts.keep));
+        parts.settings.clone().prompts(parts.prompts.iter()).from_image(from_image)
     }
 
     /// Begins a run. Fails if the request is already running.
@@ -234,10 +245,23 @@ pub unsafe extern "C" fn hart_request_set_context(request: *mut hart_request, co
     })
 }
 
-/// Sets inpainting: regenerates the part of `image` where `mask` is white. Both have the width and height of the model.
-/// The latent of the other part does not change. The coarsest `kept_scales` scales are kept everywhere, so that the new
-/// part follows the layout of the old one; 0 keeps none. The request keeps references to the images. NULL for `image`
-/// and `mask` removes the image from the request.
+/// What an edit keeps outside the part that it regenerates. Later versions may add values.
+pub type hart_keep = i32;
+
+/// The pixels are exactly those of the image. A soft edge within the regenerated part, 1/64 of the model's width, leads
+/// over to the generated pixels. The default.
+pub const HART_KEEP_PIXELS: hart_keep = 0;
+/// The latent of patches without a regenerated pixel is exactly that of the image. The decoder computes all pixels from
+/// the whole latent, so that they change outside the part too, most of all near it.
+pub const HART_KEEP_LATENT: hart_keep = 1;
+
+/// Sets inpainting: regenerates the part of `image` where `mask` is white. A pixel of the mask is white if the mean of its
+/// channels times its alpha is at least half of the maximum, so that white on a transparent layer is a mask; for a mask
+/// whose transparent part is regenerated, use `hart_image_transparency`. The image has the width and height of the model.
+/// The mask has the same proportions and any resolution. The pixels of the other part stay exactly the same, unless
+/// `hart_request_set_keep` says otherwise. The coarsest `kept_scales` scales are kept everywhere, so that the new part
+/// follows the layout of the old one; 0 keeps none. The request keeps references to the images. NULL for `image` and
+/// `mask` removes the image from the request.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_request_set_inpaint(
     request: *mut hart_request,
@@ -255,7 +279,8 @@ pub unsafe extern "C" fn hart_request_set_inpaint(
 }
 
 /// Sets outpainting: generates the surroundings of an image that is smaller than the model's images. Its top left
-/// corner is at (`left`, `top`) of the new image, in pixels. NULL for `image` removes the image from the request.
+/// corner is at (`left`, `top`) of the new image, in pixels. Its own pixels stay exactly the same, unless
+/// `hart_request_set_keep` says otherwise. NULL for `image` removes the image from the request.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_request_set_outpaint(
     request: *mut hart_request,
@@ -277,6 +302,22 @@ pub unsafe extern "C" fn hart_request_set_variation(
     start_from(request, image, |image| Ok(FromImage::vary(image, kept_scales as usize)))
 }
 
+/// Sets what inpainting and outpainting keep outside the part that they regenerate: `HART_KEEP_PIXELS`, the default, or
+/// `HART_KEEP_LATENT`. It can be set before or after the image. Returns `HART_ERR_ARGUMENT` for other values.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hart_request_set_keep(request: *mut hart_request, keep: hart_keep) -> hart_status {
+    change(request, |parts| {
+        parts.keep = match keep {
+            HART_KEEP_PIXELS => Keep::Pixels,
+            HART_KEEP_LATENT => Keep::Latent,
+            _ => {
+                return Err(Failure::argument(format!("`keep` is {keep}, expected HART_KEEP_PIXELS (0) or HART_KEEP_LATENT (1)")));
+            }
+        };
+        Ok(())
+    })
+}
+
 /// Sets or removes the image that a request starts from.
 unsafe fn start_from(
     request: *mut hart_request,
@@ -284,8 +325,7 @@ unsafe fn start_from(
     from: impl FnOnce(Image) -> Result<FromImage, Failure>,
 ) -> hart_status {
     change(request, |parts| {
-        let from = get_optional(image, "image")?.map(|image| from(image.image.clone())).transpose()?;
-        parts.settings = parts.settings.clone().from_image(from);
+        parts.from_image = get_optional(image, "image")?.map(|image| from(image.image.clone())).transpose()?;
         Ok(())
     })
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 use hart_core::Image;
 use image::imageops::{FilterType, crop_imm, resize};
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Pixel, RgbImage, Rgba};
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Pixel, RgbImage, Rgba, RgbaImage};
 
 /// Maximum number of pixels of a file, the same as hart-core's for PNG files.
 const MAX_PIXELS: u64 = 1 << 26;
@@ -23,11 +23,7 @@ const EXIF_PREFIX: &[u8] = b"Exif\0\0";
 /// Returns an error if the file can't be read, is not a PNG, JPEG, WebP, BMP or GIF image, is truncated, or has more than 2^26
 /// pixels.
 pub fn open_square(path: &Path, side: usize) -> Result<Image, Box<dyn Error>> {
-    let image = read(path).map_err(|problem| format!("{}: {problem}", path.display()))?;
-    let (width, height) = (image.width(), image.height());
-    let length = width.min(height);
-    let mut square = crop_imm(&image, (width - length) / 2, (height - length) / 2, length, length).to_image();
-    drop(image);
+    let mut square = central_square(open(path)?);
     for pixel in square.pixels_mut() {
         let mut over_white = Rgba([255; 4]);
         over_white.blend(pixel);
@@ -38,8 +34,71 @@ pub fn open_square(path: &Path, side: usize) -> Result<Image, Box<dyn Error>> {
     Ok(Image::from_rgb(side, side, pixels)?)
 }
 
+/// Reads the mask of an image file, turns it upright and crops its central square, but does not resize it. The result has the alpha of
+/// the file.
+///
+/// # Errors
+///
+/// Like [`open_square`]. Returns an error that names both sizes if mask and image have different proportions. If their sizes
+/// differ, one pixel and one percent of rounding are allowed.
+pub fn open_mask(path: &Path, image: &Path) -> Result<Image, Box<dyn Error>> {
+    let mask = open(path)?;
+    let (mask_size, size) = ((mask.width(), mask.height()), upright_size(image)?);
+    if !same_proportions(mask_size, size) {
+        return Err(format!(
+            "{}: has {} x {} pixels, but {} has {} x {}: expected a mask of the same proportions",
+            path.display(),
+            mask_size.0,
+            mask_size.1,
+            image.display(),
+            size.0,
+            size.1
+        )
+        .into());
+    }
+    let square = central_square(mask);
+    let side = square.width() as usize;
+    Ok(Image::from_rgba(side, side, &square)?)
+}
+
+/// Returns whether two sizes have the same proportions, up to the rounding of a resized image.
+fn same_proportions(a: (u32, u32), b: (u32, u32)) -> bool {
+    let (one, other) = (u64::from(a.0) * u64::from(b.1), u64::from(a.1) * u64::from(b.0));
+    let difference = one.abs_diff(other);
+    // A pixel of either image changes a product by a side of the other.
+    let pixel = u64::from(a.0.max(a.1).max(b.0).max(b.1));
+    a == b || (difference <= pixel && difference * 100 <= one)
+}
+
+/// Crops the central square.
+fn central_square(image: DynamicImage) -> RgbaImage {
+    let (width, height) = (image.width(), image.height());
+    let length = width.min(height);
+    crop_imm(&image, (width - length) / 2, (height - length) / 2, length, length).to_image()
+}
+
+/// Reads an image file and turns it upright.
+fn open(path: &Path) -> Result<DynamicImage, Box<dyn Error>> {
+    read(path).map_err(|problem| format!("{}: {problem}", path.display()).into())
+}
+
+/// Returns the width and height of an image file that is turned upright.
+fn upright_size(path: &Path) -> Result<(u32, u32), Box<dyn Error>> {
+    let (decoder, orientation) = decoder(path).map_err(|problem| format!("{}: {problem}", path.display()))?;
+    let (width, height) = decoder.dimensions();
+    Ok(if orientation.to_exif() < 5 { (width, height) } else { (height, width) })
+}
+
 /// Reads an image file and turns it upright. An error is the problem without the path.
 fn read(path: &Path) -> Result<DynamicImage, Box<dyn Error>> {
+    let (decoder, orientation) = decoder(path)?;
+    let mut image = DynamicImage::from_decoder(decoder)?;
+    image.apply_orientation(orientation);
+    Ok(image)
+}
+
+/// Returns the decoder of a complete file, and the orientation in its EXIF data.
+fn decoder(path: &Path) -> Result<(impl ImageDecoder, Orientation), Box<dyn Error>> {
     // Opening a pipe would block until something writes to it.
     if !fs::metadata(path)?.is_file() {
         return Err("not a regular file, expected a PNG, JPEG, WebP, BMP or GIF image".into());
@@ -62,9 +121,7 @@ fn read(path: &Path) -> Result<DynamicImage, Box<dyn Error>> {
     }
     let exif = decoder.exif_metadata()?.unwrap_or_default();
     let orientation = Orientation::from_exif_chunk(exif.strip_prefix(EXIF_PREFIX).unwrap_or(&exif));
-    let mut image = DynamicImage::from_decoder(decoder)?;
-    image.apply_orientation(orientation.unwrap_or(Orientation::NoTransforms));
-    Ok(image)
+    Ok((decoder, orientation.unwrap_or(Orientation::NoTransforms)))
 }
 
 /// Returns whether a file has all its bytes, for formats whose decoders accept a truncated file. `true` for all others.
@@ -208,6 +265,29 @@ mod tests {
                 assert!(mean < 6.0, "{format:?}, orientation {orientation}: {mean}");
             }
         }
+    }
+
+    #[test]
+    fn masks_have_the_proportions_of_their_image() {
+        for (a, b) in [((64, 64), (64, 64)), ((64, 64), (512, 512)), ((1200, 801), (600, 400)), ((4000, 3000), (1024, 768))] {
+            assert!(same_proportions(a, b) && same_proportions(b, a), "{a:?}, {b:?}");
+        }
+        for (a, b) in [((64, 64), (128, 64)), ((64, 64), (64, 63)), ((1000, 1000), (1000, 1010)), ((3, 4), (64, 64))] {
+            assert!(!same_proportions(a, b) && !same_proportions(b, a), "{a:?}, {b:?}");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let (image, mask) = (folder.path().join("photo.jpg"), folder.path().join("mask.png"));
+        // Stored with 8 x 6 pixels; 6 x 8 if upright.
+        fs::write(&image, encode(&quarters(), ImageFormat::Jpeg, exif(6))).unwrap();
+        let white_below = |_, y| Rgba(if y < 8 { [255, 255, 255, 0] } else { [255; 4] });
+        image::RgbaImage::from_fn(12, 16, white_below).save(&mask).unwrap();
+        let square = open_mask(&mask, &image).unwrap();
+        assert_eq!((square.width(), square.height()), (12, 12));
+        assert_eq!(square.transparency().pixels()[..3 * 12 * 6], [255; 3 * 12 * 6]);
+        assert_eq!(hart_core::Mask::from_image(&square), hart_core::Mask::rectangle((12, 12), 0, 6, 12, 6));
+        image::RgbImage::new(16, 12).save(&mask).unwrap();
+        let error = open_mask(&mask, &image).unwrap_err().to_string();
+        assert!(error.contains("mask.png: has 16 x 12 pixels, but ") && error.contains("photo.jpg has 6 x 8: expected"), "{error}");
     }
 
     #[test]

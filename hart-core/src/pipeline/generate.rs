@@ -136,7 +136,12 @@ impl Hart {
                 progress.enter(Stage::Decode);
                 let provenance = Provenance { prompt: text.clone(), seed, settings: self.settings(request, &sampling) };
                 let decoded = self.model.visual.decode_images_with(memory, &latent, progress)?;
-                for image in decoded.into_iter().map(|image| image.with_provenance(provenance.clone())) {
+                for image in decoded {
+                    let image = match &known {
+                        Some(known) => known.lay_over(image),
+                        None => image,
+                    };
+                    let image = image.with_provenance(provenance.clone());
                     progress.image(&image);
                     images.push(image);
                 }
@@ -179,7 +184,7 @@ impl Hart {
             (Some(_), SystemPrompt::Text(_)) => "custom",
             (Some(_), _) => "checkpoint",
         };
-        let start = request.from_image.as_ref().map_or_else(String::new, |from| format!(", {} of an image", from.name()));
+        let start = request.from_image.as_ref().map_or_else(String::new, |from| format!(", {}", from.description()));
         format!(
             "guidance {}, smoothing {}, top-k {top_k}, top-p {}, steps {}, system prompt {system}{start}",
             sampling.guidance, sampling.smoothing, sampling.top_p, sampling.steps

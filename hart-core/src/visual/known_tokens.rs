@@ -1,5 +1,5 @@
 //! Image-to-image, inpainting and outpainting: known tokens replace sampled ones scale by scale, and known features replace those of the
-//! final latent.
+//! final latent, and known pixels the decoded ones.
 
 use burn::prelude::*;
 use burn::tensor::IntDType;
@@ -8,7 +8,8 @@ use super::codebook::Metric;
 use super::resample::downsample;
 use super::{Codebook, Latent, VisualTokenizer};
 use crate::error::Result;
-use crate::from_image::FromImage;
+use crate::from_image::{FromImage, KnownPixels, soft_edge};
+use crate::image::Image;
 use crate::kernels;
 use crate::sampling::Codes;
 use crate::scales::Scale;
@@ -27,6 +28,8 @@ pub struct KnownTokens {
     known: Option<Tensor<4>>,
     /// Weight of the generated features in the final latent, `[1, 1, h, w]`: 0 in the known region, rising to 1 away from it.
     blend: Option<Tensor<4>>,
+    /// Pixels that replace the decoded ones; `None` if only the latent is kept.
+    pixels: Option<KnownPixels>,
     /// Number of coarse scales whose tokens are all known.
     scales: usize,
 }
@@ -43,13 +46,15 @@ impl VisualTokenizer {
         let (canvas, mask) = from.canvas(side)?;
         let device = self.quant_conv.weight.lazy_device();
         let features = self.encode(kernels::tensor(canvas.planes(), [1, 3, side, side], &device));
+        let pixels = from.known_pixels(&canvas, mask.as_ref());
         let known = mask.map(|mask| mask.known_patches(self.config.downsample()));
         let [_, _, height, width] = features.dims();
         let map = |values: Vec<f32>| kernels::tensor(values, [1, 1, height, width], &device);
         Ok(KnownTokens {
-            blend: known.as_ref().map(|known| map(blend_weights(known, width))),
+            blend: known.as_ref().map(|known| map(soft_edge(known, width, width / BLEND_DIVISOR))),
             known: known.map(|known| map(known.iter().map(|&k| f32::from(u8::from(k))).collect())),
             features,
+            pixels,
             scales: from.kept_scales(),
         })
     }
@@ -78,50 +83,20 @@ impl KnownTokens {
         }
     }
 
+    /// Lays the known pixels over a decoded image. Returns the decoded image if there are none, see [`Keep`](crate::Keep).
+    #[must_use]
+    pub fn lay_over(&self, decoded: Image) -> Image {
+        match &self.pixels {
+            Some(pixels) => pixels.lay_over(&decoded),
+            None => decoded,
+        }
+    }
+
     /// Blends the final latent with the known features. In the known region the result is equal to them bit by bit.
     pub fn blend(&self, latent: Latent) -> Latent {
         match &self.blend {
             None => latent,
             Some(weight) => Latent(latent.0 * weight.clone() + self.features.clone() * (weight.clone().neg() + 1.0)),
         }
-    }
-}
-
-/// Returns the weight of the generated features at each position: 0 in the known region, rising with the distance from it to 1 over the
-/// width of the blend.
-fn blend_weights(known: &[bool], width: usize) -> Vec<f32> {
-    let blend = width / BLEND_DIVISOR;
-    let mut reached = known.to_vec();
-    let mut weights: Vec<f32> = known.iter().map(|known| if *known { 0.0 } else { 1.0 }).collect();
-    for distance in 1..=blend {
-        let dilated = dilate(&reached, width);
-        for (weight, _) in weights.iter_mut().zip(dilated.iter().zip(&reached)).filter(|(_, (now, before))| **now && !**before) {
-            *weight = distance as f32 / (blend + 1) as f32;
-        }
-        reached = dilated;
-    }
-    weights
-}
-
-/// Dilates a region by one position in all directions, diagonals included.
-fn dilate(region: &[bool], width: usize) -> Vec<bool> {
-    let around = |i: usize| i.saturating_sub(1)..=i + 1;
-    let rows: Vec<&[bool]> = region.chunks(width).collect();
-    let touches =
-        |x: usize, y: usize| around(y).filter_map(|y| rows.get(y)).any(|row| around(x).filter_map(|x| row.get(x)).any(|p| *p));
-    (0..region.len()).map(|i| touches(i % width, i / width)).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_blend_rises_away_from_the_known_region() {
-        let known: Vec<bool> = (0..32 * 32).map(|i| i % 32 < 4).collect();
-        let weights = blend_weights(&known, 32);
-        assert_eq!(weights[..8], [0.0, 0.0, 0.0, 0.0, 1.0 / 3.0, 2.0 / 3.0, 1.0, 1.0]);
-        assert_eq!(blend_weights(&[true, false, false, false], 2), [0.0, 1.0, 1.0, 1.0]);
-        assert_eq!(blend_weights(&[false; 4], 2), [1.0; 4]);
     }
 }

@@ -159,6 +159,7 @@ static void nulls(const hart_model *model, const char *path, const char *scratch
     IS_NULL(hart_request_set_inpaint(request, NULL, image, 0), "image");
     IS_NULL(hart_request_set_outpaint(NULL, image, 0, 0), "request");
     IS_NULL(hart_request_set_variation(NULL, image, 1), "request");
+    IS_NULL(hart_request_set_keep(NULL, HART_KEEP_PIXELS), "request");
     OK(hart_request_set_inpaint(request, NULL, NULL, 0));
     OK(hart_request_set_outpaint(request, NULL, 0, 0));
     OK(hart_request_set_variation(request, NULL, 1));
@@ -207,6 +208,8 @@ static void nulls(const hart_model *model, const char *path, const char *scratch
     IS_NULL(hart_image_png(NULL, &bytes, &count), "image");
     IS_NULL(hart_image_png(image, NULL, &count), "data");
     IS_NULL(hart_image_png(image, &bytes, NULL), "size");
+    IS_NULL(hart_image_transparency(NULL, &no_image), "image");
+    IS_NULL(hart_image_transparency(image, NULL), "mask");
     IS_NULL(hart_image_grid(NULL, 1, 1, &no_image), "images");
     IS_NULL(hart_image_grid((const hart_image *const *)&no_image, 1, 1, &no_image), "images[i]");
     IS_NULL(hart_image_grid((const hart_image *const *)&image, 1, 1, NULL), "grid");
@@ -656,6 +659,13 @@ static void images(const hart_model *model, const char *scratch) {
 
 /* Generation from an image. */
 static void editing(const hart_model *model) {
+    /* A PNG file. */
+    static const uint8_t layer[] = {
+        137, 80, 78, 71, 13, 10, 26, 10, 0, 0, 0, 13, 73, 72, 68, 82, 0, 0, 0, 2, 0, 0, 0, 1,
+        8, 6, 0, 0, 0, 244, 34, 127, 138, 0, 0, 0, 26, 101, 88, 73, 102, 77, 77, 0, 42, 0, 0, 0,
+        8, 0, 1, 1, 18, 0, 3, 0, 0, 0, 1, 0, 6, 0, 0, 0, 0, 0, 0, 214, 103, 75, 105, 0,
+        0, 0, 17, 73, 68, 65, 84, 120, 156, 99, 248, 255, 255, 255, 127, 6, 6, 6, 6, 0, 25, 239, 3, 253,
+        150, 18, 118, 43, 0, 0, 0, 0, 73, 69, 78, 68, 174, 66, 96, 130};
     hart_request *request = new_request("a red heart", 3);
     hart_image *image = image_of(model, request), *mask = NULL, *edited = NULL, *corner = NULL;
     hart_image_view view = view_of(image);
@@ -668,13 +678,28 @@ static void editing(const hart_model *model) {
     OK(hart_request_set_seed(request, 8));
     edited = image_of(model, request);
     CHECK(!same_pixels(image, edited) && strstr(view_of(edited).settings, "inpainting") != NULL);
+    /* All rows but the first stay. */
+    CHECK(memcmp(view.pixels + view.stride, view_of(edited).pixels + view.stride, view.size - view.stride) == 0);
     HART_FREE(image, edited);
+    OK(hart_request_set_keep(request, HART_KEEP_LATENT));
+    edited = image_of(model, request);
+    CHECK(strstr(view_of(edited).settings, "keep latent") != NULL);
+    CHECK(memcmp(view.pixels + view.stride, view_of(edited).pixels + view.stride, view.size - view.stride) != 0);
+    HART_FREE(image, edited);
+    OK(hart_request_set_keep(request, HART_KEEP_PIXELS));
+    /* Stored with a white pixel and a transparent one; EXIF turns it to the right. */
+    OK(hart_image_open_memory(layer, sizeof layer, &corner));
+    CHECK(view_of(corner).width == 1 && view_of(corner).height == 2);
+    OK(hart_image_transparency(corner, &edited));
+    CHECK(memcmp(view_of(edited).pixels, "\0\0\0\xff\xff\xff", 6) == 0);
+    HART_FREE(image, edited);
+    HART_FREE(image, corner);
     OK(hart_request_set_variation(request, image, 1));
     HART_FREE(image, image); /* The request keeps it. */
     edited = image_of(model, request);
     CHECK(strstr(view_of(edited).settings, "variation") != NULL);
     HART_FREE(image, edited);
-    OK(hart_image_new(1, 1, 0, white, &corner));
+    OK(hart_image_new(2, 1, 0, white, &corner));
     OK(hart_request_set_outpaint(request, corner, 0, 0));
     edited = image_of(model, request);
     CHECK(strstr(view_of(edited).settings, "outpainting") != NULL);
@@ -685,7 +710,8 @@ static void editing(const hart_model *model) {
     OK(hart_request_set_variation(request, corner, 1));
     FAILS(hart_generate(model, request, &result), HART_ERR_REQUEST, "resize it");
     OK(hart_request_set_inpaint(request, mask, corner, 0));
-    FAILS(hart_generate(model, request, &result), HART_ERR_REQUEST, "its mask 1 x 1");
+    FAILS(hart_generate(model, request, &result), HART_ERR_REQUEST, "its mask 2 x 1");
+    FAILS(hart_request_set_keep(request, 2), HART_ERR_ARGUMENT, "expected HART_KEEP_PIXELS");
     OK(hart_request_set_inpaint(request, NULL, NULL, 0));
     edited = image_of(model, request);
     CHECK(strstr(view_of(edited).settings, "painting") == NULL);

@@ -755,6 +755,15 @@ void editing(const hart::Model &model) {
         return !same(image, start) && image.settings() && image.settings()->find(part) != std::string_view::npos;
     };
     CHECK(names("inpainting"));
+    CHECK(names("inpainting of an image"));
+    request.keep(hart::Keep::latent);
+    CHECK(names("keep latent"));
+    request.keep(hart::Keep::pixels);
+    const auto black = mask.transparency();
+    CHECK(black.width() == mask.width() && black.pixels()[0] == 0);
+    THROWS(model.generate(hart::Request("a panda").inpaint(start, black)), request, "keeps everything");
+    const auto wide = hart::Image::from_pixels(2, 1, hart::span<const std::uint8_t>(white.data(), 6));
+    THROWS(model.generate(hart::Request("a panda").inpaint(start, wide)), request, "its mask 2 x 1");
     request.vary(start, 1);
     CHECK(names("variation"));
     request.outpaint(corner, 0, 0);

@@ -1,155 +1,19 @@
-//! 8-bit RGB images, and PNG files that record how an image was generated.
+//! PNG files that record how an image was generated.
 
-use rayon::prelude::*;
-use std::borrow::Borrow;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Seek};
 use std::path::Path;
-use std::sync::Arc;
 
+use super::{Image, MAX_TEXT_BYTES, Provenance};
 use crate::error::{Error, Result};
 use crate::files::write_file;
 
 /// Maximum number of pixels of a PNG file to read.
 const MAX_PIXELS: usize = 1 << 26;
-/// Number of pixels that one task quantises.
-const PIXELS_PER_TASK: usize = 1 << 14;
-/// Maximum length in bytes of a text in a PNG file.
-pub(crate) const MAX_TEXT_BYTES: usize = 1 << 20;
 /// Value of the `Software` chunk in PNG files.
 const SOFTWARE: &str = concat!("hart ", env!("CARGO_PKG_VERSION"));
 
-/// The prompt, seed and settings of a generated image. Stored in the text chunks of PNG files.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct Provenance {
-    /// Prompt of the image.
-    pub prompt: String,
-    /// Seed of the image.
-    pub seed: u64,
-    /// The other settings in one line.
-    pub settings: String,
-}
-
-/// An 8-bit RGB image. Clones share the pixels.
-#[derive(Clone, PartialEq)]
-pub struct Image {
-    width: usize,
-    height: usize,
-    pixels: Arc<Vec<u8>>,
-    /// The prompt, seed and settings, if hart generated the image.
-    pub provenance: Option<Provenance>,
-}
-
-impl Provenance {
-    /// Creates a provenance. `settings` can be any text of one line.
-    pub fn new(prompt: impl Into<String>, seed: u64, settings: impl Into<String>) -> Self {
-        Self { prompt: prompt.into(), seed, settings: settings.into() }
-    }
-}
-
-impl std::fmt::Debug for Image {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Image({} x {}, {:?})", self.width, self.height, self.provenance)
-    }
-}
-
 impl Image {
-    /// Creates an image from its pixels: three bytes each, row by row from the top left.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Request`] if the length is not `3 * width * height`, or 0.
-    pub fn from_rgb(width: usize, height: usize, pixels: Vec<u8>) -> Result<Self> {
-        let expected = width.checked_mul(height).and_then(|n| n.checked_mul(3));
-        if expected != Some(pixels.len()) || pixels.is_empty() {
-            let problem =
-                format!("{} bytes for {width} x {height} pixels, expected 3 a pixel and at least one pixel", pixels.len());
-            return Err(Error::request("image", problem));
-        }
-        Ok(Self { width, height, pixels: Arc::new(pixels), provenance: None })
-    }
-
-    /// Quantises planes `[3, height, width]` with values from -1 to 1 to the nearest levels.
-    pub(crate) fn from_planes(planes: &[f32], width: usize, height: usize) -> Result<Self> {
-        if !planes.iter().all(|v| v.is_finite()) {
-            return Err(Error::Overflow { what: "the decoded pixels".into() });
-        }
-        let size = width * height;
-        // Rounds halves up with comparisons, since `round` calls the C library on many processors.
-        let level = |v: f32| {
-            let level = ((v + 1.0) * 0.5 * 255.0).clamp(0.0, 255.0);
-            let below = level as u8;
-            below + u8::from(level - f32::from(below) >= 0.5)
-        };
-        let mut pixels = vec![0; 3 * size];
-        pixels.par_chunks_mut(3 * PIXELS_PER_TASK).enumerate().for_each(|(part, pixels)| {
-            for (i, pixel) in pixels.chunks_exact_mut(3).enumerate() {
-                let at = part * PIXELS_PER_TASK + i;
-                pixel.copy_from_slice(&[planes[at], planes[size + at], planes[2 * size + at]].map(level));
-            }
-        });
-        Ok(Self { width, height, pixels: Arc::new(pixels), provenance: None })
-    }
-
-    /// Returns the planes `[3, height, width]` with values from -1 to 1.
-    pub(crate) fn planes(&self) -> Vec<f32> {
-        let plane = |channel: usize| self.pixels.iter().skip(channel).step_by(3).map(|&v| f32::from(v) / 127.5 - 1.0);
-        (0..3).flat_map(plane).collect()
-    }
-
-    /// Returns the planes of several images, `[images, 3, height, width]`.
-    pub(crate) fn planes_of(images: &[Self]) -> Vec<f32> {
-        images.par_iter().flat_map_iter(Self::planes).collect()
-    }
-
-    pub(crate) fn with_provenance(mut self, provenance: Provenance) -> Self {
-        self.provenance = Some(provenance);
-        self
-    }
-
-    /// Returns the width in pixels.
-    pub fn width(&self) -> usize {
-        self.width
-    }
-
-    /// Returns the height in pixels.
-    pub fn height(&self) -> usize {
-        self.height
-    }
-
-    /// Returns the pixels: three bytes each, row by row from the top left.
-    pub fn pixels(&self) -> &[u8] {
-        &self.pixels
-    }
-
-    /// Arranges images of one size in rows of `columns`. Unused cells are white.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Request`] if there is no image, the sizes differ, `columns` is 0, or there is not enough memory.
-    pub fn grid<I: Borrow<Self>>(images: &[I], columns: usize) -> Result<Self> {
-        let images: Vec<&Self> = images.iter().map(Borrow::borrow).collect();
-        let Some(first) = images.first() else { return Err(Error::request("grid", "there is no image")) };
-        if columns == 0 || images.iter().any(|i| (i.width, i.height) != (first.width, first.height)) {
-            return Err(Error::request("grid", "expected images of one size and at least one column"));
-        }
-        let (width, columns) = (first.width, columns.min(images.len()));
-        let rows = images.len().div_ceil(columns);
-        let (whole, mut pixels) = (3 * width * columns * first.height * rows, Vec::new());
-        let no_memory = |_| Error::request("grid", format!("there is no memory for {whole} bytes: use fewer images"));
-        pixels.try_reserve_exact(whole).map_err(no_memory)?;
-        pixels.resize(whole, 255);
-        for (index, image) in images.iter().enumerate() {
-            let (left, top) = (index % columns * width, index / columns * first.height);
-            for (y, line) in image.pixels.chunks(3 * width).enumerate() {
-                let start = 3 * ((top + y) * columns * width + left);
-                pixels[start..start + line.len()].copy_from_slice(line);
-            }
-        }
-        Ok(Self { width: width * columns, height: first.height * rows, pixels: Arc::new(pixels), provenance: None })
-    }
-
     /// Encodes the image as a PNG file, with prompt, seed and settings in text chunks.
     ///
     /// # Errors
@@ -184,12 +48,12 @@ impl Image {
         write_file(path, &bytes).map_err(Error::io(path))
     }
 
-    /// Reads a PNG file of any colour type. Transparent pixels are composited over white. Also reads prompt, seed and settings from a
-    /// file that hart wrote.
+    /// Reads a PNG file of any colour type and turns the image upright as its EXIF orientation says. Transparent pixels are composited
+    /// over white, and count as black in a [`Mask`](crate::Mask). Also reads prompt, seed and settings from a file that hart wrote.
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] if the file cannot be read, [`Error::Image`] if it is not a PNG image.
+    /// [`Error::Io`] if the file cannot be read, [`Error::Image`] if it is not a PNG image or is truncated.
     pub fn open_png(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         if !path.metadata().map_err(Error::io(path))?.is_file() {
@@ -222,16 +86,30 @@ impl Image {
         let mut buffer = vec![0; bytes];
         let info = reader.next_frame(&mut buffer).map_err(damaged)?;
         buffer.truncate(info.buffer_size());
-        let over_white = |v: u8, alpha: u8| ((u32::from(v) * u32::from(alpha) + 255 * (255 - u32::from(alpha)) + 127) / 255) as u8;
-        let pixels = match info.color_type {
-            png::ColorType::Grayscale => buffer.iter().flat_map(|&g| [g; 3]).collect(),
-            png::ColorType::GrayscaleAlpha => buffer.chunks_exact(2).flat_map(|p| [over_white(p[0], p[1]); 3]).collect(),
-            png::ColorType::Rgba => buffer.chunks_exact(4).flat_map(|p| [0, 1, 2].map(|i| over_white(p[i], p[3]))).collect(),
-            _ => buffer,
+        let image = match info.color_type {
+            png::ColorType::Grayscale => Self::from_rgb(width, height, buffer.iter().flat_map(|&g| [g; 3]).collect())?,
+            png::ColorType::GrayscaleAlpha => {
+                let pixels: Vec<u8> = buffer.chunks_exact(2).flat_map(|p| [p[0], p[0], p[0], p[1]]).collect();
+                Self::from_rgba(width, height, &pixels)?
+            }
+            png::ColorType::Rgba => Self::from_rgba(width, height, &buffer)?,
+            _ => Self::from_rgb(width, height, buffer)?,
         };
-        let provenance = provenance(reader.info());
-        Ok(Self { provenance, ..Self::from_rgb(width, height, pixels)? })
+        // The chunks after the pixels may have an orientation too. The pixels are complete, whatever follows them.
+        let _ = reader.finish();
+        let image = image.upright(orientation(reader.info()));
+        Ok(Self { provenance: provenance(reader.info()), ..image })
     }
+}
+
+/// Returns the orientation in the EXIF chunk of a PNG file, from 1 to 8; 1 if there is none.
+fn orientation(info: &png::Info<'_>) -> u8 {
+    let Some(chunk) = &info.exif_metadata else { return 1 };
+    // Damage elsewhere in the chunk does not matter.
+    let parsed = exif::Reader::new().continue_on_error(true).read_raw(chunk.to_vec());
+    let exif = parsed.or_else(|error| error.distill_partial_result(|_| ())).ok();
+    let value = exif.and_then(|exif| exif.get_field(exif::Tag::Orientation, exif::In::PRIMARY)?.value.get_uint(0));
+    value.and_then(|value| u8::try_from(value).ok()).filter(|value| (1..=8).contains(value)).unwrap_or(1)
 }
 
 /// Reads the provenance from the text chunks of a PNG file.
@@ -319,22 +197,57 @@ mod tests {
         assert!(!Path::new("/dev/null").is_file());
     }
 
-    #[test]
-    fn planes_round_to_the_nearest_level_and_back() {
-        let image = checker();
-        assert_eq!(Image::from_planes(&image.planes(), 4, 3).unwrap(), image);
-        assert!(Image::from_planes(&[f32::NAN; 3], 1, 1).is_err());
-        assert!(Image::from_rgb(2, 2, vec![0; 11]).is_err());
-        assert!(Image::from_rgb(usize::MAX, 2, vec![0; 12]).is_err());
+    /// Encodes an image with an alpha channel, and an EXIF chunk with an orientation before or after the pixels.
+    fn turned_png(width: u32, height: u32, pixels: &[u8], orientation: u8, after: bool) -> Vec<u8> {
+        let entry = [0x01, 0x12, 0, 3, 0, 0, 0, 1, 0, orientation, 0, 0];
+        let exif = [&b"MM\0*\0\0\0\x08\0\x01"[..], &entry, &[0; 4]].concat();
+        let mut bytes = Vec::new();
+        let mut info = png::Info::with_size(width, height);
+        info.color_type = png::ColorType::Rgba;
+        if !after {
+            info.exif_metadata = Some(exif.clone().into());
+        }
+        let mut writer = png::Encoder::with_info(&mut bytes, info).unwrap().write_header().unwrap();
+        writer.write_image_data(pixels).unwrap();
+        if after {
+            writer.write_chunk(png::chunk::eXIf, &exif).unwrap();
+        }
+        writer.finish().unwrap();
+        bytes
     }
 
     #[test]
-    fn grid_places_images_row_by_row() {
-        let images = vec![checker(), checker(), checker()];
-        let grid = Image::grid(&images, 2).unwrap();
-        assert_eq!((grid.width(), grid.height()), (8, 6));
-        assert_eq!(grid.pixels()[3 * 4..3 * 8], checker().pixels()[..12]);
-        assert_eq!(grid.pixels()[3 * (3 * 8 + 4)..3 * (3 * 8 + 8)], [255; 12]);
-        assert!(Image::grid::<Image>(&[], 2).is_err());
+    fn every_orientation_is_turned_upright() {
+        // 3 x 2 pixels, numbered from the top left of the upright image, as a camera stores them.
+        let stored: [(u8, [u8; 6]); 10] = [
+            (0, [1, 2, 3, 4, 5, 6]),
+            (1, [1, 2, 3, 4, 5, 6]),
+            (2, [3, 2, 1, 6, 5, 4]),
+            (3, [6, 5, 4, 3, 2, 1]),
+            (4, [4, 5, 6, 1, 2, 3]),
+            (5, [1, 4, 2, 5, 3, 6]),
+            (6, [3, 6, 2, 5, 1, 4]),
+            (7, [6, 3, 5, 2, 4, 1]),
+            (8, [4, 1, 5, 2, 6, 3]),
+            (9, [1, 2, 3, 4, 5, 6]),
+        ];
+        for (orientation, levels) in stored {
+            let (width, height) = if (5..=8).contains(&orientation) { (2, 3) } else { (3, 2) };
+            let pixels: Vec<u8> = levels.iter().flat_map(|&level| [level, level, level, 254 + level % 2]).collect();
+            for after in [false, true] {
+                let image = Image::from_png("turned", &turned_png(width, height, &pixels, orientation, after)).unwrap();
+                let upright: Vec<u8> = (1..=6).flat_map(|level: u8| [level, level, level, 254 + level % 2]).collect();
+                assert_eq!(image, Image::from_rgba(3, 2, &upright).unwrap(), "orientation {orientation}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_truncated_file_is_refused_by_name() {
+        let bytes = checker().to_png().unwrap();
+        for length in 0..bytes.len() - 16 {
+            let error = Image::from_png("half.png", &bytes[..length]).unwrap_err().to_string();
+            assert!(error.starts_with("half.png: not a PNG image: "), "{length}: {error}");
+        }
     }
 }

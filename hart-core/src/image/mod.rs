@@ -1,0 +1,246 @@
+//! 8-bit RGB images.
+
+mod orientation;
+mod png_file;
+
+use rayon::prelude::*;
+use std::borrow::Borrow;
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+
+/// Number of pixels that one task quantises.
+const PIXELS_PER_TASK: usize = 1 << 14;
+/// Maximum length in bytes of a text in a PNG file.
+pub(crate) const MAX_TEXT_BYTES: usize = 1 << 20;
+
+/// The prompt, seed and settings of a generated image. Stored in the text chunks of PNG files.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Provenance {
+    /// Prompt of the image.
+    pub prompt: String,
+    /// Seed of the image.
+    pub seed: u64,
+    /// The other settings in one line.
+    pub settings: String,
+}
+
+/// An 8-bit RGB image. Clones share the pixels. Transparent pixels are composited over white; their alpha remains known to
+/// [`Mask::from_image`](crate::Mask::from_image) and [`Self::transparency`].
+#[derive(Clone, PartialEq)]
+pub struct Image {
+    width: usize,
+    height: usize,
+    pixels: Arc<Vec<u8>>,
+    /// Alpha of each pixel, from 0 (transparent) to 255; `None` if all pixels are opaque.
+    alpha: Option<Arc<Vec<u8>>>,
+    /// The prompt, seed and settings, if hart generated the image.
+    pub provenance: Option<Provenance>,
+}
+
+impl Provenance {
+    /// Creates a provenance. `settings` can be any text of one line.
+    pub fn new(prompt: impl Into<String>, seed: u64, settings: impl Into<String>) -> Self {
+        Self { prompt: prompt.into(), seed, settings: settings.into() }
+    }
+}
+
+impl std::fmt::Debug for Image {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Image({} x {}, {:?})", self.width, self.height, self.provenance)
+    }
+}
+
+impl Image {
+    /// Creates an image from its pixels: three bytes each, row by row from the top left.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Request`] if the length is not `3 * width * height`, or 0.
+    pub fn from_rgb(width: usize, height: usize, pixels: Vec<u8>) -> Result<Self> {
+        let expected = width.checked_mul(height).and_then(|n| n.checked_mul(3));
+        if expected != Some(pixels.len()) || pixels.is_empty() {
+            let problem =
+                format!("{} bytes for {width} x {height} pixels, expected 3 a pixel and at least one pixel", pixels.len());
+            return Err(Error::request("image", problem));
+        }
+        Ok(Self { width, height, pixels: Arc::new(pixels), alpha: None, provenance: None })
+    }
+
+    /// Creates an image from pixels with alpha: four bytes each, row by row from the top left. Transparent pixels are composited over
+    /// white.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Request`] if the length is not `4 * width * height`, or 0.
+    pub fn from_rgba(width: usize, height: usize, pixels: &[u8]) -> Result<Self> {
+        let expected = width.checked_mul(height).and_then(|n| n.checked_mul(4));
+        if expected != Some(pixels.len()) {
+            let problem =
+                format!("{} bytes for {width} x {height} pixels, expected 4 a pixel and at least one pixel", pixels.len());
+            return Err(Error::request("image", problem));
+        }
+        let over_white = |v: u8, alpha: u8| ((u32::from(v) * u32::from(alpha) + 255 * (255 - u32::from(alpha)) + 127) / 255) as u8;
+        let colours = pixels.chunks_exact(4).flat_map(|p| [0, 1, 2].map(|i| over_white(p[i], p[3])));
+        let mut image = Self::from_rgb(width, height, colours.collect())?;
+        if pixels.iter().skip(3).step_by(4).any(|alpha| *alpha < 255) {
+            image.alpha = Some(Arc::new(pixels.iter().skip(3).step_by(4).copied().collect()));
+        }
+        Ok(image)
+    }
+
+    /// Quantises planes `[3, height, width]` with values from -1 to 1 to the nearest levels.
+    pub(crate) fn from_planes(planes: &[f32], width: usize, height: usize) -> Result<Self> {
+        if !planes.iter().all(|v| v.is_finite()) {
+            return Err(Error::Overflow { what: "the decoded pixels".into() });
+        }
+        let size = width * height;
+        // Rounds halves up with comparisons, since `round` calls the C library on many processors.
+        let level = |v: f32| {
+            let level = ((v + 1.0) * 0.5 * 255.0).clamp(0.0, 255.0);
+            let below = level as u8;
+            below + u8::from(level - f32::from(below) >= 0.5)
+        };
+        let mut pixels = vec![0; 3 * size];
+        pixels.par_chunks_mut(3 * PIXELS_PER_TASK).enumerate().for_each(|(part, pixels)| {
+            for (i, pixel) in pixels.chunks_exact_mut(3).enumerate() {
+                let at = part * PIXELS_PER_TASK + i;
+                pixel.copy_from_slice(&[planes[at], planes[size + at], planes[2 * size + at]].map(level));
+            }
+        });
+        Ok(Self { width, height, pixels: Arc::new(pixels), alpha: None, provenance: None })
+    }
+
+    /// Returns the planes `[3, height, width]` with values from -1 to 1.
+    pub(crate) fn planes(&self) -> Vec<f32> {
+        let plane = |channel: usize| self.pixels.iter().skip(channel).step_by(3).map(|&v| f32::from(v) / 127.5 - 1.0);
+        (0..3).flat_map(plane).collect()
+    }
+
+    /// Returns the planes of several images, `[images, 3, height, width]`.
+    pub(crate) fn planes_of(images: &[Self]) -> Vec<f32> {
+        images.par_iter().flat_map_iter(Self::planes).collect()
+    }
+
+    /// Blends the image with another one of the same size. A weight of 0 takes the pixel of `other`, a weight of 1 that of this image.
+    pub(crate) fn blend(&self, other: &Self, weights: &[f32]) -> Self {
+        let pixels = self.pixels.chunks_exact(3).zip(other.pixels.chunks_exact(3)).zip(weights);
+        let mix = |own: u8, other: u8, weight: f32| (f32::from(other) + weight * (f32::from(own) - f32::from(other)) + 0.5) as u8;
+        let pixels = pixels.flat_map(|((own, other), &weight)| [0, 1, 2].map(|i| mix(own[i], other[i], weight))).collect();
+        Self { pixels: Arc::new(pixels), ..self.clone() }
+    }
+
+    pub(crate) fn with_provenance(mut self, provenance: Provenance) -> Self {
+        self.provenance = Some(provenance);
+        self
+    }
+
+    /// Returns the width in pixels.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Returns the height in pixels.
+    pub fn height(&self) -> usize {
+        self.height
+    }
+
+    /// Returns the pixels: three bytes each, row by row from the top left.
+    pub fn pixels(&self) -> &[u8] {
+        &self.pixels
+    }
+
+    /// Returns an image of the same size that is white where this one is transparent and black where it is opaque. It makes a mask of an
+    /// image with a transparent hole.
+    #[must_use]
+    pub fn transparency(&self) -> Self {
+        let pixels = match &self.alpha {
+            Some(alpha) => alpha.iter().flat_map(|alpha| [255 - alpha; 3]).collect(),
+            None => vec![0; self.pixels.len()],
+        };
+        Self { width: self.width, height: self.height, pixels: Arc::new(pixels), alpha: None, provenance: None }
+    }
+
+    /// Returns the mean of each pixel's channels times its alpha, from 0 to 255.
+    pub(crate) fn light(&self) -> Vec<u8> {
+        let mean = |pixel: &[u8]| pixel.iter().map(|&v| u32::from(v)).sum::<u32>() / 3;
+        let means = self.pixels.chunks_exact(3).map(mean);
+        match &self.alpha {
+            // Compositing over white added what the alpha lacks.
+            Some(alpha) => means.zip(&**alpha).map(|(mean, &alpha)| mean.saturating_sub(255 - u32::from(alpha)) as u8).collect(),
+            None => means.map(|mean| mean as u8).collect(),
+        }
+    }
+
+    /// Arranges images of one size in rows of `columns`. Unused cells are white.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Request`] if there is no image, the sizes differ, `columns` is 0, or there is not enough memory.
+    pub fn grid<I: Borrow<Self>>(images: &[I], columns: usize) -> Result<Self> {
+        let images: Vec<&Self> = images.iter().map(Borrow::borrow).collect();
+        let Some(first) = images.first() else { return Err(Error::request("grid", "there is no image")) };
+        if columns == 0 || images.iter().any(|i| (i.width, i.height) != (first.width, first.height)) {
+            return Err(Error::request("grid", "expected images of one size and at least one column"));
+        }
+        let (width, columns) = (first.width, columns.min(images.len()));
+        let rows = images.len().div_ceil(columns);
+        let (whole, mut pixels) = (3 * width * columns * first.height * rows, Vec::new());
+        let no_memory = |_| Error::request("grid", format!("there is no memory for {whole} bytes: use fewer images"));
+        pixels.try_reserve_exact(whole).map_err(no_memory)?;
+        pixels.resize(whole, 255);
+        for (index, image) in images.iter().enumerate() {
+            let (left, top) = (index % columns * width, index / columns * first.height);
+            for (y, line) in image.pixels.chunks(3 * width).enumerate() {
+                let start = 3 * ((top + y) * columns * width + left);
+                pixels[start..start + line.len()].copy_from_slice(line);
+            }
+        }
+        Ok(Self { width: width * columns, height: first.height * rows, pixels: Arc::new(pixels), alpha: None, provenance: None })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checker() -> Image {
+        let pixels = (0..4 * 3).flat_map(|i| [i as u8 * 20, 255 - i as u8, (i % 2) as u8 * 255]).collect();
+        Image::from_rgb(4, 3, pixels).unwrap()
+    }
+
+    #[test]
+    fn planes_round_to_the_nearest_level_and_back() {
+        let image = checker();
+        assert_eq!(Image::from_planes(&image.planes(), 4, 3).unwrap(), image);
+        assert!(Image::from_planes(&[f32::NAN; 3], 1, 1).is_err());
+        assert!(Image::from_rgb(2, 2, vec![0; 11]).is_err());
+        assert!(Image::from_rgb(usize::MAX, 2, vec![0; 12]).is_err());
+    }
+
+    #[test]
+    fn light_is_that_of_the_colour_times_alpha() {
+        let pixels = [[255, 255, 255, 255], [255, 255, 255, 0], [0, 0, 0, 0], [255, 255, 255, 100], [90, 120, 150, 255]];
+        let image = Image::from_rgba(5, 1, pixels.as_flattened()).unwrap();
+        assert_eq!(image.pixels()[..12], [255; 12]);
+        assert_eq!(image.light(), [255, 0, 0, 100, 120]);
+        let holes: Vec<u8> = image.transparency().pixels().iter().step_by(3).copied().collect();
+        assert_eq!(holes, [0, 255, 255, 155, 0]);
+        let opaque = Image::from_rgba(1, 1, &[1, 2, 3, 255]).unwrap();
+        assert_eq!(opaque, Image::from_rgb(1, 1, vec![1, 2, 3]).unwrap());
+        assert_eq!(opaque.transparency().pixels(), [0; 3]);
+        assert!(Image::from_rgba(2, 1, &[0; 7]).unwrap_err().to_string().contains("7 bytes for 2 x 1 pixels, expected 4"));
+        assert!(Image::from_rgba(0, 1, &[]).is_err());
+    }
+
+    #[test]
+    fn grid_places_images_row_by_row() {
+        let images = vec![checker(), checker(), checker()];
+        let grid = Image::grid(&images, 2).unwrap();
+        assert_eq!((grid.width(), grid.height()), (8, 6));
+        assert_eq!(grid.pixels()[3 * 4..3 * 8], checker().pixels()[..12]);
+        assert_eq!(grid.pixels()[3 * (3 * 8 + 4)..3 * (3 * 8 + 8)], [255; 12]);
+        assert!(Image::grid::<Image>(&[], 2).is_err());
+    }
+}
