@@ -160,8 +160,11 @@ impl Arguments {
         match &self.edit {
             Edit { mask: Some(mask), .. } => inpaint(Mask::from_image(&image_file::open_mask(mask, &self.image)?)),
             Edit { hole: Some(hole), .. } => {
-                let mask = Mask::from_image(&image_file::open_mask(hole, &self.image)?.transparency());
-                inpaint(mask)
+                let hole_image = image_file::open_mask(hole, &self.image)?.transparency();
+                if hole_image.pixels().iter().all(|&transparency| transparency < 128) {
+                    return Err(format!("--hole: {}: no pixel is transparent; --mask takes a white region", hole.display()).into());
+                }
+                inpaint(Mask::from_image(&hole_image))
             }
             Edit { rectangle: Some(rectangle), .. } => {
                 let [left, top, width, height] = rectangle.pixels(side);

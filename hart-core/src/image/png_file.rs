@@ -84,7 +84,12 @@ impl Image {
             return Err(invalid(format!("has {width} x {height} pixels, expected at most {MAX_PIXELS} in total")));
         };
         let mut buffer = vec![0; bytes];
-        let info = reader.next_frame(&mut buffer).map_err(damaged)?;
+        let info = reader.next_frame(&mut buffer).map_err(|error| match error {
+            png::DecodingError::IoError(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
+                invalid("the file is truncated, its end is missing: copy or download it again".into())
+            }
+            error => damaged(error),
+        })?;
         buffer.truncate(info.buffer_size());
         let image = match info.color_type {
             png::ColorType::Grayscale => Self::from_rgb(width, height, buffer.iter().flat_map(|&g| [g; 3]).collect())?,
@@ -247,7 +252,9 @@ mod tests {
         let bytes = checker().to_png().unwrap();
         for length in 0..bytes.len() - 16 {
             let error = Image::from_png("half.png", &bytes[..length]).unwrap_err().to_string();
-            assert!(error.starts_with("half.png: not a PNG image: "), "{length}: {error}");
+            assert!(error.starts_with("half.png: "), "{length}: {error}");
         }
+        let error = Image::from_png("half.png", &bytes[..bytes.len() - 20]).unwrap_err().to_string();
+        assert_eq!(error, "half.png: the file is truncated, its end is missing: copy or download it again");
     }
 }
