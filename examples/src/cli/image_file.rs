@@ -113,15 +113,28 @@ fn decoder(path: &Path) -> Result<(impl ImageDecoder, Orientation), Box<dyn Erro
         file.rewind()?;
         reader = ImageReader::with_format(file, format);
     }
+    let format = reader.format();
     let mut decoder = reader.into_decoder()?;
     let (width, height) = decoder.dimensions();
     // A small file can decompress to gigabytes.
     if u64::from(width) * u64::from(height) > MAX_PIXELS {
         return Err(format!("has {width} x {height} pixels, expected at most {MAX_PIXELS} in all; make it smaller").into());
     }
-    let exif = decoder.exif_metadata()?.unwrap_or_default();
+    let mut exif = decoder.exif_metadata()?.unwrap_or_default();
+    if exif.is_empty() && format == Some(ImageFormat::Png) {
+        exif = exif_after_pixels(path)?;
+    }
     let orientation = Orientation::from_exif_chunk(exif.strip_prefix(EXIF_PREFIX).unwrap_or(&exif));
     Ok((decoder, orientation.unwrap_or(Orientation::NoTransforms)))
+}
+
+/// Returns the EXIF data of a PNG file that stand after the pixels, where some programs write them; empty if there are none. The
+/// crate `image` reads only those before the pixels.
+fn exif_after_pixels(path: &Path) -> io::Result<Vec<u8>> {
+    let Ok(mut reader) = png::Decoder::new(BufReader::new(fs::File::open(path)?)).read_info() else { return Ok(Vec::new()) };
+    // Damage is reported when the pixels are decoded.
+    let _ = reader.finish();
+    Ok(reader.info().exif_metadata.as_deref().unwrap_or_default().to_vec())
 }
 
 /// Returns whether a file has all its bytes, for formats whose decoders accept a truncated file. `true` for all others.
@@ -265,6 +278,22 @@ mod tests {
                 assert!(mean < 6.0, "{format:?}, orientation {orientation}: {mean}");
             }
         }
+    }
+
+    #[test]
+    fn an_orientation_after_the_pixels_of_a_png_file_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("turned.png");
+        let (stored, mut bytes) = (quarters().rotate270().to_rgb8(), Vec::new());
+        let mut encoder = png::Encoder::new(&mut bytes, stored.width(), stored.height());
+        encoder.set_color(png::ColorType::Rgb);
+        let mut writer = encoder.write_header().unwrap();
+        writer.write_image_data(&stored).unwrap();
+        writer.write_chunk(png::chunk::eXIf, &exif(6)).unwrap();
+        writer.finish().unwrap();
+        fs::write(&path, bytes).unwrap();
+        assert_eq!(read(&path).unwrap().to_rgb8(), quarters().to_rgb8());
+        assert_eq!(upright_size(&path).unwrap(), (8, 6));
     }
 
     #[test]

@@ -10,6 +10,8 @@ use crate::files::write_file;
 
 /// Maximum number of pixels of a PNG file to read.
 const MAX_PIXELS: usize = 1 << 26;
+/// Prefix that some programs write before EXIF data, as in JPEG files.
+const EXIF_PREFIX: &[u8] = b"Exif\0\0";
 /// Value of the `Software` chunk in PNG files.
 const SOFTWARE: &str = concat!("hart ", env!("CARGO_PKG_VERSION"));
 
@@ -111,6 +113,7 @@ impl Image {
 fn orientation(info: &png::Info<'_>) -> u8 {
     let Some(chunk) = &info.exif_metadata else { return 1 };
     // Damage elsewhere in the chunk does not matter.
+    let chunk = chunk.strip_prefix(EXIF_PREFIX).unwrap_or(chunk);
     let parsed = exif::Reader::new().continue_on_error(true).read_raw(chunk.to_vec());
     let exif = parsed.or_else(|error| error.distill_partial_result(|_| ())).ok();
     let value = exif.and_then(|exif| exif.get_field(exif::Tag::Orientation, exif::In::PRIMARY)?.value.get_uint(0));
@@ -205,7 +208,8 @@ mod tests {
     /// Encodes an image with an alpha channel, and an EXIF chunk with an orientation before or after the pixels.
     fn turned_png(width: u32, height: u32, pixels: &[u8], orientation: u8, after: bool) -> Vec<u8> {
         let entry = [0x01, 0x12, 0, 3, 0, 0, 0, 1, 0, orientation, 0, 0];
-        let exif = [&b"MM\0*\0\0\0\x08\0\x01"[..], &entry, &[0; 4]].concat();
+        let prefix = if after { EXIF_PREFIX } else { &[] };
+        let exif = [prefix, b"MM\0*\0\0\0\x08\0\x01", &entry, &[0; 4]].concat();
         let mut bytes = Vec::new();
         let mut info = png::Info::with_size(width, height);
         info.color_type = png::ColorType::Rgba;
