@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use hart_core::stages::TextTokenizer;
 use hart_core::weights::Checkpoint;
 use hart_core::{Control, Error, Files, Hart, OpenOptions, Precision, WeightSet, convert};
 use safetensors::Dtype;
@@ -186,6 +187,27 @@ fn wrappers_are_removed_from_names_in_safetensors() {
     twice.push((format!("module.{}", twice[0].0), twice[0].1.clone(), twice[0].2.clone()));
     write_safetensors(&file, &twice, &[]);
     model.refused(&["model.safetensors", "under two names", "keep one"]);
+}
+
+/// Composed and decomposed letters are the same prompt to the shipped model. ASCII prompts have the tokens that the model was trained with.
+#[test]
+fn the_shipped_tokenizer_composes_letters() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/models/hart-emoji/text");
+    let read = |name: &str| fs::read(folder.join(name)).unwrap();
+    let (shipped, settings) = (read("tokenizer.json"), read("tokenizer_config.json"));
+    let mut json: serde_json::Value = serde_json::from_slice(&shipped).unwrap();
+    assert_eq!(json["normalizer"].take(), serde_json::json!({ "type": "NFC" }));
+    let before = json.to_string();
+    let ids = |tokenizer: &[u8], text: &str| {
+        TextTokenizer::parse(&folder, tokenizer, &settings, 1024).unwrap().tokenize(&[text], None, 40).unwrap().ids
+    };
+    let (composed, decomposed) = ("a café by the Ångström", "a cafe\u{301} by the A\u{30a}ngstro\u{308}m");
+    assert_eq!(ids(&shipped, decomposed), ids(&shipped, composed));
+    assert_eq!(ids(&shipped, composed), ids(before.as_bytes(), composed));
+    let ascii: String = (0..128).map(|code| char::from(code as u8)).collect();
+    for text in ["three red apples on a white background", "a 'Llama' in blue-green, 12\t\r\n x 34 (noto style)", &ascii] {
+        assert_eq!(ids(&shipped, text), ids(before.as_bytes(), text), "{text}");
+    }
 }
 
 #[test]

@@ -386,6 +386,29 @@ fn invalid_input_is_reported() {
     assert!(vocabulary(256).contains("is 256, expected a number from 257") && vocabulary(usize::MAX).contains("vocab_size"));
 }
 
+/// The files of a trained text tokenizer normalise and split like Qwen2's.
+#[test]
+fn a_trained_text_tokenizer_is_like_qwen2s() {
+    let folder = tempfile::tempdir().unwrap();
+    let captions = vec!["12 cafés on a blue-green sea".to_string(); 3];
+    let vocabulary = train_text_tokenizer(&captions, 400, folder.path()).unwrap();
+    let file = std::fs::read(folder.path().join("tokenizer.json")).unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&file).unwrap();
+    assert_eq!(json["normalizer"], json!({ "type": "NFC" }));
+    let split = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+    let parts = json!([
+        { "type": "Split", "pattern": { "Regex": split }, "behavior": "Isolated", "invert": false },
+        { "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false },
+    ]);
+    assert_eq!(json["pre_tokenizer"], json!({ "type": "Sequence", "pretokenizers": parts }));
+    let tokenizer = TextTokenizer::open(folder.path(), vocabulary).unwrap();
+    let ids = |text: &str| tokenizer.tokenize(&[text], None, 20).unwrap().ids;
+    assert_eq!(ids("cafe\u{301}s"), ids("cafés"));
+    // A digit is a token of its own, and a hyphen belongs to the word after it.
+    let vocab = json["model"]["vocab"].as_object().unwrap();
+    assert!(!vocab.contains_key("12") && vocab.contains_key("-green"), "{vocab:?}");
+}
+
 #[test]
 fn options_have_ranges() {
     let folder = tempfile::tempdir().unwrap();

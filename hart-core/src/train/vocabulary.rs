@@ -4,13 +4,22 @@ use std::path::Path;
 
 use serde_json::json;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
+use tokenizers::normalizers::NFC;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::{AddedToken, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, TokenizerBuilder, TokenizerImpl};
+use tokenizers::pre_tokenizers::sequence::Sequence;
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::{
+    AddedToken, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, SplitDelimiterBehavior, TokenizerBuilder,
+    TokenizerImpl,
+};
 
 use crate::config::MAX_VOCABULARY;
 use crate::error::{Error, Result};
 use crate::files::write_file;
 
+/// Pattern by which Qwen2 splits texts before merging bytes.
+const SPLIT: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 /// Padding token of Qwen2.
 const PAD: &str = "<|endoftext|>";
 /// Smallest vocabulary: all bytes and the padding token.
@@ -21,7 +30,8 @@ type ByteLevelBpe = TokenizerImpl<BPE, NormalizerWrapper, PreTokenizerWrapper, P
 /// Trains a text tokenizer on captions and returns the size of its vocabulary, at most `max_vocabulary`.
 ///
 /// Writes `tokenizer.json`, `tokenizer_config.json` and `special_tokens_map.json` to `folder`, each one atomically. The vocabulary
-/// contains all 256 bytes, so the tokenizer can encode every text.
+/// contains all 256 bytes, so the tokenizer can encode every text. Texts are normalised and split like those of Qwen2, so that libraries
+/// that recognise the files as Qwen2's tokenize equally.
 ///
 /// # Errors
 ///
@@ -36,10 +46,13 @@ pub fn train_text_tokenizer(captions: &[String], max_vocabulary: usize, folder: 
         ));
     }
     let failed = |e: tokenizers::Error| Error::request("captions", format!("a tokenizer cannot be trained on them: {e}"));
-    let byte_level = ByteLevel::default().add_prefix_space(false);
+    let byte_level = ByteLevel::new(false, false, false);
+    let split = Split::new(SplitPattern::Regex(SPLIT.into()), SplitDelimiterBehavior::Isolated, false).map_err(failed)?;
+    let splitting = Sequence::new(vec![split.into(), byte_level.into()]);
     let builder: TokenizerBuilder<BPE, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, ByteLevel> =
         TokenizerBuilder::new();
-    let builder = builder.with_model(BPE::default()).with_pre_tokenizer(Some(byte_level.into()));
+    let builder = builder.with_model(BPE::default()).with_normalizer(Some(NFC.into()));
+    let builder = builder.with_pre_tokenizer(Some(splitting.into()));
     let builder = builder.with_post_processor(Some(byte_level.into())).with_decoder(Some(byte_level));
     let mut tokenizer: ByteLevelBpe = builder.build().map_err(failed)?;
     let mut trainer = BpeTrainer::builder()
