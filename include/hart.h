@@ -64,7 +64,7 @@
  *           Free an object only when no other thread uses it. After fork(), the child has none of hart's threads: call
  *           exec first.
  *
- * Runs at the same time share the cores, so each takes longer. hart installs no signal handler, no logger and no panic
+ * Concurrent runs share the cores, so each takes longer. hart installs no signal handler, no logger and no panic
  * hook, and prints nothing, with one exception: if Rust code in the library panics, Rust's runtime prints the panic to
  * standard error before the call returns an error. A failing GPU, a malformed tokenizer.json and a defect in hart
  * (HART_ERR_PANIC) can cause a panic.
@@ -146,7 +146,7 @@ typedef struct hart_request hart_request;
 /** Result of a run. */
 typedef struct hart_result hart_result;
 
-/** An image as tokens of a model: the codes of every scale, and the residual that the codes do not represent. */
+/** An image encoded as tokens of a model: the codes of every scale, and the residual that the codes do not represent. */
 typedef struct hart_tokens hart_tokens;
 
 /* ---- Version --------------------------------------------------------------- */
@@ -234,7 +234,7 @@ enum {
   HART_ERR_MEMORY = 301,
   /** A run produced NaN or infinity. */
   HART_ERR_OVERFLOW = 302,
-  /** hart panicked, which is a defect in hart. The program can continue; the model returns `HART_ERR_POISONED` from now on. */
+  /** hart panicked because of a defect in hart. The program can continue; the model returns `HART_ERR_POISONED` from now on. */
   HART_ERR_PANIC = 900,
   /** The model has panicked before. Free it and open it again. */
   HART_ERR_POISONED = 901,
@@ -242,7 +242,7 @@ enum {
   HART_ERR_OTHER = 902
 };
 
-/** Returns a short English description of a status. Never NULL, also for unknown numbers. The string is static. */
+/** Returns a short English description of a status. Never NULL, even for unknown numbers. The string is static. */
 HART_API const char *hart_status_text(hart_status status);
 
 /* ---- Last error ------------------------------------------------------------ */
@@ -321,12 +321,12 @@ HART_API hart_status hart_options_set_text_model(hart_options *options, const ch
 HART_API hart_status hart_options_set_weights(hart_options *options, const char *weights);
 
 /**
- * Sets whether safetensors files are memory-mapped (not 0, default) or read into memory (0). Mapped files must not
- * change while the model is open.
+ * Sets whether safetensors files are memory-mapped (nonzero, the default) or read into memory (0). Mapped files must
+ * not change while the model is open.
  */
 HART_API hart_status hart_options_set_memory_map(hart_options *options, int32_t memory_map);
 
-/** Sets whether unused tensors are an error (not 0, default) or ignored (0). */
+/** Sets whether unused tensors are an error (nonzero, the default) or ignored (0). */
 HART_API hart_status hart_options_set_strict(hart_options *options, int32_t strict);
 
 /**
@@ -338,15 +338,15 @@ HART_API hart_status hart_options_set_threads(hart_options *options, uint32_t th
 
 /**
  * Sets a limit in bytes for the estimated memory; 0 (default) is no limit. Opening the model or generating with it
- * returns `HART_ERR_MEMORY` before any work if the estimate is higher. On the CPU, images are decoded with less memory,
- * which takes longer, if they do not fit otherwise.
+ * returns `HART_ERR_MEMORY` before any work if the estimate is higher. On the CPU, if an image would not fit
+ * otherwise, the decoder uses less memory and takes longer.
  */
 HART_API hart_status hart_options_set_max_memory(hart_options *options, uint64_t bytes);
 
 /**
- * Sets whether the text model's memory-mapped weights stay in memory after a prompt is encoded (not 0) or are released
- * (0, default) and read again from the system's cache for the next prompt. A server that encodes all the time may keep
- * them.
+ * Sets whether the text model's memory-mapped weights stay in memory after a prompt is encoded (nonzero) or are
+ * released (0, the default) and read again from the system's cache for the next prompt. A server that encodes all the
+ * time may keep them.
  */
 HART_API hart_status hart_options_set_keep_text_model(hart_options *options, int32_t keep);
 
@@ -464,9 +464,9 @@ HART_API hart_status hart_cancel_new(hart_cancel **cancel);
 HART_API void hart_cancel_free(hart_cancel *cancel);
 
 /**
- * Cancels every run of a request that holds the token, also runs that start later. May be called from any thread and
- * in callbacks. It is the only function that may be called in a signal handler: it does one atomic store and leaves
- * the last error unchanged.
+ * Cancels every run of a request that holds the token, including runs that start later. May be called from any thread
+ * and in callbacks. It is the only function that may be called in a signal handler: it does one atomic store and
+ * leaves the last error unchanged.
  */
 HART_API hart_status hart_cancel_request(const hart_cancel *cancel);
 
@@ -478,7 +478,7 @@ HART_API int32_t hart_cancel_is_requested(const hart_cancel *cancel);
 
 /* ---- Events ---------------------------------------------------------------- */
 
-/** Stage of a run, in which an event occurs. Later versions may add stages. */
+/** Stage of a run in which an event occurs. Later versions may add stages. */
 typedef int32_t hart_stage;
 
 enum {
@@ -571,13 +571,13 @@ typedef int32_t hart_keep;
 
 enum {
   /**
-   * The pixels are exactly those of the image. A soft edge within the regenerated part, 1/64 of the model's width, leads
-   * over to the generated pixels. The default.
+   * The pixels are exactly those of the image. A soft edge within the regenerated part, 1/64 of the model's width,
+   * blends into the generated pixels. The default.
    */
   HART_KEEP_PIXELS = 0,
   /**
-   * The latent of patches without a regenerated pixel is exactly that of the image. The decoder computes all pixels from
-   * the whole latent, so that they change outside the part too, most of all near it.
+   * The latent of patches without a regenerated pixel is exactly that of the image. The decoder computes every pixel
+   * from the whole latent, so pixels outside the part change too, especially near it.
    */
   HART_KEEP_LATENT = 1
 };
@@ -589,8 +589,8 @@ HART_API hart_status hart_request_new(hart_request **request);
 HART_API void hart_request_free(hart_request *request);
 
 /**
- * Sets the only prompt and removes all others. Returns `HART_ERR_REQUEST` if the prompt is empty or too long, or not
- * that of the request's context.
+ * Sets the only prompt and removes all others. Returns `HART_ERR_REQUEST` if the prompt is empty, too long, or
+ * different from that of the request's context.
  */
 HART_API hart_status hart_request_set_prompt(hart_request *request, const char *prompt);
 
@@ -613,8 +613,8 @@ HART_API hart_status hart_request_set_seed(hart_request *request, uint64_t seed)
 HART_API hart_status hart_request_set_guidance(hart_request *request, double guidance);
 
 /**
- * Sets Gumbel-softmax smoothing: whether the embedding of a token is a weighted mix of codes (not 0) or a single code
- * (0). The default is the model's, usually 1.
+ * Sets Gumbel-softmax smoothing: whether the embedding of a token is a weighted mix of codes (nonzero) or a single
+ * code (0). The default is the model's, usually 1.
  */
 HART_API hart_status hart_request_set_smoothing(hart_request *request, int32_t smoothing);
 
@@ -638,7 +638,7 @@ HART_API hart_status hart_request_set_steps(hart_request *request, const char *s
 
 /**
  * Sets the text before each prompt. "" is no text; NULL is the model's own text, the default. Returns
- * `HART_ERR_REQUEST` if the text is too long, or not that of the request's context.
+ * `HART_ERR_REQUEST` if the text is too long or different from that of the request's context.
  */
 HART_API hart_status hart_request_set_system_prompt(hart_request *request, const char *prompt);
 
@@ -647,18 +647,18 @@ HART_API hart_status hart_request_set_system_prompt(hart_request *request, const
  * the prompts and the system prompt by those of the context. Setting other ones later returns `HART_ERR_REQUEST`; all
  * other settings are independent of the context. Only the model that encoded the context, and handles that share it,
  * can run the request. The context may be freed before the request. NULL removes the context and keeps the prompts and
- * the system prompt. Returns `HART_ERR_REQUEST` if the request then has too many images.
+ * the system prompt. Returns `HART_ERR_REQUEST` if the request would then have too many images.
  */
 HART_API hart_status hart_request_set_context(hart_request *request, const hart_context *context);
 
 /**
- * Sets inpainting: regenerates the part of `image` where `mask` is white. A pixel of the mask is white if the mean of its
- * channels times its alpha is at least half of the maximum, so that white on a transparent layer is a mask; for a mask
- * whose transparent part is regenerated, use `hart_image_transparency`. The image has the width and height of the model.
- * The mask has the same proportions and any resolution. The pixels of the other part stay exactly the same, unless
- * `hart_request_set_keep` says otherwise. The coarsest `kept_scales` scales are kept everywhere, so that the new part
- * follows the layout of the old one; 0 keeps none. The request keeps references to the images. NULL for `image` and
- * `mask` removes the image from the request.
+ * Sets inpainting: regenerates the part of `image` where `mask` is white. A pixel of the mask is white if the mean of
+ * its channels times its alpha is at least half of the maximum, so white on a transparent layer works as a mask. For a
+ * mask whose transparent part is regenerated, use `hart_image_transparency`. The image must have the width and height
+ * of the model. The mask must have the same proportions, at any resolution. All other pixels stay exactly the same,
+ * unless `hart_request_set_keep` says otherwise. The coarsest `kept_scales` scales are kept everywhere, so that the
+ * new part follows the layout of the old one; 0 keeps none. The request keeps references to the images. NULL for
+ * `image` and `mask` removes the image from the request.
  */
 HART_API
 hart_status hart_request_set_inpaint(hart_request *request,
@@ -668,8 +668,8 @@ hart_status hart_request_set_inpaint(hart_request *request,
 
 /**
  * Sets outpainting: generates the surroundings of an image that is smaller than the model's images. Its top left
- * corner is at (`left`, `top`) of the new image, in pixels. Its own pixels stay exactly the same, unless
- * `hart_request_set_keep` says otherwise. NULL for `image` removes the image from the request.
+ * corner is at (`left`, `top`) of the new image, in pixels. The pixels of the given image stay exactly the same,
+ * unless `hart_request_set_keep` says otherwise. NULL for `image` removes the image from the request.
  */
 HART_API hart_status hart_request_set_outpaint(hart_request *request, const hart_image *image, uint32_t left, uint32_t top);
 
@@ -718,9 +718,9 @@ HART_API uint64_t hart_context_bytes(const hart_context *context);
 
 /**
  * Returns the hidden states of prompt `index`, counted from 0: those of the text encoder after its final norm, without
- * the system prompt's, tokens * channels values, token by token. Padding has hidden states too. The values are copied
- * at the first call and valid until the context is freed. Returns `HART_ERR_ARGUMENT` if there is no such prompt, and
- * `HART_ERR_DEVICE` if a GPU fails.
+ * those of the system prompt. They are tokens * channels values, token by token. Padding has hidden states too. The
+ * values are copied at the first call and valid until the context is freed. Returns `HART_ERR_ARGUMENT` if there is no
+ * such prompt, and `HART_ERR_DEVICE` if a GPU fails.
  */
 HART_API
 hart_status hart_context_hidden(const hart_context *context,
@@ -844,10 +844,10 @@ typedef struct {
 HART_API hart_status hart_image_new(uint32_t width, uint32_t height, size_t stride, const uint8_t *pixels, hart_image **image);
 
 /**
- * Reads a PNG file of any colour type, turns it upright as its EXIF orientation says and composites transparent pixels
- * over white; as a mask they count as black. Also reads prompt, seed and settings from a file that hart wrote. Free the
- * image with `hart_image_free`. Returns `HART_ERR_IO` if the file can't be read and `HART_ERR_IMAGE` if it is malformed
- * or truncated.
+ * Reads a PNG file of any colour type, turns it upright according to its EXIF orientation and composites transparent
+ * pixels over white. In a mask, transparent pixels count as black. Also reads prompt, seed and settings from a file
+ * that hart wrote. Free the image with `hart_image_free`. Returns `HART_ERR_IO` if the file can't be read and
+ * `HART_ERR_IMAGE` if it is malformed or truncated.
  */
 HART_API hart_status hart_image_open(const char *path, hart_image **image);
 
@@ -903,7 +903,7 @@ HART_API size_t hart_tokens_scales(const hart_tokens *tokens);
 HART_API hart_status hart_tokens_codes(const hart_tokens *tokens, size_t scale, const uint32_t **codes, size_t *count);
 
 /**
- * Decodes tokens to an image, with the residual (not 0) or from the codes alone (0). With the residual, the image is
+ * Decodes tokens to an image, with the residual (nonzero) or from the codes alone (0). With the residual, the image is
  * the best reconstruction of the autoencoder. Free the image with `hart_image_free`. Returns `HART_ERR_ARGUMENT` if
  * the tokens belong to another model.
  */

@@ -30,9 +30,9 @@ pub unsafe extern "C" fn hart_cancel_free(cancel: *mut hart_cancel) {
     free(cancel);
 }
 
-/// Cancels every run of a request that holds the token, also runs that start later. May be called from any thread and
-/// in callbacks. It is the only function that may be called in a signal handler: it does one atomic store and leaves
-/// the last error unchanged.
+/// Cancels every run of a request that holds the token, including runs that start later. May be called from any thread
+/// and in callbacks. It is the only function that may be called in a signal handler: it does one atomic store and
+/// leaves the last error unchanged.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_cancel_request(cancel: *const hart_cancel) -> hart_status {
     // A signal handler may run before the token exists. No message is set: that would allocate memory.

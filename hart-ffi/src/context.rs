@@ -76,9 +76,9 @@ pub unsafe extern "C" fn hart_context_bytes(context: *const hart_context) -> u64
 }
 
 /// Returns the hidden states of prompt `index`, counted from 0: those of the text encoder after its final norm, without
-/// the system prompt's, tokens * channels values, token by token. Padding has hidden states too. The values are copied
-/// at the first call and valid until the context is freed. Returns `HART_ERR_ARGUMENT` if there is no such prompt, and
-/// `HART_ERR_DEVICE` if a GPU fails.
+/// those of the system prompt. They are tokens * channels values, token by token. Padding has hidden states too. The
+/// values are copied at the first call and valid until the context is freed. Returns `HART_ERR_ARGUMENT` if there is no
+/// such prompt, and `HART_ERR_DEVICE` if a GPU fails.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_context_hidden(
     context: *const hart_context,

@@ -11,7 +11,7 @@ use crate::image::{CImage, hart_image};
 use crate::out::Out;
 use crate::status::{Failure, HART_ERR_STATE, hart_status};
 
-/// Stage of a run, in which an event occurs. Later versions may add stages.
+/// Stage of a run in which an event occurs. Later versions may add stages.
 pub type hart_stage = i32;
 
 /// The text encoder: prompt to context.

@@ -98,10 +98,10 @@ pub unsafe extern "C" fn hart_image_new(
     })
 }
 
-/// Reads a PNG file of any colour type, turns it upright as its EXIF orientation says and composites transparent pixels
-/// over white; as a mask they count as black. Also reads prompt, seed and settings from a file that hart wrote. Free the
-/// image with `hart_image_free`. Returns `HART_ERR_IO` if the file can't be read and `HART_ERR_IMAGE` if it is malformed
-/// or truncated.
+/// Reads a PNG file of any colour type, turns it upright according to its EXIF orientation and composites transparent
+/// pixels over white. In a mask, transparent pixels count as black. Also reads prompt, seed and settings from a file
+/// that hart wrote. Free the image with `hart_image_free`. Returns `HART_ERR_IO` if the file can't be read and
+/// `HART_ERR_IMAGE` if it is malformed or truncated.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_image_open(path: *const c_char, image: *mut *mut hart_image) -> hart_status {
     guard(|| {

@@ -89,14 +89,14 @@ pub unsafe extern "C" fn hart_options_set_weights(options: *mut hart_options, we
     })
 }
 
-/// Sets whether safetensors files are memory-mapped (not 0, default) or read into memory (0). Mapped files must not
-/// change while the model is open.
+/// Sets whether safetensors files are memory-mapped (nonzero, the default) or read into memory (0). Mapped files must
+/// not change while the model is open.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_options_set_memory_map(options: *mut hart_options, memory_map: i32) -> hart_status {
     set(options, |options| Ok(options.memory_map(memory_map != 0)))
 }
 
-/// Sets whether unused tensors are an error (not 0, default) or ignored (0).
+/// Sets whether unused tensors are an error (nonzero, the default) or ignored (0).
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_options_set_strict(options: *mut hart_options, strict: i32) -> hart_status {
     set(options, |options| Ok(options.strict(strict != 0)))
@@ -114,16 +114,16 @@ pub unsafe extern "C" fn hart_options_set_threads(options: *mut hart_options, th
 }
 
 /// Sets a limit in bytes for the estimated memory; 0 (default) is no limit. Opening the model or generating with it
-/// returns `HART_ERR_MEMORY` before any work if the estimate is higher. On the CPU, images are decoded with less memory,
-/// which takes longer, if they do not fit otherwise.
+/// returns `HART_ERR_MEMORY` before any work if the estimate is higher. On the CPU, if an image would not fit
+/// otherwise, the decoder uses less memory and takes longer.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_options_set_max_memory(options: *mut hart_options, bytes: u64) -> hart_status {
     set(options, |options| Ok(options.max_memory((bytes > 0).then_some(bytes))))
 }
 
-/// Sets whether the text model's memory-mapped weights stay in memory after a prompt is encoded (not 0) or are released
-/// (0, default) and read again from the system's cache for the next prompt. A server that encodes all the time may keep
-/// them.
+/// Sets whether the text model's memory-mapped weights stay in memory after a prompt is encoded (nonzero) or are
+/// released (0, the default) and read again from the system's cache for the next prompt. A server that encodes all the
+/// time may keep them.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_options_set_keep_text_model(options: *mut hart_options, keep: i32) -> hart_status {
     set(options, |options| Ok(options.keep_text_model(keep != 0)))

@@ -139,8 +139,8 @@ unsafe fn set(request: *mut hart_request, set: impl FnOnce(Request) -> Result<Re
     })
 }
 
-/// Sets the only prompt and removes all others. Returns `HART_ERR_REQUEST` if the prompt is empty or too long, or not
-/// that of the request's context.
+/// Sets the only prompt and removes all others. Returns `HART_ERR_REQUEST` if the prompt is empty, too long, or
+/// different from that of the request's context.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_request_set_prompt(request: *mut hart_request, prompt: *const c_char) -> hart_status {
     change(request, |parts| set_prompts(parts, vec![text::get(prompt, "prompt")?.to_string()]))
@@ -182,8 +182,8 @@ pub unsafe extern "C" fn hart_request_set_guidance(request: *mut hart_request, g
     set(request, |settings| Ok(settings.guidance(guidance)))
 }
 
-/// Sets Gumbel-softmax smoothing: whether the embedding of a token is a weighted mix of codes (not 0) or a single code
-/// (0). The default is the model's, usually 1.
+/// Sets Gumbel-softmax smoothing: whether the embedding of a token is a weighted mix of codes (nonzero) or a single
+/// code (0). The default is the model's, usually 1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_request_set_smoothing(request: *mut hart_request, smoothing: i32) -> hart_status {
     set(request, |settings| Ok(settings.smoothing(smoothing != 0)))
@@ -211,7 +211,7 @@ pub unsafe extern "C" fn hart_request_set_steps(request: *mut hart_request, step
 }
 
 /// Sets the text before each prompt. "" is no text; NULL is the model's own text, the default. Returns
-/// `HART_ERR_REQUEST` if the text is too long, or not that of the request's context.
+/// `HART_ERR_REQUEST` if the text is too long or different from that of the request's context.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_request_set_system_prompt(request: *mut hart_request, prompt: *const c_char) -> hart_status {
     set(request, |settings| {
@@ -229,7 +229,7 @@ pub unsafe extern "C" fn hart_request_set_system_prompt(request: *mut hart_reque
 /// the prompts and the system prompt by those of the context. Setting other ones later returns `HART_ERR_REQUEST`; all
 /// other settings are independent of the context. Only the model that encoded the context, and handles that share it,
 /// can run the request. The context may be freed before the request. NULL removes the context and keeps the prompts and
-/// the system prompt. Returns `HART_ERR_REQUEST` if the request then has too many images.
+/// the system prompt. Returns `HART_ERR_REQUEST` if the request would then have too many images.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_request_set_context(request: *mut hart_request, context: *const hart_context) -> hart_status {
     change(request, |parts| {
@@ -248,20 +248,20 @@ pub unsafe extern "C" fn hart_request_set_context(request: *mut hart_request, co
 /// What an edit keeps outside the part that it regenerates. Later versions may add values.
 pub type hart_keep = i32;
 
-/// The pixels are exactly those of the image. A soft edge within the regenerated part, 1/64 of the model's width, leads
-/// over to the generated pixels. The default.
+/// The pixels are exactly those of the image. A soft edge within the regenerated part, 1/64 of the model's width,
+/// blends into the generated pixels. The default.
 pub const HART_KEEP_PIXELS: hart_keep = 0;
-/// The latent of patches without a regenerated pixel is exactly that of the image. The decoder computes all pixels from
-/// the whole latent, so that they change outside the part too, most of all near it.
+/// The latent of patches without a regenerated pixel is exactly that of the image. The decoder computes every pixel
+/// from the whole latent, so pixels outside the part change too, especially near it.
 pub const HART_KEEP_LATENT: hart_keep = 1;
 
-/// Sets inpainting: regenerates the part of `image` where `mask` is white. A pixel of the mask is white if the mean of its
-/// channels times its alpha is at least half of the maximum, so that white on a transparent layer is a mask; for a mask
-/// whose transparent part is regenerated, use `hart_image_transparency`. The image has the width and height of the model.
-/// The mask has the same proportions and any resolution. The pixels of the other part stay exactly the same, unless
-/// `hart_request_set_keep` says otherwise. The coarsest `kept_scales` scales are kept everywhere, so that the new part
-/// follows the layout of the old one; 0 keeps none. The request keeps references to the images. NULL for `image` and
-/// `mask` removes the image from the request.
+/// Sets inpainting: regenerates the part of `image` where `mask` is white. A pixel of the mask is white if the mean of
+/// its channels times its alpha is at least half of the maximum, so white on a transparent layer works as a mask. For a
+/// mask whose transparent part is regenerated, use `hart_image_transparency`. The image must have the width and height
+/// of the model. The mask must have the same proportions, at any resolution. All other pixels stay exactly the same,
+/// unless `hart_request_set_keep` says otherwise. The coarsest `kept_scales` scales are kept everywhere, so that the
+/// new part follows the layout of the old one; 0 keeps none. The request keeps references to the images. NULL for
+/// `image` and `mask` removes the image from the request.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_request_set_inpaint(
     request: *mut hart_request,
@@ -279,8 +279,8 @@ pub unsafe extern "C" fn hart_request_set_inpaint(
 }
 
 /// Sets outpainting: generates the surroundings of an image that is smaller than the model's images. Its top left
-/// corner is at (`left`, `top`) of the new image, in pixels. Its own pixels stay exactly the same, unless
-/// `hart_request_set_keep` says otherwise. NULL for `image` removes the image from the request.
+/// corner is at (`left`, `top`) of the new image, in pixels. The pixels of the given image stay exactly the same,
+/// unless `hart_request_set_keep` says otherwise. NULL for `image` removes the image from the request.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_request_set_outpaint(
     request: *mut hart_request,

@@ -50,7 +50,7 @@ pub const HART_ERR_MEMORY: hart_status = 301;
 /// A run produced NaN or infinity.
 pub const HART_ERR_OVERFLOW: hart_status = 302;
 
-/// hart panicked, which is a defect in hart. The program can continue; the model returns `HART_ERR_POISONED` from now on.
+/// hart panicked because of a defect in hart. The program can continue; the model returns `HART_ERR_POISONED` from now on.
 pub const HART_ERR_PANIC: hart_status = 900;
 /// The model has panicked before. Free it and open it again.
 pub const HART_ERR_POISONED: hart_status = 901;
@@ -123,7 +123,7 @@ impl From<Error> for Failure {
     }
 }
 
-/// Returns a short English description of a status. Never NULL, also for unknown numbers. The string is static.
+/// Returns a short English description of a status. Never NULL, even for unknown numbers. The string is static.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_status_text(status: hart_status) -> *const c_char {
     STATUSES.iter().find(|(number, _)| *number == status).map_or(c"an unknown status", |(_, text)| text).as_ptr()

@@ -12,7 +12,7 @@ use crate::model::{hart_model, with_model};
 use crate::out::{self, Out};
 use crate::status::{Failure, hart_status};
 
-/// An image as tokens of a model: the codes of every scale, and the residual that the codes do not represent.
+/// An image encoded as tokens of a model: the codes of every scale, and the residual that the codes do not represent.
 pub struct hart_tokens(());
 
 impl Handle for hart_tokens {
@@ -78,7 +78,7 @@ pub unsafe extern "C" fn hart_tokens_codes(
     })
 }
 
-/// Decodes tokens to an image, with the residual (not 0) or from the codes alone (0). With the residual, the image is
+/// Decodes tokens to an image, with the residual (nonzero) or from the codes alone (0). With the residual, the image is
 /// the best reconstruction of the autoencoder. Free the image with `hart_image_free`. Returns `HART_ERR_ARGUMENT` if
 /// the tokens belong to another model.
 #[unsafe(no_mangle)]

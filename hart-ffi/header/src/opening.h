@@ -64,7 +64,7 @@
  *           Free an object only when no other thread uses it. After fork(), the child has none of hart's threads: call
  *           exec first.
  *
- * Runs at the same time share the cores, so each takes longer. hart installs no signal handler, no logger and no panic
+ * Concurrent runs share the cores, so each takes longer. hart installs no signal handler, no logger and no panic
  * hook, and prints nothing, with one exception: if Rust code in the library panics, Rust's runtime prints the panic to
  * standard error before the call returns an error. A failing GPU, a malformed tokenizer.json and a defect in hart
  * (HART_ERR_PANIC) can cause a panic.
