@@ -28,11 +28,11 @@
  * Objects   are moved, not copied. A moved-from object is empty: it may be destroyed or assigned to; most other calls
  *           throw an Error with Status::null.
  * Views     (spans and string_views) point into the object that returned them. They are valid until the object is
- *           destroyed, also if it is moved.
+ *           destroyed, even if it is moved.
  * Strings   are UTF-8: std::string and similar types on every system, u8"" too. Paths may also be std::filesystem::path.
  * Callbacks may throw. The exception does not pass through hart: the run is cancelled, and generate() rethrows it.
- * Threads   as in hart.h: any number of threads may use a Model or Cancel at once, and an Image, Result, Tokens or
- *           Context, which are immutable. One thread at a time may use a Request, Options or Files.
+ * Threads   as in hart.h: any number of threads may use a Model, Cancel, Image, Result, Tokens or Context at once; the
+ *           last four are immutable. One thread at a time may use a Request, Options or Files.
  *
  * Linking   as for hart.h: the hart library and nothing else.
  */
@@ -147,7 +147,7 @@ enum class Status : std::int32_t {
     memory = HART_ERR_MEMORY,
     /// A run produced NaN or infinity.
     overflow = HART_ERR_OVERFLOW,
-    /// hart panicked, which is a defect in hart. The program can continue, but not with this model.
+    /// hart panicked because of a defect in hart. The program can continue, but not with this model.
     panic = HART_ERR_PANIC,
     /// The model has panicked before. Open it again.
     poisoned = HART_ERR_POISONED,
@@ -313,8 +313,9 @@ public:
         return Image(detail::make<hart_image>(hart_image_new, width, height, stride, pixels.data()));
     }
 
-    /// Reads a PNG file of any colour type, turns it upright as its EXIF orientation says and composites transparent
-    /// pixels over white; as a mask they count as black. Also reads prompt, seed and settings from a file that hart wrote.
+    /// Reads a PNG file of any colour type, turns it upright according to its EXIF orientation and composites
+    /// transparent pixels over white. In a mask, transparent pixels count as black. Also reads prompt, seed and
+    /// settings from a file that hart wrote.
     [[nodiscard]] static Image open(const Path &path) { return Image(detail::make<hart_image>(hart_image_open, path.c_str())); }
 
     /// Reads a PNG file in memory, like open().
@@ -412,7 +413,7 @@ private:
 enum class Control {
     /// Continues the run.
     go_on,
-    /// Stops the run as soon as possible; generate() throws Cancelled.
+    /// Stops the run as soon as possible; generate() then throws Cancelled.
     cancel,
 };
 
@@ -517,8 +518,8 @@ public:
     /// Creates a token that is not cancelled.
     Cancel() : handle_(detail::make<hart_cancel>(hart_cancel_new)) {}
 
-    /// Cancels every run of a request that holds the token, also runs that start later. May be called from any thread,
-    /// in an observer and in a signal handler.
+    /// Cancels every run of a request that holds the token, including runs that start later. May be called from any
+    /// thread, in an observer and in a signal handler.
     void request() const noexcept { hart_cancel_request(get()); }
     /// Resets the token so that it can be used again.
     void reset() const { detail::check(hart_cancel_reset(get())); }
@@ -636,10 +637,10 @@ using IsObserver = std::enable_if_t<std::is_invocable_v<std::decay_t<F> &, const
 /// What an edit keeps outside the part that it regenerates.
 enum class Keep : std::int32_t {
     /// The pixels are exactly those of the image. A soft edge within the regenerated part, 1/64 of the model's width,
-    /// leads over to the generated pixels.
+    /// blends into the generated pixels.
     pixels = HART_KEEP_PIXELS,
-    /// The latent of patches without a regenerated pixel is exactly that of the image. The decoder computes all pixels
-    /// from the whole latent, so that they change outside the part too, most of all near it.
+    /// The latent of patches without a regenerated pixel is exactly that of the image. The decoder computes every pixel
+    /// from the whole latent, so pixels outside the part change too, especially near it.
     latent = HART_KEEP_LATENT,
 };
 
@@ -718,12 +719,12 @@ public:
     Request &without_context() & { return set(hart_request_set_context(get(), nullptr)); }
     [[nodiscard]] Request without_context() && { return moved(this->without_context()); }
 
-    /// Sets inpainting: regenerates the part of `image` where `mask` is white. A pixel of the mask is white if the mean of
-    /// its channels times its alpha is at least half of the maximum, so that white on a transparent layer is a mask; for a
-    /// mask whose transparent part is regenerated, pass its transparency(). The image has the width and height of the
-    /// model. The mask has the same proportions and any resolution. The pixels of the other part stay exactly the same,
-    /// unless keep() says otherwise. The coarsest `kept_scales` scales are kept everywhere, so that the new part follows
-    /// the layout of the old one; 0 keeps none.
+    /// Sets inpainting: regenerates the part of `image` where `mask` is white. A pixel of the mask is white if the mean
+    /// of its channels times its alpha is at least half of the maximum, so white on a transparent layer works as a
+    /// mask. For a mask whose transparent part is regenerated, pass its transparency(). The image must have the width
+    /// and height of the model. The mask must have the same proportions, at any resolution. All other pixels stay
+    /// exactly the same, unless keep() says otherwise. The coarsest `kept_scales` scales are kept everywhere, so that
+    /// the new part follows the layout of the old one; 0 keeps none.
     Request &inpaint(const Image &image, const Image &mask, std::uint32_t kept_scales = 0) & {
         return set(hart_request_set_inpaint(get(), required(image), mask.get(), kept_scales));
     }
@@ -732,8 +733,8 @@ public:
     }
 
     /// Sets outpainting: generates the surroundings of an image that is smaller than the model's images. Its top left
-    /// corner is at (left, top) of the new image, in pixels. Its own pixels stay exactly the same, unless keep() says
-    /// otherwise.
+    /// corner is at (left, top) of the new image, in pixels. The pixels of the given image stay exactly the same,
+    /// unless keep() says otherwise.
     Request &outpaint(const Image &image, std::uint32_t left, std::uint32_t top) & {
         return set(hart_request_set_outpaint(get(), required(image), left, top));
     }
@@ -955,8 +956,8 @@ public:
     [[nodiscard]] Options threads(std::uint32_t threads) && { return moved(this->threads(threads)); }
 
     /// Sets a limit in bytes for the estimated memory; 0 (default) is no limit. Opening the model or generating with it
-    /// throws Status::memory before any work if the estimate is higher. On the CPU, images are decoded with less memory,
-    /// which takes longer, if they do not fit otherwise.
+    /// throws Status::memory before any work if the estimate is higher. On the CPU, if an image would not fit
+    /// otherwise, the decoder uses less memory and takes longer.
     Options &max_memory(std::uint64_t bytes) & { return set(hart_options_set_max_memory(get(), bytes)); }
     [[nodiscard]] Options max_memory(std::uint64_t bytes) && { return moved(this->max_memory(bytes)); }
 
@@ -1027,8 +1028,8 @@ private:
     detail::Handle<hart_files> handle_;
 };
 
-/// An image as tokens of a model: the codes of every scale, and the residual that the codes do not represent. Keeps the model's
-/// weights in memory.
+/// An image encoded as tokens of a model: the codes of every scale, and the residual that the codes do not represent.
+/// Keeps the model's weights in memory.
 class Tokens {
 public:
     /// Returns the number of scales.
