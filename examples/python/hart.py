@@ -613,9 +613,9 @@ class Image:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Image:
-        """Read a PNG file of any colour type and turn it upright as its EXIF orientation says.
+        """Read a PNG file of any colour type and turn it upright according to its EXIF orientation.
 
-        Transparent pixels are composited over white; as a mask they count as black. The image has a prompt, a seed and settings
+        Transparent pixels are composited over white. In a mask, they count as black. The image has a prompt, a seed and settings
         if hart wrote the file.
 
         Raises:
@@ -685,7 +685,7 @@ class Image:
     def transparency(self) -> Image:
         """Return an image that is white where this one is transparent and black where it is opaque.
 
-        It is the mask for `FromImage.inpaint` if the transparent part is to be regenerated, as in OpenAI's image API. Only images
+        Pass it to `FromImage.inpaint` if the transparent part is to be regenerated, as in OpenAI's image API. Only images
         of PNG files have transparent pixels.
         """
         mask = _hart_image()
@@ -828,9 +828,9 @@ class FromImage:
     `inpaint` and `outpaint` take `keep`, which says what is exact outside the part that they regenerate:
 
     - "pixels", the default: the pixels are exactly those of the image. A soft edge within the regenerated part, 1/64 of the
-      model's width, leads over to the generated pixels.
-    - "latent": the latent of patches without a regenerated pixel is exactly that of the image. The decoder computes all pixels
-      from the whole latent, so that they change outside the part too, most of all near it.
+      model's width, blends into the generated pixels.
+    - "latent": the latent of patches without a regenerated pixel is exactly that of the image. The decoder computes every
+      pixel from the whole latent, so pixels outside the part change too, especially near it.
     """
 
     def __init__(self, apply: Callable[[_hart_request], object]) -> None:
@@ -843,7 +843,7 @@ class FromImage:
         Args:
             image: The image, with the model's width and height.
             mask: The mask, with the image's proportions and any resolution. A pixel is white if the mean of its channels times
-                its alpha is at least half of the maximum, so that white on a transparent layer is a mask. For a mask whose
+                its alpha is at least half of the maximum, so white on a transparent layer works as a mask. For a mask whose
                 transparent part is regenerated, pass `mask.transparency()`.
             kept_scales: Number of scales, from the coarsest, that are kept in the regenerated part too. The new content then
                 follows the composition of the old one.
@@ -1219,7 +1219,7 @@ class Memory(NamedTuple):
 
 
 class Tokens:
-    """An image as tokens of a model: codes of every scale, and the residual that the codes do not represent.
+    """An image encoded as tokens of a model: codes of every scale, and the residual that the codes do not represent.
 
     The tokens keep the model's weights in memory.
     """
@@ -1262,7 +1262,7 @@ class Tokens:
 class Context:
     """Encoded prompts of a model, for any number of runs: `Model.encode` creates it, and `generate` and `stream` accept it.
 
-    It does not keep the model in memory. Its memory is freed with the last reference. To free it at a certain time, call `close` or
+    It does not keep the model in memory. Its memory is freed with the last reference. To free it earlier, call `close` or
     use the context as a context manager.
     """
 
@@ -1306,13 +1306,13 @@ class Context:
 
     @property
     def nbytes(self) -> int:
-        """Number of bytes that it takes in the memory of the program and of the device, without the copy of `hidden`."""
+        """Number of bytes that the context takes in the memory of the program and of the device, without the copy of `hidden`."""
         return int(_lib.hart_context_bytes(self._open_handle()))
 
     def hidden(self, prompt: int = 0) -> memoryview[float]:
         """Return a read-only view of the hidden states of a prompt: 32-bit floats, `[tokens, channels]`.
 
-        They are those of the text encoder after its final norm, without the system prompt's. Padding has hidden states too.
+        They are those of the text encoder after its final norm, without those of the system prompt. Padding has hidden states too.
         They are copied at the first call. `numpy.asarray` makes an array of the view. The view may outlive the context.
 
         Args:
@@ -1349,7 +1349,7 @@ class Context:
 class Model:
     """An opened model. Any number of threads may use it at once.
 
-    Its memory is freed with the last reference. To free it at a certain time, call `close` or use the model as a context manager.
+    Its memory is freed with the last reference. To free it earlier, call `close` or use the model as a context manager.
     """
 
     def __init__(
@@ -1381,9 +1381,9 @@ class Model:
             strict: True to reject a checkpoint with unused tensors, False to ignore them.
             threads: Number of threads of the model's own pool, 1 to 1024. None shares one pool, with a thread per core, among all
                 models of the program. The number of threads does not change the images.
-            max_memory: Limit in bytes for the estimated memory; None for no limit. Opening the model, or a run, fails before any
-                work if its estimate is above the limit. On the CPU, images are decoded with less memory, which takes longer,
-                if they do not fit otherwise.
+            max_memory: Limit in bytes for the estimated memory; None for no limit. Opening the model or starting a run fails before
+                any work if the estimate is above the limit. On the CPU, if an image would not fit otherwise, the decoder uses
+                less memory and takes longer.
             keep_text_model: True to keep the text model's mapped weights in memory after a prompt is encoded, for a server that
                 encodes all the time. False releases them.
 
@@ -1514,7 +1514,7 @@ class Model:
                 300 on the others.
             top_p: Probability mass of the most likely codes that a token is sampled from; 0 turns this off. Usually 0.
             steps: Steps of the residual diffusion, such as 8, "10,5" or "ddim25". Usually 8.
-            system_prompt: Text before each prompt; "" for none. With a context, None is the context's.
+            system_prompt: Text before each prompt; "" for none. With a context, None selects that of the context.
             from_image: An image to start from.
             context: Encoded prompts from `encode` of this model. The run skips the text encoder; the images are the same.
             on_event: Called with every `Event`, on this thread. It is called often and should return quickly. If it returns `STOP`,
