@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::fs;
-use std::io::{self, BufReader, Read, Seek};
+use std::io::{self, BufRead, BufReader, Read, Seek};
 use std::path::Path;
 
 use hart_core::Image;
@@ -103,7 +103,14 @@ fn decoder(path: &Path) -> Result<(impl ImageDecoder, Orientation), Box<dyn Erro
     if !fs::metadata(path)?.is_file() {
         return Err("not a regular file, expected a PNG, JPEG, WebP, BMP or GIF image".into());
     }
-    let mut reader = ImageReader::new(BufReader::new(fs::File::open(path)?)).with_guessed_format()?;
+    let mut file = BufReader::new(fs::File::open(path)?);
+    let start = file.fill_buf()?;
+    if !start.is_empty()
+        && let Err(hart_core::Error::Checkpoint { problem, .. }) = hart_core::check_download(path, start)
+    {
+        return Err(problem.into());
+    }
+    let mut reader = ImageReader::new(file).with_guessed_format()?;
     if let Some(format) = reader.format() {
         let mut file = reader.into_inner();
         // The decoders of these formats fill the missing part of an image.
@@ -194,6 +201,15 @@ mod tests {
     use super::*;
     use image::ImageEncoder;
     use image::codecs::{jpeg::JpegEncoder, png::PngEncoder, webp::WebPEncoder};
+
+    #[test]
+    fn a_git_lfs_pointer_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("photo.jpg");
+        fs::write(&path, "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n").unwrap();
+        let error = open_square(&path, 2).unwrap_err().to_string();
+        assert!(error.contains("photo.jpg: is a Git LFS pointer") && error.contains("git lfs pull"), "{error}");
+    }
 
     #[test]
     fn the_central_square_is_blended_with_white() {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::{Image, MAX_TEXT_BYTES, Provenance};
 use crate::error::{Error, Result};
-use crate::files::write_file;
+use crate::files::{check_download, write_file};
 
 /// Maximum number of pixels of a PNG file to read.
 const MAX_PIXELS: usize = 1 << 26;
@@ -74,8 +74,14 @@ impl Image {
         Self::read_png(io::Cursor::new(bytes), name.as_ref())
     }
 
-    fn read_png(source: impl BufRead + Seek, path: &Path) -> Result<Self> {
+    fn read_png(mut source: impl BufRead + Seek, path: &Path) -> Result<Self> {
         let invalid = |problem: String| Error::Image { path: path.to_path_buf(), problem };
+        let start = source.fill_buf().map_err(Error::io(path))?;
+        if !start.is_empty()
+            && let Err(Error::Checkpoint { problem, .. }) = check_download(path, start)
+        {
+            return Err(invalid(problem));
+        }
         let damaged = |e: png::DecodingError| invalid(format!("not a PNG image: {e}"));
         let mut decoder = png::Decoder::new(source);
         decoder.set_transformations(png::Transformations::normalize_to_color8());
@@ -139,6 +145,15 @@ mod tests {
     fn checker() -> Image {
         let pixels = (0..4 * 3).flat_map(|i| [i as u8 * 20, 255 - i as u8, (i % 2) as u8 * 255]).collect();
         Image::from_rgb(4, 3, pixels).unwrap()
+    }
+
+    #[test]
+    fn a_failed_download_is_named() {
+        let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n";
+        for (contents, words) in [(&pointer[..], "git lfs pull"), (b"<!DOCTYPE html>", "web page")] {
+            let error = Image::from_png("a.png", contents).unwrap_err();
+            assert!(matches!(error, Error::Image { .. }) && error.to_string().contains(words), "{error}");
+        }
     }
 
     #[test]
