@@ -566,18 +566,18 @@ HART_API hart_status hart_event_preview(const hart_event *event, uint32_t max_si
 
 /* ---- Requests -------------------------------------------------------------- */
 
-/** What an edit keeps outside the part that it regenerates. Later versions may add values. */
+/** What an edit keeps outside the region that it regenerates. Later versions may add values. */
 typedef int32_t hart_keep;
 
 enum {
   /**
-   * The pixels are exactly those of the image. A soft edge within the regenerated part, 1/64 of the model's width,
+   * The pixels are exactly those of the image. A soft edge within the regenerated region, 1/64 of the model's width,
    * blends into the generated pixels. The default.
    */
   HART_KEEP_PIXELS = 0,
   /**
    * The latent of patches without a regenerated pixel is exactly that of the image. The decoder computes every pixel
-   * from the whole latent, so pixels outside the part change too, especially near it.
+   * from the whole latent, so pixels outside the region change too, especially near it.
    */
   HART_KEEP_LATENT = 1
 };
@@ -652,13 +652,13 @@ HART_API hart_status hart_request_set_system_prompt(hart_request *request, const
 HART_API hart_status hart_request_set_context(hart_request *request, const hart_context *context);
 
 /**
- * Sets inpainting: regenerates the part of `image` where `mask` is white. A pixel of the mask is white if the mean of
- * its channels times its alpha is at least half of the maximum, so white on a transparent layer works as a mask. For a
- * mask whose transparent part is regenerated, use `hart_image_transparency`. The image must have the width and height
- * of the model. The mask must have the same proportions, at any resolution. All other pixels stay exactly the same,
- * unless `hart_request_set_keep` says otherwise. The coarsest `kept_scales` scales are kept everywhere, so that the
- * new part follows the layout of the old one; 0 keeps none. The request keeps references to the images. NULL for
- * `image` and `mask` removes the image from the request.
+ * Sets inpainting: regenerates the region of `image` where `mask` is white. A pixel of the mask is white if the mean
+ * of its channels times its alpha is at least half of the maximum, so white on a transparent layer works as a mask.
+ * For a mask whose transparent part is regenerated, use `hart_image_transparency`. The image must have the width and
+ * height of the model. The mask must have the same proportions, at any resolution. All other pixels stay exactly the
+ * same, unless `hart_request_set_keep` says otherwise. The coarsest `kept_scales` scales are kept everywhere, so that
+ * the new content follows the layout of the old one; 0 keeps none. The request keeps references to the images. NULL
+ * for `image` and `mask` removes the image from the request.
  */
 HART_API
 hart_status hart_request_set_inpaint(hart_request *request,
@@ -680,8 +680,8 @@ HART_API hart_status hart_request_set_outpaint(hart_request *request, const hart
 HART_API hart_status hart_request_set_variation(hart_request *request, const hart_image *image, uint32_t kept_scales);
 
 /**
- * Sets what inpainting and outpainting keep outside the part that they regenerate: `HART_KEEP_PIXELS`, the default, or
- * `HART_KEEP_LATENT`. It can be set before or after the image. Returns `HART_ERR_ARGUMENT` for other values.
+ * Sets what inpainting and outpainting keep outside the region that they regenerate: `HART_KEEP_PIXELS`, the default,
+ * or `HART_KEEP_LATENT`. It can be set before or after the image. Returns `HART_ERR_ARGUMENT` for other values.
  */
 HART_API hart_status hart_request_set_keep(hart_request *request, hart_keep keep);
 
