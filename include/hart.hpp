@@ -634,13 +634,13 @@ using IsObserver = std::enable_if_t<std::is_invocable_v<std::decay_t<F> &, const
 
 } // namespace detail
 
-/// What an edit keeps outside the part that it regenerates.
+/// What an edit keeps outside the region that it regenerates.
 enum class Keep : std::int32_t {
-    /// The pixels are exactly those of the image. A soft edge within the regenerated part, 1/64 of the model's width,
+    /// The pixels are exactly those of the image. A soft edge within the regenerated region, 1/64 of the model's width,
     /// blends into the generated pixels.
     pixels = HART_KEEP_PIXELS,
     /// The latent of patches without a regenerated pixel is exactly that of the image. The decoder computes every pixel
-    /// from the whole latent, so pixels outside the part change too, especially near it.
+    /// from the whole latent, so pixels outside the region change too, especially near it.
     latent = HART_KEEP_LATENT,
 };
 
@@ -719,12 +719,12 @@ public:
     Request &without_context() & { return set(hart_request_set_context(get(), nullptr)); }
     [[nodiscard]] Request without_context() && { return moved(this->without_context()); }
 
-    /// Sets inpainting: regenerates the part of `image` where `mask` is white. A pixel of the mask is white if the mean
-    /// of its channels times its alpha is at least half of the maximum, so white on a transparent layer works as a
+    /// Sets inpainting: regenerates the region of `image` where `mask` is white. A pixel of the mask is white if the
+    /// mean of its channels times its alpha is at least half of the maximum, so white on a transparent layer works as a
     /// mask. For a mask whose transparent part is regenerated, pass its transparency(). The image must have the width
     /// and height of the model. The mask must have the same proportions, at any resolution. All other pixels stay
     /// exactly the same, unless keep() says otherwise. The coarsest `kept_scales` scales are kept everywhere, so that
-    /// the new part follows the layout of the old one; 0 keeps none.
+    /// the new content follows the layout of the old one; 0 keeps none.
     Request &inpaint(const Image &image, const Image &mask, std::uint32_t kept_scales = 0) & {
         return set(hart_request_set_inpaint(get(), required(image), mask.get(), kept_scales));
     }
@@ -749,7 +749,7 @@ public:
     }
     [[nodiscard]] Request vary(const Image &image, std::uint32_t kept_scales) && { return moved(this->vary(image, kept_scales)); }
 
-    /// Sets what inpaint() and outpaint() keep outside the part that they regenerate. Defaults to Keep::pixels.
+    /// Sets what inpaint() and outpaint() keep outside the region that they regenerate. Defaults to Keep::pixels.
     Request &keep(Keep keep) & { return set(hart_request_set_keep(get(), static_cast<hart_keep>(keep))); }
     [[nodiscard]] Request keep(Keep keep) && { return moved(this->keep(keep)); }
 

@@ -817,7 +817,7 @@ class Event:
         return Image._from_handle(handle)
 
 
-#: What an edit keeps outside the part that it regenerates.
+#: What an edit keeps outside the region that it regenerates.
 Keep = Literal["pixels", "latent"]
 _KEEP: dict[str, int] = {"pixels": 0, "latent": 1}
 
@@ -825,12 +825,12 @@ _KEEP: dict[str, int] = {"pixels": 0, "latent": 1}
 class FromImage:
     """An image that a run starts from, for inpainting, outpainting or a variation.
 
-    `inpaint` and `outpaint` take `keep`, which says what is exact outside the part that they regenerate:
+    `inpaint` and `outpaint` take `keep`, which says what is exact outside the region that they regenerate:
 
-    - "pixels", the default: the pixels are exactly those of the image. A soft edge within the regenerated part, 1/64 of the
-      model's width, blends into the generated pixels.
+    - "pixels", the default: the pixels are exactly those of the image. A soft edge within the regenerated region, 1/64 of
+      the model's width, blends into the generated pixels.
     - "latent": the latent of patches without a regenerated pixel is exactly that of the image. The decoder computes every
-      pixel from the whole latent, so pixels outside the part change too, especially near it.
+      pixel from the whole latent, so pixels outside the region change too, especially near it.
     """
 
     def __init__(self, apply: Callable[[_hart_request], object]) -> None:
@@ -838,16 +838,16 @@ class FromImage:
 
     @classmethod
     def inpaint(cls, image: Image, mask: Image, kept_scales: int = 0, *, keep: Keep = "pixels") -> FromImage:
-        """Regenerate the part of an image where `mask` is white.
+        """Regenerate the region of an image where `mask` is white.
 
         Args:
             image: The image, with the model's width and height.
             mask: The mask, with the image's proportions and any resolution. A pixel is white if the mean of its channels times
                 its alpha is at least half of the maximum, so white on a transparent layer works as a mask. For a mask whose
                 transparent part is regenerated, pass `mask.transparency()`.
-            kept_scales: Number of scales, from the coarsest, that are kept in the regenerated part too. The new content then
-                follows the composition of the old one.
-            keep: What stays the same outside the regenerated part, see `FromImage`.
+            kept_scales: Number of scales, from the coarsest, that are kept in the regenerated region too. The new content then
+                follows the layout of the old one.
+            keep: What stays the same outside the regenerated region; see `FromImage`.
         """
         source, where = _instance("image", image, Image)._handle, _instance("mask", mask, Image)._handle
         kept = _integer("kept_scales", kept_scales, 32)
@@ -861,7 +861,7 @@ class FromImage:
             image: The image.
             left: Column of its left edge in the new image, in pixels.
             top: Row of its top edge in the new image, in pixels.
-            keep: What stays the same in the given image, see `FromImage`.
+            keep: What stays the same in the given image; see `FromImage`.
         """
         source, corner = _instance("image", image, Image)._handle, (_integer("left", left, 32), _integer("top", top, 32))
         return cls._keeping(keep, lambda request: _lib.hart_request_set_outpaint(request, source, *corner))
