@@ -18,20 +18,21 @@ const GUIDED_ROWS: u64 = 2;
 /// Copies of a layer's input that are live during attention in the text encoder: norms, queries, keys, values, rotated queries and
 /// keys, output.
 const TEXT_ATTENTION_COPIES: u64 = 12;
-/// Copies in the transformer, which rotates keys directly into the cache: input, norm, queries, keys, values, output.
+/// The same count for the transformer, which writes rotated keys directly to the cache: input, norm, queries, keys, values, output.
 const ATTENTION_COPIES: u64 = 7;
 /// Copies of an MLP's hidden layer that are live at once.
 const MLP_COPIES: u64 = 3;
 /// Copies of the logits that are live at once: the head's output, the guided half, the sampler's rows.
 const LOGIT_COPIES: u64 = 3;
-/// Feature maps of the decoder's widest resolution that are live at once: a residual block's input, which its output overwrites, and
-/// the map between its two convolutions.
+/// Feature maps of the decoder's largest size that are live at once: a residual block's input, which its output overwrites, and the
+/// map between its two convolutions.
 const DECODER_MAPS: u64 = 2;
-/// Values per pair of channels of a transformed 3x3 kernel, one per Winograd point.
+/// Values of a transformed 3x3 kernel for each pair of an input and an output channel, one per Winograd point.
 const KERNEL_POINTS: u64 = 36;
-/// Values of the band of a feature map that a convolution processes at a time, laid out and transformed.
+/// Values that a convolution holds for the band of a feature map that it processes at a time: the laid-out input and its transform.
 const DECODER_BAND: u64 = 4 << 20;
-/// Such bands of the decoder with limited memory: one for each convolution of a residual block, and the rows between them.
+/// Such bands that the decoder holds with limited memory: one for each of a residual block's two convolutions, and one for the rows
+/// between the convolutions.
 const LIMITED_DECODER_BANDS: u64 = 3;
 
 /// A memory estimate in bytes, for the stage of a run that needs most.
@@ -82,8 +83,8 @@ pub(crate) struct Release {
 }
 
 impl ModelBytes {
-    /// Returns the memory of the weights in three checkpoints, of the text model, the transformer and the visual tokenizer. Allocates
-    /// none of them.
+    /// Returns the memory of the weights in three checkpoints (text model, transformer, visual tokenizer), without allocating any
+    /// weights.
     pub(crate) fn of(
         config: &Config,
         [text, transformer, visual]: [&Checkpoint; 3],
@@ -107,18 +108,18 @@ impl ModelBytes {
         [self.text, self.transformer, self.encoder, self.decoder]
     }
 
-    /// Returns the bytes of all parts that cannot be released.
+    /// Returns the bytes that cannot be released, over all parts.
     fn owned(self) -> u64 {
         self.parts().map(|part| part.owned).iter().sum()
     }
 
-    /// Returns the memory of the same weights in the files of a converted model.
+    /// Returns the memory of the same weights if the model were converted: all of them are then read from mapped files.
     pub(crate) fn converted(self) -> Self {
         let [text, transformer, encoder, decoder] = self.parts().map(WeightBytes::mapped);
         Self { text, transformer, encoder, decoder }
     }
 
-    /// Returns the peak memory of opening the model. Pages of mapped files are released on the way.
+    /// Returns the peak memory of opening the model, which repeatedly releases pages of mapped files.
     pub(crate) fn opening(&self) -> u64 {
         let largest = |bytes: fn(&WeightBytes) -> u64| self.parts().iter().map(bytes).max().unwrap_or(0);
         self.owned() + largest(|part| part.mapped.min(RELEASED_BYTES as u64)) + largest(|part| part.largest)
@@ -162,8 +163,8 @@ fn transformer(config: &Config, precision: Precision) -> u64 {
     let c = &config.transformer;
     let (width, last) = (c.embed_dim as u64, (c.last_side() * c.last_side()) as u64);
     let later = c.sides.iter().skip(1).map(|side| (side * side) as u64).sum::<u64>();
-    // One unconditional context token stands for all. The last scale's keys and values are not cached: those of one block exist while
-    // it uses them.
+    // All unconditional context tokens are equal, and one of them stands for all. The last scale's keys and values are not cached:
+    // those of a block exist while it uses them.
     let cached = c.context_tokens as u64 + 1 + GUIDED_ROWS * later.saturating_sub(last);
     // In 8 bits, cached keys and values have one scale per head.
     let per_token = match precision {
@@ -175,7 +176,7 @@ fn transformer(config: &Config, precision: Precision) -> u64 {
     cache + F32 * GUIDED_ROWS * (last * block(ATTENTION_COPIES, width, c.feed_forward_dim as u64)).max(logits)
 }
 
-/// Returns the bytes of a value of keys and values and, on a GPU, of activations.
+/// Returns the bytes of one element of cached keys and values and, on a GPU, of activations.
 fn bytes_of(precision: Precision) -> u64 {
     match precision {
         Precision::Auto | Precision::F32 => F32,
@@ -198,12 +199,12 @@ pub(crate) struct Budget {
     pub(crate) release: Release,
     /// The least memory that the decoder can use on the device.
     pub(crate) least_decoder: DecoderMemory,
-    /// Most bytes that may be used.
+    /// Maximum number of bytes that may be used.
     pub(crate) limit: Option<u64>,
 }
 
 impl Budget {
-    /// Fails if opening the model, or then an image, needs more memory than the limit.
+    /// Fails if opening the model, or generating one image with it, needs more memory than the limit.
     pub(crate) fn allow_opening(&self, config: &Config) -> Result<()> {
         self.allow("opening this model", |bytes, _, _| bytes.opening())?;
         self.allow_run("an image of this model", config, Run { images: 1, system_prompt_tokens: Some(0), encodes_image: false })
@@ -265,7 +266,8 @@ pub(crate) fn largest_map(config: &Config, precision: Precision) -> u64 {
 fn decoder_map(config: &Config) -> u64 {
     let c = &config.visual;
     let side = config.resolution() as u64;
-    // A level ends with its own width at twice its side. The finest level has the full side.
+    // A level ends with upsampling, so its largest map has its width and twice its side. The finest level has the full side and
+    // does not upsample.
     let level = |(level, multiplier): (usize, &usize)| {
         let side = side >> level.saturating_sub(1);
         side * side * (c.channels * multiplier) as u64
@@ -283,7 +285,7 @@ fn limited_decoder(c: &VisualConfig, side: u64, precision: Precision) -> u64 {
     let width = |index: usize| c.multipliers.get(index).map(|multiplier| (c.channels * multiplier) as u64);
     let level = |(index, multiplier): (usize, &usize)| {
         let (side, width, from) = (side >> index, (c.channels * multiplier) as u64, width(index + 1));
-        // Upsampling rounds the maps of the finest levels. Nothing is upsampled before the coarsest level.
+        // The upsampling before each of the finest levels rounds its maps. There is none before the coarsest level.
         let value = if index < COMPACT_LEVELS && from.is_some() { bytes_of(precision) } else { F32 };
         let from = from.unwrap_or(width);
         // A block's input, the adapted input if the numbers of channels differ, and the map between the convolutions.

@@ -93,9 +93,9 @@ impl OpenOptions {
     /// the error names an option that would fit, if there is one. With a limit, the transformer's memory-mapped weights are released
     /// before an image is decoded. `None`, the default, is no limit.
     ///
-    /// On the CPU, if an image can only be decoded within the limit with less memory, it is: the decoder then computes a part of its
-    /// convolutions twice. In f32 the image is the same to the bit. In bf16 and int8 it is nearly the same, so a limit that only some
-    /// requests reach can change their images a little.
+    /// On the CPU, the decoder uses less memory if an image would exceed the limit otherwise. It then computes a part of its
+    /// convolutions twice. In f32 the image is the same to the bit. In bf16 and int8 it is nearly the same, so a limit that only
+    /// some requests reach can change their images a little.
     pub fn max_memory(mut self, bytes: impl Into<Option<u64>>) -> Self {
         self.max_memory = bytes.into();
         self

@@ -1,8 +1,8 @@
 //! The precision of every parameter, in one table.
 //!
-//! Layers do not know it. [`Loader`](crate::weights::Loader) rounds each parameter by the table as soon as it is read, and keeps what
-//! the kernels can read in the type of the file, so that a model in a lower precision is never in memory in f32 as a whole.
-//! [`convert`](crate::convert) stores parameters in the same forms.
+//! Layers do not know it. [`Loader`](crate::weights::Loader) reads one parameter after another and rounds each as the table says.
+//! Parameters that the kernels can read in the type of the file keep that type. A model in a lower precision is therefore never in
+//! memory in f32 as a whole. [`convert`](crate::convert) stores parameters in the same forms.
 
 use burn::module::Param;
 #[cfg(feature = "train")]
@@ -21,18 +21,18 @@ use crate::weights::is_field_below;
 pub(crate) enum CpuForm {
     /// f32, the form of everything that is not in the table.
     F32,
-    /// Quantised and packed for the CPU's matrix instructions: weights of linear layers. In f32, the products widen them from the type
-    /// of the file.
+    /// Quantised and packed for the CPU's matrix instructions: weights of linear layers. In a model in f32, they keep the type of
+    /// the file, and matrix products widen them.
     Packed,
-    /// f32, f16 or bf16, as the file stores it: rows of a table, which are widened when they are looked up.
+    /// The type of the file, f32, f16 or bf16: an embedding, whose rows are widened when they are looked up.
     Stored,
     /// bf16: kernels of 3x3 convolutions, whose sums stay in f32. Int8 would be no faster with Winograd's algorithm, and images
     /// would differ far more.
     Bf16,
 }
 
-/// The modules that are rounded, by their paths as in the table of [names](crate::weights::Table), with their form on the CPU. A GPU
-/// holds all their parameters in half precision. Every other parameter is in f32.
+/// The modules whose parameters a GPU can hold in half precision, each with its form on the CPU. Paths are as in the table of
+/// [names](crate::weights::Table). Every other parameter is in f32.
 pub(crate) const TABLE: [(&str, CpuForm); 30] = [
     // The text encoder. Its residual stream and its last norm are exact.
     ("embedding", CpuForm::Stored),
@@ -45,7 +45,7 @@ pub(crate) const TABLE: [(&str, CpuForm); 30] = [
     ("layers.*.feed_forward.gate", CpuForm::Packed),
     ("layers.*.feed_forward.up", CpuForm::Packed),
     ("layers.*.feed_forward.down", CpuForm::Packed),
-    // Only rounded layers read the norms. The modulators have one row for each run and are exact.
+    // Only rounded layers read the outputs of the norms. The modulators compute one row for each run and are exact.
     ("transformer.blocks.*.norm", CpuForm::F32),
     ("transformer.blocks.*.attention.qkv", CpuForm::Packed),
     ("transformer.blocks.*.attention.output", CpuForm::Packed),
@@ -98,7 +98,7 @@ pub(crate) fn is_read_as_stored(field: &str, shape: &[usize], dtype: DType, prec
     }
 }
 
-/// Rounds a parameter that was loaded in f32, or [as stored](is_read_as_stored), as a model in `precision` holds it.
+/// Converts a parameter that was loaded in f32, or [as stored](is_read_as_stored), to its form in a model in `precision`.
 pub(crate) fn round<const D: usize>(param: Param<Tensor<D>>, field: &str, precision: Precision) -> Param<Tensor<D>> {
     if is_cpu(&param.lazy_device()) {
         return match (precision, cpu_form(field, &param.lazy_shape())) {

@@ -32,7 +32,7 @@ impl WeightBytes {
         self.mapped + self.owned
     }
 
-    /// Returns the bytes of the same weights in a mapped file.
+    /// Returns the bytes of the same weights if all of them are in a mapped file.
     pub(crate) fn mapped(self) -> Self {
         Self::of_mapped(self.total())
     }
@@ -54,8 +54,8 @@ impl Add for WeightBytes {
     }
 }
 
-/// Returns the memory of the parameters of a module whose field `counts`, once they are loaded in `precision`; `root` is the module's
-/// path in the table. A tensor that is missing counts as f32.
+/// Returns the memory that a module's parameters take once they are loaded in `precision`. Only parameters for whose paths `counts`
+/// returns true are included. `root` is the module's path in the table. A missing tensor counts as f32.
 pub(crate) fn weight_bytes<M: Module>(
     module: &M,
     root: &str,
@@ -67,7 +67,7 @@ pub(crate) fn weight_bytes<M: Module>(
     let each = fields_and_shapes(module, root).into_iter().filter(|(field, _)| counts(field)).map(|(field, shape)| {
         let entry = table.candidates(&field).iter().find_map(|name| checkpoint.entry(name));
         let held = if on_cpu { on_the_cpu(&field, &shape, entry, precision) } else { on_a_gpu(&field, &shape, precision) };
-        // Files that are not mapped are in memory, and so is all that is read from them in place.
+        // Files that are not mapped are in memory. Weights that are read from them in place are therefore owned.
         if checkpoint.mapped().is_empty() { WeightBytes { mapped: 0, owned: held.total(), ..held } } else { held }
     });
     each.fold(WeightBytes::default(), Add::add)
