@@ -72,8 +72,8 @@ impl Mask {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Keep {
-    /// The pixels are exactly those of the image. A soft edge within the regenerated region leads over to the generated pixels; its width
-    /// is 1/64 of the model's side, 16 pixels at 1024 and 1 pixel at 64.
+    /// The pixels are exactly those of the image. A soft edge within the regenerated region blends them into the generated pixels;
+    /// the edge's width is 1/64 of the model's side, 16 pixels at 1024 and 1 pixel at 64.
     #[default]
     Pixels,
     /// The latent of patches without a regenerated pixel is exactly that of the image (its features in
@@ -235,7 +235,7 @@ impl KnownPixels {
 pub(crate) fn soft_edge(known: &[bool], width: usize, edge: usize) -> Vec<f32> {
     let far = edge + 1;
     let mut distances: Vec<usize> = known.iter().map(|known| if *known { 0 } else { far }).collect();
-    // The first pass passes distances on to the right and down, the second to the left and up.
+    // The first pass propagates distances to the right and down, the second to the left and up.
     let relax = |distances: &mut [usize], at: usize, neighbours: [Option<usize>; 4]| {
         let nearest = neighbours.into_iter().flatten().map(|neighbour| distances[neighbour] + 1).min();
         distances[at] = distances[at].min(nearest.unwrap_or(far));

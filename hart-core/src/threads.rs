@@ -38,8 +38,8 @@ impl Threads {
         Ok(Self(Some(pool?)))
     }
 
-    /// Returns the own pool. Inside an observer, returns a new pool of the same size: the thread that waits for the observer may be the
-    /// only one of the own pool.
+    /// Returns the model's own pool. Inside an observer, returns a new pool of the same size, because the thread that waits for the
+    /// observer may be the only one of the model's own pool.
     fn available(&self) -> Option<Arc<ThreadPool>> {
         let own = self.0.as_ref()?;
         if IN_OBSERVER.get() { pool(own.current_num_threads()).ok() } else { Some(own.clone()) }

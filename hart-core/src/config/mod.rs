@@ -86,7 +86,7 @@ impl Config {
                 ),
             });
         }
-        // No tensor has these sizes, so that loading the weights would not reveal a value that is too large.
+        // No tensor has these sizes. Loading the weights would therefore not reveal a value that is too large.
         let tokens = self.transformer.context_tokens + self.transformer.sides.iter().map(|side| side * side).sum::<usize>();
         let limits = [
             (tokens, MAX_TOKENS, "tokens of prompt and scales together"),

@@ -83,7 +83,7 @@ impl VisualConfig {
             None => vec![1, 2, 3, 4, 5, 6, 8, 10, 13, 16],
             Some(_) => transformer::sides(&fields, "v_patch_nums")?,
         };
-        // No tensor has these sizes, so that loading the weights would not reveal a value that is too large.
+        // No tensor has these sizes. Loading the weights would therefore not reveal a value that is too large.
         let side = sides[sides.len() - 1] << (multipliers.len() - 1);
         if side > MAX_RESOLUTION || sides.iter().map(|side| side * side).sum::<usize>() > MAX_TOKENS {
             let expected = format!("sides of at most {MAX_TOKENS} tokens together and {MAX_RESOLUTION} pixels, not {side}");

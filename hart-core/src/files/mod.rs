@@ -103,7 +103,8 @@ impl Storage {
         names
     }
 
-    /// Reads a file of at most `limit` bytes. Fails if it is what a failed download leaves, and unless `may_be_empty`, if it is empty.
+    /// Reads a file of at most `limit` bytes. Fails if it is what a failed download leaves, which includes an empty file if
+    /// `may_be_empty` is false.
     pub(crate) fn read(&self, path: &Path, limit: u64, may_be_empty: bool) -> Result<Vec<u8>> {
         let bytes = match self {
             Self::Disk { .. } => read_limited(path, limit)?,
@@ -119,8 +120,8 @@ impl Storage {
         Ok(bytes)
     }
 
-    /// Returns the contents of a file of any size, without a copy if it is in memory or can be mapped, and the mapping, if any. Fails if
-    /// they are what a failed download leaves.
+    /// Returns the contents of a file of any size, and its mapping if it has one. Contents that are in memory or can be mapped are
+    /// not copied. Fails if the contents are what a failed download leaves.
     pub(crate) fn contents(&self, path: &Path) -> Result<(Bytes, Option<Mapped>)> {
         let (bytes, mapped) = match self {
             Self::Memory(files) => (files.find(path)?.clone(), None),
@@ -154,7 +155,7 @@ pub(crate) fn require_regular_file(path: &Path) -> Result<()> {
     }
 }
 
-/// Checks the start of a file that another library reads, like [`Storage::contents`], and returns it.
+/// Returns the start of a file that another library reads, after the same checks as [`Storage::contents`].
 pub(crate) fn check_start(path: &Path) -> Result<Vec<u8>> {
     require_regular_file(path)?;
     let mut start = Vec::new();

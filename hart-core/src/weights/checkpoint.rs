@@ -21,7 +21,7 @@ const PLAIN_FILES: [&str; 4] =
 const EMA_FILES: [&str; 5] = ["ema_model.safetensors", "ema_model.bin", "ema_model.pt", "ema_model.pth", "ema_model.ckpt"];
 /// Endings of torch files under other names.
 const TORCH_ENDINGS: [&str; 4] = ["bin", "pt", "pth", "ckpt"];
-/// Beginnings of the names of files that are no plain weights, although they end like some.
+/// Beginnings of the names of files that do not hold plain weights, although they have the ending of torch files.
 const OTHER_CONTENTS: [&str; 7] = ["ema_", "adapter_", "optimizer", "scheduler", "scaler", "rng_state", "training_args"];
 /// First bytes of torch's zip files.
 const TORCH_MAGIC: &[u8] = b"PK\x03\x04";
@@ -257,7 +257,7 @@ impl Checkpoint {
     }
 }
 
-/// Returns the only torch file in a folder without a file of weights of a usual name.
+/// Returns the only torch file in a folder that has no weights under a usual name.
 ///
 /// # Errors
 ///

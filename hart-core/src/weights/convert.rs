@@ -88,8 +88,8 @@ fn kept_names<'c>(checkpoint: &'c Checkpoint, table: &'c Table) -> impl Iterator
     checkpoint.names().filter_map(|name| kept_name(checkpoint, table, name))
 }
 
-/// Returns the name under which a conversion writes a tensor: its own, or an alias if the table ignores its own. `None` if it ignores
-/// both. Tied weights may be stored as the ones of a head that is not used.
+/// Returns the name under which a conversion writes a tensor: its own, or an alias if the table ignores its own. `None` if it
+/// ignores both. Tied weights may be stored under the name of a head that is not used.
 fn kept_name<'c>(checkpoint: &'c Checkpoint, table: &Table, stored: &'c str) -> Option<&'c str> {
     if table.ignores(stored) { checkpoint.aliases_of(stored).find(|alias| !table.ignores(alias)) } else { Some(stored) }
 }

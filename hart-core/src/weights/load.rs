@@ -16,7 +16,7 @@ use crate::kernels::{self, PackedWeight};
 use crate::nn;
 use crate::precision::{self, CpuForm};
 
-/// Bytes after which the pages of mapped files are released while a model is loaded.
+/// Number of bytes read after which the loader releases the pages of mapped files.
 pub(crate) const RELEASED_BYTES: usize = 64 << 20;
 
 /// Loads modules from one checkpoint and records which tensors fit.
@@ -44,7 +44,7 @@ impl<'a> Loader<'a> {
         Self { checkpoint, table, used: BTreeSet::new(), optional: None, report, precision: None, read_bytes: 0 }
     }
 
-    /// Sets the precision of the model, for inference; see [`crate::precision`] for that of each parameter.
+    /// Sets the precision of the model, for inference. [`crate::precision`] has the precision of each parameter.
     pub(crate) fn with_precision(self, precision: Precision) -> Self {
         Self { precision: Some(precision), ..self }
     }
@@ -60,8 +60,8 @@ impl<'a> Loader<'a> {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] if a tensor cannot be read; [`Error::Checkpoint`] if it is not of floats or wrongly packed; [`Error::NotFinite`] if
-    /// a value is not finite.
+    /// [`Error::Io`] if a tensor cannot be read; [`Error::Checkpoint`] if it is packed wrongly or does not hold floats;
+    /// [`Error::NotFinite`] if a value is not finite.
     pub fn load<M: Module>(&mut self, module: M, root: &str, device: &Device) -> Result<M> {
         let mut mapper = LoadMapper { loader: self, path: ModulePath::of(root), device, error: None };
         let module = module.map(&mut mapper);
@@ -205,7 +205,7 @@ impl ModulePath {
         self.names.last().is_some_and(|n| n == "weight") && self.containers.last().is_some_and(|c| c == "Struct:Linear")
     }
 
-    /// Returns the shape in a checkpoint of a parameter of the given shape.
+    /// Returns the shape that a parameter of the given shape has in a checkpoint.
     fn stored_shape(&self, shape: Shape) -> Vec<usize> {
         let mut shape = shape.to_vec();
         if self.is_transposed() {
@@ -257,8 +257,9 @@ pub fn parameter_count<M: Module>(module: &M) -> u64 {
     count.0
 }
 
-/// Visits a module's parameters in order, with the path, the shape in a checkpoint, and a function that returns the values as in a
-/// checkpoint. Only that function initialises a lazy parameter. `root` is the module's path; it may be empty.
+/// Visits a module's parameters in order. `visit` receives the path, the shape in a checkpoint, and a function that returns the
+/// values in the order of a checkpoint. Only that function initialises a lazy parameter. `root` is the module's path; it may be
+/// empty.
 pub(super) fn visit_parameters<M: Module>(
     module: &M,
     root: &str,

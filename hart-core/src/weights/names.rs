@@ -77,7 +77,7 @@ pub static TRANSFORMER: Table = Table {
 pub static VISUAL: Table = Table {
     rows: &[
         ("codebook.embedding", "quantize.embedding"),
-        // Partly shared, not shared, and one for all scales.
+        // Phis that are partly shared, not shared, and one for all scales.
         ("codebook.phis.*", "quantize.quant_resi.qresi_ls.*"),
         ("codebook.phis.*", "quantize.quant_resi.*"),
         ("codebook.phis.*", "quantize.quant_resi.qresi"),

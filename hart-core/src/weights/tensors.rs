@@ -115,7 +115,7 @@ impl TensorEntry {
         }
     }
 
-    /// Reads the tensor in row-major order: as f32, or in half precision if it is stored and wanted so.
+    /// Reads the tensor in row-major order: as f32, or in half precision if it is stored in half precision and `as_stored` is true.
     ///
     /// # Errors
     ///

@@ -10,7 +10,7 @@ const WRAPPERS: [&str; 3] = ["_orig_mod", "_fsdp_wrapped_module", "_checkpoint_w
 const PARALLEL: &str = "module";
 /// Keys of a dictionary below which trainers store a model's tensors, in order of precedence.
 const DICTIONARIES: [&str; 4] = ["state_dict", "model_state_dict", "module", "model"];
-/// Prefix that a trainer of an attribute `model` adds to all names.
+/// Prefix that a trainer with an attribute `model` adds to all names.
 const ATTRIBUTE: &str = "model.";
 
 /// Removes the wrappers' parts from a tensor's name and adds each one to `removed`.
@@ -37,7 +37,7 @@ pub(super) fn torch_tensors(
     removed: &mut BTreeSet<String>,
 ) -> Result<HashMap<String, pytorch_reader::Tensor>, pytorch_reader::PytorchError> {
     let tensors = PytorchReader::new(path)?.into_tensors();
-    // The reader joins keys with dots, so that only the pickle itself tells a dictionary from a part of a name.
+    // The reader joins keys with dots. Only the pickle itself distinguishes a dictionary from a part of a name.
     let is_below = |key: &str| tensors.keys().any(|name| name.strip_prefix(key).is_some_and(|rest| rest.starts_with('.')));
     let candidates: Vec<&str> = DICTIONARIES.into_iter().filter(|key| is_below(key)).collect();
     if candidates.is_empty() {
