@@ -35,7 +35,7 @@ impl Hart {
         threads.observe(observer, |observer| device.catch_backend_panic(|| self.encode_all(request, observer)))
     }
 
-    /// Checks the values of a request, that its context is of this model, and its prompts by its filter.
+    /// Checks the values of a request, that its context belongs to this model, and that its filter accepts its prompts.
     pub(super) fn check_prompts(&self, request: &Request) -> Result<()> {
         request.validate()?;
         if let Some(other) = request.context.as_ref().map(PromptContext::model).filter(|model| **model != self.model.id) {

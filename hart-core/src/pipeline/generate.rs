@@ -81,7 +81,7 @@ impl Hart {
         Ok(self.generate(&Request::new("an image"))?.timings)
     }
 
-    /// Checks the values of a request, its prompts by its filter, and its size by this model.
+    /// Checks the values of a request, that its filter accepts its prompts, and that its image and its memory fit this model.
     fn check(&self, request: &Request) -> Result<()> {
         self.check_prompts(request)?;
         if let Some(from) = &request.from_image {

@@ -123,8 +123,9 @@ impl Hart {
         self.model.precision
     }
 
-    /// Estimates the memory that a request needs. With [`OpenOptions::max_memory`](crate::OpenOptions::max_memory), this is less if the
-    /// decoder has to use less. The memory of the request's [`PromptContext`](crate::PromptContext), if it has one, is not included.
+    /// Estimates the memory that a request needs. The estimate is lower if
+    /// [`OpenOptions::max_memory`](crate::OpenOptions::max_memory) makes the decoder use less. The memory of the request's
+    /// [`PromptContext`](crate::PromptContext), if it has one, is not included.
     pub fn memory(&self, request: &Request) -> Memory {
         let model = &*self.model;
         model.budget.run(&model.config, self.run_sizes(request))

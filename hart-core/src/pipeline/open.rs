@@ -102,7 +102,7 @@ impl Model {
     }
 }
 
-/// Returns the memory of the model in three checkpoints, of the text model, the transformer and the visual tokenizer.
+/// Returns the memory of the model in three checkpoints (text model, transformer, visual tokenizer), with its limit.
 fn budget(config: &Config, checkpoints: [&Checkpoint; 3], precision: Precision, options: &OpenOptions, device: &Device) -> Budget {
     let bytes = |precision| ModelBytes::of(config, checkpoints, precision, device);
     let is_fixed = checkpoints.iter().any(|checkpoint| checkpoint.packed_precision().is_some());

@@ -46,7 +46,7 @@ impl Hart {
         self.sample_with(DecoderMemory::Full, known, context, sampling, random, progress)
     }
 
-    /// Like [`Self::sample_from`], with a choice of the memory of previews.
+    /// Like [`Self::sample_from`], but decodes previews with the given memory.
     pub(super) fn sample_with(
         &self,
         memory: DecoderMemory,

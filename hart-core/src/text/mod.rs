@@ -31,8 +31,8 @@ pub struct Context {
     pub mask: Vec<Vec<bool>>,
     /// Position of each token, `[R][T]`.
     pub positions: Vec<Vec<i64>>,
-    /// Number of unconditional rows at the end, added by [`Self::with_unconditional`]. All tokens of such a row are equal, so one of
-    /// them is computed for all.
+    /// Number of unconditional rows at the end, added by [`Self::with_unconditional`]. All tokens of such a row are equal, so only
+    /// one of them has to be computed.
     pub unconditional: usize,
 }
 
@@ -42,8 +42,8 @@ impl Context {
         self.mask.len()
     }
 
-    /// Appends as many unconditional rows for classifier-free guidance. Their hidden states are zeros, all at position 0, and only the first
-    /// token counts as text.
+    /// Appends one unconditional row for each row, for classifier-free guidance. The hidden states of an unconditional row are
+    /// zeros, all at position 0, and only its first token counts as text.
     pub fn with_unconditional(self) -> Self {
         let (rows, length) = (self.rows(), self.mask.first().map_or(0, Vec::len));
         let mut only_first = vec![false; length];

@@ -27,7 +27,7 @@ impl SystemPrompt {
     }
 }
 
-/// Prompts as token ids: B rows of exactly T.
+/// Prompts as token ids: B rows of exactly T ids.
 #[derive(Clone, Debug)]
 pub struct Tokens {
     /// Ids `[B][T]`, padded.

@@ -59,7 +59,7 @@ pub(crate) struct PromptSettings {
 pub(crate) struct ModelId(Arc<str>);
 
 impl ModelId {
-    /// Creates an identity that equals no other one. An empty path stands for files in memory.
+    /// Creates an identity that differs from all others. An empty path stands for files in memory.
     pub(crate) fn new(root: &Path) -> Self {
         let name = if root.as_os_str().is_empty() { "files in memory".into() } else { root.display().to_string() };
         Self(name.into())
@@ -113,8 +113,8 @@ impl PromptContext {
         self.0.rows.first().map_or(0, |row| row.hidden.dims()[2])
     }
 
-    /// Copies the hidden states of a prompt, counted from 0: those of the text encoder after its final norm, `[tokens, channels]` in
-    /// row-major order, without the system prompt's. Padding has hidden states too.
+    /// Copies the hidden states of a prompt, counted from 0: `[tokens, channels]` in row-major order. They are the text encoder's
+    /// outputs after its final norm, without those of the system prompt. Padding has hidden states too.
     ///
     /// # Errors
     ///
@@ -124,7 +124,7 @@ impl PromptContext {
         self.0.device.catch_backend_panic(|| Ok(kernels::values(hidden)))
     }
 
-    /// Returns the mask of a prompt, counted from 0: true for text tokens, false for padding, `[tokens]`.
+    /// Returns the mask of a prompt, counted from 0: `[tokens]`, true for text tokens and false for padding.
     ///
     /// # Errors
     ///

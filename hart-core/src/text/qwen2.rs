@@ -143,8 +143,8 @@ impl Qwen2 {
     }
 }
 
-/// Returns the causal mask without padding as a score bias `[B, 1, L, L]`: 0 for a visible key, the most negative float for any other. A
-/// query without visible keys (left padding without a system prompt) averages all L values, as in the published encoder.
+/// Returns the score bias `[B, 1, L, L]` that masks later tokens and padding: 0 for a visible key, the most negative float for any
+/// other. A query without visible keys (left padding without a system prompt) averages all L values, as in the published encoder.
 fn causal_bias(tokens: &Tokens, device: &Device) -> Tensor<4> {
     let (rows, system) = (tokens.ids.len(), tokens.system.len());
     let length = system + tokens.mask.first().map_or(0, Vec::len);
@@ -198,8 +198,8 @@ mod tests {
         (0..count).map(|_| (0..12).map(|_| uniform()).sum::<f32>() * deviation).collect()
     }
 
-    /// Returns a checkpoint of random weights. With `outliers`, the norms before the linear layers enlarge some channels a hundred times,
-    /// whose weights are small, as in trained models.
+    /// Returns a checkpoint of random weights. With `outliers`, the norms before the linear layers enlarge some channels a hundred
+    /// times. The weights of these channels are small, as in trained models.
     fn checkpoint(config: &TextConfig, outliers: bool) -> Checkpoint {
         let mut state = 1;
         let tensors = names_and_shapes(&Qwen2::init(config, &Device::flex()), &TEXT, "", |names| names.into_iter().next());
@@ -243,7 +243,7 @@ mod tests {
         kernels::values(encoder.forward(&tokens, &mut Progress::silent()).unwrap().hidden)
     }
 
-    /// Returns the smallest cosine between the hidden states of a token.
+    /// Compares the two hidden states of every token and returns the smallest cosine.
     fn least_cosine(got: &[f32], want: &[f32]) -> f64 {
         let cosine = |(a, b): (&[f32], &[f32])| {
             let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
@@ -258,7 +258,7 @@ mod tests {
         for outliers in [false, true] {
             let checkpoint = checkpoint(&config, outliers);
             let want = encode(&checkpoint, &config, Precision::F32);
-            // The outliers magnify the rounding of their own weights, which are small beside the others of their row.
+            // The outliers magnify the rounding of their own weights, which are small compared with the others of their row.
             let int8 = if outliers { 0.998 } else { 0.9995 };
             for (precision, least) in [(Precision::Bf16, 0.9999), (Precision::Int8, int8)] {
                 let cosine = least_cosine(&encode(&checkpoint, &config, precision), &want);
