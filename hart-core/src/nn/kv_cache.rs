@@ -6,7 +6,7 @@ use crate::kernels::{KvAppend, KvScratch, KvStore};
 #[derive(Clone, Debug)]
 pub(crate) struct KvCache {
     blocks: Vec<KvStore>,
-    /// Memory of the last scale's keys and values, block after block.
+    /// Memory of the last scale's keys and values, which one block after another uses.
     scratch: KvScratch,
 }
 

@@ -78,7 +78,7 @@ mod tests {
     use crate::kernels::testing::{assert_close, wave};
     use crate::nn::LinearConfig;
 
-    /// Packed, its products are close and its weight is still counted.
+    /// The products of a packed layer are close to those of the plain one, and its weight is still counted.
     #[test]
     fn a_packed_layer_is_close() {
         let device = Device::flex();

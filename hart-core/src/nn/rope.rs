@@ -30,9 +30,9 @@ impl RotaryEmbedding {
         Self { cos: kernels::tensor(cos, shape, device), sin: kernels::tensor(sin, shape, device) }
     }
 
-    /// Creates the embedding of a square image, row by row, with frequencies `base^(-4i/d)`. The quarters of a head have the angles of the
-    /// row, the row, the column and the column. Because its halves are rotated against each other, the first half is mixed by the
-    /// row's angles and the second by the column's.
+    /// Creates the embedding of a square image, row by row, with frequencies `base^(-4i/d)`. The first two quarters of a head have
+    /// the angles of the row, the last two those of the column. Rotation pairs channel `i` with `i + d/2`. The first half of its
+    /// output is therefore computed with the row's angles, and the second half with the column's.
     ///
     /// # Shapes
     ///

@@ -1,5 +1,5 @@
-//! Residual diffusion: a small MLP that samples, in a few denoising steps, what the discrete tokens of the last scale have lost (spec
-//! section 4).
+//! Residual diffusion: a small MLP that samples, in a few denoising steps, the residuals of the last scale: the differences between
+//! its continuous and its discrete tokens (spec section 4).
 //!
 //! Letters in shapes: B images; R rows of a batch, conditional rows first; L tokens of the last scale; C channels of the transformer; Z
 //! channels of the latent.

@@ -7,7 +7,8 @@ use crate::config::TransformerConfig;
 use crate::kernels::{self, AttentionParams, KvAppend, KvStore, RowGroup};
 use crate::nn::{Linear, LinearConfig, RotaryEmbedding};
 
-/// Factor of the scores in the published code, besides `1 / sqrt(head_dim)`, if queries and keys are not normalised.
+/// Factor that the published code applies to the scores, in addition to `1 / sqrt(head_dim)`, if queries and keys are not
+/// normalised.
 pub(crate) const SOFTMAX_FACTOR: f64 = 0.25;
 /// Upper limit of a head's learned scale.
 const MAX_SCALE: f32 = 100.0;

@@ -26,8 +26,7 @@ impl Head {
         }
     }
 
-    /// Computes the norm's modulation from the embedded context `[R, T, C]`: of each channel the maximum over all tokens, padding
-    /// included.
+    /// Computes the norm's modulation from the embedded context `[R, T, C]`, max-pooled over all tokens including padding.
     pub(super) fn modulation(&self, context: &Tensor<3>) -> Modulation {
         let vectors = self.modulator.forward(kernels::silu(context.clone().max_dim(1))); // [rows, 1, 2 channels]
         let width = vectors.dims()[2] / 2;

@@ -79,7 +79,7 @@ impl Transformer {
         }
     }
 
-    /// Precomputes what follows from the weights alone. They must not change afterwards.
+    /// Precomputes everything that depends on the weights alone. The weights must not change afterwards.
     pub(crate) fn frozen(self) -> Self {
         let levels = (0..self.config.sides.len()).map(|scale| self.level_embed.forward(scale)).collect();
         Self { levels: Some(Tensor::cat(levels, 1)), ..self }
@@ -119,8 +119,8 @@ impl Transformer {
         }
     }
 
-    /// Returns the number of image tokens that a later scale attends to: those of all scales but the first, whose tokens are the
-    /// context, and the last.
+    /// Returns the number of image tokens that a later scale attends to in the cache. The first scale has none, since its tokens
+    /// are the context, and the last scale is not cached.
     fn cached_image_tokens(&self) -> usize {
         let sides = &self.config.sides;
         sides[1..sides.len() - 1].iter().map(|side| side * side).sum()

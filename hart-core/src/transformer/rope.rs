@@ -25,8 +25,8 @@ pub(super) fn scale_rotation(
     RotaryEmbedding::image(&rows, config.head_dim(), BASE, device)
 }
 
-/// Returns the coordinates of a scale's rows, which are also those of its columns: stretched to the last scale's side, not rounded, and
-/// offset by the context's last position.
+/// Returns the coordinates of a scale's rows, which are also those of its columns. They are stretched to the last scale's side
+/// without rounding, and offset by the context's last position.
 fn coordinates(scale: &Scale, last_position: i64) -> Vec<f32> {
     (0..scale.side).map(|i| i as f32 / scale.side as f32 * scale.last_side as f32 + last_position as f32).collect()
 }

@@ -1,4 +1,4 @@
-//! The tokens of a batch, without equal ones.
+//! Deduplication of the equal tokens of a batch.
 
 use burn::prelude::*;
 
@@ -13,7 +13,7 @@ use crate::text::Context;
 /// computed for all T, and as a key it counts T times: `ln T` is added to its scores.
 #[derive(Clone, Debug)]
 pub(super) struct RowGroups {
-    /// Groups of consecutive rows; the unconditional rows are the last one.
+    /// Groups of consecutive rows. The last group has the unconditional rows.
     pub(super) groups: Vec<RowGroup>,
     /// Number of tokens in each row outside of the blocks.
     tokens: usize,
@@ -47,7 +47,7 @@ impl RowGroups {
         self.groups.iter().any(|group| group.tokens != self.tokens)
     }
 
-    /// Keeps one of equal tokens: `[R, L, C]` to `[1, N, C]`. Without equal tokens x stays as it is.
+    /// Keeps only one of several equal tokens: `[R, L, C]` to `[1, N, C]`. Returns x unchanged if no tokens are equal.
     pub(super) fn deduplicate(&self, x: Tensor<3>) -> Tensor<3> {
         if !self.has_duplicates() {
             return x;
@@ -84,7 +84,7 @@ impl RowGroups {
         vec![rows.iter().zip(self.tokens_of_rows()).flat_map(|(row, tokens)| row[..tokens].iter().copied()).collect()]
     }
 
-    /// Returns a block's modulation for tokens `[1, N, C]`. Without equal tokens it stays one for each row.
+    /// Returns a block's modulation for tokens `[1, N, C]`. If no tokens are equal, it stays the modulation of each row.
     pub(super) fn modulation(&self, modulation: &BlockModulation, device: &Device) -> BlockModulation {
         let branches = modulation.as_ref()?;
         if !self.has_duplicates() {

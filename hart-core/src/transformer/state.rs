@@ -7,7 +7,7 @@ use super::row_groups::RowGroups;
 use crate::kernels::Modulation;
 use crate::nn::KvCache;
 
-/// The effect of the context, the same for all scales of a run.
+/// The values that are computed from the context alone. They are the same for all scales of a run.
 #[derive(Clone, Debug)]
 pub struct Conditioning {
     /// Embedded context, `[R, T, C]`.

@@ -75,7 +75,8 @@ impl Codebook {
         self.embedding.forward(codes)
     }
 
-    /// Adds the features of a scale to the latent so far: upsampled and smoothed by phi, but unchanged at the last scale.
+    /// Adds the features of a scale to the latent so far. Features of the last scale are added unchanged, all others are upsampled
+    /// and smoothed by phi first.
     ///
     /// # Shapes
     ///
@@ -93,8 +94,9 @@ impl Codebook {
         downsample(latent.0.clone(), next.side)
     }
 
-    /// Quantises features to the codes of all scales and a continuous rest. Codes are the nearest by distance, even if the codebook was
-    /// trained by angle (`using_znorm`): the published hybrid tokenizer ignores that option.
+    /// Quantises features to the codes of all scales, and keeps the continuous tokens of the last one. Codes are the nearest by
+    /// distance, even if the codebook was trained by angle (`using_znorm`), because the published hybrid tokenizer ignores that
+    /// option.
     ///
     /// # Shapes
     ///
@@ -125,8 +127,8 @@ impl Codebook {
         ImageTokens { codes, continuous, inputs: Tensor::cat(inputs, 1), features }
     }
 
-    /// Returns the latent of the codes alone, which are the nearest by the codebook's own metric. As in the decoder's training, phi smooths
-    /// all scales, the last one too.
+    /// Returns the latent of the codes alone. These codes are the nearest by the codebook's own metric. As in the decoder's
+    /// training, phi smooths all scales, the last one too.
     pub fn discrete(&self, tokens: &ImageTokens, sides: &[usize]) -> Latent {
         match self.metric {
             Metric::Distance => self.latent_of(&tokens.codes, sides),
@@ -185,8 +187,8 @@ fn unit_rows(rows: Tensor<2>) -> Tensor<2> {
     rows / norm
 }
 
-/// Returns the index of the phi whose tick is nearest to a position between 0 and 1, the first one on a tie. Ticks are spaced evenly,
-/// with a margin at both ends of a third of `1 / count` for four phis, otherwise of half.
+/// Returns the index of the phi whose tick is nearest to a position between 0 and 1, the first one on a tie. Ticks are spaced
+/// evenly. The margin at each end is `1 / (3 count)` for four phis, and `1 / (2 count)` otherwise.
 fn nearest_phi(count: usize, position: f64) -> usize {
     let n = count as f64;
     let margin = if count == 4 { 1.0 / 3.0 / n } else { 1.0 / 2.0 / n };

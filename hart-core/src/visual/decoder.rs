@@ -23,8 +23,8 @@ pub enum DecoderMemory {
     /// Two maps of the finest level, in f32.
     #[default]
     Full,
-    /// One map of the finest level, at the cost of three more convolutions. It is in f32 and the image is the same to the bit, unless
-    /// the model is in bf16 or int8: then it is in bf16, and the image is nearly the same.
+    /// One map of the finest level, at the cost of three more convolutions. In a model in f32, the map is in f32 and the image is
+    /// the same to the bit. In a model in bf16 or int8, the map is in bf16 and the image is nearly the same.
     Limited,
 }
 

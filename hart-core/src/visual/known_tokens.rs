@@ -1,5 +1,5 @@
-//! Image-to-image, inpainting and outpainting: known tokens replace sampled ones scale by scale, and known features replace those of the
-//! final latent, and known pixels the decoded ones.
+//! Image-to-image, inpainting and outpainting. Known tokens replace sampled tokens scale by scale. Known features then replace
+//! those of the final latent, and known pixels replace the decoded ones.
 
 use burn::prelude::*;
 use burn::tensor::IntDType;
@@ -16,7 +16,7 @@ use crate::scales::Scale;
 
 /// Share of a token's area that must be known for the token to count as known.
 const MIN_KNOWN_AREA: f32 = 0.5;
-/// The latent's side divided by the width of the blend: 4 of 64 positions at 1024 pixels.
+/// The latent's side divided by the width of the blend, which is 4 of 64 positions at 1024 pixels.
 const BLEND_DIVISOR: usize = 16;
 
 /// The known tokens of an image to start from.

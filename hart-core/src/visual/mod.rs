@@ -57,8 +57,8 @@ impl Latent {
 pub struct ImageTokens {
     /// Codes of every scale, `[S][B][side^2]`.
     pub codes: Vec<Vec<Vec<u32>>>,
-    /// Continuous tokens of the last scale, `[B, h w, Z]`: the features less all earlier scales. Less the codebook rows of the last scale
-    /// they are the residuals that the diffusion learns.
+    /// Continuous tokens of the last scale, `[B, h w, Z]`: the features minus all earlier scales. The diffusion learns the
+    /// residuals, which are these tokens minus the codebook rows of the last scale.
     pub continuous: Tensor<3>,
     /// Features of the latent before each scale but the first, `[B, tokens of these scales, Z]`: the transformer's inputs in training.
     pub inputs: Tensor<3>,
@@ -200,7 +200,7 @@ impl VisualTokenizer {
         self.decode_with(DecoderMemory::Full, latent, progress)
     }
 
-    /// Like [`Self::decode`], with a choice of memory.
+    /// Like [`Self::decode`], but with the given memory of the decoder.
     ///
     /// # Errors
     ///
@@ -220,8 +220,8 @@ impl VisualTokenizer {
         Ok(kernels::to_f32(self.decoder.forward(features, memory, progress)?))
     }
 
-    /// Decodes the first image of a latent with sides of at most `max_side` pixels, but at least those of one position. A smaller image is
-    /// decoded from the downsampled latent.
+    /// Decodes the first image of a latent with sides of at most `max_side` pixels, but at least the side of one latent position. A
+    /// smaller image is decoded from the downsampled latent.
     ///
     /// # Errors
     ///
@@ -241,7 +241,7 @@ impl VisualTokenizer {
         self.decode_images_with(DecoderMemory::Full, latent, progress)
     }
 
-    /// Like [`Self::decode_images`], with a choice of memory.
+    /// Like [`Self::decode_images`], but with the given memory of the decoder.
     ///
     /// # Errors
     ///
