@@ -106,21 +106,21 @@ impl Drop for TileGuard {
 pub(super) struct TileOperands {
     /// Starts of the two tiles of A at k = 0.
     pub(super) a: [*const u8; 2],
-    /// From one row of A to the next.
+    /// Distance from one row of A to the next.
     pub(super) a_row_stride: usize,
-    /// From one tile of A to the next along k.
+    /// Distance from one tile of A to the next along k.
     pub(super) a_tile_stride: usize,
     /// Starts of the two tiles of B at k = 0. The second one is not read by [`TileProduct::product_32x16`].
     pub(super) b: [*const u8; 2],
-    /// From one row of B, which is a dword along k, to the next.
+    /// Distance from one row of B, which is a dword along k, to the next.
     pub(super) b_row_stride: usize,
-    /// From one tile of B to the next along k.
+    /// Distance from one tile of B to the next along k.
     pub(super) b_tile_stride: usize,
     /// Number of tiles along k, at least one.
     pub(super) k_tiles: usize,
     /// Starts of the two tiles of rows of C. The second tile of columns follows 64 bytes later in each row.
     pub(super) c: [*mut u8; 2],
-    /// From one row of C to the next.
+    /// Distance from one row of C to the next.
     pub(super) c_row_stride: usize,
 }
 

@@ -65,7 +65,7 @@ impl PackedWeight {
         }
     }
 
-    /// Returns the bytes of the panels and scales of a weight `[in, out]`; `None` if the precision is not packed.
+    /// Returns the size in bytes of the panels and scales of a weight `[in, out]`; `None` if the precision is not packed.
     pub(crate) fn size(precision: Precision, dims: [usize; 2]) -> Option<u64> {
         let dwords: usize = Self::stored_shape(precision, dims)?[..3].iter().product();
         let scales = if precision == Precision::Int8 { dims[1] } else { 0 };

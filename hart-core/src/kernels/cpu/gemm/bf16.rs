@@ -57,7 +57,7 @@ impl Bf16Weights {
         fits.then_some(Self { panels, inputs, outputs })
     }
 
-    /// Returns the bytes of the panels.
+    /// Returns the size of the panels in bytes.
     pub(crate) fn size(inputs: usize, outputs: usize) -> usize {
         inputs.div_ceil(K_GROUP) * K_GROUP * 2 * outputs.next_multiple_of(NR)
     }

@@ -1,8 +1,8 @@
 //! f32 products of many rows, with w as a checkpoint stores it: `[outputs, inputs]`.
 //!
-//! The k-loop runs in blocks of [`KC`] inputs. For each, x is packed into panels first; then each task packs its own panels of w, which
-//! stay in the second-level cache, and multiplies the rows by them. w is never copied or widened as a whole. Unlike [`super::gemv`], it does not
-//! suffer from cache conflicts between rows whose distance is a power of two.
+//! The k-loop runs in blocks of [`KC`] inputs. For each block, x is packed into panels first. Then each task packs its own panels
+//! of w, which stay in the second-level cache, and multiplies the rows by them. w is never copied or widened as a whole. Unlike
+//! [`super::gemv`], this product does not suffer from cache conflicts between rows whose distance is a power of two.
 
 use std::ops::Range;
 
@@ -31,7 +31,7 @@ pub(super) fn x_layout(level: SimdLevel) -> XLayout {
     XLayout { mr: mr(level.has_32_registers()), format: XFormat::Panel }
 }
 
-/// Returns the rows of the register block.
+/// Returns the number of rows of the register block.
 const fn mr(has_32_registers: bool) -> usize {
     if has_32_registers { 8 } else { 6 }
 }

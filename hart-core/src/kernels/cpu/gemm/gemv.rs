@@ -49,7 +49,7 @@ pub(super) fn matmul(level: SimdLevel, x: &[f32], w: StoredRows<'_>, bias: Optio
     unsafe { y.set_len(y.len() + rows * outputs) };
 }
 
-/// Returns the outputs of a task whose rows of w are widened: they stay in the second-level cache.
+/// Returns the number of outputs of a task whose rows of w are widened: these rows stay in the second-level cache.
 fn widened_outputs(inputs: usize) -> usize {
     (TASK_WIDENED / inputs / OUTPUTS_STEP * OUTPUTS_STEP).clamp(OUTPUTS_STEP, TASK_OUTPUTS)
 }
@@ -60,7 +60,7 @@ struct Operands<'a> {
     w: &'a [f32],
     bias: Option<&'a [f32]>,
     inputs: usize,
-    /// From one row of y to the next.
+    /// Distance from one row of y to the next.
     y_stride: usize,
 }
 
@@ -114,7 +114,7 @@ unsafe fn register_blocks<S: SimdF32>(operands: Operands<'_>, y: *mut f32) {
     }
 }
 
-/// Returns the outputs of a full register block: its accumulators and operands fill the registers.
+/// Returns the number of outputs of a full register block: its accumulators and operands fill the registers.
 const fn nr<S: SimdF32>() -> usize {
     if S::HAS_32_REGISTERS { 6 } else { 4 }
 }

@@ -1,8 +1,10 @@
-//! Products of 8-bit integers: one scale for each output of w and one for each row of x, sums in exact 32-bit integers.
+//! Matrix products of 8-bit integers. Each output of w and each row of x has a scale. Sums are exact 32-bit integers.
 //!
-//! x is quantised dynamically, row by row. A row with values far larger than most, as text models have some, is multiplied twice: once
-//! as it is and once for what the quantisation left over, on a scale of its own. Most instruction sets multiply unsigned int8 of x by signed int8 of w, so x then has a zero
-//! point of 128: `x ~ scale * (q - 128)`. What the zero point adds to an output is computed from w once and subtracted in the epilogue.
+//! x is quantised dynamically, row by row. Text models have rows in which a few values are far larger than the others. Such a row
+//! is multiplied twice: once quantised, and once for its quantisation error, which is quantised with a scale of its own.
+//!
+//! Most instruction sets multiply unsigned int8 of x by signed int8 of w. x then has a zero point of 128: `x ~ scale * (q - 128)`.
+//! The contribution of the zero point to an output is computed from w once and subtracted in the epilogue.
 
 use std::sync::OnceLock;
 
@@ -17,7 +19,7 @@ use super::microkernel::{self, MacroBlock};
 use super::packing::NR;
 use super::stored::StoredRows;
 
-/// Number of inputs from which on a sum could overflow.
+/// Smallest number of inputs with which a sum could overflow.
 const OVERFLOWING_INPUTS: usize = (i32::MAX / (255 * 128)) as usize;
 
 /// Weights of a linear layer, quantised and packed.
@@ -84,7 +86,7 @@ impl Int8Weights {
         self.compensation.get_or_init(|| compensation)
     }
 
-    /// Returns the bytes of the panels.
+    /// Returns the size of the panels in bytes.
     pub(crate) fn size(inputs: usize, outputs: usize) -> usize {
         inputs.div_ceil(K_GROUP) * K_GROUP * outputs.next_multiple_of(NR)
     }
@@ -150,7 +152,7 @@ impl Int8Weights {
         }
     }
 
-    /// Adds the products of the remainders of some rows to those of all rows, y.
+    /// Adds the products of the remainders to their rows of y, the products of all rows.
     fn add_rows(&self, remainder: &Remainder, products: &[f32], y: &mut [f32]) {
         let outputs = self.outputs();
         for (index, products) in remainder.indices.iter().zip(products.chunks(outputs)) {

@@ -1,4 +1,4 @@
-//! Rows of x for [`super::int8`]: quantised row by row, those with outliers twice.
+//! Rows of x for [`super::int8`], quantised row by row. For rows with outliers, the quantisation error is quantised too.
 
 use rayon::prelude::*;
 
@@ -14,12 +14,12 @@ pub(super) const ZERO_POINT: i32 = 128;
 const EVEN_BYTES: u32 = 0x00ff_00ff;
 /// Largest quantised absolute value. -128 is unused, so that the range is symmetric.
 const MAX_QUANTIZED: f32 = 127.0;
-/// The zero point in each byte of a dword: exclusive or makes unsigned bytes signed.
+/// The zero point in each byte of a dword. XOR with it makes unsigned bytes signed.
 const ZERO_POINTS: u32 = 0x8080_8080;
 /// Rows whose largest absolute value is smaller become zero: the inverse of their scale would overflow.
 const MIN_ABS_MAX: f32 = 1e-36;
-/// Ratio of the largest to the mean absolute value from which on a row is multiplied twice. Rows of normal values of 1536 channels have
-/// 5, hidden rows of SwiGLU 15.
+/// Ratio of the largest to the mean absolute value above which a row is multiplied twice. Normally distributed rows of 1536
+/// channels have a ratio of 5, hidden rows of SwiGLU one of 15.
 const OUTLIER_RATIO: f32 = 32.0;
 
 /// Rows of x, quantised and packed for an instruction set.
@@ -29,13 +29,13 @@ pub(crate) struct Int8Rows {
     pub(super) panels: AlignedVec<u32>,
     /// Scale of each row. NaN or infinite if the row has such a value.
     pub(super) scales: Vec<f32>,
-    /// What the quantisation leaves over of rows with outliers; `None` if there are none.
+    /// Quantisation errors of the rows with outliers; `None` if there are none.
     pub(super) remainder: Option<Box<Remainder>>,
     pub(super) inputs: usize,
     pub(super) isa: Int8Isa,
 }
 
-/// What the quantisation of some rows leaves over.
+/// Quantisation errors of some rows, which are quantised too.
 #[derive(Debug)]
 pub(super) struct Remainder {
     /// Indices of the rows.
@@ -96,7 +96,7 @@ impl Int8Rows {
     }
 }
 
-/// Returns whether the values of a quantised row are small beside the largest one, which is 127.
+/// Finds out whether the values of a quantised row are small compared with the largest one, which is 127.
 struct FindOutliers<'a> {
     quantized: &'a [u8],
     found: &'a mut bool,
@@ -110,7 +110,7 @@ impl LoopKernel for FindOutliers<'_> {
     }
 }
 
-/// Returns what the quantisation of a row leaves over.
+/// Returns the quantisation errors of a row.
 fn remainder(level: simd::SimdLevel, row: &[f32]) -> Vec<f32> {
     let (mut quantized, mut scale) = (vec![0; row.len()], 0.0);
     level.run_loop(QuantizeRow { row, quantized: &mut quantized, scale: &mut scale });

@@ -22,7 +22,8 @@ enum Int8Variant {
     Avx2,
     #[cfg(target_arch = "x86_64")]
     AvxVnni,
-    /// Like [`Self::AvxVnni`] in the encoding of AVX-512. A processor with either tests the kernel that both share.
+    /// Like [`Self::AvxVnni`], but in the encoding of AVX-512. Both share a kernel, which can be tested on a processor with either
+    /// one.
     #[cfg(target_arch = "x86_64")]
     Avx512Vnni256,
     #[cfg(target_arch = "x86_64")]

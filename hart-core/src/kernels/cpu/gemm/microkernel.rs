@@ -124,7 +124,8 @@ impl<E> MacroBlock<'_, E> {
 const TASK_PANELS: usize = 6;
 /// Dwords of x in a task: they stay in the second-level cache.
 const TASK_X_DWORDS: usize = 128 * 1024;
-/// Like [`TASK_X_DWORDS`], for tasks that widen their panels of w: more rows amortise it, and x stays in the third-level cache.
+/// Like [`TASK_X_DWORDS`], for tasks that widen their panels of w. More rows amortise the widening, and x stays in the third-level
+/// cache.
 const WIDENED_TASK_X_DWORDS: usize = 1024 * 1024;
 /// Like [`TASK_X_DWORDS`], for tasks that copy their panels of w for AMX.
 const TILED_TASK_X_DWORDS: usize = 256 * 1024;

@@ -4,9 +4,9 @@
 //! by some panels of `nr` outputs. The elements along k that fill a dword are a k-group: one f32, two bf16 or four int8, as in the VNNI
 //! layout.
 //!
-//! [`gemv`] and [`blocked`] compute in f32 with weights read in place from the mapped checkpoint, in f32 or half precision: the first
-//! packs nothing and is faster for few rows, the second packs a block at a time. [`bf16`] and [`int8`] take weights that were quantised and packed before. Within
-//! each of them, a row's result does not depend on the other rows.
+//! [`gemv`] and [`blocked`] compute in f32 and read weights in f32 or half precision in place from the mapped checkpoint. `gemv`
+//! packs nothing and is faster for few rows; `blocked` packs a block at a time. [`bf16`] and [`int8`] take weights that were
+//! quantised and packed before. Within each of them, a row's result does not depend on the other rows.
 
 mod amx;
 #[cfg(target_arch = "aarch64")]

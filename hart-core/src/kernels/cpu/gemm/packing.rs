@@ -27,7 +27,7 @@ pub(super) enum XFormat {
 }
 
 impl XLayout {
-    /// Returns the dwords along k of a packed row of `k_groups`.
+    /// Returns the number of dwords along k of a packed row of `k_groups`.
     pub(super) fn k_dwords(self, k_groups: usize) -> usize {
         match self.format {
             XFormat::Panel => k_groups,
@@ -36,12 +36,12 @@ impl XLayout {
         }
     }
 
-    /// Returns the dwords of one panel.
+    /// Returns the number of dwords of one panel.
     pub(super) fn panel_len(self, k_groups: usize) -> usize {
         self.k_dwords(k_groups) * self.mr
     }
 
-    /// Returns the dwords of all panels of `rows` rows.
+    /// Returns the number of dwords of all panels of `rows` rows.
     pub(super) fn len(self, rows: usize, k_groups: usize) -> usize {
         rows.div_ceil(self.mr) * self.panel_len(k_groups)
     }

@@ -18,7 +18,7 @@ pub(crate) enum StoredRows<'a> {
 #[derive(Clone, Copy)]
 pub(super) struct WideRows<'a> {
     pub(super) values: &'a [f32],
-    /// From one row to the next.
+    /// Distance from one row to the next in `values`.
     pub(super) stride: usize,
     /// Index of the range's first input in `values`.
     pub(super) first: usize,
@@ -49,7 +49,7 @@ impl<'a> StoredRows<'a> {
         }
     }
 
-    /// Returns whether reading takes memory besides the stored rows.
+    /// Returns whether reading needs memory in addition to the stored rows.
     pub(super) fn is_widened(self) -> bool {
         !matches!(self, Self::F32(_))
     }

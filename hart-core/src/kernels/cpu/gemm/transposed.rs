@@ -1,5 +1,5 @@
-//! Packing of transposed operands for bf16 products, whose outputs or rows are contiguous instead of their inputs: weights as burn
-//! initialises them, and both operands of a weight's gradient.
+//! Packing of transposed operands for bf16 products, in which outputs or rows are contiguous instead of inputs. Such operands are
+//! weights as burn initialises them, and both operands of a weight's gradient.
 
 use rayon::prelude::*;
 
