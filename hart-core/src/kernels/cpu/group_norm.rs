@@ -29,12 +29,12 @@ pub(super) struct Norm<'a> {
 pub(super) type Statistics = (f32, f32);
 
 impl Norm<'_> {
-    /// Returns the channels of a group.
+    /// Returns the number of channels of a group.
     fn channels(&self) -> usize {
         self.scale.len() / self.groups
     }
 
-    /// Returns the values of a group.
+    /// Returns the number of values of a group.
     fn group(&self) -> usize {
         self.channels() * self.pixels
     }

@@ -59,8 +59,8 @@ impl Drop for PoolGuard {
     }
 }
 
-/// Returns free memory of the C library to the system. Otherwise it keeps the memory of a large image's keys and values while the image
-/// is decoded.
+/// Returns free memory of the C library to the system. Otherwise the library keeps the memory of a large image's keys and values
+/// while the image is decoded.
 fn trim() {
     // SAFETY: the call does not touch allocated memory.
     #[cfg(all(target_os = "linux", target_env = "gnu"))]

@@ -31,7 +31,7 @@ pub(super) enum NormKind {
 pub(super) struct BroadcastRows<'a> {
     /// Starts with the first row.
     pub(super) values: &'a [f32],
-    /// From one row to the next.
+    /// Distance from one row to the next.
     pub(super) stride: usize,
     /// Consecutive rows of x for each row.
     pub(super) repeats: usize,

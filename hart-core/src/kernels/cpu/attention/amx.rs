@@ -2,7 +2,7 @@
 //!
 //! The steps are those of [`super::flash`], but queries are stored as rows: `q k^T` and `p v` multiply 32 queries at a time by the
 //! packed panels of keys and values, and the softmax runs along the rows. If all scores of 32 queries and a key block are small, as
-//! they usually are, the row maximum is not computed: powers of two of small scores cannot overflow, and zero is used instead.
+//! they usually are, zero is used instead of the row maximum, which is not computed. Powers of two of small scores cannot overflow.
 
 use super::exp2::{exp2, exp2_for_bf16};
 use super::flash::MIN_SCORE;
@@ -27,7 +27,8 @@ const MAX_SMALL_SCORE: f32 = 60.0;
 
 /// A thread's memory for one query block: its queries, and the state of the online softmax.
 pub(super) struct Scratch {
-    /// `[QUERY_BLOCK][head_dim / 2]`, pairs of bf16, times the scale and log2(e): the softmax uses powers of two.
+    /// Queries, `[QUERY_BLOCK][head_dim / 2]`, pairs of bf16, multiplied by the scale and log2(e), because the softmax uses powers
+    /// of two.
     query: AlignedVec<f32>,
     /// Unnormalised output accumulator, `[QUERY_BLOCK][head_dim]`.
     acc: AlignedVec<f32>,

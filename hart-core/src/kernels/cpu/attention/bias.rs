@@ -11,8 +11,8 @@ pub(super) struct ScoreBias<'a> {
     pub(super) keys: usize,
 }
 
-/// Loads the biases of a query block, one column per query, times log2(e). The most negative float, which hides a key, becomes the
-/// smallest score.
+/// Loads the biases of a query block, one column per query, multiplied by log2(e). The most negative float, which masks a key,
+/// becomes the minimum score.
 pub(super) struct LoadBiasColumns<'a> {
     pub(super) bias: ScoreBias<'a>,
     /// First query of the block.

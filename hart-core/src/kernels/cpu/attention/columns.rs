@@ -3,7 +3,7 @@
 /// Queries of a query block: three of the widest vectors.
 pub(super) const QUERY_BLOCK: usize = 48;
 
-/// A cache line. Its alignment keeps vectors of queries from crossing two of them.
+/// The values of a cache line. The alignment ensures that no vector of queries spans two cache lines.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
 struct CacheLine([f32; 16]);

@@ -8,9 +8,9 @@
 //! broadcast their other operand, an element of a key or of a value channel. `q k^T` and `p v` use the same register tile: eight
 //! rows, which are keys or value channels, by up to three vectors of queries.
 //!
-//! A dword is 32 bits along the reduction dimension: one f32, or two bf16 (`BF16`). Two bf16 are two channels of a query and a key,
-//! or two keys of a probability and a value. Sums and softmax are f32 in both cases. Where the processor has no dot product of
-//! bf16, bf16 keys and values are widened to f32 one key block at a time.
+//! A dword is 32 bits along the reduction dimension: one f32, or two bf16 (`BF16`). Two bf16 belong to two channels in `q k^T`, and
+//! to two keys in `p v`. Sums and softmax are f32 in both cases. Where the processor has no dot product of bf16, bf16 keys and
+//! values are widened to f32 one key block at a time.
 //!
 //! The result of a query consists of the same sums in the same order, whatever its position in a block and whichever thread
 //! computes it.
@@ -36,7 +36,7 @@ pub(super) const MIN_SCORE: f32 = -1e30;
 
 /// A thread's memory for one query block: its queries, and the state of the online softmax.
 pub(super) struct Scratch {
-    /// `[dwords of a query][QUERY_BLOCK]`, times the scale and log2(e): the softmax uses powers of two.
+    /// Queries, `[dwords of a query][QUERY_BLOCK]`, multiplied by the scale and log2(e), because the softmax uses powers of two.
     pub(super) query: QueryColumns,
     /// Unnormalised output accumulator, `[value_dim][QUERY_BLOCK]`.
     pub(super) acc: QueryColumns,

@@ -43,7 +43,7 @@ impl HeadConfig {
         self.bf16 && level.has_bf16()
     }
 
-    /// Returns the dwords of a query: as many as a key has, packed or widened to f32.
+    /// Returns the number of dwords of a query: that of a packed key or, if keys have to be widened to f32, that of a widened key.
     fn query_dwords(&self, level: SimdLevel) -> usize {
         let key_dwords = dword_count(self.head_dim, self.bf16);
         if self.bf16 && !level.has_bf16() { 2 * key_dwords } else { key_dwords }

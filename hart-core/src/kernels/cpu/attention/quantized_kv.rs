@@ -1,6 +1,6 @@
 //! Keys and values of earlier scales in 8-bit integers, with one scale per token and head: half the memory of bf16.
 //!
-//! Attention dequantises one key block at a time, to bf16 or f32. Compared with the products of the block that costs little.
+//! Attention dequantises one key block at a time, to bf16 or f32. This costs little compared with the products of the block.
 
 use rayon::prelude::*;
 

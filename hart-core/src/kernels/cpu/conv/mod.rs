@@ -36,7 +36,7 @@ pub(super) struct Sizes {
 }
 
 impl Sizes {
-    /// Returns the pixels of a channel.
+    /// Returns the number of pixels of a channel.
     fn pixels(self) -> usize {
         self.height * self.width
     }

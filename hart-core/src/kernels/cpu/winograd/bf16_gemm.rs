@@ -65,7 +65,7 @@ pub(super) fn multiply(product: Product<'_, Pair>) {
     plain(product);
 }
 
-/// Like [`multiply`], with AMX: a multiple of [`ROWS`] rows, and a depth that fills the tiles.
+/// Like [`multiply`], with AMX. The product has a multiple of [`ROWS`] rows, and a depth that fills the tiles.
 ///
 /// # Panics
 ///

@@ -20,11 +20,11 @@ pub(super) struct Block<'a> {
 }
 
 impl Block<'_> {
-    /// Computes `y += conv2(silu(norm2(conv1(silu(norm1(x))))))` for one map. `None` for x is y itself.
+    /// Computes `y += conv2(silu(norm2(conv1(silu(norm1(x))))))` for one map. If x is `None`, it is y itself.
     ///
-    /// The first convolution is computed twice: for the statistics of the second norm, and then just ahead of the second convolution,
-    /// which therefore never writes a row of x that is still to be read. The result is the same to the bit as with the whole map
-    /// between the convolutions in f32.
+    /// The first convolution is computed twice: once for the statistics of the second norm, and once in step with the second
+    /// convolution, one band ahead of it. The second convolution therefore never overwrites a row of x that is still to be read.
+    /// The result is the same to the bit as with a whole f32 map between the convolutions.
     ///
     /// # Panics
     ///
@@ -40,7 +40,8 @@ impl Block<'_> {
         let norm = self.norms[0].normalization(level, x.unwrap_or(y));
         let mut conv1 = Convolution::<N>::new(level, first, self.size, rows);
         let (bands, row) = (conv1.bands(), self.size[1] * first.out_channels);
-        // Two bands, of which the second convolution also reads the row after the first one; or a band and the pixels before it.
+        // Room for a band and the pixels before it that are not summed yet, and later for two bands: the one that the second
+        // convolution processes and the next one, whose first row it reads too.
         let band = rows * TILE * row;
         let mut hidden = vec![0.0; band + band.max(PIXELS * first.out_channels)];
 
@@ -109,8 +110,8 @@ fn upsample_in_bands<N: Element, T: Value>(
     for index in 0..images {
         let mut convolution = Convolution::<N>::new(level, filters, size, rows);
         for band in 0..convolution.bands() {
-            // Rows that are still to be read lie beyond the band: the same part of the input is read as of the output is written,
-            // and both have the same end.
+            // Rows that are still to be read lie beyond the band: after a band, the same fraction of the input is read as of the
+            // output is written, and both end at the same address.
             let map = &y[tail + index * image..][..image];
             convolution.read(&Input { map, height, width, channels, op: InputOp::Upsample }, band);
             let values = convolution.values(band);
@@ -129,7 +130,7 @@ mod tests {
     use super::*;
     use crate::kernels::testing::waves_f64;
 
-    /// Height, width, channels and hidden channels: whole and other tiles, parts of the statistics and vectors.
+    /// Height, width, channels and hidden channels. They cover whole and partial tiles, parts of the statistics, and vectors.
     const SIZES: [[usize; 4]; 6] =
         [[16, 16, 16, 16], [9, 13, 6, 4], [1, 1, 2, 2], [37, 21, 4, 34], [4, 70, 48, 6], [21, 300, 2, 8]];
 

@@ -24,9 +24,9 @@ use super::value::{Value, round_all};
 use super::weights::Filters;
 use super::{ALIGN, CHUNK, PATCH, POINTS, TILE, transforms};
 
-/// Tiles of one matrix product: its output stays in the L2 cache.
+/// Tiles of one matrix product. With this number, its output stays in the L2 cache.
 const TILES_AT_ONCE: usize = 30;
-/// Elements of a band's transformed input tiles: they stay in the shared cache.
+/// Elements of a band's transformed input tiles. With this number, the tiles stay in the shared cache.
 const BAND: usize = 1 << 21;
 
 /// Convolves one map: `y = convolution + bias`, or `y += convolution + bias` if `add`.
@@ -68,7 +68,7 @@ pub(super) struct Convolution<'a, N: Element> {
     size: [usize; 2],
     /// Tile rows of a band.
     rows: usize,
-    /// Per chunk; empty if there is only one band.
+    /// Transformed filters of each chunk; empty if there is only one band.
     transformed: Vec<Vec<N>>,
     biases: Vec<Vec<f32>>,
     input: Band,
@@ -212,7 +212,7 @@ impl<N: Element> WinogradDomain<N> {
         Self { values: AlignedVec::new(POINTS * point_stride + padding), point_stride, tile_len, amx }
     }
 
-    /// Returns the tiles of one matrix product.
+    /// Returns the number of tiles of one matrix product.
     fn tiles_at_once(&self) -> usize {
         if self.amx.is_some() { bf16_gemm::ROWS } else { TILES_AT_ONCE }
     }

@@ -101,7 +101,7 @@ impl GroupNormArgs<'_> {
     }
 }
 
-/// Per channel the sum over some pixels, then per channel the squared deviations from their mean.
+/// Computes the sum of each channel over some pixels, and the sum of its squared deviations from its mean over these pixels.
 struct Sums<'a, T> {
     x: &'a [T],
     sums: &'a mut [f32],

@@ -12,7 +12,8 @@ use crate::kernels::testing::waves_f64;
 use crate::kernels::{tensor, values};
 use crate::nn::{self, conv_params, group_norm_params};
 
-/// Height, width, input and output channels: multiples of tiles, chunks and vectors, others, and one map of several bands.
+/// Height, width, input and output channels. They cover multiples of tiles, chunks and vectors, other sizes, and a map of several
+/// bands.
 const SIZES: [[usize; 4]; 10] = [
     [8, 8, 16, 16],
     [9, 13, 5, 3],
@@ -248,7 +249,7 @@ fn compact_upsampling_equals_upsampling() {
     assert!(compact_upsample_conv2d(x, &conv_params(&layer(9, 2, 3))).is_err());
 }
 
-/// Half the distance between neighbours, relative to a value: the error of rounding to bf16.
+/// Largest error of rounding to bf16, relative to a value: half the distance between neighbours.
 const BF16_ERROR: f32 = 1.0 / 256.0;
 
 #[test]

@@ -1,8 +1,9 @@
 //! The three transforms of Winograd's algorithm: input, filter and output.
 //!
-//! A row of 6 values and a filter of 3 are polynomials. The values of their product at 6 points are the products of their values at these points,
-//! and 4 of its coefficients are the convolution. The points are 0, ±√½, ±√2 and infinity: since √½ √2 = 1, rounding to bf16 costs a
-//! third of what it costs with the usual 0, ±1, ±2. In two dimensions the columns are transformed first, then the rows.
+//! A row of 6 values and a filter of 3 are taken as polynomials, which are evaluated at 6 points. The products of their values at
+//! these points are the values of the product polynomial, and 4 of its coefficients are the convolution. The points are 0, ±√½, ±√2
+//! and infinity. Since √½ √2 = 1, rounding to bf16 costs a third of what it costs with the usual 0, ±1, ±2. In two dimensions the
+//! columns are transformed first, then the rows.
 
 use std::f32::consts::{FRAC_1_SQRT_2, SQRT_2};
 

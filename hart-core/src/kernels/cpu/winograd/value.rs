@@ -21,7 +21,7 @@ pub(super) trait Value: Pod + burn::tensor::Element + Send + Sync {
     /// Returns the nearest value.
     fn round(value: f32) -> Self;
 
-    /// Returns values in f32, in `space` unless they already are.
+    /// Returns values in f32: in place if they already are, otherwise widened into `space`.
     fn widen_all<'a>(values: &'a [Self], space: &'a mut Vec<f32>) -> &'a [f32];
 
     /// Returns the values if they are f32.
