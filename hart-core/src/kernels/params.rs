@@ -91,7 +91,7 @@ impl ConvParams {
 /// Smallest norm that L2 normalisation divides by, PyTorch's default.
 pub(super) const MIN_NORM: f32 = 1e-12;
 
-/// Parameters of self-attention besides its two linear layers.
+/// Parameters of self-attention, without those of its two linear layers.
 #[derive(Debug)]
 pub(crate) struct AttentionParams {
     /// Number of heads, H.
@@ -100,7 +100,7 @@ pub(crate) struct AttentionParams {
     pub(crate) query_bias: Tensor<1>,
     /// Added to the values, `[C]`.
     pub(crate) value_bias: Tensor<1>,
-    /// With L2-normalised queries and keys: the norm of each head's queries, `[1, H, 1, 1]`.
+    /// Norm of each head's queries if queries and keys are L2-normalised, `[1, H, 1, 1]`.
     pub(crate) norms: Option<Tensor<4>>,
     /// Factor of the scores.
     pub(crate) scale: f64,
@@ -149,7 +149,7 @@ pub(super) struct KvOptions {
     /// `true` to quantise to 8 bits, if the backend supports it.
     #[cfg_attr(not(feature = "cpu"), allow(dead_code, reason = "read by the CPU's kernels"))]
     pub(super) int8: bool,
-    /// Most tokens per row in the cache.
+    /// Maximum number of tokens per row in the cache.
     #[cfg_attr(not(any(feature = "cuda", feature = "wgpu")), allow(dead_code, reason = "read by the GPU's kernels"))]
     pub(super) capacity: usize,
 }

@@ -181,10 +181,8 @@ mod tests {
         }
     }
 
-    /// Runs three scales with the cache. In the first one, rows differ in length: a token of the unconditional rows has the
-    /// multiplicity seven.
-    /// A causal mask, padding in front, whose first queries see no key, and a bias of ordinary values; one for all rows and one for
-    /// each.
+    /// The bias is a causal mask with padding in front, which leaves the first queries without a visible key, and has ordinary
+    /// values elsewhere. All rows share it, or each row has a separate one.
     #[test]
     fn attention_with_a_bias_equals_the_reference() {
         let device = Device::flex();
@@ -202,6 +200,8 @@ mod tests {
         }
     }
 
+    /// Runs three scales with the cache. In the first one, rows differ in length: a token of the unconditional rows has the
+    /// multiplicity seven.
     #[test]
     fn faster_self_attention_equals_the_reference() {
         let device = Device::flex();

@@ -180,7 +180,7 @@ fn chunked_attention(qkv: &[Tensor<3>; 3], kv_len: usize, scale: f64, bias: Opti
     Tensor::cat(outputs.collect(), 0)
 }
 
-/// Returns `softmax(scale q k^T + bias) v` with the scores in memory, in f32. Shapes as of [`chunked_attention`].
+/// Returns `softmax(scale q k^T + bias) v` with the scores in memory, in f32. The shapes are those of [`chunked_attention`].
 fn dense_attention(qkv: [Tensor<3>; 3], kv_len: usize, scale: f64, bias: Option<Tensor<3>>) -> Tensor<3> {
     let [[heads, tokens, head_dim], [_, capacity, _], _] = [0, 1, 2].map(|i| qkv[i].dims());
     let [query, key, value] = qkv.map(|operand| contiguous(&operand).expect("a tensor of the GPU"));

@@ -67,12 +67,12 @@ impl ConvShape {
         Self { batch: x[0], out_channels: weight[0], geometry }
     }
 
-    /// Returns the elements of a patch: the columns of the im2col matrix.
+    /// Returns the number of elements of a patch: the columns of the im2col matrix.
     fn patch_len(&self) -> usize {
         self.geometry.kernel * self.geometry.kernel * self.geometry.channels
     }
 
-    /// Returns the output pixels of the whole batch: the rows of the im2col matrix.
+    /// Returns the number of output pixels of the whole batch: the rows of the im2col matrix.
     fn pixels(&self) -> usize {
         self.batch * self.geometry.out_height * self.geometry.out_width
     }
@@ -136,8 +136,8 @@ mod gradients {
     #[derive(Debug)]
     struct ConvolveBackward;
 
-    /// Adds the rows of an im2col matrix `[output pixels, kernel, kernel, channels]` up to a channels-last map. One thread computes one
-    /// element of the map, from all patches that contain it.
+    /// Sums the rows of an im2col matrix `[output pixels, kernel, kernel, channels]` to a channels-last map. One thread computes
+    /// one element of the map, from all patches that contain it.
     #[cube(launch)]
     #[allow(clippy::too_many_arguments)]
     fn col2im<X: Float>(

@@ -48,9 +48,9 @@ impl Layout {
 pub(super) struct Operand {
     pub(super) tensor: CubeTensor,
     pub(super) layout: Layout,
-    /// Leading dimension: elements from one row (or column) to the next. 0 with im2col.
+    /// Leading dimension: the distance from one row (or column) to the next in elements. 0 with im2col.
     pub(super) leading_dim: usize,
-    /// Elements from one matrix of a batch, or one split-K slice, to the next. With im2col, output pixels.
+    /// Distance from one matrix of a batch, or one split-K slice, to the next: in elements, or in output pixels with im2col.
     pub(super) batch_stride: usize,
 }
 
@@ -189,7 +189,8 @@ const fn tile(m: usize, n: usize, planes_m: usize, occupancy: usize) -> Tile {
 pub(super) const TILES: [Tile; 6] =
     [tile(128, 160, 4, 1), tile(128, 128, 4, 2), tile(128, 64, 4, 2), tile(64, 64, 2, 2), tile(128, 32, 4, 2), tile(32, 64, 2, 2)];
 
-/// Returns the bytes of shared memory that a tile takes: two stages of both operands, and one output fragment of each plane.
+/// Returns the number of bytes of shared memory that a tile takes: two stages of both operands, and one output fragment of each
+/// plane.
 fn shared_bytes(tile: &Tile) -> usize {
     2 * (tile.m + tile.n) * STAGE_ROW_BYTES + THREADS as usize / PLANE * FRAGMENT * FRAGMENT * size_of::<f32>()
 }

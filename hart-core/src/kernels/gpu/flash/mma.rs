@@ -6,8 +6,8 @@ use cubecl::prelude::*;
 use super::stage::row_vectors;
 use super::{BLOCK_N, MMA_K, MMA_M, MMA_N, VECTOR};
 
-/// Loads a plane's queries as left operands of `mma`: for every [`MMA_K`] channels four pairs, of the upper and the lower row, and of
-/// both rows 8 channels further. Queries beyond `tokens` are zero.
+/// Loads a plane's queries as left operands of `mma`. For every [`MMA_K`] channels these are four pairs: one of the upper and one
+/// of the lower row, and the same 8 channels further. Queries beyond `tokens` are zero.
 #[cube]
 pub(super) fn load_queries<X: Float, N2: Size>(
     query: &[Vector<X, N2>],

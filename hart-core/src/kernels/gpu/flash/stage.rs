@@ -5,7 +5,8 @@ use cubecl::prelude::*;
 use super::super::THREADS;
 use super::{BLOCK_N, VECTOR};
 
-/// Returns the vectors of one key or value in shared memory. The last one is padding, which puts neighbouring rows into different banks.
+/// Returns the number of vectors of one key or value in shared memory. The last one is padding, which puts neighbouring rows into
+/// different banks.
 pub(super) const fn row_vectors(head_dim: usize) -> usize {
     head_dim / VECTOR + 1
 }

@@ -54,7 +54,7 @@ impl OperandTile {
         BLOCK_K_BYTES / self.element_bytes
     }
 
-    /// Returns the elements of a row.
+    /// Returns the number of elements of a row.
     fn row_len(self) -> usize {
         if self.layout.is_k_major() { self.block_k() } else { self.extent }
     }
@@ -64,7 +64,7 @@ impl OperandTile {
         if self.layout.is_k_major() { self.extent } else { self.block_k() }
     }
 
-    /// Returns the elements from one row to the next in shared memory.
+    /// Returns the distance from one row to the next in shared memory, in elements.
     pub(super) fn shared_stride(self) -> usize {
         self.row_len() + PADDING_BYTES / self.element_bytes
     }
@@ -78,17 +78,17 @@ impl OperandTile {
         }
     }
 
-    /// Returns the vectors of the tile.
+    /// Returns the number of vectors of the tile.
     fn vectors(self) -> usize {
         self.extent * self.block_k() / self.vector_width
     }
 
-    /// Returns the vectors that each thread moves.
+    /// Returns the number of vectors that each thread moves.
     pub(super) fn vectors_per_thread(self) -> usize {
         self.vectors().div_ceil(THREADS as usize)
     }
 
-    /// Returns the vectors of one stage in shared memory, padding included.
+    /// Returns the number of vectors of one stage in shared memory, padding included.
     pub(super) fn stage_len(self) -> usize {
         self.rows() * self.shared_stride() / self.vector_width
     }
@@ -111,7 +111,7 @@ pub(super) struct GlobalTiles {
 /// Loads one vector of the im2col matrix: channels of the map at output pixel `pixel` and index `patch` of its patch
 /// `[kernel, kernel, channels]`. Returns zeros in the padding, and if `in_bounds` is false.
 ///
-/// The patch's origin and the offset inside it are computed apart: along K, one of them is constant in each thread.
+/// The patch's origin and the offset inside it are computed separately, because along K one of them is constant in each thread.
 #[cube]
 fn load_im2col<X: Numeric, N: Size>(
     from: &[Vector<X, N>],
