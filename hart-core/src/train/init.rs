@@ -66,8 +66,9 @@ pub(super) fn visual_tokenizer(config: &VisualConfig, device: &Device) -> Visual
 }
 
 impl VisualTokenizer {
-    /// Returns the same tokenizer with latents times a factor: the layers that write latents are multiplied, those that read them
-    /// divided. Decoded images stay the same. Training ends with it, so that residuals have the range of the diffusion.
+    /// Returns the same tokenizer with latents multiplied by a factor: the weights of layers that write latents are multiplied by
+    /// it, those of layers that read latents are divided. Decoded images stay the same. Training ends with this, so that residuals
+    /// have the range of the diffusion.
     pub fn with_scaled_latents(self, factor: f64) -> Self {
         scale_parameters(self, |field| match field {
             "post_quant_conv.weight" => Some(1.0 / factor),
@@ -78,7 +79,7 @@ impl VisualTokenizer {
     }
 }
 
-/// Multiplies parameters by factors that follow from their fields.
+/// Multiplies parameters by the factors that `factor` returns for their fields.
 fn scale_parameters<M: Module>(module: M, factor: impl Fn(&str) -> Option<f64>) -> M {
     struct Scale<F> {
         path: Vec<String>,
