@@ -743,7 +743,7 @@ Stage = Literal[
     "decode",  # latent to pixels
     "other",
 ]
-#: Kind of an event. "other" is a kind that only a newer library has.
+#: Step that a run has completed or begun. "other" is a step that only a newer library has.
 Step = Literal[
     "text_layer",  # `index` of `count` layers of the text encoder are done
     "scale",  # scale `index` of `count` begins
@@ -765,11 +765,11 @@ class Event:
 
     #: Current stage of the run.
     stage: Stage
-    #: Kind of the event.
+    #: Step that the run has completed or begun.
     step: Step
-    #: Progress within the step, from 1 to `count`.
+    #: Number of the step, from 1 to `count`.
     index: int
-    #: Last value of `index` in this step.
+    #: Total number of steps of this kind.
     count: int
     #: Current scale, from 1; 0 before the first scale of an image.
     scale: int
