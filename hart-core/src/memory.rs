@@ -75,7 +75,7 @@ pub(crate) struct ModelBytes {
     decoder: WeightBytes,
 }
 
-/// The stages whose pages of mapped weights are released as soon as the stage is done.
+/// Whether the pages of a stage's mapped weights are released as soon as the stage is done.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Release {
     pub(crate) text: bool,
@@ -257,7 +257,7 @@ impl Budget {
     }
 }
 
-/// Returns the bytes of the largest tensor on a GPU, a feature map of the decoder.
+/// Returns the size in bytes of the largest tensor on a GPU, a feature map of the decoder.
 pub(crate) fn largest_map(config: &Config, precision: Precision) -> u64 {
     bytes_of(precision) * decoder_map(config)
 }

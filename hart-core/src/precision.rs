@@ -116,7 +116,7 @@ pub(crate) fn round<const D: usize>(param: Param<Tensor<D>>, field: &str, precis
     }
 }
 
-/// Casts a parameter into memory that the allocator keeps apart from that of a run.
+/// Casts a parameter into memory that the allocator keeps separate from the memory of a run.
 fn cast_persistent<const D: usize>(param: Param<Tensor<D>>, dtype: FloatDType) -> Param<Tensor<D>> {
     let device = param.lazy_device();
     param.map(|weight| device.memory_persistent_allocations(weight, |weight| weight.cast(dtype)))

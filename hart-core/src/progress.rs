@@ -124,8 +124,8 @@ impl Event<'_> {
         self.preview.is_some()
     }
 
-    /// Decodes the current state of the image, with sides of at most `max_side` pixels, but at least those of one latent position (16
-    /// in published models). `usize::MAX` is the full size. Returns `None` if the event has no preview.
+    /// Decodes the current state of the image, with sides of at most `max_side` pixels, but at least the side of one latent
+    /// position (16 in published models). `usize::MAX` is the full size. Returns `None` if the event has no preview.
     ///
     /// The image is decoded during this call. A small one costs little. The final image does not depend on it.
     ///

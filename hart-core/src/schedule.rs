@@ -13,8 +13,8 @@ const MAX_BETA: f64 = 0.999;
 /// Offset of the cosine schedule (Nichol and Dhariwal, "Improved denoising diffusion probabilistic models", 2021).
 const COSINE_OFFSET: f64 = 0.008;
 
-/// The timesteps that are kept of the full schedule's 1000. `"8"` is eight evenly spaced steps, `"10,5"` ten in the first half and five
-/// in the second, and `"ddim25"` the integer stride that gives exactly 25 steps.
+/// The timesteps that are kept from the 1000 of the full schedule. `"8"` is eight evenly spaced steps, `"10,5"` ten in the first
+/// half and five in the second, and `"ddim25"` the integer stride that gives exactly 25 steps.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Respacing {
     text: String,
@@ -64,8 +64,8 @@ fn strided(count: usize) -> Result<Vec<usize>, String> {
         .ok_or_else(|| format!("a number of steps that an integer stride can give, unlike {count}"))
 }
 
-/// Divides the schedule into equal sections, the first ones one step longer if 1000 is not divisible, and returns `counts` evenly spaced
-/// steps of each.
+/// Divides the schedule into equal sections and returns `counts` evenly spaced steps of each. If 1000 is not divisible by the
+/// number of sections, the first ones are one step longer.
 fn sectioned(counts: &[usize]) -> Result<Vec<usize>, String> {
     let mut kept = Vec::new();
     let mut start = 0;

@@ -1,4 +1,4 @@
-//! What a file holds: detection of failed downloads, and decoding of text.
+//! Contents of files: detection of failed downloads, and decoding of text.
 
 use std::path::Path;
 

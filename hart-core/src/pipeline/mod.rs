@@ -52,7 +52,7 @@ struct Model {
     reports: Vec<LoadReport>,
 }
 
-/// The memory-mapped files of the stages whose pages are released when they are done.
+/// The memory-mapped files whose pages are released when their stage is done.
 #[derive(Debug, Default)]
 struct MappedPages {
     text: Vec<Mapped>,

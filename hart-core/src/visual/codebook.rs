@@ -53,7 +53,7 @@ impl Codebook {
         CodebookRows::new(self.embedding.weight.val())
     }
 
-    /// Returns the rows of codes.
+    /// Returns the codebook rows of codes.
     ///
     /// # Shapes
     ///
