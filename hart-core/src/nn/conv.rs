@@ -69,7 +69,7 @@ pub(crate) fn compact_res_block(
 ///
 /// # Panics
 ///
-/// If the layer is padded to keep its sides with a stride: none of the model's is.
+/// If the layer has a stride and padding that keeps the sides. No layer of the model has both.
 pub(crate) fn conv_params(layer: &Conv2d) -> ConvParams {
     let [_, _, height, width] = layer.weight.lazy_shape().dims();
     let padding = match &layer.padding {

@@ -96,7 +96,7 @@ mod tests {
     use crate::kernels::testing::{assert_close, wave};
     use crate::kernels::{tensor, values};
 
-    /// Weights as a checkpoint has them and as burn makes them, with and without bias, few rows and many.
+    /// Covers weights in the layout of a checkpoint and in that of burn, with and without bias, for few rows and for many.
     #[test]
     fn a_linear_layer_is_the_same_product_either_way() {
         let device = Device::flex();

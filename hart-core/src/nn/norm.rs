@@ -54,7 +54,7 @@ pub(crate) fn group_norm(x: Tensor<4>, norm: &GroupNorm) -> Tensor<4> {
 ///
 /// # Panics
 ///
-/// If the layer has no gain or bias: all of the model's have both.
+/// If the layer has no gain or no bias. All group norms of the model have both.
 pub(crate) fn group_norm_params(norm: &GroupNorm) -> GroupNormParams {
     let per_channel = |param: &Option<Param<Tensor<1>>>| param.as_ref().expect("group norms have a gain and a bias").val();
     GroupNormParams {

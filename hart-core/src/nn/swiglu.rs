@@ -39,7 +39,7 @@ mod tests {
     use crate::kernels::testing::{assert_close, wave};
     use crate::kernels::{tensor, values};
 
-    /// Few rows and so many that they are computed in parts; weights as burn makes them and as a checkpoint has them.
+    /// Covers few rows, and enough of them to be computed in parts, with weights in the layout of burn and in that of a checkpoint.
     #[test]
     fn the_gated_layer_in_one_equals_its_three_products() {
         let device = Device::flex();

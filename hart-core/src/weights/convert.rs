@@ -187,7 +187,7 @@ struct ConvertedTensor<'a, 'o> {
 }
 
 impl ConvertedTensor<'_, '_> {
-    /// Returns the bytes of the form. `None` if the tensor cannot be read, which has been checked before.
+    /// Returns the tensor's bytes in its form. `None` if the tensor cannot be read, which has been checked before.
     fn converted(&self) -> Option<Vec<u8>> {
         let entry = self.checkpoint.entry(&self.name)?;
         let data = entry.read(&self.name, !matches!(self.form, StoredForm::F32 | StoredForm::Bf16)).ok()?;

@@ -1,7 +1,7 @@
 //! Checkpoint files: opening, checking, and loading into modules by one table of names.
 //!
-//! The formats are safetensors, memory-mapped if asked for, and torch's pickle (`.bin`), each as one file or as shards. No code in
-//! a pickle is executed. Tensors of f32, f16, bf16 and f64 are read as f32; for inference on the CPU, large ones stay in the half
+//! The formats are safetensors, memory-mapped on request, and torch's pickle (`.bin`), each as one file or as shards. No code in a
+//! pickle is executed. Tensors of f32, f16, bf16 and f64 are read as f32. For inference on the CPU, large tensors stay in the half
 //! precision of their file.
 
 mod bytes;

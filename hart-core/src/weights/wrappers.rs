@@ -1,4 +1,4 @@
-//! What training tools add around a model's tensors: parts of names, dictionaries in torch files, and adapters that are not merged.
+//! Additions of training tools to a model's tensors: parts of names, dictionaries in torch files, and adapters that are not merged.
 
 use pytorch_reader::{PickleValue, PytorchReader};
 use std::collections::{BTreeSet, HashMap};
