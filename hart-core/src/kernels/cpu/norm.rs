@@ -217,7 +217,7 @@ pub(crate) fn add_gated(x: Tensor<3>, y: Tensor<3>, gate: Option<&Tensor<3>>) ->
     Ok(Tensor::from_primitive::<Flex>(sum))
 }
 
-/// Turns a rejected operand, `Some(None)`, into `None`, and an absent one, `None`, into `Some(None)`.
+/// Returns `None` if an operand is rejected, which is `Some(None)`, and `Some(None)` if it is absent, which is `None`.
 fn all_or_none<T>(operand: Option<Option<T>>) -> Option<Option<T>> {
     match operand {
         None => Some(None),

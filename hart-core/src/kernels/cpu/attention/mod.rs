@@ -127,7 +127,7 @@ impl<'a> Qkv<'a> {
     }
 }
 
-/// Returns the tokens of each row.
+/// Returns the span of tokens of each row.
 fn row_spans(groups: &[RowGroup]) -> Vec<RowSpan> {
     let mut first = 0;
     let span = |group: RowGroup| {

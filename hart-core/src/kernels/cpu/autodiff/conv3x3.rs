@@ -13,7 +13,7 @@ use crate::kernels::params::ConvParams;
 #[cfg(feature = "train")]
 use burn::backend::Autodiff;
 
-/// Least width at which the direct convolution is faster than burn's (docs/performance-log.md).
+/// Smallest width at which the direct convolution is faster than burn's (docs/performance-log.md).
 const MIN_WIDTH: usize = 8;
 
 /// The operation as a backend extension; [`Dispatch`] selects the backend.

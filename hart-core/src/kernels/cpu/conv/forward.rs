@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::super::simd::{SimdF32, SimdKernel, SimdLevel};
 use super::{ALIGN, BLOCK, Sizes, TAPS, fill_plane};
 
-/// Input values that a task copies to planes: they stay in the L2 cache.
+/// Input values that a task copies to planes, which stay in the L2 cache.
 const TASK: usize = 96 * 1024;
 /// Minimum number of output rows of a task, which copies two more input rows.
 const MIN_ROWS: usize = 4;

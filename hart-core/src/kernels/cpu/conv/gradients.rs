@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::super::simd::{SimdF32, SimdKernel, SimdLevel};
 use super::{ALIGN, BLOCK, Sizes, TAPS, fill_plane};
 
-/// Positions of one pass: a block of output channels stays in the L1 cache.
+/// Positions of one pass. With this number, a block of output channels stays in the L1 cache.
 const CHUNK: usize = 512;
 /// Input channels of a task.
 const PART: usize = 16;

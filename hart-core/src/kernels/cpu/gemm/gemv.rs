@@ -15,7 +15,7 @@ const TASK_OUTPUTS: usize = 48;
 const OUTPUTS_STEP: usize = 12;
 /// Values of w in a task that widens them.
 const TASK_WIDENED: usize = 64 * 1024;
-/// Values of x in a task: they stay in the second-level cache while a task reads them for each register block of outputs.
+/// Values of x in a task, which stay in the second-level cache while the task reads them for each register block of outputs.
 const TASK_X: usize = 160 * 1024;
 /// The number of rows of a task is a multiple of this, which is a multiple of the rows of every register block.
 const TASK_ROWS_STEP: usize = 12;

@@ -282,7 +282,7 @@ mod tests {
         }
     }
 
-    /// With channels of 100 times the median, the error of the other channels is still that of a row without them.
+    /// If some channels are 100 times the median, the error of the other channels is as small as in a row without such channels.
     #[test]
     fn outliers_do_not_blur_the_other_values_of_their_row() {
         let (rows, inputs, outputs) = (5, 1536, 40);

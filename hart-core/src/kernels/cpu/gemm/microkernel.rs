@@ -122,7 +122,7 @@ impl<E> MacroBlock<'_, E> {
 
 /// Panels of w in a task.
 const TASK_PANELS: usize = 6;
-/// Dwords of x in a task: they stay in the second-level cache.
+/// Dwords of x in a task, which stay in the second-level cache.
 const TASK_X_DWORDS: usize = 128 * 1024;
 /// Like [`TASK_X_DWORDS`], for tasks that widen their panels of w. More rows amortise the widening, and x stays in the third-level
 /// cache.
@@ -130,7 +130,7 @@ const WIDENED_TASK_X_DWORDS: usize = 1024 * 1024;
 /// Like [`TASK_X_DWORDS`], for tasks that copy their panels of w for AMX.
 const TILED_TASK_X_DWORDS: usize = 256 * 1024;
 
-/// Dwords of x that are multiplied by all panels of a task before the next ones: they stay in a small second-level cache.
+/// Dwords of x that are multiplied by all panels of a task before the next dwords. They stay in a small second-level cache.
 const MC_X_DWORDS: usize = 20 * 1024;
 
 /// Splits a product into tasks of rows and panels and runs them on all threads.
