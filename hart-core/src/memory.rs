@@ -285,7 +285,7 @@ fn limited_decoder(c: &VisualConfig, side: u64, precision: Precision) -> u64 {
     let width = |index: usize| c.multipliers.get(index).map(|multiplier| (c.channels * multiplier) as u64);
     let level = |(index, multiplier): (usize, &usize)| {
         let (side, width, from) = (side >> index, (c.channels * multiplier) as u64, width(index + 1));
-        // The upsampling before each of the finest levels rounds its maps. There is none before the coarsest level.
+        // The upsampling before each of the finest levels rounds the maps of that level. There is none before the coarsest level.
         let value = if index < COMPACT_LEVELS && from.is_some() { bytes_of(precision) } else { F32 };
         let from = from.unwrap_or(width);
         // A block's input, the adapted input if the numbers of channels differ, and the map between the convolutions.

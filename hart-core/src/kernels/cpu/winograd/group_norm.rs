@@ -101,7 +101,8 @@ impl GroupNormArgs<'_> {
     }
 }
 
-/// Computes the sum of each channel over some pixels, and the sum of its squared deviations from its mean over these pixels.
+/// Computes the sums of all channels over some pixels, followed by the sums of their squared deviations from their means over these
+/// pixels.
 struct Sums<'a, T> {
     x: &'a [T],
     sums: &'a mut [f32],
