@@ -566,7 +566,7 @@ HART_API hart_status hart_event_preview(const hart_event *event, uint32_t max_si
 
 /* ---- Requests -------------------------------------------------------------- */
 
-/** What an edit keeps outside the region that it regenerates. Later versions may add values. */
+/** The part of an image that an edit keeps outside the region it regenerates. Later versions may add values. */
 typedef int32_t hart_keep;
 
 enum {

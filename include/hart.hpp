@@ -634,7 +634,7 @@ using IsObserver = std::enable_if_t<std::is_invocable_v<std::decay_t<F> &, const
 
 } // namespace detail
 
-/// What an edit keeps outside the region that it regenerates.
+/// The part of an image that an edit keeps outside the region it regenerates.
 enum class Keep : std::int32_t {
     /// The pixels are exactly those of the image. A soft edge within the regenerated region, 1/64 of the model's width,
     /// blends into the generated pixels.

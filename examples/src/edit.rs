@@ -26,7 +26,7 @@ struct Arguments {
     /// Keep this many of the coarsest scales in the edited region as well, so that it resembles the original
     #[arg(long, value_name = "SCALES", default_value_t = 0, conflicts_with_all = ["outpaint", "vary"])]
     keep_scales: usize,
-    /// What stays exactly the same outside the edited region: the pixels, with a soft edge inside the region, or only the latent
+    /// Part to keep exactly outside the edited region: the pixels, with a soft edge inside the region, or only the latent
     #[arg(long, value_name = "pixels|latent", default_value = "pixels", value_parser = parse_keep, conflicts_with = "vary")]
     keep: Keep,
     /// PNG file; n in braces stands for the index of the image, from 0

@@ -67,8 +67,8 @@ impl Mask {
     }
 }
 
-/// What an edit keeps of the image outside the regenerated region. That is where the mask is not white or, in outpainting, inside
-/// the smaller image. A variation has no such region.
+/// The part of an image that an edit keeps outside the regenerated region. Outside is where the mask is not white or, in
+/// outpainting, inside the smaller image. A variation has no such region.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Keep {

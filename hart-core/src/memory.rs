@@ -59,7 +59,7 @@ pub(crate) struct Run {
     pub(crate) images: usize,
     /// Tokens of the system prompt; `None` if the prompts are encoded already.
     pub(crate) system_prompt_tokens: Option<usize>,
-    /// Whether the run starts from an image.
+    /// `true` if the run starts from an image.
     pub(crate) encodes_image: bool,
 }
 
@@ -75,7 +75,7 @@ pub(crate) struct ModelBytes {
     decoder: WeightBytes,
 }
 
-/// Whether the pages of a stage's mapped weights are released as soon as the stage is done.
+/// The stages whose pages of mapped weights are released as soon as they are done.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Release {
     pub(crate) text: bool,
@@ -193,7 +193,7 @@ fn block(attention_copies: u64, width: u64, hidden: u64) -> u64 {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Budget {
     pub(crate) bytes: ModelBytes,
-    /// The same model converted to int8, if it can be.
+    /// The same model converted to int8, if it can be and there is a limit.
     pub(crate) int8: Option<ModelBytes>,
     pub(crate) precision: Precision,
     pub(crate) release: Release,

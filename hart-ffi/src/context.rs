@@ -22,7 +22,7 @@ impl Handle for hart_context {
 
 pub(crate) struct Encoded {
     pub(crate) context: PromptContext,
-    /// What C has asked for, one entry for each prompt.
+    /// Values that C has asked for, one entry for each prompt.
     prompts: Vec<EncodedPrompt>,
 }
 

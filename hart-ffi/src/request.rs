@@ -38,7 +38,7 @@ struct Parts {
     settings: Request,
     from_image: Option<FromImage>,
     keep: Keep,
-    /// Whether the settings have a context, which determines the prompts and the system prompt.
+    /// `true` if the settings have a context, which determines the prompts and the system prompt.
     has_context: bool,
     observer: hart_observer,
     user_data: UserData,
@@ -245,7 +245,7 @@ pub unsafe extern "C" fn hart_request_set_context(request: *mut hart_request, co
     })
 }
 
-/// What an edit keeps outside the region that it regenerates. Later versions may add values.
+/// The part of an image that an edit keeps outside the region it regenerates. Later versions may add values.
 pub type hart_keep = i32;
 
 /// The pixels are exactly those of the image. A soft edge within the regenerated region, 1/64 of the model's width,

@@ -205,7 +205,8 @@ impl Image {
 mod tests {
     use super::*;
 
-    fn checker() -> Image {
+    /// Returns a small image with distinct pixels.
+    pub(super) fn checker() -> Image {
         let pixels = (0..4 * 3).flat_map(|i| [i as u8 * 20, 255 - i as u8, (i % 2) as u8 * 255]).collect();
         Image::from_rgb(4, 3, pixels).unwrap()
     }

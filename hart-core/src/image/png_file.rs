@@ -140,12 +140,8 @@ fn provenance(info: &png::Info<'_>) -> Option<Provenance> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::checker;
     use super::*;
-
-    fn checker() -> Image {
-        let pixels = (0..4 * 3).flat_map(|i| [i as u8 * 20, 255 - i as u8, (i % 2) as u8 * 255]).collect();
-        Image::from_rgb(4, 3, pixels).unwrap()
-    }
 
     #[test]
     fn a_failed_download_is_named() {

@@ -108,7 +108,7 @@ fn budget(config: &Config, checkpoints: [&Checkpoint; 3], precision: Precision, 
     let is_fixed = checkpoints.iter().any(|checkpoint| checkpoint.packed_precision().is_some());
     Budget {
         bytes: bytes(precision),
-        int8: (is_cpu(device) && !is_fixed).then(|| bytes(Precision::Int8).converted()),
+        int8: (options.max_memory.is_some() && is_cpu(device) && !is_fixed).then(|| bytes(Precision::Int8).converted()),
         precision,
         release: Release { text: !options.keep_text_model, transformer: options.max_memory.is_some() },
         // A GPU's decoder always uses the same memory.

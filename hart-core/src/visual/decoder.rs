@@ -17,7 +17,7 @@ const BLOCKS: usize = 3;
 /// f32 than theirs in bf16.
 pub(crate) const COMPACT_LEVELS: usize = 2;
 
-/// How much memory the decoder uses at its largest maps. A GPU always uses the same amount.
+/// The memory use of the decoder at its largest maps. A GPU always uses the same amount.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DecoderMemory {
     /// Two maps of the finest level, in f32.
