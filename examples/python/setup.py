@@ -1,12 +1,14 @@
-"""Build a wheel of the package `hart` from hart.py and the shared library, for this platform and Python 3.9 or later.
+"""Build a wheel of the package `hart` from hart.py and the shared library, for one platform and Python 3.9 or later.
 
-The library is the file named by HART_LIBRARY. Without it, cargo builds one for the CPU in this repository.
+The library is the file named by HART_LIBRARY. Without it, cargo builds one for the CPU in this repository. If the file is for
+another platform, pass that platform: `pip wheel --config-settings=--build-option=--plat-name=win_amd64`.
 """
 
 from __future__ import annotations
 
 import atexit
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -20,8 +22,10 @@ from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent.parent
-#: File name of the library that hart.py looks for.
-LIBRARY = {"win32": "hart.dll", "darwin": "libhart.dylib"}.get(sys.platform, "libhart.so")
+#: File name of the library that cargo builds on this system.
+BUILT = {"win32": "hart.dll", "darwin": "libhart.dylib"}.get(sys.platform, "libhart.so")
+#: Platform tags of the oldest macOS that Rust's standard library supports, by processor.
+MACOS_TAGS = {"x86_64": "macosx_10_12_x86_64", "arm64": "macosx_11_0_arm64"}
 
 
 def version() -> str:
@@ -44,12 +48,31 @@ def commit() -> str:
         return "unknown"
 
 
+def library_name(file: str) -> str:
+    """Return the name under which hart.py looks for a library, by the name of its file, such as libhart.so.0.1.0."""
+    names = {".dll": "hart.dll", ".dylib": "libhart.dylib"}
+    return names.get(Path(file).suffix, "libhart.so")
+
+
+def platform_tag(tag: str, file: str) -> str:
+    """Return the platform tag of a wheel with this library, given the tag of this Python or of `--plat-name`."""
+    if tag.endswith("universal2"):
+        # Python runs on both processors, the library on one of them.
+        tag = MACOS_TAGS.get(platform.machine(), tag)
+    systems = {"win": "hart.dll", "macosx": "libhart.dylib"}
+    expected = next((name for system, name in systems.items() if tag.startswith(system)), "libhart.so")
+    if library_name(file) != expected:
+        advice = "pass its platform in --plat-name, such as win_amd64"
+        sys.exit(f"a wheel for {tag} needs a library like {expected}, but {file} is for another system: {advice}")
+    return tag
+
+
 def library() -> Path:
     """Return the path of the shared library, after building it unless HART_LIBRARY names one."""
     named = os.environ.get("HART_LIBRARY")
     if named:
         if not Path(named).is_file():
-            sys.exit(f"HART_LIBRARY is {named}, which is not a file: set it to the path of the library, such as .../{LIBRARY}")
+            sys.exit(f"HART_LIBRARY is {named}, which is not a file: set it to the path of the library, such as .../{BUILT}")
         return Path(named)
     environment = {"HART_COMMIT": commit(), **os.environ}
     try:
@@ -58,7 +81,7 @@ def library() -> Path:
         sys.exit("no cargo to build the library with: install Rust, or name the library's file in HART_LIBRARY")
     except subprocess.CalledProcessError as error:
         sys.exit(f"cargo could not build the library: exit code {error.returncode}")
-    return REPOSITORY / os.environ.get("CARGO_TARGET_DIR", "target") / "dist" / LIBRARY
+    return REPOSITORY / os.environ.get("CARGO_TARGET_DIR", "target") / "dist" / BUILT
 
 
 class BuildPackage(build_py):
@@ -67,8 +90,9 @@ class BuildPackage(build_py):
     def run(self) -> None:
         package = Path(self.build_lib) / "hart"
         self.mkpath(str(package))
-        for name, source in {"__init__.py": HERE / "hart.py", LIBRARY: library()}.items():
-            shutil.copyfile(source, package / name)
+        source = library()
+        shutil.copyfile(HERE / "hart.py", package / "__init__.py")
+        shutil.copyfile(source, package / library_name(source.name))
         # Marks the package as typed for type checkers.
         (package / "py.typed").touch()
 
@@ -77,7 +101,7 @@ class BuildWheel(bdist_wheel):
     """A wheel for one platform and any Python version and ABI: the library does not use Python's C API."""
 
     def get_tag(self) -> tuple[str, str, str]:
-        return "py3", "none", super().get_tag()[2]
+        return "py3", "none", platform_tag(super().get_tag()[2], os.environ.get("HART_LIBRARY") or BUILT)
 
 
 class Binary(Distribution):
