@@ -40,7 +40,7 @@ class Progress:
     def __call__(self, event: hart.Event) -> None:
         if self.interactive:
             print(f"\r{event.fraction:4.0%} {event.stage:<12}", end="", file=sys.stderr, flush=True)
-        if event.step == "images":
+        if event.step is hart.Step.IMAGES:
             index = event.index - 1
             path = self.out if index == 0 else self.out.with_name(f"{self.out.stem}-{index}{self.out.suffix}")
             event.preview().save(path)

@@ -17,6 +17,9 @@ This file needs only Python's standard library and the shared library, which it 
 Threads: any number of threads may use a `Model`, `Image`, `Tokens`, `Context`, `Result` or `Cancel` at once. A `Stream` belongs to
 one thread at a time. The library runs without holding the GIL.
 
+Processes: an `Image`, a `Result`, an `Event`, a `FromImage` and every error can be pickled, and so passed between processes. A
+`Model` and the objects that belong to it can't: open the model in each process.
+
 Errors: a failed call raises a subclass of `Error` that depends on the cause: the call, a file, the device or hart. A value of the
 wrong type raises `TypeError`.
 """
@@ -28,17 +31,44 @@ import ctypes
 import ctypes.util
 import dataclasses
 import enum
+import functools
 import importlib
+import inspect
+import itertools
 import json
+import math
 import operator
 import os
+import platform
 import queue
+import struct
 import sys
 import threading
+import zlib
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from ctypes import POINTER, byref, c_char_p, c_double, c_float, c_int32, c_size_t, c_uint8, c_uint32, c_uint64, c_void_p
 from pathlib import Path
-from typing import Any, Callable, ClassVar, Literal, NamedTuple, NoReturn, SupportsFloat, SupportsIndex, TypeVar, Union, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    ClassVar,
+    Literal,
+    NamedTuple,
+    NoReturn,
+    Protocol,
+    SupportsFloat,
+    SupportsIndex,
+    TypeVar,
+    Union,
+    overload,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer as _Buffer
+    from typing_extensions import TypeGuard
+else:
+    _Buffer = Union[bytes, bytearray, memoryview]
 
 __version__ = "0.1.0"
 __all__ = [
@@ -103,7 +133,8 @@ class _Handle(c_void_p):
     @classmethod
     def from_param(cls, value: Any) -> Any:
         """Accept only this type. `c_void_p` would also accept integers and bytes."""
-        if value is None or isinstance(value, cls):
+        # The name, because `importlib.reload` creates the class again, but not the objects that exist.
+        if value is None or any(kind.__name__ == cls.__name__ for kind in type(value).__mro__):
             return value
         raise TypeError(f"expected {cls.__name__}, got {type(value).__name__}")
 
@@ -349,6 +380,7 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
 #: File name of the library as it is built, and the name by which the system's loader finds an installed one.
 _FILE_NAME, _SYSTEM_NAME = {
     "win32": ("hart.dll", "hart.dll"),
+    "cygwin": ("hart.dll", "hart.dll"),
     "darwin": ("libhart.dylib", "libhart.0.dylib"),
 }.get(sys.platform, ("libhart.so", "libhart.so.0"))
 
@@ -358,35 +390,48 @@ def _library_files(folder: Path) -> list[Path]:
     # install.sh puts this file into share/hart/python of the prefix, other installers into lib/pythonX.Y/site-packages.
     installed = folder.parent.parent.parent / "lib"
     build = folder.parent.parent / "target"
-    return [
+    files = [
         folder / _SYSTEM_NAME,
         folder / _FILE_NAME,
         build / "release" / _FILE_NAME,
         build / "dist" / _FILE_NAME,
         installed / _SYSTEM_NAME,
     ]
+    return list(dict.fromkeys(files))
+
+
+def _open_file(file: Path) -> ctypes.CDLL:
+    """Open the library in a file."""
+    if sys.platform == "win32":
+        # Windows does not look for the DLLs that a DLL needs in that DLL's folder.
+        os.add_dll_directory(str(file.parent))
+    try:
+        return ctypes.CDLL(str(file))
+    except OSError as error:
+        python = f"this Python ({64 if sys.maxsize > 2**32 else 32} bits, {platform.machine()})"
+        raise ImportError(f"hart: the library {file} can't be loaded by {python}: {error}") from error
 
 
 def _open_library() -> ctypes.CDLL:
     """Open the first library that is found."""
     named = os.environ.get("HART_LIBRARY")
-    files = [Path(named)] if named else _library_files(Path(__file__).resolve().parent)
-    for file in files:
-        if file.is_file():
-            try:
-                return ctypes.CDLL(str(file))
-            except OSError as error:
-                raise ImportError(f"hart: the library {file} can't be loaded: {error}") from error
     if named:
+        file = Path(named).absolute()
+        if file.is_file():
+            return _open_file(file)
         advice = f"set it to the path of the library, such as .../{_FILE_NAME}"
         raise ImportError(f"hart: HART_LIBRARY is {named}, which is not a file: {advice}")
+    files = _library_files(Path(__file__).resolve().parent)
+    for file in files:
+        if file.is_file():
+            return _open_file(file)
     for name in (_SYSTEM_NAME, ctypes.util.find_library("hart")):
         if name:
             try:
                 return ctypes.CDLL(name)
             except OSError:
                 continue
-    searched = ", ".join(dict.fromkeys(str(file) for file in files))
+    searched = ", ".join(str(file) for file in files)
     advice = "build it (cargo build --release -p hart-ffi) or set the environment variable HART_LIBRARY to its path"
     raise ImportError(f"hart: no library found; searched {searched} and the system's search path for {_SYSTEM_NAME}: {advice}")
 
@@ -516,8 +561,15 @@ def _error(code: int, message: str) -> Error:
 
 # ---- Conversions -----------------------------------------------------------------------------------------------------------------
 
-_Buffer = Union[bytes, bytearray, memoryview]
 _T = TypeVar("_T")
+#: A path in the file system.
+_Path = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
+#: Largest number of pixels of a PNG file that hart reads.
+_MAX_PNG_PIXELS = 1 << 26
+#: Largest values of the C types.
+_UINT32, _UINT64 = (1 << 32) - 1, (1 << 64) - 1
+#: Largest numbers of images of a run, of threads of a model, and of steps of the residual diffusion.
+_MAX_IMAGES, _MAX_THREADS, _MAX_STEPS = 1024, 1024, 1000
 
 
 def _decoded(value: Any) -> Any:
@@ -535,31 +587,113 @@ def _text(name: str, value: str) -> bytes:
         raise RequestError(Status.ERR_UTF8, f"{name} is not UTF-8: {error.reason} at {error.start}") from None
 
 
-def _path(name: str, value: str | os.PathLike[str]) -> bytes:
-    return _text(name, os.fsdecode(value))
+def _path(name: str, value: _Path) -> bytes:
+    try:
+        path = os.fsdecode(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a path (str, bytes or os.PathLike), not {type(value).__name__}") from None
+    return _text(name, path)
 
 
-def _integer(name: str, value: SupportsIndex, bits: int) -> int:
-    """Return `value` as an int of at most `bits` bits. ctypes would silently truncate a larger one."""
+def _integer(name: str, value: SupportsIndex, low: int, high: int) -> int:
+    """Return `value` as an int. ctypes would silently truncate one that is out of range."""
+    if isinstance(value, bool):
+        raise TypeError(f"{name} must be int, not bool")
     try:
         integer = operator.index(value)
     except TypeError:
         raise TypeError(f"{name} must be int, not {type(value).__name__}") from None
-    if not 0 <= integer < 1 << bits:
-        raise RequestError(Status.ERR_ARGUMENT, f"{name} is {integer}, expected 0 to {(1 << bits) - 1}")
+    if not low <= integer <= high:
+        # Python refuses to print integers of thousands of digits.
+        shown = integer if integer.bit_length() <= 128 else f"an integer of {integer.bit_length()} bits"
+        raise RequestError(Status.ERR_REQUEST, f"{name} is {shown}, expected {low} to {high}")
     return integer
 
 
-def _float(name: str, value: SupportsFloat | SupportsIndex) -> float:
-    if not isinstance(value, (SupportsFloat, SupportsIndex)):
+def _float(name: str, value: SupportsFloat | SupportsIndex, low: int, high: int) -> float:
+    if isinstance(value, bool) or not isinstance(value, (SupportsFloat, SupportsIndex)):
         raise TypeError(f"{name} must be float, not {type(value).__name__}")
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        raise RequestError(Status.ERR_REQUEST, f"{name} is too large for a float, expected {low} to {high}") from None
+    except TypeError:
+        raise TypeError(f"{name} must be float, not {type(value).__name__}") from None
+    if not low <= number <= high:
+        raise RequestError(Status.ERR_REQUEST, f"{name} is {number}, expected {low} to {high}")
+    return number
+
+
+def _flag(name: str, value: bool) -> bool:
+    """Return `value` as a bool, if it is one of Python or NumPy. Other objects, such as "no", are true by accident."""
+    if not isinstance(value, bool) and getattr(getattr(value, "dtype", None), "kind", None) != "b":
+        raise TypeError(f"{name} must be bool, not {type(value).__name__}")
+    return bool(value)
+
+
+def _is_a(value: object, kind: type[_T]) -> TypeGuard[_T]:
+    """Like `isinstance`, but also true for objects from before `importlib.reload`, which creates the classes again."""
+    names = {(base.__module__, base.__qualname__) for base in type(value).__mro__}
+    return isinstance(value, kind) or (kind.__module__, kind.__qualname__) in names
+
+
+def _is_pil(value: object) -> bool:
+    pil = sys.modules.get("PIL.Image")
+    return pil is not None and isinstance(value, pil.Image)
 
 
 def _instance(name: str, value: _T, kind: type[_T]) -> _T:
-    if not isinstance(value, kind):
-        raise TypeError(f"{name} must be hart.{kind.__name__}, not {type(value).__name__}")
-    return value
+    if _is_a(value, kind):
+        return value
+    advice = ""
+    if kind is Image:
+        if _is_pil(value):
+            advice = ": use hart.Image.from_pil"
+        elif isinstance(value, (str, os.PathLike)):
+            advice = ": use hart.Image.open"
+        elif hasattr(value, "__array_interface__"):
+            advice = ": use hart.Image.from_numpy"
+    raise TypeError(f"{name} must be hart.{kind.__name__}, not {type(value).__name__}{advice}")
+
+
+def _callback(name: str, function: Callable[..., object] | None) -> None:
+    """Check that `function` can be called, and that a call runs it."""
+    if function is None:
+        return
+    if not callable(function):
+        raise TypeError(f"{name} must be callable, not {type(function).__name__}")
+    for called in (function, type(function).__call__):
+        if inspect.iscoroutinefunction(called) or inspect.isasyncgenfunction(called):
+            advice = "in it, use asyncio's loop.call_soon_threadsafe or asyncio.run_coroutine_threadsafe"
+            raise TypeError(f"{name} must be a plain function, not a coroutine function, which nothing awaits: {advice}")
+        if inspect.isgeneratorfunction(called):
+            raise TypeError(f"{name} must be a plain function, not a generator function: a call would not run it")
+
+
+def _refuse_awaitable(name: str, result: object) -> None:
+    """Raise `TypeError` if a callback has returned a coroutine or another awaitable."""
+    if inspect.isawaitable(result):
+        if inspect.iscoroutine(result):
+            # Prevents the warning that it was never awaited.
+            result.close()
+        kind = type(result).__name__
+        raise TypeError(f"{name} must be a plain function, but it returned an awaitable ({kind}), which nothing awaits")
+
+
+class _Local:
+    """Base class of objects that exist in one process."""
+
+    #: What to do instead of copying or pickling the object.
+    _instead: ClassVar[str]
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"hart.{type(self).__name__} can't be copied or pickled: {self._instead}")
+
+    def __copy__(self: _T) -> _T:
+        """Return another reference to the same object of the library."""
+        copy = type(self).__new__(type(self))
+        copy.__dict__.update(self.__dict__)
+        return copy
 
 
 def _bytes(name: str, value: _Buffer) -> bytes:
@@ -576,24 +710,200 @@ def _view_of(owner: _Handle, pointer: Any, count: int, element: Any) -> memoryvi
     return memoryview(array).toreadonly()
 
 
+# ---- Arrays ----------------------------------------------------------------------------------------------------------------------
+
+
+class _SupportsArrayInterface(Protocol):
+    @property
+    def __array_interface__(self) -> dict[str, Any]: ...
+
+
+#: An array of NumPy or of any other library that has the buffer protocol or NumPy's array interface.
+_ArrayLike = Union[_Buffer, _SupportsArrayInterface]
+#: A mask: an image of hart or Pillow, or an array.
+_MaskLike = Union["Image", _ArrayLike]
+
+#: Format codes of the `struct` module by the type codes of NumPy's array interface.
+_FORMATS = {"u1": "B", "b1": "?", "f2": "e", "f4": "f", "f8": "d"}
+
+
+class _Elements(NamedTuple):
+    """The elements of an array, copied in row-major order."""
+
+    shape: tuple[int, ...]
+    #: Byte order, as in the `struct` module; "" for the machine's.
+    order: str
+    #: Type of an element, as in the `struct` module. For a type that hart does not read, any other text.
+    format: str
+    #: Bytes of an element.
+    size: int
+    data: bytes
+
+    @property
+    def type_name(self) -> str:
+        """NumPy's name of the elements' type."""
+        if self.format == "?":
+            return "bool"
+        for kind, formats in (("float", "efdg"), ("int", "bhilqn"), ("uint", "BHILQN")):
+            if self.size and self.format in tuple(formats):
+                return f"{kind}{8 * self.size}"
+        return self.format
+
+
+def _elements(name: str, value: _ArrayLike, expected: str = "an array of uint8") -> _Elements:
+    try:
+        view = memoryview(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, BufferError):
+        pass
+    else:
+        order, kind = (view.format[0], view.format[1:]) if view.format[0] in "@=<>!" else ("", view.format)
+        return _Elements(view.shape or (), order.replace("@", ""), kind, view.itemsize, view.tobytes())
+    interface = getattr(value, "__array_interface__", None)
+    if isinstance(interface, dict):
+        return _interface_elements(interface)
+    # Tensors of other libraries.
+    convert = getattr(value, "__array__", None)
+    array: Any = convert() if callable(convert) and not isinstance(value, type) else None
+    if hasattr(array, "__array_interface__"):
+        return _elements(name, array)
+    raise TypeError(f"{name} must be {expected}, not {type(value).__name__}")
+
+
+def _interface_elements(interface: dict[str, Any]) -> _Elements:
+    """Read an array through NumPy's array interface, version 3."""
+    shape, data = tuple(interface["shape"]), interface["data"]
+    order, code = interface["typestr"][0].replace("|", ""), interface["typestr"][1:]
+    if code not in _FORMATS:
+        return _Elements(shape, order, code, 0, b"")
+    size = int(code[1:])
+    whole = size * math.prod(shape)
+    strides = interface.get("strides") or tuple(size * math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+    # Byte offsets of the first and the last element in memory, from the one with the index 0.
+    first = sum(min(0, stride * (count - 1)) for stride, count in zip(strides, shape))
+    last = sum(max(0, stride * (count - 1)) for stride, count in zip(strides, shape))
+    if not whole:
+        source, start = memoryview(b""), 0
+    elif isinstance(data, tuple):
+        source, start = memoryview((c_uint8 * (last - first + size)).from_address(data[0] + first)).cast("B"), -first
+    else:
+        source, start = memoryview(data).cast("B"), interface.get("offset", 0)
+    copy = bytearray(whole)
+    # Rows of `width` items of `depth` bytes. The bytes of an element are an axis of their own.
+    *outer, width, depth = (1, 1, *shape) if size == 1 else (1, *shape, size)
+    *steps, step, deep_step = (0, 0, *strides) if size == 1 else (0, *strides, 1)
+    for row, indices in enumerate(itertools.product(*map(range, outer))):
+        begin = start + sum(index * stride for index, stride in zip(indices, steps))
+        for byte in range(depth if width else 0):
+            items = source[begin + byte * deep_step :: step or 1][: width if step else 1]
+            target = row * width * depth + byte
+            copy[target : target + width * depth : depth] = items if step else bytes(items) * width
+    return _Elements(shape, order, _FORMATS[code], size, bytes(copy))
+
+
+def _uint8(name: str, elements: _Elements) -> bytes:
+    """Return elements that must be of the type uint8."""
+    if elements.format in ("B", "c"):
+        return elements.data
+    problem = f"{name} has the type {elements.type_name}, expected uint8"
+    if elements.format in ("e", "f", "d", "g", "?"):
+        raise TypeError(f"{problem}: multiply values from 0 to 1 by 255 and convert, such as (255 * x).round().astype('uint8')")
+    raise TypeError(f"{problem}: convert the values 0 to 255, such as x.astype('uint8')")
+
+
+def _grey(data: bytes) -> bytes:
+    """Return RGB pixels for grey ones."""
+    pixels = bytearray(3 * len(data))
+    pixels[0::3] = pixels[1::3] = pixels[2::3] = data
+    return bytes(pixels)
+
+
+def _mask(name: str, value: _MaskLike) -> Image:
+    """Return a mask as an image."""
+    if _is_a(value, Image):
+        return value
+    if _is_pil(value):
+        return Image.from_pil(value)
+    elements = _elements(name, value, "a hart.Image, an image of Pillow or an array")
+    shape, data, kind = elements.shape, elements.data, elements.format
+    if len(shape) == 3 and shape[2] in (3, 4):
+        return Image._from_elements(name, elements)
+    if len(shape) not in (2, 3) or shape[2:] not in ((), (1,)):
+        raise RequestError(Status.ERR_REQUEST, f"{name} has the shape {shape}, expected (height, width)")
+    if kind in ("e", "f", "d"):
+        values = struct.unpack(f"{elements.order or '='}{len(data) // elements.size}{kind}", data)
+        if not all(0 <= value <= 1 for value in values):
+            raise RequestError(Status.ERR_REQUEST, f"{name} has the type {elements.type_name}, expected values from 0 to 1")
+        data = bytes(255 if value >= 0.5 else 0 for value in values)
+    elif kind == "?":
+        data = data.translate(b"\0" + b"\xff" * 255)
+    elif kind != "B":
+        raise TypeError(f"{name} has the type {elements.type_name}, expected bool, uint8 from 0 to 255, or float from 0 to 1")
+    elif data and max(data) == 1:
+        problem = f"{name} has the type uint8 and only the values 0 and 1, but white is 255"
+        raise RequestError(Status.ERR_REQUEST, f"{problem}: pass {name}.astype(bool) or 255 * {name}")
+    return Image(shape[1], shape[0], _grey(data))
+
+
+@functools.lru_cache(maxsize=1)
+def _straight_values() -> bytes:
+    """Return, at index 256 * alpha + c, a value that becomes c when a pixel with this alpha is composited over white."""
+    values = bytearray(1 << 16)
+    for alpha in range(1, 256):
+        for value in range(256):
+            straight = -((127 + 255 * (255 - alpha) - 255 * value) // alpha)
+            values[256 * alpha + value] = min(max(straight, 0), 255)
+    return bytes(values)
+
+
+def _png(width: int, height: int, pixels: bytes, texts: dict[str, str]) -> bytes:
+    """Return a PNG file of RGBA pixels with text chunks."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    rows = b"".join(b"\0" + pixels[start : start + 4 * width] for start in range(0, len(pixels), 4 * width))
+    header = struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0)
+    chunks = [chunk(b"IHDR", header)]
+    for key, text in texts.items():
+        # hart reads the seed from a Latin-1 chunk, the others from UTF-8 chunks.
+        plain, unicode = f"{key}\0{text}".encode(), f"{key}\0\0\0\0\0{text}".encode()
+        chunks.append(chunk(b"tEXt", plain) if key == "seed" else chunk(b"iTXt", unicode))
+    chunks += [chunk(b"IDAT", zlib.compress(rows, 1)), chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
 # ---- Images ----------------------------------------------------------------------------------------------------------------------
 
 
 class Image:
-    """An immutable 8-bit RGB image. It stays valid after its result or model is gone."""
+    """An immutable 8-bit RGB image. It stays valid after its result or model is gone.
 
-    def __init__(self, width: int, height: int, pixels: _Buffer) -> None:
+    Images are equal if their pixels, their transparency, their prompt, their seed and their settings are. They can be copied,
+    pickled and passed to other processes. `numpy.asarray(image)` is the array that `numpy()` returns.
+    """
+
+    _handle: _hart_image
+    _view: _hart_image_view
+
+    def __init__(self, width: int, height: int, pixels: _ArrayLike) -> None:
         """Create an image from a copy of `pixels`.
 
         Args:
-            width: Pixels in a row.
-            height: Number of rows.
-            pixels: 3 bytes per pixel (red, green, blue), row by row from the top left.
+            width: Pixels in a row, at least 1.
+            height: Number of rows, at least 1.
+            pixels: 3 bytes per pixel (red, green, blue), row by row from the top left: bytes, another buffer, or an array of uint8.
+                An array with several dimensions must be `[height, width, 3]`. `from_numpy` reads grey and transparent arrays too.
 
         Raises:
-            RequestError: `pixels` is empty, or its size is not 3 * width * height bytes.
+            RequestError: `pixels` is empty, its size is not 3 * width * height bytes, or its shape does not fit.
+            TypeError: `pixels` is not an array, or its elements are not of the type uint8.
         """
-        width, height, data = _integer("width", width, 32), _integer("height", height, 32), _bytes("pixels", pixels)
+        width, height = _integer("width", width, 1, _UINT32), _integer("height", height, 1, _UINT32)
+        elements = _elements("pixels", pixels, "bytes, another buffer or an array")
+        data, shape = _uint8("pixels", elements), elements.shape
+        if len(shape) > 1 and shape != (height, width, 3):
+            advice = f"expected ({height}, {width}, 3): hart.Image.from_numpy reads other shapes"
+            raise RequestError(Status.ERR_ARGUMENT, f"pixels has the shape {shape}, {advice}")
         if len(data) != 3 * width * height:
             expected = f"expected {3 * width * height}, 3 per pixel"
             raise RequestError(Status.ERR_ARGUMENT, f"pixels has {len(data)} bytes for {width} x {height} pixels, {expected}")
@@ -612,7 +922,7 @@ class Image:
         return image
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> Image:
+    def open(cls, path: _Path) -> Image:
         """Read a PNG file of any colour type and turn it upright according to its EXIF orientation.
 
         Transparent pixels are composited over white. In a mask, they count as black. The image has a prompt, a seed and settings
@@ -626,22 +936,83 @@ class Image:
         return cls._from_handle(handle)
 
     @classmethod
-    def from_png(cls, data: bytes) -> Image:
+    def from_png(cls, data: _Buffer) -> Image:
         """Decode the bytes of a PNG file. Otherwise like `open`."""
-        handle, data = _hart_image(), bytes(data)
+        handle, data = _hart_image(), _bytes("data", data)
         _lib.hart_image_open_memory(data, len(data), byref(handle))
         return cls._from_handle(handle)
 
     @classmethod
+    def from_numpy(cls, array: _ArrayLike) -> Image:
+        """Create an image from a copy of an array of uint8.
+
+        NumPy is not needed: the array may be any object with the buffer protocol or NumPy's array interface, and it need not be
+        contiguous. Transparent pixels are composited over white. In a mask, they count as black.
+
+        Args:
+            array: `[height, width]` or `[height, width, 1]` for grey, `[height, width, 3]` for red, green and blue, or
+                `[height, width, 4]` for red, green, blue and alpha, which is not premultiplied.
+
+        Raises:
+            RequestError: The array has another shape or no pixel.
+            TypeError: The object is not an array, or its elements are not of the type uint8.
+        """
+        if _is_pil(array):
+            raise TypeError("array is an image of Pillow: use hart.Image.from_pil")
+        return cls._from_elements("array", _elements("array", array))
+
+    @classmethod
+    def _from_elements(cls, name: str, elements: _Elements) -> Image:
+        data, shape = _uint8(name, elements), elements.shape
+        if len(shape) not in (2, 3) or shape[2:] not in ((), (1,), (3,), (4,)):
+            problem = f"{name} has the shape {shape}, expected (height, width) or (height, width, channels) with 1, 3 or 4 channels"
+            channels_first = len(shape) == 3 and shape[0] in (1, 3, 4)
+            raise RequestError(Status.ERR_ARGUMENT, problem + ": move the first axis to the end" * channels_first)
+        height, width = shape[:2]
+        if not data:
+            raise RequestError(Status.ERR_ARGUMENT, f"{name} has the shape {shape}, expected at least one pixel")
+        if shape[2:] == (4,):
+            return cls.from_png(_png(width, height, data, {}))
+        return cls(width, height, data if shape[2:] == (3,) else _grey(data))
+
+    @classmethod
+    def from_pil(cls, image: Any) -> Image:
+        """Create an image from a copy of a `PIL.Image.Image` of any mode with 8 bits or less per channel.
+
+        Transparent pixels are composited over white. In a mask, they count as black. The pixels are those that Pillow shows: to
+        turn a photo upright according to its EXIF orientation, as `open` does, call `PIL.ImageOps.exif_transpose` first.
+
+        Raises:
+            TypeError: The object is not an image of Pillow, or has more than 8 bits per channel.
+            RequestError: The image has no pixel.
+        """
+        if not _is_pil(image):
+            raise TypeError(f"image must be a PIL.Image.Image, not {type(image).__name__}")
+        mode, (width, height) = image.mode, image.size
+        if mode in ("I", "F") or mode.startswith("I;"):
+            raise TypeError(f"image has the mode {mode}, expected at most 8 bits per channel: scale it to 255 and convert it to L")
+        if mode == "La":
+            image = image.convert("LA")
+        if mode in ("RGBA", "RGBa", "LA", "La", "PA") or (mode in ("1", "L", "P", "RGB") and "transparency" in image.info):
+            shape, data = (height, width, 4), image.convert("RGBA").tobytes()
+        else:
+            shape, data = (height, width, 3), image.convert("RGB").tobytes()
+        return cls._from_elements("image", _Elements(shape, "", "B", 1, data))
+
+    @classmethod
     def grid(cls, images: Iterable[Image], columns: int) -> Image:
         """Arrange images of equal size in rows of `columns`. Empty cells are white.
+
+        Args:
+            images: At least one image, at most 1024.
+            columns: Images in a row, at least 1.
 
         Raises:
             RequestError: There are no images or more than 1024, their sizes differ, or `columns` is 0.
         """
         handles = [_instance("image", image, Image)._handle for image in images]
         pointers, grid = (c_void_p * len(handles))(*[handle.value for handle in handles]), _hart_image()
-        _lib.hart_image_grid(pointers, len(handles), _integer("columns", columns, 32), byref(grid))
+        _lib.hart_image_grid(pointers, len(handles), _integer("columns", columns, 1, _UINT32), byref(grid))
         return cls._from_handle(grid)
 
     @property
@@ -682,6 +1053,23 @@ class Image:
         """The other settings in one line, or None if the image was not generated."""
         return None if self._view.settings is None else str(_decoded(self._view.settings))
 
+    def tobytes(self) -> bytes:
+        """Return a copy of `pixels`."""
+        return self.pixels.tobytes()
+
+    @property
+    def __array_interface__(self) -> dict[str, Any]:
+        """NumPy's array interface: read-only pixels of uint8, `[height, width, 3]`."""
+        view = self._view
+        return {
+            "version": 3,
+            "typestr": "|u1",
+            "shape": (self.height, self.width, 3),
+            # Pillow's `fromarray` reads an object without the buffer protocol only if it has strides.
+            "strides": (view.stride, 3, 1),
+            "data": (ctypes.addressof(view.pixels.contents), True),
+        }
+
     def transparency(self) -> Image:
         """Return an image that is white where this one is transparent and black where it is opaque.
 
@@ -692,7 +1080,7 @@ class Image:
         _lib.hart_image_transparency(self._handle, byref(mask))
         return Image._from_handle(mask)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: _Path) -> None:
         """Write a PNG file, completely or not at all. Its text chunks hold the prompt, the seed and the settings.
 
         Raises:
@@ -724,6 +1112,46 @@ class Image:
         pil = importlib.import_module("PIL.Image")
         return pil.frombytes("RGB", (self.width, self.height), self.pixels.tobytes())
 
+    def _alpha(self) -> bytes | None:
+        """Return the alpha of every pixel, or None if all are opaque."""
+        transparent = self.transparency().tobytes()[::3]
+        return bytes(255 - value for value in transparent) if any(transparent) else None
+
+    def _origin(self) -> tuple[str | None, int | None, str | None]:
+        return self.prompt, self.seed, self.settings
+
+    def __eq__(self, other: object) -> bool:
+        if not _is_a(other, Image):
+            return NotImplemented
+        mine, others = (self.width, self.height, self._origin()), (other.width, other.height, other._origin())
+        return mine == others and self.pixels == other.pixels and self.transparency().pixels == other.transparency().pixels
+
+    def __hash__(self) -> int:
+        return hash((self.width, self.height, self._origin(), self.tobytes()))
+
+    def __copy__(self) -> Image:
+        return self
+
+    def __deepcopy__(self, _: object) -> Image:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        alpha = self._alpha()
+        if alpha is None and self.prompt is None and self.width * self.height > _MAX_PNG_PIXELS:
+            return type(self), (self.width, self.height, self.tobytes())
+        return type(self).from_png, (self.png() if alpha is None else self._png_with(alpha),)
+
+    def _png_with(self, alpha: bytes) -> bytes:
+        """Return a PNG file that has an alpha channel, unlike that of `png`."""
+        pixels, straight = bytearray(4 * len(alpha)), _straight_values()
+        for channel in range(3):
+            composited = self.pixels[channel::3]
+            pixels[channel::4] = bytes(straight[256 * a + value] for a, value in zip(alpha, composited))
+        pixels[3::4] = alpha
+        prompt, seed, settings = self._origin()
+        texts = {"prompt": prompt, "seed": str(seed), "settings": settings}
+        return _png(self.width, self.height, bytes(pixels), {key: text or "" for key, text in texts.items() if prompt is not None})
+
     def _repr_png_(self) -> bytes:
         return self.png()
 
@@ -734,29 +1162,58 @@ class Image:
 
 # ---- Events ----------------------------------------------------------------------------------------------------------------------
 
-#: Stage of a run. "other" is a stage that only a newer library has.
-Stage = Literal[
-    "text",  # prompt to context
-    "transformer",  # hidden states and logits, scale by scale
-    "sampling",  # logits to codes, codes to the latent
-    "residual",  # residual diffusion of the last scale
-    "decode",  # latent to pixels
-    "other",
-]
-#: Step that a run has completed or begun. "other" is a step that only a newer library has.
-Step = Literal[
-    "text_layer",  # `index` of `count` layers of the text encoder are done
-    "scale",  # scale `index` of `count` begins
-    "block",  # `index` of `count` transformer blocks of the scale are done
-    "scale_done",  # scale `index` of `count` is done; a preview is available
-    "diffusion",  # `index` of `count` steps of the residual diffusion are done
-    "decoder",  # `index` of `count` blocks of the decoder are done
-    "images",  # `index` of `count` images are finished; the preview shows the last of them
-    "other",
-]
 
-_STAGES: dict[int, Stage] = {0: "text", 1: "transformer", 2: "sampling", 3: "residual", 4: "decode"}
-_STEPS: dict[int, Step] = {0: "text_layer", 1: "scale", 2: "block", 3: "scale_done", 4: "diffusion", 5: "decoder", 6: "images"}
+class _Name(str, enum.Enum):
+    """Base class of enumerations of names. A member is equal to its name in lower case, and is printed as that name."""
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+    def __format__(self, spec: str) -> str:
+        return format(str(self.value), spec)
+
+
+class Stage(_Name):
+    """Stage of a run. A member is also a string: `event.stage == "text"` is the same as `event.stage == Stage.TEXT`."""
+
+    #: Prompt to context.
+    TEXT = "text"
+    #: Hidden states and logits, scale by scale.
+    TRANSFORMER = "transformer"
+    #: Logits to codes, codes to the latent.
+    SAMPLING = "sampling"
+    #: Residual diffusion of the last scale.
+    RESIDUAL = "residual"
+    #: Latent to pixels. Encoding an image to start from also counts as this stage.
+    DECODE = "decode"
+    #: A stage that only a newer library has.
+    OTHER = "other"
+
+
+class Step(_Name):
+    """Step that a run has completed or begun. A member is also a string, such as "scale_done"."""
+
+    #: `index` of `count` layers of the text encoder are done.
+    TEXT_LAYER = "text_layer"
+    #: Scale `index` of `count` begins.
+    SCALE = "scale"
+    #: `index` of `count` transformer blocks of the scale are done.
+    BLOCK = "block"
+    #: Scale `index` of `count` is done; a preview is available.
+    SCALE_DONE = "scale_done"
+    #: `index` of `count` steps of the residual diffusion are done.
+    DIFFUSION = "diffusion"
+    #: `index` of `count` blocks of the decoder are done.
+    DECODER = "decoder"
+    #: `index` of `count` images are finished; the preview shows the last of them.
+    IMAGES = "images"
+    #: A step that only a newer library has.
+    OTHER = "other"
+
+
+#: Stages and steps by their numbers in C.
+_STAGES = dict(enumerate((Stage.TEXT, Stage.TRANSFORMER, Stage.SAMPLING, Stage.RESIDUAL, Stage.DECODE)))
+_STEPS = dict(enumerate((Step.TEXT_LAYER, Step.SCALE, Step.BLOCK, Step.SCALE_DONE, Step.DIFFUSION, Step.DECODER, Step.IMAGES)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -791,10 +1248,14 @@ class Event:
     @classmethod
     def _from_pointer(cls, pointer: Any) -> Event:
         values = pointer.contents.values()
-        values["stage"] = _STAGES.get(values["stage"], "other")
-        values["step"] = _STEPS.get(values["step"], "other")
+        values["stage"] = _STAGES.get(values["stage"], Stage.OTHER)
+        values["step"] = _STEPS.get(values["step"], Step.OTHER)
         values["has_preview"] = bool(values["has_preview"])
         return cls(**values, _source=[pointer])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A copy is without the C event, and therefore has no preview.
+        return Event, tuple(getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "_source")
 
     def preview(self, max_side: int = 0) -> Image:
         """Decode the image in its current state. The final image is not affected.
@@ -813,7 +1274,7 @@ class Event:
             advice = "call preview() inside it, or use stream(previews=...)"
             raise RequestError(Status.ERR_STATE, f"the event's callback has returned: {advice}")
         handle = _hart_image()
-        _lib.hart_event_preview(self._source[0], _integer("max_side", max_side, 32), byref(handle))
+        _lib.hart_event_preview(self._source[0], _integer("max_side", max_side, 0, _UINT32), byref(handle))
         return Image._from_handle(handle)
 
 
@@ -833,25 +1294,43 @@ class FromImage:
       pixel from the whole latent, so pixels outside the region change too, especially near it.
     """
 
-    def __init__(self, apply: Callable[[_hart_request], object]) -> None:
-        self._apply = apply
+    #: Suffix of the C function that sets it, and that function's arguments.
+    _kind: str
+    _arguments: tuple[Image | int, ...]
+    _keep: Keep
+
+    def __init__(self) -> None:
+        raise TypeError("FromImage cannot be created directly: use FromImage.inpaint, outpaint or vary")
 
     @classmethod
-    def inpaint(cls, image: Image, mask: Image, kept_scales: int = 0, *, keep: Keep = "pixels") -> FromImage:
+    def _new(cls, kind: str, arguments: tuple[Image | int, ...], keep: Keep) -> FromImage:
+        if keep not in _KEEP:
+            raise RequestError(Status.ERR_ARGUMENT, f"keep is {keep!r}, expected 'pixels' or 'latent'")
+        start = cls.__new__(cls)
+        start._kind, start._arguments, start._keep = kind, arguments, keep
+        return start
+
+    @classmethod
+    def inpaint(cls, image: Image, mask: _MaskLike, kept_scales: int = 0, *, keep: Keep = "pixels") -> FromImage:
         """Regenerate the region of an image where `mask` is white.
 
         Args:
             image: The image, with the model's width and height.
-            mask: The mask, with the image's proportions and any resolution. A pixel is white if the mean of its channels times
-                its alpha is at least half of the maximum, so white on a transparent layer works as a mask. For a mask whose
-                transparent part is regenerated, pass `mask.transparency()`.
-            kept_scales: Number of scales, from the coarsest, that are kept in the regenerated region too. The new content then
-                follows the layout of the old one.
+            mask: The mask, with the image's proportions and any resolution. In an image of hart or Pillow, or an array
+                `[height, width, channels]` of uint8, a pixel is white if the mean of its channels times its alpha is at least half
+                of the maximum, so white on a transparent layer works as a mask. In an array `[height, width]`, the white elements
+                are: bool, True; uint8, at least 128; float, which must be 0 to 1, at least 0.5. For a mask whose transparent part
+                is regenerated, pass `mask.transparency()`.
+            kept_scales: Number of scales, from the coarsest, that are kept in the regenerated region too: 0 to the model's number
+                of scales - 1. The new content then follows the layout of the old one.
             keep: What stays the same outside the regenerated region; see `FromImage`.
+
+        Raises:
+            RequestError: The array has another shape, or a value that is not allowed.
+            TypeError: The image is not a `hart.Image`, or the mask is none of these.
         """
-        source, where = _instance("image", image, Image)._handle, _instance("mask", mask, Image)._handle
-        kept = _integer("kept_scales", kept_scales, 32)
-        return cls._keeping(keep, lambda request: _lib.hart_request_set_inpaint(request, source, where, kept))
+        kept = _integer("kept_scales", kept_scales, 0, _UINT32)
+        return cls._new("inpaint", (_instance("image", image, Image), _mask("mask", mask), kept), keep)
 
     @classmethod
     def outpaint(cls, image: Image, left: int, top: int, *, keep: Keep = "pixels") -> FromImage:
@@ -859,24 +1338,12 @@ class FromImage:
 
         Args:
             image: The image.
-            left: Column of its left edge in the new image, in pixels.
-            top: Row of its top edge in the new image, in pixels.
+            left: Column of its left edge in the new image, in pixels: 0 to the model's width - the image's width.
+            top: Row of its top edge in the new image, in pixels: 0 to the model's height - the image's height.
             keep: What stays the same in the given image; see `FromImage`.
         """
-        source, corner = _instance("image", image, Image)._handle, (_integer("left", left, 32), _integer("top", top, 32))
-        return cls._keeping(keep, lambda request: _lib.hart_request_set_outpaint(request, source, *corner))
-
-    @classmethod
-    def _keeping(cls, keep: Keep, apply: Callable[[_hart_request], object]) -> FromImage:
-        if keep not in _KEEP:
-            raise RequestError(Status.ERR_ARGUMENT, f"keep is {keep!r}, expected 'pixels' or 'latent'")
-        value = _KEEP[keep]
-
-        def apply_both(request: _hart_request) -> None:
-            apply(request)
-            _lib.hart_request_set_keep(request, value)
-
-        return cls(apply_both)
+        corner = _integer("left", left, 0, _UINT32), _integer("top", top, 0, _UINT32)
+        return cls._new("outpaint", (_instance("image", image, Image), *corner), keep)
 
     @classmethod
     def vary(cls, image: Image, kept_scales: int) -> FromImage:
@@ -886,12 +1353,37 @@ class FromImage:
             image: The image, with the model's width and height.
             kept_scales: At least 1 and less than the model's number of scales.
         """
-        source, kept = _instance("image", image, Image)._handle, _integer("kept_scales", kept_scales, 32)
-        return cls(lambda request: _lib.hart_request_set_variation(request, source, kept))
+        kept = _integer("kept_scales", kept_scales, 0, _UINT32)
+        return cls._new("variation", (_instance("image", image, Image), kept), "pixels")
+
+    def _apply(self, request: _hart_request) -> None:
+        arguments = [argument if isinstance(argument, int) else argument._handle for argument in self._arguments]
+        getattr(_lib, f"hart_request_set_{self._kind}")(request, *arguments)
+        _lib.hart_request_set_keep(request, _KEEP[self._keep])
+
+    def __eq__(self, other: object) -> bool:
+        return self.__dict__ == other.__dict__ if _is_a(other, FromImage) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash((self._kind, self._arguments, self._keep))
+
+    def __copy__(self) -> FromImage:
+        return self
+
+    def __deepcopy__(self, _: object) -> FromImage:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self)._new, (self._kind, self._arguments, self._keep)
+
+    def __repr__(self) -> str:
+        return f"<hart.FromImage {self._kind} {', '.join(map(repr, self._arguments))}>"
 
 
-class Cancel:
+class Cancel(_Local):
     """A token that cancels the runs it was passed to. It may be used from any thread and in signal handlers."""
+
+    _instead = "it works within its process; create one in each process"
 
     def __init__(self) -> None:
         self._handle = _hart_cancel()
@@ -985,6 +1477,12 @@ class Result(Sequence[Image]):
     def __getitem__(self, index: int | slice) -> Image | Sequence[Image]:
         return self.images[index]
 
+    def __eq__(self, other: object) -> bool:
+        return self.__dict__ == other.__dict__ if _is_a(other, Result) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash((self.images, self.timings, self.truncated))
+
     def __repr__(self) -> str:
         return f"<hart.Result {list(self.images)}, {self.timings.total:.2f} s>"
 
@@ -1001,8 +1499,16 @@ def _images(handle: _hart_result) -> tuple[Image, ...]:
 # ---- Runs ------------------------------------------------------------------------------------------------------------------------
 
 
-#: Return value of `on_event` that cancels the run.
-STOP: Any = type("STOP", (), {"__repr__": lambda self: "hart.STOP"})()
+class _Stop:
+    def __repr__(self) -> str:
+        return "hart.STOP"
+
+    def __reduce__(self) -> str:
+        return "STOP"
+
+
+#: Return value of `on_event` that cancels the run. `importlib.reload` keeps the object.
+STOP: Any = globals().get("STOP") or _Stop()
 
 
 class _Run:
@@ -1016,6 +1522,12 @@ class _Run:
         #: True cancels the run at its next event. May be set from any thread.
         self.stopped = False
         self.finished = threading.Event()
+        self._process = os.getpid()
+
+    def check_process(self) -> None:
+        """Check that the run has not been left behind by a fork."""
+        if self._process != os.getpid() and not self.finished.is_set():
+            raise RequestError(Status.ERR_STATE, "the run belongs to the process that this one was forked from: start another one")
 
     def generate(self) -> Result:
         """Generate the images on this thread."""
@@ -1083,13 +1595,21 @@ class _Run:
             return False
         event = Event._from_pointer(pointer)
         try:
-            return self._on_event(event) is STOP
+            result = self._on_event(event)
         finally:
             event._source.clear()
+        if result is not None:
+            _refuse_awaitable("on_event", result)
+        return result is STOP
 
 
-#: Runs in progress.
-_runs: set[_Run] = set()
+#: Runs in progress. `importlib.reload` keeps them.
+_runs: set[_Run] = globals().get("_runs") or set()
+
+
+if hasattr(os, "register_at_fork"):
+    # The threads of these runs do not exist in a forked process. It would wait for them when it exits.
+    os.register_at_fork(after_in_child=lambda: _runs.clear())
 
 
 @atexit.register
@@ -1103,8 +1623,10 @@ def _end_runs() -> None:
         run.finished.wait(10)
 
 
-class Stream(Iterator[Event]):
+class Stream(_Local, Iterator[Event]):
     """An iterator over the events of a run in a background thread. `Model.stream` creates it."""
+
+    _instead = "pass its events or its result instead"
 
     def __init__(self, model: _hart_model, request: _hart_request, previews: int | None) -> None:
         """Start the run. Use `Model.stream` instead."""
@@ -1144,6 +1666,7 @@ class Stream(Iterator[Event]):
         Raises:
             Error: The run has failed. Raised after the last event, unless the stream is closed.
         """
+        self._run.check_process()
         event = self._events.get()
         if event is not None:
             return event
@@ -1160,6 +1683,7 @@ class Stream(Iterator[Event]):
             Error: The run has failed.
             Cancelled: The run was cancelled, or the stream was closed before the run ended.
         """
+        self._run.check_process()
         self._thread.join()
         outcome = self._outcome[0]
         if isinstance(outcome, BaseException):
@@ -1172,7 +1696,12 @@ class Stream(Iterator[Event]):
         if self._thread is not threading.current_thread():
             self._thread.join()
 
+    def __copy__(self) -> NoReturn:
+        self.__reduce__()
+
     def __enter__(self) -> Stream:
+        if self._run.stopped:
+            raise RequestError(Status.ERR_STATE, "the stream is closed")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -1218,12 +1747,13 @@ class Memory(NamedTuple):
     peak: int
 
 
-class Tokens:
+class Tokens(_Local):
     """An image encoded as tokens of a model: codes of every scale, and the residual that the codes do not represent.
 
     The tokens keep the model's weights in memory.
     """
 
+    _instead = "they belong to a model of this process; pass the image, and call Model.tokenize in the other process"
     _handle: _hart_tokens
 
     def __init__(self) -> None:
@@ -1259,13 +1789,14 @@ class Tokens:
         return f"<hart.Tokens, {self.scales} scales>"
 
 
-class Context:
+class Context(_Local):
     """Encoded prompts of a model, for any number of runs: `Model.encode` creates it, and `generate` and `stream` accept it.
 
     It does not keep the model in memory. Its memory is freed with the last reference. To free it earlier, call `close` or
     use the context as a context manager.
     """
 
+    _instead = "it belongs to a model of this process; pass the prompts, and call Model.encode in the other process"
     #: The prompts.
     prompts: tuple[str, ...]
     _handle: _hart_context | None
@@ -1289,6 +1820,7 @@ class Context:
         return self._handle is None
 
     def __enter__(self) -> Context:
+        self._open_handle()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -1346,19 +1878,22 @@ class Context:
         return f"<hart.Context, {'closed' if self.closed else f'{len(self)} prompts'}>"
 
 
-class Model:
+class Model(_Local):
     """An opened model. Any number of threads may use it at once.
 
     Its memory is freed with the last reference. To free it earlier, call `close` or use the model as a context manager.
     """
 
+    _instead = "open the model in each worker process"
+    _handle: _hart_model | None = None
+
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: _Path,
         *,
         device: str = "auto",
         precision: str = "auto",
-        text_model: str | os.PathLike[str] | None = None,
+        text_model: _Path | None = None,
         weights: str = "auto",
         memory_map: bool = True,
         strict: bool = True,
@@ -1381,9 +1916,9 @@ class Model:
             strict: True to reject a checkpoint with unused tensors, False to ignore them.
             threads: Number of threads of the model's own pool, 1 to 1024. None shares one pool, with a thread per core, among all
                 models of the program. The number of threads does not change the images.
-            max_memory: Limit in bytes for the estimated memory; None for no limit. Opening the model or starting a run fails before
-                any work if the estimate is above the limit. On the CPU, if an image would not fit otherwise, the decoder uses
-                less memory and takes longer.
+            max_memory: Limit in bytes for the estimated memory, 1 to 2**64 - 1; None for no limit. Opening the model or starting a
+                run fails before any work if the estimate is above the limit. On the CPU, if an image would not fit otherwise, the
+                decoder uses less memory and takes longer.
             keep_text_model: True to keep the text model's mapped weights in memory after a prompt is encoded, for a server that
                 encodes all the time. False releases them.
 
@@ -1397,16 +1932,16 @@ class Model:
         options = _options(device, precision, text_model, weights, memory_map, strict, threads, max_memory, keep_text_model)
         handle = _hart_model()
         _lib.hart_model_open(_path("path", path), options, _ABI_VERSION, byref(handle))
-        self._handle: _hart_model | None = handle
+        self._handle = handle
 
     @classmethod
     def from_files(
         cls,
-        files: Mapping[str, _Buffer],
+        files: Mapping[str, _Buffer] | Iterable[tuple[str, _Buffer]],
         *,
         device: str = "auto",
         precision: str = "auto",
-        text_model: str | os.PathLike[str] | None = None,
+        text_model: _Path | None = None,
         weights: str = "auto",
         memory_map: bool = True,
         strict: bool = True,
@@ -1419,14 +1954,15 @@ class Model:
         The other arguments and the exceptions are those of `Model(path)`. `memory_map` has no effect.
 
         Args:
-            files: Contents of the files, by path relative to the model's folder, such as "llm/config.json". They are copied.
+            files: Contents of the files by path relative to the model's folder, such as "llm/config.json": a mapping, or an
+                iterable of pairs. They are copied.
         """
         options = _options(device, precision, text_model, weights, memory_map, strict, threads, max_memory, keep_text_model)
         contents, handle = _hart_files(), _hart_model()
         _lib.hart_files_new(byref(contents))
-        for name, value in files.items():
-            data = _bytes(name, value)
-            _lib.hart_files_add(contents, _text("name", name), data, len(data))
+        for name, value in _pairs("files", files):
+            encoded, data = _text("a name in files", name), _bytes(name, value)
+            _lib.hart_files_add(contents, encoded, data, len(data))
         _lib.hart_model_open_files(contents, options, _ABI_VERSION, byref(handle))
         model = cls.__new__(cls)
         model._handle = handle
@@ -1445,6 +1981,7 @@ class Model:
         return self._handle is None
 
     def __enter__(self) -> Model:
+        self._open_handle()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -1478,7 +2015,10 @@ class Model:
         return Memory(weights.value, peak.value)
 
     def warm_up(self) -> None:
-        """Generate and discard an image, so that a GPU's kernels are compiled before the first real run."""
+        """Compile a GPU's kernels by generating an image and discarding it, so that the first real run takes no longer than others.
+
+        Does nothing on the CPU.
+        """
         _lib.hart_model_warm_up(self._open_handle())
 
     def generate(
@@ -1504,29 +2044,32 @@ class Model:
 
         Args:
             prompt: A prompt, or several. Not allowed with a context, which has prompts.
-            images_per_prompt: Number of images per prompt, at most 1024 in total. Image i of a prompt, from 0, has the seed
-                `seed + i`.
-            seed: 0 to 2**64 - 1. The same seed generates the same image.
+            images_per_prompt: Number of images per prompt, 1 to 1024, and at most 1024 images in total. Image i of a prompt, from
+                0, has the seed `seed + i`, modulo 2**64.
+            seed: 0 to 2**64 - 1. The same prompt, settings and seed generate exactly the same image on a CPU, in any batch.
             guidance: Scale of classifier-free guidance, -100 to 100; 0 turns it off. Usually 4.5.
             smoothing: True for Gumbel-softmax smoothing, which embeds a token as a weighted mix of codes; False to use its one
                 sampled code. Usually True.
-            top_k: Number of most likely codes that a token is sampled from, at least 1. Usually 600 on the first seven scales and
-                300 on the others.
-            top_p: Probability mass of the most likely codes that a token is sampled from; 0 turns this off. Usually 0.
-            steps: Steps of the residual diffusion, such as 8, "10,5" or "ddim25". Usually 8.
+            top_k: Number of most likely codes that a token is sampled from, 1 to 2**32 - 1. Usually 600 on the first seven scales
+                and 300 on the others.
+            top_p: Probability mass of the most likely codes that a token is sampled from, 0 to 1; 0 turns this off. Usually 0.
+            steps: Steps of the residual diffusion: 1 to 1000, or a text such as "10,5" or "ddim25". Usually 8.
             system_prompt: Text before each prompt; "" for none. With a context, None selects that of the context.
             from_image: An image to start from.
             context: Encoded prompts from `encode` of this model. The run skips the text encoder; the images are the same.
-            on_event: Called with every `Event`, on this thread. It is called often and should return quickly. If it returns `STOP`,
-                the run is cancelled. If it raises, the run is cancelled and the exception is raised here.
+            on_event: A plain function that is called with every `Event`, on this thread. It is called often and should return
+                quickly. If it returns `STOP`, the run is cancelled. If it raises, the run is cancelled and the exception is raised
+                here.
             cancel: A token that cancels the run from another thread.
 
         Raises:
             Cancelled: The run was cancelled; `completed` has the images that were finished.
             RequestError: A setting is invalid. Raised before any work.
+            TypeError: A setting has the wrong type, or `on_event` is a coroutine function or returned an awaitable.
             OutOfMemoryError: More memory is needed than is available or allowed.
             DeviceError: The device has failed.
         """
+        _callback("on_event", on_event)
         settings = (images_per_prompt, seed, guidance, smoothing, top_k, top_p, steps, system_prompt, from_image, cancel, context)
         request = _request(prompt, *settings)
         return _Run(self._open_handle(), request, on_event).generate()
@@ -1566,7 +2109,7 @@ class Model:
         """
         settings = (images_per_prompt, seed, guidance, smoothing, top_k, top_p, steps, system_prompt, from_image, cancel, context)
         request = _request(prompt, *settings)
-        return Stream(self._open_handle(), request, None if previews is None else _integer("previews", previews, 32))
+        return Stream(self._open_handle(), request, None if previews is None else _integer("previews", previews, 0, _UINT32))
 
     def encode(
         self,
@@ -1593,6 +2136,7 @@ class Model:
             OutOfMemoryError: More memory is needed than is available or allowed.
             DeviceError: The device has failed.
         """
+        _callback("on_event", on_event)
         prompts = _prompts(prompt)
         request = _request(prompts, system_prompt=system_prompt, cancel=cancel)
         return Context._from_handle(_Run(self._open_handle(), request, on_event).encode(), prompts)
@@ -1617,8 +2161,9 @@ class Model:
         Raises:
             RequestError: The tokens are from another model.
         """
+        source, residual = _instance("tokens", tokens, Tokens)._handle, _flag("with_residual", with_residual)
         handle, image = self._open_handle(), _hart_image()
-        _lib.hart_model_reconstruct(handle, _instance("tokens", tokens, Tokens)._handle, bool(with_residual), byref(image))
+        _lib.hart_model_reconstruct(handle, source, residual, byref(image))
         return Image._from_handle(image)
 
     def __repr__(self) -> str:
@@ -1632,7 +2177,7 @@ class Model:
 def _options(
     device: str,
     precision: str,
-    text_model: str | os.PathLike[str] | None,
+    text_model: _Path | None,
     weights: str,
     memory_map: bool,
     strict: bool,
@@ -1647,20 +2192,33 @@ def _options(
     if text_model is not None:
         _lib.hart_options_set_text_model(options, _path("text_model", text_model))
     _lib.hart_options_set_weights(options, _text("weights", weights))
-    _lib.hart_options_set_memory_map(options, bool(memory_map))
-    _lib.hart_options_set_strict(options, bool(strict))
+    _lib.hart_options_set_memory_map(options, _flag("memory_map", memory_map))
+    _lib.hart_options_set_strict(options, _flag("strict", strict))
     if threads is not None:
-        _lib.hart_options_set_threads(options, _integer("threads", threads, 32))
+        _lib.hart_options_set_threads(options, _integer("threads", threads, 1, _MAX_THREADS))
     if max_memory is not None:
-        _lib.hart_options_set_max_memory(options, _integer("max_memory", max_memory, 64))
-    _lib.hart_options_set_keep_text_model(options, bool(keep_text_model))
+        _lib.hart_options_set_max_memory(options, _integer("max_memory", max_memory, 1, _UINT64))
+    _lib.hart_options_set_keep_text_model(options, _flag("keep_text_model", keep_text_model))
     return options
 
 
 def _prompts(prompt: str | Iterable[str]) -> list[str]:
     if isinstance(prompt, (str, bytes)) or not isinstance(prompt, Iterable):
         return [prompt]
-    return list(prompt)
+    # An iterable may be infinite. The library refuses one prompt too many.
+    return list(itertools.islice(prompt, _MAX_IMAGES + 1))
+
+
+def _pairs(name: str, items: Mapping[str, _Buffer] | Iterable[tuple[str, _Buffer]]) -> list[tuple[str, _Buffer]]:
+    """Return the items of a mapping or of an iterable of pairs."""
+    try:
+        pairs = list(dict(items).items())
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a mapping from names to contents, or pairs of them, not {type(items).__name__}") from None
+    if not pairs:
+        advice = 'expected the contents of files by name, such as "llm/config.json"'
+        raise RequestError(Status.ERR_REQUEST, f"{name} is empty, {advice}")
+    return pairs
 
 
 def _request(
@@ -1688,18 +2246,19 @@ def _request(
     else:
         for text in _prompts(prompt):
             _lib.hart_request_add_prompt(request, _text("prompt", text))
-    _lib.hart_request_set_images_per_prompt(request, _integer("images_per_prompt", images_per_prompt, 32))
-    _lib.hart_request_set_seed(request, _integer("seed", seed, 64))
+    _lib.hart_request_set_images_per_prompt(request, _integer("images_per_prompt", images_per_prompt, 1, _MAX_IMAGES))
+    _lib.hart_request_set_seed(request, _integer("seed", seed, 0, _UINT64))
     if guidance is not None:
-        _lib.hart_request_set_guidance(request, _float("guidance", guidance))
+        _lib.hart_request_set_guidance(request, _float("guidance", guidance, -100, 100))
     if smoothing is not None:
-        _lib.hart_request_set_smoothing(request, bool(smoothing))
+        _lib.hart_request_set_smoothing(request, _flag("smoothing", smoothing))
     if top_k is not None:
-        _lib.hart_request_set_top_k(request, _integer("top_k", top_k, 32))
+        _lib.hart_request_set_top_k(request, _integer("top_k", top_k, 1, _UINT32))
     if top_p is not None:
-        _lib.hart_request_set_top_p(request, _float("top_p", top_p))
+        _lib.hart_request_set_top_p(request, _float("top_p", top_p, 0, 1))
     if steps is not None:
-        _lib.hart_request_set_steps(request, _text("steps", steps if isinstance(steps, str) else str(_integer("steps", steps, 32))))
+        text = steps if isinstance(steps, str) else str(_integer("steps", steps, 1, _MAX_STEPS))
+        _lib.hart_request_set_steps(request, _text("steps", text))
     if system_prompt is not None:
         _lib.hart_request_set_system_prompt(request, _text("system_prompt", system_prompt))
     if from_image is not None:

@@ -59,7 +59,7 @@ print("previews change nothing:", parrot.pixels == model.generate("a parrot on a
 
 
 def stop_after_two_images(event: hart.Event) -> object:
-    return hart.STOP if event.step == "images" and event.index >= 2 else None
+    return hart.STOP if event.step is hart.Step.IMAGES and event.index >= 2 else None
 
 
 try:
@@ -114,7 +114,10 @@ print(f"mean difference, out of 255: {difference(heart, full):.2f} with the resi
 try:
     array = heart.numpy()  # a view of the image's memory
     print(array.shape, array.dtype, "mean colour", array.mean(axis=(0, 1)).round(1))
-    print(hart.Image(array.shape[1], array.shape[0], 255 - array))  # a copy
+    print(hart.Image.from_numpy(255 - array))  # a copy
+    yellow = (array[..., 0] > 200) & (array[..., 2] < 100)  # True is regenerated
+    edit = hart.FromImage.inpaint(heart, yellow)
+    model.generate("a red heart on a blue background", from_image=edit)[0].save(out / "heart-edited.png")
     large = heart.pil().resize((256, 256), resample=0)
     large.save(out / "heart-large.png")
 except ImportError as error:
