@@ -61,8 +61,9 @@
  *           hart_options, hart_files,
  *           hart_request                      one thread at a time; may move between threads
  *           hart_last_error                   each thread has its own message
- *           Free an object only when no other thread uses it. After fork(), the child has none of hart's threads: call
- *           exec first.
+ *           Free an object only when no other thread uses it.
+ * fork()    A child may use the models of its parent and open new ones. Calls return HART_ERR_STATE if a call of hart
+ *           was running at the fork, in any thread, and if a GPU would be used that the parent has used: call exec then.
  *
  * Concurrent runs share the cores, so each takes longer. hart installs no signal handler, no logger and no panic
  * hook, and prints nothing, with one exception: if Rust code in the library panics, Rust's runtime prints the panic to
@@ -210,7 +211,10 @@ enum {
   HART_ERR_ARGUMENT = 102,
   /** The request can't be carried out: a setting, size or name is out of range, or does not fit the model or the device. */
   HART_ERR_REQUEST = 103,
-  /** The call is not allowed now: the request is running, or no callback of an event with a preview is running. */
+  /**
+   * The call is not allowed now: the request is running, no callback of an event with a preview is running, or the process
+   * was forked during a call or after its parent used a GPU.
+   */
   HART_ERR_STATE = 104,
   /** The program was compiled for a newer ABI than the library has. */
   HART_ERR_ABI = 105,
@@ -234,6 +238,8 @@ enum {
   HART_ERR_MEMORY = 301,
   /** A run produced NaN or infinity. */
   HART_ERR_OVERFLOW = 302,
+  /** The system does not start the threads that hart needs. The next call tries again. */
+  HART_ERR_THREADS = 303,
   /** hart panicked because of a defect in hart. The program can continue; the model returns `HART_ERR_POISONED` from now on. */
   HART_ERR_PANIC = 900,
   /** The model has panicked before. Free it and open it again. */

@@ -123,7 +123,8 @@ enum class Status : std::int32_t {
     argument = HART_ERR_ARGUMENT,
     /// The request can't be carried out.
     request = HART_ERR_REQUEST,
-    /// The call is not allowed now: the request is running, or the event has no preview.
+    /// The call is not allowed now: the request is running, the event has no preview, or the process was forked during a call or
+    /// after its parent used a GPU.
     state = HART_ERR_STATE,
     /// The program was compiled for a newer ABI than the library has.
     abi = HART_ERR_ABI,
@@ -147,6 +148,8 @@ enum class Status : std::int32_t {
     memory = HART_ERR_MEMORY,
     /// A run produced NaN or infinity.
     overflow = HART_ERR_OVERFLOW,
+    /// The system does not start the threads that hart needs. The next call tries again.
+    threads = HART_ERR_THREADS,
     /// hart panicked because of a defect in hart. The program can continue, but not with this model.
     panic = HART_ERR_PANIC,
     /// The model has panicked before. Open it again.

@@ -8,6 +8,7 @@ use burn::prelude::Device;
 use burn::tensor::DType;
 
 use crate::error::{Error, Result};
+use crate::process;
 
 /// The kind of device that a model runs on, chosen at run time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -34,7 +35,8 @@ pub struct DeviceInfo {
     pub description: String,
 }
 
-/// Lists the usable devices, the best first. Tests each GPU with a small kernel, which takes a moment the first time.
+/// Lists the usable devices, the best first. Tests each GPU with a small kernel, which takes a moment the first time. A process that was
+/// forked by one that uses a GPU can use none.
 pub fn devices() -> Vec<DeviceInfo> {
     let mut found: Vec<DeviceInfo> = Vec::new();
     #[cfg(feature = "cuda")]
@@ -106,7 +108,8 @@ impl DeviceKind {
     ///
     /// # Errors
     ///
-    /// [`Error::Device`] if it is not compiled in, does not exist, or does not work.
+    /// [`Error::Device`] if it is not compiled in, does not exist, or does not work; [`Error::State`] if it is a GPU and this process was
+    /// forked by one that uses a GPU.
     pub fn open(self) -> Result<Device> {
         self.find().map(|found| found.device)
     }
@@ -132,12 +135,12 @@ impl DeviceKind {
 
     fn best() -> Result<OpenDevice> {
         #[cfg(feature = "cuda")]
-        if let Ok(found) = Self::Cuda(0).find() {
+        if let Some(found) = gpu::unless_missing(Self::Cuda(0).find())? {
             return Ok(found);
         }
         #[cfg(feature = "wgpu")]
-        if gpu::is_hardware(0)
-            && let Ok(found) = Self::Wgpu(0).find()
+        if gpu::is_hardware(0)?
+            && let Some(found) = gpu::unless_missing(Self::Wgpu(0).find())?
         {
             return Ok(found);
         }
@@ -210,11 +213,12 @@ impl OpenDevice {
     ///
     /// # Errors
     ///
-    /// [`Error::Device`] with the panic's message.
+    /// [`Error::Device`] with the panic's message, or [`Error::State`] if another process has opened the GPU.
     pub(crate) fn catch_backend_panic<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
         if self.kind == DeviceKind::Cpu {
             return work();
         }
+        process::claim_gpus()?;
         catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
             let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
             Err(self.kind.problem(format!("failed: {}", text.unwrap_or("it gave no reason"))))
@@ -271,10 +275,20 @@ mod gpu {
     use cubecl::config::{CubeClRuntimeConfig, RuntimeConfig};
 
     use super::{DeviceInfo, DeviceKind, OpenDevice, SOFTWARE};
-    use crate::error::Result;
+    use crate::error::{Error, Result};
+    use crate::process;
 
     /// Lists the devices of a kind. Hardware comes before software renderers.
-    fn all(kind: DeviceKind) -> Vec<Device> {
+    fn all(kind: DeviceKind) -> Result<Vec<Device>> {
+        let is_first = process::claim_gpus()?;
+        let found = enumerate(kind);
+        if is_first && found.is_empty() {
+            process::release_gpus();
+        }
+        Ok(found)
+    }
+
+    fn enumerate(kind: DeviceKind) -> Vec<Device> {
         enable_kernel_cache();
         match kind {
             #[cfg(feature = "cuda")]
@@ -310,12 +324,20 @@ mod gpu {
 
     /// Returns whether the GPU with this index exists and is hardware.
     #[cfg(feature = "wgpu")]
-    pub(super) fn is_hardware(number: usize) -> bool {
-        all(DeviceKind::Wgpu(number)).get(number).is_some_and(|device| !is_software(device))
+    pub(super) fn is_hardware(number: usize) -> Result<bool> {
+        Ok(all(DeviceKind::Wgpu(number))?.get(number).is_some_and(|device| !is_software(device)))
+    }
+
+    /// Returns `None` for a device that does not exist or does not work.
+    pub(super) fn unless_missing(found: Result<OpenDevice>) -> Result<Option<OpenDevice>> {
+        match found {
+            Err(Error::Device { .. }) => Ok(None),
+            found => found.map(Some),
+        }
     }
 
     pub(super) fn open(kind: DeviceKind, number: usize) -> Result<OpenDevice> {
-        let all = all(kind);
+        let all = all(kind)?;
         let device = all.get(number).ok_or_else(|| match (kind, all.len()) {
             (DeviceKind::Cuda(_), 0) => kind.problem("there is no NVIDIA GPU with a driver: choose auto or cpu".into()),
             (_, 0) => kind.problem("there is no GPU with a driver for Vulkan, Metal or DX12: choose auto or cpu".into()),
@@ -346,7 +368,7 @@ mod gpu {
             let through = if is_software(&device) { format!("{through}, {SOFTWARE}") } else { through.into() };
             DeviceInfo { name: kind(number).to_string(), description: format!("{name}, through {through}") }
         };
-        all(kind(0)).into_iter().enumerate().filter(works).map(info).collect()
+        all(kind(0)).unwrap_or_default().into_iter().enumerate().filter(works).map(info).collect()
     }
 }
 

@@ -86,6 +86,21 @@ pub enum Error {
         /// The problem, and what to do.
         problem: String,
     },
+    /// The system does not start the threads that the work needs. A later call may succeed.
+    #[error(
+        "no threads could be started: {problem}; raise the limit on threads (ulimit -u, or the container's limit on pids), or use fewer \
+         (the option `threads`)"
+    )]
+    Threads {
+        /// The system's error.
+        problem: String,
+    },
+    /// The call is not possible in the present state of the process, for example after a fork.
+    #[error("{problem}")]
+    State {
+        /// The problem, and what to do.
+        problem: String,
+    },
     /// The work needs more memory than [`OpenOptions::max_memory`](crate::OpenOptions::max_memory) allows.
     #[error("{what} would take about {} MB of memory, {} MB are allowed: {remedy}", needed >> 20, limit >> 20)]
     Memory {

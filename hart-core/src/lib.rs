@@ -17,6 +17,7 @@ mod nn;
 mod options;
 mod pipeline;
 mod precision;
+mod process;
 mod progress;
 mod request;
 mod residual;

@@ -12,7 +12,21 @@ type Module = Vec<String>;
 
 /// The layers from the bottom up; a module uses those of earlier lines, and of its own line.
 const LAYERS: [&[&str]; 10] = [
-    &["error", "image", "progress", "device", "rng", "filter", "scales", "schedule", "config", "files", "threads", "from_image"],
+    &[
+        "error",
+        "process",
+        "image",
+        "progress",
+        "device",
+        "rng",
+        "filter",
+        "scales",
+        "schedule",
+        "config",
+        "files",
+        "threads",
+        "from_image",
+    ],
     &["kernels"],
     &["nn"],
     &["weights", "precision", "options"],

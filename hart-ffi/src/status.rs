@@ -23,7 +23,8 @@ pub const HART_ERR_UTF8: hart_status = 101;
 pub const HART_ERR_ARGUMENT: hart_status = 102;
 /// The request can't be carried out: a setting, size or name is out of range, or does not fit the model or the device.
 pub const HART_ERR_REQUEST: hart_status = 103;
-/// The call is not allowed now: the request is running, or no callback of an event with a preview is running.
+/// The call is not allowed now: the request is running, no callback of an event with a preview is running, or the process
+/// was forked during a call or after its parent used a GPU.
 pub const HART_ERR_STATE: hart_status = 104;
 /// The program was compiled for a newer ABI than the library has.
 pub const HART_ERR_ABI: hart_status = 105;
@@ -49,6 +50,8 @@ pub const HART_ERR_DEVICE: hart_status = 300;
 pub const HART_ERR_MEMORY: hart_status = 301;
 /// A run produced NaN or infinity.
 pub const HART_ERR_OVERFLOW: hart_status = 302;
+/// The system does not start the threads that hart needs. The next call tries again.
+pub const HART_ERR_THREADS: hart_status = 303;
 
 /// hart panicked because of a defect in hart. The program can continue; the model returns `HART_ERR_POISONED` from now on.
 pub const HART_ERR_PANIC: hart_status = 900;
@@ -58,7 +61,7 @@ pub const HART_ERR_POISONED: hart_status = 901;
 pub const HART_ERR_OTHER: hart_status = 902;
 
 /// The text of every status.
-const STATUSES: [(hart_status, &CStr); 21] = [
+const STATUSES: [(hart_status, &CStr); 22] = [
     (HART_OK, c"done"),
     (HART_CANCELLED, c"cancelled"),
     (HART_ERR_NULL, c"a pointer is NULL"),
@@ -77,6 +80,7 @@ const STATUSES: [(hart_status, &CStr); 21] = [
     (HART_ERR_DEVICE, c"the device is not present or has failed"),
     (HART_ERR_MEMORY, c"not enough memory"),
     (HART_ERR_OVERFLOW, c"the run produced NaN or infinity"),
+    (HART_ERR_THREADS, c"no threads could be started"),
     (HART_ERR_PANIC, c"a defect in hart"),
     (HART_ERR_POISONED, c"the model has panicked before"),
     (HART_ERR_OTHER, c"another error"),
@@ -117,6 +121,8 @@ impl From<Error> for Failure {
             Error::Memory { .. } => HART_ERR_MEMORY,
             Error::Cancelled => HART_CANCELLED,
             Error::Overflow { .. } => HART_ERR_OVERFLOW,
+            Error::Threads { .. } => HART_ERR_THREADS,
+            Error::State { .. } => HART_ERR_STATE,
             _ => HART_ERR_OTHER,
         };
         Self::new(status, error.to_string())

@@ -3,6 +3,7 @@
 use super::{Hart, Model};
 use crate::error::{Error, Result};
 use crate::files::Mapped;
+use crate::process::Call;
 use crate::progress::{Observer, Progress};
 use crate::request::Request;
 use crate::text::{Context, PromptContext, PromptSettings, SystemPrompt, Tokens};
@@ -13,7 +14,8 @@ impl Hart {
     ///
     /// # Errors
     ///
-    /// - Before any work: [`Error::Request`], [`Error::Refused`] or [`Error::Memory`].
+    /// - Before any work: [`Error::Request`], [`Error::Refused`], [`Error::Memory`], [`Error::Threads`], or [`Error::State`] if this process
+    ///   was forked during a call.
     /// - During the work: [`Error::Cancelled`], or [`Error::Device`] if a GPU fails.
     pub fn encode(&self, request: &Request) -> Result<PromptContext> {
         self.encode_with(request, &mut ())
@@ -26,6 +28,7 @@ impl Hart {
     ///
     /// Like [`Self::encode`].
     pub fn encode_with(&self, request: &Request, observer: &mut dyn Observer) -> Result<PromptContext> {
+        let _call = Call::begin()?;
         self.check_prompts(request)?;
         if let Some(context) = &request.context {
             return Ok(context.clone());

@@ -4,6 +4,7 @@ use super::{Hart, Model};
 use crate::error::{Error, Result};
 use crate::files::Mapped;
 use crate::image::{Image, Provenance};
+use crate::process::Call;
 use crate::progress::{Observer, Progress, Stage, Step, Timings};
 use crate::request::Request;
 use crate::rng::Philox;
@@ -50,7 +51,8 @@ impl Hart {
     ///
     /// # Errors
     ///
-    /// - Before any work: [`Error::Request`], [`Error::Refused`] or [`Error::Memory`].
+    /// - Before any work: [`Error::Request`], [`Error::Refused`], [`Error::Memory`], [`Error::Threads`], or [`Error::State`] if this process
+    ///   was forked during a call.
     /// - During the run: [`Error::Cancelled`], [`Error::Overflow`], or [`Error::Device`] if a GPU fails.
     pub fn generate(&self, request: &Request) -> Result<Generation> {
         self.generate_with(request, &mut ())
@@ -63,6 +65,7 @@ impl Hart {
     ///
     /// Like [`Self::generate`].
     pub fn generate_with(&self, request: &Request, observer: &mut dyn Observer) -> Result<Generation> {
+        let _call = Call::begin()?;
         self.check(request)?;
         let Model { threads, device, .. } = &*self.model;
         threads.observe(observer, |observer| device.catch_backend_panic(|| self.run(request, observer)))

@@ -145,16 +145,22 @@ impl Hart {
     }
 
     /// Runs a closure in the model's thread pool, or in the current one if the model has none. For programs that use single stages.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the closure panics, if the threads cannot be started, and if this process was forked during a call.
     pub fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        self.model.threads.install(work)
+        self.model.threads.run(work).unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// Like [`Self::install`], but for closures that may fail. A failure of a GPU becomes an error.
     ///
     /// # Errors
     ///
-    /// The error of the closure, or [`Error::Device`](crate::Error::Device) if a GPU fails.
+    /// - The error of the closure, or [`Error::Device`](crate::Error::Device) if a GPU fails.
+    /// - [`Error::Threads`](crate::Error::Threads) if the threads cannot be started, or [`Error::State`](crate::Error::State) if this
+    ///   process was forked during a call.
     pub fn try_install<R: Send>(&self, work: impl FnOnce() -> Result<R> + Send) -> Result<R> {
-        self.install(|| self.model.device.catch_backend_panic(work))
+        self.model.threads.run(|| self.model.device.catch_backend_panic(work))?
     }
 }

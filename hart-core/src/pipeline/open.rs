@@ -13,6 +13,7 @@ use crate::files::{Files, Storage};
 use crate::kernels;
 use crate::memory::{self, Budget, ModelBytes, Release};
 use crate::options::OpenOptions;
+use crate::process::Call;
 use crate::residual::ResidualDiffusion;
 use crate::scales;
 use crate::text::{ModelId, TextEncoder, TextTokenizer};
@@ -27,7 +28,8 @@ impl Hart {
     /// # Errors
     ///
     /// - [`Error::Checkpoint`], [`Error::Config`], [`Error::Weights`], [`Error::NotFinite`] or [`Error::Io`] naming the file.
-    /// - [`Error::Device`], [`Error::Memory`], or [`Error::Request`] if an option is invalid.
+    /// - [`Error::Device`], [`Error::Memory`], [`Error::Threads`], or [`Error::Request`] if an option is invalid.
+    /// - [`Error::State`] if this process was forked during a call.
     pub fn open(path: impl AsRef<Path>, options: OpenOptions) -> Result<Self> {
         Self::open_in(&options.disk(), path.as_ref(), &options)
     }
@@ -42,12 +44,13 @@ impl Hart {
     }
 
     fn open_in(storage: &Storage, root: &Path, options: &OpenOptions) -> Result<Self> {
+        let _call = Call::begin()?;
         let threads = Threads::new(options.threads)?;
         let device = options.device.find()?;
         let layout = Layout::find(storage, root, options.text_model.as_deref())?;
         let id = ModelId::new(root);
         let load = || Model::load(id, storage, layout, options, device.clone(), threads.clone());
-        let model = threads.install(|| device.catch_backend_panic(load))?;
+        let model = threads.run(|| device.catch_backend_panic(load))??;
         Ok(Self { model: Arc::new(model) })
     }
 }

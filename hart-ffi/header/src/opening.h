@@ -61,8 +61,9 @@
  *           hart_options, hart_files,
  *           hart_request                      one thread at a time; may move between threads
  *           hart_last_error                   each thread has its own message
- *           Free an object only when no other thread uses it. After fork(), the child has none of hart's threads: call
- *           exec first.
+ *           Free an object only when no other thread uses it.
+ * fork()    A child may use the models of its parent and open new ones. Calls return HART_ERR_STATE if a call of hart
+ *           was running at the fork, in any thread, and if a GPU would be used that the parent has used: call exec then.
  *
  * Concurrent runs share the cores, so each takes longer. hart installs no signal handler, no logger and no panic
  * hook, and prints nothing, with one exception: if Rust code in the library panics, Rust's runtime prints the panic to

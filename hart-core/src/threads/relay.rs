@@ -1,0 +1,109 @@
+//! The relay of events from a pool's thread to the calling thread.
+
+use std::cell::Cell;
+use std::sync::mpsc::{Receiver, Sender};
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::image::Image;
+use crate::progress::{Control, Event, Observer, Stage, Step};
+
+thread_local! {
+    /// Whether this thread is calling an observer while a thread of the model's pool waits for the answer.
+    static IN_OBSERVER: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Returns whether this thread is calling an observer while a thread of a model's pool waits for the answer.
+pub(super) fn in_observer() -> bool {
+    IN_OBSERVER.get()
+}
+
+/// Marks this thread as calling an observer until it is dropped.
+struct InObserver(bool);
+
+impl InObserver {
+    fn begin() -> Self {
+        Self(IN_OBSERVER.replace(true))
+    }
+}
+
+impl Drop for InObserver {
+    fn drop(&mut self) {
+        IN_OBSERVER.set(self.0);
+    }
+}
+
+/// A message from the working thread to the calling thread.
+pub(super) enum Report {
+    Event { stage: Stage, step: Step, elapsed: Duration, fraction: f32, has_preview: bool },
+    Image(Image),
+}
+
+/// A message from the calling thread to the working thread. The last one for each report is a control.
+pub(super) enum Reply {
+    Control(Control),
+    Preview(usize),
+}
+
+impl Report {
+    pub(super) fn deliver(
+        self,
+        observer: &mut dyn Observer,
+        answers: &Sender<Reply>,
+        previews: &Receiver<Result<Image>>,
+    ) -> Control {
+        let preview = |max_side| {
+            answers.send(Reply::Preview(max_side)).map_err(|_| Error::Cancelled)?;
+            previews.recv().map_err(|_| Error::Cancelled)?
+        };
+        let _in_observer = InObserver::begin();
+        match self {
+            Self::Image(image) => {
+                observer.image(&image);
+                Control::Continue
+            }
+            Self::Event { stage, step, elapsed, fraction, has_preview } => {
+                observer.event(&Event { stage, step, elapsed, fraction, preview: if has_preview { Some(&preview) } else { None } })
+            }
+        }
+    }
+}
+
+/// The observer on the working thread. Forwards every report, and decodes previews on request while it waits for the answer.
+pub(super) struct Relay {
+    pub(super) reports: Sender<Report>,
+    pub(super) replies: Receiver<Reply>,
+    pub(super) decoded: Sender<Result<Image>>,
+}
+
+impl Relay {
+    fn forward(&self, report: Report, event: Option<&Event<'_>>) -> Control {
+        // A closed channel means that the observer has panicked. Its panic continues when the work has stopped.
+        if self.reports.send(report).is_err() {
+            return Control::Cancel;
+        }
+        loop {
+            match self.replies.recv() {
+                Ok(Reply::Control(control)) => return control,
+                Ok(Reply::Preview(max_side)) => {
+                    if let Some(image) = event.and_then(|e| e.preview(max_side)) {
+                        // If the channel is closed, the next receive fails.
+                        let _ = self.decoded.send(image);
+                    }
+                }
+                Err(_) => return Control::Cancel,
+            }
+        }
+    }
+}
+
+impl Observer for Relay {
+    fn event(&mut self, event: &Event<'_>) -> Control {
+        let Event { stage, step, elapsed, fraction, preview } = *event;
+        self.forward(Report::Event { stage, step, elapsed, fraction, has_preview: preview.is_some() }, Some(event))
+    }
+
+    fn image(&mut self, image: &Image) {
+        self.forward(Report::Image(image.clone()), None);
+    }
+}
