@@ -12,6 +12,7 @@ mod filter;
 mod from_image;
 mod image;
 mod kernels;
+mod math;
 mod memory;
 mod nn;
 mod options;

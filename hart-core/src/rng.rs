@@ -4,6 +4,8 @@
 //! The generator is Philox 4x32 with 10 rounds (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011). Its key is
 //! the image's seed. Image `i` of a prompt has the seed `seed + i` and can therefore be generated again alone.
 
+use crate::math;
+
 /// Key of one token's random numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RandomKey {
@@ -136,6 +138,7 @@ pub(crate) fn uniform(word: u32) -> f64 {
 }
 
 /// Maps a word to a Gumbel variate, -ln(-ln u). Computed in f64, so that the result does not depend on the platform's math library.
+/// [`math::ln`] would give the same values in twice the time, which is a good part of sampling a token.
 fn gumbel(word: u32) -> f32 {
     -(-uniform(word).ln()).ln() as f32
 }
@@ -143,8 +146,8 @@ fn gumbel(word: u32) -> f32 {
 /// Maps four words to four standard normal variates by the Box-Muller transform.
 pub(crate) fn normals(words: [u32; 4]) -> [f32; 4] {
     let pair = |a: u32, b: u32| {
-        let radius = (-2.0 * uniform(a).ln()).sqrt();
-        let (sin, cos) = (std::f64::consts::TAU * uniform(b)).sin_cos();
+        let radius = (-2.0 * math::ln(uniform(a))).sqrt();
+        let (sin, cos) = math::sin_cos(std::f64::consts::TAU * uniform(b));
         [(radius * cos) as f32, (radius * sin) as f32]
     };
     let ([a, b], [c, d]) = (pair(words[0], words[1]), pair(words[2], words[3]));

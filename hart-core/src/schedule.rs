@@ -5,6 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::error::Error;
+use crate::math;
 
 /// Number of steps of the full schedule.
 pub const FULL_STEPS: usize = 1000;
@@ -116,7 +117,7 @@ pub fn schedule(respacing: &Respacing) -> Vec<DiffusionStep> {
             timestep,
             beta,
             alpha_bar,
-            log_posterior_variance: posterior_variance.ln(),
+            log_posterior_variance: math::ln(posterior_variance),
             signal_factor: beta * before.sqrt() / (1.0 - alpha_bar),
             sample_factor: (1.0 - before) * (1.0 - beta).sqrt() / (1.0 - alpha_bar),
         });
@@ -130,7 +131,7 @@ pub fn schedule(respacing: &Respacing) -> Vec<DiffusionStep> {
 
 /// Returns alpha-bar of all 1000 steps of the cosine schedule.
 fn full_alpha_bar() -> Vec<f64> {
-    let wave = |u: f64| ((u + COSINE_OFFSET) / (1.0 + COSINE_OFFSET) * FRAC_PI_2).cos().powi(2);
+    let wave = |u: f64| math::cos((u + COSINE_OFFSET) / (1.0 + COSINE_OFFSET) * FRAC_PI_2).powi(2);
     let at = |i: usize| wave(i as f64 / FULL_STEPS as f64);
     let product = |bar: &mut f64, i: usize| {
         *bar *= 1.0 - (1.0 - at(i + 1) / at(i)).min(MAX_BETA);

@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 type Module = Vec<String>;
 
 /// The layers from the bottom up; a module uses those of earlier lines, and of its own line.
-const LAYERS: [&[&str]; 10] = [
+const LAYERS: [&[&str]; 11] = [
+    &["math"],
     &[
         "error",
         "process",

@@ -3,6 +3,7 @@
 use burn::prelude::*;
 
 use crate::kernels::{self, Rotary};
+use crate::math;
 
 /// Cosines and sines of a rotary embedding whose pairs are `(i, i + d/2)`, the halves of a head.
 #[derive(Clone, Debug)]
@@ -78,14 +79,14 @@ type CosSin = (f32, f32);
 
 /// Computes the exact cosine and sine of an angle that is rounded to f32, as in the published code.
 fn cos_sin(angle: f32) -> CosSin {
-    let (sin, cos) = f64::from(angle).sin_cos();
+    let (sin, cos) = math::sin_cos(f64::from(angle));
     (cos as f32, sin as f32)
 }
 
 /// Returns `base^(-step i / d)` for `i < d / step`.
 fn frequencies(head_dim: usize, step: usize, base: f64) -> Vec<f32> {
     let exponent = |i: usize| (step * i) as f32 / head_dim as f32;
-    (0..head_dim / step).map(|i| (1.0 / base.powf(f64::from(exponent(i)))) as f32).collect()
+    (0..head_dim / step).map(|i| (1.0 / math::pow(base, f64::from(exponent(i)))) as f32).collect()
 }
 
 #[cfg(test)]

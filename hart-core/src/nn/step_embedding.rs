@@ -5,6 +5,7 @@ use burn::prelude::*;
 
 use super::linear::{Linear, LinearConfig};
 use crate::kernels;
+use crate::math;
 
 /// Number of channels of the sinusoid.
 const SINUSOID_WIDTH: usize = 256;
@@ -35,9 +36,9 @@ impl StepEmbedding {
 /// Returns `[cos | sin]` of `step * exp(-ln(10000) i / 128)` for `i < 128`.
 fn sinusoid(step: f32) -> Vec<f32> {
     let half = SINUSOID_WIDTH / 2;
-    let frequency = |i: usize| (-MAX_PERIOD.ln() * i as f64 / half as f64).exp() as f32;
+    let frequency = |i: usize| math::exp(-math::ln(MAX_PERIOD) * i as f64 / half as f64) as f32;
     let angles: Vec<f64> = (0..half).map(|i| f64::from(step * frequency(i))).collect();
-    let cos = angles.iter().map(|a| a.cos() as f32);
-    let sin = angles.iter().map(|a| a.sin() as f32);
+    let cos = angles.iter().map(|a| math::cos(*a) as f32);
+    let sin = angles.iter().map(|a| math::sin(*a) as f32);
     cos.chain(sin).collect()
 }

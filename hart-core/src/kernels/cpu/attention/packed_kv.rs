@@ -6,6 +6,7 @@ use super::layout::{KEY_BLOCK, PANEL_WIDTH, PackedHead, dword_count, pack_bf16};
 use super::token_view::TokenView;
 use crate::kernels::cpu::memory::AlignedVec;
 use crate::kernels::cpu::simd::{LoopKernel, SimdLevel};
+use crate::math;
 
 /// Packed keys and values of one batch row and one scale, all heads. See [`PackedHead`] for the layout.
 #[derive(Clone, Debug, Default)]
@@ -43,7 +44,7 @@ impl PackedKv {
 
     /// Sets the multiplicity of each token.
     pub(super) fn with_multiplicity(mut self, multiplicity: usize) -> Self {
-        self.log2_multiplicity = (multiplicity as f64).log2() as f32;
+        self.log2_multiplicity = math::log2(multiplicity as f64) as f32;
         self
     }
 
