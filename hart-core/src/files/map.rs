@@ -28,11 +28,16 @@ impl Mapped {
     }
 }
 
-/// Maps a file for reading. Pages are read on first access and belong to the system's cache.
+/// Maps a file for reading. Pages are read on first access and belong to the system's cache. Returns `None` if the platform maps no
+/// files, as in wasm.
 #[allow(unsafe_code)]
-pub(crate) fn map_file(path: &Path) -> io::Result<Mapped> {
+pub(crate) fn map_file(path: &Path) -> io::Result<Option<Mapped>> {
     let file = File::open(path)?;
     // SAFETY: sound as long as nobody changes or shortens the file while it is mapped. `OpenOptions::memory_map` makes that the
     // caller's responsibility.
-    unsafe { Mmap::map(&file) }.map(|map| Mapped(Arc::new(map)))
+    match unsafe { Mmap::map(&file) } {
+        Ok(map) => Ok(Some(Mapped(Arc::new(map)))),
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(None),
+        Err(error) => Err(error),
+    }
 }

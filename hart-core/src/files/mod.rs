@@ -127,11 +127,9 @@ impl Storage {
             Self::Memory(files) => (files.find(path)?.clone(), None),
             Self::Disk { memory_map } => {
                 require_regular_file(path)?;
-                if *memory_map {
-                    let mapped = map_file(path).map_err(Error::io(path))?;
-                    (Bytes::from_owner(mapped.clone()), Some(mapped))
-                } else {
-                    (std::fs::read(path).map_err(Error::io(path))?.into(), None)
+                match if *memory_map { map_file(path).map_err(Error::io(path))? } else { None } {
+                    Some(mapped) => (Bytes::from_owner(mapped.clone()), Some(mapped)),
+                    None => (std::fs::read(path).map_err(Error::io(path))?.into(), None),
                 }
             }
         };

@@ -38,6 +38,10 @@ impl Threads {
         if !(1..=MAX_THREADS).contains(&count) {
             return Err(Error::request("threads", format!("{count}, expected 1 to {MAX_THREADS}; leave it out for all cores")));
         }
+        // WebAssembly has no threads, or only those of a global pool that the host has started.
+        if cfg!(target_family = "wasm") && count == rayon::current_num_threads() {
+            return Ok(Self(None));
+        }
         let own = Own { count, pool: OwnPool::new() };
         own.pool.get(Some(count))?;
         Ok(Self(Some(Arc::new(own))))
