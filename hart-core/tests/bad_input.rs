@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use hart_core::stages::TextTokenizer;
 use hart_core::{
     CancelToken, Control, Error, Event, FromImage, Hart, Image, Observer, OpenOptions, Request, Respacing, Stage, Step,
     SystemPrompt, WeightSet,
@@ -453,16 +454,113 @@ fn configuration_files_that_are_not_json_are_named() {
 #[test]
 fn parts_of_a_tokenizer_that_cannot_be_applied_are_refused() {
     let template = |piece: Value| json!({"type": "TemplateProcessing", "single": [piece], "pair": [], "special_tokens": {}});
+    let token = |content: &str, left: bool| json!({"id": 528, "content": content, "single_word": false, "lstrip": left, "rstrip": !left, "normalized": false, "special": true});
     let cases = [
         ("post_processor", template(json!({"Sequence": {"id": "B", "type_id": 0}}))),
         ("post_processor", template(json!({"SpecialToken": {"id": "[CLS]", "type_id": 0}}))),
         ("pre_tokenizer", json!({"type": "Sequence", "pretokenizers": [{"type": "FixedLength", "length": 0}]})),
         ("normalizer", json!({"type": "Replace", "pattern": {"String": ""}, "content": "a"})),
+        ("added_tokens", json!([token("<|endoftext|>", false), token("  ", true)])),
     ];
     for (part, value) in cases {
         let model = Model::new();
         model.set("text/tokenizer.json", part, value);
         model.refused(&["tokenizer.json", part]);
+    }
+}
+
+/// Replaces every value of a tokenizer.json by others. hart catches panics of the tokenizers library, but in wasm nothing can be caught.
+#[test]
+fn no_value_in_a_tokenizer_makes_the_library_panic() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny-a/text/tokenizer.json");
+    let mut plain: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+    plain["model"]["merges"].as_array_mut().unwrap().truncate(3);
+    plain["model"]["vocab"].as_object_mut().unwrap().retain(|_, id| id.as_u64() < Some(256 + 3));
+    let mut other = plain.clone();
+    let token = |id: u64, content: &str, strip: bool| json!({"id": id, "content": content, "single_word": false, "lstrip": strip, "rstrip": strip, "normalized": !strip, "special": strip});
+    other["added_tokens"] = json!([token(528, "<|endoftext|>", true), token(529, "  ", false), token(530, "Heart", false)]);
+    other["normalizer"] = json!({"type": "Sequence", "normalizers": [{"type": "NFKD"}, {"type": "Lowercase"}]});
+    let split = json!({"type": "Split", "pattern": {"String": "t"}, "behavior": "MergedWithNext", "invert": true});
+    let digits = json!({"type": "Digits", "individual_digits": true});
+    let punctuation = json!({"type": "Punctuation", "behavior": "Contiguous"});
+    let spaces = [json!({"type": "WhitespaceSplit"}), json!({"type": "Whitespace"})];
+    other["pre_tokenizer"]["pretokenizers"] = json!([split, digits, punctuation, spaces[0], spaces[1]]);
+    let end = json!({"SpecialToken": {"id": "END", "type_id": 0}});
+    let start = json!({"Sequence": {"id": "A", "type_id": 0}});
+    let special = json!({"END": {"id": "END", "ids": [528], "tokens": ["<|endoftext|>"]}});
+    let template = json!({"type": "TemplateProcessing", "single": [start, end], "pair": [start, end], "special_tokens": special});
+    other["post_processor"] = json!({"type": "Sequence", "processors": [template, {"type": "ByteLevel", "trim_offsets": true}]});
+    for original in [plain, other] {
+        check_tokenizer(&original);
+        for path in paths_in(&original, &mut vec![]) {
+            for replacement in replacements() {
+                let mut changed = original.clone();
+                let place = path.iter().fold(&mut changed, |value, step| match value {
+                    Value::Array(_) => &mut value[step.parse::<usize>().unwrap()],
+                    _ => &mut value[step],
+                });
+                *place = replacement;
+                check_tokenizer(&changed);
+            }
+        }
+    }
+}
+
+/// Returns the paths of all values, of large ones only the first three.
+fn paths_in(value: &Value, path: &mut Vec<String>) -> Vec<Vec<String>> {
+    let mut paths = vec![path.clone()];
+    let members: Vec<(String, &Value)> = match value {
+        Value::Object(members) if members.len() > 20 => members.iter().take(3).map(|(name, value)| (name.clone(), value)).collect(),
+        Value::Object(members) => members.iter().map(|(name, value)| (name.clone(), value)).collect(),
+        Value::Array(values) => values.iter().take(3).enumerate().map(|(i, value)| (i.to_string(), value)).collect(),
+        _ => vec![],
+    };
+    for (step, value) in members {
+        path.push(step);
+        paths.extend(paths_in(value, path));
+        path.pop();
+    }
+    paths
+}
+
+fn replacements() -> [Value; 13] {
+    [
+        Value::Null,
+        json!(true),
+        json!(-1),
+        json!(530),
+        json!(u64::MAX),
+        json!(0.5),
+        json!(""),
+        json!("\0"),
+        json!("<|endoftext|>"),
+        json!("\u{301}"),
+        json!("(?=("),
+        json!([]),
+        json!({}),
+    ]
+}
+
+/// Opens a tokenizer and tokenizes texts; any error will do, except one that stands for a panic.
+fn check_tokenizer(json: &Value) {
+    const SETTINGS: &[u8] = br#"{"pad_token": "<|endoftext|>", "padding_side": "left"}"#;
+    const TEXTS: [&str; 6] = [
+        "",
+        "a red Heart 12",
+        " a\u{301}\u{1F99C}<|endoftext|>  \0 <|endoftext|>",
+        "<|endoftext|>   \n\t",
+        "t't t..",
+        "\u{1E9E}\u{FB03}\u{130}  ",
+    ];
+    let no_panic = |error: Error| {
+        let text = error.to_string();
+        assert!(!text.contains("is damaged"), "{text}: {}", json.to_string().chars().take(2000).collect::<String>());
+    };
+    match TextTokenizer::parse(Path::new("text"), json.to_string().as_bytes(), SETTINGS, 700) {
+        Ok(tokenizer) => TEXTS.iter().for_each(|text| {
+            tokenizer.tokenize(&[text], Some("a"), 16).map_err(no_panic).ok();
+        }),
+        Err(error) => no_panic(error),
     }
 }
 

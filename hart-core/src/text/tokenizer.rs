@@ -123,7 +123,8 @@ impl TextTokenizer {
     /// Tokenizes one text to at most `limit` ids.
     pub(super) fn encode(&self, text: &str, limit: usize) -> Result<Encoded> {
         let failed = |problem: String| Error::request("prompt", format!("the tokenizer can't read it: {problem}"));
-        // The library panics on some of its own settings. Those that are known are refused when the tokenizer is opened.
+        // The library panics on some of its own settings. Those that are known are refused when the tokenizer is opened, because in wasm
+        // no panic is caught.
         let encoding = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.bpe.encode(text, true)));
         let encoding =
             encoding.map_err(|_| failed("a part of tokenizer.json is damaged".into()))?.map_err(|e| failed(e.to_string()))?;
@@ -154,6 +155,7 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<tokenizers::Tokenizer> {
     check_normalizer(&json["normalizer"]).map_err(wrong)?;
     check_pre_tokenizer(&json["pre_tokenizer"]).map_err(wrong)?;
     check_post_processor(&json["post_processor"]).map_err(wrong)?;
+    check_added_tokens(&json["added_tokens"]).map_err(wrong)?;
     // The checkpoint sets the length, dropout is for training, and nothing is decoded.
     for unwanted in ["truncation", "padding", "decoder"] {
         json[unwanted] = Value::Null;
@@ -226,6 +228,16 @@ fn check_post_processor(processor: &Value) -> std::result::Result<(), String> {
             }
         }
         _ => Err(format!("its post_processor is {}, expected ByteLevel, TemplateProcessing or none", processor["type"])),
+    }
+}
+
+/// Checks that no added token is made of spaces and also takes the spaces before it. After a token that takes the spaces behind it, the
+/// library would cut such a token out of spaces that are already taken.
+fn check_added_tokens(tokens: &Value) -> std::result::Result<(), String> {
+    let is_blank = |token: &&Value| token["content"].as_str().is_some_and(|text| text.trim().is_empty());
+    match tokens.as_array().into_iter().flatten().filter(is_blank).find(|token| token["lstrip"] == true) {
+        None => Ok(()),
+        Some(token) => Err(format!("its added_tokens have {} with `lstrip`, expected a token with letters", token["content"])),
     }
 }
 
