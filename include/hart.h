@@ -350,9 +350,9 @@ HART_API hart_status hart_options_set_threads(hart_options *options, uint32_t th
 HART_API hart_status hart_options_set_max_memory(hart_options *options, uint64_t bytes);
 
 /**
- * Sets whether the text model's memory-mapped weights stay in memory after a prompt is encoded (nonzero) or are
- * released (0, the default) and read again from the system's cache for the next prompt. A server that encodes all the
- * time may keep them.
+ * Sets whether the text model's weights stay in memory after prompts are encoded (nonzero) or are released (0, the
+ * default). Mapped weights are then read again from the system's cache for the next prompt, and weights that were
+ * converted on opening are converted again. A server that encodes all the time may keep them.
  */
 HART_API hart_status hart_options_set_keep_text_model(hart_options *options, int32_t keep);
 

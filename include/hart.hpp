@@ -964,7 +964,7 @@ public:
     Options &max_memory(std::uint64_t bytes) & { return set(hart_options_set_max_memory(get(), bytes)); }
     [[nodiscard]] Options max_memory(std::uint64_t bytes) && { return moved(this->max_memory(bytes)); }
 
-    /// Sets whether the text model's memory-mapped weights stay in memory after a prompt is encoded. Off by default.
+    /// Sets whether the text model's weights stay in memory after prompts are encoded. Off by default.
     Options &keep_text_model(bool keep) & { return set(hart_options_set_keep_text_model(get(), keep ? 1 : 0)); }
     [[nodiscard]] Options keep_text_model(bool keep) && { return moved(this->keep_text_model(keep)); }
 

@@ -6,11 +6,13 @@ use crate::config::{Config, VisualConfig};
 use crate::device::{Precision, is_cpu};
 use crate::error::{Error, Result};
 use crate::residual::ResidualDiffusion;
-use crate::text::Qwen2;
+use crate::text::{Qwen2, TextMemory};
 use crate::transformer::Transformer;
 use crate::visual::{COMPACT_LEVELS, DecoderMemory, VisualTokenizer};
 use crate::weights::{Checkpoint, RELEASED_BYTES, TEXT, TRANSFORMER, VISUAL, WeightBytes, is_field_below, weight_bytes};
 
+/// Least number of bytes of converted weights of the text model that are worth converting again for every prompt.
+const LEAST_DROPPED_BYTES: u64 = 64 << 20;
 /// Bytes of one value.
 const F32: u64 = size_of::<f32>() as u64;
 /// Rows per image with classifier-free guidance: conditional and unconditional.
@@ -73,9 +75,11 @@ pub(crate) struct ModelBytes {
     encoder: WeightBytes,
     /// The rest of the visual tokenizer.
     decoder: WeightBytes,
+    /// Bytes of [`Self::text`] that are dropped together with its pages; they are converted again from mapped files.
+    dropped_text: u64,
 }
 
-/// The stages whose pages of mapped weights are released as soon as they are done.
+/// The stages whose weights are released as soon as they are done.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Release {
     pub(crate) text: bool,
@@ -95,8 +99,11 @@ impl ModelBytes {
         let (all, encodes) = (|_: &str| true, |field: &str| is_field_below(field, "encoder"));
         let (llm, visual) = ((transformer, &TRANSFORMER), (visual, &VISUAL));
         let tokenizer = VisualTokenizer::init(&config.visual, device);
+        let text_bytes = weight_bytes(&Qwen2::init(&config.text, device), "", (text, &TEXT), precision, on_cpu, all);
+        let can_be_dropped = on_cpu && !text.mapped().is_empty() && text_bytes.owned >= LEAST_DROPPED_BYTES;
         Self {
-            text: weight_bytes(&Qwen2::init(&config.text, device), "", (text, &TEXT), precision, on_cpu, all),
+            text: text_bytes,
+            dropped_text: if can_be_dropped { text_bytes.owned } else { 0 },
             transformer: weight_bytes(&Transformer::init(config, device), "transformer", llm, precision, on_cpu, all)
                 + weight_bytes(&ResidualDiffusion::init(config, device), "residual", llm, precision, on_cpu, all),
             encoder: weight_bytes(&tokenizer, "", visual, precision, on_cpu, encodes),
@@ -116,7 +123,7 @@ impl ModelBytes {
     /// Returns the memory of the same weights if the model were converted: all of them are then read from mapped files.
     pub(crate) fn converted(self) -> Self {
         let [text, transformer, encoder, decoder] = self.parts().map(WeightBytes::mapped);
-        Self { text, transformer, encoder, decoder }
+        Self { text, transformer, encoder, decoder, dropped_text: 0 }
     }
 
     /// Returns the peak memory of opening the model, which repeatedly releases pages of mapped files.
@@ -133,7 +140,7 @@ impl ModelBytes {
     /// Returns the memory of a run. The stages run one after another, so the one that needs most counts.
     fn run(&self, config: &Config, precision: Precision, decoder: DecoderMemory, release: Release, run: Run) -> Memory {
         let owned = self.owned();
-        let kept_text = if release.text { 0 } else { self.text.mapped };
+        let (dropped, kept_text) = if release.text { (self.dropped_text, 0) } else { (0, self.text.mapped) };
         let kept_transformer = if release.transformer { 0 } else { self.transformer.mapped };
         let encoder = if run.encodes_image { self.encoder.mapped } else { 0 };
         let side = config.resolution() as u64;
@@ -146,7 +153,7 @@ impl ModelBytes {
             (kept_text + encoder + self.transformer.mapped, transformer(config, precision)),
             (kept_text + encoder + kept_transformer + self.decoder.mapped, decoder_bytes),
         ];
-        let stages = stages.map(|(mapped, working)| Memory { weights: owned + mapped, working });
+        let stages = stages.map(|(mapped, working)| Memory { weights: owned - dropped + mapped, working });
         let all = stages.into_iter().chain(run.system_prompt_tokens.map(|tokens| self.text(config, tokens)));
         let largest = all.max_by_key(Memory::peak).expect("there are stages");
         Memory { working: largest.working + finished, ..largest }
@@ -204,6 +211,15 @@ pub(crate) struct Budget {
 }
 
 impl Budget {
+    /// Returns the memory of the text model's weights between two prompts.
+    pub(crate) fn text_memory(&self) -> TextMemory {
+        match self.bytes.dropped_text {
+            _ if !self.release.text => TextMemory::Keep,
+            0 => TextMemory::ReleasePages,
+            _ => TextMemory::Drop,
+        }
+    }
+
     /// Fails if opening the model, or generating one image with it, needs more memory than the limit.
     pub(crate) fn allow_opening(&self, config: &Config) -> Result<()> {
         self.allow("opening this model", |bytes, _, _| bytes.opening())?;
@@ -324,7 +340,7 @@ mod tests {
     fn every_prompt_that_is_encoded_takes_memory() {
         let config = Config::open(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tiny-a"))).unwrap();
         let part = WeightBytes::default();
-        let bytes = ModelBytes { text: part, transformer: part, encoder: part, decoder: part };
+        let bytes = ModelBytes { text: part, transformer: part, encoder: part, decoder: part, dropped_text: 0 };
         let release = Release { text: true, transformer: true };
         let context = F32 * (config.transformer.context_tokens * config.text.hidden_size) as u64;
         let limit = Some(text(&config, 5) + 3 * context);

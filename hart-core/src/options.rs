@@ -101,9 +101,10 @@ impl OpenOptions {
         self
     }
 
-    /// Sets whether the memory-mapped weights of the text model stay in memory after a prompt is encoded. By default their pages are
+    /// Sets whether the weights of the text model stay in memory after prompts are encoded. By default, pages of mapped files are
     /// released, and read again from the system's cache for the next prompt, which takes about 0.1 s for a text model of 1.5 B
-    /// parameters. A server that encodes all the time may keep them.
+    /// parameters. Weights that were converted on opening (bf16 or int8 from published files) are dropped and converted again, which
+    /// takes 1 to 2 s. A server that encodes all the time may keep them.
     pub fn keep_text_model(mut self, keep: bool) -> Self {
         self.keep_text_model = keep;
         self

@@ -121,9 +121,9 @@ pub unsafe extern "C" fn hart_options_set_max_memory(options: *mut hart_options,
     set(options, |options| Ok(options.max_memory((bytes > 0).then_some(bytes))))
 }
 
-/// Sets whether the text model's memory-mapped weights stay in memory after a prompt is encoded (nonzero) or are
-/// released (0, the default) and read again from the system's cache for the next prompt. A server that encodes all the
-/// time may keep them.
+/// Sets whether the text model's weights stay in memory after prompts are encoded (nonzero) or are released (0, the
+/// default). Mapped weights are then read again from the system's cache for the next prompt, and weights that were
+/// converted on opening are converted again. A server that encodes all the time may keep them.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_options_set_keep_text_model(options: *mut hart_options, keep: i32) -> hart_status {
     set(options, |options| Ok(options.keep_text_model(keep != 0)))

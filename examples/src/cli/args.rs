@@ -38,7 +38,7 @@ pub struct ModelArgs {
     /// Refuse requests that are estimated to need more memory [default: no limit]
     #[arg(long, value_name = "GIGABYTES", value_parser = gigabytes, allow_negative_numbers = true)]
     pub max_memory: Option<f64>,
-    /// Keep the text model in memory between prompts; saves 0.1 s a prompt and takes up to 1.3 GB
+    /// Keep the text model in memory between requests; saves 0.1 s a request, or 2 s if weights are quantised on opening
     #[arg(long)]
     pub keep_text_model: bool,
 }

@@ -1,8 +1,9 @@
 //! Encoding of a request's prompts.
 
+use std::ops::Range;
+
 use super::{Hart, Model};
 use crate::error::{Error, Result};
-use crate::files::Mapped;
 use crate::process::Call;
 use crate::progress::{Observer, Progress};
 use crate::request::Request;
@@ -54,8 +55,7 @@ impl Hart {
         let Model { id, device, .. } = &*self.model;
         let tokens = self.tokens(request)?;
         let mut progress = Progress::new(observer, request.cancel.as_ref(), self.text_work(&tokens));
-        let rows =
-            (0..tokens.ids.len()).map(|prompt| self.model.encode(&tokens.row(prompt), &mut progress)).collect::<Result<_>>()?;
+        let rows = self.model.encode(&tokens, 0..tokens.ids.len(), &mut progress)?;
         let settings = PromptSettings {
             prompts: request.prompts.clone(),
             system_prompt: request.system_prompt.clone(),
@@ -95,11 +95,11 @@ impl Hart {
 }
 
 impl Model {
-    /// Encodes token rows, then releases the pages of the text model.
-    pub(super) fn encode(&self, tokens: &Tokens, progress: &mut Progress<'_>) -> Result<Context> {
-        let context = self.text.encode(tokens, progress);
-        self.pages.text.iter().for_each(Mapped::release);
-        context
+    /// Encodes some prompts one by one, then releases the memory of the text model.
+    pub(super) fn encode(&self, tokens: &Tokens, prompts: Range<usize>, progress: &mut Progress<'_>) -> Result<Vec<Context>> {
+        let contexts = prompts.map(|prompt| self.text.encode(&tokens.row(prompt), progress)).collect();
+        self.text.release();
+        contexts
     }
 }
 

@@ -15,6 +15,9 @@ use crate::text::{Context, PromptContext, SystemPrompt, Tokens, Truncation};
 /// Guidance of the published tools.
 const PUBLISHED_GUIDANCE: f64 = 4.5;
 
+/// Number of prompts that are encoded together if the text model's weights are loaded again for them.
+const PROMPT_GROUP: usize = 16;
+
 /// The result of a run.
 #[derive(Clone, Debug)]
 #[must_use]
@@ -129,13 +132,17 @@ impl Hart {
         let (sampling, memory) = (self.sampling(request), self.decoder_memory(request));
         progress.enter(Stage::Decode);
         let known = request.from_image.as_ref().map(|from| self.model.visual.known_tokens(from)).transpose()?;
+        let mut contexts = Vec::new().into_iter();
         for (prompt, text) in request.prompts.iter().enumerate() {
-            let context = self.context(prompts, prompt, progress)?;
+            if contexts.len() == 0 {
+                contexts = self.contexts(prompts, prompt, progress)?.into_iter();
+            }
+            let Some(context) = contexts.next() else { break };
             for index in 0..request.images_per_prompt {
                 let seed = request.seed.wrapping_add(index as u64);
                 let random = Philox::new(vec![seed]);
                 let latent = self.sample_with(memory, known.as_ref(), context.clone(), &sampling, &random, progress)?;
-                self.model.pages.transformer.iter().for_each(Mapped::release);
+                self.model.released_after_sampling.iter().for_each(Mapped::release);
                 progress.enter(Stage::Decode);
                 let provenance = Provenance { prompt: text.clone(), seed, settings: self.settings(request, &sampling) };
                 let decoded = self.model.visual.decode_images_with(memory, &latent, progress)?;
@@ -155,13 +162,14 @@ impl Hart {
         Ok(())
     }
 
-    /// Returns the context of one prompt.
-    fn context(&self, prompts: &Prompts<'_>, prompt: usize, progress: &mut Progress<'_>) -> Result<Context> {
+    /// Returns the contexts of the next prompts: of at least one, `first`.
+    fn contexts(&self, prompts: &Prompts<'_>, first: usize, progress: &mut Progress<'_>) -> Result<Vec<Context>> {
         match prompts {
-            Prompts::Encoded(context) => Ok(context.rows()[prompt].clone()),
+            Prompts::Encoded(context) => Ok(vec![context.rows()[first].clone()]),
             Prompts::Tokens(tokens) => {
                 progress.enter(Stage::Text);
-                self.model.encode(&tokens.row(prompt), progress)
+                let group = if self.model.text.drops_weights() { PROMPT_GROUP } else { 1 };
+                self.model.encode(tokens, first..tokens.ids.len().min(first + group), progress)
             }
         }
     }

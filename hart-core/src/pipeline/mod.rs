@@ -47,16 +47,10 @@ struct Model {
     system_prompt: Option<String>,
     precision: Precision,
     budget: Budget,
-    pages: MappedPages,
+    /// The transformer's memory-mapped files, if their pages are released before an image is decoded.
+    released_after_sampling: Vec<Mapped>,
     threads: Threads,
     reports: Vec<LoadReport>,
-}
-
-/// The memory-mapped files whose pages are released when their stage is done.
-#[derive(Debug, Default)]
-struct MappedPages {
-    text: Vec<Mapped>,
-    transformer: Vec<Mapped>,
 }
 
 /// Asserts at compile time that `Hart` is `Send` and `Sync`.

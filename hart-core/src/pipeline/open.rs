@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use burn::prelude::Device;
 
-use super::{Hart, MappedPages, Model};
+use super::{Hart, Model};
 use crate::config::{Config, Layout};
 use crate::device::{self, OpenDevice, Precision, is_cpu};
 use crate::error::{Error, Result};
@@ -73,18 +73,17 @@ impl Model {
         let precision = resolve_precision(options.precision, [&checkpoint, &text_checkpoint], device)?;
         let budget = budget(&config, checkpoints, precision, options, device);
         budget.allow_opening(&config)?;
-        let (text, text_report) = TextEncoder::load(tokenizer, &text_checkpoint, &config.text, options, device, precision)?;
+        let (text, text_report) = {
+            let memory = budget.text_memory();
+            TextEncoder::load(tokenizer, text_checkpoint, &config.text, device, precision, options.strict, memory)?
+        };
         let (visual, visual_report) = VisualTokenizer::load(&visual_checkpoint, &config.visual, options, device, precision)?;
         let mut loader = Loader::new(&checkpoint, &TRANSFORMER).with_precision(precision);
         let transformer = loader.load(Transformer::init(&config, device), "transformer", device)?.frozen();
         let residual = loader.load(ResidualDiffusion::init(&config, device), "residual", device)?;
         let reports = vec![text_report, loader.finish(options.strict)?, visual_report];
         kernels::reserve_pool(device, memory::largest_map(&config, precision));
-        let released = |release, checkpoint: &Checkpoint| if release { checkpoint.mapped().to_vec() } else { Vec::new() };
-        let pages = MappedPages {
-            text: released(budget.release.text, &text_checkpoint),
-            transformer: released(budget.release.transformer, &checkpoint),
-        };
+        let released_after_sampling = if budget.release.transformer { checkpoint.mapped().to_vec() } else { Vec::new() };
         Ok(Self {
             id,
             codebook: visual.codebook().rows(),
@@ -98,7 +97,7 @@ impl Model {
             visual,
             precision,
             budget,
-            pages,
+            released_after_sampling,
             threads,
             reports,
         })

@@ -51,12 +51,16 @@ impl Generator {
     }
 
     /// Returns a generator with the weights of an open model.
-    pub fn of(hart: &Hart) -> Self {
-        Self {
-            text: widened(hart.text().encoder.clone()),
+    ///
+    /// # Errors
+    ///
+    /// The text model's weights were dropped after a prompt, and their file cannot be read again.
+    pub fn of(hart: &Hart) -> Result<Self> {
+        Ok(Self {
+            text: widened((*hart.text().encoder()?).clone()),
             transformer: widened(hart.transformer().clone()),
             residual: widened(hart.residual().clone()),
-        }
+        })
     }
 }
 
@@ -181,7 +185,7 @@ impl GeneratorTrainer {
         if hart.precision() != Precision::F32 {
             return Err(Error::request("model", format!("is open in {}, expected f32", hart.precision())));
         }
-        self.model = self.optimizer.adopt(self.model.clone(), &Generator::of(hart))?;
+        self.model = self.optimizer.adopt(self.model.clone(), &Generator::of(hart)?)?;
         Ok(())
     }
 
