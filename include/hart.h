@@ -842,6 +842,18 @@ typedef struct {
   const char *settings;
 } hart_image_view;
 
+/** Format of an image file. Later versions may add formats. */
+typedef int32_t hart_image_format;
+
+enum {
+  /** PNG, without loss. */
+  HART_FORMAT_PNG = 0,
+  /** JPEG, with loss. */
+  HART_FORMAT_JPEG = 1,
+  /** WebP, without loss. */
+  HART_FORMAT_WEBP = 2
+};
+
 /**
  * Creates an image from pixels, which are copied: `height` rows from the top, each of `width` pixels with 3 bytes for
  * red, green and blue. `stride` is the distance between the starts of two rows in bytes; 0 stands for 3 * width. Free
@@ -850,14 +862,14 @@ typedef struct {
 HART_API hart_status hart_image_new(uint32_t width, uint32_t height, size_t stride, const uint8_t *pixels, hart_image **image);
 
 /**
- * Reads a PNG file of any colour type, turns it upright according to its EXIF orientation and composites transparent
- * pixels over white. In a mask, transparent pixels count as black. Also reads prompt, seed and settings from a file
- * that hart wrote. Free the image with `hart_image_free`. Returns `HART_ERR_IO` if the file can't be read and
- * `HART_ERR_IMAGE` if it is malformed or truncated.
+ * Reads a PNG, JPEG or WebP file of any colour type, whatever its name. Turns the image upright according to its EXIF
+ * orientation and composites transparent pixels over white. In a mask, transparent pixels count as black. Also reads
+ * prompt, seed and settings from a file that hart wrote. Free the image with `hart_image_free`. Returns `HART_ERR_IO` if
+ * the file can't be read and `HART_ERR_IMAGE` if it is malformed or truncated.
  */
 HART_API hart_status hart_image_open(const char *path, hart_image **image);
 
-/** Reads a PNG file of `size` bytes in memory, like `hart_image_open`. */
+/** Reads an image file of `size` bytes in memory, like `hart_image_open`. */
 HART_API hart_status hart_image_open_memory(const uint8_t *data, size_t size, hart_image **image);
 
 /** Frees the image. Does nothing if `image` is NULL. */
@@ -867,10 +879,25 @@ HART_API void hart_image_free(hart_image *image);
 HART_API hart_status hart_image_describe(const hart_image *image, hart_image_view *view);
 
 /**
- * Writes a PNG file with prompt, seed and settings in its text chunks. The file is written completely or not at all.
- * Returns `HART_ERR_IO` if it can't be written.
+ * Writes an image file in the format that its ending stands for, in upper or lower case: `.png`, `.jpg` or `.jpeg` with a
+ * quality of 90, or `.webp` without loss. Prompt, seed and settings are stored in the text chunks of PNG files and in the
+ * EXIF data of the others. The file is written completely or not at all. Returns `HART_ERR_REQUEST` if the ending is
+ * another one or missing, or a side is too long for the format, and `HART_ERR_IO` if the file can't be written.
  */
 HART_API hart_status hart_image_save(const hart_image *image, const char *path);
+
+/**
+ * Returns the bytes of the image as a file. `quality` is that of JPEG files, 1 to 100, or 0 for 90; it has no effect on
+ * other formats. The bytes are valid until the image is freed, and the same call returns the same bytes. Returns
+ * `HART_ERR_ARGUMENT` if format or quality are unknown, and `HART_ERR_REQUEST` if a side is too long: 65,535 pixels in
+ * JPEG, 16,384 in WebP.
+ */
+HART_API
+hart_status hart_image_encode(const hart_image *image,
+                              hart_image_format format,
+                              uint32_t quality,
+                              const uint8_t **data,
+                              size_t *size);
 
 /** Returns the bytes of the PNG file that `hart_image_save` writes. They are valid until the image is freed. */
 HART_API hart_status hart_image_png(const hart_image *image, const uint8_t **data, size_t *size);
@@ -878,7 +905,7 @@ HART_API hart_status hart_image_png(const hart_image *image, const uint8_t **dat
 /**
  * Returns an image of the same size that is white where `image` is transparent and black where it is opaque. Pass it to
  * `hart_request_set_inpaint` if the transparent part is to be regenerated, as in OpenAI's image API. Only images of PNG
- * files have transparent pixels. Free it with `hart_image_free`.
+ * and WebP files have transparent pixels. Free it with `hart_image_free`.
  */
 HART_API hart_status hart_image_transparency(const hart_image *image, hart_image **mask);
 

@@ -299,6 +299,16 @@ struct Device {
 
 /* ---- Images ---------------------------------------------------------------- */
 
+/// Format of an image file.
+enum class Format : std::int32_t {
+    /// PNG, without loss.
+    png = HART_FORMAT_PNG,
+    /// JPEG, with loss.
+    jpeg = HART_FORMAT_JPEG,
+    /// WebP, without loss.
+    webp = HART_FORMAT_WEBP,
+};
+
 /// An image with 8-bit RGB pixels. It never changes, and it may outlive the result and the model that it came from.
 class Image {
 public:
@@ -316,13 +326,13 @@ public:
         return Image(detail::make<hart_image>(hart_image_new, width, height, stride, pixels.data()));
     }
 
-    /// Reads a PNG file of any colour type, turns it upright according to its EXIF orientation and composites
-    /// transparent pixels over white. In a mask, transparent pixels count as black. Also reads prompt, seed and
-    /// settings from a file that hart wrote.
+    /// Reads a PNG, JPEG or WebP file of any colour type, whatever its name. Turns the image upright according to its EXIF
+    /// orientation and composites transparent pixels over white. In a mask, transparent pixels count as black. Also reads
+    /// prompt, seed and settings from a file that hart wrote.
     [[nodiscard]] static Image open(const Path &path) { return Image(detail::make<hart_image>(hart_image_open, path.c_str())); }
 
-    /// Reads a PNG file in memory, like open().
-    [[nodiscard]] static Image from_png(span<const std::uint8_t> file) {
+    /// Reads an image file in memory, like open().
+    [[nodiscard]] static Image decode(span<const std::uint8_t> file) {
         return Image(detail::make<hart_image>(hart_image_open_memory, file.data(), file.size()));
     }
 
@@ -336,7 +346,8 @@ public:
     }
 
     /// Returns an image that is white where this one is transparent and black where it is opaque: the mask for inpaint()
-    /// if the transparent part is to be regenerated, as in OpenAI's image API. Only PNG files have transparent pixels.
+    /// if the transparent part is to be regenerated, as in OpenAI's image API. Only PNG and WebP files have
+    /// transparent pixels.
     [[nodiscard]] Image transparency() const { return Image(detail::make<hart_image>(hart_image_transparency, get())); }
 
     /// Moves the image. The other one is empty afterwards.
@@ -376,9 +387,21 @@ public:
         return view_.prompt == nullptr ? std::nullopt : std::optional<std::uint64_t>(view_.seed);
     }
 
-    /// Writes a PNG file with prompt, seed and settings in its text chunks. The file is written completely or not at
-    /// all.
+    /// Writes an image file in the format that its ending stands for, in upper or lower case: `.png`, `.jpg` or `.jpeg` with
+    /// a quality of 90, or `.webp` without loss. Prompt, seed and settings are stored in the text chunks of PNG files and
+    /// in the EXIF data of the others. The file is written completely or not at all.
     void save(const Path &path) const { detail::check(hart_image_save(get(), path.c_str())); }
+
+    /// Returns the bytes of the image as a file. `quality` is that of JPEG files, 1 to 100, or 0 for 90. Valid as long as
+    /// the image; the same call returns the same bytes.
+    [[nodiscard]] span<const std::uint8_t> encode(Format format, std::uint32_t quality = 0) const & {
+        const std::uint8_t *data = nullptr;
+        std::size_t size = 0;
+        detail::check(hart_image_encode(get(), static_cast<hart_image_format>(format), quality, &data, &size));
+        return {data, size};
+    }
+    /// The bytes of a temporary would dangle: keep the image.
+    span<const std::uint8_t> encode(Format format, std::uint32_t quality = 0) const && = delete;
 
     /// Returns the bytes of the PNG file that save() writes. Valid as long as the image.
     [[nodiscard]] span<const std::uint8_t> png() const & {

@@ -44,7 +44,7 @@ pub use error::{Error, Result};
 pub use files::{Files, check_download, decode_text};
 pub use filter::PromptFilter;
 pub use from_image::{FromImage, Keep, Mask};
-pub use image::{Image, Provenance};
+pub use image::{Image, ImageFormat, Provenance};
 pub use memory::Memory;
 pub use options::OpenOptions;
 pub use pipeline::{Generation, Hart};

@@ -3,11 +3,11 @@
 use std::ffi::{CString, c_char};
 use std::path::Path;
 use std::ptr;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 
-use hart_core::Image;
+use hart_core::{Image, ImageFormat};
 
-use crate::guard::guard;
+use crate::guard::{guard, lock};
 use crate::handle::{Handle, free, get};
 use crate::out::{self, Out, Struct};
 use crate::status::{Failure, HART_ERR_IO, hart_status};
@@ -24,10 +24,12 @@ impl Handle for hart_image {
     const NAME: &'static str = "hart_image";
 }
 
-/// An image with its strings as C strings, and its PNG file once that is encoded.
+/// An image with its strings as C strings, and the files that were encoded from it.
 pub(crate) struct CImage {
     pub(crate) image: Image,
     png: OnceLock<Vec<u8>>,
+    /// Files in other formats. They are never removed, since C holds pointers to them.
+    files: Mutex<Vec<(ImageFormat, Box<[u8]>)>>,
     prompt: Option<CString>,
     settings: Option<CString>,
 }
@@ -37,7 +39,7 @@ impl CImage {
         let text = |text: &str| CString::new(text.replace('\0', "\u{fffd}")).unwrap_or_default();
         let prompt = image.provenance.as_ref().map(|p| text(&p.prompt));
         let settings = image.provenance.as_ref().map(|p| text(&p.settings));
-        Self { image, png: OnceLock::new(), prompt, settings }
+        Self { image, png: OnceLock::new(), files: Mutex::default(), prompt, settings }
     }
 }
 
@@ -98,25 +100,25 @@ pub unsafe extern "C" fn hart_image_new(
     })
 }
 
-/// Reads a PNG file of any colour type, turns it upright according to its EXIF orientation and composites transparent
-/// pixels over white. In a mask, transparent pixels count as black. Also reads prompt, seed and settings from a file
-/// that hart wrote. Free the image with `hart_image_free`. Returns `HART_ERR_IO` if the file can't be read and
-/// `HART_ERR_IMAGE` if it is malformed or truncated.
+/// Reads a PNG, JPEG or WebP file of any colour type, whatever its name. Turns the image upright according to its EXIF
+/// orientation and composites transparent pixels over white. In a mask, transparent pixels count as black. Also reads
+/// prompt, seed and settings from a file that hart wrote. Free the image with `hart_image_free`. Returns `HART_ERR_IO` if
+/// the file can't be read and `HART_ERR_IMAGE` if it is malformed or truncated.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_image_open(path: *const c_char, image: *mut *mut hart_image) -> hart_status {
     guard(|| {
         let image = Out::<hart_image>::new(image, "image")?;
-        image.write(CImage::new(Image::open_png(Path::new(text::get(path, "path")?))?));
+        image.write(CImage::new(Image::open(Path::new(text::get(path, "path")?))?));
         Ok(())
     })
 }
 
-/// Reads a PNG file of `size` bytes in memory, like `hart_image_open`.
+/// Reads an image file of `size` bytes in memory, like `hart_image_open`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_image_open_memory(data: *const u8, size: usize, image: *mut *mut hart_image) -> hart_status {
     guard(|| {
         let image = Out::<hart_image>::new(image, "image")?;
-        image.write(CImage::new(Image::from_png("the image in memory", text::bytes(data, size, "data")?)?));
+        image.write(CImage::new(Image::decode("the image in memory", text::bytes(data, size, "data")?)?));
         Ok(())
     })
 }
@@ -150,11 +152,66 @@ pub unsafe extern "C" fn hart_image_describe(image: *const hart_image, view: *mu
     })
 }
 
-/// Writes a PNG file with prompt, seed and settings in its text chunks. The file is written completely or not at all.
-/// Returns `HART_ERR_IO` if it can't be written.
+/// Format of an image file. Later versions may add formats.
+pub type hart_image_format = i32;
+
+/// PNG, without loss.
+pub const HART_FORMAT_PNG: hart_image_format = 0;
+/// JPEG, with loss.
+pub const HART_FORMAT_JPEG: hart_image_format = 1;
+/// WebP, without loss.
+pub const HART_FORMAT_WEBP: hart_image_format = 2;
+
+/// Returns a format of hart-core. A quality of 0 stands for the default.
+fn format_of(format: hart_image_format, quality: u32) -> Result<ImageFormat, Failure> {
+    match (format, quality) {
+        (HART_FORMAT_PNG, _) => Ok(ImageFormat::Png),
+        (HART_FORMAT_WEBP, _) => Ok(ImageFormat::WebP),
+        (HART_FORMAT_JPEG, 0) => Ok(ImageFormat::JPEG),
+        (HART_FORMAT_JPEG, 1..=100) => Ok(ImageFormat::Jpeg { quality: quality as u8 }),
+        (HART_FORMAT_JPEG, _) => Err(Failure::argument(format!("`quality` is {quality}, expected 0 to 100"))),
+        _ => {
+            Err(Failure::argument(format!("`format` is {format}, expected HART_FORMAT_PNG, HART_FORMAT_JPEG or HART_FORMAT_WEBP")))
+        }
+    }
+}
+
+/// Writes an image file in the format that its ending stands for, in upper or lower case: `.png`, `.jpg` or `.jpeg` with a
+/// quality of 90, or `.webp` without loss. Prompt, seed and settings are stored in the text chunks of PNG files and in the
+/// EXIF data of the others. The file is written completely or not at all. Returns `HART_ERR_REQUEST` if the ending is
+/// another one or missing, or a side is too long for the format, and `HART_ERR_IO` if the file can't be written.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_image_save(image: *const hart_image, path: *const c_char) -> hart_status {
-    guard(|| Ok(get(image, "image")?.image.save_png(Path::new(text::get(path, "path")?))?))
+    guard(|| Ok(get(image, "image")?.image.save(Path::new(text::get(path, "path")?))?))
+}
+
+/// Returns the bytes of the image as a file. `quality` is that of JPEG files, 1 to 100, or 0 for 90; it has no effect on
+/// other formats. The bytes are valid until the image is freed, and the same call returns the same bytes. Returns
+/// `HART_ERR_ARGUMENT` if format or quality are unknown, and `HART_ERR_REQUEST` if a side is too long: 65,535 pixels in
+/// JPEG, 16,384 in WebP.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hart_image_encode(
+    image: *const hart_image,
+    format: hart_image_format,
+    quality: u32,
+    data: *mut *const u8,
+    size: *mut usize,
+) -> hart_status {
+    guard(|| {
+        out::set(data, ptr::null(), "data")?;
+        out::set(size, 0, "size")?;
+        let (CImage { image, files, .. }, format) = (get(image, "image")?, format_of(format, quality)?);
+        let mut files = lock(files);
+        let index = match files.iter().position(|(encoded, _)| *encoded == format) {
+            Some(index) => index,
+            None => {
+                files.push((format, image.encode(format)?.into_boxed_slice()));
+                files.len() - 1
+            }
+        };
+        out::set(data, files[index].1.as_ptr(), "data")?;
+        out::set(size, files[index].1.len(), "size")
+    })
 }
 
 /// Returns the bytes of the PNG file that `hart_image_save` writes. They are valid until the image is freed.
@@ -178,7 +235,7 @@ pub unsafe extern "C" fn hart_image_png(image: *const hart_image, data: *mut *co
 
 /// Returns an image of the same size that is white where `image` is transparent and black where it is opaque. Pass it to
 /// `hart_request_set_inpaint` if the transparent part is to be regenerated, as in OpenAI's image API. Only images of PNG
-/// files have transparent pixels. Free it with `hart_image_free`.
+/// and WebP files have transparent pixels. Free it with `hart_image_free`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_image_transparency(image: *const hart_image, mask: *mut *mut hart_image) -> hart_status {
     guard(|| {

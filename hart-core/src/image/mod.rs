@@ -1,7 +1,12 @@
 //! 8-bit RGB images.
 
+mod format;
+mod metadata;
 mod orientation;
 mod png_file;
+mod read;
+
+pub use format::ImageFormat;
 
 use rayon::prelude::*;
 use std::borrow::Borrow;
@@ -11,10 +16,10 @@ use crate::error::{Error, Result};
 
 /// Number of pixels that one task quantises.
 const PIXELS_PER_TASK: usize = 1 << 14;
-/// Maximum length in bytes of a text in a PNG file.
+/// Maximum length in bytes of a text in an image file.
 pub(crate) const MAX_TEXT_BYTES: usize = 1 << 20;
 
-/// The prompt, seed and settings of a generated image. Stored in the text chunks of PNG files.
+/// The prompt, seed and settings of a generated image. Stored in image files, as [`Image::encode`] says.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Provenance {

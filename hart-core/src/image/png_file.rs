@@ -1,19 +1,13 @@
 //! PNG files that record how an image was generated.
 
-use std::fs;
-use std::io::{self, BufRead, BufReader, Seek};
+use std::io::{self, BufRead, Seek};
 use std::path::Path;
 
-use super::{Image, MAX_TEXT_BYTES, Provenance};
+use super::metadata::{add_png_texts, orientation, png_provenance, read_exif};
+use super::read::{TRUNCATED, check_size, open_file};
+use super::{Image, ImageFormat};
 use crate::error::{Error, Result};
-use crate::files::{check_download, write_file};
-
-/// Maximum number of pixels of a PNG file to read.
-const MAX_PIXELS: usize = 1 << 26;
-/// Prefix that some programs write before EXIF data, as in JPEG files.
-const EXIF_PREFIX: &[u8] = b"Exif\0\0";
-/// Value of the `Software` chunk in PNG files.
-const SOFTWARE: &str = concat!("hart ", env!("CARGO_PKG_VERSION"));
+use crate::files::check_download;
 
 impl Image {
     /// Encodes the image as a PNG file, with prompt, seed and settings in text chunks.
@@ -27,42 +21,30 @@ impl Image {
         let mut encoder = png::Encoder::new(&mut bytes, size(self.width)?, size(self.height)?);
         encoder.set_color(png::ColorType::Rgb);
         encoder.set_depth(png::BitDepth::Eight);
-        encoder.add_text_chunk("Software".into(), SOFTWARE.into())?;
-        if let Some(provenance) = &self.provenance {
-            encoder.add_itxt_chunk("prompt".into(), provenance.prompt.clone())?;
-            encoder.add_text_chunk("seed".into(), provenance.seed.to_string())?;
-            encoder.add_itxt_chunk("settings".into(), provenance.settings.clone())?;
-        }
+        add_png_texts(&mut encoder, self.provenance.as_ref())?;
         let mut writer = encoder.write_header()?;
         writer.write_image_data(&self.pixels)?;
         writer.finish()?;
         Ok(bytes)
     }
 
-    /// Writes a PNG file atomically: a failure leaves no partial file.
+    /// Writes a PNG file atomically, whatever its ending: a failure leaves no partial file.
     ///
     /// # Errors
     ///
     /// [`Error::Io`] with the path.
     pub fn save_png(&self, path: impl AsRef<Path>) -> Result<()> {
-        let path = path.as_ref();
-        let bytes = self.to_png().map_err(Error::io(path))?;
-        write_file(path, &bytes).map_err(Error::io(path))
+        self.save_as(path, ImageFormat::Png)
     }
 
-    /// Reads a PNG file of any colour type and turns the image upright as its EXIF orientation says. Transparent pixels are composited
-    /// over white, and count as black in a [`Mask`](crate::Mask). Also reads prompt, seed and settings from a file that hart wrote.
+    /// Reads a PNG file, like [`Self::open`].
     ///
     /// # Errors
     ///
     /// [`Error::Io`] if the file cannot be read, [`Error::Image`] if it is not a PNG image or is truncated.
     pub fn open_png(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        if !path.metadata().map_err(Error::io(path))?.is_file() {
-            return Err(Error::Image { path: path.to_path_buf(), problem: "expected a regular file".into() });
-        }
-        let file = fs::File::open(path).map_err(Error::io(path))?;
-        Self::read_png(BufReader::new(file), path)
+        Self::read_png(open_file(path)?, path)
     }
 
     /// Decodes a PNG file in memory. `name` appears in error messages.
@@ -74,7 +56,7 @@ impl Image {
         Self::read_png(io::Cursor::new(bytes), name.as_ref())
     }
 
-    fn read_png(mut source: impl BufRead + Seek, path: &Path) -> Result<Self> {
+    pub(super) fn read_png(mut source: impl BufRead + Seek, path: &Path) -> Result<Self> {
         let invalid = |problem: String| Error::Image { path: path.to_path_buf(), problem };
         let start = source.fill_buf().map_err(Error::io(path))?;
         if !start.is_empty()
@@ -87,15 +69,10 @@ impl Image {
         decoder.set_transformations(png::Transformations::normalize_to_color8());
         let mut reader = decoder.read_info().map_err(damaged)?;
         let (width, height) = (reader.info().width as usize, reader.info().height as usize);
-        let bytes = reader.output_buffer_size().filter(|_| width * height <= MAX_PIXELS);
-        let Some(bytes) = bytes else {
-            return Err(invalid(format!("has {width} x {height} pixels, expected at most {MAX_PIXELS} in total")));
-        };
-        let mut buffer = vec![0; bytes];
+        check_size(width, height).map_err(invalid)?;
+        let mut buffer = vec![0; reader.output_buffer_size().unwrap_or_default()];
         let info = reader.next_frame(&mut buffer).map_err(|error| match error {
-            png::DecodingError::IoError(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
-                invalid("the file is truncated, its end is missing: copy or download it again".into())
-            }
+            png::DecodingError::IoError(e) if e.kind() == io::ErrorKind::UnexpectedEof => invalid(TRUNCATED.into()),
             error => damaged(error),
         })?;
         buffer.truncate(info.buffer_size());
@@ -110,37 +87,19 @@ impl Image {
         };
         // The chunks after the pixels may have an orientation too. The pixels are complete, whatever follows them.
         let _ = reader.finish();
-        let image = image.upright(orientation(reader.info()));
-        Ok(Self { provenance: provenance(reader.info()), ..image })
+        let exif = reader.info().exif_metadata.as_deref().and_then(read_exif);
+        Ok(Self { provenance: png_provenance(reader.info()), ..image.upright(orientation(exif.as_ref())) })
     }
-}
-
-/// Returns the orientation in the EXIF chunk of a PNG file, from 1 to 8; 1 if there is none.
-fn orientation(info: &png::Info<'_>) -> u8 {
-    let Some(chunk) = &info.exif_metadata else { return 1 };
-    // Damage elsewhere in the chunk does not matter.
-    let chunk = chunk.strip_prefix(EXIF_PREFIX).unwrap_or(chunk);
-    let parsed = exif::Reader::new().continue_on_error(true).read_raw(chunk.to_vec());
-    let exif = parsed.or_else(|error| error.distill_partial_result(|_| ())).ok();
-    let value = exif.and_then(|exif| exif.get_field(exif::Tag::Orientation, exif::In::PRIMARY)?.value.get_uint(0));
-    value.and_then(|value| u8::try_from(value).ok()).filter(|value| (1..=8).contains(value)).unwrap_or(1)
-}
-
-/// Reads the provenance from the text chunks of a PNG file.
-fn provenance(info: &png::Info<'_>) -> Option<Provenance> {
-    // Texts may be compressed. The limit keeps a small file from expanding to gigabytes.
-    let text = |key: &str| {
-        let mut chunk = info.utf8_text.iter().find(|t| t.keyword == key)?.clone();
-        chunk.decompress_text_with_limit(MAX_TEXT_BYTES).ok()?;
-        chunk.get_text().ok()
-    };
-    let seed = info.uncompressed_latin1_text.iter().find(|t| t.keyword == "seed")?.text.parse().ok()?;
-    Some(Provenance { prompt: text("prompt")?, seed, settings: text("settings")? })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::io::BufReader;
+
+    use super::super::metadata::EXIF_PREFIX;
     use super::super::tests::checker;
+    use super::super::{MAX_TEXT_BYTES, Provenance};
     use super::*;
 
     #[test]

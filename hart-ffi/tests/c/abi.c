@@ -205,6 +205,9 @@ static void nulls(const hart_model *model, const char *path, const char *scratch
     IS_NULL(hart_image_describe(image, NULL), "view");
     IS_NULL(hart_image_save(NULL, scratch), "image");
     IS_NULL(hart_image_save(image, NULL), "path");
+    IS_NULL(hart_image_encode(NULL, HART_FORMAT_PNG, 0, &bytes, &count), "image");
+    IS_NULL(hart_image_encode(image, HART_FORMAT_PNG, 0, NULL, &count), "data");
+    IS_NULL(hart_image_encode(image, HART_FORMAT_PNG, 0, &bytes, NULL), "size");
     IS_NULL(hart_image_png(NULL, &bytes, &count), "image");
     IS_NULL(hart_image_png(image, NULL, &count), "data");
     IS_NULL(hart_image_png(image, &bytes, NULL), "size");
@@ -605,6 +608,32 @@ static void images(const hart_model *model, const char *scratch) {
     CHECK(same_pixels(small, copy));
     HART_FREE(image, copy);
     FAILS(hart_image_open_memory(png, size / 2, &copy), HART_ERR_IMAGE, "in memory");
+    /* Other formats: the ending chooses, and the bytes are those of the file. */
+    const char *endings[3] = {"PNG", "jpeg", "webp"};
+    for (hart_image_format format = HART_FORMAT_PNG; format <= HART_FORMAT_WEBP; format++) {
+        const uint8_t *bytes = NULL, *again_bytes = NULL;
+        size_t length = 0, again_length = 0;
+        OK(hart_image_encode(small, format, 0, &bytes, &length));
+        OK(hart_image_encode(small, format, 0, &again_bytes, &again_length));
+        CHECK(bytes == again_bytes && length == again_length && length > 8);
+        snprintf(name, sizeof name, "%s/small.%s", scratch, endings[format]);
+        OK(hart_image_save(small, name));
+        OK(hart_image_open(name, &copy));
+        CHECK(view_of(copy).width == 2 && (format == HART_FORMAT_JPEG || same_pixels(small, copy)));
+        HART_FREE(image, copy);
+        OK(hart_image_open_memory(bytes, length, &copy));
+        HART_FREE(image, copy);
+    }
+    const uint8_t *poor = NULL, *good = NULL;
+    size_t poor_size = 0, good_size = 0;
+    OK(hart_image_encode(small, HART_FORMAT_JPEG, 90, &good, &good_size));
+    OK(hart_image_encode(small, HART_FORMAT_JPEG, 1, &poor, &poor_size));
+    CHECK(good != poor && memcmp(poor, "\xff\xd8\xff", 3) == 0 && memcmp(good, "\xff\xd8\xff", 3) == 0);
+    FAILS(hart_image_encode(small, HART_FORMAT_JPEG, 101, &good, &good_size), HART_ERR_ARGUMENT, "expected 0 to 100");
+    FAILS(hart_image_encode(small, 3, 0, &good, &good_size), HART_ERR_ARGUMENT, "HART_FORMAT_WEBP");
+    FAILS(hart_image_save(small, "small.gif"), HART_ERR_REQUEST, "small.gif ends in .gif, expected");
+    FAILS(hart_image_save(small, "small"), HART_ERR_REQUEST, "small has no ending");
+    FAILS(hart_image_save(small, ""), HART_ERR_REQUEST, "the name is empty");
     const hart_image *both[3] = {small, again, small};
     OK(hart_image_grid(both, 3, 2, &grid));
     CHECK(view_of(grid).width == 4 && view_of(grid).height == 4);

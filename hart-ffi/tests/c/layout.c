@@ -80,6 +80,7 @@ _Static_assert(HART_ERR_WEIGHTS == 203 && HART_ERR_NOT_FINITE == 204 && HART_ERR
 _Static_assert(HART_ERR_DEVICE == 300 && HART_ERR_MEMORY == 301 && HART_ERR_OVERFLOW == 302, "status");
 _Static_assert(HART_ERR_THREADS == 303, "status");
 _Static_assert(HART_ERR_PANIC == 900 && HART_ERR_POISONED == 901 && HART_ERR_OTHER == 902, "status");
+_Static_assert(HART_FORMAT_PNG == 0 && HART_FORMAT_JPEG == 1 && HART_FORMAT_WEBP == 2, "format");
 _Static_assert(HART_STAGE_TEXT == 0 && HART_STAGE_TRANSFORMER == 1 && HART_STAGE_SAMPLING == 2, "stage");
 _Static_assert(HART_STAGE_RESIDUAL == 3 && HART_STAGE_DECODE == 4 && HART_STAGE_OTHER == 99, "stage");
 _Static_assert(HART_STEP_TEXT_LAYER == 0 && HART_STEP_SCALE == 1 && HART_STEP_BLOCK == 2, "step");

@@ -240,12 +240,23 @@ void images(const hart::Model &model, const fs::path &scratch) {
         return a == static_cast<std::uint8_t>(b);
     }));
     CHECK(same(hart::Image::open(path.u8string()), image));
-    const auto opened = hart::Image::open(path), remade = hart::Image::from_png(image.png());
+    const auto opened = hart::Image::open(path), remade = hart::Image::decode(image.png());
     for (const auto *again : {&opened, &remade}) {
         CHECK(same(*again, image) && again->prompt() == image.prompt() && again->seed() == image.seed());
         CHECK(again->settings() == image.settings());
     }
-    THROWS(hart::Image::from_png({signature.data(), signature.size()}), image, "memory");
+    THROWS(hart::Image::decode({signature.data(), signature.size()}), image, "memory");
+    for (const auto &[name, format] : {std::pair{"a.PNG", hart::Format::png}, {"a.jpg", hart::Format::jpeg}, {"a.webp", hart::Format::webp}}) {
+        image.save(scratch / name);
+        const auto bytes = image.encode(format);
+        const auto read = hart::Image::open(scratch / name), decoded = hart::Image::decode(bytes);
+        CHECK(bytes.size() == fs::file_size(scratch / name) && bytes.data() == image.encode(format).data());
+        CHECK(same(read, decoded) && read.prompt() == image.prompt() && read.seed() == image.seed());
+        CHECK(format == hart::Format::jpeg || same(read, image));
+    }
+    CHECK(image.encode(hart::Format::jpeg, 30).size() < image.encode(hart::Format::jpeg).size());
+    THROWS(static_cast<void>(image.encode(hart::Format::jpeg, 101)), argument, "quality");
+    THROWS(image.save(scratch / "a.bmp"), request, "a.bmp ends in .bmp");
     THROWS(image.save(scratch / "no" / "folder.png"), io, "folder.png");
     THROWS(hart::Image::open(scratch / "nothing.png"), io, "nothing.png");
     std::ofstream(scratch / "text.png") << "not an image";
