@@ -45,6 +45,7 @@ pub use files::{Files, check_download, decode_text};
 pub use filter::PromptFilter;
 pub use from_image::{FromImage, Keep, Mask};
 pub use image::{Image, ImageFormat, Provenance};
+pub use kernels::with_default_float_state;
 pub use memory::Memory;
 pub use options::OpenOptions;
 pub use pipeline::{Generation, Hart};

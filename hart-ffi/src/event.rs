@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::ffi::c_void;
 use std::ptr;
 
-use hart_core::{Control, Event, Image, Observer, Stage, Step};
+use hart_core::{Control, Event, Image, Observer, Stage, Step, with_default_float_state};
 
 use crate::guard::guard;
 use crate::image::{CImage, hart_image};
@@ -159,8 +159,9 @@ impl Observer for Callback {
             elapsed: event.elapsed.as_secs_f64(),
         };
         let current = Current::set(event);
+        // The run continues in the default floating-point state, even if the function changes it.
         // SAFETY: the program has set this function and its user data, and `c_event` is valid during the call.
-        let cancel = unsafe { observer(&c_event, self.user_data) } != 0;
+        let cancel = with_default_float_state(|| unsafe { observer(&c_event, self.user_data) }) != 0;
         drop(current);
         if cancel { Control::Cancel } else { Control::Continue }
     }

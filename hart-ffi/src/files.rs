@@ -3,7 +3,7 @@
 use std::ffi::{c_char, c_void};
 use std::sync::{Arc, Mutex};
 
-use hart_core::Files;
+use hart_core::{Files, with_default_float_state};
 
 use crate::guard::{guard, lock};
 use crate::handle::{Handle, free, get};
@@ -77,7 +77,7 @@ pub unsafe extern "C" fn hart_files_add_reader(
         contents.resize(size, 0);
         for (index, part) in contents.chunks_mut(CHUNK).enumerate() {
             let offset = (index * CHUNK) as u64;
-            let code = reader(user_data, offset, part.as_mut_ptr(), part.len());
+            let code = with_default_float_state(|| reader(user_data, offset, part.as_mut_ptr(), part.len()));
             if code != 0 {
                 let message = format!("{name}: the reader returned {code} for {} bytes at offset {offset}", part.len());
                 return Err(Failure::new(HART_ERR_IO, message));

@@ -1,8 +1,10 @@
-//! The panic boundary: no panic unwinds into the calling program.
+//! The boundary to the calling program: no panic unwinds into it, and its floating-point state does not change results.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use hart_core::with_default_float_state;
 
 use crate::last_error;
 use crate::status::{Failure, HART_ERR_PANIC, HART_OK, hart_status};
@@ -37,9 +39,9 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs `work` and turns a panic into a failure.
+/// Runs `work` in the floating-point state that Rust assumes, and turns a panic into a failure.
 pub(crate) fn catch_panic<T>(work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| Err(panicked(&*payload)))
+    with_default_float_state(|| catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| Err(panicked(&*payload))))
 }
 
 fn panicked(payload: &(dyn Any + Send)) -> Failure {

@@ -103,6 +103,10 @@ for cc in gcc clang; do
   "$work/abi-asan" "$model" "$work/scratch"
 done
 
+step "other floating-point states, and forked processes"
+gcc "${c11[@]}" "$tests/c/host.c" "${shared[@]}" -lm -lpthread -o "$work/host"
+"$work/host" "$model"
+
 step "the C++ wrapper, also under the sanitizers"
 cpp17=(-std=c++17 "${strict[@]}" -Wshadow -Wconversion)
 g++ "${cpp17[@]}" "$tests/cpp/wrapper.cpp" "${shared[@]}" -lpthread -o "$work/wrapper"

@@ -8,6 +8,8 @@
 //! - `reference` in burn's own operations, for every device.
 //! - `absent` in place of a backend that is not compiled in. It never applies.
 //!
+//! `float_state` sets the floating-point state that all of them assume.
+//!
 //! Besides memory mapping, this is the only module with `unsafe` code.
 
 #![allow(clippy::result_large_err, reason = "an operation returns its operands, not an error")]
@@ -19,6 +21,7 @@ mod adam;
 mod conv;
 #[cfg(feature = "cpu")]
 mod cpu;
+mod float_state;
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
 #[allow(unsafe_code)] // Kernel launches on buffers whose sizes are known.
 mod gpu;
@@ -41,6 +44,8 @@ use absent as gpu;
 pub(crate) use adam::adam;
 pub(crate) use conv::{area, bicubic, compact_res_block, compact_upsample_conv2d, conv2d, norm_silu_conv2d, upsample_conv2d};
 pub(crate) use cpu::PackedWeight;
+pub(crate) use float_state::set_default_float_state;
+pub use float_state::with_default_float_state;
 pub(crate) use kv::{KvAppend, KvScratch, KvStore};
 pub(crate) use linear::{linear, linear_to_f32, matmul, pack, silu, swi_glu};
 pub(crate) use norm::{add_gated, add_norm, group_norm, layer_norm, rms_norm};

@@ -10,7 +10,7 @@ use crate::config::{Config, Layout};
 use crate::device::{self, OpenDevice, Precision, is_cpu};
 use crate::error::{Error, Result};
 use crate::files::{Files, Storage};
-use crate::kernels;
+use crate::kernels::{self, with_default_float_state};
 use crate::memory::{self, Budget, ModelBytes, Release};
 use crate::options::OpenOptions;
 use crate::process::Call;
@@ -31,7 +31,7 @@ impl Hart {
     /// - [`Error::Device`], [`Error::Memory`], [`Error::Threads`], or [`Error::Request`] if an option is invalid.
     /// - [`Error::State`] if this process was forked during a call.
     pub fn open(path: impl AsRef<Path>, options: OpenOptions) -> Result<Self> {
-        Self::open_in(&options.disk(), path.as_ref(), &options)
+        with_default_float_state(|| Self::open_in(&options.disk(), path.as_ref(), &options))
     }
 
     /// Opens a checkpoint whose files are in memory. f32 tensors are not copied.
@@ -40,7 +40,7 @@ impl Hart {
     ///
     /// Like [`Self::open`]. Torch's `.bin` files cannot be read from memory.
     pub fn from_files(files: Files, options: OpenOptions) -> Result<Self> {
-        Self::open_in(&Storage::Memory(files), Path::new(""), &options)
+        with_default_float_state(|| Self::open_in(&Storage::Memory(files), Path::new(""), &options))
     }
 
     fn open_in(storage: &Storage, root: &Path, options: &OpenOptions) -> Result<Self> {

@@ -9,6 +9,7 @@ use std::sync::mpsc::channel;
 use rayon::ThreadPool;
 
 use crate::error::{Error, Result};
+use crate::kernels::with_default_float_state;
 use crate::process::Call;
 use crate::progress::Observer;
 use pool::OwnPool;
@@ -68,9 +69,11 @@ impl Threads {
     /// [`Error::Threads`] if the threads cannot be started, [`Error::State`] if this process was forked during a call.
     pub(crate) fn run<R: Send>(&self, work: impl FnOnce() -> R + Send) -> Result<R> {
         let _call = Call::begin()?;
-        Ok(match self.pool()? {
-            Some(pool) => pool.install(work),
-            None => work(),
+        with_default_float_state(|| {
+            Ok(match self.pool()? {
+                Some(pool) => pool.install(work),
+                None => work(),
+            })
         })
     }
 
@@ -85,6 +88,14 @@ impl Threads {
         work: impl FnOnce(&mut dyn Observer) -> Result<R> + Send,
     ) -> Result<R> {
         let _call = Call::begin()?;
+        with_default_float_state(|| self.observe_in_default_state(observer, work))
+    }
+
+    fn observe_in_default_state<R: Send>(
+        &self,
+        observer: &mut dyn Observer,
+        work: impl FnOnce(&mut dyn Observer) -> Result<R> + Send,
+    ) -> Result<R> {
         let Some(pool) = self.pool()? else { return work(observer) };
         let ((reports, received), (answers, replies), (decoded, previews)) = (channel(), channel(), channel());
         let relay = Relay { reports, replies, decoded };

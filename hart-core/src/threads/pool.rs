@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::error::{Error, Result};
+use crate::kernels::set_default_float_state;
 use crate::process;
 
 /// A pool that is started on first use, and again in a forked process.
@@ -58,7 +59,7 @@ pub(super) fn start(count: Option<usize>) -> Result<Arc<ThreadPool>> {
 }
 
 fn builder() -> ThreadPoolBuilder {
-    ThreadPoolBuilder::new().thread_name(|i| format!("hart-{i}"))
+    ThreadPoolBuilder::new().thread_name(|i| format!("hart-{i}")).start_handler(|_| set_default_float_state())
 }
 
 /// The threads that models without their own use.

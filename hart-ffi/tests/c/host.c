@@ -1,0 +1,167 @@
+/* Tests hart in programs that are unlike the others: other floating-point states, and forked processes. Linux only.
+ * usage: host MODEL */
+#define _GNU_SOURCE
+
+#include <fenv.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "check.h"
+
+/* Longest time for a forked child in seconds. */
+static const unsigned limit = 300;
+
+/* Runs `work` in a forked child, which is killed if it hangs. */
+static void in_child(void (*work)(const hart_model *, const hart_image *), const hart_model *model, const hart_image *image) {
+    fflush(NULL);
+    const pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        alarm(limit);
+        work(model, image);
+        _exit(0);
+    }
+    int status = 0;
+    CHECK(waitpid(child, &status, 0) == child);
+    if (WIFSIGNALED(status)) fprintf(stderr, "the child ended by signal %d\n", WTERMSIG(status));
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+/* Generates the image with seed 3 and checks that it is the expected one. */
+static void draws(const hart_model *model, const hart_image *expected) {
+    hart_request *request = new_request("a red heart", 3);
+    hart_image *image = image_of(model, request);
+    CHECK(same_pixels(image, expected));
+    hart_image_free(image);
+    hart_request_free(request);
+}
+
+/* ---- Floating-point states ---- */
+
+static int32_t change_state(const hart_event *event, void *user_data) {
+    CHECK(fegetround() == FE_TONEAREST && event->count > 0);
+    fesetround(*(const int *)user_data);
+    return 0;
+}
+
+static void floating_point_states(const char *path, const hart_model *model, const hart_image *expected) {
+    const int modes[3] = {FE_UPWARD, FE_DOWNWARD, FE_TOWARDZERO};
+    for (int i = 0; i < 3; i++) {
+        CHECK(fesetround(modes[i]) == 0);
+        draws(model, expected);
+        hart_model *opened = open_model(path);
+        hart_request *request = new_request("a red heart", 3);
+        OK(hart_request_set_guidance(request, 4.25));
+        OK(hart_request_set_steps(request, "8"));
+        CHECK(fegetround() == modes[i]);
+        CHECK(fesetround(FE_TONEAREST) == 0);
+        draws(opened, expected);
+        hart_model_free(opened);
+        hart_request_free(request);
+        /* A callback that changes the state does not change the image. */
+        request = new_request("a red heart", 3);
+        OK(hart_request_set_observer(request, change_state, (void *)&modes[i]));
+        hart_image *image = image_of(model, request);
+        CHECK(same_pixels(image, expected) && fegetround() == FE_TONEAREST);
+        hart_image_free(image);
+        hart_request_free(request);
+    }
+    /* Every operation that is not exact traps. */
+    feclearexcept(FE_ALL_EXCEPT);
+    CHECK(feenableexcept(FE_ALL_EXCEPT) >= 0);
+    draws(model, expected);
+    hart_model *opened = open_model(path);
+    CHECK(fegetexcept() == FE_ALL_EXCEPT && fetestexcept(FE_ALL_EXCEPT) == 0);
+    fedisableexcept(FE_ALL_EXCEPT);
+    draws(opened, expected);
+    hart_model_free(opened);
+}
+
+/* ---- Forked processes ---- */
+
+static const char *model_path;
+
+static void opens_and_draws(const hart_model *model, const hart_image *expected) {
+    draws(model, expected);
+    hart_options *options = NULL;
+    OK(hart_options_new(&options));
+    for (uint32_t threads = 0; threads <= 2; threads++) {
+        OK(hart_options_set_threads(options, threads));
+        hart_model *opened = NULL;
+        OK(hart_model_open(model_path, options, HART_ABI_VERSION, &opened));
+        draws(opened, expected);
+        hart_model_free(opened);
+    }
+    hart_options_free(options);
+}
+
+static void frees(const hart_model *model, const hart_image *expected) {
+    (void)expected;
+    hart_model_free((hart_model *)(uintptr_t)model);
+}
+
+static void is_refused(const hart_model *model, const hart_image *expected) {
+    (void)expected;
+    hart_request *request = new_request("a red heart", 3);
+    hart_result *result = NULL;
+    hart_model *opened = NULL;
+    FAILS(hart_generate(model, request, &result), HART_ERR_STATE, "forked while a call of hart was running");
+    FAILS(hart_model_open(model_path, NULL, HART_ABI_VERSION, &opened), HART_ERR_STATE, "forked");
+    hart_request_free(request);
+}
+
+struct forked {
+    const hart_model *model;
+    int done;
+};
+
+static int32_t forks_once(const hart_event *event, void *user_data) {
+    struct forked *forked = user_data;
+    if (event->step == HART_STEP_SCALE_DONE && !forked->done) {
+        forked->done = 1;
+        in_child(is_refused, forked->model, NULL);
+    }
+    return 0;
+}
+
+static void forks(const char *path, const hart_model *model, const hart_image *expected) {
+    model_path = path;
+    in_child(opens_and_draws, model, expected);
+    hart_options *options = NULL;
+    OK(hart_options_new(&options));
+    OK(hart_options_set_threads(options, 1));
+    hart_model *own = NULL;
+    OK(hart_model_open(path, options, HART_ABI_VERSION, &own));
+    in_child(opens_and_draws, own, expected);
+    in_child(frees, own, expected);
+    hart_options_free(options);
+    hart_model_free(own);
+    /* In a callback, a call is running. */
+    struct forked forked = {model, 0};
+    hart_request *request = new_request("a red heart", 3);
+    OK(hart_request_set_observer(request, forks_once, &forked));
+    hart_image *image = image_of(model, request);
+    CHECK(forked.done && same_pixels(image, expected));
+    hart_image_free(image);
+    hart_request_free(request);
+    draws(model, expected);
+}
+
+int main(int argc, char **argv) {
+    if (argc != 2) {
+        fprintf(stderr, "usage: %s MODEL\n", argv[0]);
+        return 2;
+    }
+    hart_model *model = open_model(argv[1]);
+    hart_request *request = new_request("a red heart", 3);
+    hart_image *expected = image_of(model, request);
+    hart_request_free(request);
+    floating_point_states(argv[1], model, expected);
+    forks(argv[1], model, expected);
+    hart_image_free(expected);
+    hart_model_free(model);
+    puts("other hosts: ok");
+    return 0;
+}
