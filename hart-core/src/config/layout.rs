@@ -87,11 +87,20 @@ fn part(storage: &Storage, folder: &Path, advice: &str) -> Result<PathBuf> {
 /// Returns the visual tokenizer's folder: `vae_path`, if that path of the training machine exists here, otherwise `tokenizer` next to
 /// `llm`.
 fn visual_folder(storage: &Storage, root: &Path, config: &TransformerConfig) -> PathBuf {
-    let named = config.visual_path.iter().flat_map(|path| [root.join(path), root.join("llm").join(path)]);
+    let local = config.visual_path.iter().filter(|path| !is_remote(path));
+    let named = local.flat_map(|path| [root.join(path), root.join("llm").join(path)]);
     let (usual, llm) = (root.join("tokenizer"), root.join("llm"));
     // An empty path or a dot would be the transformer's own folder.
     let mut others = named.into_iter().filter(|folder| !folder.components().eq(llm.components()));
     others.find(|folder| storage.is_file(&folder.join("config.json"))).unwrap_or(usual)
+}
+
+/// Returns whether Windows may look for a path on another machine, such as `\\server\share`, and send the user's credentials there.
+/// That would let a checkpoint's author collect them.
+fn is_remote(path: &Path) -> bool {
+    let is_separator = |byte: &u8| matches!(byte, b'/' | b'\\');
+    // `\??\` is a prefix of Windows itself, which may be followed by a remote path.
+    matches!(path.as_os_str().as_encoded_bytes(), [first, second, ..] if is_separator(first) && (is_separator(second) || *second == b'?'))
 }
 
 /// Returns the text model's folder.
@@ -133,4 +142,19 @@ fn system_prompt(storage: &Storage, folder: &Path) -> Result<Option<String>> {
     let bytes = storage.read(&path, MAX_SYSTEM_PROMPT, true)?;
     let text = decode_text(&path, &bytes)?.replace("\r\n", "\n");
     Ok(Some(text).filter(|t| !t.is_empty()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn remote_paths_are_recognised_on_every_system() {
+        for path in [r"\\server\share", "//server/share", r"\\?\UNC\server\share", r"\??\UNC\server\share", r"\\.\x", r"/\server"] {
+            assert!(is_remote(Path::new(path)), "{path}");
+        }
+        for path in ["", "/", "tokenizer", "/home/a/tokenizer", r"C:\models\tokenizer", "../tokenizer", "a//b", "?"] {
+            assert!(!is_remote(Path::new(path)), "{path}");
+        }
+    }
 }
