@@ -81,7 +81,9 @@ impl Canvas {
         }
         let (rows, columns) = term.size();
         let draw = if draw == Draw::Auto { Draw::detect(|name| std::env::var(name).ok()) } else { draw };
-        Some(Self::new(draw, (rows.into(), columns.into()), term.features().true_colors_supported(), image_side))
+        // Consoles of Windows that understand escape codes, which `colors_supported` turns on, have all colours.
+        let true_colours = cfg!(windows) || term.features().true_colors_supported();
+        Some(Self::new(draw, (rows.into(), columns.into()), true_colours, image_side))
     }
 
     fn new(draw: Draw, (rows, columns): (usize, usize), true_colours: bool, image_side: usize) -> Self {
