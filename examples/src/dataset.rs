@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clap::{Parser, ValueEnum};
-use hart_core::Image;
+use hart_core::{Image, write_file};
 use hart_examples::cli::{grid, output};
 use hart_examples::data::drawings::SIDES;
 use hart_examples::data::iconify::{self, Level};
@@ -144,7 +144,7 @@ impl Arguments {
         bar.finish_and_clear();
         let rendered = rendered?;
         if let Some(file) = &self.export {
-            output::write_file(file, &vectors::pack(&vectors)?)?;
+            write_file(file, &vectors::pack(&vectors)?)?;
         }
         Ok(rendered)
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use hart_core::{CancelToken, Control, Event, Image, Observer, Provenance, Step};
+use hart_core::{CancelToken, Control, Event, Image, Observer, Provenance, Step, write_file};
 use hart_examples::cli::animation::Format;
 use hart_examples::cli::args::GenerationArgs;
 use hart_examples::cli::terminal::{Canvas, Draw};
@@ -73,7 +73,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     eprintln!("{:.2} s -> {}", generation.timings.total.as_secs_f64(), arguments.out.display());
     if let (Some((format, path)), Some(frames)) = (animation, frames) {
         let frames: Vec<_> = frames.iter().map(|frame| enlarge::at_least(frame, MIN_FRAME_SIDE)).collect();
-        output::write_file(path, &format.encode(&frames, image.provenance.as_ref())?)?;
+        write_file(path, &format.encode(&frames, image.provenance.as_ref())?)?;
         eprintln!("{} frames -> {}", frames.len(), path.display());
     }
     Ok(ExitCode::SUCCESS)

@@ -12,7 +12,7 @@ use half::{bf16, f16};
 use hart_core::config::{Config, GenerationConfig, TextConfig, TransformerConfig, VisualConfig};
 use hart_core::stages::{Qwen2, ResidualDiffusion, TextTokenizer, Transformer, VisualTokenizer};
 use hart_core::weights::{TEXT, TRANSFORMER, VISUAL, names_and_shapes, visual_names};
-use hart_core::{CancelToken, DeviceKind};
+use hart_core::{CancelToken, DeviceKind, NewFolder};
 use indicatif::{ProgressBar, ProgressStyle};
 use rayon::prelude::*;
 use safetensors::{Dtype, View};
@@ -107,16 +107,9 @@ impl RandomCheckpoint {
         for change in &self.changes {
             apply(&mut files, change)?;
         }
-        // Write to a temporary folder next to the target, then rename it.
-        let parent = folder.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let error = |e: std::io::Error| format!("{}: {e}", parent.display());
-        let mut builder = tempfile::Builder::new();
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
-        let staging = builder.prefix(".hart-").tempdir_in(parent).map_err(error)?;
-        write(self, &files, staging.path(), cancel, report)?;
-        fs::rename(staging.path(), folder).map_err(|e| format!("{}: {e}", folder.display()))?;
-        Ok(())
+        let new = NewFolder::create(folder)?;
+        write(self, &files, new.path(), cancel, report)?;
+        Ok(new.finish()?)
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::config::Layout;
 use crate::device::{DeviceKind, Precision};
 use crate::error::{Error, Result};
-use crate::files::Storage;
+use crate::files::{NewFolder, Storage};
 use crate::pipeline::transformer_weights;
 use crate::progress::Control;
 use crate::residual::ResidualDiffusion;
@@ -42,13 +42,9 @@ pub fn convert(
     if to.exists() {
         return Err(Error::request("folder", format!("{} already exists: choose another name", to.display())));
     }
-    let beside = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut builder = tempfile::Builder::new();
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
-    let staging = builder.prefix(".hart-").tempdir_in(beside).map_err(Error::io(beside))?;
-    write(from, staging.path(), precision, weight_set, text_model, observer)?;
-    fs::rename(staging.path(), to).map_err(Error::io(to))
+    let folder = NewFolder::create(to)?;
+    write(from, folder.path(), precision, weight_set, text_model, observer)?;
+    folder.finish()
 }
 
 fn write(

@@ -41,7 +41,7 @@ pub use config::MAX_GUIDANCE;
 pub use convert::convert;
 pub use device::{DeviceInfo, DeviceKind, Precision, devices};
 pub use error::{Error, Result};
-pub use files::{Files, check_download, decode_text};
+pub use files::{Files, NewFolder, check_download, check_file_name, decode_text, write_file};
 pub use filter::PromptFilter;
 pub use from_image::{FromImage, Keep, Mask};
 pub use image::{Image, ImageFormat, Provenance};

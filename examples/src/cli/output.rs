@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hart_core::{Stage, Timings, Truncation};
+use hart_core::{Stage, Timings, Truncation, check_file_name};
 use serde_json::{Map, Value, json};
 
 /// Returns the file name of image `index` of `count`.
@@ -38,6 +38,7 @@ fn folder_of(path: &Path) -> &Path {
 ///
 /// Returns a message that names `flag` and says what to do.
 pub fn check_folder(flag: &str, pattern: &Path) -> Result<(), String> {
+    check_file_name(pattern).map_err(|e| format!("{flag} {e}"))?;
     let folder = folder_of(pattern);
     if !folder.is_dir() {
         return Err(format!("{flag} {}: no folder {}; create it first", pattern.display(), folder.display()));
@@ -62,26 +63,6 @@ pub fn check_folder(flag: &str, pattern: &Path) -> Result<(), String> {
         Ok(_) => Ok(()),
         Err(e) => Err(format!("{flag} {}: can't write to {}: {e}", pattern.display(), folder.display())),
     }
-}
-
-/// Writes a file atomically: to a temporary file in the same folder, which is then renamed. A symbolic link is followed.
-///
-/// # Errors
-///
-/// Returns the system's error with the path.
-pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), String> {
-    let target = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
-    let mut builder = tempfile::Builder::new();
-    // Temporary files are private by default. The output gets the permissions of any new file.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut write = || {
-        let mut file = builder.prefix(".hart-").tempfile_in(folder_of(&target))?;
-        file.write_all(bytes)?;
-        file.as_file().sync_all()?;
-        file.persist(&target).map_err(|e| e.error)
-    };
-    write().map(drop).map_err(|e| format!("{}: {e}", path.display()))
 }
 
 /// Replaces control characters by spaces: a prompt from elsewhere can't send escape codes to the terminal or start a new line.
@@ -122,7 +103,7 @@ pub fn warn_truncated(truncated: &[Truncation]) {
 ///
 /// Returns a message that names `flag`, and `owner` as the use of the other file.
 pub fn check_distinct(flag: &str, path: &Path, owner: &str, other: &Path) -> Result<(), String> {
-    // A symbolic link counts as its target, as in [`write_file`].
+    // A symbolic link counts as its target, as in [`hart_core::write_file`].
     let target = |path: &Path| {
         let new = || folder_of(path).canonicalize().map(|folder| folder.join(path.file_name().unwrap_or_default()));
         path.canonicalize().or_else(|_| new())

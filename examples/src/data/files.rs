@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Read;
 use std::path::Path;
 
+use hart_core::NewFolder;
 use serde::de::DeserializeOwned;
 
 /// Maximum size of a hand-written file, such as a recipe, a configuration or a list of names, in bytes.
@@ -65,23 +66,19 @@ pub fn parse_lines<T: DeserializeOwned>(path: &Path, lines: &[&str]) -> Result<V
 ///
 /// Returns an error if the folder already exists or can't be created, and the error of `fill`.
 pub fn create_folder(folder: &Path, fill: impl FnOnce(&Path) -> Result<(), String>) -> Result<(), String> {
-    let named = |e: &dyn std::fmt::Display| format!("{}: {e}", folder.display());
     check_new(folder)?;
-    let parent = folder.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut builder = tempfile::Builder::new();
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
-    let staging = builder.prefix(".hart-").tempdir_in(parent).map_err(|e| named(&e))?;
-    fill(staging.path()).map_err(|e| named(&e))?;
-    fs::rename(staging.path(), folder).map_err(|e| named(&e))
+    let new = NewFolder::create(folder).map_err(|e| e.to_string())?;
+    fill(new.path()).map_err(|e| format!("{}: {e}", folder.display()))?;
+    new.finish().map_err(|e| e.to_string())
 }
 
 /// Checks that a folder can be created. Programs call this before they do any work.
 ///
 /// # Errors
 ///
-/// Returns an error if the folder already exists or its parent doesn't.
+/// Returns an error if the folder already exists, its parent doesn't, or its name is not allowed.
 pub fn check_new(folder: &Path) -> Result<(), String> {
+    hart_core::check_file_name(folder).map_err(|e| e.to_string())?;
     if folder.symlink_metadata().is_ok() {
         return Err(format!("{}: already exists; pass a new folder, or remove it first", folder.display()));
     }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
-use hart_core::{CancelToken, Hart, Image, OpenOptions, Request};
+use hart_core::{CancelToken, Hart, Image, OpenOptions, Request, write_file};
 use hart_examples::cli::args::{GenerationArgs, ModelArgs};
 use hart_examples::cli::{INTERRUPTED, output, stop_on_ctrl_c};
 use hart_examples::data;
@@ -171,7 +171,7 @@ impl Arguments {
     /// Writes and prints the results.
     fn write(&self, report: &Report, scored: &[ScoredImage]) -> Result<(), Box<dyn Error>> {
         if let Some(path) = &self.out {
-            output::write_file(path, format!("{:#}\n", report.json()).as_bytes())?;
+            write_file(path, format!("{:#}\n", report.json()).as_bytes())?;
         }
         if let Some(path) = self.sheet.as_ref().filter(|_| !scored.is_empty()) {
             let images: Vec<(&Image, ImageScore)> = scored.iter().map(|scored| (&scored.image, scored.score)).collect();

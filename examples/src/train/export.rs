@@ -7,7 +7,7 @@ use hart_core::config::Config;
 use hart_core::stages::VisualTokenizer;
 use hart_core::train::Generator;
 use hart_core::weights::{NamedTensor, StorageDtype, TEXT, TRANSFORMER, VISUAL, named_tensors, save_tensors, visual_names};
-use hart_examples::cli::output;
+use hart_core::write_file;
 use serde_json::{Value, json};
 
 use crate::recipe::ModelConfigs;
@@ -36,7 +36,7 @@ pub fn write_configs(model: &ModelConfigs, folder: &Path, vocabulary: usize) -> 
     let text = json!({ "model_type": "qwen2", "architectures": ["Qwen2Model"], "hidden_act": "silu", "rope_scaling": null });
     let mut text = with_defaults(&model.text, text);
     text["vocab_size"] = vocabulary.into();
-    let save = |name: &str, value: &Value| output::write_file(&folder.join(name), format!("{value:#}\n").as_bytes());
+    let save = |name: &str, value: &Value| write_file(folder.join(name), format!("{value:#}\n").as_bytes());
     // The exported tokenizer, not the one that the configuration of another model names.
     let mut llm = with_defaults(&model.llm, llm);
     llm["vae_path"] = Value::Null;
@@ -52,13 +52,13 @@ pub fn write_configs(model: &ModelConfigs, folder: &Path, vocabulary: usize) -> 
 /// # Errors
 ///
 /// Returns an error if a file can't be read or written.
-pub fn copy_text_tokenizer(from: &Path, to: &Path) -> Result<(), String> {
+pub fn copy_text_tokenizer(from: &Path, to: &Path) -> Result<(), Box<dyn Error>> {
     for name in ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"] {
         let path = from.join(name);
         match std::fs::read(&path) {
-            Ok(bytes) => output::write_file(&to.join("text").join(name), &bytes)?,
+            Ok(bytes) => write_file(to.join("text").join(name), &bytes)?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && name != "tokenizer.json" => {}
-            Err(error) => return Err(format!("{}: {error}", path.display())),
+            Err(error) => return Err(format!("{}: {error}", path.display()).into()),
         }
     }
     Ok(())

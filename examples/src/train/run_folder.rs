@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use hart_examples::cli::output;
+use hart_core::write_file;
 use serde_json::{Map, Value};
 
 /// The folder of a run.
@@ -28,10 +28,10 @@ impl RunFolder {
         match fs::read_to_string(&copy) {
             Ok(before) if before != recipe => {
                 eprintln!("note: the recipe has changed since this run was started; {} now contains the new one", copy.display());
-                output::write_file(&copy, recipe.as_bytes())?;
+                write_file(&copy, recipe.as_bytes())?;
             }
             Ok(_) => {}
-            Err(_) => output::write_file(&copy, recipe.as_bytes())?,
+            Err(_) => write_file(&copy, recipe.as_bytes())?,
         }
         Ok(folder)
     }
@@ -61,12 +61,12 @@ impl RunFolder {
     /// # Errors
     ///
     /// Returns an error if the file can't be written.
-    pub fn report(&self, name: &str, value: Value) -> Result<(), String> {
+    pub fn report(&self, name: &str, value: Value) -> hart_core::Result<()> {
         let path = self.0.join("report.json");
         let before = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Map<String, Value>>(&bytes).ok());
         let mut report = before.unwrap_or_default();
         report.insert(name.into(), value);
-        output::write_file(&path, format!("{:#}\n", Value::Object(report)).as_bytes())
+        write_file(path, format!("{:#}\n", Value::Object(report)).as_bytes())
     }
 
     /// Opens the table of losses of a phase. Lines after `step`, the last saved one, are dropped.
@@ -97,10 +97,10 @@ impl LossTable {
     /// # Errors
     ///
     /// Returns an error if the file can't be written.
-    pub fn push(&mut self, step: u64, seconds: f64, values: &[f32]) -> Result<(), String> {
+    pub fn push(&mut self, step: u64, seconds: f64, values: &[f32]) -> hart_core::Result<()> {
         write!(self.text, "{step},{seconds:.1}").expect("writing to a string");
         values.iter().for_each(|value| write!(self.text, ",{value:.5}").expect("writing to a string"));
         self.text.push('\n');
-        output::write_file(&self.path, self.text.as_bytes())
+        write_file(&self.path, self.text.as_bytes())
     }
 }

@@ -1,13 +1,15 @@
-//! The files of a checkpoint, in folders or in memory.
+//! The files of a checkpoint, in folders or in memory, and the writing of files.
 
 mod content;
 mod map;
+mod name;
 mod write;
 
 pub(crate) use content::CHECKED_BYTES;
 pub use content::{check_download, decode_text};
 pub(crate) use map::{Mapped, map_file};
-pub(crate) use write::write_file;
+pub use name::check_file_name;
+pub use write::{NewFolder, write_file};
 
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -122,7 +122,7 @@ impl Image {
     /// Like [`Self::encode`], or [`Error::Io`] with the path.
     pub fn save_as(&self, path: impl AsRef<Path>, format: ImageFormat) -> Result<()> {
         let path = path.as_ref();
-        write_file(path, &self.encode(format)?).map_err(Error::io(path))
+        write_file(path, &self.encode(format)?)
     }
 
     /// Returns width and height, or fails if one is longer than the format allows.

@@ -32,7 +32,7 @@ impl Image {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] with the path.
+    /// [`Error::Io`] with the path, like [`write_file`](crate::write_file).
     pub fn save_png(&self, path: impl AsRef<Path>) -> Result<()> {
         self.save_as(path, ImageFormat::Png)
     }

@@ -64,10 +64,7 @@ pub fn train_text_tokenizer(captions: &[String], max_vocabulary: usize, folder: 
         .build();
     tokenizer.train(&mut trainer, captions.iter().map(String::as_str)).map_err(failed)?;
     let text = tokenizer.to_string(false).map_err(failed)?;
-    let save = |name: &str, text: &[u8]| {
-        let path = folder.join(name);
-        write_file(&path, text).map_err(Error::io(&path))
-    };
+    let save = |name: &str, text: &[u8]| write_file(folder.join(name), text);
     save("tokenizer.json", text.as_bytes())?;
     let settings = json!({
         "clean_up_tokenization_spaces": false, "eos_token": PAD, "pad_token": PAD, "padding_side": "right",

@@ -63,7 +63,7 @@ pub fn save_tensors(path: &Path, tensors: &[NamedTensor], dtype: StorageDtype) -
     }
     let views = tensors.iter().map(|tensor| (&tensor.name, EncodedTensor { tensor, dtype }));
     let bytes = safetensors::serialize(views, None).map_err(|e| Error::checkpoint(path, format!("can't be written: {e}")))?;
-    write_file(path, &bytes).map_err(Error::io(path))
+    write_file(path, &bytes)
 }
 
 /// A tensor that is encoded when safetensors writes it.
