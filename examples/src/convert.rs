@@ -7,8 +7,9 @@ use std::process::ExitCode;
 use clap::Parser;
 use hart_core::{CancelToken, Control, Precision, WeightSet};
 use hart_examples::cli::args::weight_set;
+use hart_examples::cli::progress::bar_style;
 use hart_examples::cli::{INTERRUPTED, output, stop_on_ctrl_c};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 
 /// Steps of the progress bar.
 const STEPS: u64 = 1000;
@@ -43,7 +44,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let cancel = CancelToken::new();
     stop_on_ctrl_c(cancel.clone())?;
     let bar = ProgressBar::new(STEPS);
-    bar.set_style(ProgressStyle::with_template("converting {bar:40} {percent:>3}% {elapsed}")?);
+    bar.set_style(bar_style("converting {bar:40} {percent:>3}% {elapsed}"));
     let mut observer = |fraction: f32| {
         bar.set_position((fraction * STEPS as f32) as u64);
         if cancel.is_cancelled() { Control::Cancel } else { Control::Continue }

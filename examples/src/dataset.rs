@@ -8,12 +8,13 @@ use std::time::Instant;
 
 use clap::{Parser, ValueEnum};
 use hart_core::{Image, write_file};
+use hart_examples::cli::progress::bar_style;
 use hart_examples::cli::{grid, output};
 use hart_examples::data::drawings::SIDES;
 use hart_examples::data::iconify::{self, Level};
 use hart_examples::data::vectors::{self, Vector};
 use hart_examples::data::{Drawings, SIDE, Scene, SceneOptions, Scenes, files, images};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use serde_json::json;
 
 /// Pack captioned drawings or images into a folder for training; by default the drawings of this repository
@@ -133,13 +134,13 @@ impl Arguments {
     fn drawings(&self) -> Result<Drawings, Box<dyn Error>> {
         if let Some(folder) = &self.images {
             let listed = images::list(folder)?;
-            let bar = self.bar("reading", listed.len())?;
+            let bar = self.bar("reading", listed.len());
             let packed = images::pack(listed, self.side, || bar.inc(1));
             bar.finish_and_clear();
             return Ok(packed?);
         }
         let vectors = self.vectors()?;
-        let bar = self.bar("rendering", vectors.len())?;
+        let bar = self.bar("rendering", vectors.len());
         let rendered = vectors::render(&vectors, self.side, || bar.inc(1));
         bar.finish_and_clear();
         let rendered = rendered?;
@@ -174,11 +175,11 @@ impl Arguments {
         Ok(iconify::vectors(folder, &concepts, &self.styles)?)
     }
 
-    fn bar(&self, message: &str, count: usize) -> Result<ProgressBar, Box<dyn Error>> {
+    fn bar(&self, message: &str, count: usize) -> ProgressBar {
         let bar = if self.quiet { ProgressBar::hidden() } else { ProgressBar::new(count as u64) };
-        bar.set_style(ProgressStyle::with_template("{msg:10} {bar:40} {pos}/{len} {elapsed}")?);
+        bar.set_style(bar_style("{msg:10} {bar:40} {pos}/{len} {elapsed}"));
         bar.set_message(message.to_string());
-        Ok(bar)
+        bar
     }
 }
 

@@ -13,10 +13,12 @@ use hart_core::config::{Config, GenerationConfig, TextConfig, TransformerConfig,
 use hart_core::stages::{Qwen2, ResidualDiffusion, TextTokenizer, Transformer, VisualTokenizer};
 use hart_core::weights::{TEXT, TRANSFORMER, VISUAL, names_and_shapes, visual_names};
 use hart_core::{CancelToken, DeviceKind, NewFolder};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use rayon::prelude::*;
 use safetensors::{Dtype, View};
 use serde_json::{Value, json};
+
+use crate::cli::progress::bar_style;
 
 /// Tokenizer files of the shipped model. Random weights work with any vocabulary.
 const TOKENIZER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/hart-emoji/text");
@@ -220,7 +222,7 @@ fn write_part(
     cancel: &CancelToken,
 ) -> Result<(), Box<dyn Error>> {
     let bar = ProgressBar::new(parameters as u64);
-    bar.set_style(ProgressStyle::with_template("{msg:10} {bar:40} {percent:>3}% {elapsed}")?);
+    bar.set_style(bar_style("{msg:10} {bar:40} {percent:>3}% {elapsed}"));
     bar.set_message(part.to_string());
     let tensors = tensors.into_iter().enumerate().map(|(index, (name, shape))| {
         let seed = checkpoint.seed ^ ((index as u64 + 1) << 32) ^ part.len() as u64;

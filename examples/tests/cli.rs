@@ -95,6 +95,19 @@ fn a_closed_pipe_is_no_panic() {
     assert_eq!(names(folder.path()), ["out.png"]);
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn progress_bars_fit_the_locale() {
+    let folder = tempfile::tempdir().unwrap();
+    let bars = |lang: &str| {
+        let script = format!("script -qec \"env LANG={lang} TERM=xterm '{GENERATE}' 'a parrot'\" /dev/null </dev/null");
+        String::from_utf8(run("sh", folder.path(), &["-c", &script]).stdout).unwrap()
+    };
+    assert!(bars("C.UTF-8").contains("━━━━"));
+    let text = bars("C");
+    assert!(text.contains("====") && text.is_ascii(), "{text:?}");
+}
+
 #[test]
 fn ignored_text_is_reported() {
     let folder = tempfile::tempdir().unwrap();

@@ -6,8 +6,10 @@ use std::thread;
 use std::time::Duration;
 
 use hart_core::{CancelToken, Control, Error, Event, Hart, Image, Request, Step};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use rayon::ThreadPoolBuilder;
+
+use crate::cli::progress::bar_style;
 
 /// Maximum memory per image for generating several at once. A model that takes more keeps all cores busy with one image.
 const MAX_MEMORY_PER_IMAGE: u64 = 512 << 20;
@@ -132,8 +134,7 @@ impl<'a> Runner<'a> {
 /// Creates a progress bar with an estimate of the remaining time. It is hidden if standard error is not a terminal.
 fn progress_bar(message: &'static str, count: usize, quiet: bool) -> ProgressBar {
     let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new(count as u64) };
-    let style = ProgressStyle::with_template("{msg:28} {bar:32} {pos:>4}/{len} {elapsed:>4}, {eta} left");
-    bar.set_style(style.expect("the template is valid").progress_chars("━╸ "));
+    bar.set_style(bar_style("{msg:28} {bar:32} {pos:>4}/{len} {elapsed:>4}, {eta} left"));
     bar.set_message(message);
     bar.enable_steady_tick(Duration::from_millis(100));
     bar

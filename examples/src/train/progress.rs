@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use hart_examples::cli::INTERRUPTED;
-use indicatif::{ProgressBar, ProgressStyle};
+use hart_examples::cli::progress::bar_style;
+use indicatif::ProgressBar;
 
 /// A flag set by Ctrl-C. The current step is then finished and the state saved. A second Ctrl-C ends the process at once.
 #[derive(Clone, Debug, Default)]
@@ -91,8 +92,7 @@ impl PhaseProgress {
     /// [`Self::print_line`] are printed.
     pub fn new(phase: &str, step: u64, steps: u64, batch: usize, quiet: bool) -> Self {
         let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new(steps) };
-        let style = ProgressStyle::with_template("{prefix:10} {bar:24} {pos}/{len} {msg} {elapsed} ({eta} left)");
-        bar.set_style(style.expect("the template is valid").progress_chars("━╸ "));
+        bar.set_style(bar_style("{prefix:10} {bar:24} {pos}/{len} {msg} {elapsed} ({eta} left)"));
         bar.set_prefix(phase.to_string());
         bar.set_position(step);
         bar.reset_eta();
