@@ -5,6 +5,8 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 
+/// Characters that Windows allows in no file name, besides control characters.
+const FORBIDDEN: &str = "<>:\"/\\|?*";
 /// Names that Windows reserves for devices, with any extension.
 const DEVICES: [&str; 6] = ["CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"];
 /// Devices that have a number.
@@ -32,7 +34,7 @@ pub fn check_file_name(path: impl AsRef<Path>) -> Result<()> {
 
 /// Returns the problem of a file name on Windows, if it has one.
 fn windows_problem(name: &str) -> Option<String> {
-    if let Some(character) = name.chars().find(|&c| c.is_ascii_control() || r#"<>:"/\|?*"#.contains(c)) {
+    if let Some(character) = name.chars().find(|&c| c.is_ascii_control() || FORBIDDEN.contains(c)) {
         return Some(format!("a file name can't contain {character:?} on Windows"));
     }
     if name.ends_with(['.', ' ']) {
