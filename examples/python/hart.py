@@ -18,7 +18,8 @@ Threads: any number of threads may use a `Model`, `Image`, `Tokens`, `Context`, 
 one thread at a time. The library runs without holding the GIL.
 
 Processes: an `Image`, a `Result`, an `Event`, a `FromImage` and every error can be pickled, and so passed between processes. A
-`Model` and the objects that belong to it can't: open the model in each process.
+`Model` and the objects that belong to it can't: open the model in each process. A forked process may use the models of its parent,
+unless a call of hart was running at the fork or a model is on a GPU: its calls then raise a `RequestError` at once.
 
 Errors: a failed call raises a subclass of `Error` that depends on the cause: the call, a file, the device or hart. A value of the
 wrong type raises `TypeError`.
@@ -82,6 +83,7 @@ __all__ = [
     "Error",
     "Event",
     "FileError",
+    "FileFormat",
     "FromImage",
     "Image",
     "InternalError",
@@ -364,6 +366,7 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "hart_image_free": (None, [_hart_image]),
     "hart_image_describe": (_hart_status, [_hart_image, POINTER(_hart_image_view)]),
     "hart_image_save": (_hart_status, [_hart_image, c_char_p]),
+    "hart_image_encode": (_hart_status, [_hart_image, c_int32, c_uint32, POINTER(POINTER(c_uint8)), POINTER(c_size_t)]),
     "hart_image_png": (_hart_status, [_hart_image, POINTER(POINTER(c_uint8)), POINTER(c_size_t)]),
     "hart_image_transparency": (_hart_status, [_hart_image, POINTER(_hart_image)]),
     "hart_image_grid": (_hart_status, [POINTER(c_void_p), c_size_t, c_size_t, POINTER(_hart_image)]),
@@ -492,6 +495,7 @@ class Status(enum.IntEnum):
     ERR_DEVICE = 300
     ERR_MEMORY = 301
     ERR_OVERFLOW = 302
+    ERR_THREADS = 303
     ERR_PANIC = 900
     ERR_POISONED = 901
     ERR_OTHER = 902
@@ -531,7 +535,7 @@ class CheckpointError(FileError):
 
 
 class DeviceError(Error):
-    """The device is unavailable, has failed, or computed a value that is not finite (3xx)."""
+    """The device is unavailable, has failed, or computed a value that is not finite, or no thread can be started (3xx)."""
 
 
 class OutOfMemoryError(DeviceError, MemoryError):
@@ -874,6 +878,10 @@ def _png(width: int, height: int, pixels: bytes, texts: dict[str, str]) -> bytes
 
 # ---- Images ----------------------------------------------------------------------------------------------------------------------
 
+#: Format of an image file.
+FileFormat = Literal["png", "jpeg", "webp"]
+_FILE_FORMATS: dict[str, int] = {"png": 0, "jpeg": 1, "webp": 2}
+
 
 class Image:
     """An immutable 8-bit RGB image. It stays valid after its result or model is gone.
@@ -923,24 +931,29 @@ class Image:
 
     @classmethod
     def open(cls, path: _Path) -> Image:
-        """Read a PNG file of any colour type and turn it upright according to its EXIF orientation.
+        """Read a PNG, JPEG or WebP file, whatever its name, and turn it upright according to its EXIF orientation.
 
         Transparent pixels are composited over white. In a mask, they count as black. The image has a prompt, a seed and settings
         if hart wrote the file.
 
         Raises:
-            FileError: The file cannot be read, is not a PNG image or is truncated.
+            FileError: The file cannot be read, is not an image or is truncated.
         """
         handle = _hart_image()
         _lib.hart_image_open(_path("path", path), byref(handle))
         return cls._from_handle(handle)
 
     @classmethod
-    def from_png(cls, data: _Buffer) -> Image:
-        """Decode the bytes of a PNG file. Otherwise like `open`."""
+    def decode(cls, data: _Buffer) -> Image:
+        """Decode the bytes of a PNG, JPEG or WebP file. Otherwise like `open`."""
         handle, data = _hart_image(), _bytes("data", data)
         _lib.hart_image_open_memory(data, len(data), byref(handle))
         return cls._from_handle(handle)
+
+    @classmethod
+    def from_png(cls, data: _Buffer) -> Image:
+        """Do the same as `decode`."""
+        return cls.decode(data)
 
     @classmethod
     def from_numpy(cls, array: _ArrayLike) -> Image:
@@ -1074,25 +1087,44 @@ class Image:
         """Return an image that is white where this one is transparent and black where it is opaque.
 
         Pass it to `FromImage.inpaint` if the transparent part is to be regenerated, as in OpenAI's image API. Only images
-        of PNG files have transparent pixels.
+        with an alpha channel have transparent pixels.
         """
         mask = _hart_image()
         _lib.hart_image_transparency(self._handle, byref(mask))
         return Image._from_handle(mask)
 
     def save(self, path: _Path) -> None:
-        """Write a PNG file, completely or not at all. Its text chunks hold the prompt, the seed and the settings.
+        """Write a file, completely or not at all, in the format that the ending of its name stands for.
+
+        The endings are ".png" and ".webp", both without loss, and ".jpg" and ".jpeg" with the quality 90. The file holds the
+        prompt, the seed and the settings: PNG in text chunks, the others in EXIF data.
 
         Raises:
+            RequestError: The name has another ending or none, or a side is too long: 65,535 pixels in JPEG, 16,384 in WebP.
             FileError: The file cannot be written.
         """
         _lib.hart_image_save(self._handle, _path("path", path))
 
-    def png(self) -> bytes:
-        """Return the bytes of the PNG file that `save` writes."""
+    def encode(self, format: FileFormat = "png", *, quality: int = 90) -> bytes:
+        """Return the bytes of a file, such as `save` writes it.
+
+        Args:
+            format: "png" or "webp", both without loss, or "jpeg".
+            quality: Quality of a JPEG file, 1 to 100. It has no effect on the others.
+
+        Raises:
+            RequestError: The format or the quality is unknown, or a side is too long: 65,535 pixels in JPEG, 16,384 in WebP.
+        """
+        if format not in _FILE_FORMATS:
+            raise RequestError(Status.ERR_ARGUMENT, f"format is {format!r}, expected 'png', 'jpeg' or 'webp'")
         data, size = POINTER(c_uint8)(), c_size_t()
-        _lib.hart_image_png(self._handle, byref(data), byref(size))
+        number, quality = _FILE_FORMATS[format], _integer("quality", quality, 1, 100)
+        _lib.hart_image_encode(self._handle, number, quality, byref(data), byref(size))
         return ctypes.string_at(data, size.value)
+
+    def png(self) -> bytes:
+        """Return the bytes of a PNG file."""
+        return self.encode("png")
 
     def numpy(self) -> Any:
         """Return the pixels as a read-only NumPy array of uint8, `[height, width, 3]`, without a copy.

@@ -54,6 +54,7 @@ TYPES = {
     "size_t": ctypes.c_size_t,
     "float": ctypes.c_float,
     "double": ctypes.c_double,
+    "hart_image_format": ctypes.c_int32,
     "hart_keep": ctypes.c_int32,
     "hart_stage": ctypes.c_int32,
     "hart_step": ctypes.c_int32,
@@ -189,6 +190,8 @@ class Header(unittest.TestCase):
             self.assertEqual(names, {number: member.name for number, member in numbered.items()})
             self.assertEqual(list(kind), list(numbered.values()))
             self.assertEqual([member.value for member in kind], [name.lower() for name in names.values()])
+        formats = {name[12:].lower(): number for name, number in constants.items() if name.startswith("HART_FORMAT_")}
+        self.assertEqual(formats, hart._FILE_FORMATS)
         self.assertEqual(constants["HART_ABI_VERSION"], hart._ABI_VERSION)
 
     def test_the_version_is_the_librarys(self) -> None:
@@ -731,6 +734,121 @@ def generate_in_worker(settings: dict[str, Any]) -> hart.Result:
         return model.generate(**{"prompt": PROMPT, **settings})
 
 
+#: A model for `generate_in_fork`, which a child process inherits.
+inherited: list[hart.Model] = []
+
+
+def generate_in_fork(seed: int) -> hart.Image:
+    return inherited[0].generate(PROMPT, seed=seed)[0]
+
+
+@unittest.skipUnless(hasattr(os, "fork"), "the system has no fork")
+class Forks(Case):
+    def setUp(self) -> None:
+        # Python warns of forks of processes with threads.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        self.addCleanup(warnings.resetwarnings)
+
+    def fork(self, work: Callable[[], object]) -> Callable[[], Any]:
+        """Run `work` in a forked process, which must end in time. Return a function that waits for its outcome."""
+        receiver, sender = os.pipe()
+        process = os.fork()
+        if process == 0:
+            signal.alarm(60)
+            try:
+                outcome = work()
+            except BaseException as error:
+                outcome = error
+            with open(sender, "wb") as file:
+                pickle.dump(outcome, file)
+            os._exit(0)
+        os.close(sender)
+
+        def wait() -> Any:
+            with open(receiver, "rb") as file:
+                data = file.read()
+            _, status = os.waitpid(process, 0)
+            self.assertEqual(status, 0, "the child process did not end by itself")
+            return pickle.loads(data)
+
+        return wait
+
+    def assert_refused(self, outcome: object) -> None:
+        self.assertIsInstance(outcome, hart.RequestError)
+        assert isinstance(outcome, hart.RequestError)
+        self.assertEqual(outcome.status, hart.Status.ERR_STATE)
+
+    def test_a_child_may_use_models(self) -> None:
+        expected = self.model.generate(PROMPT, seed=3)[0]
+
+        def use_both() -> list[hart.Image]:
+            with hart.Model(MODEL, threads=1) as other:
+                images = [model.generate(PROMPT, seed=3)[0] for model in (self.model, other)]
+            with self.model.stream(PROMPT, seed=3) as stream:
+                return [*images, stream.result()[0]]
+
+        self.assertEqual(self.fork(use_both)(), [expected] * 3)
+        # The parent is not affected, and a child of a child may use the model too.
+        self.assertEqual(self.fork(lambda: self.fork(use_both)())(), [expected] * 3)
+        self.assertEqual(self.model.generate(PROMPT, seed=3)[0], expected)
+
+    def test_workers_of_multiprocessing(self) -> None:
+        inherited[:] = [self.model]
+        with multiprocessing.get_context("fork").Pool(2) as pool:
+            images = pool.map(generate_in_fork, [1, 2, 3])
+        self.assertEqual(images, [self.model.generate(PROMPT, seed=seed)[0] for seed in (1, 2, 3)])
+
+    def test_a_child_of_a_callback(self) -> None:
+        waits: list[Callable[[], Any]] = []
+
+        def on_event(event: hart.Event) -> None:
+            if event.step is hart.Step.SCALE_DONE and event.index == 2:
+                waits.append(self.fork(lambda: self.model.generate(PROMPT)))
+                waits.append(self.fork(lambda: hart.Model(MODEL)))
+
+        self.model.generate(PROMPT, on_event=on_event)
+        for wait in waits:
+            self.assert_refused(wait())
+        self.assertEqual(len(waits), 2)
+
+    def test_a_child_of_a_process_that_streams(self) -> None:
+        def errors(stream: hart.Stream) -> list[object]:
+            found: list[object] = []
+            for call in (lambda: next(stream), stream.result, lambda: self.model.generate(PROMPT)):
+                try:
+                    found.append(call())
+                except hart.RequestError as error:
+                    found.append(error)
+            stream.close()
+            return found
+
+        with self.model.stream(PROMPT, images_per_prompt=1000) as stream, self.within_time_limit():
+            next(stream)
+            for error in self.fork(lambda: errors(stream))():
+                self.assert_refused(error)
+            self.assertGreater(next(stream).fraction, 0)
+
+    def test_the_end_of_a_child(self) -> None:
+        code = """
+            import hart, os, sys, warnings
+            warnings.simplefilter("ignore")
+            model = hart.Model(os.environ["HART_MODEL"])
+            stream = model.stream("a parrot", images_per_prompt=1000)
+            next(stream)
+            child = os.fork()
+            if child == 0:
+                if sys.argv[1] == "close":
+                    model.close()
+                    stream.close()
+                sys.exit(3)
+            print(os.waitpid(child, 0)[1] >> 8)
+        """
+        for way in ("exit", "close"):
+            with self.subTest(way), self.within_time_limit():
+                process = python(code, way)
+                self.assertEqual((process.returncode, process.stdout, process.stderr), (0, "3\n", ""))
+
+
 class Interface:
     """An array that has NumPy's array interface only, in a bytearray."""
 
@@ -966,6 +1084,37 @@ class Images(Case):
                 hart.Image.open(path)
             self.assertEqual(caught.exception.status, hart.Status.ERR_IMAGE)
         self.assertEqual(image._repr_png_()[:8], b"\x89PNG\r\n\x1a\n")
+
+    def test_formats_of_files(self) -> None:
+        image = self.model.generate("a café 🦜", seed=2**64 - 1)[0]
+        origin = (image.prompt, image.seed, image.settings)
+        magics = {".png": b"\x89PNG", ".jpg": b"\xff\xd8\xff", ".jpeg": b"\xff\xd8\xff", ".webp": b"RIFF", ".JPG": b"\xff\xd8\xff"}
+        formats: dict[str, Any] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".JPG": "jpeg"}
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            for ending, magic in magics.items():
+                path = folder / f"x{ending}"
+                image.save(path)
+                data = path.read_bytes()
+                self.assertEqual((data[: len(magic)], data), (magic, image.encode(formats[ending])))
+                for again in (hart.Image.open(path), hart.Image.decode(memoryview(data))):
+                    self.assertEqual((again.prompt, again.seed, again.settings), origin)
+                    self.assertEqual(again == image, "jp" not in ending.lower())
+                    self.assertLess(sum(abs(a - b) for a, b in zip(again.pixels, image.pixels)) / len(image.pixels), 8)
+            for wrong in ("x.gif", "x", "x.png.txt", ".png"):
+                with self.assertRaises(hart.RequestError):
+                    image.save(folder / wrong)
+        self.assertEqual((image.png(), image.encode(), image.encode("png", quality=3)), (image.png(),) * 3)
+        self.assertLess(len(image.encode("jpeg", quality=1)), len(image.encode("jpeg", quality=100)))
+        self.assertEqual(image.encode("jpeg"), image.encode("jpeg", quality=90))
+        for format, quality, kind in (
+            ("gif", 90, ValueError),
+            ("jpeg", 0, ValueError),
+            ("jpeg", 101, ValueError),
+            ("jpeg", 9.5, TypeError),
+        ):
+            with self.assertRaisesRegex(kind, "format is 'gif', expected|quality (is|must be)"):
+                image.encode(format, quality=quality)  # type: ignore[arg-type]
 
     def test_pixels_outlive_everything(self) -> None:
         with hart.Model(MODEL) as model:
