@@ -8,10 +8,13 @@ use crate::config::Layout;
 use crate::device::{DeviceKind, Precision};
 use crate::error::{Error, Result};
 use crate::files::{NewFolder, Storage};
+use crate::kernels::with_default_float_state;
 use crate::pipeline::transformer_weights;
+use crate::process::Call;
 use crate::progress::Control;
 use crate::residual::ResidualDiffusion;
 use crate::text::Qwen2;
+use crate::threads::require_current_pool;
 use crate::transformer::Transformer;
 use crate::visual::VisualTokenizer;
 use crate::weights::{Checkpoint, ConversionProgress, TEXT, TRANSFORMER, VISUAL, WeightSet, convert_tensors, rounded_tensors};
@@ -28,6 +31,7 @@ use crate::weights::{Checkpoint, ConversionProgress, TEXT, TRANSFORMER, VISUAL, 
 /// - [`Error::Checkpoint`] and others like [`Hart::open`](crate::Hart::open).
 /// - [`Error::Io`] if the folder cannot be written.
 /// - [`Error::Cancelled`].
+/// - [`Error::Threads`], or [`Error::State`] if rayon's current pool belongs to the process that this one was forked from.
 pub fn convert(
     from: &Path,
     to: &Path,
@@ -36,14 +40,16 @@ pub fn convert(
     text_model: Option<&Path>,
     observer: &mut dyn FnMut(f32) -> Control,
 ) -> Result<()> {
+    let _call = Call::begin()?;
     if matches!(precision, Precision::Auto | Precision::F32 | Precision::F16) {
         return Err(Error::request("precision", format!("`{precision}` is no precision to convert to; there are bf16, int8")));
     }
     if to.exists() {
         return Err(Error::request("folder", format!("{} already exists: choose another name", to.display())));
     }
+    require_current_pool()?;
     let folder = NewFolder::create(to)?;
-    write(from, folder.path(), precision, weight_set, text_model, observer)?;
+    with_default_float_state(|| write(from, folder.path(), precision, weight_set, text_model, observer))?;
     folder.finish()
 }
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use hart_core::{Control, Error, Event, Hart, Image, OpenOptions, Request};
+use hart_core::{Control, Error, Event, Hart, Image, OpenOptions, Precision, Request, WeightSet};
 
 /// Longest time for a child to end. It needs a few seconds without optimisation.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -88,6 +88,13 @@ fn a_forked_child_draws_or_refuses_at_once() {
         assert!(draw(&open(OpenOptions::new())).unwrap() == images);
         assert!(draw(&open(OpenOptions::new().threads(2))).unwrap() == images);
         assert!(!hart_core::devices().is_empty());
+        let folder = tempfile::tempdir().unwrap();
+        let convert = || {
+            let to = folder.path().join("int8");
+            hart_core::convert(&fixture(), &to, Precision::Int8, WeightSet::Plain, None, &mut |_| Control::Continue)
+        };
+        assert!(convert().unwrap_err().to_string().contains("rayon::ThreadPool::install"));
+        rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap().install(convert).unwrap();
     });
     // The child drops the only handles.
     let handles = ManuallyDrop::new((open(OpenOptions::new()), open(OpenOptions::new().threads(2))));

@@ -103,7 +103,7 @@ for cc in gcc clang; do
   "$work/abi-asan" "$model" "$work/scratch"
 done
 
-step "other floating-point states, and forked processes"
+step "limits on threads, other floating-point states, and forked processes"
 gcc "${c11[@]}" "$tests/c/host.c" "${shared[@]}" -lm -lpthread -o "$work/host"
 "$work/host" "$model"
 

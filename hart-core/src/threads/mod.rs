@@ -28,6 +28,23 @@ struct Own {
     pool: OwnPool,
 }
 
+/// Checks that rayon's current pool works, for work that stays on the current thread.
+///
+/// # Errors
+///
+/// [`Error::Threads`] if it cannot be started, [`Error::State`] if this is not possible any more.
+pub(crate) fn require_current_pool() -> Result<()> {
+    match pool::shared()? {
+        None => Ok(()),
+        Some(_) => Err(Error::State {
+            problem:
+                "rayon's global pool has no threads in this process, since it could not start them or was forked: do this inside \
+                      another pool (rayon::ThreadPool::install) or in a new program"
+                    .into(),
+        }),
+    }
+}
+
 impl Threads {
     /// Starts `count` threads, if there is a count.
     ///

@@ -1,9 +1,12 @@
-/* Tests hart in programs that are unlike the others: other floating-point states, and forked processes. Linux only.
+/* Tests hart in programs that are unlike the others: limits on threads, other floating-point states, and forked processes.
+ * Linux only.
  * usage: host MODEL */
 #define _GNU_SOURCE
 
 #include <fenv.h>
+#include <pthread.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -12,6 +15,8 @@
 
 /* Longest time for a forked child in seconds. */
 static const unsigned limit = 300;
+
+static const char *model_path;
 
 /* Runs `work` in a forked child, which is killed if it hangs. */
 static void in_child(void (*work)(const hart_model *, const hart_image *), const hart_model *model, const hart_image *image) {
@@ -36,6 +41,35 @@ static void draws(const hart_model *model, const hart_image *expected) {
     CHECK(same_pixels(image, expected));
     hart_image_free(image);
     hart_request_free(request);
+}
+
+/* ---- Limits on threads ---- */
+
+static void *nothing(void *argument) { return argument; }
+
+static void starts_no_threads(const hart_model *model, const hart_image *image) {
+    (void)model, (void)image;
+    const uid_t nobody = 65534;
+    /* The limit does not hold for root. */
+    if (geteuid() == 0) CHECK(setresgid(nobody, nobody, nobody) == 0 && setresuid(nobody, nobody, nobody) == 0);
+    struct rlimit threads;
+    CHECK(getrlimit(RLIMIT_NPROC, &threads) == 0);
+    threads.rlim_cur = 1;
+    CHECK(setrlimit(RLIMIT_NPROC, &threads) == 0);
+    pthread_t thread;
+    if (pthread_create(&thread, NULL, nothing, NULL) == 0) {
+        fputs("this system does not limit threads: nothing is tested\n", stderr);
+        return;
+    }
+    hart_options *options = NULL;
+    OK(hart_options_new(&options));
+    OK(hart_options_set_threads(options, 2));
+    hart_model *opened = NULL;
+    for (int i = 0; i < 2; i++) {
+        FAILS(hart_model_open(model_path, options, HART_ABI_VERSION, &opened), HART_ERR_THREADS, "no threads could be started");
+        CHECK(opened == NULL);
+    }
+    hart_options_free(options);
 }
 
 /* ---- Floating-point states ---- */
@@ -81,8 +115,6 @@ static void floating_point_states(const char *path, const hart_model *model, con
 
 /* ---- Forked processes ---- */
 
-static const char *model_path;
-
 static void opens_and_draws(const hart_model *model, const hart_image *expected) {
     draws(model, expected);
     hart_options *options = NULL;
@@ -127,7 +159,6 @@ static int32_t forks_once(const hart_event *event, void *user_data) {
 }
 
 static void forks(const char *path, const hart_model *model, const hart_image *expected) {
-    model_path = path;
     in_child(opens_and_draws, model, expected);
     hart_options *options = NULL;
     OK(hart_options_new(&options));
@@ -154,6 +185,8 @@ int main(int argc, char **argv) {
         fprintf(stderr, "usage: %s MODEL\n", argv[0]);
         return 2;
     }
+    model_path = argv[1];
+    in_child(starts_no_threads, NULL, NULL);
     hart_model *model = open_model(argv[1]);
     hart_request *request = new_request("a red heart", 3);
     hart_image *expected = image_of(model, request);
