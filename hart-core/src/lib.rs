@@ -44,7 +44,7 @@ pub use error::{Error, Result};
 pub use files::{Files, NewFolder, check_download, check_file_name, decode_text, write_file};
 pub use filter::PromptFilter;
 pub use from_image::{FromImage, Keep, Mask};
-pub use image::{Image, ImageFormat, Provenance};
+pub use image::{Image, ImageFormat, PixelFormat, Provenance};
 pub use kernels::with_default_float_state;
 pub use memory::Memory;
 pub use options::OpenOptions;

@@ -3,10 +3,13 @@
 mod format;
 mod metadata;
 mod orientation;
+mod pixels;
 mod png_file;
 mod read;
 
 pub use format::ImageFormat;
+
+pub use pixels::PixelFormat;
 
 use rayon::prelude::*;
 use std::borrow::Borrow;
