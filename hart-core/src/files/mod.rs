@@ -57,7 +57,28 @@ impl Files {
     ///
     /// [`Error::Request`] if the name is empty, absolute, contains `..`, or already exists.
     pub fn insert(&mut self, name: impl AsRef<Path>, contents: impl Into<Vec<u8>>) -> Result<()> {
-        let name = name.as_ref();
+        self.insert_bytes(name.as_ref(), || Bytes::from(contents.into()))
+    }
+
+    /// Adds a file whose contents another object owns, without a copy. The object is dropped when the files, their clones and the models
+    /// opened from them no longer need the contents, or at once if adding the file fails. Weights are read in place if the contents are
+    /// aligned to 8 bytes.
+    ///
+    /// ```
+    /// # let mut files = hart_core::Files::new();
+    /// static CONFIG: &[u8] = b"{}";
+    /// files.insert_owner("llm/config.json", CONFIG)?;
+    /// # Ok::<(), hart_core::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Like [`Self::insert`].
+    pub fn insert_owner(&mut self, name: impl AsRef<Path>, owner: impl AsRef<[u8]> + Send + 'static) -> Result<()> {
+        self.insert_bytes(name.as_ref(), || Bytes::from_owner(owner))
+    }
+
+    fn insert_bytes(&mut self, name: &Path, contents: impl FnOnce() -> Bytes) -> Result<()> {
         let invalid = |problem: &str| Err(Error::request("file", format!("`{}` {problem}", name.display())));
         let plain = name.components().all(|part| matches!(part, Component::Normal(_)));
         if name.as_os_str().is_empty() || !plain {
@@ -66,7 +87,7 @@ impl Files {
         if self.0.contains_key(name) {
             return invalid("already exists");
         }
-        self.0.insert(name.to_path_buf(), Bytes::from(contents.into()));
+        self.0.insert(name.to_path_buf(), contents());
         Ok(())
     }
 }
@@ -199,5 +220,26 @@ mod tests {
         assert_eq!(storage.read(Path::new("llm/config.json"), 2, false).unwrap(), b"{}");
         assert!(storage.read(Path::new("llm/config.json"), 1, false).unwrap_err().to_string().contains("more than 1 bytes"));
         assert!(storage.contents(Path::new("llm/x")).unwrap_err().to_string().contains("no such file"));
+    }
+
+    #[test]
+    fn owners_are_dropped_once() {
+        struct Owner(std::sync::Arc<()>, [u8; 2]);
+        impl AsRef<[u8]> for Owner {
+            fn as_ref(&self) -> &[u8] {
+                &self.1
+            }
+        }
+        let count = std::sync::Arc::new(());
+        let owners = || std::sync::Arc::strong_count(&count) - 1;
+        let mut files = Files::new();
+        files.insert_owner("a", Owner(count.clone(), *b"{}")).unwrap();
+        assert!(files.insert_owner("a", Owner(count.clone(), *b"[]")).is_err());
+        assert_eq!(owners(), 1);
+        let clone = files.clone();
+        drop(files);
+        assert_eq!((owners(), &**clone.find(Path::new("a")).unwrap()), (1, &b"{}"[..]));
+        drop(clone);
+        assert_eq!(owners(), 0);
     }
 }
