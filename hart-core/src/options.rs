@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::device::{DeviceKind, Precision};
 use crate::files::Storage;
+use crate::progress::CancelToken;
 use crate::weights::WeightSet;
 
 /// Options for opening a checkpoint.
@@ -21,6 +22,7 @@ pub struct OpenOptions {
     pub(crate) threads: Option<usize>,
     pub(crate) max_memory: Option<u64>,
     pub(crate) keep_text_model: bool,
+    pub(crate) cancel: Option<CancelToken>,
 }
 
 impl Default for OpenOptions {
@@ -35,6 +37,7 @@ impl Default for OpenOptions {
             threads: None,
             max_memory: None,
             keep_text_model: false,
+            cancel: None,
         }
     }
 }
@@ -107,6 +110,13 @@ impl OpenOptions {
     /// takes 1 to 2 s. A server that encodes all the time may keep them.
     pub fn keep_text_model(mut self, keep: bool) -> Self {
         self.keep_text_model = keep;
+        self
+    }
+
+    /// Sets a token that can cancel opening from any thread. Defaults to `None`. Runs do not use it; see
+    /// [`Request::cancel_token`](crate::Request::cancel_token).
+    pub fn cancel_token(mut self, token: impl Into<Option<CancelToken>>) -> Self {
+        self.cancel = token.into();
         self
     }
 }

@@ -42,7 +42,7 @@ impl Stage {
     }
 }
 
-/// The step of a run that an event reports.
+/// The step of a run, or of opening a model, that an event reports.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Step {
@@ -103,9 +103,17 @@ pub enum Step {
         /// Number of requested images.
         total: usize,
     },
+    /// A tensor is loaded. Only events of [`Hart::open_with`](crate::Hart::open_with) have this step; their stage is the one whose
+    /// weights are loaded.
+    Tensor {
+        /// Number of the tensor, from 1.
+        tensor: usize,
+        /// Total number of tensors of the model.
+        tensors: usize,
+    },
 }
 
-/// A progress report of a run.
+/// A progress report of a run, or of opening a model.
 #[derive(Clone, Copy)]
 #[non_exhaustive]
 pub struct Event<'a> {
@@ -113,9 +121,9 @@ pub struct Event<'a> {
     pub stage: Stage,
     /// The step that has been completed or begun.
     pub step: Step,
-    /// Time since the run began.
+    /// Time since the work began.
     pub elapsed: Duration,
-    /// Estimated fraction of the whole run that is done, 0 to 1. Never decreases.
+    /// Estimated fraction of the whole work that is done, 0 to 1. Never decreases.
     pub fraction: f32,
     pub(crate) preview: Option<&'a dyn Fn(usize) -> Result<Image>>,
 }
@@ -156,11 +164,12 @@ impl std::fmt::Debug for Event<'_> {
 pub enum Control {
     /// Continues the run.
     Continue,
-    /// Cancels the run as soon as possible. It returns [`Error::Cancelled`].
+    /// Cancels the work as soon as possible. It returns [`Error::Cancelled`].
     Cancel,
 }
 
-/// Receives the events and images of a run, on the thread that called [`Hart::generate_with`](crate::Hart::generate_with).
+/// Receives the events and images of a run, or the events of opening a model, on the thread that called
+/// [`Hart::generate_with`](crate::Hart::generate_with) or [`Hart::open_with`](crate::Hart::open_with).
 ///
 /// Any `FnMut(&Event<'_>) -> Control` is an observer. `()` ignores everything.
 pub trait Observer {
@@ -183,7 +192,7 @@ impl Observer for () {
     }
 }
 
-/// Cancels runs from any thread. Clones share their state. [`Self::cancel`] is one atomic store and may be used in a signal handler.
+/// Cancels runs and opening from any thread. Clones share their state. [`Self::cancel`] is one atomic store and may be used in a signal handler.
 #[derive(Clone, Debug, Default)]
 pub struct CancelToken(Arc<AtomicBool>);
 
@@ -193,7 +202,7 @@ impl CancelToken {
         Self::default()
     }
 
-    /// Cancels every run that uses the token, including runs that begin later.
+    /// Cancels every run that uses the token, and opening a model with it, including those that begin later.
     pub fn cancel(&self) {
         self.0.store(true, Ordering::Relaxed);
     }

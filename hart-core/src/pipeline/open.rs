@@ -1,5 +1,6 @@
 //! Opening a model from a checkpoint's files.
 
+use std::cell::Cell;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -14,13 +15,14 @@ use crate::kernels::{self, with_default_float_state};
 use crate::memory::{self, Budget, ModelBytes, Release};
 use crate::options::OpenOptions;
 use crate::process::Call;
+use crate::progress::{Observer, Progress, Stage, Step};
 use crate::residual::ResidualDiffusion;
 use crate::scales;
-use crate::text::{ModelId, TextEncoder, TextTokenizer};
+use crate::text::{ModelId, Qwen2, TextEncoder, TextSource, TextTokenizer};
 use crate::threads::Threads;
 use crate::transformer::Transformer;
 use crate::visual::{DecoderMemory, VisualTokenizer};
-use crate::weights::{Checkpoint, Loader, TRANSFORMER, WeightSet};
+use crate::weights::{self, Checkpoint, Loader, TRANSFORMER, WeightSet};
 
 impl Hart {
     /// Opens a checkpoint's root folder, which contains `llm` and `tokenizer`.
@@ -30,8 +32,19 @@ impl Hart {
     /// - [`Error::Checkpoint`], [`Error::Config`], [`Error::Weights`], [`Error::NotFinite`] or [`Error::Io`] naming the file.
     /// - [`Error::Device`], [`Error::Memory`], [`Error::Threads`], or [`Error::Request`] if an option is invalid.
     /// - [`Error::State`] if this process was forked during a call.
+    /// - [`Error::Cancelled`] by [`OpenOptions::cancel_token`].
     pub fn open(path: impl AsRef<Path>, options: OpenOptions) -> Result<Self> {
-        with_default_float_state(|| Self::open_in(&options.disk(), path.as_ref(), &options))
+        Self::open_with(path, options, &mut ())
+    }
+
+    /// Opens a checkpoint's root folder and reports every loaded tensor to an observer, which may cancel. The observer is called on the
+    /// current thread, with events of [`Step::Tensor`].
+    ///
+    /// # Errors
+    ///
+    /// Like [`Self::open`].
+    pub fn open_with(path: impl AsRef<Path>, options: OpenOptions, observer: &mut dyn Observer) -> Result<Self> {
+        with_default_float_state(|| Self::open_in(&options.disk(), path.as_ref(), &options, observer))
     }
 
     /// Opens a checkpoint whose files are in memory. f32 tensors are not copied.
@@ -40,17 +53,27 @@ impl Hart {
     ///
     /// Like [`Self::open`]. Torch's `.bin` files cannot be read from memory.
     pub fn from_files(files: Files, options: OpenOptions) -> Result<Self> {
-        with_default_float_state(|| Self::open_in(&Storage::Memory(files), Path::new(""), &options))
+        Self::from_files_with(files, options, &mut ())
     }
 
-    fn open_in(storage: &Storage, root: &Path, options: &OpenOptions) -> Result<Self> {
+    /// Opens a checkpoint whose files are in memory and reports to an observer like [`Self::open_with`].
+    ///
+    /// # Errors
+    ///
+    /// Like [`Self::from_files`].
+    pub fn from_files_with(files: Files, options: OpenOptions, observer: &mut dyn Observer) -> Result<Self> {
+        with_default_float_state(|| Self::open_in(&Storage::Memory(files), Path::new(""), &options, observer))
+    }
+
+    fn open_in(storage: &Storage, root: &Path, options: &OpenOptions, observer: &mut dyn Observer) -> Result<Self> {
         let _call = Call::begin()?;
         let threads = Threads::new(options.threads)?;
         let device = options.device.find()?;
         let layout = Layout::find(storage, root, options.text_model.as_deref())?;
         let id = ModelId::new(root);
-        let load = || Model::load(id, storage, layout, options, device.clone(), threads.clone());
-        let model = threads.run(|| device.catch_backend_panic(load))??;
+        let load =
+            |observer: &mut dyn Observer| Model::load(id, storage, layout, options, device.clone(), threads.clone(), observer);
+        let model = threads.observe(observer, |observer| device.catch_backend_panic(|| load(observer)))?;
         Ok(Self { model: Arc::new(model) })
     }
 }
@@ -63,6 +86,7 @@ impl Model {
         options: &OpenOptions,
         open: OpenDevice,
         threads: Threads,
+        observer: &mut dyn Observer,
     ) -> Result<Self> {
         let (config, device) = (layout.config, &open.device);
         let checkpoint = transformer_weights(storage, &layout.transformer, options.weight_set)?;
@@ -73,13 +97,24 @@ impl Model {
         let precision = resolve_precision(options.precision, [&checkpoint, &text_checkpoint], device)?;
         let budget = budget(&config, checkpoints, precision, options, device);
         budget.allow_opening(&config)?;
-        let (text, text_report) = {
-            let memory = budget.text_memory();
-            TextEncoder::load(tokenizer, text_checkpoint, &config.text, device, precision, options.strict, memory)?
+        let counts = parameter_counts(&config, device);
+        let mut progress = Progress::new(observer, options.cancel.as_ref(), counts.iter().sum::<u64>() as f64);
+        progress.check()?;
+        let (stage, mut loaded) = (Cell::new(Stage::Text), 0);
+        let mut report = |parameters: u64| {
+            loaded += 1;
+            progress.enter(stage.get());
+            progress.report(Step::Tensor { tensor: loaded, tensors: counts.len() }, parameters as f64)
         };
-        let (visual, visual_report) = VisualTokenizer::load(&visual_checkpoint, &config.visual, options, device, precision)?;
-        let mut loader = Loader::new(&checkpoint, &TRANSFORMER).with_precision(precision);
+        let source = TextSource::new(text_checkpoint, &config.text, device, precision);
+        let (text, text_report) = TextEncoder::load(tokenizer, source, options.strict, budget.text_memory(), &mut report)?;
+        stage.set(Stage::Decode);
+        let (visual, visual_report) =
+            VisualTokenizer::load(&visual_checkpoint, &config.visual, options, device, precision, &mut report)?;
+        let mut loader = Loader::new(&checkpoint, &TRANSFORMER).with_precision(precision).with_progress(&mut report);
+        stage.set(Stage::Transformer);
         let transformer = loader.load(Transformer::init(&config, device), "transformer", device)?.frozen();
+        stage.set(Stage::Residual);
         let residual = loader.load(ResidualDiffusion::init(&config, device), "residual", device)?;
         let reports = vec![text_report, loader.finish(options.strict)?, visual_report];
         kernels::reserve_pool(device, memory::largest_map(&config, precision));
@@ -102,6 +137,17 @@ impl Model {
             reports,
         })
     }
+}
+
+/// Returns the number of parameters of each tensor of the model.
+fn parameter_counts(config: &Config, device: &Device) -> Vec<u64> {
+    [
+        weights::parameter_counts(&Qwen2::init(&config.text, device)),
+        weights::parameter_counts(&VisualTokenizer::init(&config.visual, device)),
+        weights::parameter_counts(&Transformer::init(config, device)),
+        weights::parameter_counts(&ResidualDiffusion::init(config, device)),
+    ]
+    .concat()
 }
 
 /// Returns the memory of the model in three checkpoints (text model, transformer, visual tokenizer), with its limit.
@@ -161,5 +207,57 @@ pub(crate) fn transformer_weights(storage: &Storage, folder: &Path, set: WeightS
                 "holds no EMA weights: expected ema_model.safetensors or ema_model.bin; or use the plain weights (the option `weights`)",
             )
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::DeviceKind;
+    use crate::progress::{CancelToken, Control, Event};
+
+    #[test]
+    fn opening_reports_every_tensor_and_can_be_cancelled() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny-a");
+        for threads in [None, Some(1)] {
+            let options = || OpenOptions::new().device(DeviceKind::Cpu).threads(threads);
+            let (this_thread, mut events) = (std::thread::current().id(), Vec::new());
+            let mut observer = |event: &Event<'_>| {
+                assert_eq!(std::thread::current().id(), this_thread);
+                assert!(!event.has_preview());
+                let Step::Tensor { tensor, tensors } = event.step else { panic!("{event:?}") };
+                events.push((event.stage, tensor, tensors, event.fraction));
+                Control::Continue
+            };
+            let hart = Hart::open_with(&folder, options(), &mut observer).unwrap();
+            let loaded: usize = hart.reports().iter().map(|report| report.loaded).sum();
+            let tensors: Vec<usize> = events.iter().map(|(_, tensor, ..)| *tensor).collect();
+            assert_eq!(tensors, (1..=loaded).collect::<Vec<usize>>());
+            assert!(events.iter().all(|(_, _, tensors, _)| *tensors == loaded));
+            assert!(events.windows(2).all(|pair| pair[0].3 <= pair[1].3) && events.last().unwrap().3 == 1.0);
+            let mut stages: Vec<Stage> = events.iter().map(|(stage, ..)| *stage).collect();
+            stages.dedup();
+            assert_eq!(stages, [Stage::Text, Stage::Decode, Stage::Transformer, Stage::Residual]);
+
+            let (mut seen, token) = (0, CancelToken::new());
+            let mut cancel = |_: &Event<'_>| {
+                seen += 1;
+                if seen == 3 { Control::Cancel } else { Control::Continue }
+            };
+            assert!(Hart::open_with(&folder, options(), &mut cancel).unwrap_err().is_cancelled());
+            assert_eq!(seen, 3);
+            let mut seen = 0;
+            let mut use_token = |_: &Event<'_>| {
+                seen += 1;
+                token.cancel();
+                Control::Continue
+            };
+            let cancellable = || options().cancel_token(token.clone());
+            assert!(Hart::open_with(&folder, cancellable(), &mut use_token).unwrap_err().is_cancelled());
+            assert!(Hart::open_with(&folder, cancellable(), &mut use_token).unwrap_err().is_cancelled());
+            assert_eq!(seen, 1);
+            token.reset();
+            assert!(Hart::open(&folder, cancellable()).is_ok());
+        }
     }
 }

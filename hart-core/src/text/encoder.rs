@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::files::Mapped;
 use crate::options::OpenOptions;
 use crate::progress::Progress;
-use crate::weights::{Checkpoint, LoadReport, Loader, TEXT};
+use crate::weights::{Checkpoint, LoadReport, Loader, TEXT, TensorProgress};
 
 /// Tokenizer and encoder of a text model's folder.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ pub struct TextEncoder {
     /// `None` after they were dropped, until the next prompt.
     weights: Mutex<Option<Arc<Qwen2>>>,
     /// The source of weights that are dropped after a prompt.
-    source: Option<Source>,
+    source: Option<TextSource>,
     /// Memory-mapped files whose pages are released after a prompt.
     released: Vec<Mapped>,
 }
@@ -41,14 +41,18 @@ pub(crate) enum TextMemory {
 
 /// The file, sizes and form of the weights.
 #[derive(Debug)]
-struct Source {
+pub(crate) struct TextSource {
     checkpoint: Checkpoint,
     config: TextConfig,
     device: Device,
     precision: Precision,
 }
 
-impl Source {
+impl TextSource {
+    pub(crate) fn new(checkpoint: Checkpoint, config: &TextConfig, device: &Device, precision: Precision) -> Self {
+        Self { checkpoint, config: config.clone(), device: device.clone(), precision }
+    }
+
     fn loader(&self) -> Loader<'_> {
         Loader::new(&self.checkpoint, &TEXT).with_precision(self.precision)
     }
@@ -69,22 +73,19 @@ impl TextEncoder {
         let storage = options.disk();
         let config = TextConfig::read_in(&storage, &folder.join("config.json"))?;
         let tokenizer = TextTokenizer::open_in(&storage, folder, config.vocab_size)?;
-        let checkpoint = Checkpoint::open_in(&storage, folder)?;
-        Self::load(tokenizer, checkpoint, &config, device, Precision::F32, options.strict, TextMemory::Keep)
+        let source = TextSource::new(Checkpoint::open_in(&storage, folder)?, &config, device, Precision::F32);
+        Self::load(tokenizer, source, options.strict, TextMemory::Keep, &mut |_| Ok(()))
     }
 
-    /// Loads the weights of a checkpoint in `precision`.
+    /// Loads the weights.
     pub(crate) fn load(
         tokenizer: TextTokenizer,
-        checkpoint: Checkpoint,
-        config: &TextConfig,
-        device: &Device,
-        precision: Precision,
+        source: TextSource,
         strict: bool,
         memory: TextMemory,
+        progress: &mut TensorProgress<'_>,
     ) -> Result<(Self, LoadReport)> {
-        let source = Source { checkpoint, config: config.clone(), device: device.clone(), precision };
-        let mut loader = source.loader();
+        let mut loader = source.loader().with_progress(progress);
         let encoder = source.read(&mut loader)?;
         let report = loader.finish(strict)?;
         let work_per_token = encoder.work(1);
@@ -158,8 +159,8 @@ mod tests {
         for memory in [TextMemory::Keep, TextMemory::ReleasePages, TextMemory::Drop] {
             let tokenizer = TextTokenizer::open_in(&storage, folder, config.vocab_size).unwrap();
             let checkpoint = Checkpoint::open_in(&storage, folder).unwrap();
-            let (device, precision) = (Device::flex(), Precision::Int8);
-            let (text, _) = TextEncoder::load(tokenizer, checkpoint, &config, &device, precision, true, memory).unwrap();
+            let source = TextSource::new(checkpoint, &config, &Device::flex(), Precision::Int8);
+            let (text, _) = TextEncoder::load(tokenizer, source, true, memory, &mut |_| Ok(())).unwrap();
             let tokens = text.tokenizer().tokenize(&["a parrot"], None, 8).unwrap();
             let encode = || kernels::values(text.encode(&tokens, &mut Progress::silent()).unwrap().hidden);
             let first = encode();

@@ -7,7 +7,7 @@ mod qwen2;
 mod tokenizer;
 
 pub use encoder::TextEncoder;
-pub(crate) use encoder::TextMemory;
+pub(crate) use encoder::{TextMemory, TextSource};
 pub use prompt::{SystemPrompt, Tokens};
 pub use prompt_context::PromptContext;
 pub(crate) use prompt_context::{ModelId, PromptSettings};

@@ -30,7 +30,7 @@ use crate::kernels;
 use crate::nn;
 use crate::options::OpenOptions;
 use crate::progress::Progress;
-use crate::weights::{Checkpoint, LoadReport, Loader, VISUAL};
+use crate::weights::{Checkpoint, LoadReport, Loader, TensorProgress, VISUAL};
 
 /// The latent, `[B, Z, h, w]`: the sum of all scales so far, the paper's f-hat.
 #[derive(Clone, Debug)]
@@ -107,7 +107,7 @@ impl VisualTokenizer {
     pub fn open(folder: &Path, options: &OpenOptions, device: &Device) -> Result<(Self, LoadReport)> {
         let storage = options.disk();
         let config = VisualConfig::read_in(&storage, &folder.join("config.json"))?;
-        Self::load(&Checkpoint::open_in(&storage, folder)?, &config, options, device, Precision::F32)
+        Self::load(&Checkpoint::open_in(&storage, folder)?, &config, options, device, Precision::F32, &mut |_| Ok(()))
     }
 
     /// Loads the weights of a checkpoint in `precision`.
@@ -117,8 +117,9 @@ impl VisualTokenizer {
         options: &OpenOptions,
         device: &Device,
         precision: Precision,
+        progress: &mut TensorProgress<'_>,
     ) -> Result<(Self, LoadReport)> {
-        let mut loader = Loader::new(checkpoint, &VISUAL).with_precision(precision);
+        let mut loader = Loader::new(checkpoint, &VISUAL).with_precision(precision).with_progress(progress);
         if !config.has_phi() {
             loader.allow_unused("quantize.quant_resi");
         }

@@ -34,14 +34,23 @@ pub struct Loader<'a> {
     precision: Option<Precision>,
     /// Bytes read since pages were released.
     read_bytes: usize,
+    progress: Option<&'a mut TensorProgress<'a>>,
 }
+
+/// Receives the number of parameters of each tensor once it is loaded. An error ends the loading.
+pub(crate) type TensorProgress<'a> = dyn FnMut(u64) -> Result<()> + 'a;
 
 impl<'a> Loader<'a> {
     /// Creates a loader for one checkpoint and the table that fits it. Parameters are loaded in f32.
     pub fn new(checkpoint: &'a Checkpoint, table: &'a Table) -> Self {
         let (path, removed) = (checkpoint.path().to_path_buf(), checkpoint.removed_parts().clone());
         let report = LoadReport { path, removed, ..LoadReport::default() };
-        Self { checkpoint, table, used: BTreeSet::new(), optional: None, report, precision: None, read_bytes: 0 }
+        Self { checkpoint, table, used: BTreeSet::new(), optional: None, report, precision: None, read_bytes: 0, progress: None }
+    }
+
+    /// Reports every tensor.
+    pub(crate) fn with_progress(self, progress: &'a mut TensorProgress<'a>) -> Self {
+        Self { progress: Some(progress), ..self }
     }
 
     /// Sets the precision of the model, for inference. [`crate::precision`] has the precision of each parameter.
@@ -236,8 +245,12 @@ impl ModuleMapper for LoadMapper<'_, '_> {
         if self.error.is_some() {
             return param;
         }
-        let unchanged = param.clone();
-        self.loader.load_parameter(param, &self.path, self.device).unwrap_or_else(|error| {
+        let (unchanged, parameters) = (param.clone(), param.lazy_shape().num_elements() as u64);
+        let loaded = self.loader.load_parameter(param, &self.path, self.device).and_then(|param| {
+            self.loader.progress.as_mut().map_or(Ok(()), |progress| progress(parameters))?;
+            Ok(param)
+        });
+        loaded.unwrap_or_else(|error| {
             self.error = Some(error);
             unchanged
         })
@@ -255,6 +268,13 @@ pub fn parameter_count<M: Module>(module: &M) -> u64 {
     let mut count = Count(0);
     module.visit(&mut count);
     count.0
+}
+
+/// Returns the number of parameters of each tensor of a module, in order, without initialising any.
+pub(crate) fn parameter_counts<M: Module>(module: &M) -> Vec<u64> {
+    let mut counts = Vec::new();
+    visit_parameters(module, "", |_, shape, _| counts.push(shape.iter().product::<usize>() as u64));
+    counts
 }
 
 /// Visits a module's parameters in order. `visit` receives the path, the shape in a checkpoint, and a function that returns the

@@ -18,10 +18,10 @@ mod wrappers;
 pub(crate) use bytes::{WeightBytes, weight_bytes};
 pub use checkpoint::Checkpoint;
 pub(crate) use convert::{ConversionProgress, convert_tensors, rounded_tensors};
-pub(crate) use load::RELEASED_BYTES;
 #[cfg(any(test, feature = "train"))]
 pub(crate) use load::fields_and_shapes;
 pub use load::{Loader, names_and_shapes, parameter_count};
+pub(crate) use load::{RELEASED_BYTES, TensorProgress, parameter_counts};
 pub(crate) use names::is_field_below;
 pub use names::{TEXT, TRANSFORMER, Table, VISUAL, visual_names};
 pub(crate) use report::shortened;
