@@ -30,7 +30,7 @@
  * Views     (spans and string_views) point into the object that returned them. They are valid until the object is
  *           destroyed, even if it is moved.
  * Strings   are UTF-8: std::string and similar types on every system, u8"" too. Paths may also be std::filesystem::path.
- * Callbacks may throw. The exception does not pass through hart: the run is cancelled, and generate() rethrows it.
+ * Callbacks may throw. The exception does not pass through hart: the work is cancelled, and generate() or open() rethrows it.
  * Threads   as in hart.h: any number of threads may use a Model, Cancel, Image, Result, Tokens or Context at once; the
  *           last four are immutable. One thread at a time may use a Request, Options or Files.
  *
@@ -113,7 +113,7 @@ private:
 enum class Status : std::int32_t {
     /// The call succeeded.
     ok = HART_OK,
-    /// The run was cancelled. This is not an error.
+    /// The run, or opening the model, was cancelled. This is not an error.
     cancelled = HART_CANCELLED,
     /// An object is empty because it was moved from.
     null = HART_ERR_NULL,
@@ -213,6 +213,36 @@ template <class T>
     return value;
 }
 
+/// Returns the value of a setting that a C function writes, or nullopt if it is not set.
+template <class T, class C>
+[[nodiscard]] std::optional<T> setting(hart_status (*get)(const C *, T *, std::int32_t *), const C *object) {
+    T value{};
+    std::int32_t is_set = 0;
+    check(get(object, &value, &is_set));
+    return is_set != 0 ? std::optional<T>(value) : std::nullopt;
+}
+
+/// Like setting(), for a boolean.
+template <class C>
+[[nodiscard]] std::optional<bool> flag(hart_status (*get)(const C *, std::int32_t *, std::int32_t *), const C *object) {
+    const auto value = setting(get, object);
+    return value ? std::optional<bool>(*value != 0) : std::nullopt;
+}
+
+/// Like setting(), for a string.
+template <class C>
+[[nodiscard]] std::optional<std::string> text_setting(hart_status (*get)(const C *, const char **), const C *object) {
+    const char *text = nullptr;
+    check(get(object, &text));
+    return text != nullptr ? std::optional<std::string>(text) : std::nullopt;
+}
+
+/// The hart_destroy of user data that is a T from `new`.
+template <class T>
+void destroy(void *user_data) noexcept {
+    delete static_cast<T *>(user_data);
+}
+
 struct ObserverState;
 
 } // namespace detail
@@ -277,6 +307,36 @@ public:
 /// "cuda"), target and commit (or "unknown").
 [[nodiscard]] inline std::string_view build_info() noexcept { return hart_build_info(); }
 
+/// Severity of a message. Later versions may add values.
+enum class LogLevel : std::int32_t {
+    /// A panic: a failure inside hart or a library that it uses. The call in which it happened, if any, throws an error.
+    error = HART_LOG_ERROR,
+    /// A library that hart uses works differently than expected: it ignores a damaged cache, for example.
+    warning = HART_LOG_WARNING,
+};
+
+/// Callback that receives a message, which is valid during the call. It is called on any thread, also on several at the same
+/// time. It must not call functions of hart. Its exceptions are ignored.
+using Logger = std::function<void(LogLevel level, std::string_view message)>;
+
+/// Sets the callback that receives the messages of the whole library: the texts of panics, and warnings of the libraries that
+/// hart uses. nullptr, the default, removes it; hart then prints nothing. When the call returns, the former callback has
+/// returned and is no longer called.
+inline void set_log(Logger logger) {
+    if (!logger) {
+        detail::check(hart_set_log(nullptr, nullptr, nullptr));
+        return;
+    }
+    const auto log = [](hart_log_level level, const char *message, void *user_data) noexcept {
+        try {
+            (*static_cast<Logger *>(user_data))(static_cast<LogLevel>(level), message);
+        } catch (...) {
+            // There is no caller to whom it could be rethrown.
+        }
+    };
+    detail::check(hart_set_log(log, new Logger(std::move(logger)), detail::destroy<Logger>));
+}
+
 /// A device on which a model can be opened.
 struct Device {
     /// Name for Options::device.
@@ -309,21 +369,45 @@ enum class Format : std::int32_t {
     webp = HART_FORMAT_WEBP,
 };
 
+/// Bytes of a pixel, 8 bits for each channel, in the order of memory.
+enum class PixelFormat : std::int32_t {
+    /// Red, green, blue: the format of Image::pixels().
+    rgb = HART_PIXEL_RGB,
+    /// Blue, green, red.
+    bgr = HART_PIXEL_BGR,
+    /// Red, green, blue, alpha. The colours are not multiplied by alpha.
+    rgba = HART_PIXEL_RGBA,
+    /// Blue, green, red, alpha. The colours are not multiplied by alpha.
+    bgra = HART_PIXEL_BGRA,
+    /// Grey, one byte: the luma of ITU-R BT.601, as in JPEG.
+    grey = HART_PIXEL_GREY,
+};
+
+/// Returns the bytes of a pixel.
+[[nodiscard]] constexpr std::size_t bytes_per_pixel(PixelFormat format) noexcept {
+    return format == PixelFormat::grey ? 1 : format == PixelFormat::rgb || format == PixelFormat::bgr ? 3 : 4;
+}
+
 /// An image with 8-bit RGB pixels. It never changes, and it may outlive the result and the model that it came from.
 class Image {
 public:
     /// Creates an image from pixels, which are copied: rows from the top, each of `width` pixels with 3 bytes for red,
-    /// green and blue. `stride` is the distance between the starts of two rows in bytes; 0 stands for 3 * width.
+    /// green and blue. `stride` is the distance between the starts of two rows in bytes; 0 stands for rows without padding,
+    /// and `pixels` must then have exactly the size of the image.
     [[nodiscard]] static Image from_pixels(
         std::uint32_t width, std::uint32_t height, span<const std::uint8_t> pixels, std::size_t stride = 0) {
-        const std::uint64_t row = std::uint64_t{3} * width, step = stride == 0 ? row : stride;
-        // hart checks the other arguments. Only this function knows the number of bytes.
-        if (height > 0 && (pixels.size() < row || (height > 1 && (pixels.size() - row) / (height - 1) < step))) {
-            throw Error(Status::argument, std::to_string(pixels.size()) + " bytes for " + std::to_string(width) + " x "
-                                              + std::to_string(height) + " pixels with a stride of " + std::to_string(step)
-                                              + " bytes: expected more");
-        }
-        return Image(detail::make<hart_image>(hart_image_new, width, height, stride, pixels.data()));
+        return from_pixels(PixelFormat::rgb, width, height, pixels, stride);
+    }
+
+    /// Creates an image from pixels in any format. Transparent pixels are composited over white, as open() does.
+    [[nodiscard]] static Image from_pixels(PixelFormat format,
+                                           std::uint32_t width,
+                                           std::uint32_t height,
+                                           span<const std::uint8_t> pixels,
+                                           std::size_t stride = 0) {
+        const auto number = static_cast<hart_pixel_format>(format);
+        return Image(
+            detail::make<hart_image>(hart_image_new_from_pixels, number, width, height, stride, pixels.data(), pixels.size()));
     }
 
     /// Reads a PNG, JPEG or WebP file of any colour type, whatever its name. Turns the image upright according to its EXIF
@@ -350,6 +434,9 @@ public:
     /// transparent pixels.
     [[nodiscard]] Image transparency() const { return Image(detail::make<hart_image>(hart_image_transparency, get())); }
 
+    /// Returns another object of the same image, without a copy of the pixels.
+    [[nodiscard]] Image share() const { return Image(detail::make<hart_image>(hart_image_share, get())); }
+
     /// Moves the image. The other one is empty afterwards.
     Image(Image &&other) noexcept : handle_(std::move(other.handle_)), view_(std::exchange(other.view_, {})) {}
     /// Moves the image. The other one is empty afterwards.
@@ -371,6 +458,20 @@ public:
     [[nodiscard]] span<const std::uint8_t> pixels() const & noexcept { return {view_.pixels, view_.size}; }
     /// The pixels of a temporary would dangle: keep the image.
     span<const std::uint8_t> pixels() const && = delete;
+
+    /// Returns a copy of the pixels in any format, without padding between the rows. Alpha is 255.
+    [[nodiscard]] std::vector<std::uint8_t> pixels(PixelFormat format) const {
+        std::vector<std::uint8_t> buffer(bytes_per_pixel(format) * width() * height());
+        copy_pixels(format, {buffer.data(), buffer.size()});
+        return buffer;
+    }
+
+    /// Writes the pixels in any format to a buffer, with a stride as in from_pixels(). Bytes between the rows are left
+    /// unchanged. Alpha is 255, since transparent pixels have been composited over white.
+    void copy_pixels(PixelFormat format, span<std::uint8_t> buffer, std::size_t stride = 0) const {
+        const auto number = static_cast<hart_pixel_format>(format);
+        detail::check(hart_image_copy_pixels(get(), number, stride, buffer.data(), buffer.size()));
+    }
 
     /// Returns the prompt, if the image was generated. Valid as long as the image.
     [[nodiscard]] std::optional<std::string_view> prompt() const & noexcept { return optional(view_.prompt); }
@@ -419,6 +520,7 @@ public:
 private:
     friend class Event;
     friend class Model;
+    friend class Request;
     friend class Result;
 
     explicit Image(detail::Handle<hart_image> handle) : handle_(std::move(handle)), view_(detail::sized<hart_image_view>()) {
@@ -439,11 +541,12 @@ private:
 enum class Control {
     /// Continues the run.
     go_on,
-    /// Stops the run as soon as possible; generate() then throws Cancelled.
+    /// Stops the work as soon as possible; generate() or open() then throws Cancelled.
     cancel,
 };
 
-/// Stages of a run, in the order in which a prompt passes through them.
+/// Stages of a run, in the order in which a prompt passes through them. In events of opening a model, the stage whose weights
+/// are loaded.
 enum class Stage : std::int32_t {
     /// The text encoder: prompt to context.
     text = HART_STAGE_TEXT,
@@ -488,11 +591,14 @@ enum class Step : std::int32_t {
     decoder = HART_STEP_DECODER,
     /// index() of count() images are finished. The preview is the latest of them.
     images = HART_STEP_IMAGES,
+    /// index() of count() tensors of the model are loaded. Only events of opening a model have this step.
+    tensor = HART_STEP_TENSOR,
     /// A step that has no constant in this version of the C API.
     other = HART_STEP_OTHER,
 };
 
-/// An event of a run. It is valid only during the call of the observer and can't be copied. A preview may outlive it.
+/// An event of a run, or of opening a model. It is valid only during the call of the observer and can't be copied. A preview
+/// may outlive it.
 class Event {
 public:
     Event(const Event &) = delete;
@@ -512,9 +618,9 @@ public:
     [[nodiscard]] std::uint32_t scales() const noexcept { return event_.scales; }
     /// Returns the side of the current scale in latent positions; 0 before the first scale of an image.
     [[nodiscard]] std::uint32_t side() const noexcept { return event_.side; }
-    /// Returns the estimated fraction of the whole run that is done, 0 to 1. Never decreases.
+    /// Returns the estimated fraction of the whole work that is done, 0 to 1. Never decreases.
     [[nodiscard]] float fraction() const noexcept { return event_.fraction; }
-    /// Returns the seconds since the run began.
+    /// Returns the seconds since the work began.
     [[nodiscard]] double elapsed() const noexcept { return event_.elapsed; }
     /// Returns true if preview() returns an image.
     [[nodiscard]] bool has_preview() const noexcept { return event_.has_preview != 0; }
@@ -534,8 +640,8 @@ private:
     const hart_event &event_;
 };
 
-/// Callback that receives the events of a run. It is called often, one call at a time, on the thread that called
-/// Model::generate or Model::encode, so it should be fast.
+/// Callback that receives the events of a run, or of opening a model. It is called often, one call at a time, on the thread
+/// that called Model::generate, Model::encode or Model::open, so it should be fast.
 using Observer = std::function<Control(const Event &)>;
 
 /// A token that cancels the runs of all requests that hold it.
@@ -543,6 +649,9 @@ class Cancel {
 public:
     /// Creates a token that is not cancelled.
     Cancel() : handle_(detail::make<hart_cancel>(hart_cancel_new)) {}
+
+    /// Returns another object of the same token.
+    [[nodiscard]] Cancel share() const { return Cancel(detail::make<hart_cancel>(hart_cancel_share, get())); }
 
     /// Cancels every run of a request that holds the token, including runs that start later. May be called from any
     /// thread, in an observer and in a signal handler.
@@ -556,6 +665,18 @@ public:
     [[nodiscard]] hart_cancel *get() const noexcept { return handle_.get(); }
 
 private:
+    friend class Options;
+    friend class Request;
+
+    explicit Cancel(detail::Handle<hart_cancel> handle) noexcept : handle_(std::move(handle)) {}
+
+    /// Returns another object of the token that a C function returns, or nullopt if there is none.
+    template <class C>
+    [[nodiscard]] static std::optional<Cancel> of(hart_status (*get)(const C *, hart_cancel **), const C *object) {
+        auto handle = detail::make<hart_cancel>(get, object);
+        return handle ? std::optional<Cancel>(Cancel(std::move(handle))) : std::nullopt;
+    }
+
     detail::Handle<hart_cancel> handle_;
 };
 
@@ -575,6 +696,9 @@ struct HiddenStates {
 /// memory.
 class Context {
 public:
+    /// Returns another object of the same context.
+    [[nodiscard]] Context share() const { return Context(detail::make<hart_context>(hart_context_share, get())); }
+
     /// Returns the number of prompts.
     [[nodiscard]] std::size_t count() const noexcept { return hart_context_count(get()); }
 
@@ -608,6 +732,7 @@ public:
 
 private:
     friend class Model;
+    friend class Request;
 
     explicit Context(detail::Handle<hart_context> handle) noexcept : handle_(std::move(handle)) {}
 
@@ -623,9 +748,30 @@ struct ObserverState {
     Observer observer;
     std::exception_ptr thrown;
 
+    /// Sets an observer through a C function. hart keeps a reference to it as its user data.
+    template <class C>
+    [[nodiscard]] static std::shared_ptr<ObserverState> set(
+        hart_status (*function)(C *, hart_observer, void *, hart_destroy), C *object, Observer observer) {
+        if (!observer) {
+            check(function(object, nullptr, nullptr, nullptr));
+            return nullptr;
+        }
+        auto state = std::make_shared<ObserverState>(ObserverState{std::move(observer), nullptr});
+        check(function(object, on_event, new Shared(state), destroy<Shared>));
+        return state;
+    }
+
+    /// Rethrows the exception that the observer has thrown, if there is one.
+    static void rethrow(const std::shared_ptr<ObserverState> &state) {
+        if (state && state->thrown) std::rethrow_exception(std::exchange(state->thrown, nullptr));
+    }
+
+private:
+    using Shared = std::shared_ptr<ObserverState>;
+
     /// The C callback.
     static std::int32_t on_event(const hart_event *event, void *user_data) noexcept {
-        ObserverState &state = *static_cast<ObserverState *>(user_data);
+        ObserverState &state = **static_cast<Shared *>(user_data);
         if (state.thrown) return 1;
         try {
             return state.observer(Event(*event)) == Control::go_on ? 0 : 1;
@@ -670,15 +816,52 @@ enum class Keep : std::int32_t {
     latent = HART_KEEP_LATENT,
 };
 
+/// An image of which a region is regenerated.
+struct Inpainting {
+    /// The image.
+    Image image;
+    /// White where the image is regenerated.
+    Image mask;
+    /// Number of scales that are kept everywhere.
+    std::uint32_t kept_scales = 0;
+};
+
+/// An image of which the surroundings are generated.
+struct Outpainting {
+    /// The image.
+    Image image;
+    /// Distance of its left edge from that of the new image, in pixels.
+    std::uint32_t left = 0;
+    /// Distance of its top edge from that of the new image, in pixels.
+    std::uint32_t top = 0;
+};
+
+/// An image of which a variation is generated.
+struct Variation {
+    /// The image.
+    Image image;
+    /// Number of scales that are kept.
+    std::uint32_t kept_scales = 0;
+};
+
 /// A request: prompts, settings, an observer and a cancel token. It may be used for any number of runs. Each setter has
 /// two overloads: one returns a reference to an lvalue, the other returns a moved temporary, as in
-/// `hart::Request("a parrot").seed(7)`.
+/// `hart::Request("a parrot").seed(7)`. A function of the same name without a parameter returns what was set.
 class Request {
 public:
     /// Creates a request without prompts and with the default settings of the model.
     Request() : handle_(detail::make<hart_request>(hart_request_new)) {}
     /// Creates a request with one prompt and the default settings of the model.
     explicit Request(const Text &prompt) : Request() { this->prompt(prompt); }
+
+    /// Returns an independent copy: with the same prompts, settings, context and images, the same token, and a copy of the
+    /// observer.
+    [[nodiscard]] Request clone() const {
+        Request copy(detail::make<hart_request>(hart_request_clone, get()));
+        // Each request keeps the exceptions of its own runs.
+        if (state_) copy.watch(state_->observer);
+        return copy;
+    }
 
     /// Sets the only prompt and removes all others.
     Request &prompt(const Text &prompt) & { return set(hart_request_set_prompt(get(), prompt.c_str())); }
@@ -811,11 +994,85 @@ public:
     Request &without_cancel_token() & { return set(hart_request_set_cancel(get(), nullptr)); }
     [[nodiscard]] Request without_cancel_token() && { return moved(this->without_cancel_token()); }
 
+    /// Returns the prompts that are set, or come from the context.
+    [[nodiscard]] std::vector<std::string> prompts() const {
+        std::vector<std::string> all;
+        for (std::size_t i = 0; i < hart_request_get_prompt_count(get()); ++i) {
+            const char *prompt = nullptr;
+            detail::check(hart_request_get_prompt(get(), i, &prompt));
+            all.emplace_back(prompt);
+        }
+        return all;
+    }
+    /// Returns the number of images of each prompt, if it is set.
+    [[nodiscard]] std::optional<std::uint32_t> images_per_prompt() const {
+        return detail::setting(hart_request_get_images_per_prompt, get());
+    }
+    /// Returns the seed, if it is set.
+    [[nodiscard]] std::optional<std::uint64_t> seed() const { return detail::setting(hart_request_get_seed, get()); }
+    /// Returns the strength of guidance, if it is set.
+    [[nodiscard]] std::optional<double> guidance() const { return detail::setting(hart_request_get_guidance, get()); }
+    /// Returns whether there is smoothing, if it is set.
+    [[nodiscard]] std::optional<bool> smoothing() const { return detail::flag(hart_request_get_smoothing, get()); }
+    /// Returns how many codes a token is sampled from, if it is set.
+    [[nodiscard]] std::optional<std::uint32_t> top_k() const { return detail::setting(hart_request_get_top_k, get()); }
+    /// Returns the probability of top-p sampling, if it is set.
+    [[nodiscard]] std::optional<double> top_p() const { return detail::setting(hart_request_get_top_p, get()); }
+    /// Returns the steps of the residual diffusion, if they are set.
+    [[nodiscard]] std::optional<std::string> steps() const { return detail::text_setting(hart_request_get_steps, get()); }
+    /// Returns the text before each prompt, "" for none; nullopt for the model's own text.
+    [[nodiscard]] std::optional<std::string> system_prompt() const {
+        return detail::text_setting(hart_request_get_system_prompt, get());
+    }
+    /// Returns the context, if it is set.
+    [[nodiscard]] std::optional<Context> context() const {
+        auto handle = detail::make<hart_context>(hart_request_get_context, get());
+        return handle ? std::optional<Context>(Context(std::move(handle))) : std::nullopt;
+    }
+    /// Returns what inpaint() has set, if it was the last to set an image.
+    [[nodiscard]] std::optional<Inpainting> inpaint() const {
+        hart_image *image = nullptr, *mask = nullptr;
+        std::uint32_t kept_scales = 0;
+        detail::check(hart_request_get_inpaint(get(), &image, &mask, &kept_scales));
+        detail::Handle<hart_image> first(image), second(mask);
+        if (!first) return std::nullopt;
+        return Inpainting{Image(std::move(first)), Image(std::move(second)), kept_scales};
+    }
+    /// Returns what outpaint() has set, if it was the last to set an image.
+    [[nodiscard]] std::optional<Outpainting> outpaint() const {
+        hart_image *image = nullptr;
+        std::uint32_t left = 0, top = 0;
+        detail::check(hart_request_get_outpaint(get(), &image, &left, &top));
+        detail::Handle<hart_image> handle(image);
+        if (!handle) return std::nullopt;
+        return Outpainting{Image(std::move(handle)), left, top};
+    }
+    /// Returns what vary() has set, if it was the last to set an image.
+    [[nodiscard]] std::optional<Variation> vary() const {
+        hart_image *image = nullptr;
+        std::uint32_t kept_scales = 0;
+        detail::check(hart_request_get_variation(get(), &image, &kept_scales));
+        detail::Handle<hart_image> handle(image);
+        if (!handle) return std::nullopt;
+        return Variation{Image(std::move(handle)), kept_scales};
+    }
+    /// Returns what inpaint() and outpaint() keep, if it is set.
+    [[nodiscard]] std::optional<Keep> keep() const {
+        const auto keep = detail::setting(hart_request_get_keep, get());
+        return keep ? std::optional<Keep>(static_cast<Keep>(*keep)) : std::nullopt;
+    }
+    /// Returns a copy of the observer; an empty function if none is set.
+    [[nodiscard]] Observer observer() const { return state_ ? state_->observer : Observer(); }
+    /// Returns another object of the token, if one is set.
+    [[nodiscard]] std::optional<Cancel> cancel_token() const { return Cancel::of(hart_request_get_cancel, get()); }
+
     /// Returns the C object, which this object still owns.
     [[nodiscard]] hart_request *get() const noexcept { return handle_.get(); }
 
 private:
     friend class Model;
+
+    explicit Request(detail::Handle<hart_request> handle) noexcept : handle_(std::move(handle)) {}
 
     Request &set(hart_status status) {
         detail::check(status);
@@ -831,10 +1088,7 @@ private:
     [[nodiscard]] static Request moved(Request &request) noexcept { return std::move(request); }
 
     Request &watch(Observer observer) {
-        std::shared_ptr<detail::ObserverState> state;
-        if (observer) state = std::make_shared<detail::ObserverState>(detail::ObserverState{std::move(observer), nullptr});
-        set(hart_request_set_observer(get(), state ? detail::ObserverState::on_event : nullptr, state.get()));
-        state_ = std::move(state);
+        state_ = detail::ObserverState::set(hart_request_set_observer, get(), std::move(observer));
         return *this;
     }
 
@@ -875,6 +1129,9 @@ struct Truncation {
 /// Result of a run.
 class Result {
 public:
+    /// Returns another object of the same result.
+    [[nodiscard]] Result share() const { return Result(detail::make<hart_result>(hart_result_share, get())); }
+
     /// Returns the number of finished images.
     [[nodiscard]] std::size_t count() const noexcept { return hart_result_count(get()); }
 
@@ -922,7 +1179,8 @@ private:
     detail::Handle<hart_result> handle_;
 };
 
-/// Thrown by Model::generate and Model::encode if the run was cancelled. Holds the images that were finished before.
+/// Thrown by Model::generate, Model::encode and Model::open if the work was cancelled. Holds the images that were finished
+/// before.
 class Cancelled : public Error {
 public:
     /// Creates the exception, for Model and tests.
@@ -931,8 +1189,8 @@ public:
 
     /// Returns the finished images. They may outlive the exception.
     [[nodiscard]] std::vector<Image> images() const { return result_->images(); }
-    /// Returns the result of the run until it was cancelled; an empty one from Model::encode. Valid as long as the
-    /// exception.
+    /// Returns the result of the run until it was cancelled; an empty one from Model::encode and Model::open. Valid as long
+    /// as the exception.
     [[nodiscard]] const Result &result() const noexcept { return *result_; }
 
 private:
@@ -942,11 +1200,19 @@ private:
 
 /* ---- Models ---------------------------------------------------------------- */
 
-/// Options for opening a model. Every option has a default. Each setter has two overloads, like those of Request.
+/// Options for opening a model. Every option has a default. Each setter has two overloads, and a function that returns what
+/// was set, like those of Request.
 class Options {
 public:
     /// Creates options with the default values.
     Options() : handle_(detail::make<hart_options>(hart_options_new)) {}
+
+    /// Returns an independent copy, with the same token and a copy of the observer.
+    [[nodiscard]] Options clone() const {
+        Options copy(detail::make<hart_options>(hart_options_clone, get()));
+        if (state_) copy.watch(state_->observer);
+        return copy;
+    }
 
     /// Sets the device: "auto" (default), "cpu", or another name from devices().
     Options &device(const Text &device) & { return set(hart_options_set_device(get(), device.c_str())); }
@@ -991,10 +1257,72 @@ public:
     Options &keep_text_model(bool keep) & { return set(hart_options_set_keep_text_model(get(), keep ? 1 : 0)); }
     [[nodiscard]] Options keep_text_model(bool keep) && { return moved(this->keep_text_model(keep)); }
 
+    /// Sets the observer of opening a model, like Request::observer. Its events have the step Step::tensor. The model does
+    /// not keep it.
+    template <class F, detail::IsObserver<F> = 0>
+    Options &observer(F &&observer) & {
+        return watch(detail::observer(std::forward<F>(observer)));
+    }
+    template <class F, detail::IsObserver<F> = 0>
+    [[nodiscard]] Options observer(F &&observer) && {
+        return moved(this->observer(std::forward<F>(observer)));
+    }
+
+    /// Removes the observer.
+    Options &without_observer() & { return watch(nullptr); }
+    [[nodiscard]] Options without_observer() && { return moved(this->without_observer()); }
+
+    /// Sets the token that cancels opening a model. It may be destroyed before the options. Runs of the model do not use it.
+    Options &cancel_token(const Cancel &cancel) & {
+        // C accepts NULL to remove the token, but a moved-from token is a mistake.
+        if (cancel.get() == nullptr) throw Error(Status::null, "`cancel` was moved from");
+        return set(hart_options_set_cancel(get(), cancel.get()));
+    }
+    [[nodiscard]] Options cancel_token(const Cancel &cancel) && { return moved(this->cancel_token(cancel)); }
+
+    /// Removes the token.
+    Options &without_cancel_token() & { return set(hart_options_set_cancel(get(), nullptr)); }
+    [[nodiscard]] Options without_cancel_token() && { return moved(this->without_cancel_token()); }
+
+    /// Returns the device, if it is set.
+    [[nodiscard]] std::optional<std::string> device() const { return detail::text_setting(hart_options_get_device, get()); }
+    /// Returns the precision, if it is set.
+    [[nodiscard]] std::optional<std::string> precision() const {
+        return detail::text_setting(hart_options_get_precision, get());
+    }
+    /// Returns the folder of the text model in UTF-8, if it is set.
+    [[nodiscard]] std::optional<std::string> text_model() const {
+        return detail::text_setting(hart_options_get_text_model, get());
+    }
+    /// Returns which weights are loaded, if it is set.
+    [[nodiscard]] std::optional<std::string> weights() const { return detail::text_setting(hart_options_get_weights, get()); }
+    /// Returns whether files are memory-mapped, if it is set.
+    [[nodiscard]] std::optional<bool> memory_map() const { return detail::flag(hart_options_get_memory_map, get()); }
+    /// Returns whether unused tensors are an error, if it is set.
+    [[nodiscard]] std::optional<bool> strict() const { return detail::flag(hart_options_get_strict, get()); }
+    /// Returns the number of threads, if it is set.
+    [[nodiscard]] std::optional<std::uint32_t> threads() const { return detail::setting(hart_options_get_threads, get()); }
+    /// Returns the limit for the estimated memory in bytes, if it is set.
+    [[nodiscard]] std::optional<std::uint64_t> max_memory() const {
+        return detail::setting(hart_options_get_max_memory, get());
+    }
+    /// Returns whether the text model's weights stay in memory, if it is set.
+    [[nodiscard]] std::optional<bool> keep_text_model() const {
+        return detail::flag(hart_options_get_keep_text_model, get());
+    }
+    /// Returns a copy of the observer; an empty function if none is set.
+    [[nodiscard]] Observer observer() const { return state_ ? state_->observer : Observer(); }
+    /// Returns another object of the token, if one is set.
+    [[nodiscard]] std::optional<Cancel> cancel_token() const { return Cancel::of(hart_options_get_cancel, get()); }
+
     /// Returns the C object, which this object still owns.
     [[nodiscard]] hart_options *get() const noexcept { return handle_.get(); }
 
 private:
+    friend class Model;
+
+    explicit Options(detail::Handle<hart_options> handle) noexcept : handle_(std::move(handle)) {}
+
     Options &set(hart_status status) {
         detail::check(status);
         return *this;
@@ -1002,7 +1330,13 @@ private:
 
     [[nodiscard]] static Options moved(Options &options) noexcept { return std::move(options); }
 
+    Options &watch(Observer observer) {
+        state_ = detail::ObserverState::set(hart_options_set_observer, get(), std::move(observer));
+        return *this;
+    }
+
     detail::Handle<hart_options> handle_;
+    std::shared_ptr<detail::ObserverState> state_;
 };
 
 /// Callback that fills `buffer` with the bytes of a file at `offset`. Returns false on failure. Files::add_reader
@@ -1022,11 +1356,29 @@ public:
         return *this;
     }
 
+    /// Adds a file with the `size` bytes at `data`, which are not copied. They must stay valid and unchanged until `release` is
+    /// called: when the files and all models that were opened from them are destroyed, or if the call throws. It may be empty,
+    /// for data that outlives them; it must not throw. Weights are read in place if `data` is aligned to 8 bytes.
+    Files &add_borrowed(const Text &name, const void *data, std::size_t size, std::function<void()> release = nullptr) {
+        using Release = std::function<void()>;
+        const auto *const bytes = static_cast<const std::uint8_t *>(data);
+        if (!release) {
+            detail::check(hart_files_add_borrowed(get(), name.c_str(), bytes, size, nullptr, nullptr));
+            return *this;
+        }
+        const auto call = [](void *user_data) noexcept {
+            (*static_cast<Release *>(user_data))();
+            detail::destroy<Release>(user_data);
+        };
+        detail::check(hart_files_add_borrowed(get(), name.c_str(), bytes, size, new Release(std::move(release)), call));
+        return *this;
+    }
+
     /// Adds a file of `size` bytes, read through `reader` before the call returns.
     Files &add_reader(const Text &name, std::uint64_t size, const Reader &reader) {
         if (!reader) throw Error(Status::null, "`reader` is empty");
         Reading reading{reader, nullptr};
-        const hart_status status = hart_files_add_reader(get(), name.c_str(), size, Reading::read, &reading);
+        const hart_status status = hart_files_add_reader(get(), name.c_str(), size, Reading::read, &reading, nullptr);
         if (reading.thrown) std::rethrow_exception(reading.thrown);
         detail::check(status);
         return *this;
@@ -1058,6 +1410,9 @@ private:
 /// Keeps the model's weights in memory.
 class Tokens {
 public:
+    /// Returns another object of the same tokens.
+    [[nodiscard]] Tokens share() const { return Tokens(detail::make<hart_tokens>(hart_tokens_share, get())); }
+
     /// Returns the number of scales.
     [[nodiscard]] std::size_t scales() const noexcept { return hart_tokens_scales(get()); }
 
@@ -1115,15 +1470,18 @@ struct Memory {
 class Model {
 public:
     /// Opens the model in a folder, which holds `llm` and `tokenizer`.
-    [[nodiscard]] static Model open(const Path &path) { return open(path, nullptr); }
-    /// Opens the model in a folder, which holds `llm` and `tokenizer`.
-    [[nodiscard]] static Model open(const Path &path, const Options &options) { return open(path, options_of(options)); }
+    [[nodiscard]] static Model open(const Path &path) { return open(path, nullptr, nullptr); }
+    /// Opens the model in a folder, which holds `llm` and `tokenizer`. Throws Cancelled if the options' observer or token has
+    /// cancelled opening. Rethrows exceptions of the observer.
+    [[nodiscard]] static Model open(const Path &path, const Options &options) {
+        return open(path, options_of(options), options.state_);
+    }
 
     /// Opens a model from files in memory. They may be destroyed afterwards.
-    [[nodiscard]] static Model from_files(const Files &files) { return from_files(files, nullptr); }
-    /// Opens a model from files in memory. They may be destroyed afterwards.
+    [[nodiscard]] static Model from_files(const Files &files) { return from_files(files, nullptr, nullptr); }
+    /// Opens a model from files in memory, like open(). They may be destroyed afterwards.
     [[nodiscard]] static Model from_files(const Files &files, const Options &options) {
-        return from_files(files, options_of(options));
+        return from_files(files, options_of(options), options.state_);
     }
 
     /// Returns another handle of the same model. The handles share the weights; destroying the last one releases them.
@@ -1193,18 +1551,28 @@ private:
     /// Rethrows the exception of a run's observer.
     static void rethrow(hart_status status, const std::shared_ptr<detail::ObserverState> &state) {
         // Status::state: another run uses the request, so the exception belongs to that run.
-        if (status != HART_ERR_STATE && state && state->thrown) {
-            std::rethrow_exception(std::exchange(state->thrown, nullptr));
-        }
+        if (status != HART_ERR_STATE) detail::ObserverState::rethrow(state);
     }
 
-    [[nodiscard]] static Model open(const Path &path, const hart_options *options) {
-        return Model(detail::make<hart_model>(hart_model_open, path.c_str(), options, std::uint32_t{HART_ABI_VERSION}));
+    /// The state is a copy, because the observer may destroy its own options.
+    using State = std::shared_ptr<detail::ObserverState>;
+
+    [[nodiscard]] static Model open(const Path &path, const hart_options *options, const State state) {
+        hart_model *model = nullptr;
+        return opened(hart_model_open(path.c_str(), options, HART_ABI_VERSION, &model), model, state);
     }
 
-    [[nodiscard]] static Model from_files(const Files &files, const hart_options *options) {
-        const hart_files *const all = files.get();
-        return Model(detail::make<hart_model>(hart_model_open_files, all, options, std::uint32_t{HART_ABI_VERSION}));
+    [[nodiscard]] static Model from_files(const Files &files, const hart_options *options, const State state) {
+        hart_model *model = nullptr;
+        return opened(hart_model_open_files(files.get(), options, HART_ABI_VERSION, &model), model, state);
+    }
+
+    [[nodiscard]] static Model opened(hart_status status, hart_model *&model, const State &state) {
+        Model opened{detail::Handle<hart_model>(model)};
+        detail::ObserverState::rethrow(state);
+        if (status == HART_CANCELLED) throw Cancelled(hart_last_error(), Result(detail::Handle<hart_result>()));
+        detail::check(status);
+        return opened;
     }
 
     [[nodiscard]] Memory memory(const hart_request *request) const {

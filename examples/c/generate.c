@@ -46,7 +46,7 @@ int main(int argc, char **argv) {
     if (status == HART_OK) status = hart_request_new(&request);
     if (status == HART_OK) status = hart_request_set_prompt(request, argv[2]);
     if (status == HART_OK) status = hart_request_set_seed(request, seed);
-    if (status == HART_OK) status = hart_request_set_observer(request, show_progress, NULL);
+    if (status == HART_OK) status = hart_request_set_observer(request, show_progress, NULL, NULL);
     if (status == HART_OK) status = hart_request_set_cancel(request, cancel);
     if (status == HART_OK) status = hart_model_memory(model, request, &weights, &peak);
     if (status == HART_OK) {

@@ -303,7 +303,7 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "hart_files_new": (_hart_status, [POINTER(_hart_files)]),
     "hart_files_free": (None, [_hart_files]),
     "hart_files_add": (_hart_status, [_hart_files, c_char_p, _data, c_size_t]),
-    "hart_files_add_reader": (_hart_status, [_hart_files, c_char_p, c_uint64, _hart_reader, c_void_p]),
+    "hart_files_add_reader": (_hart_status, [_hart_files, c_char_p, c_uint64, _hart_reader, c_void_p, c_void_p]),
     # Models
     "hart_model_open": (_hart_status, [c_char_p, _hart_options, c_uint32, POINTER(_hart_model)]),
     "hart_model_open_files": (_hart_status, [_hart_files, _hart_options, c_uint32, POINTER(_hart_model)]),
@@ -339,7 +339,7 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "hart_request_set_outpaint": (_hart_status, [_hart_request, _hart_image, c_uint32, c_uint32]),
     "hart_request_set_variation": (_hart_status, [_hart_request, _hart_image, c_uint32]),
     "hart_request_set_keep": (_hart_status, [_hart_request, c_int32]),
-    "hart_request_set_observer": (_hart_status, [_hart_request, _hart_observer, c_void_p]),
+    "hart_request_set_observer": (_hart_status, [_hart_request, _hart_observer, c_void_p, c_void_p]),
     "hart_request_set_cancel": (_hart_status, [_hart_request, _hart_cancel]),
     # Contexts
     "hart_encode": (_hart_status, [_hart_model, _hart_request, POINTER(_hart_context)]),
@@ -1586,7 +1586,7 @@ class _Run:
         failure: BaseException | None = None
         _runs.add(self)
         try:
-            _lib.hart_request_set_observer(self._request, observer, None)
+            _lib.hart_request_set_observer(self._request, observer, None, None)
             try:
                 function(self._model, self._request, byref(output))
             except Error as error:

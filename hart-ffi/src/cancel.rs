@@ -2,10 +2,10 @@
 
 use hart_core::CancelToken;
 
-use crate::guard::{guard, guard_quietly};
-use crate::handle::{Handle, free, get, number_of};
+use crate::guard::guard;
+use crate::handle::{Handle, free, get, number_of, share};
 use crate::out::Out;
-use crate::status::{HART_ERR_NULL, hart_status};
+use crate::status::{HART_ERR_NULL, HART_OK, hart_status};
 
 /// A token that cancels the runs of all requests that hold it.
 pub struct hart_cancel(());
@@ -24,6 +24,12 @@ pub unsafe extern "C" fn hart_cancel_new(cancel: *mut *mut hart_cancel) -> hart_
     })
 }
 
+/// Creates another handle of the same token, which is freed separately.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hart_cancel_share(cancel: *const hart_cancel, shared: *mut *mut hart_cancel) -> hart_status {
+    share(cancel, "cancel", shared)
+}
+
 /// Frees the token. Does nothing if `cancel` is NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_cancel_free(cancel: *mut hart_cancel) {
@@ -35,14 +41,18 @@ pub unsafe extern "C" fn hart_cancel_free(cancel: *mut hart_cancel) {
 /// leaves the last error unchanged.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_cancel_request(cancel: *const hart_cancel) -> hart_status {
-    // A signal handler may run before the token exists. No message is set: that would allocate memory.
+    // A signal handler may run before the token exists. No message is set, which would allocate memory, and no guard is needed:
+    // nothing here panics, and the guard's thread-local variable may be allocated on first use.
     if cancel.is_null() {
         return HART_ERR_NULL;
     }
-    guard_quietly(|| {
-        get(cancel, "cancel")?.cancel();
-        Ok(())
-    })
+    match get(cancel, "cancel") {
+        Ok(token) => {
+            token.cancel();
+            HART_OK
+        }
+        Err(failure) => failure.status,
+    }
 }
 
 /// Resets the token so that it can be used again.

@@ -1,12 +1,12 @@
 //! Encoded prompts.
 
 use std::ptr;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use hart_core::PromptContext;
 
 use crate::guard::guard;
-use crate::handle::{Handle, free, get, number_of};
+use crate::handle::{Handle, free, get, number_of, share};
 use crate::model::{hart_model, with_model};
 use crate::out::{self, Out};
 use crate::request::{Run, hart_request};
@@ -16,7 +16,7 @@ use crate::status::{Failure, hart_status};
 pub struct hart_context(());
 
 impl Handle for hart_context {
-    type Value = Encoded;
+    type Value = Arc<Encoded>;
     const NAME: &'static str = "hart_context";
 }
 
@@ -51,9 +51,16 @@ pub unsafe extern "C" fn hart_encode(
         let mut run: Run = get(request, "request")?.run()?;
         let context = with_model(model, |hart| Ok(hart.encode_with(&run.request, &mut run.callback)?))?;
         let prompts = context.prompts().iter().map(|_| EncodedPrompt::default()).collect();
-        out.write(Encoded { context, prompts });
+        out.write(Arc::new(Encoded { context, prompts }));
         Ok(())
     })
+}
+
+/// Creates another handle of the same context, which is freed separately. Pointers into the context are valid until the
+/// last handle is freed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hart_context_share(context: *const hart_context, shared: *mut *mut hart_context) -> hart_status {
+    share(context, "context", shared)
 }
 
 /// Frees the context. Does nothing if `context` is NULL. Requests that use the context keep what they need of it.

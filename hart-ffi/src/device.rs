@@ -6,6 +6,7 @@ use crate::guard::guard;
 use crate::handle::{Handle, free, get, number_of};
 use crate::out::{self, Out, Struct};
 use crate::status::{Failure, hart_status};
+use crate::text::to_c;
 
 /// Devices that are compiled in and present, the best first.
 pub struct hart_device_list(());
@@ -43,9 +44,8 @@ unsafe impl Struct for hart_device_info {}
 pub unsafe extern "C" fn hart_device_list_new(list: *mut *mut hart_device_list) -> hart_status {
     guard(|| {
         let list = Out::new(list, "list")?;
-        let text = |text: String| CString::new(text).unwrap_or_default();
         let devices = hart_core::devices().into_iter();
-        list.write(devices.map(|d| Device { name: text(d.name), description: text(d.description) }).collect());
+        list.write(devices.map(|d| Device { name: to_c(&d.name), description: to_c(&d.description) }).collect());
         Ok(())
     })
 }

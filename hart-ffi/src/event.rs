@@ -3,15 +3,17 @@
 use std::cell::Cell;
 use std::ffi::c_void;
 use std::ptr;
+use std::sync::Arc;
 
 use hart_core::{Control, Event, Image, Observer, Stage, Step, with_default_float_state};
 
 use crate::guard::guard;
 use crate::image::{CImage, hart_image};
-use crate::out::Out;
+use crate::out::{self, Out};
 use crate::status::{Failure, HART_ERR_STATE, hart_status};
+use crate::user_data::UserData;
 
-/// Stage of a run in which an event occurs. Later versions may add stages.
+/// Stage of a run in which an event occurs, or whose weights are loaded. Later versions may add stages.
 pub type hart_stage = i32;
 
 /// The text encoder: prompt to context.
@@ -44,10 +46,12 @@ pub const HART_STEP_DIFFUSION: hart_step = 4;
 pub const HART_STEP_DECODER: hart_step = 5;
 /// `index` of `count` images are finished. The preview is the latest of them.
 pub const HART_STEP_IMAGES: hart_step = 6;
+/// `index` of `count` tensors of the model are loaded. Only events of opening a model have this step.
+pub const HART_STEP_TENSOR: hart_step = 7;
 /// A step that has no constant in this version of the C API.
 pub const HART_STEP_OTHER: hart_step = 99;
 
-/// An event of a run. hart owns it, and it is valid only during the callback. `struct_size` is the number of bytes
+/// An event of a run, or of opening a model. hart owns it, and it is valid only during the callback. `struct_size` is the number of bytes
 /// that the library has filled: check it before you read a field that a later version has added.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -68,18 +72,18 @@ pub struct hart_event {
     pub scales: u32,
     /// Side of the current scale in latent positions; 0 before the first scale of an image.
     pub side: u32,
-    /// Estimated fraction of the whole run that is done, 0 to 1. Never decreases.
+    /// Estimated fraction of the whole work that is done, 0 to 1. Never decreases.
     pub fraction: f32,
     /// 1 if `hart_event_preview` returns an image, otherwise 0.
     pub has_preview: i32,
-    /// Seconds since the run began.
+    /// Seconds since the work began.
     pub elapsed: f64,
 }
 
-/// Callback that receives the events of a run. Returns 0 to continue and any other value to cancel the run. hart calls
-/// it often, one call at a time, on the thread that called `hart_generate` or `hart_encode`, so it should be fast. It
-/// may call any function of hart, but can't change or run the request that is running. It must return normally: no C++
-/// exception, no longjmp, no thread exit.
+/// Callback that receives the events of a run, or of opening a model. Returns 0 to continue and any other value to
+/// cancel. hart calls it often, one call at a time, on the thread that called `hart_generate`, `hart_encode` or
+/// `hart_model_open`, so it should be fast. It may call any function of hart, but can't change or run the request that
+/// is running. It must return normally: no C++ exception, no longjmp, no thread exit.
 pub type hart_observer = Option<unsafe extern "C" fn(event: *const hart_event, user_data: *mut c_void) -> i32>;
 
 thread_local! {
@@ -113,10 +117,43 @@ pub unsafe extern "C" fn hart_event_preview(event: *const hart_event, max_side: 
     })
 }
 
+/// An observer of the program with its user data, which is destroyed when the last request, options or run drops the observer.
+pub(crate) struct Watcher {
+    observer: unsafe extern "C" fn(event: *const hart_event, user_data: *mut c_void) -> i32,
+    user_data: UserData,
+}
+
+impl Watcher {
+    /// Takes an observer and its user data. Without an observer, the data is destroyed at once.
+    pub(crate) fn new(observer: hart_observer, user_data: UserData) -> Option<Arc<Self>> {
+        observer.map(|observer| Arc::new(Self { observer, user_data }))
+    }
+}
+
+/// Writes an observer and its user data, or NULL if there is none.
+///
+/// # Safety
+///
+/// The pointers are NULL or valid for writes; `user_data` may be NULL.
+pub(crate) unsafe fn write_watcher(
+    observer: *mut hart_observer,
+    user_data: *mut *mut c_void,
+    read: impl FnOnce() -> Result<Option<Arc<Watcher>>, Failure>,
+) -> hart_status {
+    guard(|| {
+        out::set(observer, None, "observer")?;
+        out::set_optional(user_data, ptr::null_mut());
+        if let Some(watcher) = read()? {
+            out::set_optional(user_data, watcher.user_data.pointer());
+            out::set(observer, Some(watcher.observer), "observer")?;
+        }
+        Ok(())
+    })
+}
+
 /// The observer of a run: forwards the events to the callback of the program and collects the finished images.
 pub(crate) struct Callback {
-    observer: hart_observer,
-    user_data: *mut c_void,
+    watcher: Option<Arc<Watcher>>,
     scale: CurrentScale,
     /// The images that are finished, also if the run is cancelled later.
     pub(crate) finished: Vec<Image>,
@@ -135,7 +172,7 @@ struct CurrentScale {
 impl Observer for Callback {
     fn event(&mut self, event: &Event<'_>) -> Control {
         let (step, index, count) = self.step(event.step);
-        let Some(observer) = self.observer else { return Control::Continue };
+        let Some(watcher) = &self.watcher else { return Control::Continue };
         let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let CurrentScale { scale, scales, side } = self.scale;
         let c_event = hart_event {
@@ -161,7 +198,7 @@ impl Observer for Callback {
         let current = Current::set(event);
         // The run continues in the default floating-point state, even if the function changes it.
         // SAFETY: the program has set this function and its user data, and `c_event` is valid during the call.
-        let cancel = with_default_float_state(|| unsafe { observer(&c_event, self.user_data) }) != 0;
+        let cancel = with_default_float_state(|| unsafe { (watcher.observer)(&c_event, watcher.user_data.pointer()) }) != 0;
         drop(current);
         if cancel { Control::Cancel } else { Control::Continue }
     }
@@ -172,8 +209,8 @@ impl Observer for Callback {
 }
 
 impl Callback {
-    pub(crate) fn new(observer: hart_observer, user_data: *mut c_void) -> Self {
-        Self { observer, user_data, scale: CurrentScale::default(), finished: Vec::new() }
+    pub(crate) fn new(watcher: Option<Arc<Watcher>>) -> Self {
+        Self { watcher, scale: CurrentScale::default(), finished: Vec::new() }
     }
 
     /// Returns the number, index and count of a step, and keeps track of the current scale.
@@ -192,6 +229,7 @@ impl Callback {
             Step::Diffusion { step, steps } => (HART_STEP_DIFFUSION, step, steps),
             Step::Decoder { block, blocks } => (HART_STEP_DECODER, block, blocks),
             Step::Images { finished, total } => (HART_STEP_IMAGES, finished, total),
+            Step::Tensor { tensor, tensors } => (HART_STEP_TENSOR, tensor, tensors),
             _ => (HART_STEP_OTHER, 0, 0),
         }
     }

@@ -9,7 +9,8 @@ use crate::guard::{guard, lock};
 use crate::handle::{Handle, free, get};
 use crate::out::Out;
 use crate::status::{Failure, HART_ERR_IO, HART_ERR_MEMORY, hart_status};
-use crate::text;
+use crate::text::{self, Text};
+use crate::user_data::{UserData, hart_destroy};
 
 /// Maximum number of bytes that one call of a reader reads.
 const CHUNK: usize = 16 << 20;
@@ -48,8 +49,24 @@ pub unsafe extern "C" fn hart_files_free(files: *mut hart_files) {
 /// already exists or is not a path inside the model's folder.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_files_add(files: *mut hart_files, name: *const c_char, data: *const u8, size: usize) -> hart_status {
+    add(files, Text::Terminated(name), data, size)
+}
+
+/// Like `hart_files_add`, for a name of `name_size` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hart_files_add_n(
+    files: *mut hart_files,
+    name: *const c_char,
+    name_size: usize,
+    data: *const u8,
+    size: usize,
+) -> hart_status {
+    add(files, Text::Sized(name, name_size), data, size)
+}
+
+unsafe fn add(files: *mut hart_files, name: Text, data: *const u8, size: usize) -> hart_status {
     guard(|| {
-        let (files, name) = (get(files, "files")?, text::get(name, "name")?);
+        let (files, name) = (get(files, "files")?, name.get("name")?);
         let bytes = text::bytes(data, size, "data")?;
         let mut contents = buffer(name, bytes.len())?;
         contents.extend_from_slice(bytes);
@@ -57,8 +74,62 @@ pub unsafe extern "C" fn hart_files_add(files: *mut hart_files, name: *const c_c
     })
 }
 
-/// Adds a file of `size` bytes, read through `reader` before the call returns. Returns `HART_ERR_IO` if the reader
-/// fails, `HART_ERR_MEMORY` if there is no memory for the file, and `HART_ERR_REQUEST` like `hart_files_add`.
+/// Adds a file with the `size` bytes at `data`, which are not copied. They must stay valid and unchanged until hart calls
+/// `destroy` with `user_data`: when the files and all models that were opened from them are freed, or before the call
+/// returns if it fails. `destroy` may be NULL, for data that outlives them. Weights in f32, and those in half precision
+/// that are used as they are stored, are read in place if `data` is aligned to 8 bytes; otherwise they are copied when
+/// the model is opened. Returns `HART_ERR_REQUEST` like `hart_files_add`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hart_files_add_borrowed(
+    files: *mut hart_files,
+    name: *const c_char,
+    data: *const u8,
+    size: usize,
+    user_data: *mut c_void,
+    destroy: hart_destroy,
+) -> hart_status {
+    add_borrowed(files, Text::Terminated(name), data, size, UserData::new(user_data, destroy))
+}
+
+/// Like `hart_files_add_borrowed`, for a name of `name_size` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hart_files_add_borrowed_n(
+    files: *mut hart_files,
+    name: *const c_char,
+    name_size: usize,
+    data: *const u8,
+    size: usize,
+    user_data: *mut c_void,
+    destroy: hart_destroy,
+) -> hart_status {
+    add_borrowed(files, Text::Sized(name, name_size), data, size, UserData::new(user_data, destroy))
+}
+
+unsafe fn add_borrowed(files: *mut hart_files, name: Text, data: *const u8, size: usize, user_data: UserData) -> hart_status {
+    // Kept until the lock on the files is released: destroying the user data calls the program.
+    let owner = Arc::new(user_data);
+    guard(|| {
+        let (files, name) = (get(files, "files")?, name.get("name")?);
+        let bytes = text::bytes(data, size, "data")?;
+        Ok(lock(files).insert_owner(name, Borrowed { bytes, _owner: owner.clone() })?)
+    })
+}
+
+/// Bytes of the program, which are valid until its user data is destroyed.
+struct Borrowed {
+    bytes: &'static [u8],
+    _owner: Arc<UserData>,
+}
+
+impl AsRef<[u8]> for Borrowed {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes
+    }
+}
+
+/// Adds a file of `size` bytes, read through `reader` before the call returns. `destroy` may be NULL; otherwise hart
+/// calls it with `user_data` before the call returns. Returns `HART_ERR_IO` if the reader fails, `HART_ERR_MEMORY` if
+/// there is no memory for the file, and `HART_ERR_REQUEST` like `hart_files_add`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_files_add_reader(
     files: *mut hart_files,
@@ -66,10 +137,29 @@ pub unsafe extern "C" fn hart_files_add_reader(
     size: u64,
     reader: hart_reader,
     user_data: *mut c_void,
+    destroy: hart_destroy,
 ) -> hart_status {
+    add_reader(files, Text::Terminated(name), size, reader, UserData::new(user_data, destroy))
+}
+
+/// Like `hart_files_add_reader`, for a name of `name_size` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hart_files_add_reader_n(
+    files: *mut hart_files,
+    name: *const c_char,
+    name_size: usize,
+    size: u64,
+    reader: hart_reader,
+    user_data: *mut c_void,
+    destroy: hart_destroy,
+) -> hart_status {
+    add_reader(files, Text::Sized(name, name_size), size, reader, UserData::new(user_data, destroy))
+}
+
+unsafe fn add_reader(files: *mut hart_files, name: Text, size: u64, reader: hart_reader, user_data: UserData) -> hart_status {
     guard(|| {
         // Cloned first: the reader may free both.
-        let (files, name) = (Arc::clone(get(files, "files")?), text::get(name, "name")?.to_string());
+        let (files, name) = (Arc::clone(get(files, "files")?), name.get("name")?.to_string());
         let reader = reader.ok_or_else(|| Failure::null("reader"))?;
         let size = usize::try_from(size)
             .map_err(|_| Failure::argument(format!("`size` of {name} is {size}, which is more than memory can hold")))?;
@@ -77,7 +167,7 @@ pub unsafe extern "C" fn hart_files_add_reader(
         contents.resize(size, 0);
         for (index, part) in contents.chunks_mut(CHUNK).enumerate() {
             let offset = (index * CHUNK) as u64;
-            let code = with_default_float_state(|| reader(user_data, offset, part.as_mut_ptr(), part.len()));
+            let code = with_default_float_state(|| reader(user_data.pointer(), offset, part.as_mut_ptr(), part.len()));
             if code != 0 {
                 let message = format!("{name}: the reader returned {code} for {} bytes at offset {offset}", part.len());
                 return Err(Failure::new(HART_ERR_IO, message));

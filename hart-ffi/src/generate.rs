@@ -1,28 +1,31 @@
 //! Generation of images, and its result.
 
 use std::ffi::{CString, c_char};
+use std::sync::Arc;
 
-use hart_core::{Error, Image, Stage, Timings, Truncation};
+use hart_core::{Error, Stage, Timings, Truncation};
 
 use crate::guard::guard;
-use crate::handle::{Handle, free, get, number_of};
+use crate::handle::{Handle, free, get, number_of, share};
 use crate::image::{CImage, hart_image};
 use crate::model::{hart_model, with_model};
 use crate::out::{self, Out, Struct};
 use crate::request::{Run, hart_request};
 use crate::status::{Failure, HART_CANCELLED, hart_status};
+use crate::text::to_c;
 
 /// Result of a run.
 pub struct hart_result(());
 
 impl Handle for hart_result {
-    type Value = RunOutput;
+    type Value = Arc<RunOutput>;
     const NAME: &'static str = "hart_result";
 }
 
 #[derive(Default)]
 pub(crate) struct RunOutput {
-    images: Vec<Image>,
+    /// Each image is one object, however often it is returned.
+    images: Vec<Arc<CImage>>,
     timings: Timings,
     truncated: Vec<(Truncation, CString)>,
 }
@@ -91,25 +94,31 @@ pub unsafe extern "C" fn hart_generate(
         match with_model(model, |hart| Ok(hart.generate_with(&run.request, &mut run.callback)))? {
             Ok(generation) => {
                 let with_text = |truncation: Truncation| {
-                    let text = CString::new(truncation.cut.replace('\0', "\u{fffd}")).unwrap_or_default();
+                    let text = to_c(&truncation.cut);
                     (truncation, text)
                 };
-                result.write(RunOutput {
-                    images: generation.images,
+                result.write(Arc::new(RunOutput {
+                    images: generation.images.into_iter().map(CImage::new).collect(),
                     timings: generation.timings,
                     truncated: generation.truncated.into_iter().map(with_text).collect(),
-                });
+                }));
                 Ok(())
             }
             Err(Error::Cancelled) => {
-                let images = std::mem::take(&mut run.callback.finished);
+                let images: Vec<_> = std::mem::take(&mut run.callback.finished).into_iter().map(CImage::new).collect();
                 let message = format!("cancelled; {} of {} images were finished", images.len(), run.request.total_images());
-                result.write(RunOutput { images, ..RunOutput::default() });
+                result.write(Arc::new(RunOutput { images, ..RunOutput::default() }));
                 Err(Failure::new(HART_CANCELLED, message))
             }
             Err(error) => Err(error.into()),
         }
     })
+}
+
+/// Creates another handle of the same result, which is freed separately.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hart_result_share(result: *const hart_result, shared: *mut *mut hart_result) -> hart_status {
+    share(result, "result", shared)
 }
 
 /// Frees the result. Does nothing if `result` is NULL. Images returned by `hart_result_image` stay valid.
@@ -135,7 +144,7 @@ pub unsafe extern "C" fn hart_result_image(result: *const hart_result, index: us
         let found = images
             .get(index)
             .ok_or_else(|| Failure::argument(format!("`index` is {index}, but the result has {} images", images.len())))?;
-        image.write(CImage::new(found.clone()));
+        image.write(found.clone());
         Ok(())
     })
 }

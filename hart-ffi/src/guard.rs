@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use hart_core::with_default_float_state;
 
 use crate::last_error;
+use crate::log::Call;
 use crate::status::{Failure, HART_ERR_PANIC, HART_OK, hart_status};
 
 /// Runs `work` and returns its status. Keeps the message of a failure for `hart_last_error`.
@@ -41,13 +42,18 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Runs `work` in the floating-point state that Rust assumes, and turns a panic into a failure.
 pub(crate) fn catch_panic<T>(work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
-    with_default_float_state(|| catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| Err(panicked(&*payload))))
+    let _call = Call::begin();
+    with_default_float_state(|| {
+        catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| {
+            Err(Failure::new(HART_ERR_PANIC, format!("a defect in hart, please report it: {}", panic_text(&*payload))))
+        })
+    })
 }
 
-fn panicked(payload: &(dyn Any + Send)) -> Failure {
+/// Returns the message of a panic.
+pub(crate) fn panic_text(payload: &(dyn Any + Send)) -> &str {
     let text = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-    let message = format!("a defect in hart, please report it: {}", text.unwrap_or("a panic without a message"));
-    Failure::new(HART_ERR_PANIC, message)
+    text.unwrap_or("no message")
 }
 
 #[cfg(test)]

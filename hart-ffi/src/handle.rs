@@ -2,8 +2,9 @@
 
 use std::ptr;
 
-use crate::guard::{guard_quietly, guard_value};
-use crate::status::Failure;
+use crate::guard::{guard, guard_quietly, guard_value};
+use crate::out::Out;
+use crate::status::{Failure, hart_status};
 
 /// A type of object that C holds pointers to.
 pub(crate) trait Handle {
@@ -68,6 +69,19 @@ pub(crate) unsafe fn get_optional<'a, H: Handle>(handle: *const H, name: &str) -
 /// The same as for [`get`].
 pub(crate) unsafe fn number_of<H: Handle, N: Default>(handle: *const H, name: &str, read: impl FnOnce(&H::Value) -> N) -> N {
     guard_value(N::default(), || Ok(get_optional(handle, name)?.map(read).unwrap_or_default()))
+}
+
+/// Creates another handle of the same value. C frees both.
+///
+/// # Safety
+///
+/// The same as for [`get`]; `shared` is NULL or valid for writes.
+pub(crate) unsafe fn share<H: Handle<Value: Clone>>(handle: *const H, name: &str, shared: *mut *mut H) -> hart_status {
+    guard(|| {
+        let shared = Out::new(shared, "shared")?;
+        shared.write(get(handle, name)?.clone());
+        Ok(())
+    })
 }
 
 /// Takes a handle back from C and drops its value. Does nothing for NULL. Leaves the last error unchanged, so that a

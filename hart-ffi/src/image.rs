@@ -3,15 +3,15 @@
 use std::ffi::{CString, c_char};
 use std::path::Path;
 use std::ptr;
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
-use hart_core::{Image, ImageFormat};
+use hart_core::{Error, Image, ImageFormat, PixelFormat};
 
 use crate::guard::{guard, lock};
-use crate::handle::{Handle, free, get};
+use crate::handle::{Handle, free, get, share};
 use crate::out::{self, Out, Struct};
 use crate::status::{Failure, HART_ERR_IO, hart_status};
-use crate::text;
+use crate::text::{self, Text, to_c};
 
 /// Maximum number of images in a grid.
 const MAX_GRID: usize = hart_core::MAX_IMAGES;
@@ -20,7 +20,7 @@ const MAX_GRID: usize = hart_core::MAX_IMAGES;
 pub struct hart_image(());
 
 impl Handle for hart_image {
-    type Value = CImage;
+    type Value = Arc<CImage>;
     const NAME: &'static str = "hart_image";
 }
 
@@ -35,11 +35,10 @@ pub(crate) struct CImage {
 }
 
 impl CImage {
-    pub(crate) fn new(image: Image) -> Self {
-        let text = |text: &str| CString::new(text.replace('\0', "\u{fffd}")).unwrap_or_default();
-        let prompt = image.provenance.as_ref().map(|p| text(&p.prompt));
-        let settings = image.provenance.as_ref().map(|p| text(&p.settings));
-        Self { image, png: OnceLock::new(), files: Mutex::default(), prompt, settings }
+    pub(crate) fn new(image: Image) -> Arc<Self> {
+        let prompt = image.provenance.as_ref().map(|p| to_c(&p.prompt));
+        let settings = image.provenance.as_ref().map(|p| to_c(&p.settings));
+        Arc::new(Self { image, png: OnceLock::new(), files: Mutex::default(), prompt, settings })
     }
 }
 
@@ -73,6 +72,36 @@ pub struct hart_image_view {
 // SAFETY: repr(C), struct_size first, all bits zero is valid.
 unsafe impl Struct for hart_image_view {}
 
+/// Bytes of a pixel, 8 bits for each channel, in the order of memory. Later versions may add values.
+pub type hart_pixel_format = i32;
+
+/// Red, green, blue: the format of `hart_image_view` and `hart_image_new`.
+pub const HART_PIXEL_RGB: hart_pixel_format = 0;
+/// Blue, green, red.
+pub const HART_PIXEL_BGR: hart_pixel_format = 1;
+/// Red, green, blue, alpha. The colours are not multiplied by alpha.
+pub const HART_PIXEL_RGBA: hart_pixel_format = 2;
+/// Blue, green, red, alpha. The colours are not multiplied by alpha.
+pub const HART_PIXEL_BGRA: hart_pixel_format = 3;
+/// Grey, one byte: the luma of ITU-R BT.601, as in JPEG.
+pub const HART_PIXEL_GREY: hart_pixel_format = 4;
+
+fn pixel_format(format: hart_pixel_format) -> Result<PixelFormat, Failure> {
+    match format {
+        HART_PIXEL_RGB => Ok(PixelFormat::Rgb),
+        HART_PIXEL_BGR => Ok(PixelFormat::Bgr),
+        HART_PIXEL_RGBA => Ok(PixelFormat::Rgba),
+        HART_PIXEL_BGRA => Ok(PixelFormat::Bgra),
+        HART_PIXEL_GREY => Ok(PixelFormat::Grey),
+        _ => Err(Failure::argument(format!("`format` is {format}, expected HART_PIXEL_RGB (0) to HART_PIXEL_GREY (4)"))),
+    }
+}
+
+/// Turns an error about pixels into one about an argument.
+fn argument(error: Error) -> Failure {
+    Failure::argument(error.to_string())
+}
+
 /// Creates an image from pixels, which are copied: `height` rows from the top, each of `width` pixels with 3 bytes for
 /// red, green and blue. `stride` is the distance between the starts of two rows in bytes; 0 stands for 3 * width. Free
 /// the image with `hart_image_free`. Returns `HART_ERR_ARGUMENT` if a side is 0 or the stride is too small.
@@ -86,17 +115,54 @@ pub unsafe extern "C" fn hart_image_new(
 ) -> hart_status {
     guard(|| {
         let image = Out::<hart_image>::new(image, "image")?;
-        let row = 3 * width as usize;
-        let stride = if stride == 0 { row } else { stride };
-        let size = (height as usize).checked_sub(1).and_then(|rows| stride.checked_mul(rows)?.checked_add(row));
-        let size = size.filter(|_| width > 0 && stride >= row).ok_or_else(|| {
-            let problem = format!("{width} x {height} pixels with a stride of {stride} bytes");
-            Failure::argument(format!("{problem}: expected at least one pixel, and a stride of 0 or at least 3 * width"))
-        })?;
+        let (width, height) = (width as usize, height as usize);
+        let size = PixelFormat::Rgb.size(width, height, stride).map_err(argument)?;
         let bytes = text::bytes(pixels, size, "pixels")?;
-        let rows = bytes.chunks(stride).flat_map(|line| &line[..row]).copied().collect();
-        image.write(CImage::new(Image::from_rgb(width as usize, height as usize, rows)?));
+        image.write(CImage::new(Image::from_pixels(PixelFormat::Rgb, width, height, stride, bytes).map_err(argument)?));
         Ok(())
+    })
+}
+
+/// Creates an image from pixels in any format, which are copied: `height` rows from the top, each of `width` pixels.
+/// `stride` is the distance between the starts of two rows in bytes; 0 stands for rows without padding. `size` is the
+/// number of bytes at `pixels`. With a stride of 0 it must match exactly, so that another format is noticed; otherwise the
+/// last row must end within it. Transparent pixels are composited over white, as `hart_image_open` does. Free the image
+/// with `hart_image_free`. Returns `HART_ERR_ARGUMENT` if the format is unknown, a side is 0, or the stride or the size is
+/// wrong.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hart_image_new_from_pixels(
+    format: hart_pixel_format,
+    width: u32,
+    height: u32,
+    stride: usize,
+    pixels: *const u8,
+    size: usize,
+    image: *mut *mut hart_image,
+) -> hart_status {
+    guard(|| {
+        let image = Out::<hart_image>::new(image, "image")?;
+        let (format, bytes) = (pixel_format(format)?, text::bytes(pixels, size, "pixels")?);
+        let created = Image::from_pixels(format, width as usize, height as usize, stride, bytes).map_err(argument)?;
+        image.write(CImage::new(created));
+        Ok(())
+    })
+}
+
+/// Writes the pixels of an image in any format to a buffer of `size` bytes. `stride` and `size` are like those of
+/// `hart_image_new_from_pixels`; a `stride` that is not 0 leaves the bytes between the rows unchanged. Alpha is 255, since
+/// transparent pixels have been composited over white; `hart_image_transparency` returns where they were. Returns
+/// `HART_ERR_ARGUMENT` if the format is unknown, or the stride or the size is wrong.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hart_image_copy_pixels(
+    image: *const hart_image,
+    format: hart_pixel_format,
+    stride: usize,
+    buffer: *mut u8,
+    size: usize,
+) -> hart_status {
+    guard(|| {
+        let (image, format) = (get(image, "image")?, pixel_format(format)?);
+        image.image.copy_pixels(format, stride, out::bytes(buffer, size, "buffer")?).map_err(argument)
     })
 }
 
@@ -106,9 +172,19 @@ pub unsafe extern "C" fn hart_image_new(
 /// the file can't be read and `HART_ERR_IMAGE` if it is malformed or truncated.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_image_open(path: *const c_char, image: *mut *mut hart_image) -> hart_status {
+    open(Text::Terminated(path), image)
+}
+
+/// Like `hart_image_open`, for a path of `path_size` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hart_image_open_n(path: *const c_char, path_size: usize, image: *mut *mut hart_image) -> hart_status {
+    open(Text::Sized(path, path_size), image)
+}
+
+unsafe fn open(path: Text, image: *mut *mut hart_image) -> hart_status {
     guard(|| {
         let image = Out::<hart_image>::new(image, "image")?;
-        image.write(CImage::new(Image::open(Path::new(text::get(path, "path")?))?));
+        image.write(CImage::new(Image::open(Path::new(path.get("path")?))?));
         Ok(())
     })
 }
@@ -123,6 +199,13 @@ pub unsafe extern "C" fn hart_image_open_memory(data: *const u8, size: usize, im
     })
 }
 
+/// Creates another handle of the same image, which is freed separately. Pointers into the image are valid until the
+/// last handle is freed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hart_image_share(image: *const hart_image, shared: *mut *mut hart_image) -> hart_status {
+    share(image, "image", shared)
+}
+
 /// Frees the image. Does nothing if `image` is NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_image_free(image: *mut hart_image) {
@@ -133,7 +216,7 @@ pub unsafe extern "C" fn hart_image_free(image: *mut hart_image) {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_image_describe(image: *const hart_image, view: *mut hart_image_view) -> hart_status {
     guard(|| {
-        let CImage { image, prompt, settings, .. } = get(image, "image")?;
+        let CImage { image, prompt, settings, .. } = &**get(image, "image")?;
         let pixels = image.pixels();
         let text = |text: &Option<CString>| text.as_ref().map_or(ptr::null(), |text| text.as_ptr());
         let value = hart_image_view {
@@ -182,7 +265,17 @@ fn format_of(format: hart_image_format, quality: u32) -> Result<ImageFormat, Fai
 /// another one or missing, or a side is too long for the format, and `HART_ERR_IO` if the file can't be written.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_image_save(image: *const hart_image, path: *const c_char) -> hart_status {
-    guard(|| Ok(get(image, "image")?.image.save(Path::new(text::get(path, "path")?))?))
+    save(image, Text::Terminated(path))
+}
+
+/// Like `hart_image_save`, for a path of `path_size` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hart_image_save_n(image: *const hart_image, path: *const c_char, path_size: usize) -> hart_status {
+    save(image, Text::Sized(path, path_size))
+}
+
+unsafe fn save(image: *const hart_image, path: Text) -> hart_status {
+    guard(|| Ok(get(image, "image")?.image.save(Path::new(path.get("path")?))?))
 }
 
 /// Returns the bytes of the image as a file. `quality` is that of JPEG files, 1 to 100, or 0 for 90; it has no effect on
@@ -200,7 +293,7 @@ pub unsafe extern "C" fn hart_image_encode(
     guard(|| {
         out::set(data, ptr::null(), "data")?;
         out::set(size, 0, "size")?;
-        let (CImage { image, files, .. }, format) = (get(image, "image")?, format_of(format, quality)?);
+        let (CImage { image, files, .. }, format) = (&**get(image, "image")?, format_of(format, quality)?);
         let mut files = lock(files);
         let index = match files.iter().position(|(encoded, _)| *encoded == format) {
             Some(index) => index,
@@ -220,7 +313,7 @@ pub unsafe extern "C" fn hart_image_png(image: *const hart_image, data: *mut *co
     guard(|| {
         out::set(data, ptr::null(), "data")?;
         out::set(size, 0, "size")?;
-        let CImage { image, png, .. } = get(image, "image")?;
+        let CImage { image, png, .. } = &**get(image, "image")?;
         let file = match png.get() {
             Some(file) => file,
             None => {

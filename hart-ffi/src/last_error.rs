@@ -6,6 +6,7 @@ use std::ffi::{CString, c_char};
 use crate::guard::guard_quietly;
 use crate::out;
 use crate::status::hart_status;
+use crate::text::to_c;
 
 thread_local! {
     static MESSAGE: RefCell<CString> = RefCell::default();
@@ -13,8 +14,8 @@ thread_local! {
 
 /// Sets the message that `hart_last_error` returns on this thread.
 pub(crate) fn set(message: String) {
-    // The message may quote its subject, and a C string ends at the first NUL.
-    let message = CString::new(message.replace('\0', "\u{fffd}")).unwrap_or_default();
+    // The message may quote its subject.
+    let message = to_c(&message);
     // While a thread ends, its message is already gone.
     let _ = MESSAGE.try_with(|last| *last.borrow_mut() = message);
 }

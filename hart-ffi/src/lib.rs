@@ -19,7 +19,15 @@ pub mod status;
 
 pub mod last_error;
 
+pub mod user_data;
+
+pub mod log;
+
 pub mod device;
+
+pub mod cancel;
+
+pub mod event;
 
 pub mod options;
 
@@ -27,11 +35,9 @@ pub mod files;
 
 pub mod model;
 
-pub mod cancel;
-
-pub mod event;
-
 pub mod request;
+
+pub mod request_values;
 
 pub mod context;
 

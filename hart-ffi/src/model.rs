@@ -1,21 +1,21 @@
 //! Models.
 
 use std::ffi::{CString, c_char};
-use std::panic::resume_unwind;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use hart_core::{Hart, OpenOptions, Request};
+use hart_core::{Hart, Observer, OpenOptions, Request};
 
+use crate::event::Callback;
 use crate::files::hart_files;
 use crate::guard::{catch_panic, guard, lock};
-use crate::handle::{Handle, free, get, get_optional};
-use crate::options::hart_options;
+use crate::handle::{Handle, free, get, get_optional, share};
+use crate::options::{Options, hart_options};
 use crate::out::{self, Out, Struct};
 use crate::request::hart_request;
 use crate::status::{Failure, HART_ERR_ABI, HART_ERR_PANIC, HART_ERR_POISONED, hart_status};
-use crate::text;
+use crate::text::{Text, to_c};
 use crate::version::HART_ABI_VERSION;
 
 /// An open model. Its weights never change, so any number of threads may use it at once.
@@ -67,7 +67,8 @@ unsafe impl Struct for hart_model_info {}
 ///
 /// Returns `HART_ERR_ABI` if the library is older than the header of the program, `HART_ERR_CHECKPOINT`,
 /// `HART_ERR_CONFIG`, `HART_ERR_WEIGHTS` or `HART_ERR_NOT_FINITE` if the files are not a valid model, `HART_ERR_DEVICE`
-/// if the device is not available, and `HART_ERR_MEMORY` if the model needs more memory than the options allow.
+/// if the device is not available, `HART_ERR_MEMORY` if the model needs more memory than the options allow, and
+/// `HART_CANCELLED` if the options' observer or token has cancelled opening.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_model_open(
     path: *const c_char,
@@ -75,9 +76,25 @@ pub unsafe extern "C" fn hart_model_open(
     abi_version: u32,
     model: *mut *mut hart_model,
 ) -> hart_status {
-    open(options, abi_version, model, |options| {
-        let path = Path::new(text::get(path, "path")?);
-        Ok(Hart::open(path, options)?)
+    open_folder(Text::Terminated(path), options, abi_version, model)
+}
+
+/// Like `hart_model_open`, for a path of `path_size` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hart_model_open_n(
+    path: *const c_char,
+    path_size: usize,
+    options: *const hart_options,
+    abi_version: u32,
+    model: *mut *mut hart_model,
+) -> hart_status {
+    open_folder(Text::Sized(path, path_size), options, abi_version, model)
+}
+
+unsafe fn open_folder(path: Text, options: *const hart_options, abi_version: u32, model: *mut *mut hart_model) -> hart_status {
+    open(options, abi_version, model, |options, observer| {
+        let path = Path::new(path.get("path")?);
+        Ok(Hart::open_with(path, options, observer)?)
     })
 }
 
@@ -89,9 +106,9 @@ pub unsafe extern "C" fn hart_model_open_files(
     abi_version: u32,
     model: *mut *mut hart_model,
 ) -> hart_status {
-    open(options, abi_version, model, |options| {
+    open(options, abi_version, model, |options, observer| {
         let files = lock(get(files, "files")?).clone();
-        Ok(Hart::from_files(files, options)?)
+        Ok(Hart::from_files_with(files, options, observer)?)
     })
 }
 
@@ -99,20 +116,23 @@ unsafe fn open(
     options: *const hart_options,
     abi_version: u32,
     model: *mut *mut hart_model,
-    open: impl FnOnce(OpenOptions) -> Result<Hart, Failure>,
+    open: impl FnOnce(OpenOptions, &mut dyn Observer) -> Result<Hart, Failure>,
 ) -> hart_status {
     guard(|| {
         let model = Out::<hart_model>::new(model, "model")?;
+        if abi_version == 0 {
+            return Err(Failure::argument("`abi_version` is 0: pass HART_ABI_VERSION"));
+        }
         if abi_version > HART_ABI_VERSION {
             let message = format!(
                 "the program was compiled for ABI {abi_version}, this library has {HART_ABI_VERSION}: install a newer hart"
             );
             return Err(Failure::new(HART_ERR_ABI, message));
         }
-        let options = get_optional(options, "options")?.map_or_else(OpenOptions::new, |options| lock(options).clone());
-        let hart = open(options)?;
-        let text = |text: &str| CString::new(text).unwrap_or_default();
-        let (device, precision) = (text(&hart.device_kind().to_string()), text(&hart.precision().to_string()));
+        // A copy: the observer may change or free the options.
+        let options = get_optional(options, "options")?.map_or_else(Options::default, |options| lock(options).clone());
+        let hart = open(options.options, &mut Callback::new(options.watcher))?;
+        let (device, precision) = (to_c(&hart.device_kind().to_string()), to_c(&hart.precision().to_string()));
         model.write(Model { hart, poisoned: Arc::default(), device, precision });
         Ok(())
     })
@@ -122,11 +142,7 @@ unsafe fn open(
 /// one releases them.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_model_share(model: *const hart_model, shared: *mut *mut hart_model) -> hart_status {
-    guard(|| {
-        let shared = Out::<hart_model>::new(shared, "shared")?;
-        shared.write(get(model, "model")?.clone());
-        Ok(())
-    })
+    share(model, "model", shared)
 }
 
 /// Frees the model. Does nothing if `model` is NULL. If a callback frees the model of its own run, the run still
@@ -194,12 +210,11 @@ pub unsafe extern "C" fn hart_model_memory(
     })
 }
 
-/// Panics inside the model on purpose, so that a program can test how it recovers. Returns `HART_ERR_PANIC`; the model
-/// returns `HART_ERR_POISONED` from then on.
+/// Panics inside the model on purpose, so that a program can test how it recovers. Returns `HART_ERR_PANIC`, and the log
+/// receives the text of the panic; the model returns `HART_ERR_POISONED` from then on.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_model_test_panic(model: *const hart_model) -> hart_status {
-    // Resuming an unwind prints no message, unlike `panic!`.
-    guard(|| with_model(model, |_| resume_unwind(Box::new("a test panic"))))
+    guard(|| with_model(model, |_| panic!("a test panic")))
 }
 
 /// Runs `work` with a model that has not panicked before. Marks the model as poisoned if `work` panics.

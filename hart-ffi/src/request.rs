@@ -1,20 +1,22 @@
 //! Requests.
 
-use std::ffi::{c_char, c_void};
+use std::ffi::{CString, c_char, c_void};
+use std::mem::replace;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use hart_core::{FromImage, Image, Keep, Mask, Request, Respacing, SystemPrompt};
+use hart_core::{CancelToken, FromImage, Keep, Mask, Request, Respacing, SystemPrompt};
 
 use crate::cancel::hart_cancel;
-use crate::context::hart_context;
-use crate::event::{Callback, hart_observer};
+use crate::context::{Encoded, hart_context};
+use crate::event::{Callback, Watcher, hart_observer};
 use crate::guard::{guard, lock};
 use crate::handle::{Handle, free, get, get_optional};
-use crate::image::hart_image;
+use crate::image::{CImage, hart_image};
 use crate::out::Out;
 use crate::status::{Failure, HART_ERR_STATE, hart_status};
-use crate::text;
+use crate::text::{Text, to_c};
+use crate::user_data::{UserData, hart_destroy};
 
 /// A request: prompts, settings, an observer and a cancel token. It may be used for any number of runs, by one thread
 /// at a time.
@@ -32,38 +34,40 @@ pub(crate) struct SharedRequest {
     running: Arc<AtomicBool>,
 }
 
-struct Parts {
-    prompts: Vec<String>,
-    /// Everything except the prompts and the image to start from.
-    settings: Request,
-    from_image: Option<FromImage>,
-    keep: Keep,
-    /// `true` if the settings have a context, which determines the prompts and the system prompt.
-    has_context: bool,
-    observer: hart_observer,
-    user_data: UserData,
+/// What C has set, as it has set it.
+#[derive(Clone, Default)]
+pub(crate) struct Parts {
+    pub(crate) prompts: Vec<CString>,
+    pub(crate) images_per_prompt: Option<u32>,
+    pub(crate) seed: Option<u64>,
+    pub(crate) guidance: Option<f64>,
+    pub(crate) smoothing: Option<bool>,
+    pub(crate) top_k: Option<u32>,
+    pub(crate) top_p: Option<f64>,
+    pub(crate) steps: Option<(Respacing, CString)>,
+    pub(crate) system_prompt: Option<CString>,
+    /// Determines the prompts and the system prompt.
+    pub(crate) context: Option<Arc<Encoded>>,
+    pub(crate) start: Option<Start>,
+    pub(crate) keep: Option<Keep>,
+    pub(crate) watcher: Option<Arc<Watcher>>,
+    pub(crate) cancel: Option<CancelToken>,
 }
 
-impl Default for Parts {
-    fn default() -> Self {
-        let settings = Request::batch(Vec::<String>::new());
-        Self {
-            prompts: Vec::new(),
-            settings,
-            from_image: None,
-            keep: Keep::default(),
-            has_context: false,
-            observer: None,
-            user_data: UserData(std::ptr::null_mut()),
-        }
-    }
+/// An image to start from.
+#[derive(Clone)]
+pub(crate) struct Start {
+    from: FromImage,
+    pub(crate) image: Arc<CImage>,
+    pub(crate) kind: StartKind,
 }
 
-/// The user data of the program, which hart only passes to the observer.
-struct UserData(*mut c_void);
-
-// SAFETY: hart never dereferences the pointer and passes it to the observer on the thread that calls hart_generate.
-unsafe impl Send for UserData {}
+#[derive(Clone)]
+pub(crate) enum StartKind {
+    Inpaint { mask: Arc<CImage>, kept_scales: u32 },
+    Outpaint { left: u32, top: u32 },
+    Variation { kept_scales: u32 },
+}
 
 /// A run of a request. The request can't be changed while it exists.
 pub(crate) struct Run {
@@ -78,12 +82,51 @@ impl Drop for Run {
     }
 }
 
+impl Parts {
+    /// Returns everything except the prompts and the image to start from.
+    fn settings(&self) -> Request {
+        let system_prompt = match self.system_prompt.as_ref().map(text) {
+            None => SystemPrompt::Checkpoint,
+            Some("") => SystemPrompt::Off,
+            Some(text) => SystemPrompt::Text(text.to_string()),
+        };
+        Request::batch(Vec::<String>::new())
+            .images_per_prompt(self.images_per_prompt.unwrap_or(1) as usize)
+            .seed(self.seed.unwrap_or(0))
+            .guidance(self.guidance)
+            .smoothing(self.smoothing)
+            .top_k(self.top_k.map(|top_k| top_k as usize))
+            .top_p(self.top_p)
+            .steps(self.steps.as_ref().map(|(steps, _)| steps.clone()))
+            .context(self.context.as_ref().map(|encoded| encoded.context.clone()))
+            .system_prompt(system_prompt)
+            .cancel_token(self.cancel.clone())
+    }
+
+    fn request(&self) -> Request {
+        let from_image = self.start.as_ref().map(|start| start.from.clone().keep(self.keep.unwrap_or_default()));
+        self.settings().prompts(self.prompts.iter().map(text)).from_image(from_image)
+    }
+
+    fn validate(&self) -> Result<(), Failure> {
+        if self.context.is_some() {
+            return Ok(self.request().validate()?);
+        }
+        // The prompts may be missing yet, and may be set in any order with the number of images.
+        self.settings().prompts(["any"]).validate()?;
+        if self.prompts.is_empty() { Ok(()) } else { Ok(Request::batch(self.prompts.iter().map(text)).validate()?) }
+    }
+}
+
+/// Returns a text that [`Text::get`] has accepted.
+fn text(text: &CString) -> &str {
+    text.to_str().unwrap_or_default()
+}
+
 impl SharedRequest {
     /// Returns the request with its current prompts and settings.
     pub(crate) fn request(&self) -> Request {
-        let parts = lock(&self.parts);
-        let from_image = parts.from_image.clone().map(|from| from.keep(parts.keep));
-        parts.settings.clone().prompts(parts.prompts.iter()).from_image(from_image)
+        lock(&self.parts).request()
     }
 
     /// Begins a run. Fails if the request is already running.
@@ -91,17 +134,26 @@ impl SharedRequest {
         if self.running.swap(true, Ordering::Acquire) {
             return Err(running());
         }
-        let request = self.request();
         let parts = lock(&self.parts);
-        let callback = Callback::new(parts.observer, parts.user_data.0);
-        Ok(Run { request, callback, running: self.running.clone() })
+        Ok(Run { request: parts.request(), callback: Callback::new(parts.watcher.clone()), running: self.running.clone() })
     }
 
-    fn change(&self, change: impl FnOnce(&mut Parts) -> Result<(), Failure>) -> Result<(), Failure> {
+    /// Reads a value that C has set.
+    pub(crate) fn read<T>(&self, read: impl FnOnce(&Parts) -> T) -> T {
+        read(&lock(&self.parts))
+    }
+
+    /// Changes the parts if they are valid afterwards. Returns the former ones, whose user data must not be destroyed under the lock:
+    /// that calls the program, which may use the request.
+    fn change(&self, change: impl FnOnce(&mut Parts) -> Result<(), Failure>) -> Result<Parts, Failure> {
         if self.running.load(Ordering::Acquire) {
             return Err(running());
         }
-        change(&mut lock(&self.parts))
+        let mut parts = lock(&self.parts);
+        let mut changed = parts.clone();
+        change(&mut changed)?;
+        changed.validate()?;
+        Ok(replace(&mut *parts, changed))
     }
 }
 
@@ -124,17 +176,23 @@ pub unsafe extern "C" fn hart_request_free(request: *mut hart_request) {
     free(request);
 }
 
-unsafe fn change(request: *mut hart_request, change: impl FnOnce(&mut Parts) -> Result<(), Failure>) -> hart_status {
-    guard(|| get(request, "request")?.change(change))
+/// Creates an independent copy of a request: with the same prompts, settings, context and images, and the same token and
+/// observer. Both requests pass the same `user_data` to the observer; it is destroyed when neither needs it. Free the copy
+/// with `hart_request_free`. The request may be running.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hart_request_clone(request: *const hart_request, clone: *mut *mut hart_request) -> hart_status {
+    guard(|| {
+        let clone = Out::<hart_request>::new(clone, "clone")?;
+        let parts = get(request, "request")?.read(Parts::clone);
+        clone.write(SharedRequest { parts: Mutex::new(parts), running: Arc::default() });
+        Ok(())
+    })
 }
 
-/// Replaces the settings with what `set` returns, if that is valid.
-unsafe fn set(request: *mut hart_request, set: impl FnOnce(Request) -> Result<Request, Failure>) -> hart_status {
-    change(request, |parts| {
-        let settings = set(parts.settings.clone())?;
-        // The prompts may be missing yet, and may be set in any order with the number of images.
-        if parts.has_context { settings.clone().prompts(&parts.prompts) } else { settings.clone().prompts(["any"]) }.validate()?;
-        parts.settings = settings;
+/// Changes a request if it is valid afterwards.
+unsafe fn set(request: *mut hart_request, set: impl FnOnce(&mut Parts) -> Result<(), Failure>) -> hart_status {
+    guard(|| {
+        drop(get(request, "request")?.change(set)?);
         Ok(())
     })
 }
@@ -143,85 +201,155 @@ unsafe fn set(request: *mut hart_request, set: impl FnOnce(Request) -> Result<Re
 /// different from that of the request's context.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_request_set_prompt(request: *mut hart_request, prompt: *const c_char) -> hart_status {
-    change(request, |parts| set_prompts(parts, vec![text::get(prompt, "prompt")?.to_string()]))
+    set_prompt(request, Text::Terminated(prompt))
+}
+
+/// Like `hart_request_set_prompt`, for a text of `prompt_size` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hart_request_set_prompt_n(
+    request: *mut hart_request,
+    prompt: *const c_char,
+    prompt_size: usize,
+) -> hart_status {
+    set_prompt(request, Text::Sized(prompt, prompt_size))
+}
+
+unsafe fn set_prompt(request: *mut hart_request, prompt: Text) -> hart_status {
+    set(request, |parts| {
+        parts.prompts = vec![to_c(prompt.get("prompt")?)];
+        Ok(())
+    })
 }
 
 /// Adds a prompt. Returns `HART_ERR_REQUEST` if the prompt is empty or too long, or if the request has a context.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_request_add_prompt(request: *mut hart_request, prompt: *const c_char) -> hart_status {
-    change(request, |parts| {
-        let mut prompts = parts.prompts.clone();
-        prompts.push(text::get(prompt, "prompt")?.to_string());
-        set_prompts(parts, prompts)
-    })
+    add_prompt(request, Text::Terminated(prompt))
 }
 
-fn set_prompts(parts: &mut Parts, prompts: Vec<String>) -> Result<(), Failure> {
-    if parts.has_context { parts.settings.clone().prompts(&prompts) } else { Request::batch(&prompts) }.validate()?;
-    parts.prompts = prompts;
-    Ok(())
+/// Like `hart_request_add_prompt`, for a text of `prompt_size` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hart_request_add_prompt_n(
+    request: *mut hart_request,
+    prompt: *const c_char,
+    prompt_size: usize,
+) -> hart_status {
+    add_prompt(request, Text::Sized(prompt, prompt_size))
+}
+
+unsafe fn add_prompt(request: *mut hart_request, prompt: Text) -> hart_status {
+    set(request, |parts| {
+        parts.prompts.push(to_c(prompt.get("prompt")?));
+        Ok(())
+    })
 }
 
 /// Sets the number of images of each prompt; the default is 1. Image i of a prompt, counted from 0, has the seed `seed
 /// + i`. Returns `HART_ERR_REQUEST` if the number is 0 or too large.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_request_set_images_per_prompt(request: *mut hart_request, count: u32) -> hart_status {
-    set(request, |settings| Ok(settings.images_per_prompt(count as usize)))
+    set(request, |parts| {
+        parts.images_per_prompt = Some(count);
+        Ok(())
+    })
 }
 
 /// Sets the seed of the first image of each prompt; the default is 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_request_set_seed(request: *mut hart_request, seed: u64) -> hart_status {
-    set(request, |settings| Ok(settings.seed(seed)))
+    set(request, |parts| {
+        parts.seed = Some(seed);
+        Ok(())
+    })
 }
 
 /// Sets the strength of classifier-free guidance, from -100 to 100. 0 is no guidance; the default is the model's,
 /// usually 4.5. Returns `HART_ERR_REQUEST` if the value is out of range.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_request_set_guidance(request: *mut hart_request, guidance: f64) -> hart_status {
-    set(request, |settings| Ok(settings.guidance(guidance)))
+    set(request, |parts| {
+        parts.guidance = Some(guidance);
+        Ok(())
+    })
 }
 
 /// Sets Gumbel-softmax smoothing: whether the embedding of a token is a weighted mix of codes (nonzero) or a single
 /// code (0). The default is the model's, usually 1.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_request_set_smoothing(request: *mut hart_request, smoothing: i32) -> hart_status {
-    set(request, |settings| Ok(settings.smoothing(smoothing != 0)))
+    set(request, |parts| {
+        parts.smoothing = Some(smoothing != 0);
+        Ok(())
+    })
 }
 
 /// Sets how many of the most likely codes a token is sampled from, at least 1. The default is the model's, usually 600
 /// on the first seven scales and 300 on the others. Returns `HART_ERR_REQUEST` if the number is 0.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_request_set_top_k(request: *mut hart_request, top_k: u32) -> hart_status {
-    set(request, |settings| Ok(settings.top_k(top_k as usize)))
+    set(request, |parts| {
+        parts.top_k = Some(top_k);
+        Ok(())
+    })
 }
 
 /// Sets top-p sampling: a token is sampled from the most likely codes that together have this probability, from 0 to 1.
 /// 0 turns it off; the default is the model's, usually 0. Returns `HART_ERR_REQUEST` if the value is out of range.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_request_set_top_p(request: *mut hart_request, top_p: f64) -> hart_status {
-    set(request, |settings| Ok(settings.top_p(top_p)))
+    set(request, |parts| {
+        parts.top_p = Some(top_p);
+        Ok(())
+    })
 }
 
 /// Sets the steps of the residual diffusion, such as "8", "10,5" or "ddim25". The default is the model's, usually "8".
 /// Returns `HART_ERR_REQUEST` if the text is malformed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_request_set_steps(request: *mut hart_request, steps: *const c_char) -> hart_status {
-    set(request, |settings| Ok(settings.steps(text::get(steps, "steps")?.parse::<Respacing>()?)))
+    set_steps(request, Text::Terminated(steps))
+}
+
+/// Like `hart_request_set_steps`, for a text of `steps_size` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hart_request_set_steps_n(
+    request: *mut hart_request,
+    steps: *const c_char,
+    steps_size: usize,
+) -> hart_status {
+    set_steps(request, Text::Sized(steps, steps_size))
+}
+
+unsafe fn set_steps(request: *mut hart_request, steps: Text) -> hart_status {
+    set(request, |parts| {
+        let steps = steps.get("steps")?;
+        parts.steps = Some((steps.parse()?, to_c(steps)));
+        Ok(())
+    })
 }
 
 /// Sets the text before each prompt. "" is no text; NULL is the model's own text, the default. Returns
 /// `HART_ERR_REQUEST` if the text is too long or different from that of the request's context.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_request_set_system_prompt(request: *mut hart_request, prompt: *const c_char) -> hart_status {
-    set(request, |settings| {
-        Ok(settings.system_prompt(match prompt.is_null() {
-            true => SystemPrompt::Checkpoint,
-            false => match text::get(prompt, "prompt")? {
-                "" => SystemPrompt::Off,
-                text => SystemPrompt::Text(text.to_string()),
-            },
-        }))
+    set_system_prompt(request, Text::Terminated(prompt))
+}
+
+/// Like `hart_request_set_system_prompt`, for a text of `prompt_size` bytes. NULL with a size of 0 is the model's own
+/// text, any other pointer with a size of 0 is no text.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hart_request_set_system_prompt_n(
+    request: *mut hart_request,
+    prompt: *const c_char,
+    prompt_size: usize,
+) -> hart_status {
+    set_system_prompt(request, Text::Sized(prompt, prompt_size))
+}
+
+unsafe fn set_system_prompt(request: *mut hart_request, prompt: Text) -> hart_status {
+    set(request, |parts| {
+        parts.system_prompt = prompt.get_optional("prompt")?.map(to_c);
+        Ok(())
     })
 }
 
@@ -232,15 +360,16 @@ pub unsafe extern "C" fn hart_request_set_system_prompt(request: *mut hart_reque
 /// the system prompt. Returns `HART_ERR_REQUEST` if the request would then have too many images.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_request_set_context(request: *mut hart_request, context: *const hart_context) -> hart_status {
-    change(request, |parts| {
-        let Some(encoded) = get_optional(context, "context")? else {
-            (parts.settings, parts.has_context) = (parts.settings.clone().context(None), false);
-            return Ok(());
-        };
-        let settings = parts.settings.clone().context(encoded.context.clone());
-        settings.validate()?;
-        parts.prompts = encoded.context.prompts().to_vec();
-        (parts.settings, parts.has_context) = (settings, true);
+    set(request, |parts| {
+        parts.context = get_optional(context, "context")?.cloned();
+        if let Some(encoded) = &parts.context {
+            parts.prompts = encoded.context.prompts().iter().map(|prompt| to_c(prompt)).collect();
+            parts.system_prompt = match encoded.context.system_prompt() {
+                SystemPrompt::Checkpoint => None,
+                SystemPrompt::Text(text) => Some(to_c(text)),
+                _ => Some(CString::default()),
+            };
+        }
         Ok(())
     })
 }
@@ -273,8 +402,9 @@ pub unsafe extern "C" fn hart_request_set_inpaint(
         return guard(|| Err(Failure::null("image")));
     }
     start_from(request, image, |image| {
-        let mask = Mask::from_image(&get(mask, "mask")?.image);
-        Ok(FromImage::inpaint(image, mask).keep_scales(kept_scales as usize))
+        let mask = get(mask, "mask")?;
+        let from = FromImage::inpaint(image.image.clone(), Mask::from_image(&mask.image)).keep_scales(kept_scales as usize);
+        Ok((from, StartKind::Inpaint { mask: mask.clone(), kept_scales }))
     })
 }
 
@@ -288,7 +418,10 @@ pub unsafe extern "C" fn hart_request_set_outpaint(
     left: u32,
     top: u32,
 ) -> hart_status {
-    start_from(request, image, |image| Ok(FromImage::outpaint(image, left as usize, top as usize)))
+    start_from(request, image, |image| {
+        let from = FromImage::outpaint(image.image.clone(), left as usize, top as usize);
+        Ok((from, StartKind::Outpaint { left, top }))
+    })
 }
 
 /// Sets a variation: keeps the coarsest `kept_scales` scales of an image, from 1 to all but the last, and regenerates
@@ -299,21 +432,23 @@ pub unsafe extern "C" fn hart_request_set_variation(
     image: *const hart_image,
     kept_scales: u32,
 ) -> hart_status {
-    start_from(request, image, |image| Ok(FromImage::vary(image, kept_scales as usize)))
+    start_from(request, image, |image| {
+        Ok((FromImage::vary(image.image.clone(), kept_scales as usize), StartKind::Variation { kept_scales }))
+    })
 }
 
 /// Sets what inpainting and outpainting keep outside the region that they regenerate: `HART_KEEP_PIXELS`, the default,
 /// or `HART_KEEP_LATENT`. It can be set before or after the image. Returns `HART_ERR_ARGUMENT` for other values.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_request_set_keep(request: *mut hart_request, keep: hart_keep) -> hart_status {
-    change(request, |parts| {
-        parts.keep = match keep {
+    set(request, |parts| {
+        parts.keep = Some(match keep {
             HART_KEEP_PIXELS => Keep::Pixels,
             HART_KEEP_LATENT => Keep::Latent,
             _ => {
                 return Err(Failure::argument(format!("`keep` is {keep}, expected HART_KEEP_PIXELS (0) or HART_KEEP_LATENT (1)")));
             }
-        };
+        });
         Ok(())
     })
 }
@@ -322,23 +457,33 @@ pub unsafe extern "C" fn hart_request_set_keep(request: *mut hart_request, keep:
 unsafe fn start_from(
     request: *mut hart_request,
     image: *const hart_image,
-    from: impl FnOnce(Image) -> Result<FromImage, Failure>,
+    start: impl FnOnce(&CImage) -> Result<(FromImage, StartKind), Failure>,
 ) -> hart_status {
-    change(request, |parts| {
-        parts.from_image = get_optional(image, "image")?.map(|image| from(image.image.clone())).transpose()?;
+    set(request, |parts| {
+        parts.start = match get_optional(image, "image")? {
+            None => None,
+            Some(image) => {
+                let (from, kind) = start(image)?;
+                Some(Start { from, image: image.clone(), kind })
+            }
+        };
         Ok(())
     })
 }
 
 /// Sets the callback that receives the events of the runs, with the `user_data` that it receives. NULL removes it.
+/// `destroy` may be NULL; otherwise hart calls it once when it no longer needs `user_data`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_request_set_observer(
     request: *mut hart_request,
     observer: hart_observer,
     user_data: *mut c_void,
+    destroy: hart_destroy,
 ) -> hart_status {
-    change(request, |parts| {
-        (parts.observer, parts.user_data) = (observer, UserData(user_data));
+    // Kept until the lock on the request is released: destroying the user data calls the program.
+    let watcher = Watcher::new(observer, UserData::new(user_data, destroy));
+    set(request, |parts| {
+        parts.watcher = watcher.clone();
         Ok(())
     })
 }
@@ -346,8 +491,8 @@ pub unsafe extern "C" fn hart_request_set_observer(
 /// Sets the token that cancels the runs. NULL removes it. The token may be freed before the request.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_request_set_cancel(request: *mut hart_request, cancel: *const hart_cancel) -> hart_status {
-    change(request, |parts| {
-        parts.settings = parts.settings.clone().cancel_token(get_optional(cancel, "cancel")?.cloned());
+    set(request, |parts| {
+        parts.cancel = get_optional(cancel, "cancel")?.cloned();
         Ok(())
     })
 }

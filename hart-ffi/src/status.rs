@@ -11,7 +11,8 @@ pub type hart_status = i32;
 
 /// The call succeeded.
 pub const HART_OK: hart_status = 0;
-/// The run was cancelled. This is not an error: the result holds the images that were finished before.
+/// The run, or opening the model, was cancelled. This is not an error: the result of a run holds the images that were
+/// finished before.
 pub const HART_CANCELLED: hart_status = 1;
 
 /// A pointer that must not be NULL is NULL.

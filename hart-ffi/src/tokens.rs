@@ -1,12 +1,13 @@
 //! Conversion of images to tokens and back.
 
 use std::ptr;
+use std::sync::Arc;
 
 use hart_core::Hart;
 use hart_core::stages::{ImageTokens, Progress};
 
 use crate::guard::guard;
-use crate::handle::{Handle, free, get, number_of};
+use crate::handle::{Handle, free, get, number_of, share};
 use crate::image::{CImage, hart_image};
 use crate::model::{hart_model, with_model};
 use crate::out::{self, Out};
@@ -16,7 +17,7 @@ use crate::status::{Failure, hart_status};
 pub struct hart_tokens(());
 
 impl Handle for hart_tokens {
-    type Value = Tokenized;
+    type Value = Arc<Tokenized>;
     const NAME: &'static str = "hart_tokens";
 }
 
@@ -39,10 +40,17 @@ pub unsafe extern "C" fn hart_model_tokenize(
         let images = [get(image, "image")?.image.clone()];
         with_model(model, |hart| {
             let encoded = hart.try_install(|| hart.visual().tokenize_images(&images))?;
-            tokens.write(Tokenized { tokens: encoded, hart: hart.clone() });
+            tokens.write(Arc::new(Tokenized { tokens: encoded, hart: hart.clone() }));
             Ok(())
         })
     })
+}
+
+/// Creates another handle of the same tokens, which is freed separately. Pointers into the tokens are valid until the
+/// last handle is freed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hart_tokens_share(tokens: *const hart_tokens, shared: *mut *mut hart_tokens) -> hart_status {
+    share(tokens, "tokens", shared)
 }
 
 /// Frees the tokens. Does nothing if `tokens` is NULL.

@@ -224,17 +224,21 @@ mod tests {
 
     #[test]
     fn owners_are_dropped_once() {
-        struct Owner(std::sync::Arc<()>, [u8; 2]);
+        struct Owner {
+            contents: [u8; 2],
+            _count: std::sync::Arc<()>,
+        }
         impl AsRef<[u8]> for Owner {
             fn as_ref(&self) -> &[u8] {
-                &self.1
+                &self.contents
             }
         }
         let count = std::sync::Arc::new(());
         let owners = || std::sync::Arc::strong_count(&count) - 1;
+        let owner = |contents| Owner { contents, _count: count.clone() };
         let mut files = Files::new();
-        files.insert_owner("a", Owner(count.clone(), *b"{}")).unwrap();
-        assert!(files.insert_owner("a", Owner(count.clone(), *b"[]")).is_err());
+        files.insert_owner("a", owner(*b"{}")).unwrap();
+        assert!(files.insert_owner("a", owner(*b"[]")).is_err());
         assert_eq!(owners(), 1);
         let clone = files.clone();
         drop(files);

@@ -113,9 +113,9 @@ static void nulls(const hart_model *model, const char *path, const char *scratch
     IS_NULL(hart_files_add(NULL, "x", pixel, 3), "files");
     IS_NULL(hart_files_add(files, NULL, pixel, 3), "name");
     IS_NULL(hart_files_add(files, "x", NULL, 3), "data");
-    IS_NULL(hart_files_add_reader(NULL, "x", 0, NULL, NULL), "files");
-    IS_NULL(hart_files_add_reader(files, NULL, 0, NULL, NULL), "name");
-    IS_NULL(hart_files_add_reader(files, "x", 0, NULL, NULL), "reader");
+    IS_NULL(hart_files_add_reader(NULL, "x", 0, NULL, NULL, NULL), "files");
+    IS_NULL(hart_files_add_reader(files, NULL, 0, NULL, NULL, NULL), "name");
+    IS_NULL(hart_files_add_reader(files, "x", 0, NULL, NULL, NULL), "reader");
     no_model = (hart_model *)pixel;
     IS_NULL(hart_model_open(NULL, NULL, HART_ABI_VERSION, &no_model), "path");
     CHECK(no_model == NULL);
@@ -163,8 +163,8 @@ static void nulls(const hart_model *model, const char *path, const char *scratch
     OK(hart_request_set_inpaint(request, NULL, NULL, 0));
     OK(hart_request_set_outpaint(request, NULL, 0, 0));
     OK(hart_request_set_variation(request, NULL, 1));
-    IS_NULL(hart_request_set_observer(NULL, NULL, NULL), "request");
-    OK(hart_request_set_observer(request, NULL, NULL));
+    IS_NULL(hart_request_set_observer(NULL, NULL, NULL, NULL), "request");
+    OK(hart_request_set_observer(request, NULL, NULL, NULL));
     IS_NULL(hart_request_set_cancel(NULL, cancel), "request");
     OK(hart_request_set_cancel(request, NULL));
     IS_NULL(hart_request_set_context(NULL, context), "request");
@@ -366,7 +366,7 @@ static void events(const hart_model *model) {
     hart_request *request = new_request("a red heart", 3);
     hart_image *alone = image_of(model, request);
     struct observed observed = {.model = model, .request = request};
-    OK(hart_request_set_observer(request, on_event, &observed));
+    OK(hart_request_set_observer(request, on_event, &observed, NULL));
     hart_image *watched = image_of(model, request);
     hart_model_info info = {.struct_size = sizeof info};
     OK(hart_model_describe(model, &info));
@@ -419,7 +419,7 @@ static void free_in_callback(const char *path) {
     hart_result *result = NULL;
     OK(hart_cancel_new(&objects.cancel));
     OK(hart_request_set_cancel(objects.request, objects.cancel));
-    OK(hart_request_set_observer(objects.request, free_all, &objects));
+    OK(hart_request_set_observer(objects.request, free_all, &objects, NULL));
     OK(hart_generate(objects.model, objects.request, &result));
     CHECK(objects.model == NULL && hart_result_count(result) == 1);
     HART_FREE(result, result);
@@ -508,7 +508,7 @@ static void memory(const char *path) {
     FAILS(hart_generate(model, request, &result), HART_ERR_MEMORY, "this request");
     OK(hart_request_set_images_per_prompt(request, 1));
     struct observed observed = {.model = model, .request = request};
-    OK(hart_request_set_observer(request, on_event, &observed));
+    OK(hart_request_set_observer(request, on_event, &observed, NULL));
     hart_image *image = image_of(model, request);
     CHECK(same_pixels(image, observed.preview));
     HART_FREE(image, observed.preview);
@@ -525,11 +525,6 @@ static void memory(const char *path) {
     HART_FREE(options, options);
     HART_FREE(request, request);
 }
-
-static const char *const FILES[] = {
-    "llm/config.json",       "llm/model.safetensors",     "llm/generation_config.json", "tokenizer/config.json", "tokenizer/model.safetensors",
-    "text/config.json",      "text/model.safetensors",    "text/tokenizer.json",        "text/tokenizer_config.json",
-};
 
 static int32_t read_file(void *user_data, uint64_t offset, uint8_t *buffer, size_t size) {
     FILE *file = user_data;
@@ -559,7 +554,7 @@ static void files_in_memory(const char *path) {
         CHECK(file != NULL && fseek(file, 0, SEEK_END) == 0);
         size_t size = (size_t)ftell(file);
         if (i % 2 == 0) {
-            OK(hart_files_add_reader(files, FILES[i], size, read_file, file));
+            OK(hart_files_add_reader(files, FILES[i], size, read_file, file, NULL));
         } else {
             uint8_t *data = malloc(size);
             CHECK(data != NULL && read_file(file, 0, data, size) == 0);
@@ -570,8 +565,8 @@ static void files_in_memory(const char *path) {
     }
     FAILS(hart_files_add(files, "../outside", NULL, 0), HART_ERR_REQUEST, "below the checkpoint's root");
     FAILS(hart_files_add(files, FILES[0], NULL, 0), HART_ERR_REQUEST, "already");
-    FAILS(hart_files_add_reader(files, "x", 10, fail_to_read, NULL), HART_ERR_IO, "returned 5");
-    FAILS(hart_files_add_reader(files, "x", UINT64_MAX / 4, read_file, NULL), HART_ERR_MEMORY, "no memory");
+    FAILS(hart_files_add_reader(files, "x", 10, fail_to_read, NULL, NULL), HART_ERR_IO, "returned 5");
+    FAILS(hart_files_add_reader(files, "x", UINT64_MAX / 4, read_file, NULL, NULL), HART_ERR_MEMORY, "no memory");
     OK(hart_model_open_files(files, options, HART_ABI_VERSION, &copy));
     HART_FREE(files, files);
     HART_FREE(options, options);
@@ -777,7 +772,7 @@ static void contexts(const hart_model *model, const char *path) {
 
     struct stages stages = {0};
     hart_context *context = NULL, *none = NULL;
-    OK(hart_request_set_observer(request, count_stages, &stages));
+    OK(hart_request_set_observer(request, count_stages, &stages, NULL));
     OK(hart_encode(model, request, &context));
     CHECK(stages.text > 0 && stages.others == 0);
     CHECK(hart_context_count(context) == 2);
@@ -803,7 +798,7 @@ static void contexts(const hart_model *model, const char *path) {
     /* A request that has no prompts of its own, for which the context may be freed. */
     OK(hart_request_new(&other_request));
     OK(hart_request_set_seed(other_request, 4));
-    OK(hart_request_set_observer(other_request, count_stages, &stages));
+    OK(hart_request_set_observer(other_request, count_stages, &stages, NULL));
     OK(hart_request_set_context(other_request, context));
     HART_FREE(context, context);
     stages = (struct stages){0};

@@ -63,4 +63,10 @@ static inline hart_image *image_of(const hart_model *model, const hart_request *
     return image;
 }
 
+/* The files of a model. generation_config.json is optional. */
+static const char *const FILES[] = {
+    "llm/config.json",       "llm/model.safetensors",     "llm/generation_config.json", "tokenizer/config.json", "tokenizer/model.safetensors",
+    "text/config.json",      "text/model.safetensors",    "text/tokenizer.json",        "text/tokenizer_config.json",
+};
+
 #endif

@@ -96,7 +96,7 @@ static void floating_point_states(const char *path, const hart_model *model, con
         hart_request_free(request);
         /* A callback that changes the state does not change the image. */
         request = new_request("a red heart", 3);
-        OK(hart_request_set_observer(request, change_state, (void *)&modes[i]));
+        OK(hart_request_set_observer(request, change_state, (void *)&modes[i], NULL));
         hart_image *image = image_of(model, request);
         CHECK(same_pixels(image, expected) && fegetround() == FE_TONEAREST);
         hart_image_free(image);
@@ -172,7 +172,7 @@ static void forks(const char *path, const hart_model *model, const hart_image *e
     /* In a callback, a call is running. */
     struct forked forked = {model, 0};
     hart_request *request = new_request("a red heart", 3);
-    OK(hart_request_set_observer(request, forks_once, &forked));
+    OK(hart_request_set_observer(request, forks_once, &forked, NULL));
     hart_image *image = image_of(model, request);
     CHECK(forked.done && same_pixels(image, expected));
     hart_image_free(image);

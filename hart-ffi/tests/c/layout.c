@@ -10,6 +10,9 @@
 SIZE(hart_status, 4);
 SIZE(hart_stage, 4);
 SIZE(hart_step, 4);
+SIZE(hart_keep, 4);
+SIZE(hart_log_level, 4);
+SIZE(hart_pixel_format, 4);
 
 SIZE(hart_device_info, 24);
 AT(hart_device_info, struct_size, 0);
@@ -85,7 +88,11 @@ _Static_assert(HART_STAGE_TEXT == 0 && HART_STAGE_TRANSFORMER == 1 && HART_STAGE
 _Static_assert(HART_STAGE_RESIDUAL == 3 && HART_STAGE_DECODE == 4 && HART_STAGE_OTHER == 99, "stage");
 _Static_assert(HART_STEP_TEXT_LAYER == 0 && HART_STEP_SCALE == 1 && HART_STEP_BLOCK == 2, "step");
 _Static_assert(HART_STEP_SCALE_DONE == 3 && HART_STEP_DIFFUSION == 4 && HART_STEP_DECODER == 5, "step");
-_Static_assert(HART_STEP_IMAGES == 6 && HART_STEP_OTHER == 99, "step");
+_Static_assert(HART_STEP_IMAGES == 6 && HART_STEP_TENSOR == 7 && HART_STEP_OTHER == 99, "step");
+_Static_assert(HART_KEEP_PIXELS == 0 && HART_KEEP_LATENT == 1, "keep");
+_Static_assert(HART_LOG_ERROR == 1 && HART_LOG_WARNING == 2, "log");
+_Static_assert(HART_PIXEL_RGB == 0 && HART_PIXEL_BGR == 1 && HART_PIXEL_RGBA == 2, "pixels");
+_Static_assert(HART_PIXEL_BGRA == 3 && HART_PIXEL_GREY == 4, "pixels");
 
 int main(void) {
     return 0;

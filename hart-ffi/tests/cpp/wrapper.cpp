@@ -277,6 +277,9 @@ void images(const hart::Model &model, const fs::path &scratch) {
     THROWS(hart::Image::from_pixels(0, 1, rows), argument, "0 x 1");
     THROWS(hart::Image::from_pixels(1, 0, rows), argument, "1 x 0");
     THROWS(hart::Image::from_pixels(2, 1, rows, 1), argument, "stride");
+    // Without padding the size must match exactly.
+    THROWS(hart::Image::from_pixels(2, 1, rows), argument, "7 bytes for 2 x 1 with a stride of 0 bytes and 3 bytes a pixel: expected 6");
+    CHECK(hart::Image::from_pixels(2, 1, rows, 6).width() == 2);
 
     std::vector<hart::Image> tiles;
     for (const std::uint8_t level : std::array<std::uint8_t, 3>{10, 20, 30}) {
@@ -785,6 +788,184 @@ void editing(const hart::Model &model) {
     CHECK(same(model.generate(request).image(0), generate(model, "a panda", 5)));
 }
 
+/* Pixels in the formats of other programs. */
+void formats() {
+    const std::vector<std::uint8_t> bgra{0, 0, 255, 255, 80, 80, 80, 255, 0, 0, 0, 128, 1, 2, 3, 0};
+    const auto image = hart::Image::from_pixels(hart::PixelFormat::bgra, 2, 2, bgra);
+    const std::vector<std::uint8_t> rgb{255, 0, 0, 80, 80, 80, 127, 127, 127, 255, 255, 255};
+    CHECK(same(image.pixels(), hart::span<const std::uint8_t>(rgb)));
+    CHECK(image.pixels(hart::PixelFormat::rgb) == rgb);
+    CHECK(image.pixels(hart::PixelFormat::grey) == (std::vector<std::uint8_t>{76, 80, 127, 255}));
+    CHECK(image.pixels(hart::PixelFormat::bgra)[11] == 255 && image.pixels(hart::PixelFormat::rgba).size() == 16);
+    CHECK(same(hart::Image::from_pixels(hart::PixelFormat::bgr, 2, 2, image.pixels(hart::PixelFormat::bgr)), image));
+    std::vector<std::uint8_t> padded(20, 7);
+    image.copy_pixels(hart::PixelFormat::rgb, {padded.data(), padded.size()}, 10);
+    CHECK(padded[5] == 80 && padded[6] == 7 && padded[10] == 127 && padded[16] == 7);
+    THROWS(image.copy_pixels(hart::PixelFormat::rgb, {padded.data(), padded.size()}), argument, "expected 12");
+    THROWS(image.copy_pixels(static_cast<hart::PixelFormat>(9), {padded.data(), 12}), argument, "`format` is 9");
+    THROWS(hart::Image::from_pixels(hart::PixelFormat::rgba, 2, 2, rgb), argument, "expected 16");
+    const auto holes = image.transparency();
+    CHECK(holes.pixels()[6] == 127 && holes.pixels()[9] == 255);
+    // Another object of the same image.
+    std::optional<hart::Image> first(hart::Image::from_pixels(1, 1, {rgb.data(), 3}));
+    const auto second = first->share();
+    const auto *const png = first->png().data();
+    first.reset();
+    CHECK(second.pixels()[0] == 255 && second.png().data() == png);
+}
+
+/* What was set on requests and options, copies of both, and more objects of results, tokens, contexts and tokens to cancel. */
+void settings(const hart::Model &model) {
+    const hart::Request nothing;
+    CHECK(nothing.prompts().empty() && !nothing.images_per_prompt() && !nothing.seed() && !nothing.guidance());
+    CHECK(!nothing.smoothing() && !nothing.top_k() && !nothing.top_p() && !nothing.steps() && !nothing.system_prompt());
+    CHECK(!nothing.context() && !nothing.inpaint() && !nothing.outpaint() && !nothing.vary() && !nothing.keep());
+    CHECK(!nothing.observer() && !nothing.cancel_token());
+    int events = 0;
+    hart::Cancel cancel;
+    const std::vector<std::uint8_t> white(6, 255);
+    const auto image = hart::Image::from_pixels(2, 1, white);
+    auto request = hart::Request("a house").add_prompt("a key").images_per_prompt(1).seed(0).guidance(0).smoothing(false);
+    request.top_k(30).top_p(0.5).steps("4").system_prompt("").keep(hart::Keep::latent).cancel_token(cancel);
+    request.inpaint(image, image, 3).observer([&](const hart::Event &) { ++events; });
+    CHECK(request.inpaint()->kept_scales == 3 && same(request.inpaint()->mask, image) && !request.vary());
+    request.outpaint(image, 5, 6);
+    CHECK(request.outpaint()->left == 5 && request.outpaint()->top == 6 && !request.inpaint());
+    request.vary(image, 2);
+    CHECK(request.vary()->kept_scales == 2 && same(request.vary()->image, image) && !request.outpaint());
+    auto copy = request.clone();
+    request.prompt("another").seed(8).without_image().without_observer();
+    { const auto gone = std::move(request); }
+    CHECK((copy.prompts() == std::vector<std::string>{"a house", "a key"}));
+    CHECK(copy.images_per_prompt() == 1u && copy.seed() == 0u && copy.guidance() == 0.0 && copy.smoothing() == false);
+    CHECK(copy.top_k() == 30u && copy.top_p() == 0.5 && copy.steps() == "4" && copy.system_prompt() == "");
+    CHECK(copy.keep() == hart::Keep::latent && copy.vary() && copy.observer());
+    cancel.request();
+    CHECK(copy.cancel_token()->is_requested() && cancel.share().is_requested());
+    cancel.reset();
+    copy.without_image();
+    const auto result = model.generate(copy);
+    CHECK(events > 0 && result.share().count() == 2);
+    copy.default_system_prompt().without_observer();
+    CHECK(!copy.system_prompt() && !copy.observer());
+    const auto context = model.encode(copy);
+    CHECK(context.share().count() == 2);
+    copy = hart::Request().context(context);
+    CHECK(copy.context()->count() == 2 && copy.prompts().size() == 2);
+    const auto tokens = model.tokenize(result.image(0));
+    CHECK(same(model.reconstruct(tokens.share()), model.reconstruct(tokens)));
+    // The exception of an observer belongs to the run of its own request.
+    auto thrower = hart::Request("a house").observer([](const hart::Event &) { throw Oops(4); });
+    const auto other = thrower.clone();
+    bool caught = false;
+    try {
+        static_cast<void>(model.generate(other));
+    } catch (const Oops &) {
+        caught = true;
+    }
+    CHECK(caught);
+    thrower.without_observer();
+    CHECK(model.generate(thrower).count() == 1);
+
+    const hart::Options none;
+    CHECK(!none.device() && !none.precision() && !none.text_model() && !none.weights() && !none.memory_map() && !none.strict());
+    CHECK(!none.threads() && !none.max_memory() && !none.keep_text_model() && !none.observer() && !none.cancel_token());
+    auto set = hart::Options().device("cpu").precision("f32").text_model(fs::path("a") / "b").weights("ema").memory_map(false);
+    set.strict(true).threads(0).max_memory(7).keep_text_model(false).cancel_token(cancel).observer([](const hart::Event &) {});
+    const auto same_options = set.clone();
+    set.strict(false).without_cancel_token().without_observer();
+    CHECK(!set.cancel_token() && !set.observer());
+    CHECK(same_options.device() == "cpu" && same_options.precision() == "f32" && same_options.text_model() == "a/b");
+    CHECK(same_options.weights() == "ema" && same_options.memory_map() == false && same_options.strict() == true);
+    CHECK(same_options.threads() == 0u && same_options.max_memory() == 7u && same_options.keep_text_model() == false);
+    CHECK(same_options.observer() && same_options.cancel_token());
+}
+
+/* Progress, exceptions and cancellation of opening. */
+void opening(const fs::path &path) {
+    for (const std::uint32_t threads : {0u, 1u}) {
+        std::uint32_t last = 0, count = 0;
+        float fraction = 0;
+        auto options = hart::Options().weights("plain").threads(threads).observer([&](const hart::Event &event) {
+            CHECK(event.step() == hart::Step::tensor && event.index() == ++last && event.fraction() >= fraction);
+            count = event.count();
+            fraction = event.fraction();
+        });
+        CHECK(hart::Model::open(path, options).info().width > 0 && last == count && count > 20 && fraction == 1.0f);
+        options.observer([](const hart::Event &event) { return event.index() == 3 ? hart::Control::cancel : hart::Control::go_on; });
+        THROWS(hart::Model::open(path, options), cancelled, "cancelled");
+        options.observer([](const hart::Event &) { throw Oops(5); });
+        for (int i = 0; i < 2; ++i) {
+            int number = 0;
+            try {
+                static_cast<void>(hart::Model::open(path, options));
+            } catch (const Oops &oops) {
+                number = oops.number;
+            }
+            CHECK(number == 5);
+        }
+        const hart::Cancel cancel;
+        options.without_observer().cancel_token(cancel);
+        cancel.request();
+        bool caught = false;
+        try {
+            static_cast<void>(hart::Model::open(path, options));
+        } catch (const hart::Cancelled &cancelled) {
+            caught = cancelled.images().empty();
+        }
+        CHECK(caught);
+        cancel.reset();
+        CHECK(hart::Model::open(path, options).info().width > 0);
+    }
+    // An observer that destroys its own options.
+    auto own = std::make_unique<hart::Options>();
+    own->weights("plain").observer([&](const hart::Event &) { own.reset(); });
+    CHECK(hart::Model::open(path, *own).info().width > 0 && own == nullptr);
+}
+
+/* Files that are not copied. */
+void borrowed_files(const fs::path &folder) {
+    std::map<std::string, std::vector<char>> contents_of;
+    int added = 0, released = 0;
+    std::optional<hart::Model> model;
+    {
+        hart::Files files;
+        for (const auto &entry : fs::recursive_directory_iterator(folder)) {
+            if (!entry.is_regular_file() || entry.path().extension() == ".bin") continue;
+            const auto name = entry.path().lexically_relative(folder).generic_string();
+            const auto bytes = contents(entry.path());
+            auto &kept = contents_of[name] = std::vector<char>(bytes.begin(), bytes.end());
+            files.add_borrowed(name, kept.data(), kept.size(), [&contents_of, &released, name] {
+                contents_of.erase(name);
+                ++released;
+            });
+            ++added;
+        }
+        static const char last = 1;
+        files.add_borrowed("last", &last, 1);
+        THROWS(files.add_borrowed("last", &last, 1, [&] { released += 100; }), request, "already");
+        CHECK(released == 100);
+        released = 0;
+        model = hart::Model::from_files(files, hart::Options().weights("plain"));
+    }
+    CHECK(same(generate(*model, "a sunflower", 4), generate(hart::Model::open(folder, hart::Options().weights("plain")), "a sunflower", 4)));
+    model.reset();
+    CHECK(released == added && contents_of.empty());
+}
+
+/* The log receives panics. Its exceptions are ignored. */
+void log(const std::string &path) {
+    std::string text;
+    const auto model = hart::Model::open(path);
+    hart::set_log([&text](hart::LogLevel level, std::string_view message) {
+        if (level == hart::LogLevel::error) text = message;
+        throw Oops(1);
+    });
+    CHECK(hart_model_test_panic(model.get()) == HART_ERR_PANIC);
+    hart::set_log(nullptr);
+    CHECK(text.find("a test panic") != std::string::npos);
+}
+
 /* A panic in hart throws, the program continues, and the model is poisoned. */
 void panics(const std::string &path) {
     auto model = hart::Model::open(path);
@@ -827,6 +1008,11 @@ int main(int argc, char **argv) {
         tokens(model, path, !brief);
         contexts(model, path);
         threads(model, brief ? 2 : 8, brief ? 1 : 4);
+        formats();
+        settings(model);
+        opening(path);
+        borrowed_files(path);
+        log(path);
         panics(path);
     } catch (const std::exception &error) {
         std::fprintf(stderr, "uncaught exception: %s\n", error.what());
