@@ -94,6 +94,7 @@ install_file "$static" "$target/lib/libhart.a" 644
 
 install_file "$root/include/hart.h" "$target/include/hart.h" 644
 install_file "$root/include/hart.hpp" "$target/include/hart.hpp" 644
+install_file "$root/include/hart.cdef" "$target/include/hart.cdef" 644
 # The module works with every version of Python, so it is not in lib/pythonX.Y. It finds the library in lib of its prefix.
 python=$root/examples/python/hart.py
 if [ -f "$python" ]; then
