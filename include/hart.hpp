@@ -490,7 +490,8 @@ public:
 
     /// Writes an image file in the format that its ending stands for, in upper or lower case: `.png`, `.jpg` or `.jpeg` with
     /// a quality of 90, or `.webp` without loss. Prompt, seed and settings are stored in the text chunks of PNG files and
-    /// in the EXIF data of the others. The file is written completely or not at all.
+    /// in the EXIF data of the others. The file is written completely or not at all. One that exists keeps its mode and, if
+    /// possible, its owner; a symbolic link is followed.
     void save(const Path &path) const { detail::check(hart_image_save(get(), path.c_str())); }
 
     /// Returns the bytes of the image as a file. `quality` is that of JPEG files, 1 to 100, or 0 for 90. Valid as long as

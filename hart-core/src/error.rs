@@ -9,7 +9,7 @@ use crate::weights::{LoadReport, shortened};
 #[non_exhaustive]
 pub enum Error {
     /// A file or folder cannot be read or written.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {source}", shown(path))]
     Io {
         /// The file or folder.
         path: PathBuf,
@@ -17,7 +17,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A file of a checkpoint is missing or damaged.
-    #[error("{}: {problem}", path.display())]
+    #[error("{}: {problem}", shown(path))]
     Checkpoint {
         /// The file or folder.
         path: PathBuf,
@@ -25,7 +25,7 @@ pub enum Error {
         problem: String,
     },
     /// An image file is damaged or of another type.
-    #[error("{}: {problem}", path.display())]
+    #[error("{}: {problem}", shown(path))]
     Image {
         /// The file.
         path: PathBuf,
@@ -33,7 +33,7 @@ pub enum Error {
         problem: String,
     },
     /// A value in a configuration file is missing, of the wrong type, out of range, or not supported.
-    #[error("{}: `{field}` is {got}, expected {expected}", path.display())]
+    #[error("{}: `{field}` is {got}, expected {expected}", shown(path))]
     Config {
         /// The configuration file.
         path: PathBuf,
@@ -50,7 +50,7 @@ pub enum Error {
     /// A tensor of a checkpoint contains NaN or an infinity.
     #[error(
         "{}: tensor `{tensor}` holds {value} at element {index}: the file is damaged or its training diverged; download it again",
-        path.display()
+        shown(path)
     )]
     NotFinite {
         /// The file.
@@ -123,6 +123,11 @@ pub enum Error {
         /// The values.
         what: String,
     },
+}
+
+/// Returns a path as text. An empty one is shown by quotes.
+fn shown(path: &Path) -> String {
+    if path.as_os_str().is_empty() { "\"\"".into() } else { path.display().to_string() }
 }
 
 /// A result of the library.

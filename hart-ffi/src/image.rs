@@ -261,7 +261,8 @@ fn format_of(format: hart_image_format, quality: u32) -> Result<ImageFormat, Fai
 
 /// Writes an image file in the format that its ending stands for, in upper or lower case: `.png`, `.jpg` or `.jpeg` with a
 /// quality of 90, or `.webp` without loss. Prompt, seed and settings are stored in the text chunks of PNG files and in the
-/// EXIF data of the others. The file is written completely or not at all. Returns `HART_ERR_REQUEST` if the ending is
+/// EXIF data of the others. The file is written completely or not at all. One that exists keeps its mode and, if possible,
+/// its owner; a symbolic link is followed. Returns `HART_ERR_REQUEST` if the ending is
 /// another one or missing, or a side is too long for the format, and `HART_ERR_IO` if the file can't be written.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_image_save(image: *const hart_image, path: *const c_char) -> hart_status {

@@ -61,7 +61,7 @@ pub fn check_folder(flag: &str, pattern: &Path) -> Result<(), String> {
     }
     match tempfile::Builder::new().prefix(".hart-").tempfile_in(folder) {
         Ok(_) => Ok(()),
-        Err(e) => Err(format!("{flag} {}: can't write to {}: {e}", pattern.display(), folder.display())),
+        Err(e) => Err(format!("{flag} {}: can't write to {}: {}", pattern.display(), folder.display(), e.kind())),
     }
 }
 

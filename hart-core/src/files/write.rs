@@ -1,6 +1,6 @@
 //! Files and folders that appear under their names only when they are complete.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,17 +12,21 @@ use crate::error::{Error, Result};
 
 /// Prefix of temporary names.
 const PREFIX: &str = ".hart-";
+/// Maximum number of symbolic links in a row, the same as Linux's.
+const MAX_LINKS: usize = 40;
 /// Number of attempts to rename a file that is in use.
 const ATTEMPTS: u32 = 6;
 /// Pause after the first attempt. It doubles each time, to half a second in all.
 const FIRST_PAUSE: Duration = Duration::from_millis(16);
 
-/// Writes a file atomically: to a temporary file in the same folder, which is then renamed. Follows symbolic links.
+/// Writes a file atomically: to a temporary file in the same folder, which is then renamed. A file that exists keeps its mode and, if
+/// the program may set it, its owner; a new one gets those of any new file. A symbolic link stays one, and its target is written, even
+/// if that does not exist yet. Another hard link to the file keeps the old contents.
 ///
 /// # Errors
 ///
-/// [`Error::Io`] if the file cannot be written, its name is not allowed (see [`check_file_name`]), or the path exists and is not a
-/// regular file, such as a device. Windows also refuses to replace a file that a program has mapped, such as the weights of an open
+/// [`Error::Io`] if the file cannot be written, its name is empty or not allowed (see [`check_file_name`]), or the path exists and is not
+/// a regular file, such as a device. A file that may not be written is not replaced. Windows also refuses to replace a file that a program has mapped, such as the weights of an open
 /// model.
 pub fn write_file(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
     let path = path.as_ref();
@@ -31,19 +35,65 @@ pub fn write_file(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
 }
 
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let target = match path.canonicalize() {
-        Ok(target) if !target.is_file() => {
+    if path.as_os_str().is_empty() {
+        return Err(io::Error::new(ErrorKind::InvalidInput, "the name is empty"));
+    }
+    let target = resolve(path)?;
+    let existing = match target.metadata() {
+        Ok(existing) if !existing.is_file() => {
             return Err(io::Error::new(ErrorKind::InvalidInput, "exists and is not a regular file: choose another name"));
         }
-        Ok(target) => target,
-        Err(_) => path.to_path_buf(),
+        Ok(existing) => Some(existing),
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        Err(error) => return Err(error),
     };
+    // Unix allows to replace a file that may not be written. Windows does not.
+    if cfg!(unix) && existing.is_some() {
+        File::options().write(true).open(&target)?;
+    }
     // The crate's own files are private on Unix, and marked as temporary on Windows, where backups leave them out.
-    let mut file = Builder::new().prefix(PREFIX).make_in(folder_of(&target), |path| File::create_new(path))?;
+    let mut system_error = None;
+    let create = |path: &Path| File::create_new(path).inspect_err(|error| system_error = error.raw_os_error());
+    let file = Builder::new().prefix(PREFIX).make_in(folder_of(&target), create);
+    // The crate's error has the temporary path in its text.
+    let mut file = file.map_err(|error| system_error.map_or_else(|| error.kind().into(), io::Error::from_raw_os_error))?;
+    if let Some(existing) = &existing {
+        keep_owner_and_mode(file.as_file(), existing);
+    }
     file.write_all(bytes)?;
     file.as_file().sync_all()?;
     rename(&file.into_temp_path(), &target)
 }
+
+/// Follows symbolic links, also to a file that does not exist yet.
+fn resolve(path: &Path) -> io::Result<PathBuf> {
+    if let Ok(target) = path.canonicalize() {
+        return Ok(target);
+    }
+    let mut target = path.to_path_buf();
+    for _ in 0..MAX_LINKS {
+        match fs::read_link(&target) {
+            Ok(next) => target = folder_of(&target).join(next),
+            Err(_) => return Ok(target),
+        }
+    }
+    Err(io::Error::new(ErrorKind::InvalidInput, "is a symbolic link that leads back to itself"))
+}
+
+/// Gives a new file the owner and mode of the one that it replaces. Not every program may set the owner, and not every file system has
+/// them.
+#[cfg(unix)]
+fn keep_owner_and_mode(file: &File, existing: &Metadata) {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
+    let (user, group) = (existing.uid(), existing.gid());
+    if fchown(file, Some(user), Some(group)).is_err() {
+        let _ = fchown(file, None, Some(group));
+    }
+    let _ = file.set_permissions(fs::Permissions::from_mode(existing.mode() & 0o777));
+}
+
+#[cfg(not(unix))]
+fn keep_owner_and_mode(_: &File, _: &Metadata) {}
 
 /// A new folder that gets its name only when it is complete. If it is dropped before, what was written is removed.
 #[derive(Debug)]
@@ -70,7 +120,9 @@ impl NewFolder {
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
         let parent = folder_of(&target);
-        let staging = builder.prefix(PREFIX).tempdir_in(parent).map_err(Error::io(parent))?;
+        parent.metadata().map_err(Error::io(parent))?;
+        // The crate's error has the temporary path in its text.
+        let staging = builder.prefix(PREFIX).tempdir_in(parent).map_err(|error| Error::io(parent)(error.kind().into()))?;
         Ok(Self { staging, target })
     }
 
@@ -190,6 +242,66 @@ mod tests {
         write_file(folder.path().join("x.txt"), b"").unwrap();
         NewFolder::create(folder.path().join("x")).unwrap().finish().unwrap();
         assert_eq!((mode("x.txt"), mode("x")), (mode("usual.txt"), mode("usual")));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_file_that_exists_keeps_its_mode_and_owner() {
+        use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.txt");
+        fs::write(&path, "old").unwrap();
+        // Only root may give a file away.
+        let is_root = chown(&path, Some(65534), Some(65534)).is_ok();
+        for mode in [0o600, 0o664, 0o755] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            write_file(&path, b"new").unwrap();
+            let written = fs::metadata(&path).unwrap();
+            assert_eq!(written.permissions().mode() & 0o7777, mode);
+            assert!(!is_root || (written.uid(), written.gid()) == (65534, 65534));
+        }
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o444)).unwrap();
+        if !is_root {
+            assert!(write_file(&path, b"newer").unwrap_err().to_string().contains("x.txt: Permission denied"));
+            assert_eq!(fs::read(&path).unwrap(), b"new");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_stay_links() {
+        use std::os::unix::fs::symlink;
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::create_dir(at("there")).unwrap();
+        symlink("there/x.txt", at("new.txt")).unwrap();
+        symlink(at("new.txt"), at("chain.txt")).unwrap();
+        for (link, text) in [("new.txt", "one"), ("chain.txt", "two"), ("new.txt", "three")] {
+            write_file(at(link), text.as_bytes()).unwrap();
+            assert!(at(link).is_symlink() && fs::read_to_string(at("there/x.txt")).unwrap() == text);
+        }
+        symlink("loop.txt", at("loop.txt")).unwrap();
+        assert!(write_file(at("loop.txt"), b"").unwrap_err().to_string().contains("loop.txt: is a symbolic link that leads back"));
+        symlink("nowhere/x.txt", at("lost.txt")).unwrap();
+        assert!(write_file(at("lost.txt"), b"").unwrap_err().to_string().contains("lost.txt: No such file or directory"));
+        assert_eq!(names(folder.path()), ["chain.txt", "loop.txt", "lost.txt", "new.txt", "there"]);
+    }
+
+    #[test]
+    fn an_error_names_the_file_and_no_temporary_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let name = folder.path().join("none").join("x.txt");
+        let error = write_file(&name, b"").unwrap_err().to_string();
+        assert!(error.starts_with(&format!("{}: ", name.display())) && !error.contains(PREFIX), "{error}");
+        let error = NewFolder::create(&name).unwrap_err().to_string();
+        assert!(error.contains("none: ") && !error.contains(PREFIX), "{error}");
+        assert_eq!(write_file("", b"").unwrap_err().to_string(), "\"\": the name is empty");
+        // No file can be created in this folder, even by root.
+        #[cfg(target_os = "linux")]
+        for error in [write_file("/proc/x.txt", b"").unwrap_err(), NewFolder::create("/proc/x").unwrap_err()] {
+            let error = error.to_string();
+            assert!(error.starts_with("/proc") && !error.contains(PREFIX), "{error}");
+        }
     }
 
     #[cfg(windows)]
