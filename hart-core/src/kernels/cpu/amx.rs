@@ -57,6 +57,7 @@ impl AmxToken {
 }
 
 /// The 64-byte operand of `ldtilecfg`.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 #[repr(C, align(64))]
 struct TileConfig {
     palette: u8,
@@ -69,6 +70,7 @@ struct TileConfig {
 }
 
 /// Palette 1, with all eight tile registers at full size.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 static TILE_CONFIG: TileConfig = TileConfig {
     palette: 1,
     start_row: 0,
