@@ -268,9 +268,9 @@ unsafe fn tile<S: SimdF32, const V: usize, const R: usize, const BF16: bool>(
         for _ in 0..depth {
             let column: [S; V] = std::array::from_fn(|v| S::load(columns.add(v * S::LANES)));
             for (row, sums) in sums.iter_mut().enumerate() {
-                let dword = S::splat(*panel.add(row));
+                let dword = *panel.add(row);
                 for v in 0..V {
-                    sums[v] = if BF16 { sums[v].add_bf16_dot(dword, column[v]) } else { sums[v].add_product(dword, column[v]) };
+                    sums[v] = if BF16 { sums[v].add_bf16_dot(dword, column[v]) } else { sums[v].add_scaled(dword, column[v]) };
                 }
             }
             panel = panel.add(PANEL_WIDTH);

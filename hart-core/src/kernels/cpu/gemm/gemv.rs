@@ -99,9 +99,9 @@ unsafe fn register_blocks<S: SimdF32>(operands: Operands<'_>, y: *mut f32) {
                     (true, true, 3) => register_block::<S, 3, 6>(&operands, m, n, y),
                     (true, true, 2) => register_block::<S, 2, 6>(&operands, m, n, y),
                     (true, true, _) => register_block::<S, 1, 6>(&operands, m, n, y),
-                    (false, true, 3..) => register_block::<S, 3, 4>(&operands, m, n, y),
-                    (false, true, 2) => register_block::<S, 2, 4>(&operands, m, n, y),
-                    (false, true, _) => register_block::<S, 1, 4>(&operands, m, n, y),
+                    (false, true, 3..) => register_block::<S, 3, SMALL_NR>(&operands, m, n, y),
+                    (false, true, 2) => register_block::<S, 2, SMALL_NR>(&operands, m, n, y),
+                    (false, true, _) => register_block::<S, 1, SMALL_NR>(&operands, m, n, y),
                     (true, false, 4..) => register_block::<S, 4, 1>(&operands, m, n, y),
                     (_, false, 3..) => register_block::<S, 3, 1>(&operands, m, n, y),
                     (_, false, 2) => register_block::<S, 2, 1>(&operands, m, n, y),
@@ -116,8 +116,12 @@ unsafe fn register_blocks<S: SimdF32>(operands: Operands<'_>, y: *mut f32) {
 
 /// Returns the number of outputs of a full register block: its accumulators and operands fill the registers.
 const fn nr<S: SimdF32>() -> usize {
-    if S::HAS_32_REGISTERS { 6 } else { 4 }
+    if S::HAS_32_REGISTERS { 6 } else { SMALL_NR }
 }
+
+/// Outputs of a full register block where there are only 16 vector registers. ARM has no instructions with operands in memory, so that
+/// w takes registers too.
+const SMALL_NR: usize = if cfg!(target_arch = "aarch64") { 3 } else { 4 };
 
 /// Computes a register block: `MR` rows from m on by `NR` outputs from n on. Lanes run along k.
 ///

@@ -13,7 +13,7 @@ pub(super) trait SimdF32: Copy {
     const LANES: usize;
     /// `true` if there are 32 vector registers, `false` if there are 16.
     const HAS_32_REGISTERS: bool;
-    /// `true` if the processor has AVX512_BF16, which the functions marked "only with `HAS_BF16`" need.
+    /// `true` if the processor has AVX512_BF16 or ARM's FEAT_BF16, which the functions marked "only with `HAS_BF16`" need.
     const HAS_BF16: bool = false;
     /// Returns zeros.
     unsafe fn zero() -> Self;
@@ -29,12 +29,19 @@ pub(super) trait SimdF32: Copy {
     unsafe fn store(self, to: *mut f32);
     /// Returns `self + other`.
     unsafe fn add(self, other: Self) -> Self;
-    /// Returns the larger value of each lane, or `other`'s if one of the two is NaN.
+    /// Returns the larger value of each lane. If `other` is NaN, so is the result; if only `self` is, the result may be `other`.
     unsafe fn max(self, other: Self) -> Self;
     /// Returns `self + a * b`, fused where the processor has FMA.
     unsafe fn add_product(self, a: Self, b: Self) -> Self;
-    /// Returns `self` plus the dot product of the two bf16 in each lane of `a` and `b` (`vdpbf16ps`). Only with `HAS_BF16`.
-    unsafe fn add_bf16_dot(self, _a: Self, _b: Self) -> Self {
+    /// Returns `self + a * b`, with `a` in every lane of a vector.
+    #[inline(always)]
+    unsafe fn add_scaled(self, a: f32, b: Self) -> Self {
+        // SAFETY: the caller upholds the contract of this function.
+        unsafe { self.add_product(Self::splat(a), b) }
+    }
+    /// Returns `self` plus the dot products of the two bf16 in `a` and those in each lane of `b` (`vdpbf16ps`, `bfdot`). Only with
+    /// `HAS_BF16`.
+    unsafe fn add_bf16_dot(self, _a: f32, _b: Self) -> Self {
         unreachable!("only with HAS_BF16")
     }
     /// Rounds two vectors to bf16 and interleaves them: lane i holds `low[i]` in its lower half and `high[i]` in its upper half. Ties
@@ -42,13 +49,13 @@ pub(super) trait SimdF32: Copy {
     unsafe fn interleave_bf16(_low: Self, _high: Self) -> Self {
         unreachable!("only with HAS_BF16")
     }
-    /// Rounds two vectors to bf16 and concatenates them, all of `low` first (`vcvtne2ps2bf16`). Only with `HAS_BF16`.
+    /// Rounds two vectors to bf16 and concatenates them, all of `low` first (`vcvtne2ps2bf16`). Only with AMX.
     unsafe fn concat_bf16(_low: Self, _high: Self) -> Self {
-        unreachable!("only with HAS_BF16")
+        unreachable!("only with AMX")
     }
-    /// Returns the largest lane. Only with `HAS_BF16`.
+    /// Returns the largest lane. Only with AMX.
     unsafe fn reduce_max(self) -> f32 {
-        unreachable!("only with HAS_BF16")
+        unreachable!("only with AMX")
     }
     /// Returns `self * 2^n`, where n is the integer in the lowest 9 bits of each lane of `n` (see [`MAGIC_BIAS`]).
     unsafe fn ldexp(self, n: Self) -> Self;
@@ -104,6 +111,10 @@ enum Variant {
     /// The vectors of [`Self::Avx512Bf16`], and AMX tiles of bf16.
     #[cfg(target_arch = "x86_64")]
     Amx(AmxToken),
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+    #[cfg(target_arch = "aarch64")]
+    NeonBf16,
 }
 
 impl SimdLevel {
@@ -121,6 +132,11 @@ impl SimdLevel {
                 all[4] = all[3].and(AmxToken::bf16()).map(|token| Self(Variant::Amx(token)));
             }
         }
+        #[cfg(target_arch = "aarch64")]
+        if std::arch::is_aarch64_feature_detected!("neon") {
+            all[1] = Some(Self(Variant::Neon));
+            all[2] = std::arch::is_aarch64_feature_detected!("bf16").then_some(Self(Variant::NeonBf16));
+        }
         all.into_iter().flatten()
     }
 
@@ -137,6 +153,8 @@ impl SimdLevel {
             Variant::Avx2 => false,
             #[cfg(target_arch = "x86_64")]
             Variant::Avx512 | Variant::Avx512Bf16 | Variant::Amx(_) => true,
+            #[cfg(target_arch = "aarch64")]
+            Variant::Neon | Variant::NeonBf16 => false,
         }
     }
 
@@ -145,6 +163,8 @@ impl SimdLevel {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
             Variant::Avx512Bf16 | Variant::Amx(_) => true,
+            #[cfg(target_arch = "aarch64")]
+            Variant::NeonBf16 => true,
             _ => false,
         }
     }
@@ -177,6 +197,10 @@ impl SimdLevel {
                 Variant::Avx512 => x86::avx512(kernel),
                 #[cfg(target_arch = "x86_64")]
                 Variant::Avx512Bf16 | Variant::Amx(_) => x86::avx512_bf16(kernel),
+                #[cfg(target_arch = "aarch64")]
+                Variant::Neon => arm::neon(kernel),
+                #[cfg(target_arch = "aarch64")]
+                Variant::NeonBf16 => arm::neon_bf16(kernel),
             }
         }
     }
@@ -262,5 +286,7 @@ impl SimdF32 for Plain {
     }
 }
 
+#[cfg(target_arch = "aarch64")]
+mod arm;
 #[cfg(target_arch = "x86_64")]
 mod x86;

@@ -73,11 +73,12 @@ impl<const BF16: bool> SimdF32 for Avx512<BF16> {
     }
 
     #[inline(always)]
-    unsafe fn add_bf16_dot(self, a: Self, b: Self) -> Self {
+    unsafe fn add_bf16_dot(self, a: f32, b: Self) -> Self {
         assert!(BF16, "only with HAS_BF16");
         // SAFETY: see above; both types are 512 bits wide.
         unsafe {
-            let (a, b) = (std::mem::transmute::<__m512, __m512bh>(a.0), std::mem::transmute::<__m512, __m512bh>(b.0));
+            let a = _mm512_set1_ps(a);
+            let (a, b) = (std::mem::transmute::<__m512, __m512bh>(a), std::mem::transmute::<__m512, __m512bh>(b.0));
             Self(_mm512_dpbf16_ps(self.0, a, b))
         }
     }

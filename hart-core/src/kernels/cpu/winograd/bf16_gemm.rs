@@ -1,11 +1,11 @@
-//! Products of bf16 pairs, summed in f32, with AVX-512 BF16 or AMX.
+//! Products of bf16 pairs, summed in f32, with the dot products of AVX512_BF16 or ARM's FEAT_BF16, or with AMX.
 
 use bytemuck::{Pod, Zeroable};
 
 use super::super::amx::{self, TILE_DWORDS, Tdpbf16ps, TileGuard, TileOperands, TileProduct};
-use super::super::simd::SimdLevel;
+use super::super::simd::{SimdF32, SimdLevel};
 use super::CHUNK;
-use super::gemm::Product;
+use super::gemm::{Operand, Product};
 
 /// Two channels in bf16, the first in the lower half.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -21,6 +21,14 @@ impl Pair {
     #[inline(always)]
     pub(super) fn new(first: f32, second: f32) -> Self {
         Self(u32::from(round_to_bf16(first)) | u32::from(round_to_bf16(second)) << 16)
+    }
+}
+
+impl Operand for Pair {
+    #[inline(always)]
+    unsafe fn add_products<S: SimdF32>(sums: S, x: f32, w: S) -> S {
+        // SAFETY: the caller's guarantee.
+        unsafe { sums.add_bf16_dot(x, w) }
     }
 }
 
@@ -46,23 +54,12 @@ pub(super) fn available() -> bool {
 /// # Panics
 ///
 /// If the lengths do not fit together.
-pub(super) fn multiply(product: Product<'_, Pair>) {
-    product.check();
-    #[cfg(target_arch = "x86_64")]
-    if available() {
-        // SAFETY: the processor has the instructions, and `check` asserts that the lengths fit together.
-        unsafe {
-            match product.columns / 16 {
-                5 => x86::tiles::<5, 5>(product),
-                4 => x86::tiles::<6, 4>(product),
-                3 => x86::tiles::<8, 3>(product),
-                2 => x86::tiles::<8, 2>(product),
-                _ => x86::tiles::<8, 1>(product),
-            }
-        }
-        return;
+pub(super) fn multiply(level: SimdLevel, product: Product<'_, Pair>) {
+    if level.has_bf16() {
+        level.run(product);
+    } else {
+        plain(product);
     }
-    plain(product);
 }
 
 /// Like [`multiply`], with AMX. The product has a multiple of [`ROWS`] rows, and a depth that fills the tiles.
@@ -96,8 +93,9 @@ pub(super) fn multiply_amx(_: &TileGuard, product: Product<'_, Pair>) {
     }
 }
 
-/// Like [`multiply`], for any processor: the fallback, and the reference of the tests.
-pub(super) fn plain(product: Product<'_, Pair>) {
+/// Like [`multiply`], for any processor.
+fn plain(product: Product<'_, Pair>) {
+    product.check();
     let Product { x, stride, panel, depth, columns, y, rows } = product;
     let halves = |pair: Pair| [f32::from_bits(pair.0 << 16), f32::from_bits(pair.0 & 0xffff_0000)];
     let panel: Vec<[f32; 2]> = panel[..depth * columns].iter().map(|pair| halves(*pair)).collect();
@@ -108,71 +106,5 @@ pub(super) fn plain(product: Product<'_, Pair>) {
             sums.iter_mut().zip(weights).for_each(|(sum, w)| *sum += first * w[0] + second * w[1]);
         }
         y.copy_from_slice(&sums[..columns]);
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use std::arch::x86_64::*;
-    use std::mem::transmute;
-
-    use super::{Pair, Product};
-
-    /// Multiplies all rows, `R` at a time, by all `V` vectors of columns.
-    ///
-    /// # Safety
-    ///
-    /// The processor has the instructions, the operands and the output have the product's sizes, and its columns are `V` vectors.
-    #[target_feature(enable = "avx512f,avx512vl,avx512bf16")]
-    pub(super) unsafe fn tiles<const R: usize, const V: usize>(mut product: Product<'_, Pair>) {
-        let mut row = 0;
-        // SAFETY: the caller's guarantee; `row` stays below the number of rows.
-        unsafe {
-            while row + R <= product.rows {
-                tile::<R, V>(&mut product, row);
-                row += R;
-            }
-            while row < product.rows {
-                tile::<1, V>(&mut product, row);
-                row += 1;
-            }
-        }
-    }
-
-    /// Multiplies a register block of `R` rows and `V` vectors.
-    ///
-    /// # Safety
-    ///
-    /// Like [`tiles`]; `R` rows exist from `row` on.
-    #[allow(clippy::needless_range_loop)] // Rows and vectors are indexed the same way.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512vl,avx512bf16")]
-    unsafe fn tile<const R: usize, const V: usize>(product: &mut Product<'_, Pair>, row: usize) {
-        // SAFETY: the caller's guarantee.
-        unsafe {
-            let x = product.x.as_ptr().add(row * product.stride);
-            let mut w = product.panel.as_ptr().cast::<i32>();
-            let mut sums = [[_mm512_setzero_ps(); V]; R];
-            for k in 0..product.depth {
-                let mut ws = [_mm512_setzero_si512(); V];
-                for v in 0..V {
-                    ws[v] = _mm512_loadu_si512(w.add(16 * v).cast());
-                }
-                for r in 0..R {
-                    let x = _mm512_set1_epi32((*x.add(r * product.stride + k)).0.cast_signed());
-                    for v in 0..V {
-                        sums[r][v] =
-                            _mm512_dpbf16_ps(sums[r][v], transmute::<__m512i, __m512bh>(x), transmute::<__m512i, __m512bh>(ws[v]));
-                    }
-                }
-                w = w.add(product.columns);
-            }
-            for r in 0..R {
-                let y = product.y.as_mut_ptr().add((row + r) * product.columns);
-                for v in 0..V {
-                    _mm512_storeu_ps(y.add(16 * v), sums[r][v]);
-                }
-            }
-        }
     }
 }

@@ -6,10 +6,10 @@ use super::super::amx::{self, AmxToken, TileGuard};
 use super::super::simd::{SimdF32, SimdLevel};
 use super::ALIGN;
 use super::bf16_gemm::{self, Pair, round_to_bf16};
-use super::gemm::Product;
+use super::gemm::{Operand, Product};
 
 /// An element of a product's operands.
-pub(super) trait Element: Pod + Default + Send + Sync {
+pub(super) trait Element: Operand + Pod + Default + Send + Sync {
     /// Channels that one element holds.
     const CHANNELS: usize;
 
@@ -91,10 +91,10 @@ impl Element for Pair {
     }
 
     #[inline(always)]
-    fn multiply(_: SimdLevel, tiles: Option<&TileGuard>, product: Product<'_, Self>) {
+    fn multiply(level: SimdLevel, tiles: Option<&TileGuard>, product: Product<'_, Self>) {
         match tiles {
             Some(tiles) => bf16_gemm::multiply_amx(tiles, product),
-            None => bf16_gemm::multiply(product),
+            None => bf16_gemm::multiply(level, product),
         }
     }
 }

@@ -3,6 +3,24 @@
 use super::super::simd::{SimdF32, SimdKernel};
 use super::{ALIGN, CHUNK};
 
+/// An element of a product's operands, which has the size of f32.
+pub(super) trait Operand: Copy {
+    /// Returns `sums` plus the products of the element in `x` and those in the lanes of `w`.
+    ///
+    /// # Safety
+    ///
+    /// The processor has the instructions of `S`. For pairs of bf16, it has [`SimdF32::HAS_BF16`].
+    unsafe fn add_products<S: SimdF32>(sums: S, x: f32, w: S) -> S;
+}
+
+impl Operand for f32 {
+    #[inline(always)]
+    unsafe fn add_products<S: SimdF32>(sums: S, x: f32, w: S) -> S {
+        // SAFETY: the caller's guarantee.
+        unsafe { sums.add_scaled(x, w) }
+    }
+}
+
 /// Operands and output of one product.
 pub(super) struct Product<'a, N> {
     /// Rows of x, `stride` apart.
@@ -32,7 +50,7 @@ impl<N> Product<'_, N> {
     }
 }
 
-impl SimdKernel for Product<'_, f32> {
+impl<N: Operand> SimdKernel for Product<'_, N> {
     #[inline(always)]
     unsafe fn run<S: SimdF32>(mut self) {
         self.check();
@@ -52,7 +70,7 @@ impl SimdKernel for Product<'_, f32> {
     }
 }
 
-impl Product<'_, f32> {
+impl<N: Operand> Product<'_, N> {
     /// Multiplies all rows, `R` at a time, by all columns, `V` vectors at a time.
     ///
     /// # Safety
@@ -92,11 +110,11 @@ impl Product<'_, f32> {
             let mut w = self.panel.as_ptr().add(column);
             let mut sums = [[S::zero(); V]; R];
             for k in 0..self.depth {
-                let ws: [S; V] = std::array::from_fn(|v| S::load(w.add(v * S::LANES)));
+                let ws: [S; V] = std::array::from_fn(|v| S::load(w.add(v * S::LANES).cast()));
                 for r in 0..R {
-                    let x = S::splat(*x.add(r * self.stride + k));
+                    let x = x.add(r * self.stride + k).cast::<f32>().read();
                     for v in 0..V {
-                        sums[r][v] = sums[r][v].add_product(x, ws[v]);
+                        sums[r][v] = N::add_products(sums[r][v], x, ws[v]);
                     }
                 }
                 w = w.add(self.columns);

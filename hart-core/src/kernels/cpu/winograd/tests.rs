@@ -95,10 +95,13 @@ fn products_of_pairs_are_those_of_their_values() {
         let row = |k: usize| &weights[k * columns..][..columns];
         let panel: Vec<Pair> =
             (0..depth).flat_map(|k| row(2 * k).iter().zip(row(2 * k + 1)).map(|(a, b)| Pair::new(*a, *b))).collect();
+        let at_levels = SimdLevel::all().map(|level| move |product: Product<'_, Pair>| bf16_gemm::multiply(level, product));
+        let at_levels: Vec<_> = at_levels.collect();
+        let at_levels = at_levels.iter().map(|multiply| multiply as &dyn Fn(Product<'_, Pair>));
         let token = Pair::amx(SimdLevel::best(), depth).filter(|_| rows.is_multiple_of(bf16_gemm::ROWS));
         let on_amx = token.map(|token| move |product: Product<'_, Pair>| bf16_gemm::multiply_amx(&TileGuard::new(token), product));
         let on_amx = on_amx.iter().map(|multiply| multiply as &dyn Fn(Product<'_, Pair>));
-        for multiply in [&bf16_gemm::multiply as &dyn Fn(Product<'_, Pair>), &bf16_gemm::plain].into_iter().chain(on_amx) {
+        for multiply in at_levels.chain(on_amx) {
             let mut y = vec![0.0; rows * columns];
             multiply(Product { x: &x_pairs, stride: depth, rows, panel: &panel, depth, columns, y: &mut y });
             for (i, y) in y.iter().enumerate() {
