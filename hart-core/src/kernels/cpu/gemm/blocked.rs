@@ -222,7 +222,7 @@ impl<S: SimdF32> MicroKernelOps for F32Ops<S> {
     /// The second vector is unused if the first one holds all outputs.
     type AccVector = [S; 2];
     type WVector = [S; 2];
-    type XVector = S;
+    type XVector = f32;
 
     #[inline(always)]
     unsafe fn zero() -> [S; 2] {
@@ -237,17 +237,17 @@ impl<S: SimdF32> MicroKernelOps for F32Ops<S> {
     }
 
     #[inline(always)]
-    unsafe fn broadcast_x(from: *const u32) -> S {
+    unsafe fn load_x(from: *const u32) -> f32 {
         // SAFETY: the caller upholds the contract of this function.
-        unsafe { S::splat(from.cast::<f32>().read()) }
+        unsafe { from.cast::<f32>().read() }
     }
 
     #[inline(always)]
-    unsafe fn accumulate(accumulators: [S; 2], x: S, w: [S; 2]) -> [S; 2] {
+    unsafe fn accumulate(accumulators: [S; 2], x: f32, w: [S; 2]) -> [S; 2] {
         // SAFETY: the caller upholds the contract of this function.
         unsafe {
-            let second = if S::LANES < NR { accumulators[1].add_product(x, w[1]) } else { accumulators[1] };
-            [accumulators[0].add_product(x, w[0]), second]
+            let second = if S::LANES < NR { accumulators[1].add_scaled(x, w[1]) } else { accumulators[1] };
+            [accumulators[0].add_scaled(x, w[0]), second]
         }
     }
 

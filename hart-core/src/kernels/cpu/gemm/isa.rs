@@ -2,14 +2,14 @@
 
 use super::super::amx::{self, AmxToken};
 use super::super::simd::{self, SimdF32, SimdKernel};
-#[cfg(target_arch = "aarch64")]
-use super::arm;
 use super::epilogue::Epilogue;
 use super::microkernel::{CacheLine, MacroBlock, MicroKernelOps, macro_kernel};
 use super::packing::{NR, XFormat, XLayout};
 #[cfg(target_arch = "x86_64")]
 use super::x86;
 use super::{amx as amx_gemm, blocked};
+#[cfg(target_arch = "aarch64")]
+use super::{arm, arm_pairs};
 
 /// An instruction set for products of int8. A value proves that the processor has it.
 #[derive(Clone, Copy, Debug)]
@@ -28,8 +28,13 @@ enum Int8Variant {
     Avx512Vnni256,
     #[cfg(target_arch = "x86_64")]
     Avx512Vnni,
+    /// `smull`, which every 64-bit ARM processor has.
+    #[cfg(target_arch = "aarch64")]
+    NeonMull,
     #[cfg(target_arch = "aarch64")]
     NeonDot,
+    #[cfg(target_arch = "aarch64")]
+    NeonI8mm,
     Amx(AmxToken),
 }
 
@@ -50,7 +55,10 @@ impl Int8Isa {
         }
         #[cfg(target_arch = "aarch64")]
         {
-            all[1] = std::arch::is_aarch64_feature_detected!("dotprod").then_some(Self(Int8Variant::NeonDot));
+            use std::arch::is_aarch64_feature_detected;
+            all[1] = is_aarch64_feature_detected!("neon").then_some(Self(Int8Variant::NeonMull));
+            all[2] = is_aarch64_feature_detected!("dotprod").then_some(Self(Int8Variant::NeonDot));
+            all[3] = is_aarch64_feature_detected!("i8mm").then_some(Self(Int8Variant::NeonI8mm));
         }
         all[5] = AmxToken::int8().map(|token| Self(Int8Variant::Amx(token)));
         all.into_iter().flatten()
@@ -72,7 +80,11 @@ impl Int8Isa {
             #[cfg(target_arch = "x86_64")]
             Int8Variant::Avx512Vnni => (x86::Avx512Vnni::MR, XFormat::Panel),
             #[cfg(target_arch = "aarch64")]
+            Int8Variant::NeonMull => (arm_pairs::MULL_MR, XFormat::Pairs),
+            #[cfg(target_arch = "aarch64")]
             Int8Variant::NeonDot => (arm::NeonDot::MR, XFormat::Panel),
+            #[cfg(target_arch = "aarch64")]
+            Int8Variant::NeonI8mm => (arm_pairs::MMLA_MR, XFormat::Pairs),
             Int8Variant::Amx(_) => (amx::TILE_ROWS, XFormat::Tiled),
         };
         XLayout { mr, format }
@@ -82,7 +94,7 @@ impl Int8Isa {
     pub(super) fn x_is_signed(self) -> bool {
         match self.0 {
             #[cfg(target_arch = "aarch64")]
-            Int8Variant::NeonDot => true,
+            Int8Variant::NeonMull | Int8Variant::NeonDot | Int8Variant::NeonI8mm => true,
             Int8Variant::Amx(_) => true,
             _ => false,
         }
@@ -107,7 +119,11 @@ impl Int8Isa {
                 #[cfg(target_arch = "x86_64")]
                 Int8Variant::Avx512Vnni => x86::avx512_vnni(&block),
                 #[cfg(target_arch = "aarch64")]
+                Int8Variant::NeonMull => arm_pairs::mull(&block),
+                #[cfg(target_arch = "aarch64")]
                 Int8Variant::NeonDot => arm::neon_dot(&block),
+                #[cfg(target_arch = "aarch64")]
+                Int8Variant::NeonI8mm => arm_pairs::i8mm(&block),
                 Int8Variant::Amx(token) => block.with_tiled_w(|block| amx_gemm::int8(token, &block)),
             }
         }
@@ -124,6 +140,8 @@ enum Bf16Variant {
     Widened(simd::SimdLevel),
     #[cfg(target_arch = "x86_64")]
     Avx512Bf16,
+    #[cfg(target_arch = "aarch64")]
+    NeonBf16,
     Amx(AmxToken),
 }
 
@@ -132,7 +150,9 @@ impl Bf16Isa {
     pub(super) fn all() -> impl DoubleEndedIterator<Item = Self> {
         #[cfg(target_arch = "x86_64")]
         let native = simd::SimdLevel::best().has_bf16().then_some(Self(Bf16Variant::Avx512Bf16));
-        #[cfg(not(target_arch = "x86_64"))]
+        #[cfg(target_arch = "aarch64")]
+        let native = simd::SimdLevel::best().has_bf16().then_some(Self(Bf16Variant::NeonBf16));
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
         let native = None;
         let amx = AmxToken::bf16().map(|token| Self(Bf16Variant::Amx(token)));
         let widened: Vec<_> = simd::SimdLevel::all().map(|level| Self(Bf16Variant::Widened(level))).collect();
@@ -150,6 +170,8 @@ impl Bf16Isa {
             Bf16Variant::Widened(level) => XLayout { format: XFormat::Widened, ..blocked::x_layout(level) },
             #[cfg(target_arch = "x86_64")]
             Bf16Variant::Avx512Bf16 => XLayout { mr: x86::Avx512Bf16::MR, format: XFormat::Panel },
+            #[cfg(target_arch = "aarch64")]
+            Bf16Variant::NeonBf16 => XLayout { mr: arm_pairs::MMLA_MR, format: XFormat::Pairs },
             Bf16Variant::Amx(_) => XLayout { mr: amx::TILE_ROWS, format: XFormat::Tiled },
         }
     }
@@ -170,6 +192,9 @@ impl Bf16Isa {
             // SAFETY: only `all` creates values, after detecting the processor's features. The caller guarantees the rest.
             #[cfg(target_arch = "x86_64")]
             Bf16Variant::Avx512Bf16 => unsafe { x86::avx512_bf16(&block) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "aarch64")]
+            Bf16Variant::NeonBf16 => unsafe { arm_pairs::bf16(&block) },
             // SAFETY: as above.
             Bf16Variant::Amx(token) => block.with_tiled_w(|block| unsafe { amx_gemm::bf16(token, &block) }),
         }
@@ -223,7 +248,7 @@ impl MicroKernelOps for PlainInt8 {
     }
 
     #[inline(always)]
-    unsafe fn broadcast_x(from: *const u32) -> Self::XVector {
+    unsafe fn load_x(from: *const u32) -> Self::XVector {
         // SAFETY: the caller guarantees one dword.
         unsafe { from.read() }.to_le_bytes()
     }

@@ -6,7 +6,7 @@
 //!
 //! Processors without instructions for int8 or bf16 multiply the next wider type: x is packed [`XFormat::Widened`], and a task widens
 //! its panels of w before it uses them. AMX ([`super::amx`]) needs x packed [`XFormat::Tiled`], and panels of w that start at a cache
-//! line.
+//! line. The matrix products of ARM need x packed [`XFormat::Pairs`].
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -46,15 +46,15 @@ pub(super) trait MicroKernelOps {
     type AccVector: Copy;
     /// One k-group of a panel of w.
     type WVector: Copy;
-    /// One dword of x in all lanes.
+    /// One dword of x: in all lanes, or alone where instructions broadcast it.
     type XVector: Copy;
 
     /// Returns accumulators of zero.
     unsafe fn zero() -> Self::AccVector;
     /// Loads 64 bytes, at any alignment.
     unsafe fn load_w(from: *const u8) -> Self::WVector;
-    /// Loads one dword and broadcasts it.
-    unsafe fn broadcast_x(from: *const u32) -> Self::XVector;
+    /// Loads one dword of x.
+    unsafe fn load_x(from: *const u32) -> Self::XVector;
     /// Adds to each accumulator the dot product of its dwords of x and w.
     unsafe fn accumulate(accumulators: Self::AccVector, x: Self::XVector, w: Self::WVector) -> Self::AccVector;
     /// Returns the accumulators as an array.
@@ -143,7 +143,7 @@ pub(super) fn for_each_macro_block(
 ) {
     let panels = outputs.div_ceil(NR);
     let x_dwords = match layout.format {
-        XFormat::Panel => TASK_X_DWORDS,
+        XFormat::Panel | XFormat::Pairs => TASK_X_DWORDS,
         XFormat::Widened => WIDENED_TASK_X_DWORDS,
         XFormat::Tiled => TILED_TASK_X_DWORDS,
     };
@@ -159,6 +159,11 @@ pub(super) fn for_each_macro_block(
     );
 }
 
+/// Returns the number of rows of x that stay in the cache while they are multiplied by all panels.
+pub(super) fn rows_in_cache(k_dwords: usize) -> usize {
+    (MC_X_DWORDS / k_dwords).max(1)
+}
+
 /// Multiplies all rows of a block by all of its panels.
 ///
 /// # Safety
@@ -171,7 +176,7 @@ pub(super) unsafe fn macro_kernel<O: MicroKernelOps, E: Epilogue<O::Accumulator>
         block.x.len() >= rows.next_multiple_of(O::MR) * k_dwords && block.w.len() >= panels * k_dwords * W_STEP,
         "panels are whole"
     );
-    let mc = (MC_X_DWORDS / k_dwords).max(1).next_multiple_of(O::MR);
+    let mc = rows_in_cache(k_dwords).next_multiple_of(O::MR);
     for first in (0..rows).step_by(mc) {
         let mut panel = 0;
         while panel < panels {
@@ -239,7 +244,7 @@ unsafe fn micro_kernel<O: MicroKernelOps, E: Epilogue<O::Accumulator>, const R: 
                 *ws = O::load_w(w.add(p * k_dwords * W_STEP));
             }
             for (r, accumulators) in accumulators.iter_mut().enumerate() {
-                let xr = O::broadcast_x(x.add(r));
+                let xr = O::load_x(x.add(r));
                 for (accumulators, wp) in accumulators.iter_mut().zip(ws) {
                     *accumulators = O::accumulate(*accumulators, xr, wp);
                 }

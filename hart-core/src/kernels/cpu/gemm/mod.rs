@@ -11,6 +11,8 @@
 mod amx;
 #[cfg(target_arch = "aarch64")]
 mod arm;
+#[cfg(target_arch = "aarch64")]
+mod arm_pairs;
 mod bf16;
 mod blocked;
 mod epilogue;

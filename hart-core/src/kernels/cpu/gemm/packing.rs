@@ -9,7 +9,7 @@ pub(crate) const NR: usize = 16;
 /// The packed layout of x that a micro-kernel reads.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct XLayout {
-    /// Rows of a panel, which are those of the largest register block: 4, 6, 8 or 16.
+    /// Rows of a panel, which are those of the largest register block: at most 16.
     pub(super) mr: usize,
     pub(super) format: XFormat,
 }
@@ -24,6 +24,9 @@ pub(super) enum XFormat {
     Widened,
     /// `[k_groups / 16][mr][16]`, zeros after the last k-group of a row: tiles of AMX.
     Tiled,
+    /// `[k_groups / 2][mr][2]`, zeros after the last k-group of a row: operands of ARM's matrix products.
+    #[cfg_attr(not(target_arch = "aarch64"), allow(dead_code))]
+    Pairs,
 }
 
 impl XLayout {
@@ -33,6 +36,7 @@ impl XLayout {
             XFormat::Panel => k_groups,
             XFormat::Widened => 2 * k_groups,
             XFormat::Tiled => k_groups.next_multiple_of(amx::TILE_DWORDS),
+            XFormat::Pairs => k_groups.next_multiple_of(2),
         }
     }
 
@@ -71,13 +75,18 @@ impl XLayout {
                 let pairs = panel.chunks_exact_mut(2 * self.mr);
                 pairs.zip(k_groups).for_each(|(to, group)| [to[row], to[self.mr + row]] = widened(*group));
             }
-            XFormat::Tiled => {
-                for (tile, from) in panel.chunks_exact_mut(self.mr * amx::TILE_DWORDS).zip(k_groups.chunks(amx::TILE_DWORDS)) {
-                    let to = &mut tile[row * amx::TILE_DWORDS..][..amx::TILE_DWORDS];
-                    to[from.len()..].fill(0);
-                    to.iter_mut().zip(from).for_each(|(to, group)| *to = dword(*group));
-                }
-            }
+            XFormat::Tiled => self.pack_tiles::<G, { amx::TILE_DWORDS }>(panel, row, k_groups, dword),
+            XFormat::Pairs => self.pack_tiles::<G, 2>(panel, row, k_groups, dword),
+        }
+    }
+
+    /// Packs the k-groups of one row into its panel `[k_groups / N][mr][N]`.
+    #[inline(always)]
+    fn pack_tiles<G: Copy, const N: usize>(self, panel: &mut [u32], row: usize, k_groups: &[G], dword: impl Fn(G) -> u32) {
+        for (tile, from) in panel.chunks_exact_mut(self.mr * N).zip(k_groups.chunks(N)) {
+            let to = &mut tile[row * N..][..N];
+            to[from.len()..].fill(0);
+            to.iter_mut().zip(from).for_each(|(to, group)| *to = dword(*group));
         }
     }
 }

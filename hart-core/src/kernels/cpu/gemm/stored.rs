@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 
+#[cfg(not(target_arch = "aarch64"))]
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
@@ -68,6 +69,9 @@ impl<'a> StoredRows<'a> {
             let from = index * inputs + range.start..index * inputs + range.end;
             match self {
                 Self::F32(_) => unreachable!("read in place above"),
+                #[cfg(target_arch = "aarch64")]
+                Self::F16(rows) => super::arm::widen_f16(&rows[from], to),
+                #[cfg(not(target_arch = "aarch64"))]
                 Self::F16(rows) => rows[from].convert_to_f32_slice(to),
                 Self::Bf16(rows) => to.iter_mut().zip(&rows[from]).for_each(|(to, from)| *to = bf16_to_f32(*from)),
             }

@@ -32,7 +32,7 @@ impl MicroKernelOps for Avx512Vnni {
     }
 
     #[inline(always)]
-    unsafe fn broadcast_x(from: *const u32) -> __m512i {
+    unsafe fn load_x(from: *const u32) -> __m512i {
         // SAFETY: see above, and the caller guarantees the data behind the pointer.
         unsafe { _mm512_set1_epi32(from.read() as i32) }
     }
@@ -110,7 +110,7 @@ impl<D: YmmDot> MicroKernelOps for Ymm<D> {
     }
 
     #[inline(always)]
-    unsafe fn broadcast_x(from: *const u32) -> __m256i {
+    unsafe fn load_x(from: *const u32) -> __m256i {
         // SAFETY: see above, and the caller guarantees the data behind the pointer.
         unsafe { _mm256_set1_epi32(from.read() as i32) }
     }
@@ -174,7 +174,7 @@ impl MicroKernelOps for Avx512Bf16 {
     }
 
     #[inline(always)]
-    unsafe fn broadcast_x(from: *const u32) -> __m512i {
+    unsafe fn load_x(from: *const u32) -> __m512i {
         // SAFETY: see above, and the caller guarantees the data behind the pointer.
         unsafe { _mm512_set1_epi32(from.read() as i32) }
     }
