@@ -123,8 +123,8 @@ impl Attend<'_> {
                     unsafe {
                         match (self.queries - query).div_ceil(S::LANES).min(vectors) {
                             1 => key_block::<S, 1, BF16>(self.scratch, &kv, first, count, query, bias),
-                            2 => key_block::<S, 2, BF16>(self.scratch, &kv, first, count, query, bias),
-                            _ => key_block::<S, TILE_VECTORS, BF16>(self.scratch, &kv, first, count, query, bias),
+                            TILE_VECTORS => key_block::<S, TILE_VECTORS, BF16>(self.scratch, &kv, first, count, query, bias),
+                            _ => key_block::<S, SMALL_TILE_VECTORS, BF16>(self.scratch, &kv, first, count, query, bias),
                         }
                     }
                     query += vectors * S::LANES;
