@@ -27,6 +27,9 @@ BUILT = {"win32": "hart.dll", "darwin": "libhart.dylib"}.get(sys.platform, "libh
 #: Platform tags of the oldest macOS that Rust's standard library supports, by processor.
 MACOS_TAGS = {"x86_64": "macosx_10_12_x86_64", "arm64": "macosx_11_0_arm64"}
 
+#: Machine numbers of ELF files, with the ends of the platform tags that fit them.
+ELF_MACHINES = {62: "x86_64", 183: "aarch64"}
+
 
 def version() -> str:
     """Return `__version__` of hart.py."""
@@ -54,6 +57,17 @@ def library_name(file: str) -> str:
     return names.get(Path(file).suffix, "libhart.so")
 
 
+def elf_machine(file: str) -> str | None:
+    """Return the processor of a Linux library, as platform tags name it; None for other files and processors."""
+    if not Path(file).is_file():  # The name of what cargo builds.
+        return None
+    with open(file, "rb") as opened:
+        header = opened.read(20)
+    if not header.startswith(b"\x7fELF"):
+        return None
+    return ELF_MACHINES.get(int.from_bytes(header[18:20], "little" if header[5] == 1 else "big"))
+
+
 def platform_tag(tag: str, file: str) -> str:
     """Return the platform tag of a wheel with this library, given the tag of this Python or of `--plat-name`."""
     if tag.endswith("universal2"):
@@ -64,6 +78,9 @@ def platform_tag(tag: str, file: str) -> str:
     if library_name(file) != expected:
         advice = "pass its platform in --plat-name, such as win_amd64"
         sys.exit(f"a wheel for {tag} needs a library like {expected}, but {file} is for another system: {advice}")
+    machine = elf_machine(file)
+    if machine is not None and not tag.endswith(machine):
+        sys.exit(f"a wheel for {tag} needs a library for its processor, but {file} is for {machine}: pass --plat-name=linux_{machine}")
     return tag
 
 
