@@ -37,6 +37,7 @@ import importlib
 import inspect
 import itertools
 import json
+import logging
 import math
 import operator
 import os
@@ -47,7 +48,21 @@ import sys
 import threading
 import zlib
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from ctypes import POINTER, byref, c_char_p, c_double, c_float, c_int32, c_size_t, c_uint8, c_uint32, c_uint64, c_void_p
+from ctypes import (
+    POINTER,
+    byref,
+    c_char_p,
+    c_double,
+    c_float,
+    c_int,
+    c_int32,
+    c_size_t,
+    c_ssize_t,
+    c_uint8,
+    c_uint32,
+    c_uint64,
+    c_void_p,
+)
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
@@ -92,6 +107,7 @@ __all__ = [
     "Model",
     "ModelInfo",
     "OutOfMemoryError",
+    "PixelFormat",
     "RequestError",
     "Result",
     "Stage",
@@ -103,6 +119,7 @@ __all__ = [
     "Truncation",
     "build_info",
     "devices",
+    "log_to",
     "version",
 ]
 
@@ -267,6 +284,8 @@ class _hart_image_view(_Struct):
 
 _hart_observer = ctypes.CFUNCTYPE(c_int32, POINTER(_hart_event), c_void_p)
 _hart_reader = ctypes.CFUNCTYPE(c_int32, c_void_p, c_uint64, POINTER(c_uint8), c_size_t)
+_hart_destroy = ctypes.CFUNCTYPE(None, c_void_p)
+_hart_logger = ctypes.CFUNCTYPE(None, c_int32, c_char_p, c_void_p)
 
 # A `const uint8_t *` parameter. As c_char_p it takes Python's bytes without a copy, embedded NULs included.
 _data = c_char_p
@@ -278,34 +297,69 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "hart_version_text": (c_char_p, []),
     "hart_abi_version": (c_uint32, []),
     "hart_build_info": (c_char_p, []),
-    # Status and errors
+    # Status
     "hart_status_text": (c_char_p, [c_int32]),
+    # Last error
     "hart_last_error": (c_char_p, []),
     "hart_last_error_copy": (_hart_status, [c_char_p, c_size_t, POINTER(c_size_t)]),
+    # Log
+    "hart_set_log": (_hart_status, [_hart_logger, c_void_p, _hart_destroy]),
     # Devices
     "hart_device_list_new": (_hart_status, [POINTER(_hart_device_list)]),
     "hart_device_list_free": (None, [_hart_device_list]),
     "hart_device_list_count": (c_size_t, [_hart_device_list]),
     "hart_device_list_get": (_hart_status, [_hart_device_list, c_size_t, POINTER(_hart_device_info)]),
+    # Cancellation
+    "hart_cancel_new": (_hart_status, [POINTER(_hart_cancel)]),
+    "hart_cancel_share": (_hart_status, [_hart_cancel, POINTER(_hart_cancel)]),
+    "hart_cancel_free": (None, [_hart_cancel]),
+    "hart_cancel_request": (_hart_status, [_hart_cancel]),
+    "hart_cancel_reset": (_hart_status, [_hart_cancel]),
+    "hart_cancel_is_requested": (c_int32, [_hart_cancel]),
+    # Events
+    "hart_event_preview": (_hart_status, [POINTER(_hart_event), c_uint32, POINTER(_hart_image)]),
     # Options
     "hart_options_new": (_hart_status, [POINTER(_hart_options)]),
     "hart_options_free": (None, [_hart_options]),
+    "hart_options_clone": (_hart_status, [_hart_options, POINTER(_hart_options)]),
     "hart_options_set_device": (_hart_status, [_hart_options, c_char_p]),
+    "hart_options_set_device_n": (_hart_status, [_hart_options, c_char_p, c_size_t]),
     "hart_options_set_precision": (_hart_status, [_hart_options, c_char_p]),
+    "hart_options_set_precision_n": (_hart_status, [_hart_options, c_char_p, c_size_t]),
     "hart_options_set_text_model": (_hart_status, [_hart_options, c_char_p]),
+    "hart_options_set_text_model_n": (_hart_status, [_hart_options, c_char_p, c_size_t]),
     "hart_options_set_weights": (_hart_status, [_hart_options, c_char_p]),
+    "hart_options_set_weights_n": (_hart_status, [_hart_options, c_char_p, c_size_t]),
     "hart_options_set_memory_map": (_hart_status, [_hart_options, c_int32]),
     "hart_options_set_strict": (_hart_status, [_hart_options, c_int32]),
     "hart_options_set_threads": (_hart_status, [_hart_options, c_uint32]),
     "hart_options_set_max_memory": (_hart_status, [_hart_options, c_uint64]),
     "hart_options_set_keep_text_model": (_hart_status, [_hart_options, c_int32]),
+    "hart_options_set_observer": (_hart_status, [_hart_options, _hart_observer, c_void_p, _hart_destroy]),
+    "hart_options_set_cancel": (_hart_status, [_hart_options, _hart_cancel]),
+    "hart_options_get_device": (_hart_status, [_hart_options, POINTER(c_char_p)]),
+    "hart_options_get_precision": (_hart_status, [_hart_options, POINTER(c_char_p)]),
+    "hart_options_get_text_model": (_hart_status, [_hart_options, POINTER(c_char_p)]),
+    "hart_options_get_weights": (_hart_status, [_hart_options, POINTER(c_char_p)]),
+    "hart_options_get_memory_map": (_hart_status, [_hart_options, POINTER(c_int32), POINTER(c_int32)]),
+    "hart_options_get_strict": (_hart_status, [_hart_options, POINTER(c_int32), POINTER(c_int32)]),
+    "hart_options_get_threads": (_hart_status, [_hart_options, POINTER(c_uint32), POINTER(c_int32)]),
+    "hart_options_get_max_memory": (_hart_status, [_hart_options, POINTER(c_uint64), POINTER(c_int32)]),
+    "hart_options_get_keep_text_model": (_hart_status, [_hart_options, POINTER(c_int32), POINTER(c_int32)]),
+    "hart_options_get_observer": (_hart_status, [_hart_options, POINTER(_hart_observer), POINTER(c_void_p)]),
+    "hart_options_get_cancel": (_hart_status, [_hart_options, POINTER(_hart_cancel)]),
     # Files in memory
     "hart_files_new": (_hart_status, [POINTER(_hart_files)]),
     "hart_files_free": (None, [_hart_files]),
     "hart_files_add": (_hart_status, [_hart_files, c_char_p, _data, c_size_t]),
-    "hart_files_add_reader": (_hart_status, [_hart_files, c_char_p, c_uint64, _hart_reader, c_void_p, c_void_p]),
+    "hart_files_add_n": (_hart_status, [_hart_files, c_char_p, c_size_t, _data, c_size_t]),
+    "hart_files_add_borrowed": (_hart_status, [_hart_files, c_char_p, _data, c_size_t, c_void_p, _hart_destroy]),
+    "hart_files_add_borrowed_n": (_hart_status, [_hart_files, c_char_p, c_size_t, _data, c_size_t, c_void_p, _hart_destroy]),
+    "hart_files_add_reader": (_hart_status, [_hart_files, c_char_p, c_uint64, _hart_reader, c_void_p, _hart_destroy]),
+    "hart_files_add_reader_n": (_hart_status, [_hart_files, c_char_p, c_size_t, c_uint64, _hart_reader, c_void_p, _hart_destroy]),
     # Models
     "hart_model_open": (_hart_status, [c_char_p, _hart_options, c_uint32, POINTER(_hart_model)]),
+    "hart_model_open_n": (_hart_status, [c_char_p, c_size_t, _hart_options, c_uint32, POINTER(_hart_model)]),
     "hart_model_open_files": (_hart_status, [_hart_files, _hart_options, c_uint32, POINTER(_hart_model)]),
     "hart_model_share": (_hart_status, [_hart_model, POINTER(_hart_model)]),
     "hart_model_free": (None, [_hart_model]),
@@ -313,19 +367,14 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "hart_model_warm_up": (_hart_status, [_hart_model]),
     "hart_model_memory": (_hart_status, [_hart_model, _hart_request, POINTER(c_uint64), POINTER(c_uint64)]),
     "hart_model_test_panic": (_hart_status, [_hart_model]),
-    # Cancelling
-    "hart_cancel_new": (_hart_status, [POINTER(_hart_cancel)]),
-    "hart_cancel_free": (None, [_hart_cancel]),
-    "hart_cancel_request": (_hart_status, [_hart_cancel]),
-    "hart_cancel_reset": (_hart_status, [_hart_cancel]),
-    "hart_cancel_is_requested": (c_int32, [_hart_cancel]),
-    # Events
-    "hart_event_preview": (_hart_status, [POINTER(_hart_event), c_uint32, POINTER(_hart_image)]),
     # Requests
     "hart_request_new": (_hart_status, [POINTER(_hart_request)]),
     "hart_request_free": (None, [_hart_request]),
+    "hart_request_clone": (_hart_status, [_hart_request, POINTER(_hart_request)]),
     "hart_request_set_prompt": (_hart_status, [_hart_request, c_char_p]),
+    "hart_request_set_prompt_n": (_hart_status, [_hart_request, c_char_p, c_size_t]),
     "hart_request_add_prompt": (_hart_status, [_hart_request, c_char_p]),
+    "hart_request_add_prompt_n": (_hart_status, [_hart_request, c_char_p, c_size_t]),
     "hart_request_set_images_per_prompt": (_hart_status, [_hart_request, c_uint32]),
     "hart_request_set_seed": (_hart_status, [_hart_request, c_uint64]),
     "hart_request_set_guidance": (_hart_status, [_hart_request, c_double]),
@@ -333,16 +382,37 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "hart_request_set_top_k": (_hart_status, [_hart_request, c_uint32]),
     "hart_request_set_top_p": (_hart_status, [_hart_request, c_double]),
     "hart_request_set_steps": (_hart_status, [_hart_request, c_char_p]),
+    "hart_request_set_steps_n": (_hart_status, [_hart_request, c_char_p, c_size_t]),
     "hart_request_set_system_prompt": (_hart_status, [_hart_request, c_char_p]),
+    "hart_request_set_system_prompt_n": (_hart_status, [_hart_request, c_char_p, c_size_t]),
     "hart_request_set_context": (_hart_status, [_hart_request, _hart_context]),
     "hart_request_set_inpaint": (_hart_status, [_hart_request, _hart_image, _hart_image, c_uint32]),
     "hart_request_set_outpaint": (_hart_status, [_hart_request, _hart_image, c_uint32, c_uint32]),
     "hart_request_set_variation": (_hart_status, [_hart_request, _hart_image, c_uint32]),
     "hart_request_set_keep": (_hart_status, [_hart_request, c_int32]),
-    "hart_request_set_observer": (_hart_status, [_hart_request, _hart_observer, c_void_p, c_void_p]),
+    "hart_request_set_observer": (_hart_status, [_hart_request, _hart_observer, c_void_p, _hart_destroy]),
     "hart_request_set_cancel": (_hart_status, [_hart_request, _hart_cancel]),
+    # Values of requests
+    "hart_request_get_prompt_count": (c_size_t, [_hart_request]),
+    "hart_request_get_prompt": (_hart_status, [_hart_request, c_size_t, POINTER(c_char_p)]),
+    "hart_request_get_images_per_prompt": (_hart_status, [_hart_request, POINTER(c_uint32), POINTER(c_int32)]),
+    "hart_request_get_seed": (_hart_status, [_hart_request, POINTER(c_uint64), POINTER(c_int32)]),
+    "hart_request_get_guidance": (_hart_status, [_hart_request, POINTER(c_double), POINTER(c_int32)]),
+    "hart_request_get_smoothing": (_hart_status, [_hart_request, POINTER(c_int32), POINTER(c_int32)]),
+    "hart_request_get_top_k": (_hart_status, [_hart_request, POINTER(c_uint32), POINTER(c_int32)]),
+    "hart_request_get_top_p": (_hart_status, [_hart_request, POINTER(c_double), POINTER(c_int32)]),
+    "hart_request_get_steps": (_hart_status, [_hart_request, POINTER(c_char_p)]),
+    "hart_request_get_system_prompt": (_hart_status, [_hart_request, POINTER(c_char_p)]),
+    "hart_request_get_context": (_hart_status, [_hart_request, POINTER(_hart_context)]),
+    "hart_request_get_inpaint": (_hart_status, [_hart_request, POINTER(_hart_image), POINTER(_hart_image), POINTER(c_uint32)]),
+    "hart_request_get_outpaint": (_hart_status, [_hart_request, POINTER(_hart_image), POINTER(c_uint32), POINTER(c_uint32)]),
+    "hart_request_get_variation": (_hart_status, [_hart_request, POINTER(_hart_image), POINTER(c_uint32)]),
+    "hart_request_get_keep": (_hart_status, [_hart_request, POINTER(c_int32), POINTER(c_int32)]),
+    "hart_request_get_observer": (_hart_status, [_hart_request, POINTER(_hart_observer), POINTER(c_void_p)]),
+    "hart_request_get_cancel": (_hart_status, [_hart_request, POINTER(_hart_cancel)]),
     # Contexts
     "hart_encode": (_hart_status, [_hart_model, _hart_request, POINTER(_hart_context)]),
+    "hart_context_share": (_hart_status, [_hart_context, POINTER(_hart_context)]),
     "hart_context_free": (None, [_hart_context]),
     "hart_context_count": (c_size_t, [_hart_context]),
     "hart_context_bytes": (c_uint64, [_hart_context]),
@@ -351,8 +421,9 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
         [_hart_context, c_size_t, POINTER(POINTER(c_float)), POINTER(c_size_t), POINTER(c_size_t)],
     ),
     "hart_context_mask": (_hart_status, [_hart_context, c_size_t, POINTER(POINTER(c_uint8)), POINTER(c_size_t)]),
-    # Generating
+    # Generation
     "hart_generate": (_hart_status, [_hart_model, _hart_request, POINTER(_hart_result)]),
+    "hart_result_share": (_hart_status, [_hart_result, POINTER(_hart_result)]),
     "hart_result_free": (None, [_hart_result]),
     "hart_result_count": (c_size_t, [_hart_result]),
     "hart_result_image": (_hart_status, [_hart_result, c_size_t, POINTER(_hart_image)]),
@@ -361,17 +432,23 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "hart_result_truncation": (_hart_status, [_hart_result, c_size_t, POINTER(_hart_truncation)]),
     # Images
     "hart_image_new": (_hart_status, [c_uint32, c_uint32, c_size_t, _data, POINTER(_hart_image)]),
+    "hart_image_new_from_pixels": (_hart_status, [c_int32, c_uint32, c_uint32, c_size_t, _data, c_size_t, POINTER(_hart_image)]),
+    "hart_image_copy_pixels": (_hart_status, [_hart_image, c_int32, c_size_t, POINTER(c_uint8), c_size_t]),
     "hart_image_open": (_hart_status, [c_char_p, POINTER(_hart_image)]),
+    "hart_image_open_n": (_hart_status, [c_char_p, c_size_t, POINTER(_hart_image)]),
     "hart_image_open_memory": (_hart_status, [_data, c_size_t, POINTER(_hart_image)]),
+    "hart_image_share": (_hart_status, [_hart_image, POINTER(_hart_image)]),
     "hart_image_free": (None, [_hart_image]),
     "hart_image_describe": (_hart_status, [_hart_image, POINTER(_hart_image_view)]),
     "hart_image_save": (_hart_status, [_hart_image, c_char_p]),
+    "hart_image_save_n": (_hart_status, [_hart_image, c_char_p, c_size_t]),
     "hart_image_encode": (_hart_status, [_hart_image, c_int32, c_uint32, POINTER(POINTER(c_uint8)), POINTER(c_size_t)]),
     "hart_image_png": (_hart_status, [_hart_image, POINTER(POINTER(c_uint8)), POINTER(c_size_t)]),
     "hart_image_transparency": (_hart_status, [_hart_image, POINTER(_hart_image)]),
     "hart_image_grid": (_hart_status, [POINTER(c_void_p), c_size_t, c_size_t, POINTER(_hart_image)]),
     # Tokens
     "hart_model_tokenize": (_hart_status, [_hart_model, _hart_image, POINTER(_hart_tokens)]),
+    "hart_tokens_share": (_hart_status, [_hart_tokens, POINTER(_hart_tokens)]),
     "hart_tokens_free": (None, [_hart_tokens]),
     "hart_tokens_scales": (c_size_t, [_hart_tokens]),
     "hart_tokens_codes": (_hart_status, [_hart_tokens, c_size_t, POINTER(POINTER(c_uint32)), POINTER(c_size_t)]),
@@ -451,7 +528,9 @@ def _load() -> ctypes.CDLL:
         advice = f"this file needs {_ABI_VERSION} or higher: install a newer library"
         raise ImportError(f"hart: {lib._name} has ABI version {abi}, {advice}")
     for name, (restype, argtypes) in _FUNCTIONS.items():
-        function = getattr(lib, name)
+        function = getattr(lib, name, None)
+        if function is None:
+            raise ImportError(f"hart: {lib._name} is older than this file: it has no {name}; install a newer library")
         function.restype, function.argtypes = restype, argtypes
         if restype is _hart_status:
             function.errcheck = _check
@@ -470,6 +549,56 @@ def _check(status: _hart_status, _function: object, _arguments: object) -> None:
 
 
 _lib = _load()
+
+# ---- The C library: objects that it uses -----------------------------------------------------------------------------------------
+
+
+class _PyBuffer(ctypes.Structure):
+    """Python's `Py_buffer`: the memory of an object with the buffer protocol, which stays valid until this object is deleted."""
+
+    _fields_ = [
+        ("address", c_void_p),
+        ("owner", c_void_p),
+        ("size", c_ssize_t),
+        ("item_size", c_ssize_t),
+        ("is_readonly", c_int),
+        ("dimensions", c_int),
+        ("format", c_char_p),
+        ("shape", POINTER(c_ssize_t)),
+        ("strides", POINTER(c_ssize_t)),
+        ("sub_offsets", c_void_p),
+        ("internal", c_void_p),
+    ]
+    #: PyBUF_WRITABLE, and PyBUF_STRIDES | PyBUF_FORMAT. Without the latter, the memory must be contiguous.
+    WRITABLE, STRIDED = 0x1, 0x18 | 0x4
+    #: Kept here because module globals may be gone when the last objects are deleted.
+    _release = staticmethod(ctypes.pythonapi.PyBuffer_Release)
+
+    def __init__(self, value: object, flags: int = 0) -> None:
+        super().__init__()
+        ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(value), byref(self), flags)
+
+    def __del__(self) -> None:
+        if self.owner:
+            self._release(byref(self))
+
+
+#: Objects that the library uses, by the `user_data` that it destroys them with. `importlib.reload` keeps them.
+_kept: dict[int, object] = globals().get("_kept", {})
+_kept_numbers: Iterator[int] = globals().get("_kept_numbers", itertools.count(1))
+#: A hart_destroy that drops an object. It runs no Python code, and is never freed: the library may call it at any time.
+_drop: Any = globals().get("_drop")
+if _drop is None:
+    _drop = _hart_destroy(_kept.pop)
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(_drop))
+
+
+def _keep(value: object) -> tuple[int, Any]:
+    """Keep an object until the library destroys it, and return the user_data and the hart_destroy to pass."""
+    number = next(_kept_numbers)
+    _kept[number] = value
+    return number, _drop
+
 
 # ---- Errors ----------------------------------------------------------------------------------------------------------------------
 
@@ -572,6 +701,8 @@ _Path = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
 _MAX_PNG_PIXELS = 1 << 26
 #: Largest values of the C types.
 _UINT32, _UINT64 = (1 << 32) - 1, (1 << 64) - 1
+#: Largest distance of two rows that memory can hold.
+_MAX_STRIDE = sys.maxsize
 #: Largest numbers of images of a run, of threads of a model, and of steps of the residual diffusion.
 _MAX_IMAGES, _MAX_THREADS, _MAX_STEPS = 1024, 1024, 1000
 
@@ -814,11 +945,22 @@ def _uint8(name: str, elements: _Elements) -> bytes:
     raise TypeError(f"{problem}: convert the values 0 to 255, such as x.astype('uint8')")
 
 
-def _grey(data: bytes) -> bytes:
-    """Return RGB pixels for grey ones."""
-    pixels = bytearray(3 * len(data))
-    pixels[0::3] = pixels[1::3] = pixels[2::3] = data
-    return bytes(pixels)
+#: Order of the bytes of a pixel in memory. The colours are not premultiplied by alpha ("a").
+PixelFormat = Literal["rgb", "bgr", "rgba", "bgra", "grey"]
+#: Number in C and bytes per pixel.
+_PIXEL_FORMATS: dict[str, tuple[int, int]] = {"rgb": (0, 3), "bgr": (1, 3), "rgba": (2, 4), "bgra": (3, 4), "grey": (4, 1)}
+
+
+def _shapes(height: int, width: int, channels: int) -> list[tuple[int, ...]]:
+    """Return the shapes that an array of pixels can have, the usual one first."""
+    return [(height, width)] * (channels == 1) + [(height, width, channels)]
+
+
+def _pixel_format(name: str) -> tuple[int, int]:
+    """Return the number of a format in C, and its bytes per pixel."""
+    if name not in _PIXEL_FORMATS:
+        raise RequestError(Status.ERR_ARGUMENT, f"format is {name!r}, expected 'rgb', 'bgr', 'rgba', 'bgra' or 'grey'")
+    return _PIXEL_FORMATS[name]
 
 
 def _mask(name: str, value: _MaskLike) -> Image:
@@ -845,7 +987,7 @@ def _mask(name: str, value: _MaskLike) -> Image:
     elif data and max(data) == 1:
         problem = f"{name} has the type uint8 and only the values 0 and 1, but white is 255"
         raise RequestError(Status.ERR_REQUEST, f"{problem}: pass {name}.astype(bool) or 255 * {name}")
-    return Image(shape[1], shape[0], _grey(data))
+    return Image(shape[1], shape[0], data, "grey")
 
 
 @functools.lru_cache(maxsize=1)
@@ -893,30 +1035,34 @@ class Image:
     _handle: _hart_image
     _view: _hart_image_view
 
-    def __init__(self, width: int, height: int, pixels: _ArrayLike) -> None:
+    def __init__(self, width: int, height: int, pixels: _ArrayLike, format: PixelFormat = "rgb") -> None:
         """Create an image from a copy of `pixels`.
+
+        Transparent pixels are composited over white. In a mask, they count as black.
 
         Args:
             width: Pixels in a row, at least 1.
             height: Number of rows, at least 1.
-            pixels: 3 bytes per pixel (red, green, blue), row by row from the top left: bytes, another buffer, or an array of uint8.
-                An array with several dimensions must be `[height, width, 3]`. `from_numpy` reads grey and transparent arrays too.
+            pixels: The pixels, row by row from the top left: bytes, another buffer, or an array of uint8. An array with several
+                dimensions must be `[height, width, channels]`. `from_numpy` reads width, height and format from an array.
+            format: "rgb", "bgr", "rgba", "bgra" or "grey".
 
         Raises:
-            RequestError: `pixels` is empty, its size is not 3 * width * height bytes, or its shape does not fit.
+            RequestError: The size or the shape of `pixels` is not that of an image of `format`.
             TypeError: `pixels` is not an array, or its elements are not of the type uint8.
         """
         width, height = _integer("width", width, 1, _UINT32), _integer("height", height, 1, _UINT32)
+        number, channels = _pixel_format(format)
         elements = _elements("pixels", pixels, "bytes, another buffer or an array")
         data, shape = _uint8("pixels", elements), elements.shape
-        if len(shape) > 1 and shape != (height, width, 3):
-            advice = f"expected ({height}, {width}, 3): hart.Image.from_numpy reads other shapes"
+        if len(shape) > 1 and shape not in _shapes(height, width, channels):
+            advice = f"expected {_shapes(height, width, channels)[0]}: hart.Image.from_numpy reads other shapes"
             raise RequestError(Status.ERR_ARGUMENT, f"pixels has the shape {shape}, {advice}")
-        if len(data) != 3 * width * height:
-            expected = f"expected {3 * width * height}, 3 per pixel"
+        if len(data) != channels * width * height:
+            expected = f"expected {channels * width * height}, {channels} per pixel"
             raise RequestError(Status.ERR_ARGUMENT, f"pixels has {len(data)} bytes for {width} x {height} pixels, {expected}")
         handle = _hart_image()
-        _lib.hart_image_new(width, height, 0, data, byref(handle))
+        _lib.hart_image_new_from_pixels(number, width, height, 0, data, len(data), byref(handle))
         self._set_handle(handle)
 
     def _set_handle(self, handle: _hart_image) -> None:
@@ -956,15 +1102,16 @@ class Image:
         return cls.decode(data)
 
     @classmethod
-    def from_numpy(cls, array: _ArrayLike) -> Image:
+    def from_numpy(cls, array: _ArrayLike, format: PixelFormat | None = None) -> Image:
         """Create an image from a copy of an array of uint8.
 
         NumPy is not needed: the array may be any object with the buffer protocol or NumPy's array interface, and it need not be
         contiguous. Transparent pixels are composited over white. In a mask, they count as black.
 
         Args:
-            array: `[height, width]` or `[height, width, 1]` for grey, `[height, width, 3]` for red, green and blue, or
-                `[height, width, 4]` for red, green, blue and alpha, which is not premultiplied.
+            array: `[height, width]` or `[height, width, channels]`.
+            format: The order of the channels. None is "grey", "rgb" or "rgba", according to the number of channels: 1, 3 or 4.
+                Arrays of OpenCV are "bgr" or "bgra".
 
         Raises:
             RequestError: The array has another shape or no pixel.
@@ -972,21 +1119,23 @@ class Image:
         """
         if _is_pil(array):
             raise TypeError("array is an image of Pillow: use hart.Image.from_pil")
-        return cls._from_elements("array", _elements("array", array))
+        return cls._from_elements("array", _elements("array", array), format)
 
     @classmethod
-    def _from_elements(cls, name: str, elements: _Elements) -> Image:
+    def _from_elements(cls, name: str, elements: _Elements, format: PixelFormat | None = None) -> Image:
         data, shape = _uint8(name, elements), elements.shape
         if len(shape) not in (2, 3) or shape[2:] not in ((), (1,), (3,), (4,)):
             problem = f"{name} has the shape {shape}, expected (height, width) or (height, width, channels) with 1, 3 or 4 channels"
             channels_first = len(shape) == 3 and shape[0] in (1, 3, 4)
             raise RequestError(Status.ERR_ARGUMENT, problem + ": move the first axis to the end" * channels_first)
-        height, width = shape[:2]
         if not data:
             raise RequestError(Status.ERR_ARGUMENT, f"{name} has the shape {shape}, expected at least one pixel")
-        if shape[2:] == (4,):
-            return cls.from_png(_png(width, height, data, {}))
-        return cls(width, height, data if shape[2:] == (3,) else _grey(data))
+        defaults: dict[tuple[int, ...], PixelFormat] = {(): "grey", (1,): "grey", (3,): "rgb", (4,): "rgba"}
+        default = defaults[shape[2:]]
+        if format is not None and _pixel_format(format)[1] != _pixel_format(default)[1]:
+            problem = f"{name} has the shape {shape}, but the format {format!r} has {_pixel_format(format)[1]} channels"
+            raise RequestError(Status.ERR_ARGUMENT, problem)
+        return cls(shape[1], shape[0], data, format or default)
 
     @classmethod
     def from_pil(cls, image: Any) -> Image:
@@ -1069,6 +1218,47 @@ class Image:
     def tobytes(self) -> bytes:
         """Return a copy of `pixels`."""
         return self.pixels.tobytes()
+
+    def copy_to(self, buffer: _ArrayLike, format: PixelFormat = "rgb", *, stride: int | None = None) -> None:
+        """Copy the pixels into a buffer of the program, such as an array, shared memory or a texture.
+
+        Args:
+            buffer: A writable buffer of uint8. With several dimensions, it is `[height, width, channels]`, or `[height, width]` for
+                grey; it may be a part of a larger array. With one dimension, it receives the rows one after the other.
+            format: "rgb", "bgr", "rgba" or "bgra", in which alpha is 255, or "grey", the luma of ITU-R BT.601.
+            stride: For a buffer with one dimension, the number of bytes from the start of a row to the start of the next. The bytes
+                between rows are left unchanged. None is no gap: the buffer must then have exactly the size of the pixels.
+
+        Raises:
+            RequestError: The size or the shape of the buffer is not that of the image.
+            TypeError: The object has no writable memory, or its elements are not of the type uint8.
+        """
+        number, channels = _pixel_format(format)
+        try:
+            # A memoryview always has a shape and strides; ctypes' arrays have none.
+            memory = _PyBuffer(memoryview(buffer), _PyBuffer.WRITABLE | _PyBuffer.STRIDED)  # type: ignore[arg-type]
+        except (TypeError, BufferError) as error:
+            raise TypeError(f"buffer must be a writable buffer, not {type(buffer).__name__}: {error}") from None
+        shape, strides = tuple(memory.shape[: memory.dimensions]), tuple(memory.strides[: memory.dimensions])
+        kind = (memory.format or b"B").decode().lstrip("@=<>!")
+        _uint8("buffer", _Elements(shape, "", kind, memory.item_size, b""))
+        row = channels * self.width
+        if memory.dimensions == 1:
+            step, size = 0 if stride is None else _integer("stride", stride, row, _MAX_STRIDE), shape[0]
+            if strides != (1,):
+                raise RequestError(Status.ERR_ARGUMENT, "buffer has gaps between its bytes, expected contiguous memory")
+        else:
+            step = strides[0] if strides and self.height > 1 else row
+            expected = _shapes(self.height, self.width, channels)
+            if shape not in expected:
+                raise RequestError(Status.ERR_ARGUMENT, f"buffer has the shape {shape}, expected {expected[0]} for {format!r}")
+            if stride is not None:
+                raise RequestError(Status.ERR_ARGUMENT, "stride is for a buffer with one dimension; this one has its own strides")
+            if strides[1:] != (channels, 1)[: len(strides) - 1] or step < row:
+                problem = f"buffer has the strides {strides}, expected ({row} or more, {channels}, 1)"
+                raise RequestError(Status.ERR_ARGUMENT, f"{problem}: the pixels of a row must be contiguous")
+            size = (self.height - 1) * step + row
+        _lib.hart_image_copy_pixels(self._handle, number, step, ctypes.cast(memory.address, POINTER(c_uint8)), size)
 
     @property
     def __array_interface__(self) -> dict[str, Any]:
@@ -1206,7 +1396,10 @@ class _Name(str, enum.Enum):
 
 
 class Stage(_Name):
-    """Stage of a run. A member is also a string: `event.stage == "text"` is the same as `event.stage == Stage.TEXT`."""
+    """Stage of a run, or the stage whose weights are loaded.
+
+    A member is also a string: `event.stage == "text"` is the same as `event.stage == Stage.TEXT`.
+    """
 
     #: Prompt to context.
     TEXT = "text"
@@ -1239,20 +1432,22 @@ class Step(_Name):
     DECODER = "decoder"
     #: `index` of `count` images are finished; the preview shows the last of them.
     IMAGES = "images"
+    #: `index` of `count` tensors of the model are loaded. Only events of opening a model have this step.
+    TENSOR = "tensor"
     #: A step that only a newer library has.
     OTHER = "other"
 
 
 #: Stages and steps by their numbers in C.
-_STAGES = dict(enumerate((Stage.TEXT, Stage.TRANSFORMER, Stage.SAMPLING, Stage.RESIDUAL, Stage.DECODE)))
-_STEPS = dict(enumerate((Step.TEXT_LAYER, Step.SCALE, Step.BLOCK, Step.SCALE_DONE, Step.DIFFUSION, Step.DECODER, Step.IMAGES)))
+_STAGES = dict(enumerate(stage for stage in Stage if stage is not Stage.OTHER))
+_STEPS = dict(enumerate(step for step in Step if step is not Step.OTHER))
 
 
 @dataclasses.dataclass(frozen=True)
 class Event:
-    """A progress report of a run."""
+    """A progress report of a run, or of opening a model."""
 
-    #: Current stage of the run.
+    #: Current stage of the run. While a model is opened, the stage whose weights are loaded.
     stage: Stage
     #: Step that the run has completed or begun.
     step: Step
@@ -1266,11 +1461,11 @@ class Event:
     scales: int
     #: Side of the current scale in latent positions; 0 before the first scale of an image.
     side: int
-    #: Estimated fraction of the run that is done, 0 to 1. It never decreases.
+    #: Estimated fraction of the work that is done, 0 to 1. It never decreases.
     fraction: float
     #: True if `preview` can be called.
     has_preview: bool
-    #: Seconds since the run began.
+    #: Seconds since the work began.
     elapsed: float
     #: The preview, if `Model.stream` was called with `previews` and the event has one.
     image: Image | None = None
@@ -1544,12 +1739,19 @@ STOP: Any = globals().get("STOP") or _Stop()
 
 
 class _Run:
-    """A call of hart_generate or hart_encode and the objects that must live until it returns."""
+    """A call of the library that reports events, and the objects that must live until it returns."""
 
-    def __init__(self, model: _hart_model, request: _hart_request, on_event: Callable[[Event], object] | None) -> None:
-        self._model: _hart_model | None = model
-        self._request: _hart_request | None = request
-        self._on_event = on_event
+    def __init__(
+        self,
+        function: Any,
+        arguments: tuple[Any, ...],
+        on_event: Callable[[Event], object] | None,
+        name: str = "on_event",
+    ) -> None:
+        """Prepare `function(*arguments, output)`. The request or the options among the arguments receive the observer."""
+        _callback(name, on_event)
+        self._function, self._arguments = function, arguments
+        self._on_event, self._name = on_event, name
         self._raised: BaseException | None = None
         #: True cancels the run at its next event. May be set from any thread.
         self.stopped = False
@@ -1565,20 +1767,14 @@ class _Run:
         """Generate the images on this thread."""
         result = _hart_result()
         try:
-            self._call(_lib.hart_generate, result)
+            self.call(result)
         except Cancelled as cancelled:
             cancelled.completed = _images(result)
             raise
         return Result._from_handle(result)
 
-    def encode(self) -> _hart_context:
-        """Encode the prompts on this thread."""
-        context = _hart_context()
-        self._call(_lib.hart_encode, context)
-        return context
-
-    def _call(self, function: Any, output: _Handle) -> None:
-        """Call `function(model, request, output)` while events are received."""
+    def call(self, output: _Handle) -> None:
+        """Call the function on this thread while events are received."""
         receiver = self._receive()
         next(receiver)
         # `property.__get__` is C code that calls `send` with the first of the two arguments. The second, user_data, is not needed.
@@ -1586,9 +1782,13 @@ class _Run:
         failure: BaseException | None = None
         _runs.add(self)
         try:
-            _lib.hart_request_set_observer(self._request, observer, None, None)
+            for argument in self._arguments:
+                if isinstance(argument, _hart_request):
+                    _lib.hart_request_set_observer(argument, observer, None, _hart_destroy())
+                elif isinstance(argument, _hart_options):
+                    _lib.hart_options_set_observer(argument, observer, None, _hart_destroy())
             try:
-                function(self._model, self._request, byref(output))
+                self._function(*self._arguments, byref(output))
             except Error as error:
                 failure = error
             finally:
@@ -1601,7 +1801,8 @@ class _Run:
             _runs.discard(self)
             self.finished.set()
             # An error or a stream may keep this run alive. The run must not keep the model alive or form a reference cycle.
-            self._model = self._request = self._on_event = self._raised = failure = None
+            self._function = self._on_event = self._raised = failure = None
+            self._arguments = argument = ()
 
     def _receive(self) -> Generator[int, Any, None]:
         """Receive pointers to events and yield the callback's return values. Sending None ends the generator.
@@ -1631,7 +1832,7 @@ class _Run:
         finally:
             event._source.clear()
         if result is not None:
-            _refuse_awaitable("on_event", result)
+            _refuse_awaitable(self._name, result)
         return result is STOP
 
 
@@ -1679,7 +1880,7 @@ class Stream(_Local, Iterator[Event]):
             finally:
                 events.put(None)
 
-        run = _Run(model, request, enqueue)
+        run = _Run(_lib.hart_generate, (model, request), enqueue)
         self._run, self._events, self._outcome = run, events, outcome
         # The thread holds no reference to the stream. Dropping the stream therefore ends the run.
         self._thread = threading.Thread(target=work, name="hart-stream", daemon=True)
@@ -1932,8 +2133,10 @@ class Model(_Local):
         threads: int | None = None,
         max_memory: int | None = None,
         keep_text_model: bool = False,
+        progress: Callable[[Event], object] | None = None,
+        cancel: Cancel | None = None,
     ) -> None:
-        """Open a model from a folder. This cannot be interrupted.
+        """Open a model from a folder. Ctrl-C cancels it and raises KeyboardInterrupt.
 
         Args:
             path: The model's folder, which contains `llm` and `tokenizer`.
@@ -1953,17 +2156,21 @@ class Model(_Local):
                 decoder uses less memory and takes longer.
             keep_text_model: True to keep the text model's mapped weights in memory after a prompt is encoded, for a server that
                 encodes all the time. False releases them.
+            progress: A plain function that is called on this thread with an `Event` for every tensor that is loaded. If it returns
+                `STOP`, opening is cancelled. If it raises, opening is cancelled and the exception is raised here.
+            cancel: A token that cancels opening from another thread. It does not cancel the runs of the model.
 
         Raises:
+            Cancelled: Opening was cancelled.
             CheckpointError: A file of the model is missing or invalid; the message names it.
             FileError: A file cannot be read; the message names it.
             DeviceError: The device is unavailable or has failed.
             OutOfMemoryError: More memory is needed than is available or allowed.
             RequestError: An option is invalid.
         """
-        options = _options(device, precision, text_model, weights, memory_map, strict, threads, max_memory, keep_text_model)
+        settings = (device, precision, text_model, weights, memory_map, strict, threads, max_memory, keep_text_model, cancel)
         handle = _hart_model()
-        _lib.hart_model_open(_path("path", path), options, _ABI_VERSION, byref(handle))
+        _Run(_lib.hart_model_open, (_path("path", path), _options(*settings), _ABI_VERSION), progress, "progress").call(handle)
         self._handle = handle
 
     @classmethod
@@ -1980,6 +2187,8 @@ class Model(_Local):
         threads: int | None = None,
         max_memory: int | None = None,
         keep_text_model: bool = False,
+        progress: Callable[[Event], object] | None = None,
+        cancel: Cancel | None = None,
     ) -> Model:
         """Open a model from files in memory.
 
@@ -1987,15 +2196,16 @@ class Model(_Local):
 
         Args:
             files: Contents of the files by path relative to the model's folder, such as "llm/config.json": a mapping, or an
-                iterable of pairs. They are copied.
+                iterable of pairs. A content is bytes, a `mmap` or another buffer. It is not copied: the model keeps it, and it must
+                not change until the model and its tokens are gone.
         """
-        options = _options(device, precision, text_model, weights, memory_map, strict, threads, max_memory, keep_text_model)
+        settings = (device, precision, text_model, weights, memory_map, strict, threads, max_memory, keep_text_model, cancel)
         contents, handle = _hart_files(), _hart_model()
         _lib.hart_files_new(byref(contents))
         for name, value in _pairs("files", files):
-            encoded, data = _text("a name in files", name), _bytes(name, value)
-            _lib.hart_files_add(contents, encoded, data, len(data))
-        _lib.hart_model_open_files(contents, options, _ABI_VERSION, byref(handle))
+            encoded, memory = _text("a name in files", name), _contiguous(name, value)
+            _lib.hart_files_add_borrowed(contents, encoded, c_char_p(memory.address), memory.size, *_keep(memory))
+        _Run(_lib.hart_model_open_files, (contents, _options(*settings), _ABI_VERSION), progress, "progress").call(handle)
         model = cls.__new__(cls)
         model._handle = handle
         return model
@@ -2101,10 +2311,9 @@ class Model(_Local):
             OutOfMemoryError: More memory is needed than is available or allowed.
             DeviceError: The device has failed.
         """
-        _callback("on_event", on_event)
         settings = (images_per_prompt, seed, guidance, smoothing, top_k, top_p, steps, system_prompt, from_image, cancel, context)
         request = _request(prompt, *settings)
-        return _Run(self._open_handle(), request, on_event).generate()
+        return _Run(_lib.hart_generate, (self._open_handle(), request), on_event).generate()
 
     def stream(
         self,
@@ -2168,10 +2377,11 @@ class Model(_Local):
             OutOfMemoryError: More memory is needed than is available or allowed.
             DeviceError: The device has failed.
         """
-        _callback("on_event", on_event)
         prompts = _prompts(prompt)
         request = _request(prompts, system_prompt=system_prompt, cancel=cancel)
-        return Context._from_handle(_Run(self._open_handle(), request, on_event).encode(), prompts)
+        context = _hart_context()
+        _Run(_lib.hart_encode, (self._open_handle(), request), on_event).call(context)
+        return Context._from_handle(context, prompts)
 
     def tokenize(self, image: Image) -> Tokens:
         """Encode an image into tokens.
@@ -2216,6 +2426,7 @@ def _options(
     threads: int | None,
     max_memory: int | None,
     keep_text_model: bool,
+    cancel: Cancel | None,
 ) -> _hart_options:
     options = _hart_options()
     _lib.hart_options_new(byref(options))
@@ -2231,6 +2442,8 @@ def _options(
     if max_memory is not None:
         _lib.hart_options_set_max_memory(options, _integer("max_memory", max_memory, 1, _UINT64))
     _lib.hart_options_set_keep_text_model(options, _flag("keep_text_model", keep_text_model))
+    if cancel is not None:
+        _lib.hart_options_set_cancel(options, _instance("cancel", cancel, Cancel)._handle)
     return options
 
 
@@ -2239,6 +2452,16 @@ def _prompts(prompt: str | Iterable[str]) -> list[str]:
         return [prompt]
     # An iterable may be infinite. The library refuses one prompt too many.
     return list(itertools.islice(prompt, _MAX_IMAGES + 1))
+
+
+def _contiguous(name: str, value: _Buffer) -> _PyBuffer:
+    """Return the memory of a buffer, or of a copy if that memory is not contiguous."""
+    try:
+        return _PyBuffer(value)
+    except BufferError:
+        return _PyBuffer(memoryview(value).tobytes())
+    except TypeError:
+        raise TypeError(f"{name} must be bytes or another buffer, not {type(value).__name__}") from None
 
 
 def _pairs(name: str, items: Mapping[str, _Buffer] | Iterable[tuple[str, _Buffer]]) -> list[tuple[str, _Buffer]]:
@@ -2332,3 +2555,36 @@ def version() -> str:
 def build_info() -> dict[str, Any]:
     """Return data about the library's build: version, abi, backends (such as "cpu", "cuda"), target, commit (or "unknown")."""
     return dict(json.loads(_lib.hart_build_info()))
+
+
+#: Levels of `logging` by HART_LOG_*. Later libraries may have the last two.
+_LOG_LEVELS = {1: logging.ERROR, 2: logging.WARNING, 3: logging.INFO, 4: logging.DEBUG}
+
+
+def log_to(logger: str | logging.Logger | None = "hart") -> None:
+    """Pass the messages of the library to a logger of `logging`, given by its name or itself. None, the default, drops them.
+
+    Messages are rare: warnings, and the texts of panics. The call in which a panic happens raises an error too. A handler is called
+    on any thread, and must not call hart.
+
+    Raises:
+        RequestError: It was called in a handler, while a message is passed on.
+    """
+    if logger is None:
+        _lib.hart_set_log(_hart_logger(), None, _hart_destroy())
+        return
+    target = logging.getLogger(logger) if isinstance(logger, str) else logger
+    if not isinstance(target, (logging.Logger, logging.LoggerAdapter)):
+        raise TypeError(f"logger must be a name, a logging.Logger or None, not {type(logger).__name__}")
+
+    def receive(level: int, message: bytes, _: object) -> None:
+        target.log(_LOG_LEVELS.get(level, logging.DEBUG), "%s", message.decode(errors="replace"))
+
+    callback = _hart_logger(receive)
+    _lib.hart_set_log(callback, *_keep(callback))
+
+
+@atexit.register
+def _end_log() -> None:
+    """Remove the logger when Python exits: its handlers may be gone."""
+    _lib.hart_set_log(_hart_logger(), None, _hart_destroy())

@@ -17,7 +17,9 @@ import importlib
 import io
 import itertools
 import json
+import logging
 import math
+import mmap
 import multiprocessing
 import os
 import pickle
@@ -56,6 +58,8 @@ TYPES = {
     "double": ctypes.c_double,
     "hart_image_format": ctypes.c_int32,
     "hart_keep": ctypes.c_int32,
+    "hart_log_level": ctypes.c_int32,
+    "hart_pixel_format": ctypes.c_int32,
     "hart_stage": ctypes.c_int32,
     "hart_step": ctypes.c_int32,
     "void": None,
@@ -128,7 +132,7 @@ class Header(unittest.TestCase):
             kind, depth = self.handles[name], depth - 1
         elif name == "hart_status":
             kind = hart._hart_status if result else ctypes.c_int32
-        elif name in self.structs or name in ("hart_observer", "hart_reader"):
+        elif name in self.structs or name in ("hart_observer", "hart_reader", "hart_destroy", "hart_logger"):
             kind = getattr(hart, "_" + name)
         elif depth and name in POINTERS:
             kind, depth = POINTERS[name], depth - 1
@@ -192,6 +196,10 @@ class Header(unittest.TestCase):
             self.assertEqual([member.value for member in kind], [name.lower() for name in names.values()])
         formats = {name[12:].lower(): number for name, number in constants.items() if name.startswith("HART_FORMAT_")}
         self.assertEqual(formats, hart._FILE_FORMATS)
+        formats = {name[11:].lower(): number for name, number in constants.items() if name.startswith("HART_PIXEL_")}
+        self.assertEqual(formats, {name: number for name, (number, _) in hart._PIXEL_FORMATS.items()})
+        levels = {number: name[9:] for name, number in constants.items() if name.startswith("HART_LOG_")}
+        self.assertEqual(levels, {number: logging.getLevelName(hart._LOG_LEVELS[number]) for number in levels})
         self.assertEqual(constants["HART_ABI_VERSION"], hart._ABI_VERSION)
 
     def test_the_version_is_the_librarys(self) -> None:
@@ -282,6 +290,176 @@ class Generating(Case):
             image = model.generate(PROMPT, on_event=events.append)[0]
         self.assertEqual(pixels(image), pixels(self.model.generate(PROMPT)[0]))
         self.assertEqual(events[-1].step, "images")
+
+
+class Opening(Case):
+    def test_progress(self) -> None:
+        openers: list[Callable[..., hart.Model]] = [functools.partial(hart.Model, MODEL)]
+        openers.append(functools.partial(hart.Model.from_files, model_files()))
+        for open_model in openers:
+            events: list[hart.Event] = []
+            with open_model(progress=events.append) as model:
+                self.assertFalse(model.closed)
+            self.assertEqual({event.step for event in events}, {hart.Step.TENSOR})
+            self.assertEqual({event.stage for event in events}, set(hart.Stage) - {hart.Stage.SAMPLING, hart.Stage.OTHER})
+            self.assertEqual([(event.index, event.count) for event in events], [(i + 1, len(events)) for i in range(len(events))])
+            fractions = [event.fraction for event in events]
+            self.assertEqual((fractions, fractions[-1]), (sorted(fractions), 1.0))
+            self.assertFalse(any(event.has_preview for event in events))
+
+    def test_cancelling(self) -> None:
+        cancel = hart.Cancel()
+        indices: list[int] = []
+
+        def request(event: hart.Event) -> None:
+            indices.append(event.index)
+            cancel.request()
+
+        def fail(event: hart.Event) -> None:
+            raise LookupError(event.step)
+
+        calls: list[Callable[[], object]] = [
+            lambda: hart.Model(MODEL, progress=request, cancel=cancel),
+            lambda: hart.Model(MODEL, cancel=cancel),
+            lambda: hart.Model.from_files(model_files(), cancel=cancel),
+            lambda: hart.Model(MODEL, progress=lambda event: hart.STOP),
+        ]
+        for call in calls:
+            with self.assertRaises(hart.Cancelled) as caught:
+                call()
+            self.assertEqual((caught.exception.status, caught.exception.completed), (hart.Status.CANCELLED, ()))
+        self.assertLess(len(indices), 100)
+        with self.assertRaisesRegex(LookupError, "tensor"):
+            hart.Model(MODEL, progress=fail)
+        # The token is not that of the model's runs.
+        cancel.reset()
+        with hart.Model(MODEL, cancel=cancel) as model:
+            cancel.request()
+            self.assertEqual(len(model.generate(PROMPT)), 1)
+
+        async def coroutine(event: hart.Event) -> None:
+            pass
+
+        wrong: list[tuple[dict[str, Any], str]] = [
+            ({"progress": coroutine}, "progress must be a plain function, not a coroutine function"),
+            ({"progress": lambda event: coroutine(event)}, "progress must be a plain function, but it returned an awaitable"),
+            ({"progress": 3}, "progress must be callable, not int"),
+            ({"cancel": 3}, "cancel must be hart.Cancel, not int"),
+        ]
+        for options, message in wrong:
+            with self.assertRaisesRegex(TypeError, message):
+                hart.Model(MODEL, **options)
+
+    @unittest.skipUnless(hasattr(signal, "raise_signal") and os.name == "posix", "needs POSIX signals")
+    def test_a_signal_handler_that_raises(self) -> None:
+        class Alarm(Exception):
+            pass
+
+        def handler(*_: object) -> None:
+            raise Alarm
+
+        before = signal.signal(signal.SIGALRM, handler)
+        try:
+            with self.assertRaises(Alarm):
+                hart.Model(MODEL, progress=lambda event: signal.raise_signal(signal.SIGALRM) if event.index == 2 else None)
+            with self.within_time_limit(), self.assertRaises(Alarm):
+                signal.setitimer(signal.ITIMER_REAL, 0.2)
+                while True:
+                    hart.Model(MODEL)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+
+    def test_files_in_memory_are_not_copied(self) -> None:
+        files: dict[str, Any] = model_files()
+        expected = self.model.generate(PROMPT)[0]
+        largest = max(files, key=lambda name: len(files[name]))
+        kept, references = len(hart._kept), sys.getrefcount(files[largest])
+        model = hart.Model.from_files(files)
+        self.assertEqual(sys.getrefcount(files[largest]), references + 1)
+        self.assertEqual(model.generate(PROMPT)[0], expected)
+        # Everything that uses the weights keeps the memory.
+        tokens = model.tokenize(expected)
+        model.close()
+        del model
+        self.assertEqual(sys.getrefcount(files[largest]), references + 1)
+        del tokens
+        self.assertEqual((sys.getrefcount(files[largest]), len(hart._kept)), (references, kept))
+        # Mapped files can't be closed while the model is open.
+        with contextlib.ExitStack() as stack:
+            mapped: dict[str, Any] = {}
+            for name in files:
+                file = stack.enter_context((MODEL / name).open("rb"))
+                mapped[name] = stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            with hart.Model.from_files(mapped) as model:
+                self.assertEqual(model.generate(PROMPT)[0], expected)
+                with self.assertRaises(BufferError):
+                    mapped[largest].close()
+            del model
+        # Memory with gaps is copied.
+        gaps = bytearray(2 * len(files["llm/config.json"]))
+        gaps[::2] = files["llm/config.json"]
+        files["llm/config.json"] = memoryview(gaps)[::2]
+        files["llm/empty"] = bytearray()
+        with hart.Model.from_files(files) as model:
+            self.assertEqual(model.generate(PROMPT)[0], expected)
+        # Failures release the memory too.
+        for wrong in ({"llm/config.json": b"{}"}, {"../x": b""}, {"": b""}):
+            with self.assertRaises(hart.Error):
+                hart.Model.from_files(wrong)
+        del model
+        gc.collect()
+        self.assertEqual(len(hart._kept), kept)
+
+    def test_the_log(self) -> None:
+        kept, reported = len(hart._kept), []
+
+        class Handler(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                with contextlib.suppress(hart.RequestError):
+                    hart.log_to(None)
+                reported.append(record.getMessage())
+
+        def panic() -> None:
+            with hart.Model(MODEL) as model, self.assertRaises(hart.InternalError):
+                hart._lib.hart_model_test_panic(model._handle)
+
+        try:
+            with self.assertLogs("hart", logging.ERROR) as logs:
+                hart.log_to()
+                panic()
+            self.assertEqual(len(logs.records), 1)
+            self.assertRegex(logs.records[0].getMessage(), "^panic at .*a test panic")
+            # A handler that changes the log, which is refused.
+            other = logging.Logger("other")
+            other.addHandler(Handler())
+            hart.log_to(other)
+            panic()
+            self.assertEqual(len(reported), 1)
+        finally:
+            hart.log_to(None)
+        panic()
+        self.assertEqual((len(reported), len(hart._kept)), (1, kept))
+        with self.assertRaisesRegex(TypeError, "logger must be a name, a logging.Logger or None, not int"):
+            hart.log_to(3)  # type: ignore[arg-type]
+
+    def test_nothing_is_printed(self) -> None:
+        code = """
+            import hart, os, sys
+            model = hart.Model(os.environ["HART_MODEL"])
+            if sys.argv[1] == "log":
+                import logging
+                logging.basicConfig(format="%(levelname)s %(name)s %(message)s")
+                hart.log_to()
+            try:
+                hart._lib.hart_model_test_panic(model._handle)
+            except hart.InternalError:
+                print("done")
+        """
+        for way, expected in (("", r"\A\Z"), ("log", r"\AERROR hart panic at .*a test panic")):
+            process = python(code, way)
+            self.assertEqual((process.returncode, process.stdout), (0, "done\n"), process.stderr)
+            self.assertRegex(process.stderr, expected)
 
 
 class Events(Case):
@@ -932,6 +1110,69 @@ class Arrays(Case):
             with self.assertRaisesRegex(TypeError, f"image must be hart.Image, not .*: use hart.Image.{advice}"):
                 hart.FromImage.vary(value, 1)  # type: ignore[arg-type]
 
+    def test_pixel_formats(self) -> None:
+        image = hart.Image(3, 2, bytes(range(100, 118)))
+        rgb = [tuple(range(start, start + 3)) for start in range(100, 118, 3)]
+        layouts: dict[Any, list[tuple[int, ...]]] = {
+            "rgb": rgb,
+            "bgr": [pixel[::-1] for pixel in rgb],
+            "rgba": [(*pixel, 255) for pixel in rgb],
+            "bgra": [(*pixel[::-1], 255) for pixel in rgb],
+        }
+        for name, layout in layouts.items():
+            data, depth = bytes(itertools.chain(*layout)), len(layout[0])
+            array = memoryview(data).cast("B", (2, 3, depth))
+            for same in (hart.Image.from_numpy(array, name), hart.Image(3, 2, data, name), hart.Image(3, 2, array, name)):
+                self.assertEqual(same, image, name)
+            buffer = bytearray(len(data))
+            image.copy_to(buffer, name)
+            self.assertEqual(buffer, data)
+            buffers: list[Any] = [(ctypes.c_uint8 * len(data))(), (ctypes.c_uint8 * depth * 3 * 2)()]
+            for target in buffers:
+                image.copy_to(target, name)
+                self.assertEqual(bytes(target), data)
+            padded = bytearray(b"\7" * 40)
+            image.copy_to(padded, name, stride=20)
+            row = 3 * depth
+            self.assertEqual(padded, data[:row] + b"\7" * (20 - row) + data[row:] + b"\7" * (20 - row))
+        grey = bytearray(6)
+        image.copy_to(grey, "grey")
+        self.assertEqual(list(grey), [round(0.299 * r + 0.587 * g + 0.114 * b) for r, g, b in rgb])
+        self.assertEqual(pixels(hart.Image(3, 2, grey, "grey")), bytes(v for v in grey for _ in range(3)))
+        hole = hart.Image(1, 1, bytes([1, 2, 3, 0]), "bgra")
+        self.assertEqual((pixels(hole), pixels(hole.transparency())), (b"\xff" * 3, b"\xff" * 3))
+        wrong: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
+            (bytearray(17), {}, hart.RequestError, "17 bytes .* expected 18"),
+            (bytearray(19), {}, hart.RequestError, "19 bytes .* expected 18"),
+            (bytearray(18), {"format": "rgba"}, hart.RequestError, "18 bytes .* expected 24"),
+            (bytearray(18), {"format": "argb"}, hart.RequestError, "format is 'argb', expected 'rgb', 'bgr'"),
+            (bytearray(18), {"stride": 8}, hart.RequestError, "stride is 8, expected 9 to"),
+            (bytearray(18), {"stride": 10}, hart.RequestError, "expected at least 19"),
+            (bytearray(18), {"stride": 2**64 + 9}, hart.RequestError, "stride is"),
+            (bytearray(18), {"stride": True}, TypeError, "stride must be int, not bool"),
+            (bytes(18), {}, TypeError, "buffer must be a writable buffer, not bytes"),
+            (image, {}, TypeError, "buffer must be a writable buffer, not Image"),
+            ([0] * 18, {}, TypeError, "buffer must be a writable buffer, not list"),
+            (memoryview(bytearray(36))[::2], {}, hart.RequestError, "buffer has gaps"),
+            (memoryview(bytearray(72)).cast("f"), {}, TypeError, "buffer has the type float32, expected uint8"),
+            (
+                (ctypes.c_uint8 * 3 * 2 * 3)(),
+                {},
+                hart.RequestError,
+                r"buffer has the shape \(3, 2, 3\), expected \(2, 3, 3\) for 'rgb'",
+            ),
+            ((ctypes.c_uint8 * 3 * 3 * 2)(), {"format": "grey"}, hart.RequestError, r"expected \(2, 3\) for 'grey'"),
+            ((ctypes.c_uint8 * 3 * 3 * 2)(), {"stride": 9}, hart.RequestError, "stride is for a buffer with one dimension"),
+        ]
+        for buffer, settings, kind, message in wrong:
+            with self.assertRaisesRegex(kind, message):
+                image.copy_to(buffer, **settings)
+        array = memoryview(bytes(18)).cast("B", (2, 3, 3))
+        with self.assertRaisesRegex(hart.RequestError, "but the format 'rgba' has 4 channels"):
+            hart.Image.from_numpy(array, "rgba")
+        with self.assertRaisesRegex(hart.RequestError, r"expected \(2, 3\)"):
+            hart.Image(3, 2, array, "grey")
+
     def test_masks(self) -> None:
         image = self.model.generate(PROMPT, seed=7)[0]
         half, shape = image.width * image.height // 2, (image.height, image.width)
@@ -1014,6 +1255,26 @@ class Arrays(Case):
                 TypeError, f"array has the type {wrong.dtype if wrong.dtype != object else 'O'}, expected uint8"
             ):
                 hart.Image.from_numpy(wrong)
+        orders: dict[Any, list[int]] = {"rgb": [0, 1, 2], "bgr": [2, 1, 0], "rgba": [0, 1, 2, 3], "bgra": [2, 1, 0, 3]}
+        for name, order in orders.items():
+            # A part of a larger array.
+            frame = numpy.full((image.height + 3, image.width + 5, len(order)), 7, numpy.uint8)
+            part = frame[1:-2, 2:-3]
+            image.copy_to(part, name)
+            self.assertEqual(part[..., order[:3]].tobytes(), pixels(image))
+            self.assertTrue((part[..., 3:] == 255).all())
+            self.assertEqual(hart.Image.from_numpy(part, name), hart.Image.from_numpy(shared))
+            part[:] = 7
+            self.assertTrue((frame == 7).all())
+        for wrong in (
+            numpy.zeros_like(shared)[::-1],
+            numpy.zeros_like(shared)[:, ::-1],
+            numpy.asfortranarray(numpy.zeros_like(shared)),
+        ):
+            with self.assertRaisesRegex(hart.RequestError, "buffer has the strides"):
+                image.copy_to(wrong)
+        with self.assertRaisesRegex(TypeError, "writable"):
+            image.copy_to(shared)
         half = numpy.arange(image.height)[:, None] < numpy.full(image.width, image.height // 2)
         edited = self.model.generate("a house", from_image=hart.FromImage.inpaint(image, half))[0]
         for mask in (

@@ -23,7 +23,8 @@ print(f"hart {hart.version()} on {', '.join(device.description for device in har
 print(f"writing images to {out}")
 
 # %% Open a model
-model = hart.Model(model_folder)
+model = hart.Model(model_folder, progress=lambda event: print(f"\r{event.fraction:4.0%} {event.stage:<12}", end=""))
+print()
 print(model)
 print(model.info)
 weights, peak = model.memory()
