@@ -32,7 +32,7 @@ export async function readModel(source, sink, report) {
     });
     progress.cached = file.cached ?? false;
     if (file.size > 0x7fffffff) {
-      throw new HartError("memory", `${name}: has ${file.size >> 20} MB, but a file can have 2047 MB here: convert the model to int8 or bf16, or split the file into shards`, name);
+      throw new HartError("memory", `${name}: has ${Math.round(file.size / 2 ** 20)} MB, but a file can have 2047 MB here: convert the model to int8 or bf16, or split the file into shards`, name);
     }
     sink.begin(name, file.size ?? 0);
     for await (const piece of file.pieces) {
@@ -305,7 +305,7 @@ class Remote {
     return (await this.#keep(url, response, count)) ?? new Remote(null).open(name, url, count);
   }
 
-  /** Stores a response in the cache and returns the file from there, or null if there is no room. */
+  /** Stores a response in the cache and returns the file from there, or null if the browser does not keep it. */
   async #keep(url, response, count) {
     let bytes = 0;
     const counter = new TransformStream({
@@ -327,6 +327,11 @@ class Remote {
       return null;
     }
     const stored = await this.#cache.match(url);
+    if (stored === undefined) {
+      // WebKit, in a private window, after the worker that has made the cache has ended.
+      count(-bytes);
+      return null;
+    }
     return { size: bytes, pieces: stream(stored.body, url), counted: true };
   }
 
