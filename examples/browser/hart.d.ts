@@ -19,8 +19,8 @@ export interface OpenOptions {
   /** Precision of weights and activations. Default: that of the files, f32 if they have none. */
   precision?: "auto" | "f32" | "bf16" | "int8";
   /**
-   * Number of threads. Default: one for each core if the page is cross-origin isolated, and in Node; otherwise 1. Images do not depend on
-   * it.
+   * Number of threads. Default: one for each core if the page is cross-origin isolated, and in Node; otherwise, or if the module with
+   * threads is not built, 1. Images do not depend on it.
    */
   threads?: number;
   /** Limit in bytes for the estimated memory. Default: what a module can address, somewhat below 4 GiB. */

@@ -159,7 +159,7 @@ class Engine {
     if (signal?.aborted) throw cancelled(signal);
     const abort = () => this.#fail(cancelled(signal));
     signal?.addEventListener("abort", abort, { once: true });
-    const { source, options, threads, flag, module } = this.#setup;
+    const { source, options, threads, mayBeOne, flag, module } = this.#setup;
     try {
       const opened = this.#wait();
       this.#worker = await startWorker(
@@ -168,10 +168,11 @@ class Engine {
       );
       if (this.isStopped) this.#worker.stop();
       this.#worker.ref();
-      this.#worker.post({ type: "open", source, options, threads, flag, module });
+      this.#worker.post({ type: "open", source, options, threads, mayBeOne, flag, module });
       const { info, module: compiled } = await opened;
       // The next worker need not compile it again.
       this.#setup.module = compiled;
+      this.#setup.threads = info.threads;
       return info;
     } catch (error) {
       this.stop();
@@ -313,6 +314,8 @@ async function prepare(files, { precision = "auto", threads, maxMemory, cache = 
     source: await normalizeSource(files, cache === true ? CACHE : cache),
     options: { precision, maxMemory },
     threads: await threadCount(threads),
+    // Without a wish, one thread is better than an error if the module with threads has not been built.
+    mayBeOne: threads === undefined || threads === null,
   };
   if (canShare()) setup.flag = new SharedArrayBuffer(4);
   return setup;

@@ -38,10 +38,18 @@ function parse(error) {
 }
 
 const HANDLERS = {
-  async open({ source, options, threads, module, flag }) {
-    const url = new URL(threads > 1 ? "./pkg/threads/" : "./pkg/", import.meta.url);
+  async open({ source, options, threads, mayBeOne, module, flag }) {
     post({ type: "progress", progress: { phase: "engine", loaded: 0, total: null, file: null, cached: module !== undefined } });
-    const [api, compiled] = await Promise.all([import(new URL("hart.js", url)), module ?? compile(new URL("hart_bg.wasm", url))]);
+    let loaded;
+    if (threads > 1) {
+      try {
+        loaded = await load("./pkg/threads/", module);
+      } catch (error) {
+        if (!mayBeOne) throw error;
+        threads = 1;
+      }
+    }
+    const [api, compiled] = loaded ?? (await load("./pkg/", module));
     const { memory } = api.initSync({ module: compiled });
     if (threads > 1) {
       await startThreads(threads, compiled, memory);
@@ -84,6 +92,15 @@ const HANDLERS = {
     runThread();
   },
 };
+
+/** Loads the engine from a folder. Returns its JavaScript and its module, which is compiled unless it is given. */
+function load(folder, module) {
+  const url = new URL(folder, import.meta.url);
+  const api = import(new URL("hart.js", url)).catch((error) => {
+    throw new HartError("network", `${url}hart.js: can't be loaded (${error.message}): has build.sh been run?`);
+  });
+  return Promise.all([api, module ?? compile(new URL("hart_bg.wasm", url))]);
+}
 
 async function compile(url) {
   if (isNode) {
