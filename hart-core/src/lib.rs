@@ -45,7 +45,7 @@ pub use files::{Files, NewFolder, check_download, check_file_name, decode_text, 
 pub use filter::PromptFilter;
 pub use from_image::{FromImage, Keep, Mask};
 pub use image::{Image, ImageFormat, PixelFormat, Provenance};
-pub use kernels::with_default_float_state;
+pub use kernels::{with_default_float_state, with_enough_stack};
 pub use memory::Memory;
 pub use options::OpenOptions;
 pub use pipeline::{Generation, Hart};

@@ -3,7 +3,7 @@
 use std::ptr;
 use std::sync::{Arc, OnceLock};
 
-use hart_core::PromptContext;
+use hart_core::{PromptContext, with_enough_stack};
 
 use crate::guard::guard;
 use crate::handle::{Handle, free, get, number_of, share};
@@ -103,7 +103,7 @@ pub unsafe extern "C" fn hart_context_hidden(
         let values = match copies.hidden.get() {
             Some(values) => values,
             None => {
-                let values = encoded.context.hidden(index)?;
+                let values = with_enough_stack(|| encoded.context.hidden(index))??;
                 copies.hidden.get_or_init(|| values)
             }
         };

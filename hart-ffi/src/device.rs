@@ -2,6 +2,8 @@
 
 use std::ffi::{CString, c_char};
 
+use hart_core::with_enough_stack;
+
 use crate::guard::guard;
 use crate::handle::{Handle, free, get, number_of};
 use crate::out::{self, Out, Struct};
@@ -44,7 +46,7 @@ unsafe impl Struct for hart_device_info {}
 pub unsafe extern "C" fn hart_device_list_new(list: *mut *mut hart_device_list) -> hart_status {
     guard(|| {
         let list = Out::new(list, "list")?;
-        let devices = hart_core::devices().into_iter();
+        let devices = with_enough_stack(hart_core::devices)?.into_iter();
         list.write(devices.map(|d| Device { name: to_c(&d.name), description: to_c(&d.description) }).collect());
         Ok(())
     })

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::ptr;
 use std::sync::{Arc, Mutex, OnceLock};
 
-use hart_core::{Error, Image, ImageFormat, PixelFormat};
+use hart_core::{Error, Image, ImageFormat, PixelFormat, with_enough_stack};
 
 use crate::guard::{guard, lock};
 use crate::handle::{Handle, free, get, share};
@@ -184,7 +184,8 @@ pub unsafe extern "C" fn hart_image_open_n(path: *const c_char, path_size: usize
 unsafe fn open(path: Text, image: *mut *mut hart_image) -> hart_status {
     guard(|| {
         let image = Out::<hart_image>::new(image, "image")?;
-        image.write(CImage::new(Image::open(Path::new(path.get("path")?))?));
+        let path = Path::new(path.get("path")?);
+        image.write(CImage::new(with_enough_stack(|| Image::open(path))??));
         Ok(())
     })
 }
@@ -194,7 +195,8 @@ unsafe fn open(path: Text, image: *mut *mut hart_image) -> hart_status {
 pub unsafe extern "C" fn hart_image_open_memory(data: *const u8, size: usize, image: *mut *mut hart_image) -> hart_status {
     guard(|| {
         let image = Out::<hart_image>::new(image, "image")?;
-        image.write(CImage::new(Image::decode("the image in memory", text::bytes(data, size, "data")?)?));
+        let bytes = text::bytes(data, size, "data")?;
+        image.write(CImage::new(with_enough_stack(|| Image::decode("the image in memory", bytes))??));
         Ok(())
     })
 }
@@ -262,8 +264,8 @@ fn format_of(format: hart_image_format, quality: u32) -> Result<ImageFormat, Fai
 /// Writes an image file in the format that its ending stands for, in upper or lower case: `.png`, `.jpg` or `.jpeg` with a
 /// quality of 90, or `.webp` without loss. Prompt, seed and settings are stored in the text chunks of PNG files and in the
 /// EXIF data of the others. The file is written completely or not at all. One that exists keeps its mode and, if possible,
-/// its owner; a symbolic link is followed. Returns `HART_ERR_REQUEST` if the ending is
-/// another one or missing, or a side is too long for the format, and `HART_ERR_IO` if the file can't be written.
+/// its owner; a symbolic link is followed. Returns `HART_ERR_REQUEST` if the ending is another one or missing, or a side is
+/// too long for the format, and `HART_ERR_IO` if the file can't be written.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_image_save(image: *const hart_image, path: *const c_char) -> hart_status {
     save(image, Text::Terminated(path))
@@ -276,7 +278,10 @@ pub unsafe extern "C" fn hart_image_save_n(image: *const hart_image, path: *cons
 }
 
 unsafe fn save(image: *const hart_image, path: Text) -> hart_status {
-    guard(|| Ok(get(image, "image")?.image.save(Path::new(path.get("path")?))?))
+    guard(|| {
+        let (image, path) = (&get(image, "image")?.image, Path::new(path.get("path")?));
+        Ok(with_enough_stack(|| image.save(path))??)
+    })
 }
 
 /// Returns the bytes of the image as a file. `quality` is that of JPEG files, 1 to 100, or 0 for 90; it has no effect on
@@ -299,7 +304,8 @@ pub unsafe extern "C" fn hart_image_encode(
         let index = match files.iter().position(|(encoded, _)| *encoded == format) {
             Some(index) => index,
             None => {
-                files.push((format, image.encode(format)?.into_boxed_slice()));
+                let file = with_enough_stack(|| image.encode(format))??;
+                files.push((format, file.into_boxed_slice()));
                 files.len() - 1
             }
         };
@@ -318,7 +324,7 @@ pub unsafe extern "C" fn hart_image_png(image: *const hart_image, data: *mut *co
         let file = match png.get() {
             Some(file) => file,
             None => {
-                let file = image.to_png().map_err(|e| Failure::new(HART_ERR_IO, format!("PNG: {e}")))?;
+                let file = with_enough_stack(|| image.to_png())?.map_err(|e| Failure::new(HART_ERR_IO, format!("PNG: {e}")))?;
                 png.get_or_init(|| file)
             }
         };

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use hart_core::{Hart, Observer, OpenOptions, Request};
+use hart_core::{Hart, Observer, OpenOptions, Request, with_enough_stack};
 
 use crate::event::Callback;
 use crate::files::hart_files;
@@ -202,7 +202,7 @@ pub unsafe extern "C" fn hart_model_memory(
             None => Request::new("any"),
         };
         with_model(model, |hart| {
-            let memory = hart.memory(&request);
+            let memory = with_enough_stack(|| hart.memory(&request))?;
             out::set_optional(weights, memory.weights);
             out::set_optional(peak, memory.peak());
             Ok(())

@@ -112,9 +112,9 @@ for test in abi bindings; do
   TSAN_OPTIONS=ignore_noninstrumented_modules=1:allocator_may_return_null=1:halt_on_error=1 "$work/$test-tsan" "$model" "$work/scratch"
 done
 
-step "limits on threads, other floating-point states, and forked processes"
+step "limits on threads, other floating-point states, forked processes, and little stack"
 gcc "${c11[@]}" "$tests/c/host.c" "${shared[@]}" -lm -lpthread -o "$work/host"
-"$work/host" "$model"
+"$work/host" "$model" "$work/scratch"
 
 step "the C++ wrapper, also under the sanitizers"
 cpp17=(-std=c++17 "${strict[@]}" -Wshadow -Wconversion)

@@ -8,7 +8,7 @@
 //! - `reference` in burn's own operations, for every device.
 //! - `absent` in place of a backend that is not compiled in. It never applies.
 //!
-//! `float_state` sets the floating-point state that all of them assume.
+//! `float_state` sets the floating-point state that all of them assume, and `stack` measures the stack that they need.
 //!
 //! Besides memory mapping, this is the only module with `unsafe` code.
 
@@ -31,6 +31,7 @@ mod norm;
 mod params;
 mod reference;
 mod self_attention;
+mod stack;
 mod tensors;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -53,6 +54,8 @@ pub(crate) use norm::{add_gated, add_norm, group_norm, layer_norm, rms_norm};
 pub(crate) use params::{AdamRows, AdamStep};
 pub(crate) use params::{AttentionParams, ConvParams, GroupNormParams, Modulation, Rotary, RowGroup, Weight};
 pub(crate) use self_attention::{attention, rotate, self_attention};
+pub use stack::with_enough_stack;
+pub(crate) use stack::{is_stack_short, thread_builder};
 pub(crate) use tensors::{indices, integers, tensor, to_f32, values};
 
 use burn::prelude::*;

@@ -4,7 +4,6 @@ use std::ops::Range;
 
 use super::{Hart, Model};
 use crate::error::{Error, Result};
-use crate::process::Call;
 use crate::progress::{Observer, Progress};
 use crate::request::Request;
 use crate::text::{Context, PromptContext, PromptSettings, SystemPrompt, Tokens};
@@ -29,14 +28,15 @@ impl Hart {
     ///
     /// Like [`Self::encode`].
     pub fn encode_with(&self, request: &Request, observer: &mut dyn Observer) -> Result<PromptContext> {
-        let _call = Call::begin()?;
-        self.check_prompts(request)?;
-        if let Some(context) = &request.context {
-            return Ok(context.clone());
-        }
         let Model { threads, device, config, budget, .. } = &*self.model;
-        budget.allow_text(config, request.prompts.len(), self.system_prompt_tokens(request))?;
-        threads.observe(observer, |observer| device.catch_backend_panic(|| self.encode_all(request, observer)))
+        threads.observe(observer, |observer| {
+            self.check_prompts(request)?;
+            if let Some(context) = &request.context {
+                return Ok(context.clone());
+            }
+            budget.allow_text(config, request.prompts.len(), self.system_prompt_tokens(request))?;
+            device.catch_backend_panic(|| self.encode_all(request, observer))
+        })
     }
 
     /// Checks the values of a request, that its context belongs to this model, and that its filter accepts its prompts.

@@ -4,7 +4,6 @@ use super::{Hart, Model};
 use crate::error::{Error, Result};
 use crate::files::Mapped;
 use crate::image::{Image, Provenance};
-use crate::process::Call;
 use crate::progress::{Observer, Progress, Stage, Step, Timings};
 use crate::request::Request;
 use crate::rng::Philox;
@@ -68,10 +67,11 @@ impl Hart {
     ///
     /// Like [`Self::generate`].
     pub fn generate_with(&self, request: &Request, observer: &mut dyn Observer) -> Result<Generation> {
-        let _call = Call::begin()?;
-        self.check(request)?;
         let Model { threads, device, .. } = &*self.model;
-        threads.observe(observer, |observer| device.catch_backend_panic(|| self.run(request, observer)))
+        threads.observe(observer, |observer| {
+            self.check(request)?;
+            device.catch_backend_panic(|| self.run(request, observer))
+        })
     }
 
     /// Generates an image and discards it, so that the first request is not slower than others: a GPU's kernels are compiled on first

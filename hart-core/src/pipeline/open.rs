@@ -68,13 +68,15 @@ impl Hart {
     fn open_in(storage: &Storage, root: &Path, options: &OpenOptions, observer: &mut dyn Observer) -> Result<Self> {
         let _call = Call::begin()?;
         let threads = Threads::new(options.threads)?;
-        let device = options.device.find()?;
-        let layout = Layout::find(storage, root, options.text_model.as_deref())?;
-        let id = ModelId::new(root);
-        let load =
-            |observer: &mut dyn Observer| Model::load(id, storage, layout, options, device.clone(), threads.clone(), observer);
-        let model = threads.observe(observer, |observer| device.catch_backend_panic(|| load(observer)))?;
-        Ok(Self { model: Arc::new(model) })
+        // A model is large, so it is not moved through the calling thread's stack.
+        let model = threads.observe(observer, |observer| {
+            let device = options.device.find()?;
+            let layout = Layout::find(storage, root, options.text_model.as_deref())?;
+            let id = ModelId::new(root);
+            let load = || Model::load(id, storage, layout, options, device.clone(), threads.clone(), observer).map(Arc::new);
+            device.catch_backend_panic(load)
+        })?;
+        Ok(Self { model })
     }
 }
 

@@ -3,17 +3,17 @@
 mod pool;
 mod relay;
 
+use std::panic::resume_unwind;
 use std::sync::Arc;
-use std::sync::mpsc::channel;
 
 use rayon::ThreadPool;
 
 use crate::error::{Error, Result};
-use crate::kernels::with_default_float_state;
+use crate::kernels::{is_stack_short, set_default_float_state, thread_builder, with_default_float_state, with_enough_stack};
 use crate::process::Call;
 use crate::progress::Observer;
 use pool::OwnPool;
-use relay::{Relay, Reply, in_observer};
+use relay::in_observer;
 
 /// Maximum number of threads of a model.
 const MAX_THREADS: usize = 1024;
@@ -26,6 +26,16 @@ pub(crate) struct Threads(Option<Arc<Own>>);
 struct Own {
     count: usize,
     pool: OwnPool,
+}
+
+/// Where work runs.
+enum Place {
+    /// On the current thread, with rayon's current pool.
+    Here,
+    /// In a pool.
+    Pool(Arc<ThreadPool>),
+    /// On a new thread with enough stack, with rayon's global pool.
+    Thread,
 }
 
 /// Checks that rayon's current pool works, for work that stays on the current thread.
@@ -65,36 +75,38 @@ impl Threads {
         Ok(Self(Some(Arc::new(own))))
     }
 
-    /// Returns the pool that work is moved to, or `None` if it stays on the current thread.
-    fn pool(&self) -> Result<Option<Arc<ThreadPool>>> {
+    /// Returns where work runs that the current thread asks for.
+    fn place(&self) -> Result<Place> {
         let pool = match &self.0 {
             Some(own) => Some(own.pool.get(Some(own.count))?),
             None => pool::shared()?,
         };
         Ok(match pool {
-            Some(pool) if pool.current_thread_index().is_some() => None,
+            Some(pool) if pool.current_thread_index().is_some() => Place::Here,
             // The thread that waits for the observer may be the only one of the pool.
-            Some(pool) if in_observer() => Some(pool::start(Some(pool.current_num_threads()))?),
-            pool => pool,
+            Some(pool) if in_observer() => Place::Pool(pool::start(Some(pool.current_num_threads()))?),
+            Some(pool) => Place::Pool(pool),
+            // Work of a pool stays in that pool.
+            None if rayon::current_thread_index().is_none() && is_stack_short() => Place::Thread,
+            None => Place::Here,
         })
     }
 
-    /// Runs work on the pool.
+    /// Runs work in its place, in the default floating-point state.
     ///
     /// # Errors
     ///
     /// [`Error::Threads`] if the threads cannot be started, [`Error::State`] if this process was forked during a call.
     pub(crate) fn run<R: Send>(&self, work: impl FnOnce() -> R + Send) -> Result<R> {
         let _call = Call::begin()?;
-        with_default_float_state(|| {
-            Ok(match self.pool()? {
-                Some(pool) => pool.install(work),
-                None => work(),
-            })
+        with_default_float_state(|| match self.place()? {
+            Place::Here => Ok(work()),
+            Place::Pool(pool) => Ok(pool.install(work)),
+            Place::Thread => with_enough_stack(work),
         })
     }
 
-    /// Runs work on the pool while the observer is called on the calling thread.
+    /// Like [`Self::run`], but calls the observer on the calling thread.
     ///
     /// # Errors
     ///
@@ -105,33 +117,40 @@ impl Threads {
         work: impl FnOnce(&mut dyn Observer) -> Result<R> + Send,
     ) -> Result<R> {
         let _call = Call::begin()?;
-        with_default_float_state(|| self.observe_in_default_state(observer, work))
+        with_default_float_state(|| match self.place()? {
+            Place::Here => work(observer),
+            Place::Pool(pool) => observe_in_pool(&pool, observer, work),
+            Place::Thread => observe_on_thread(observer, work),
+        })
     }
+}
 
-    fn observe_in_default_state<R: Send>(
-        &self,
-        observer: &mut dyn Observer,
-        work: impl FnOnce(&mut dyn Observer) -> Result<R> + Send,
-    ) -> Result<R> {
-        let Some(pool) = self.pool()? else { return work(observer) };
-        let ((reports, received), (answers, replies), (decoded, previews)) = (channel(), channel(), channel());
-        let relay = Relay { reports, replies, decoded };
-        let mut result = None;
-        let output = &mut result;
-        // The closure owns this thread's ends of the channels. If the observer panics, they close and the relay cancels the run.
-        pool.in_place_scope(move |scope| {
-            scope.spawn(move |_| {
-                let mut relay = relay;
-                *output = Some(work(&mut relay));
-            });
-            // The loop ends when the work ends and drops the relay.
-            for report in received {
-                let control = report.deliver(observer, &answers, &previews);
-                if answers.send(Reply::Control(control)).is_err() {
-                    break;
-                }
-            }
-        });
-        result.expect("the scope waits for the work and propagates its panic")
-    }
+/// Runs work in a pool while the observer is called on the calling thread.
+fn observe_in_pool<R: Send>(
+    pool: &ThreadPool,
+    observer: &mut dyn Observer,
+    work: impl FnOnce(&mut dyn Observer) -> Result<R> + Send,
+) -> Result<R> {
+    let (mut relay, reports) = relay::connect();
+    let mut result = None;
+    let output = &mut result;
+    pool.in_place_scope(move |scope| {
+        scope.spawn(move |_| *output = Some(work(&mut relay)));
+        reports.deliver(observer);
+    });
+    result.expect("the scope waits for the work and propagates its panic")
+}
+
+/// Runs work on a new thread with enough stack while the observer is called on the calling thread.
+fn observe_on_thread<R: Send>(observer: &mut dyn Observer, work: impl FnOnce(&mut dyn Observer) -> Result<R> + Send) -> Result<R> {
+    let (mut relay, reports) = relay::connect();
+    std::thread::scope(move |scope| {
+        let start = move || {
+            set_default_float_state();
+            work(&mut relay)
+        };
+        let worker = thread_builder().spawn_scoped(scope, start).map_err(|e| Error::Threads { problem: e.to_string() })?;
+        reports.deliver(observer);
+        worker.join().unwrap_or_else(|panic| resume_unwind(panic))
+    })
 }

@@ -1,7 +1,7 @@
 //! The relay of events from a pool's thread to the calling thread.
 
 use std::cell::Cell;
-use std::sync::mpsc::{Receiver, Sender};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use crate::error::{Error, Result};
@@ -16,6 +16,31 @@ thread_local! {
 /// Returns whether this thread is calling an observer while a thread of a model's pool waits for the answer.
 pub(super) fn in_observer() -> bool {
     IN_OBSERVER.get()
+}
+
+/// Returns an observer for the working thread, and the calling thread's end of its channels.
+pub(super) fn connect() -> (Relay, Reports) {
+    let ((reports, received), (answers, replies), (decoded, previews)) = (channel(), channel(), channel());
+    (Relay { reports, replies, decoded }, Reports { received, answers, previews })
+}
+
+/// The calling thread's end. If it is dropped, because the observer panics, the relay cancels the run.
+pub(super) struct Reports {
+    received: Receiver<Report>,
+    answers: Sender<Reply>,
+    previews: Receiver<Result<Image>>,
+}
+
+impl Reports {
+    /// Calls the observer for every report until the work ends and drops the relay.
+    pub(super) fn deliver(self, observer: &mut dyn Observer) {
+        for report in self.received {
+            let control = report.deliver(observer, &self.answers, &self.previews);
+            if self.answers.send(Reply::Control(control)).is_err() {
+                break;
+            }
+        }
+    }
 }
 
 /// Marks this thread as calling an observer until it is dropped.
@@ -34,13 +59,13 @@ impl Drop for InObserver {
 }
 
 /// A message from the working thread to the calling thread.
-pub(super) enum Report {
+enum Report {
     Event { stage: Stage, step: Step, elapsed: Duration, fraction: f32, has_preview: bool },
     Image(Image),
 }
 
 /// A message from the calling thread to the working thread. The last one for each report is a control.
-pub(super) enum Reply {
+enum Reply {
     Control(Control),
     Preview(usize),
 }
@@ -71,9 +96,9 @@ impl Report {
 
 /// The observer on the working thread. Forwards every report, and decodes previews on request while it waits for the answer.
 pub(super) struct Relay {
-    pub(super) reports: Sender<Report>,
-    pub(super) replies: Receiver<Reply>,
-    pub(super) decoded: Sender<Result<Image>>,
+    reports: Sender<Report>,
+    replies: Receiver<Reply>,
+    decoded: Sender<Result<Image>>,
 }
 
 impl Relay {

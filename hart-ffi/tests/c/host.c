@@ -1,6 +1,6 @@
-/* Tests hart in programs that are unlike the others: limits on threads, other floating-point states, and forked processes.
- * Linux only.
- * usage: host MODEL */
+/* Tests hart in programs that are unlike the others: limits on threads, other floating-point states, forked processes, and
+ * little stack. Linux only.
+ * usage: host MODEL SCRATCH */
 #define _GNU_SOURCE
 
 #include <fenv.h>
@@ -8,7 +8,7 @@
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
-#include <time.h>
+#include <ucontext.h>
 #include <unistd.h>
 
 #include "check.h"
@@ -16,7 +16,7 @@
 /* Longest time for a forked child in seconds. */
 static const unsigned limit = 300;
 
-static const char *model_path;
+static const char *model_path, *scratch_path;
 
 /* Runs `work` in a forked child, which is killed if it hangs. */
 static void in_child(void (*work)(const hart_model *, const hart_image *), const hart_model *model, const hart_image *image) {
@@ -180,12 +180,105 @@ static void forks(const char *path, const hart_model *model, const hart_image *e
     draws(model, expected);
 }
 
+/* ---- Threads and coroutines with little stack ---- */
+
+enum { SMALL_STACK = 64 * 1024 };
+
+static int32_t previews(const hart_event *event, void *user_data) {
+    if (event->has_preview) {
+        hart_image *preview = NULL;
+        OK(hart_event_preview(event, 8, &preview));
+        hart_image_free(preview);
+        ++*(int *)user_data;
+    }
+    return 0;
+}
+
+static void uses_everything(const hart_image *expected) {
+    hart_options *options = NULL;
+    OK(hart_options_new(&options));
+    for (uint32_t threads = 0; threads <= 1; threads++) {
+        OK(hart_options_set_threads(options, threads));
+        hart_model *model = NULL;
+        OK(hart_model_open(model_path, options, HART_ABI_VERSION, &model));
+        hart_request *request = new_request("a red heart", 3);
+        int count = 0;
+        OK(hart_request_set_observer(request, previews, &count, NULL));
+        uint64_t weights = 0, peak = 0;
+        OK(hart_model_memory(model, request, &weights, &peak));
+        hart_context *context = NULL;
+        OK(hart_encode(model, request, &context));
+        const float *hidden = NULL;
+        size_t tokens = 0, channels = 0;
+        OK(hart_context_hidden(context, 0, &hidden, &tokens, &channels));
+        OK(hart_request_set_context(request, context));
+        hart_image *image = image_of(model, request);
+        CHECK(same_pixels(image, expected) && count > 1 && weights > 0);
+        hart_tokens *codes = NULL;
+        OK(hart_model_tokenize(model, image, &codes));
+        hart_image *again = NULL;
+        OK(hart_model_reconstruct(model, codes, 1, &again));
+        hart_image_free(again);
+        for (hart_image_format format = HART_FORMAT_PNG; format <= HART_FORMAT_WEBP; format++) {
+            const char *const endings[3] = {"png", "jpg", "webp"};
+            char name[1024];
+            snprintf(name, sizeof name, "%s/small-stack.%s", scratch_path, endings[format]);
+            const uint8_t *data = NULL;
+            size_t size = 0;
+            OK(hart_image_encode(image, format, 0, &data, &size));
+            OK(hart_image_save(image, name));
+            OK(hart_image_open(name, &again));
+            hart_image_free(again);
+        }
+        OK(hart_request_set_inpaint(request, image, image, 1));
+        hart_image_free(image_of(model, request));
+        hart_device_list *list = NULL;
+        OK(hart_device_list_new(&list));
+        hart_device_list_free(list);
+        hart_tokens_free(codes);
+        hart_image_free(image);
+        hart_context_free(context);
+        hart_request_free(request);
+        hart_model_free(model);
+    }
+    hart_options_free(options);
+}
+
+static void *on_thread(void *expected) {
+    uses_everything(expected);
+    return NULL;
+}
+
+static ucontext_t before, inside;
+static const hart_image *coroutine_image;
+
+static void on_coroutine(void) { uses_everything(coroutine_image); }
+
+static void small_stacks(const hart_image *expected) {
+    pthread_attr_t attributes;
+    pthread_t thread;
+    CHECK(pthread_attr_init(&attributes) == 0 && pthread_attr_setstacksize(&attributes, SMALL_STACK) == 0);
+    CHECK(pthread_create(&thread, &attributes, on_thread, (void *)(uintptr_t)expected) == 0);
+    CHECK(pthread_join(thread, NULL) == 0 && pthread_attr_destroy(&attributes) == 0);
+
+    coroutine_image = expected;
+    void *stack = malloc(SMALL_STACK);
+    CHECK(stack != NULL && getcontext(&inside) == 0);
+    inside.uc_stack.ss_sp = stack;
+    inside.uc_stack.ss_size = SMALL_STACK;
+    inside.uc_link = &before;
+    makecontext(&inside, on_coroutine, 0);
+    CHECK(swapcontext(&before, &inside) == 0);
+    free(stack);
+}
+
 int main(int argc, char **argv) {
-    if (argc != 2) {
-        fprintf(stderr, "usage: %s MODEL\n", argv[0]);
+    if (argc != 3) {
+        fprintf(stderr, "usage: %s MODEL SCRATCH\n", argv[0]);
         return 2;
     }
     model_path = argv[1];
+    scratch_path = argv[2];
     in_child(starts_no_threads, NULL, NULL);
     hart_model *model = open_model(argv[1]);
     hart_request *request = new_request("a red heart", 3);
@@ -193,6 +286,7 @@ int main(int argc, char **argv) {
     hart_request_free(request);
     floating_point_states(argv[1], model, expected);
     forks(argv[1], model, expected);
+    small_stacks(expected);
     hart_image_free(expected);
     hart_model_free(model);
     puts("other hosts: ok");
