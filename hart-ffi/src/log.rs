@@ -59,8 +59,10 @@ pub unsafe extern "C" fn hart_set_log(logger: hart_logger, user_data: *mut c_voi
             // Fails if the program shares this crate's logger and has set its own, which then receives the warnings.
             let _ = ::log::set_logger(&Forward);
         }
+        let mut current = LOGGER.write().unwrap_or_else(PoisonError::into_inner);
         ::log::set_max_level(if logger.is_some() { LevelFilter::Warn } else { LevelFilter::Off });
-        let former = replace(&mut *LOGGER.write().unwrap_or_else(PoisonError::into_inner), logger);
+        let former = replace(&mut *current, logger);
+        drop(current);
         // Without the lock: destroying user data calls the program.
         drop(former);
         Ok(())
