@@ -6,7 +6,7 @@ use std::arch::asm;
 use std::marker::PhantomData;
 
 use super::epilogue::Epilogue;
-use super::microkernel::{MacroBlock, rows_in_cache};
+use super::microkernel::{CacheLine, MacroBlock, rows_in_cache};
 use super::packing::NR;
 
 /// Bytes of one k-group of a panel of w.
@@ -18,7 +18,7 @@ const QUAD: usize = 4;
 ///
 /// # Safety
 ///
-/// [`Self::product`] requires the processor to have the instructions.
+/// [`Self::multiply`] requires the processor to have the instructions.
 trait PairTile {
     /// Rows of a panel of x.
     const MR: usize;
@@ -113,10 +113,10 @@ macro_rules! mmla {
 mmla!(Smmla, i32, "smmla {sums:v}.4s, {x:v}.16b, {w:v}.16b");
 mmla!(Bfmmla, f32, "bfmmla {sums:v}.4s, {x:v}.8h, {w:v}.8h");
 
-/// Register blocks of up to 12 rows by half a panel: 24 accumulators.
-struct MmlaTile<M>(PhantomData<M>);
+/// Register blocks of up to 12 rows by half a panel: 24 accumulators. Panels of w are as stored, or by [`interleave`].
+struct MmlaTile<M, const INTERLEAVED: bool>(PhantomData<M>);
 
-impl<M: Mmla> PairTile for MmlaTile<M> {
+impl<M: Mmla, const INTERLEAVED: bool> PairTile for MmlaTile<M, INTERLEAVED> {
     const MR: usize = MAX_ROWS;
     type Accumulator = M::Accumulator;
 
@@ -126,12 +126,13 @@ impl<M: Mmla> PairTile for MmlaTile<M> {
         for half in 0..2 {
             // SAFETY: the caller upholds the contract of this function. `products` has `MAX_ROWS` rows, and its elements are dwords.
             unsafe {
-                let (w, to) = (w.add(half * LINE / 2), to.add(half * NR / 2));
+                let half_len = if INTERLEAVED { k_dwords * LINE / 2 } else { LINE / 2 };
+                let (w, to) = (w.add(half * half_len), to.add(half * NR / 2));
                 match rows {
-                    9.. => half_panel::<M, 6>(x, w, k_dwords, to),
-                    5.. => half_panel::<M, 4>(x, w, k_dwords, to),
-                    3.. => half_panel::<M, 2>(x, w, k_dwords, to),
-                    _ => half_panel::<M, 1>(x, w, k_dwords, to),
+                    9.. => half_panel::<M, 6, INTERLEAVED>(x, w, k_dwords, to),
+                    5.. => half_panel::<M, 4, INTERLEAVED>(x, w, k_dwords, to),
+                    3.. => half_panel::<M, 2, INTERLEAVED>(x, w, k_dwords, to),
+                    _ => half_panel::<M, 1, INTERLEAVED>(x, w, k_dwords, to),
                 }
             }
         }
@@ -142,26 +143,31 @@ impl<M: Mmla> PairTile for MmlaTile<M> {
 ///
 /// # Safety
 ///
-/// The processor has the instruction. The panels are whole, and `to` has the rows, `[rows][NR]`.
+/// The processor has the instruction. The panels are whole, and `to` has the rows, `[rows][NR]`. An interleaved panel has an even
+/// number of k-groups.
 #[inline(always)]
-unsafe fn half_panel<M: Mmla, const P: usize>(mut x: *const u32, mut w: *const u8, k_dwords: usize, to: *mut u32) {
+unsafe fn half_panel<M: Mmla, const P: usize, const INTERLEAVED: bool>(
+    mut x: *const u32,
+    mut w: *const u8,
+    k_dwords: usize,
+    to: *mut u32,
+) {
     // SAFETY: the caller upholds the contract of this function.
     unsafe {
         let mut sums = [[vdupq_n_u32(0); 4]; P];
         for _ in 0..k_dwords / 2 {
-            let next = w.add(LINE);
-            step::<M, P>(
-                &mut sums,
-                x,
-                [vld1q_u32(w.cast()), vld1q_u32(w.add(16).cast())],
-                [vld1q_u32(next.cast()), vld1q_u32(next.add(16).cast())],
-            );
+            let ws = if INTERLEAVED {
+                [load(w), load(w.add(16)), load(w.add(32)), load(w.add(48))]
+            } else {
+                zip([load(w), load(w.add(16))], [load(w.add(LINE)), load(w.add(LINE + 16))])
+            };
+            step::<M, P>(&mut sums, x, ws);
             x = x.add(2 * MAX_ROWS);
-            w = next.add(LINE);
+            w = w.add(if INTERLEAVED { LINE } else { 2 * LINE });
         }
-        if k_dwords % 2 == 1 {
+        if !INTERLEAVED && k_dwords % 2 == 1 {
             // x is zero-padded.
-            step::<M, P>(&mut sums, x, [vld1q_u32(w.cast()), vld1q_u32(w.add(16).cast())], [vdupq_n_u32(0); 2]);
+            step::<M, P>(&mut sums, x, zip([load(w), load(w.add(16))], [vdupq_n_u32(0); 2]));
         }
         for (pair, sums) in sums.iter().enumerate() {
             for column in 0..2 {
@@ -174,27 +180,66 @@ unsafe fn half_panel<M: Mmla, const P: usize>(mut x: *const u32, mut w: *const u
     }
 }
 
-/// Adds the products of two k-groups, of which w has one line each.
+/// Adds the products of two k-groups.
 ///
 /// # Safety
 ///
 /// The processor has the instruction, and x has `P` pairs of rows.
 #[inline(always)]
-unsafe fn step<M: Mmla, const P: usize>(
-    sums: &mut [[uint32x4_t; 4]; P],
-    x: *const u32,
-    even: [uint32x4_t; 2],
-    odd: [uint32x4_t; 2],
-) {
-    // SAFETY: the caller upholds the contract of this function.
-    unsafe {
-        // Two outputs in each vector, with both k-groups next to each other.
-        let ws =
-            [vzip1q_u32(even[0], odd[0]), vzip2q_u32(even[0], odd[0]), vzip1q_u32(even[1], odd[1]), vzip2q_u32(even[1], odd[1])];
-        for (pair, sums) in sums.iter_mut().enumerate() {
+unsafe fn step<M: Mmla, const P: usize>(sums: &mut [[uint32x4_t; 4]; P], x: *const u32, ws: [uint32x4_t; 4]) {
+    for (pair, sums) in sums.iter_mut().enumerate() {
+        // SAFETY: the caller upholds the contract of this function.
+        unsafe {
             let x = vld1q_u32(x.add(pair * QUAD));
             for (sums, w) in sums.iter_mut().zip(ws) {
                 *sums = M::accumulate(*sums, x, w);
+            }
+        }
+    }
+}
+
+/// Loads 16 bytes.
+///
+/// # Safety
+///
+/// The processor has NEON, and the bytes exist.
+#[inline(always)]
+unsafe fn load(from: *const u8) -> uint32x4_t {
+    // SAFETY: the caller upholds the contract of this function.
+    unsafe { vreinterpretq_u32_u8(vld1q_u8(from)) }
+}
+
+/// Interleaves two k-groups of half a panel: two outputs in each vector, with both k-groups next to each other.
+///
+/// # Safety
+///
+/// The processor has NEON.
+#[inline(always)]
+unsafe fn zip(even: [uint32x4_t; 2], odd: [uint32x4_t; 2]) -> [uint32x4_t; 4] {
+    // SAFETY: the caller upholds the contract of this function.
+    unsafe { [vzip1q_u32(even[0], odd[0]), vzip2q_u32(even[0], odd[0]), vzip1q_u32(even[1], odd[1]), vzip2q_u32(even[1], odd[1])] }
+}
+
+/// Interleaves panels of `k_dwords` k-groups for [`MmlaTile`]: `[2 halves][k_dwords / 2, rounded up][4]` of what [`zip`] returns.
+fn interleave(w: &[u8], k_dwords: usize, interleaved: &mut [CacheLine]) {
+    let pairs = k_dwords.div_ceil(2);
+    for (panel, to) in w.chunks_exact(k_dwords * LINE).zip(interleaved.chunks_exact_mut(2 * pairs)) {
+        let (first, second) = to.split_at_mut(pairs);
+        for (lines, to) in panel.chunks(2 * LINE).zip(first.iter_mut().zip(second)) {
+            // An odd last k-group is paired with zeros.
+            let (even, odd) = lines.split_at(LINE);
+            let odd = if odd.is_empty() { &[0; LINE] } else { odd };
+            for (half, to) in [to.0, to.1].into_iter().enumerate() {
+                let (even, odd) = (&even[half * LINE / 2..][..LINE / 2], &odd[half * LINE / 2..][..LINE / 2]);
+                // SAFETY: NEON belongs to every aarch64 target of Rust. Half a line has two vectors, and a cache line four.
+                unsafe {
+                    let zipped =
+                        zip([load(even.as_ptr()), load(even[16..].as_ptr())], [load(odd.as_ptr()), load(odd[16..].as_ptr())]);
+                    let to = (&raw mut *to).cast::<u32>();
+                    for (i, vector) in zipped.into_iter().enumerate() {
+                        vst1q_u32(to.add(i * QUAD), vector);
+                    }
+                }
             }
         }
     }
@@ -277,25 +322,49 @@ unsafe fn broadcast(dword: *const u32) -> int8x16_t {
     }
 }
 
-/// Defines a [`macro_kernel`] compiled for an instruction set.
-macro_rules! macro_kernel_for {
-    ($name:ident, $tile:ty, $accumulator:ty, $features:literal) => {
+/// Rows from which on it is faster to interleave w once than for each panel of x.
+const INTERLEAVED_ROWS: usize = 2 * MAX_ROWS + 1;
+
+/// Defines the product of a block by a [`Mmla`].
+macro_rules! mmla_macro_kernel {
+    ($name:ident, $mmla:ty, $accumulator:ty, $features:literal) => {
         /// Multiplies a block.
         ///
         /// # Safety
         ///
-        /// The processor has the features. Otherwise the same as [`macro_kernel`].
-        #[target_feature(enable = $features)]
-        pub(super) unsafe fn $name(block: &MacroBlock<'_, impl Epilogue<$accumulator>>) {
-            // SAFETY: the caller upholds the contract of this function.
-            unsafe { macro_kernel::<$tile, _>(block) }
+        /// The processor has the feature of this name. Otherwise the same as [`macro_kernel`].
+        pub(super) unsafe fn $name(block: MacroBlock<'_, impl Epilogue<$accumulator>>) {
+            #[target_feature(enable = $features)]
+            unsafe fn multiply<const INTERLEAVED: bool>(block: &MacroBlock<'_, impl Epilogue<$accumulator>>) {
+                // SAFETY: the caller upholds the contract of this function.
+                unsafe { macro_kernel::<MmlaTile<$mmla, INTERLEAVED>, _>(block) }
+            }
+            // SAFETY: as above.
+            unsafe {
+                if block.rows.len() < INTERLEAVED_ROWS {
+                    multiply::<false>(&block);
+                } else {
+                    let k_dwords = block.k_dwords;
+                    let repack = |w: &[u8], to: &mut [CacheLine]| interleave(w, k_dwords, to);
+                    block.with_repacked_w(k_dwords.next_multiple_of(2), repack, |block| multiply::<true>(&block));
+                }
+            }
         }
     };
 }
 
-macro_kernel_for!(mull, MullTile, i32, "neon");
-macro_kernel_for!(i8mm, MmlaTile<Smmla>, i32, "neon,i8mm");
-macro_kernel_for!(bf16, MmlaTile<Bfmmla>, f32, "neon,bf16");
+mmla_macro_kernel!(i8mm, Smmla, i32, "neon,i8mm");
+mmla_macro_kernel!(bf16, Bfmmla, f32, "neon,bf16");
+
+/// Multiplies a block.
+///
+/// # Safety
+///
+/// The processor has NEON. Otherwise the same as [`macro_kernel`].
+pub(super) unsafe fn mull(block: &MacroBlock<'_, impl Epilogue<i32>>) {
+    // SAFETY: the caller upholds the contract of this function.
+    unsafe { macro_kernel::<MullTile, _>(block) }
+}
 
 /// Rows of a panel of x for [`i8mm`] and [`bf16`].
 pub(super) const MMLA_MR: usize = MAX_ROWS;

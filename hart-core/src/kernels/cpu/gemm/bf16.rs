@@ -231,7 +231,7 @@ mod tests {
         let exact = |x: f32| f64::from(half::bf16::from_f32(x).to_f32());
         for isa in Bf16Isa::all() {
             for inputs in [1, 3, 31, 64, 1003] {
-                for (rows, outputs) in [(1, 1), (2, 5), (3, 16), (7, 50), (13, 101), (0, 3)] {
+                for (rows, outputs) in [(1, 1), (2, 5), (3, 16), (7, 50), (13, 101), (29, 20), (0, 3)] {
                     let (x, w, bias) = (waves_f64(rows * inputs, 0.7), waves_f64(outputs * inputs, 1.3), waves_f64(outputs, 0.4));
                     let weights = Bf16Weights::pack(&w[..], inputs).expect("there are weights");
                     assert_eq!((weights.inputs(), weights.outputs()), (inputs, outputs));

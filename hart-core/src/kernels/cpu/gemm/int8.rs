@@ -258,7 +258,7 @@ mod tests {
     #[test]
     fn every_size_is_a_sum_of_quantized_products() {
         for inputs in [1, 3, 4, 31, 64, 1003] {
-            for (rows, outputs) in [(1, 1), (2, 5), (3, 16), (7, 50), (13, 101), (0, 3)] {
+            for (rows, outputs) in [(1, 1), (2, 5), (3, 16), (7, 50), (13, 101), (29, 20), (0, 3)] {
                 let (x, w, bias) = (waves_f64(rows * inputs, 0.7), waves_f64(outputs * inputs, 1.3), waves_f64(outputs, 0.4));
                 let weights = Int8Weights::pack(&w[..], inputs).expect("there are weights");
                 assert_eq!((weights.inputs(), weights.outputs()), (inputs, outputs));

@@ -123,7 +123,7 @@ impl Int8Isa {
                 #[cfg(target_arch = "aarch64")]
                 Int8Variant::NeonDot => arm::neon_dot(&block),
                 #[cfg(target_arch = "aarch64")]
-                Int8Variant::NeonI8mm => arm_pairs::i8mm(&block),
+                Int8Variant::NeonI8mm => arm_pairs::i8mm(block),
                 Int8Variant::Amx(token) => block.with_tiled_w(|block| amx_gemm::int8(token, &block)),
             }
         }
@@ -194,7 +194,7 @@ impl Bf16Isa {
             Bf16Variant::Avx512Bf16 => unsafe { x86::avx512_bf16(&block) },
             // SAFETY: as above.
             #[cfg(target_arch = "aarch64")]
-            Bf16Variant::NeonBf16 => unsafe { arm_pairs::bf16(&block) },
+            Bf16Variant::NeonBf16 => unsafe { arm_pairs::bf16(block) },
             // SAFETY: as above.
             Bf16Variant::Amx(token) => block.with_tiled_w(|block| unsafe { amx_gemm::bf16(token, &block) }),
         }

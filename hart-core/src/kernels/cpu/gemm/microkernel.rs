@@ -83,7 +83,7 @@ thread_local! {
 
 impl<E> MacroBlock<'_, E> {
     /// Runs a macro-kernel with w repacked to panels of `k_dwords`, which `repack` fills from the original ones.
-    fn with_repacked_w(
+    pub(super) fn with_repacked_w(
         self,
         k_dwords: usize,
         repack: impl FnOnce(&[u8], &mut [CacheLine]),
