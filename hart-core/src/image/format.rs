@@ -89,8 +89,9 @@ impl Image {
                     return Err(Error::request("quality", format!("{quality}, expected 1 to 100")));
                 }
                 let [width, height] = self.sides("JPEG", usize::from(u16::MAX))?.map(|side| side as u16);
+                // Without optimised Huffman tables, the encoder writes all channels in one scan. zune-jpeg 0.5 can lose the last rows of a
+                // scan that another one follows, and other programs use it too.
                 let mut encoder = Encoder::new(&mut bytes, quality);
-                encoder.set_optimized_huffman_tables(true);
                 let exif = Some(exif_of(self.provenance.as_ref())).filter(|exif| exif.len() <= MAX_JPEG_EXIF);
                 encoder.add_exif_metadata(&exif.unwrap_or_else(|| exif_of(None))).map_err(|e| failed(&e))?;
                 encoder.encode(&self.pixels, width, height, jpeg_encoder::ColorType::Rgb).map_err(|e| failed(&e))?;
@@ -198,6 +199,15 @@ mod tests {
         }
         image.save_as(folder.path().join("other"), ImageFormat::WebP).unwrap();
         assert_eq!(Image::open(folder.path().join("other")).unwrap(), image);
+    }
+
+    #[test]
+    fn a_flat_image_in_jpeg_is_read_to_its_last_row() {
+        for side in [8, 16, 64] {
+            let image = Image::from_rgb(side, side, vec![255; 3 * side * side]).unwrap();
+            let read = Image::decode("memory", &image.encode(ImageFormat::JPEG).unwrap()).unwrap();
+            assert_eq!(read.pixels(), image.pixels());
+        }
     }
 
     #[test]
