@@ -141,10 +141,13 @@ class _Handle(c_void_p):
 
     #: The C function that frees the object. It is kept here because module globals may be gone when the last objects are deleted.
     _free: ClassVar[Callable[[_Handle], None]]
+    #: Called after an object was freed.
+    _freed: ClassVar[Callable[[], None]]
 
     def __del__(self) -> None:
         if self.value:
             type(self)._free(self)
+            type(self)._freed()
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(f"{type(self).__name__[1:]} can't be copied or pickled")
@@ -455,6 +458,10 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "hart_model_reconstruct": (_hart_status, [_hart_model, _hart_tokens, c_int32, POINTER(_hart_image)]),
 }
 
+#: Functions that may call a hart_destroy, and therefore run with the GIL. When Python exits, it ends daemon threads that wait for
+#: the GIL. Inside a callback of the library, that would abort the process.
+_WITH_GIL = ("hart_files_add_borrowed", "hart_files_free", "hart_model_free", "hart_tokens_free")
+
 # ---- The C library: loading ------------------------------------------------------------------------------------------------------
 
 #: File name of the library as it is built, and the name by which the system's loader finds an installed one.
@@ -527,10 +534,12 @@ def _load() -> ctypes.CDLL:
     if abi < _ABI_VERSION:
         advice = f"this file needs {_ABI_VERSION} or higher: install a newer library"
         raise ImportError(f"hart: {lib._name} has ABI version {abi}, {advice}")
+    with_gil = ctypes.PyDLL(lib._name, handle=lib._handle)
     for name, (restype, argtypes) in _FUNCTIONS.items():
-        function = getattr(lib, name, None)
+        function = getattr(with_gil if name in _WITH_GIL else lib, name, None)
         if function is None:
             raise ImportError(f"hart: {lib._name} is older than this file: it has no {name}; install a newer library")
+        setattr(lib, name, function)
         function.restype, function.argtypes = restype, argtypes
         if restype is _hart_status:
             function.errcheck = _check
@@ -583,22 +592,38 @@ class _PyBuffer(ctypes.Structure):
             self._release(byref(self))
 
 
-#: Objects that the library uses, by the `user_data` that it destroys them with. `importlib.reload` keeps them.
+#: Objects that the library uses, by the `user_data` that it destroys. `importlib.reload` keeps them.
 _kept: dict[int, object] = globals().get("_kept", {})
 _kept_numbers: Iterator[int] = globals().get("_kept_numbers", itertools.count(1))
-#: A hart_destroy that drops an object. It runs no Python code, and is never freed: the library may call it at any time.
-_drop: Any = globals().get("_drop")
-if _drop is None:
-    _drop = _hart_destroy(_kept.pop)
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(_drop))
+#: Numbers of objects that the library has destroyed.
+_destroyed: list[int] = globals().get("_destroyed", [])
+#: A hart_destroy that adds a number to `_destroyed`, without running Python code: when Python exits, a daemon thread can end in
+#: Python code, but a callback must return. It is never freed, because the library may call it at any time.
+_destroy: Any = globals().get("_destroy")
+if _destroy is None:
+    _destroy = _hart_destroy(_destroyed.append)
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(_destroy))
 
 
 def _keep(value: object) -> tuple[int, Any]:
     """Keep an object until the library destroys it, and return the user_data and the hart_destroy to pass."""
     number = next(_kept_numbers)
     _kept[number] = value
-    return number, _drop
+    return number, _destroy
 
+
+def _drop_destroyed(kept: dict[int, object] = _kept, destroyed: list[int] = _destroyed) -> None:
+    """Drop the objects that the library has destroyed. The defaults exist even if module globals are gone."""
+    while destroyed:
+        try:
+            number = destroyed.pop()
+        except IndexError:
+            # Another thread was faster.
+            return
+        kept.pop(number, None)
+
+
+_Handle._freed = staticmethod(_drop_destroyed)
 
 # ---- Errors ----------------------------------------------------------------------------------------------------------------------
 
@@ -1775,13 +1800,16 @@ class _Run:
 
     def call(self, output: _Handle) -> None:
         """Call the function on this thread while events are received."""
-        receiver = self._receive()
-        next(receiver)
-        # `property.__get__` is C code that calls `send` with the first of the two arguments. The second, user_data, is not needed.
-        observer = _hart_observer(property(receiver.send).__get__)
         failure: BaseException | None = None
+        argument: Any = None
         _runs.add(self)
         try:
+            if _ending and threading.current_thread() is not threading.main_thread():
+                raise RequestError(Status.ERR_STATE, "Python is exiting")
+            receiver = self._receive()
+            next(receiver)
+            # `property.__get__` is C code that calls `send` with the first of the two arguments. The second is user_data.
+            observer = _hart_observer(property(receiver.send).__get__)
             for argument in self._arguments:
                 if isinstance(argument, _hart_request):
                     _lib.hart_request_set_observer(argument, observer, None, _hart_destroy())
@@ -1801,8 +1829,8 @@ class _Run:
             _runs.discard(self)
             self.finished.set()
             # An error or a stream may keep this run alive. The run must not keep the model alive or form a reference cycle.
-            self._function = self._on_event = self._raised = failure = None
-            self._arguments = argument = ()
+            self._function = self._on_event = self._raised = failure = argument = None
+            self._arguments = ()
 
     def _receive(self) -> Generator[int, Any, None]:
         """Receive pointers to events and yield the callback's return values. Sending None ends the generator.
@@ -1838,6 +1866,8 @@ class _Run:
 
 #: Runs in progress. `importlib.reload` keeps them.
 _runs: set[_Run] = globals().get("_runs") or set()
+#: True when Python exits.
+_ending = False
 
 
 if hasattr(os, "register_at_fork"):
@@ -1848,6 +1878,8 @@ if hasattr(os, "register_at_fork"):
 @atexit.register
 def _end_runs() -> None:
     """Stop the runs of daemon threads when Python exits. Python would otherwise end those threads inside the library."""
+    global _ending
+    _ending = True
     runs = list(_runs)
     for run in runs:
         run.stopped = True
@@ -2204,7 +2236,10 @@ class Model(_Local):
         _lib.hart_files_new(byref(contents))
         for name, value in _pairs("files", files):
             encoded, memory = _text("a name in files", name), _contiguous(name, value)
-            _lib.hart_files_add_borrowed(contents, encoded, c_char_p(memory.address), memory.size, *_keep(memory))
+            try:
+                _lib.hart_files_add_borrowed(contents, encoded, c_char_p(memory.address), memory.size, *_keep(memory))
+            finally:
+                _drop_destroyed()
         _Run(_lib.hart_model_open_files, (contents, _options(*settings), _ABI_VERSION), progress, "progress").call(handle)
         model = cls.__new__(cls)
         model._handle = handle
@@ -2572,6 +2607,7 @@ def log_to(logger: str | logging.Logger | None = "hart") -> None:
     """
     if logger is None:
         _lib.hart_set_log(_hart_logger(), None, _hart_destroy())
+        _drop_destroyed()
         return
     target = logging.getLogger(logger) if isinstance(logger, str) else logger
     if not isinstance(target, (logging.Logger, logging.LoggerAdapter)):
@@ -2581,7 +2617,10 @@ def log_to(logger: str | logging.Logger | None = "hart") -> None:
         target.log(_LOG_LEVELS.get(level, logging.DEBUG), "%s", message.decode(errors="replace"))
 
     callback = _hart_logger(receive)
-    _lib.hart_set_log(callback, *_keep(callback))
+    try:
+        _lib.hart_set_log(callback, *_keep(callback))
+    finally:
+        _drop_destroyed()
 
 
 @atexit.register

@@ -80,7 +80,9 @@ def platform_tag(tag: str, file: str) -> str:
         sys.exit(f"a wheel for {tag} needs a library like {expected}, but {file} is for another system: {advice}")
     machine = elf_machine(file)
     if machine is not None and not tag.endswith(machine):
-        sys.exit(f"a wheel for {tag} needs a library for its processor, but {file} is for {machine}: pass --plat-name=linux_{machine}")
+        sys.exit(
+            f"a wheel for {tag} needs a library for its processor, but {file} is for {machine}: pass --plat-name=linux_{machine}"
+        )
     return tag
 
 

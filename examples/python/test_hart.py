@@ -638,16 +638,27 @@ class Cancelling(Case):
         code = """
             import hart, os, sys, threading, time
             model = hart.Model(os.environ["HART_MODEL"])
-            if sys.argv[1] != "thread":
+            if sys.argv[1] in ("stream", "new stream"):
                 stream = model.stream("a parrot", images_per_prompt=1000, previews=0)
                 if sys.argv[1] == "stream":
                     next(stream)
             else:
-                run = lambda: model.generate("a parrot", images_per_prompt=1000, on_event=lambda event: None)
-                threading.Thread(target=run, daemon=True).start()
+                def repeat(run):
+                    while True:
+                        try:
+                            run()
+                        except hart.Error:
+                            pass
+                files = dict.fromkeys(["llm/config.json", "text/config.json"], b"{}")
+                runs = {
+                    "thread": lambda: model.generate("a parrot", images_per_prompt=1000, on_event=lambda event: None),
+                    "opening": lambda: hart.Model(os.environ["HART_MODEL"], progress=lambda event: None),
+                    "files": lambda: hart.Model.from_files(files),
+                }
+                threading.Thread(target=repeat, args=[runs[sys.argv[1]]], daemon=True).start()
                 time.sleep(0.3)
         """
-        for way in ("stream", "new stream", "thread"):
+        for way in ("stream", "new stream", "thread", "opening", "files"):
             with self.subTest(way), self.within_time_limit():
                 process = python(code, way)
                 self.assertEqual(process.returncode, 0, process.stderr)

@@ -23,8 +23,9 @@ print(f"hart {hart.version()} on {', '.join(device.description for device in har
 print(f"writing images to {out}")
 
 # %% Open a model
-model = hart.Model(model_folder, progress=lambda event: print(f"\r{event.fraction:4.0%} {event.stage:<12}", end=""))
-print()
+progress: list[hart.Event] = []
+model = hart.Model(model_folder, progress=progress.append)  # an event for every tensor
+print(f"{len(progress)} tensors in {progress[-1].elapsed:.2f} s")
 print(model)
 print(model.info)
 weights, peak = model.memory()
