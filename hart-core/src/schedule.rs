@@ -46,7 +46,7 @@ impl FromStr for Respacing {
 impl Respacing {
     /// Parses a respacing. The error describes the valid texts.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        let expected = || "a number of steps such as \"8\", numbers for equal sections such as \"10,5\", or \"ddim25\"".to_string();
+        let expected = || "1 to 1000 steps such as \"8\", numbers for equal sections such as \"10,5\", or \"ddim25\"".to_string();
         let count = |t: &str| t.trim().parse::<usize>().ok().filter(|n| (1..=FULL_STEPS).contains(n)).ok_or_else(expected);
         let kept = match text.strip_prefix("ddim") {
             Some(rest) => strided(count(rest)?)?,
