@@ -1,5 +1,6 @@
 //! Progress reports, cancellation and the timing of stages.
 
+use std::ops::AddAssign;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -234,6 +235,14 @@ impl Timings {
     }
 }
 
+impl AddAssign for Timings {
+    /// Adds the times of another run.
+    fn add_assign(&mut self, other: Self) {
+        self.stages.iter_mut().zip(other.stages).for_each(|(sum, time)| *sum += time);
+        self.total += other.total;
+    }
+}
+
 /// The observer, cancel token and clock of a run.
 pub struct Progress<'a> {
     observer: &'a mut dyn Observer,
@@ -385,6 +394,9 @@ mod tests {
         }
         let timings = progress.timings();
         assert!(Stage::ALL.iter().map(|s| timings.of(*s)).sum::<Duration>() <= timings.total);
+        let mut sum = timings;
+        sum += timings;
+        assert_eq!((sum.of(Stage::Decode), sum.total), (2 * timings.of(Stage::Decode), 2 * timings.total));
         assert_eq!(seen, [0.25, 0.5, 0.75, 1.0, 1.0]);
     }
 }
