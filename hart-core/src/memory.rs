@@ -17,10 +17,12 @@ const LEAST_DROPPED_BYTES: u64 = 64 << 20;
 const F32: u64 = size_of::<f32>() as u64;
 /// Rows per image with classifier-free guidance: conditional and unconditional.
 const GUIDED_ROWS: u64 = 2;
-/// Copies of a layer's input that are live during attention in the text encoder: norms, queries, keys, values, rotated queries and
-/// keys, output.
+/// Tensors of the size of a layer's input that the text encoder's attention allocates, as if none were freed before its end: the input,
+/// its norm, queries, keys, values, rotated queries and keys, packed keys and values, attended values, the same with merged heads, and
+/// the output.
 const TEXT_ATTENTION_COPIES: u64 = 12;
-/// The same count for the transformer, which writes rotated keys directly to the cache: input, norm, queries, keys, values, output.
+/// The same count for the transformer: the input, its norm, queries, keys, values, attended values, and the output. Queries and keys are
+/// rotated as they are read, and packed keys and values count for the cache.
 const ATTENTION_COPIES: u64 = 7;
 /// Copies of an MLP's hidden layer that are live at once.
 const MLP_COPIES: u64 = 3;
