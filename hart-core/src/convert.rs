@@ -42,7 +42,10 @@ pub fn convert(
 ) -> Result<()> {
     let _call = Call::begin()?;
     if matches!(precision, Precision::Auto | Precision::F32 | Precision::F16) {
-        return Err(Error::request("precision", format!("`{precision}` is no precision to convert to; there are bf16, int8")));
+        return Err(Error::request(
+            "precision",
+            format!("{precision}, expected int8 or bf16, the precisions that a model can be converted to"),
+        ));
     }
     if to.exists() {
         return Err(Error::request("folder", format!("{} already exists: choose another name", to.display())));

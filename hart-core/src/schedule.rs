@@ -62,7 +62,12 @@ fn strided(count: usize) -> Result<Vec<usize>, String> {
         .map(|stride| (0..FULL_STEPS).step_by(stride))
         .find(|steps| steps.len() == count)
         .map(Iterator::collect)
-        .ok_or_else(|| format!("a number of steps that an integer stride can give, unlike {count}"))
+        .ok_or_else(|| {
+            let possible = || (1..FULL_STEPS).map(|stride| FULL_STEPS.div_ceil(stride));
+            let nearest = [possible().filter(|n| *n < count).max(), possible().filter(|n| *n > count).min()];
+            let names: Vec<String> = nearest.into_iter().flatten().map(|n| format!("\"ddim{n}\"")).collect();
+            format!("a number of steps that an integer stride through {FULL_STEPS} gives, such as {}", names.join(" or "))
+        })
 }
 
 /// Divides the schedule into equal sections and returns `counts` evenly spaced steps of each. If 1000 is not divisible by the
@@ -73,7 +78,8 @@ fn sectioned(counts: &[usize]) -> Result<Vec<usize>, String> {
     for (section, &count) in counts.iter().enumerate() {
         let size = FULL_STEPS / counts.len() + usize::from(section < FULL_STEPS % counts.len());
         if count > size {
-            return Err(format!("at most {size} steps in a section of {size}, not {count}"));
+            let sections = counts.len();
+            return Err(format!("at most {size} steps in section {} of {sections}, or fewer sections", section + 1));
         }
         let stride = if count > 1 { (size - 1) as f64 / (count - 1) as f64 } else { 1.0 };
         // The published code accumulates the stride. A multiplication would round differently.

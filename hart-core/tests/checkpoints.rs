@@ -267,7 +267,7 @@ fn a_single_torch_file_of_any_name_is_opened() {
             }
         }
         let error = Hart::from_files(files, OpenOptions::new()).err().unwrap().to_string();
-        assert!(error.contains(name) && error.contains("convert it to safetensors"), "{error}");
+        assert!(error.contains(name) && error.contains("save its tensors as model.safetensors"), "{error}");
         fs::remove_file(model.path(name)).unwrap();
     }
     for ending in ["pt", "pth", "ckpt"] {

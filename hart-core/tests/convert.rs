@@ -109,7 +109,7 @@ fn invalid_conversions_are_refused_before_anything_is_written() {
         convert(Path::new(from), to, precision, WeightSet::PreferEma, None, &mut |_| Control::Continue).unwrap_err().to_string()
     };
     let new = folder.path().join("new");
-    assert!(refused(SHIPPED, &new, Precision::F32).contains("bf16, int8"));
+    assert!(refused(SHIPPED, &new, Precision::F32).contains("precision: f32, expected int8 or bf16"));
     assert!(refused(SHIPPED, folder.path(), Precision::Int8).contains("already exists"));
     assert!(refused("/nowhere", &new, Precision::Int8).contains("no such folder"));
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);

@@ -172,7 +172,14 @@ fn feed_forward_dim(fields: &Fields, embed_dim: usize) -> Result<usize> {
     const MULTIPLE: usize = 256;
     let exact = embed_dim as f64 * fields.number_or("mlp_ratio", 4.0, 0.01..=64.0)? * 2.0 / 3.0;
     match (exact + (MULTIPLE - 1) as f64) as usize / MULTIPLE * MULTIPLE {
-        0 => Err(fields.wrong("mlp_ratio", "a ratio that leaves the feed-forward layer some channels")),
+        0 => {
+            // Two thirds of the ratio times `embed_dim` have to be at least 1.
+            let least = (1.5 / embed_dim as f64 * 1e4).ceil() / 1e4;
+            Err(fields.wrong(
+                "mlp_ratio",
+                format!("at least {least} with this embed_dim; less leaves the feed-forward layer no channels"),
+            ))
+        }
         width => Ok(width),
     }
 }

@@ -182,7 +182,10 @@ fn resolve_precision(requested: Precision, checkpoints: [&Checkpoint; 2], device
         if resolved != Precision::Auto && resolved != stored {
             return refused(match requested {
                 Precision::Auto => {
-                    format!("holds {stored} weights, but the transformer is in {resolved}: convert the whole model again")
+                    format!(
+                        "holds {stored} weights, but the transformer is converted to {resolved}: expected the same precision in both; \
+                         convert the original model again, as a whole"
+                    )
                 }
                 _ => format!("holds {stored} weights: open it with the precision {stored} or auto, not {requested}"),
             });

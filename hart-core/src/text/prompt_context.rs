@@ -155,8 +155,13 @@ impl PromptContext {
 
     fn find(&self, prompt: usize) -> Result<&Context> {
         let count = self.0.rows.len();
-        let missing =
-            || Error::request("prompt", format!("number {prompt} from 0 does not exist: the context has {count} prompts"));
+        let missing = || {
+            let last = count.saturating_sub(1);
+            Error::request(
+                "prompt",
+                format!("index {prompt} does not exist, expected 0 to {last}: the context has {count} prompts"),
+            )
+        };
         self.0.rows.get(prompt).ok_or_else(missing)
     }
 }

@@ -126,8 +126,8 @@ impl TextTokenizer {
         // The library panics on some of its own settings. Those that are known are refused when the tokenizer is opened, because in wasm
         // no panic is caught.
         let encoding = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.bpe.encode(text, true)));
-        let encoding =
-            encoding.map_err(|_| failed("a part of tokenizer.json is damaged".into()))?.map_err(|e| failed(e.to_string()))?;
+        let damaged = |_| failed("a part of tokenizer.json is damaged; download it again".into());
+        let encoding = encoding.map_err(damaged)?.map_err(|e| failed(e.to_string()))?;
         let (ids, offsets) = (encoding.get_ids(), encoding.get_offsets());
         // A template may add a token that is not in the vocabulary.
         if let Some(id) = ids.iter().find(|id| **id as usize >= self.vocab_size) {
@@ -172,11 +172,14 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<tokenizers::Tokenizer> {
 fn check_bpe(model: &Value) -> std::result::Result<(), String> {
     let kind = &model["type"];
     if !(kind == "BPE" || kind.is_null() && model["merges"].is_array()) {
-        return Err(format!("its model is {kind}, expected a byte-level \"BPE\""));
+        return Err(format!("its model is {kind}, expected a byte-level \"BPE\": take the tokenizer.json of a Qwen2 model"));
     }
     for affix in ["continuing_subword_prefix", "end_of_word_suffix"] {
         if model[affix].as_str().is_some_and(|text| !text.is_empty()) {
-            return Err(format!("its model has a `{affix}`, which a byte-level BPE has not"));
+            return Err(format!(
+                "its model has the {affix} {}, expected none, as in a byte-level BPE: take the tokenizer.json of a Qwen2 model",
+                model[affix]
+            ));
         }
     }
     let known = |token: &str| model["vocab"].get(token).is_some();
@@ -186,7 +189,9 @@ fn check_bpe(model: &Value) -> std::result::Result<(), String> {
             pair => pair[0].as_str().zip(pair[1].as_str()),
         };
         if !parts.is_some_and(|(a, b)| known(a) && known(b) && known(&format!("{a}{b}"))) {
-            return Err(format!("its merge {merge} is not of tokens in its vocabulary"));
+            return Err(format!(
+                "its merge {merge} has a part or a result that is not in its vocabulary: the file is damaged; download it again"
+            ));
         }
     }
     Ok(())

@@ -185,7 +185,10 @@ impl Checkpoint {
         }
         match storage {
             Storage::Disk { .. } => self.add_torch(path),
-            Storage::Memory(_) => Err(Error::checkpoint(path, "torch files can't be read from memory: convert it to safetensors")),
+            Storage::Memory(_) => Err(Error::checkpoint(
+                path,
+                "torch files can't be read from memory: save its tensors as model.safetensors, or open it from a folder",
+            )),
         }
     }
 
