@@ -1,7 +1,7 @@
 //! Damaged files and invalid requests give an error that names the object, never a panic, a hang or a wrong result.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use hart_core::stages::TextTokenizer;
@@ -9,79 +9,12 @@ use hart_core::{
     CancelToken, Control, Error, Event, FromImage, Hart, Image, Observer, OpenOptions, Request, Respacing, Stage, Step,
     SystemPrompt, WeightSet,
 };
+use model::{Model, assert_contains};
 use serde_json::{Value, json};
 
-/// A copy of the fixture's checkpoint, to be damaged.
-struct Model(tempfile::TempDir);
-
-impl Model {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny-a");
-        for part in ["llm", "tokenizer", "text"] {
-            fs::create_dir(folder.path().join(part)).unwrap();
-            for file in fs::read_dir(fixture.join(part)).unwrap() {
-                let file = file.unwrap();
-                fs::copy(file.path(), folder.path().join(part).join(file.file_name())).unwrap();
-            }
-        }
-        Self(folder)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn set(&self, file: &str, key: &str, value: Value) -> &Self {
-        let path = self.path(file);
-        let mut json: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-        json[key] = value;
-        fs::write(&path, json.to_string()).unwrap();
-        self
-    }
-
-    fn open(&self) -> Result<Hart, Error> {
-        Hart::open(self.0.path(), OpenOptions::new())
-    }
-
-    /// Asserts that opening fails with a message that contains all of `words`.
-    fn refused(&self, words: &[&str]) -> Error {
-        let Err(error) = self.open() else { panic!("opened, expected an error about {words:?}") };
-        assert_contains(&error, words);
-        error
-    }
-
-    /// Rewrites a safetensors file after `change` to its tensors.
-    fn rewrite(&self, file: &str, change: impl Fn(&mut Vec<(String, Vec<usize>, Vec<f32>)>)) {
-        let path = self.path(file);
-        let bytes = fs::read(&path).unwrap();
-        let read = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-        let mut tensors: Vec<_> = read
-            .iter()
-            .filter(|(_, t)| t.dtype() == safetensors::Dtype::F32)
-            .map(|(name, t)| {
-                let values = t.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
-                (name.to_string(), t.shape().to_vec(), values)
-            })
-            .collect();
-        change(&mut tensors);
-        let bytes: Vec<(String, Vec<usize>, Vec<u8>)> = tensors
-            .into_iter()
-            .map(|(n, s, v): (_, _, Vec<f32>)| (n, s, v.iter().flat_map(|f| f.to_le_bytes()).collect()))
-            .collect();
-        let views = bytes
-            .iter()
-            .map(|(n, s, b)| (n.as_str(), safetensors::tensor::TensorView::new(safetensors::Dtype::F32, s.clone(), b).unwrap()));
-        fs::write(&path, safetensors::serialize(views, None).unwrap()).unwrap();
-    }
-}
-
-fn assert_contains(error: &Error, words: &[&str]) {
-    let message = error.to_string();
-    for word in words {
-        assert!(message.contains(word), "no {word:?} in: {message}");
-    }
-}
+#[allow(dead_code, reason = "shared with the tests of checkpoints")]
+#[path = "support/model.rs"]
+mod model;
 
 #[test]
 fn the_fixture_itself_opens() {
