@@ -278,6 +278,38 @@ fn a_single_torch_file_of_any_name_is_opened() {
 }
 
 #[test]
+fn numbers_of_training_tools_are_ignored() {
+    let model = Part::without_weights_of("llm");
+    let mut tensors = model.tensors.clone();
+    tensors.extend([("num_updates".into(), vec![], vec![12.0]), ("nothing".into(), vec![0, 4], vec![])]);
+    // The fixture has buffers, whose names are before these.
+    let are_ignored = || model.open().unwrap().reports()[1].ignored.ends_with(&["nothing".into(), "num_updates".into()]);
+    write_safetensors(&model.path("model.safetensors"), &tensors, &[]);
+    assert!(are_ignored());
+    fs::remove_file(model.path("model.safetensors")).unwrap();
+    write_torch(&model.path("pytorch_model.bin"), &Pickled::Tensors(&tensors));
+    assert!(are_ignored());
+    tensors.push(("extra".into(), vec![1], vec![0.0]));
+    write_safetensors(&model.path("model.safetensors"), &tensors, &[]);
+    model.refused(&["1 unused", "`extra` [1]"]);
+}
+
+#[test]
+fn small_floats_are_named() {
+    let model = Part::without_weights_of("llm");
+    let (name, shape, values) = &model.tensors[0];
+    let bytes = vec![0; values.len()];
+    let file = model.path("model.safetensors");
+    write_safetensors(&file, &model.tensors, &[]);
+    let mut checkpoint: Vec<_> = model.tensors[1..].iter().map(|(n, s, v)| (n, Dtype::F32, s, self::bytes(v))).collect();
+    checkpoint.push((name, Dtype::F8_E4M3, shape, bytes));
+    let views =
+        checkpoint.iter().map(|(name, dtype, shape, bytes)| (name, TensorView::new(*dtype, shape.to_vec(), bytes).unwrap()));
+    fs::write(&file, safetensors::serialize(views, None).unwrap()).unwrap();
+    model.refused(&[name, "holds floats of at most 8 bits", "expected f32, f16, bf16 or f64", "save the model in one of these"]);
+}
+
+#[test]
 fn files_of_weights_with_another_name_are_named() {
     let model = Part::without_weights_of("llm");
     write_safetensors(&model.path("diffusion_pytorch_model.safetensors"), &model.tensors, &[]);

@@ -87,9 +87,13 @@ impl<'a> Loader<'a> {
     /// [`Error::Weights`] if a tensor is missing or misshapen, or if `strict` and a tensor is unused.
     pub fn finish(mut self, strict: bool) -> Result<LoadReport> {
         for name in self.checkpoint.names().filter(|n| !self.used.contains(*n)) {
-            if self.table.ignores(name) || self.optional.is_some_and(|prefix| self.table.is_below(name, prefix)) {
+            let Some(info) = self.checkpoint.info(name) else { continue };
+            // Training tools add single numbers, such as `num_updates`. No weight is one, and none is empty.
+            let is_no_weight = info.shape.is_empty() || info.shape.contains(&0);
+            let is_optional = self.optional.is_some_and(|prefix| self.table.is_below(name, prefix));
+            if is_no_weight || is_optional || self.table.ignores(name) {
                 self.report.ignored.push(name.to_string());
-            } else if let Some(info) = self.checkpoint.info(name) {
+            } else {
                 let unused = UnmatchedTensor { name: name.to_string(), file: info.file.clone(), shape: info.shape.clone() };
                 self.report.unused.push(unused);
             }

@@ -46,7 +46,7 @@ pub struct LoadReport {
     pub unused: Vec<UnmatchedTensor>,
     /// Tensors with the wrong shape.
     pub misshapen: Vec<ShapeMismatch>,
-    /// Names of known buffers and of tensors of other models, which were skipped.
+    /// Names of known buffers, of single numbers and empty tensors, and of tensors of other models, which were skipped.
     pub ignored: Vec<String>,
     /// Parts of names that training tools had added and that were removed, such as `module.`, and keys of the dictionaries in which the
     /// tensors were, such as `state_dict.`.

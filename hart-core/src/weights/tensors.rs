@@ -40,7 +40,9 @@ impl From<safetensors::Dtype> for ElementType {
             Dtype::I64 | Dtype::I32 | Dtype::I16 => Self::Other("signed integers"),
             Dtype::U64 | Dtype::U32 | Dtype::U16 | Dtype::U8 => Self::Other("unsigned integers"),
             Dtype::BOOL => Self::Other("booleans"),
-            _ => Self::Other("an unsupported float type"),
+            Dtype::C64 => Self::Other("complex numbers"),
+            // 4, 6 and 8 bits.
+            _ => Self::Other("floats of at most 8 bits"),
         }
     }
 }
@@ -134,7 +136,10 @@ impl TensorEntry {
             _ => None,
         };
         if let Some(found) = other_type {
-            return Err(Error::checkpoint(file, format!("tensor `{name}` holds {found}, expected f32, f16, bf16 or f64")));
+            return Err(Error::checkpoint(
+                file,
+                format!("tensor `{name}` holds {found}, expected f32, f16, bf16 or f64: save the model in one of these"),
+            ));
         }
         if bytes.len() != count * self.element.size() {
             return Err(Error::checkpoint(file, format!("tensor `{name}` has {} bytes for {count} elements", bytes.len())));
