@@ -52,7 +52,8 @@ pub fn convert(
     }
     require_current_pool()?;
     let folder = NewFolder::create(to)?;
-    with_default_float_state(|| write(from, folder.path(), precision, weight_set, text_model, observer))?;
+    let written = with_default_float_state(|| write(from, folder.path(), precision, weight_set, text_model, observer));
+    written.map_err(|error| folder.with_final_path(error))?;
     folder.finish()
 }
 

@@ -60,7 +60,8 @@ fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     if let Some(existing) = &existing {
         keep_owner_and_mode(file.as_file(), existing);
     }
-    file.write_all(bytes)?;
+    // The same holds for its own `write_all`.
+    file.as_file_mut().write_all(bytes)?;
     file.as_file().sync_all()?;
     rename(&file.into_temp_path(), &target)
 }
@@ -129,6 +130,18 @@ impl NewFolder {
     /// Returns the folder's temporary path, to write files to.
     pub fn path(&self) -> &Path {
         self.staging.path()
+    }
+
+    /// Replaces the temporary path in an error by the final one.
+    #[must_use]
+    pub fn with_final_path(&self, error: Error) -> Error {
+        let moved = |path: PathBuf| path.strip_prefix(self.path()).map(|rest| self.target.join(rest)).unwrap_or(path);
+        match error {
+            Error::Io { path, source } => Error::Io { path: moved(path), source },
+            Error::Checkpoint { path, problem } => Error::Checkpoint { path: moved(path), problem },
+            Error::Config { path, field, got, expected } => Error::Config { path: moved(path), field, got, expected },
+            error => error,
+        }
     }
 
     /// Renames the folder to its final name. No file in it may be open.
@@ -229,6 +242,17 @@ mod tests {
         assert!(error.contains("model: already exists"), "{error}");
         drop(NewFolder::create(folder.path().join("other")).unwrap());
         assert_eq!(names(folder.path()), ["model"]);
+    }
+
+    #[test]
+    fn errors_name_no_temporary_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let missing = folder.path().join("missing");
+        let errors = [write_file(missing.join("x"), b"").unwrap_err(), NewFolder::create(missing.join("x")).unwrap_err()];
+        assert!(errors.iter().all(|error| !error.to_string().contains(PREFIX)), "{errors:?}");
+        let new = NewFolder::create(folder.path().join("new")).unwrap();
+        let error = new.with_final_path(Error::checkpoint(new.path().join("llm"), "is full"));
+        assert_eq!(error.to_string(), format!("{}: is full", folder.path().join("new/llm").display()));
     }
 
     #[cfg(unix)]
