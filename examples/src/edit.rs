@@ -7,9 +7,10 @@ use std::str::FromStr;
 
 use clap::Parser;
 use hart_core::{CancelToken, FromImage, Image, Keep, Mask};
-use hart_examples::cli::args::GenerationArgs;
-use hart_examples::cli::saver::{Saver, file_list};
-use hart_examples::cli::{INTERRUPTED, image_file, output, stop_on_ctrl_c};
+use hart_examples::cli::args::{GenerationArgs, count};
+use hart_examples::cli::batch::{Batch, Outcome};
+use hart_examples::cli::out_files::OutFiles;
+use hart_examples::cli::{image_file, output, stop_on_ctrl_c};
 
 /// Regenerate a part of an image, its surroundings or its finer scales
 #[derive(Parser, Debug)]
@@ -29,14 +30,13 @@ struct Arguments {
     /// Part to keep exactly outside the edited region: the pixels, with a soft edge inside the region, or only the latent
     #[arg(long, value_name = "pixels|latent", default_value = "pixels", value_parser = parse_keep, conflicts_with = "vary")]
     keep: Keep,
-    /// PNG file; n in braces stands for the index of the image, from 0
-    #[arg(short, long, value_name = "FILE", default_value = "out.png")]
-    out: PathBuf,
+    #[command(flatten)]
+    out: OutFiles,
     /// Also write the original and the results side by side to this PNG file
     #[arg(long, value_name = "FILE")]
     grid: Option<PathBuf>,
     /// Number of images, with consecutive seeds
-    #[arg(short = 'n', long, value_name = "COUNT", default_value_t = 1)]
+    #[arg(short = 'n', long, value_name = "COUNT", default_value_t = 1, value_parser = count::<usize>)]
     count: usize,
     #[command(flatten)]
     settings: GenerationArgs,
@@ -103,48 +103,47 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let cancel = CancelToken::new();
     let settings = &arguments.settings;
-    let request = settings.request(vec![arguments.prompt.clone()], settings.seed.number()?, cancel.clone())?;
-    let request = request.images_per_prompt(arguments.count);
-    request.validate()?;
-    output::check_folder("--out", &arguments.out)?;
+    let batch = settings.batch(vec![arguments.prompt.clone()], arguments.count, &arguments.out, cancel.clone())?;
     if let Some(grid) = &arguments.grid {
         output::check_grid(grid, &arguments.out, arguments.count)?;
     }
     arguments.check_inputs()?;
+    if batch.new_images() == 0 {
+        arguments.show_summary(&batch, &Outcome::default());
+        return Ok(ExitCode::SUCCESS);
+    }
     stop_on_ctrl_c(cancel)?;
 
     let hart = settings.model.open()?;
-    let side = hart.config().resolution();
-    let original = image_file::open_square(&arguments.image, side)?;
-    let request = request.from_image(arguments.build_edit(&original)?);
-    let mut saver = Saver::new(&arguments.out, arguments.count, arguments.quiet);
-    let result = hart.generate_with(&request, &mut saver);
-    let files = saver.finish()?;
-    match result {
-        Ok(generation) => {
-            output::warn_truncated(&generation.truncated);
-            if let Some(grid) = &arguments.grid {
-                let images: Vec<Image> = std::iter::once(original).chain(generation.images).collect();
-                Image::grid(&images, images.len())?.save_png(grid)?;
-            }
-            eprintln!("{:.2} s{}", generation.timings.total.as_secs_f64(), file_list(&files));
-            Ok(ExitCode::SUCCESS)
-        }
-        Err(error) if error.is_cancelled() => {
-            eprintln!("cancelled; {} of {} images were finished{}", files.len(), arguments.count, file_list(&files));
-            Ok(ExitCode::from(INTERRUPTED))
-        }
-        Err(error) => Err(error.into()),
+    let original = image_file::open_square(&arguments.image, hart.config().resolution())?;
+    let edit = arguments.build_edit(&original)?;
+    let batch = batch.map_settings(|settings| settings.from_image(edit));
+    let mut outcome = batch.run(&hart, arguments.grid.is_some(), arguments.quiet);
+    if let Some(error) = outcome.error.take() {
+        return batch.end_early(&outcome, error);
     }
+    output::warn_truncated(&outcome.truncated);
+    if let Some(grid) = &arguments.grid {
+        let images: Vec<Image> = std::iter::once(original).chain(outcome.images.iter().cloned()).collect();
+        Image::grid(&images, images.len())?.save_png(grid)?;
+    }
+    arguments.show_summary(&batch, &outcome);
+    Ok(ExitCode::SUCCESS)
 }
 
 impl Arguments {
+    fn show_summary(&self, batch: &Batch, outcome: &Outcome) {
+        if !self.quiet {
+            eprintln!("{}", batch.summary(outcome));
+        }
+    }
+
     /// Checks that no output file overwrites an input file.
     fn check_inputs(&self) -> Result<(), String> {
         let mask = self.edit.mask.iter().chain(&self.edit.hole).map(|mask| ("the mask", mask));
         for (owner, input) in std::iter::once(("the original image", &self.image)).chain(mask) {
             for index in 0..self.count {
-                output::check_distinct("--out", &output::numbered(&self.out, index, self.count), owner, input)?;
+                output::check_distinct("--out", &self.out.path(index), owner, input)?;
             }
             if let Some(grid) = &self.grid {
                 output::check_distinct("--grid", grid, owner, input)?;

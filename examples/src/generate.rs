@@ -6,10 +6,11 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use hart_core::{CancelToken, Generation, Image, Request};
-use hart_examples::cli::args::GenerationArgs;
-use hart_examples::cli::saver::{Saver, file_list};
-use hart_examples::cli::{INTERRUPTED, grid, lines, output, stop_on_ctrl_c};
+use hart_core::{CancelToken, Image};
+use hart_examples::cli::args::{GenerationArgs, count};
+use hart_examples::cli::batch::{Batch, Outcome};
+use hart_examples::cli::out_files::OutFiles;
+use hart_examples::cli::{grid, lines, output, stop_on_ctrl_c};
 use serde_json::json;
 
 /// Generate images from prompts with HART
@@ -22,9 +23,8 @@ struct Arguments {
     /// Add the prompts of this file, one per line; - reads standard input. Blank lines and # comments are skipped
     #[arg(long = "prompts", id = "prompts_file", value_name = "FILE")]
     prompts_file: Option<PathBuf>,
-    /// PNG file; n in braces stands for the index of the image, from 0
-    #[arg(short, long, value_name = "FILE", default_value = "out.png")]
-    out: PathBuf,
+    #[command(flatten)]
+    out: OutFiles,
     /// Also write all images side by side to this PNG file, labelled with prompts and seeds
     #[arg(long, value_name = "FILE")]
     grid: Option<PathBuf>,
@@ -32,7 +32,7 @@ struct Arguments {
     #[arg(long, requires = "grid")]
     no_labels: bool,
     /// Number of images per prompt, with consecutive seeds
-    #[arg(short = 'n', long, value_name = "COUNT", default_value_t = 1)]
+    #[arg(short = 'n', long, value_name = "COUNT", default_value_t = 1, value_parser = count::<usize>)]
     count: usize,
     #[command(flatten)]
     settings: GenerationArgs,
@@ -51,12 +51,13 @@ struct Arguments {
 }
 
 impl Arguments {
-    fn request(&self, seed: u64, cancel: CancelToken) -> Result<Request, String> {
+    /// Returns the prompts of the command line and of the file.
+    fn prompts(&self) -> Result<Vec<String>, String> {
         let mut prompts = self.prompts.clone();
         if let Some(file) = &self.prompts_file {
             prompts.extend(lines::read("--prompts", file)?);
         }
-        Ok(self.settings.request(prompts, seed, cancel)?.images_per_prompt(self.count))
+        Ok(prompts)
     }
 }
 
@@ -72,70 +73,54 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
         return Ok(ExitCode::SUCCESS);
     }
     let cancel = CancelToken::new();
-    let seed = arguments.settings.seed.number()?;
-    let request = arguments.request(seed, cancel.clone())?;
-    request.validate()?;
-    output::check_folder("--out", &arguments.out)?;
+    let batch = arguments.settings.batch(arguments.prompts()?, arguments.count, &arguments.out, cancel.clone())?;
     if let Some(grid) = &arguments.grid {
-        output::check_grid(grid, &arguments.out, request.total_images())?;
+        output::check_grid(grid, &arguments.out, batch.total_images())?;
     }
     stop_on_ctrl_c(cancel)?;
 
     let start = Instant::now();
-    let hart = arguments.settings.model.open()?;
+    // A run without new images needs no model.
+    let hart = (batch.new_images() > 0).then(|| arguments.settings.model.open()).transpose()?;
     let open_time = start.elapsed();
-    let mut saver = Saver::new(&arguments.out, request.total_images(), arguments.quiet);
-    let result = hart.generate_with(&request, &mut saver);
-    let files = saver.finish()?;
-    match result {
-        Ok(generation) => {
-            report(arguments, seed, &generation, &files, open_time)?;
-            Ok(ExitCode::SUCCESS)
-        }
-        Err(error) if error.is_cancelled() => {
-            eprintln!("cancelled; {} of {} images were finished{}", files.len(), request.total_images(), file_list(&files));
-            Ok(ExitCode::from(INTERRUPTED))
-        }
-        Err(error) => Err(error.into()),
+    let mut outcome = hart.map_or_else(Outcome::default, |hart| batch.run(&hart, arguments.grid.is_some(), arguments.quiet));
+    if let Some(error) = outcome.error.take() {
+        return batch.end_early(&outcome, error);
     }
+    report(arguments, &batch, &outcome, open_time)?;
+    Ok(ExitCode::SUCCESS)
 }
 
-fn report(
-    arguments: &Arguments,
-    seed: u64,
-    generation: &Generation,
-    files: &[PathBuf],
-    open_time: Duration,
-) -> Result<(), Box<dyn Error>> {
-    output::warn_truncated(&generation.truncated);
+fn report(arguments: &Arguments, batch: &Batch, outcome: &Outcome, open_time: Duration) -> Result<(), Box<dyn Error>> {
+    output::warn_truncated(&outcome.truncated);
     if let Some(path) = &arguments.grid {
-        let columns = (generation.images.len() as f64).sqrt().ceil() as usize;
+        let columns = (outcome.images.len() as f64).sqrt().ceil() as usize;
         let grid = if arguments.no_labels {
-            Image::grid(&generation.images, columns)?
+            Image::grid(&outcome.images, columns)?
         } else {
-            grid::labelled(&generation.images, arguments.count)?
+            grid::labelled(&outcome.images, arguments.count)?
         };
         grid.save_png(path)?;
     }
     if !arguments.quiet {
-        eprintln!("{:.2} s{}", generation.timings.total.as_secs_f64(), file_list(files));
+        eprintln!("{}", batch.summary(outcome));
     }
     if arguments.timings {
         output::print_line(format!(
             "open         {:9.1} ms\n{}",
             open_time.as_secs_f64() * 1e3,
-            output::timing_table(&generation.timings)
+            output::timing_table(&outcome.timings)
         ))?;
     }
     if arguments.json {
-        let seeds: Vec<_> = generation.images.iter().map(|i| i.provenance.as_ref().map(|p| p.seed)).collect();
         output::print_line(json!({
-            "files": files.iter().map(|f| f.to_string_lossy()).collect::<Vec<_>>(),
-            "seed": seed,
-            "seeds": seeds,
+            "files": outcome.files.iter().map(|f| f.to_string_lossy()).collect::<Vec<_>>(),
+            "kept": batch.kept_images(),
+            "seed": batch.seed(),
+            "seeds": outcome.seeds,
             "grid": arguments.grid.as_ref().map(|f| f.to_string_lossy()),
             "open_ms": (open_time.as_secs_f64() * 1e5).round() / 100.0,
-            "milliseconds": output::milliseconds(&generation.timings),
+            "milliseconds": output::milliseconds(&outcome.timings),
         }))?;
     }
     Ok(())

@@ -8,6 +8,7 @@ use clap::Parser;
 use hart_core::{CancelToken, Control, Event, Image, Observer, Provenance, Step, write_file};
 use hart_examples::cli::animation::Format;
 use hart_examples::cli::args::GenerationArgs;
+use hart_examples::cli::out_files::OutFiles;
 use hart_examples::cli::terminal::{Canvas, Draw};
 use hart_examples::cli::{INTERRUPTED, enlarge, output, stop_on_ctrl_c};
 
@@ -21,7 +22,7 @@ struct Arguments {
     /// Description of the image to generate
     #[arg(value_name = "PROMPT")]
     prompt: String,
-    /// PNG file of the finished image
+    /// PNG file of the finished image; n in braces stands for 0, as in `generate`
     #[arg(short, long, value_name = "FILE", default_value = "out.png")]
     out: PathBuf,
     /// Also write the scales as an animated GIF or PNG file; decodes each scale at full size
@@ -43,8 +44,9 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let settings = &arguments.settings;
     let request = settings.request(vec![arguments.prompt.clone()], settings.seed.number()?, cancel.clone())?;
     request.validate()?;
-    output::check_folder("--out", &arguments.out)?;
-    let animation = arguments.animation.as_deref().map(|path| check_animation(path, &arguments.out)).transpose()?;
+    let out = OutFiles { pattern: arguments.out.clone(), first: 0, skip_existing: false };
+    out.check(1)?;
+    let animation = arguments.animation.as_deref().map(|path| check_animation(path, &out.path(0))).transpose()?;
     stop_on_ctrl_c(cancel)?;
 
     let hart = settings.model.open()?;
@@ -69,8 +71,8 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     };
     output::warn_truncated(&generation.truncated);
     let image = &generation.images[0];
-    image.save_png(&arguments.out)?;
-    eprintln!("{:.2} s -> {}", generation.timings.total.as_secs_f64(), arguments.out.display());
+    let file = out.save(0, image)?;
+    eprintln!("{:.2} s -> {}", generation.timings.total.as_secs_f64(), file.display());
     if let (Some((format, path)), Some(frames)) = (animation, frames) {
         let frames: Vec<_> = frames.iter().map(|frame| enlarge::at_least(frame, MIN_FRAME_SIDE)).collect();
         write_file(path, &format.encode(&frames, image.provenance.as_ref())?)?;

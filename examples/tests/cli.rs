@@ -149,7 +149,11 @@ fn invalid_arguments_are_reported() {
     fails(GENERATE, &["x", "--top-p", "2"], &["top-p"]);
     fails(GENERATE, &["x", "--steps", "0"], &["--steps", "number of steps"]);
     fails(GENERATE, &["x", "--count", "0"], &["error: --count: 0, expected at least one"]);
-    fails(GENERATE, &["x", "--count", "99999"], &["at most 1024"]);
+    fails(GENERATE, &["x", "--count", "1000001"], &["1000001 in all, at most 1000000 in one run"]);
+    for flag in ["--neg", "--no", "--negative_prompt"] {
+        fails(GENERATE, &["x", flag, "blurry"], &[flag, "hint: there are no negative prompts"]);
+    }
+    fails(GENERATE, &["x", "--width", "512"], &["hint: the model sets the size"]);
     for seed in ["-1", "18446744073709551616", "1.5", "dice"] {
         fails(GENERATE, &["x", "--seed", seed], &["--seed", seed, "18446744073709551615, or random"]);
     }

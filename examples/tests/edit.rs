@@ -4,7 +4,7 @@ use std::path::Path;
 
 use hart_core::Image;
 
-use support::{fails, names, succeeds};
+use support::{fails, names, run, succeeds};
 
 mod support;
 
@@ -82,6 +82,15 @@ fn variations_and_outpainting_are_saved_and_shown_in_a_grid() {
     // The original is on the left.
     let heart = Image::open_png(folder.path().join("heart.png")).unwrap();
     assert!(all.pixels().chunks(3 * 4 * 64).zip(heart.pixels().chunks(3 * 64)).all(|(row, left)| row.starts_with(left)));
+    // The next images continue the names and the seeds, and those that exist stay.
+    std::fs::write(folder.path().join("v3.png"), "kept").unwrap();
+    let arguments = ["heart.png", "a red heart", "--vary", "2", "-n", "2", "--seed", "2", "--first", "2", "--out", "w{n}.png"];
+    succeeds(EDIT, folder.path(), &arguments);
+    let bytes = |name: &str| std::fs::read(folder.path().join(name)).unwrap();
+    assert!(bytes("w2.png") == bytes("v2.png") && !folder.path().join("w0.png").exists());
+    let arguments = ["heart.png", "a red heart", "--vary", "2", "--first", "3", "--out", "v{n}.png", "--skip-existing"];
+    let output = run(EDIT, folder.path(), &arguments);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("1 image existed") && bytes("v3.png") == b"kept", "{output:?}");
     succeeds(EDIT, folder.path(), &["heart.png", "a red heart", "--outpaint", "25,25,50", "--out", "around.png"]);
     let around = Image::open_png(folder.path().join("around.png")).unwrap();
     assert!(around.provenance.unwrap().settings.ends_with("outpainting of an image"));

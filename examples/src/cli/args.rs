@@ -1,11 +1,14 @@
 //! Command-line arguments that the programs share: the model, and the settings of a run.
 
+use std::error::Error;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{ArgAction, Args};
 use hart_core::{CancelToken, DeviceKind, Hart, OpenOptions, Precision, Request, Respacing, SystemPrompt, WeightSet};
 
+use super::batch::Batch;
+use super::out_files::OutFiles;
 use super::word_filter::WordFilter;
 
 /// Folder of the small model in this repository.
@@ -33,10 +36,10 @@ pub struct ModelArgs {
     #[arg(long, value_name = "auto|f32|f16|bf16|int8", default_value = "auto")]
     pub precision: Precision,
     /// Number of CPU threads [default: all cores]
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", value_parser = count::<usize>)]
     pub threads: Option<usize>,
     /// Refuse requests that are estimated to need more memory [default: no limit]
-    #[arg(long, value_name = "GIGABYTES", value_parser = gigabytes, allow_negative_numbers = true)]
+    #[arg(long, value_name = "GIGABYTES", value_parser = gigabytes)]
     pub max_memory: Option<f64>,
     /// Keep the text model in memory between requests; saves 0.1 s a request, or 2 s if weights are quantised on opening
     #[arg(long)]
@@ -50,19 +53,19 @@ pub struct GenerationArgs {
     #[command(flatten)]
     pub model: ModelArgs,
     /// Seed of the first image; `random` chooses one and prints it
-    #[arg(short, long, value_name = "NUMBER|random", default_value = "0", allow_negative_numbers = true)]
+    #[arg(short, long, value_name = "NUMBER|random", default_value = "0")]
     pub seed: Seed,
     /// Classifier-free guidance scale; 0 turns guidance off [default: the model's, usually 4.5]
-    #[arg(short, long, allow_negative_numbers = true)]
+    #[arg(short, long)]
     pub guidance: Option<f64>,
     /// Gumbel-softmax smoothing: mix codebook entries instead of sampling one [default: the model's, usually true]
     #[arg(long, value_name = "true|false", action = ArgAction::Set)]
     pub smoothing: Option<bool>,
     /// Sample from the K most likely codes [default: the model's, usually 600, then 300]
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", value_parser = count::<usize>)]
     pub top_k: Option<usize>,
     /// Sample from the most likely codes with cumulative probability P; 0 turns it off [default: the model's, usually 0]
-    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    #[arg(long, value_name = "P")]
     pub top_p: Option<f64>,
     /// Steps of the residual diffusion, such as 8, 10,5 or ddim25 [default: the model's]
     #[arg(long)]
@@ -127,6 +130,15 @@ pub fn weight_set(name: &str) -> Result<WeightSet, String> {
     }
 }
 
+/// Parses a number of objects.
+///
+/// # Errors
+///
+/// Returns a message if the text is not a whole number.
+pub fn count<T: FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| "expected a whole number that is not negative".into())
+}
+
 fn gigabytes(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|limit: &f64| *limit > 0.0).ok_or_else(|| "expected a number above 0".into())
 }
@@ -136,13 +148,15 @@ impl GenerationArgs {
     ///
     /// # Errors
     ///
-    /// Returns a message if the file of `--filter` is invalid.
+    /// Returns a message if the file of `--filter` is invalid or refuses a prompt.
     pub fn request(&self, prompts: Vec<String>, seed: u64, cancel: CancelToken) -> Result<Request, String> {
         let system_prompt = match self.system_prompt.as_deref() {
             None => SystemPrompt::Checkpoint,
             Some("") => SystemPrompt::Off,
             Some(text) => SystemPrompt::Text(text.into()),
         };
+        let filter = self.filter.as_deref().map(WordFilter::open).transpose()?;
+        filter.as_ref().map_or(Ok(()), |filter| filter.check(&prompts)).map_err(|e| e.to_string())?;
         let request = Request::batch(prompts)
             .seed(seed)
             .guidance(self.guidance)
@@ -152,10 +166,23 @@ impl GenerationArgs {
             .steps(self.steps.clone())
             .system_prompt(system_prompt)
             .cancel_token(cancel);
-        match &self.filter {
-            Some(file) => Ok(request.filter(WordFilter::open(file)?)),
-            None => Ok(request),
-        }
+        Ok(match filter {
+            Some(filter) => request.filter(filter),
+            None => request,
+        })
+    }
+
+    /// Builds a run of `count` images of each prompt, which are saved in the files of `out`, and checks all of its values.
+    ///
+    /// # Errors
+    ///
+    /// Returns a message if a value is invalid, a prompt is refused, or a file can't be written.
+    pub fn batch(&self, prompts: Vec<String>, count: usize, out: &OutFiles, cancel: CancelToken) -> Result<Batch, Box<dyn Error>> {
+        let seed = self.seed.number()?;
+        let settings = self.request(prompts.clone(), seed, cancel)?;
+        let batch = Batch::new(prompts, count, seed, settings, out.clone())?;
+        out.check(batch.total_images())?;
+        Ok(batch)
     }
 }
 

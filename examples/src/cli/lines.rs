@@ -6,8 +6,8 @@ use std::path::Path;
 
 use hart_core::MAX_PROMPT_BYTES;
 
-/// Maximum size of such a file in bytes, far above 1024 prompts of usual length.
-const MAX_FILE_BYTES: usize = 16 << 20;
+/// Maximum size of such a file in bytes, enough for several 100,000 prompts.
+const MAX_FILE_BYTES: usize = 64 << 20;
 
 /// Reads the lines of a UTF-8 file, or of standard input if `path` is `-`. Skips blank lines and lines that start with `#`.
 ///

@@ -3,6 +3,7 @@
 #[cfg(feature = "images")]
 pub mod animation;
 pub mod args;
+pub mod batch;
 pub mod enlarge;
 pub mod flags;
 pub mod grid;
@@ -10,6 +11,7 @@ pub mod grid;
 pub mod image_file;
 pub mod label;
 pub mod lines;
+pub mod out_files;
 pub mod output;
 pub mod progress;
 pub mod raster;

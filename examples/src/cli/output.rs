@@ -8,60 +8,66 @@ use std::time::Duration;
 use hart_core::{Stage, Timings, Truncation, check_file_name};
 use serde_json::{Map, Value, json};
 
-/// Returns the file name of image `index` of `count`.
-///
-/// `{n}` in the pattern is replaced by the index. Without it, images after the first get `-1`, `-2` and so on before the extension.
-pub fn numbered(pattern: &Path, index: usize, count: usize) -> PathBuf {
-    if let Some(text) = pattern.to_str().filter(|text| text.contains("{n}")) {
-        return PathBuf::from(text.replace("{n}", &index.to_string()));
-    }
-    if count == 1 || index == 0 {
-        return pattern.to_path_buf();
-    }
-    let mut name = pattern.file_stem().unwrap_or_default().to_os_string();
-    name.push(format!("-{index}"));
-    if let Some(extension) = pattern.extension() {
-        name.push(".");
-        name.push(extension);
-    }
-    pattern.with_file_name(name)
-}
+use super::out_files::OutFiles;
+
+/// Maximum number of images of a grid, which are all in memory at once.
+const MAX_GRID_IMAGES: usize = 1024;
+/// Maximum number of truncated prompts that are reported one by one.
+const MAX_WARNINGS: usize = 10;
+/// Maximum number of files that a message lists one by one.
+const MAX_LISTED_FILES: usize = 16;
 
 /// Returns the folder of a file.
-fn folder_of(path: &Path) -> &Path {
+pub(super) fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Checks that files of this pattern can be written. Programs call it before they start to compute.
+/// Checks that a file can be written. Programs call it before they start to compute.
 ///
 /// # Errors
 ///
 /// Returns a message that names `flag` and says what to do.
-pub fn check_folder(flag: &str, pattern: &Path) -> Result<(), String> {
-    check_file_name(pattern).map_err(|e| format!("{flag} {e}"))?;
-    let folder = folder_of(pattern);
-    if !folder.is_dir() {
-        return Err(format!("{flag} {}: no folder {}; create it first", pattern.display(), folder.display()));
+pub fn check_folder(flag: &str, path: &Path) -> Result<(), String> {
+    let folder = folder_of(path);
+    check_is_folder(flag, path, folder)?;
+    check_file(flag, path)?;
+    check_writable(flag, path, folder)
+}
+
+/// Checks that the folder of a file exists.
+pub(super) fn check_is_folder(flag: &str, path: &Path, folder: &Path) -> Result<(), String> {
+    if folder.is_dir() {
+        return Ok(());
     }
-    if pattern.exists() && !pattern.is_dir() && !pattern.is_file() {
-        return Err(format!("{flag} {}: exists and is not a regular file; choose another name", pattern.display()));
+    Err(format!("{flag} {}: no folder {}; create it first", path.display(), folder.display()))
+}
+
+/// Checks that a path is a valid name of a file, and that nothing but a regular file is in its place.
+pub(super) fn check_file(flag: &str, path: &Path) -> Result<(), String> {
+    check_file_name(path).map_err(|e| format!("{flag} {e}"))?;
+    let path_text = path.display();
+    if path_text.to_string().ends_with(std::path::is_separator) && !path.is_dir() {
+        return Err(format!("{flag} {path_text}: no such folder; create it first, and add the name of a file"));
     }
-    if pattern.is_dir() {
-        return Err(format!(
-            "{flag} {}: is a folder, expected a file name, such as {}/out.png",
-            pattern.display(),
-            pattern.display()
-        ));
+    // Links aren't followed: a dangling one is replaced.
+    match path.symlink_metadata() {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(format!("{flag} {path_text}: {e}; choose another name")),
+        Ok(_) if path.is_dir() => {
+            Err(format!("{flag} {path_text}: is a folder, expected a file name, such as {}", path.join("out.png").display()))
+        }
+        Ok(_) if path.exists() && !path.is_file() => {
+            Err(format!("{flag} {path_text}: exists and is not a regular file; choose another name"))
+        }
+        Ok(_) => Ok(()),
     }
-    // The temporary file below has another name. This one may be too long.
-    if let Err(e) = pattern.symlink_metadata()
-        && e.kind() != io::ErrorKind::NotFound
-    {
-        return Err(format!("{flag} {}: {e}; choose another name", pattern.display()));
-    }
+}
+
+/// Checks that files can be created in a folder.
+pub(super) fn check_writable(flag: &str, path: &Path, folder: &Path) -> Result<(), String> {
     match tempfile::Builder::new().prefix(".hart-").tempfile_in(folder) {
         Ok(_) => Ok(()),
-        Err(e) => Err(format!("{flag} {}: can't write to {}: {}", pattern.display(), folder.display(), e.kind())),
+        Err(e) => Err(format!("{flag} {}: can't write to {}: {}", path.display(), folder.display(), e.kind())),
     }
 }
 
@@ -84,9 +90,9 @@ pub fn shortened(text: &str) -> String {
     format!("{start}...{end}")
 }
 
-/// Prints a warning on standard error for each truncated prompt.
+/// Prints a warning on standard error for each truncated prompt. Only counts those after the first few.
 pub fn warn_truncated(truncated: &[Truncation]) {
-    for truncation in truncated {
+    for truncation in truncated.iter().take(MAX_WARNINGS) {
         let text = truncation.prompt.map_or_else(|| "the system prompt".into(), |p| format!("prompt {}", p + 1));
         eprintln!(
             "warning: {text} has {} tokens, the model reads {}; ignored: \"{}\"",
@@ -94,6 +100,19 @@ pub fn warn_truncated(truncated: &[Truncation]) {
             truncation.kept,
             shortened(&truncation.cut)
         );
+    }
+    if truncated.len() > MAX_WARNINGS {
+        eprintln!("warning: {} other prompts are too long as well", truncated.len() - MAX_WARNINGS);
+    }
+}
+
+/// Returns the files as the end of a message: ` -> a.png -> b.png`. Names only the first and the last of many.
+pub fn file_list(files: &[PathBuf]) -> String {
+    match files {
+        [first, .., last] if files.len() > MAX_LISTED_FILES => {
+            format!(" -> {} files, {} to {}", files.len(), first.display(), last.display())
+        }
+        _ => files.iter().map(|file| format!(" -> {}", file.display())).collect(),
     }
 }
 
@@ -114,14 +133,17 @@ pub fn check_distinct(flag: &str, path: &Path, owner: &str, other: &Path) -> Res
     }
 }
 
-/// Checks that a grid can be written next to `count` images, whose file names follow the pattern `images`.
+/// Checks that a grid can be written next to the files of `count` images.
 ///
 /// # Errors
 ///
-/// Like [`check_folder`], and returns a message if the grid would overwrite an image.
-pub fn check_grid(grid: &Path, images: &Path, count: usize) -> Result<(), String> {
+/// Like [`check_folder`], and returns a message if there are more images than a grid shows, or the grid would overwrite one.
+pub fn check_grid(grid: &Path, images: &OutFiles, count: usize) -> Result<(), String> {
     check_folder("--grid", grid)?;
-    (0..count).try_for_each(|index| check_distinct("--grid", grid, "an image", &numbered(images, index, count)))
+    if count > MAX_GRID_IMAGES {
+        return Err(format!("--grid {}: shows at most {MAX_GRID_IMAGES} images, not {count}; leave it out", grid.display()));
+    }
+    (0..count).try_for_each(|index| check_distinct("--grid", grid, "an image", &images.path(index)))
 }
 
 /// Prints a line on standard output.
@@ -151,17 +173,6 @@ pub fn timing_table(timings: &Timings) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn images_get_distinct_file_names() {
-        let name = |pattern: &str, index, count| numbered(Path::new(pattern), index, count).to_string_lossy().into_owned();
-        assert_eq!(name("out.png", 0, 1), "out.png");
-        assert_eq!(name("a/out.png", 0, 3), "a/out.png");
-        assert_eq!(name("a/out.png", 2, 3), "a/out-2.png");
-        assert_eq!(name("p{n}.png", 2, 3), "p2.png");
-        assert_eq!(name("p{n}.png", 0, 1), "p0.png");
-        assert_eq!(name("out", 1, 2), "out-1");
-    }
 
     #[test]
     fn a_missing_folder_is_named() {

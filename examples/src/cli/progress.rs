@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hart_core::{Control, Event, Observer, Step};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 
 /// Characters of a bar: the finished part, its end, and the rest.
 const LINES: [&str; 3] = ["━", "╸", " "];
@@ -25,25 +25,65 @@ fn bar_characters() -> [&'static str; 3] {
     if console::Term::stderr().features().wants_emoji() { LINES } else { ASCII }
 }
 
-/// Progress bars of a run. Nothing is shown if standard error is not a terminal.
+/// Maximum number of images whose finished bars stay in the terminal.
+const MAX_LISTED_IMAGES: usize = 16;
+/// Fraction of a run from which the remaining time is estimated.
+const MIN_FRACTION: f64 = 0.02;
+
+/// Progress bars of a run, which consists of one or more requests. Nothing is shown if standard error is not a terminal.
 pub struct ScaleBars {
     bar: ProgressBar,
-    /// Number of the current image, from 1.
+    position: Position,
+    /// Number of the current image in the run, from 1.
     image: usize,
-    images: usize,
+}
+
+/// The position of a run: which request it is at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Position {
+    /// Number of images of the requests that are finished.
+    finished: usize,
+    /// Number of images of the current request.
+    current: usize,
+    /// Number of images of all requests.
+    total: usize,
+}
+
+impl Position {
+    /// Begins a request for `count` images.
+    fn begin(&mut self, count: usize) {
+        self.finished += std::mem::replace(&mut self.current, count);
+    }
+
+    /// Returns the finished fraction of the run, given that of the current request.
+    fn fraction(self, of_request: f32) -> f64 {
+        (self.finished as f64 + self.current as f64 * f64::from(of_request)) / self.total.max(1) as f64
+    }
+}
+
+/// Returns the estimated remaining time of a run, unless it has only just begun.
+fn remaining(elapsed: Duration, fraction: f64) -> Option<Duration> {
+    (fraction >= MIN_FRACTION).then(|| elapsed.mul_f64((1.0 / fraction - 1.0).max(0.0)))
 }
 
 impl ScaleBars {
     /// Creates the bars for a run of `images` images, hidden if `quiet`.
     pub fn new(images: usize, quiet: bool) -> Self {
         let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new(1) };
-        bar.set_style(bar_style("{msg:28} {bar:32} {pos:>3}/{len} {prefix:>4} {elapsed:>4}"));
+        bar.set_style(bar_style("{msg:28} {bar:32} {pos:>3}/{len} {elapsed:>4}, {prefix}"));
         bar.enable_steady_tick(Duration::from_millis(100));
-        Self { bar, image: 1, images }
+        Self { bar, position: Position { total: images, ..Position::default() }, image: 1 }
+    }
+
+    /// Begins a request for `count` images.
+    pub fn begin(&mut self, count: usize) {
+        self.position.begin(count);
+        self.image = self.position.finished + 1;
     }
 
     fn show(&self, step: String, done: usize, total: usize) {
-        let image = if self.images > 1 { format!("[{}/{}] ", self.image, self.images) } else { String::new() };
+        let images = self.position.total;
+        let image = if images > 1 { format!("[{}/{images}] ", self.image) } else { String::new() };
         self.bar.set_length(total as u64);
         self.bar.set_position(done as u64);
         self.bar.set_message(format!("{image}{step}"));
@@ -51,7 +91,7 @@ impl ScaleBars {
 
     /// Prints the finished bar as a line above the next one.
     fn keep(&self) {
-        if !self.bar.is_hidden() {
+        if !self.bar.is_hidden() && self.position.total <= MAX_LISTED_IMAGES {
             let line = format!("{:28} {}", self.bar.message(), bar_characters()[0].repeat(32));
             self.bar.println(line);
         }
@@ -66,7 +106,10 @@ impl Drop for ScaleBars {
 
 impl Observer for ScaleBars {
     fn event(&mut self, event: &Event<'_>) -> Control {
-        self.bar.set_prefix(format!("{:.0}%", 100.0 * event.fraction));
+        let fraction = self.position.fraction(event.fraction);
+        let left =
+            remaining(self.bar.elapsed(), fraction).map_or_else(String::new, |left| format!(", {:#} left", HumanDuration(left)));
+        self.bar.set_prefix(format!("{:.0}%{left}", 100.0 * fraction));
         match event.step {
             Step::TextLayer { layer, layers } => self.show("encoding the prompt".into(), layer, layers),
             Step::Block { scale, scales, block, blocks } => {
@@ -77,9 +120,33 @@ impl Observer for ScaleBars {
             }
             Step::Diffusion { step, steps } => self.show("residual diffusion".into(), step, steps),
             Step::Decoder { block, blocks } => self.show("decoding".into(), block, blocks),
-            Step::Images { finished, .. } => self.image = finished + 1,
+            Step::Images { finished, .. } => self.image = self.position.finished + finished + 1,
             _ => {}
         }
         Control::Continue
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fraction_is_that_of_all_requests() {
+        let mut position = Position { total: 40, ..Position::default() };
+        position.begin(16);
+        assert_eq!(position.fraction(0.5), 0.2);
+        position.begin(16);
+        assert_eq!((position.finished, position.fraction(0.0)), (16, 0.4));
+        position.begin(8);
+        assert_eq!(position.fraction(1.0), 1.0);
+    }
+
+    #[test]
+    fn the_remaining_time_is_estimated_from_the_time_so_far() {
+        let seconds = Duration::from_secs;
+        assert_eq!(remaining(seconds(10), 0.25), Some(seconds(30)));
+        assert_eq!(remaining(seconds(10), 1.0), Some(seconds(0)));
+        assert_eq!(remaining(seconds(10), 0.001), None);
     }
 }

@@ -1,35 +1,38 @@
 //! Saves images as soon as they are finished.
 
-use std::path::{Path, PathBuf};
+use hart_core::{Control, Error, Event, Image, Observer};
 
-use hart_core::{Control, Event, Image, Observer};
-
-use super::output;
+use super::batch::Outcome;
+use super::out_files::OutFiles;
 use super::progress::ScaleBars;
 
 /// An observer that shows progress and saves each finished image.
 pub struct Saver<'a> {
-    /// Pattern of the file names, see [`output::numbered`].
-    out: &'a Path,
-    count: usize,
+    out: &'a OutFiles,
     bars: ScaleBars,
-    files: Vec<PathBuf>,
-    error: Option<hart_core::Error>,
+    /// Index of the next image in the run.
+    next: usize,
+    keep_images: bool,
+    saved: Outcome,
+    error: Option<Error>,
 }
 
 impl<'a> Saver<'a> {
-    /// Creates a saver of `count` images, whose file names follow the pattern `out`.
-    pub fn new(out: &'a Path, count: usize, quiet: bool) -> Self {
-        Self { out, count, bars: ScaleBars::new(count, quiet), files: vec![], error: None }
+    /// Creates a saver for a run that generates `count` images. `keep_images` also keeps them in memory.
+    pub fn new(out: &'a OutFiles, count: usize, keep_images: bool, quiet: bool) -> Self {
+        let (bars, saved) = (ScaleBars::new(count, quiet), Outcome::default());
+        Self { out, bars, next: 0, keep_images, saved, error: None }
     }
 
-    /// Returns the saved files.
-    ///
-    /// # Errors
-    ///
-    /// Returns the first error of writing a file.
-    pub fn finish(self) -> Result<Vec<PathBuf>, hart_core::Error> {
-        self.error.map_or(Ok(self.files), Err)
+    /// Begins a request for `count` images, the first of which has the index `first` in the run.
+    pub fn begin(&mut self, first: usize, count: usize) {
+        self.next = first;
+        self.bars.begin(count);
+    }
+
+    /// Returns the saved images, and the first error of writing a file.
+    pub fn finish(self) -> (Outcome, Option<Error>) {
+        (self.saved, self.error)
     }
 }
 
@@ -39,15 +42,17 @@ impl Observer for Saver<'_> {
     }
 
     fn image(&mut self, image: &Image) {
-        let path = output::numbered(self.out, self.files.len(), self.count);
-        match image.save_png(&path) {
-            Ok(()) => self.files.push(path),
-            Err(error) => self.error = Some(error),
+        match self.out.save(self.next, image) {
+            Ok(path) => self.saved.files.push(path),
+            Err(error) => {
+                self.error = Some(error);
+                return;
+            }
+        }
+        self.next += 1;
+        self.saved.seeds.extend(image.provenance.as_ref().map(|provenance| provenance.seed));
+        if self.keep_images {
+            self.saved.images.push(image.clone());
         }
     }
-}
-
-/// Returns the files as the end of a message: ` -> a.png -> b.png`.
-pub fn file_list(files: &[PathBuf]) -> String {
-    files.iter().map(|f| format!(" -> {}", f.display())).collect()
 }

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use hart_core::PromptFilter;
+use hart_core::{Error, PromptFilter};
 
 use super::lines;
 
@@ -28,6 +28,16 @@ impl WordFilter {
             Some((text, _)) => Err(format!("--filter {}: \"{text}\" contains no word", filter.list)),
             None => Ok(filter),
         }
+    }
+
+    /// Checks prompts before a model is opened.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`] for the first prompt that is refused.
+    pub fn check(&self, prompts: &[String]) -> Result<(), Error> {
+        let refused = |prompt: &String| self.refuse(prompt).map(|reason| Error::Refused { prompt: prompt.clone(), reason });
+        prompts.iter().find_map(refused).map_or(Ok(()), Err)
     }
 
     fn new(phrases: Vec<String>, list: &str) -> Self {
