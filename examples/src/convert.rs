@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use hart_core::{CancelToken, Control, Precision, WeightSet};
-use hart_examples::cli::args::weight_set;
+use hart_examples::cli::args::{value, weight_set};
 use hart_examples::cli::progress::bar_style;
 use hart_examples::cli::{INTERRUPTED, output, stop_on_ctrl_c};
 use indicatif::ProgressBar;
@@ -25,7 +25,7 @@ struct Arguments {
     #[arg(value_name = "FOLDER")]
     folder: PathBuf,
     /// Precision of the weights
-    #[arg(short, long, value_name = "int8|bf16", default_value = "int8")]
+    #[arg(short, long, value_name = "int8|bf16", default_value = "int8", value_parser = value::<Precision>)]
     precision: Precision,
     /// Text encoder folder, if it is neither in nor next to the model folder
     #[arg(long, value_name = "FOLDER")]
@@ -36,7 +36,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    hart_examples::cli::exit_code::<Arguments>(run(&Arguments::parse()))
+    hart_examples::cli::exit_code::<Arguments>(run(&hart_examples::cli::parse()))
 }
 
 fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {

@@ -97,7 +97,7 @@ impl<const N: usize> Percent<N> {
 }
 
 fn main() -> ExitCode {
-    hart_examples::cli::exit_code::<Arguments>(run(&Arguments::parse()))
+    hart_examples::cli::exit_code::<Arguments>(run(&hart_examples::cli::parse()))
 }
 
 fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {

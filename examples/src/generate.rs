@@ -62,7 +62,7 @@ impl Arguments {
 }
 
 fn main() -> ExitCode {
-    hart_examples::cli::exit_code::<Arguments>(run(&Arguments::parse()))
+    hart_examples::cli::exit_code::<Arguments>(run(&hart_examples::cli::parse()))
 }
 
 fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {

@@ -10,7 +10,7 @@ use hart_examples::cli::animation::Format;
 use hart_examples::cli::args::GenerationArgs;
 use hart_examples::cli::out_files::OutFiles;
 use hart_examples::cli::terminal::{Canvas, Draw};
-use hart_examples::cli::{INTERRUPTED, enlarge, output, stop_on_ctrl_c};
+use hart_examples::cli::{INTERRUPTED, enlarge, output, prompt_syntax, stop_on_ctrl_c};
 
 /// Minimum side of an animation's frames in pixels, for models of small images.
 const MIN_FRAME_SIDE: usize = 256;
@@ -36,12 +36,13 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    hart_examples::cli::exit_code::<Arguments>(run(&Arguments::parse()))
+    hart_examples::cli::exit_code::<Arguments>(run(&hart_examples::cli::parse()))
 }
 
 fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let cancel = CancelToken::new();
     let settings = &arguments.settings;
+    prompt_syntax::warn(&[&arguments.prompt]);
     let request = settings.request(vec![arguments.prompt.clone()], settings.seed.number()?, cancel.clone())?;
     request.validate()?;
     let out = OutFiles { pattern: arguments.out.clone(), first: 0, skip_existing: false };

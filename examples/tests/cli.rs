@@ -143,11 +143,15 @@ fn a_prompt_can_not_control_the_terminal() {
 #[test]
 fn invalid_arguments_are_reported() {
     fails(GENERATE, &[], &["PROMPT"]);
-    fails(GENERATE, &[""], &["prompt", "empty"]);
+    fails(GENERATE, &[""], &["error: prompt: number 1 is empty"]);
     fails(GENERATE, &["x", "--guidance", "nan"], &["error: --guidance: NaN"]);
     fails(GENERATE, &["x", "--guidance", "1e9"], &["guidance", "-100 to 100"]);
     fails(GENERATE, &["x", "--top-p", "2"], &["top-p"]);
-    fails(GENERATE, &["x", "--steps", "0"], &["--steps", "number of steps"]);
+    fails(GENERATE, &["x", "--steps", "0"], &["--steps", "'0'", "number of steps"]);
+    for flag in ["--count", "--top-k", "--threads", "--first"] {
+        fails(GENERATE, &["x", flag, "-1"], &["'-1'", flag, "expected a whole number that is not negative"]);
+    }
+    fails(GENERATE, &["x", "--out", "missing/"], &["--out missing/: no such folder", "add the name of a file"]);
     fails(GENERATE, &["x", "--count", "0"], &["error: --count: 0, expected at least one"]);
     fails(GENERATE, &["x", "--count", "1000001"], &["1000001 in all, at most 1000000 in one run"]);
     for flag in ["--neg", "--no", "--negative_prompt"] {

@@ -115,6 +115,7 @@ fn invalid_arguments_are_reported() {
     fails(EDIT, &[image, "", "--vary", "2"], &["prompt: number 1 is empty"]);
     fails(EDIT, &[image, "x", "--vary", "2", "--out", "x.png", "--grid", "x.png"], &["--grid x.png", "the same file as an image"]);
     fails(EDIT, &[image, "x", "--vary", "2", "--out", "no/x.png"], &["--out", "create it first"]);
+    fails(EDIT, &[image, "x", "--vary", "2", "--no", "cat"], &["hint: there are no negative prompts"]);
 }
 
 #[test]

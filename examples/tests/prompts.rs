@@ -87,6 +87,25 @@ fn a_filtered_word_is_refused_and_quoted() {
     succeeds(GENERATE, out.path(), &["parrots", "a red house", "--filter", &list, "-q"]);
 }
 
+/// The prompts are used as they are, and hints go to standard error.
+#[test]
+fn syntax_of_other_programs_gets_a_hint() {
+    let folder = tempfile::tempdir().unwrap();
+    let prompt_of = |program: &str, text: &str| {
+        let output = run(program, folder.path(), &[text]);
+        assert!(output.status.success(), "{output:?}");
+        (String::from_utf8(output.stderr).unwrap(), prompt(folder.path(), "out.png"))
+    };
+    for program in [GENERATE, PREVIEW] {
+        let text = "a (red:1.3) heart --no yellow\nNegative prompt: blurry";
+        let (errors, recorded) = prompt_of(program, text);
+        let hints: Vec<&str> = errors.lines().filter(|line| line.starts_with("hint: ")).collect();
+        assert!(hints.len() == 3 && hints[0].contains("\"(red:1.3)\"") && hints[1].contains("blurry"), "{errors}");
+        assert_eq!(recorded, text);
+        assert!(!prompt_of(program, "a heart (red)").0.contains("hint"));
+    }
+}
+
 #[test]
 fn a_grid_has_labels_and_enlarged_images() {
     let folder = tempfile::tempdir().unwrap();

@@ -9,6 +9,7 @@ use hart_core::{CancelToken, DeviceKind, Hart, OpenOptions, Precision, Request, 
 
 use super::batch::Batch;
 use super::out_files::OutFiles;
+use super::prompt_syntax;
 use super::word_filter::WordFilter;
 
 /// Folder of the small model in this repository.
@@ -33,7 +34,7 @@ pub struct ModelArgs {
     #[arg(long, value_name = "auto|cpu|cuda[:n]|wgpu[:n]", default_value = "auto")]
     pub device: DeviceKind,
     /// Precision of the computation; int8 and bf16, or f16 on a GPU, are faster and slightly less exact
-    #[arg(long, value_name = "auto|f32|f16|bf16|int8", default_value = "auto")]
+    #[arg(long, value_name = "auto|f32|f16|bf16|int8", default_value = "auto", value_parser = value::<Precision>)]
     pub precision: Precision,
     /// Number of CPU threads [default: all cores]
     #[arg(long, value_name = "COUNT", value_parser = count::<usize>)]
@@ -68,7 +69,7 @@ pub struct GenerationArgs {
     #[arg(long, value_name = "P")]
     pub top_p: Option<f64>,
     /// Steps of the residual diffusion, such as 8, 10,5 or ddim25 [default: the model's]
-    #[arg(long)]
+    #[arg(long, value_parser = value::<Respacing>)]
     pub steps: Option<Respacing>,
     /// System prompt; "" for none [default: the model's llm/system_prompt.txt, if it exists]
     #[arg(long, value_name = "TEXT")]
@@ -139,6 +140,18 @@ pub fn count<T: FromStr>(text: &str) -> Result<T, String> {
     text.parse().map_err(|_| "expected a whole number that is not negative".into())
 }
 
+/// Parses a value of the library. The message of an error is without the name of the value, which clap adds.
+///
+/// # Errors
+///
+/// Returns a message that describes the valid values.
+pub fn value<T: FromStr<Err = hart_core::Error>>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|error| match error {
+        hart_core::Error::Request { problem, .. } => problem,
+        error => error.to_string(),
+    })
+}
+
 fn gigabytes(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|limit: &f64| *limit > 0.0).ok_or_else(|| "expected a number above 0".into())
 }
@@ -179,6 +192,7 @@ impl GenerationArgs {
     /// Returns a message if a value is invalid, a prompt is refused, or a file can't be written.
     pub fn batch(&self, prompts: Vec<String>, count: usize, out: &OutFiles, cancel: CancelToken) -> Result<Batch, Box<dyn Error>> {
         let seed = self.seed.number()?;
+        prompt_syntax::warn(&prompts);
         let settings = self.request(prompts.clone(), seed, cancel)?;
         let batch = Batch::new(prompts, count, seed, settings, out.clone())?;
         out.check(batch.total_images())?;

@@ -81,7 +81,8 @@ fn with_flags_of(command: &Command, message: &str) -> String {
             message = format!("--{flag}: {problem}");
         }
     }
-    message
+    // The values of other fields are arguments without a flag.
+    message.strip_prefix("request: ").map_or(message.clone(), str::to_string)
 }
 
 #[cfg(test)]
@@ -102,7 +103,8 @@ mod tests {
             assert!(!without.contains("--") && !without.contains("option"), "{without}");
         }
         assert_eq!(with_flags_of(&all, "request: top-p: 2, expected less"), "--top-p: 2, expected less");
-        assert_eq!(with_flags_of(&none, "request: top-p: 2, expected less"), "request: top-p: 2, expected less");
+        assert_eq!(with_flags_of(&none, "request: top-p: 2, expected less"), "top-p: 2, expected less");
+        assert_eq!(with_flags_of(&all, "request: prompt: number 1 is empty"), "prompt: number 1 is empty");
         assert_eq!(with_flags_of(&all, "prompt \"request: top-p: 2\" is refused"), "prompt \"request: top-p: 2\" is refused");
     }
 }

@@ -33,13 +33,17 @@ pub fn read(flag: &str, path: &Path) -> Result<Vec<String>, String> {
 }
 
 fn parse(bytes: &[u8]) -> Result<Vec<String>, String> {
+    if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
+        return Err("is in UTF-16, expected UTF-8: save it as UTF-8".into());
+    }
     // Some editors write a byte order mark.
     let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);
     let mut lines = Vec::new();
     for (index, line) in bytes.split(|&b| b == b'\n').enumerate() {
         let number = index + 1;
-        let text =
-            str::from_utf8(line).map_err(|e| format!("line {number} is not UTF-8 from byte {}", e.valid_up_to() + 1))?.trim();
+        let text = str::from_utf8(line)
+            .map_err(|e| format!("line {number} is not UTF-8 from byte {}: save it as UTF-8", e.valid_up_to() + 1))?
+            .trim();
         if text.len() > MAX_PROMPT_BYTES {
             return Err(format!("line {number} has {} bytes, expected at most {MAX_PROMPT_BYTES}", text.len()));
         }
@@ -62,7 +66,8 @@ mod tests {
 
     #[test]
     fn an_invalid_line_is_named() {
-        assert!(parse(b"a\n\nb \xff").unwrap_err().starts_with("line 3 is not UTF-8 from byte 3"));
+        assert!(parse(b"a\n\nb \xff").unwrap_err().starts_with("line 3 is not UTF-8 from byte 3: save it as UTF-8"));
+        assert!(parse(b"\xff\xfea\0\n\0").unwrap_err().contains("is in UTF-16"));
         let long = format!("a\n{}", "x".repeat(MAX_PROMPT_BYTES + 1));
         assert!(parse(long.as_bytes()).unwrap_err().starts_with("line 2 has 1048577 bytes"));
     }

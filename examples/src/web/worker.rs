@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hart_core::{Control, Event, Generation, Hart, Image, Observer, Stage, Step};
-use hart_examples::cli::output;
+use hart_examples::cli::{output, prompt_syntax};
 use serde_json::{Value, json};
 
 use crate::App;
@@ -42,7 +42,7 @@ pub fn run(app: &App) {
         let failed = observer.failed;
         match generation {
             _ if failed.is_some() => job.emit("error", json!({ "message": failed })),
-            Ok(Ok((generation, encoding))) => job.emit("done", done(&generation, encoding)),
+            Ok(Ok((generation, encoding))) => job.emit("done", done(&job, &generation, encoding)),
             Ok(Err(error)) if error.is_cancelled() => job.cancel(),
             Ok(Err(error)) => job.emit("error", json!({ "message": error.to_string() })),
             Err(_) => job.emit("error", json!({ "message": "internal error: see the server's output" })),
@@ -72,15 +72,12 @@ fn generate(
 }
 
 /// Returns the data of the `done` event. `encoding` is the time spent on the context.
-fn done(generation: &Generation, encoding: Duration) -> Value {
-    let notes: Vec<String> = generation
-        .truncated
-        .iter()
-        .map(|t| {
-            let which = if t.prompt.is_some() { "prompt" } else { "system prompt" };
-            format!("The {which} has {} tokens, the model reads only {}. Left out: \"{}\"", t.tokens, t.kept, t.cut)
-        })
-        .collect();
+fn done(job: &Job, generation: &Generation, encoding: Duration) -> Value {
+    let truncated = generation.truncated.iter().map(|t| {
+        let which = if t.prompt.is_some() { "prompt" } else { "system prompt" };
+        format!("The {which} has {} tokens, the model reads only {}. Left out: \"{}\"", t.tokens, t.kept, t.cut)
+    });
+    let notes: Vec<String> = truncated.chain(prompt_syntax::hints(&[&job.prompt])).collect();
     let mut milliseconds = output::milliseconds(&generation.timings);
     for part in [Stage::Text.name(), "total"] {
         let sum = milliseconds[part].as_f64().unwrap_or(0.0) + encoding.as_secs_f64() * 1e3;
