@@ -157,7 +157,16 @@ impl Arguments {
         let side = original.width();
         let inpaint = |mask| Ok(FromImage::inpaint(original.clone(), mask).keep_scales(self.keep_scales).keep(self.keep));
         match &self.edit {
-            Edit { mask: Some(mask), .. } => inpaint(Mask::from_image(&image_file::open_mask(mask, &self.image)?)),
+            Edit { mask: Some(mask), .. } => {
+                let image = image_file::open_mask(mask, &self.image)?;
+                if image_file::has_hole(&image) {
+                    let mask = mask.display();
+                    eprintln!(
+                        "hint: {mask} is opaque around a transparent part: --mask regenerates what is white, --hole what is transparent"
+                    );
+                }
+                inpaint(Mask::from_image(&image))
+            }
             Edit { hole: Some(hole), .. } => {
                 let hole_image = image_file::open_mask(hole, &self.image)?.transparency();
                 if hole_image.pixels().iter().all(|&transparency| transparency < 128) {

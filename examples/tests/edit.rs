@@ -65,6 +65,11 @@ fn white_on_a_transparent_layer_and_a_hole_are_masks() {
     for other in [edit("--mask", "layer.png", "pixels"), edit("--hole", "hole.png", "pixels")] {
         assert_eq!(expected.pixels(), other.pixels());
     }
+    let hint = |file: &str| {
+        let output = run(EDIT, folder.path(), &["heart.png", "a key", "--mask", file, "--out", "b.png"]);
+        String::from_utf8_lossy(&output.stderr).contains(&format!("hint: {file} is opaque around a transparent part"))
+    };
+    assert!(hint("hole.png") && !hint("layer.png") && !hint("black.png"));
     let latent = edit("--mask", "black.png", "latent");
     assert!(latent.pixels() != expected.pixels());
     assert!(latent.provenance.unwrap().settings.ends_with("inpainting of an image, keep latent"));

@@ -61,6 +61,27 @@ pub fn open_mask(path: &Path, image: &Path) -> Result<Image, Box<dyn Error>> {
     Ok(Image::from_rgba(side, side, &square)?)
 }
 
+/// Returns whether a mask looks like those of OpenAI's image API: opaque, except for a transparent part. Its opaque part is the image, or
+/// of one colour. An opaque part that is white could also be a layer with the region that is to be regenerated, unless it is all around
+/// the image.
+pub fn has_hole(mask: &Image) -> bool {
+    const OPAQUE: u8 = 0;
+    /// Least mean of the channels of white.
+    const WHITE: u32 = 250;
+    let transparency = mask.transparency();
+    let transparencies: Vec<u8> = transparency.pixels().iter().step_by(3).copied().collect();
+    let (width, height) = (mask.width(), mask.height());
+    let is_edge = |index: usize| {
+        let (x, y) = (index % width, index / width);
+        x == 0 || y == 0 || x + 1 == width || y + 1 == height
+    };
+    let is_white = |pixel: &[u8]| pixel.iter().map(|&value| u32::from(value)).sum::<u32>() >= 3 * WHITE;
+    let opaque = || transparencies.iter().zip(mask.pixels().chunks_exact(3)).filter(|(transparency, _)| **transparency == OPAQUE);
+    let is_opaque_around =
+        transparencies.iter().enumerate().all(|(index, &transparency)| !is_edge(index) || transparency == OPAQUE);
+    transparencies.contains(&u8::MAX) && (is_opaque_around || opaque().any(|(_, pixel)| !is_white(pixel)))
+}
+
 /// Returns whether two sizes have the same proportions, up to the rounding of a resized image.
 fn same_proportions(a: (u32, u32), b: (u32, u32)) -> bool {
     let (one, other) = (u64::from(a.0) * u64::from(b.1), u64::from(a.1) * u64::from(b.0));
@@ -333,6 +354,25 @@ mod tests {
         image::RgbImage::new(16, 12).save(&mask).unwrap();
         let error = open_mask(&mask, &image).unwrap_err().to_string();
         assert!(error.contains("mask.png: has 16 x 12 pixels, but ") && error.contains("photo.jpg has 6 x 8: expected"), "{error}");
+    }
+
+    #[test]
+    fn masks_with_a_hole_are_recognised() {
+        let mask = |around: [u8; 4], inside: [u8; 4]| {
+            let pixel = |i: usize| if (2..6).contains(&(i % 8)) && (2..6).contains(&(i / 8)) { inside } else { around };
+            Image::from_rgba(8, 8, (0..64).map(pixel).collect::<Vec<_>>().as_flattened()).unwrap()
+        };
+        let (clear, white, black, blue) = ([0; 4], [255; 4], [0, 0, 0, 255], [0, 0, 255, 255]);
+        for around in [white, black, blue] {
+            assert!(has_hole(&mask(around, clear)), "{around:?}");
+        }
+        // White on black, and white on a transparent layer.
+        for (around, inside) in [(black, white), (clear, white), (white, black), (blue, black)] {
+            assert!(!has_hole(&mask(around, inside)), "{around:?}, {inside:?}");
+        }
+        // The left half of a photo is cut out.
+        let half = Image::from_rgba(2, 1, &[0, 0, 0, 0, 0, 0, 255, 255]).unwrap();
+        assert!(has_hole(&half));
     }
 
     #[test]
