@@ -110,7 +110,11 @@ impl RandomCheckpoint {
             apply(&mut files, change)?;
         }
         let new = NewFolder::create(folder)?;
-        write(self, &files, new.path(), cancel, report)?;
+        write(self, &files, new.path(), cancel, report).map_err(|e| {
+            let [temporary, folder] = [new.path(), folder].map(|path| path.display().to_string());
+            let problem = e.to_string();
+            if problem.contains(&temporary) { problem.replace(&temporary, &folder) } else { format!("{folder}: {problem}") }
+        })?;
         Ok(new.finish()?)
     }
 }

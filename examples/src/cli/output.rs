@@ -146,13 +146,16 @@ pub fn check_grid(grid: &Path, images: &OutFiles, count: usize) -> Result<(), St
     (0..count).try_for_each(|index| check_distinct("--grid", grid, "an image", &images.path(index)))
 }
 
-/// Prints a line on standard output.
+/// Prints a line on standard output. A closed pipe is no error, since its reader wants no more lines: the program still writes its files.
 ///
 /// # Errors
 ///
-/// Returns an error if standard output can't be written, such as a closed pipe. `println!` would panic.
+/// Returns any other error of standard output, such as a full disk. `println!` would panic.
 pub fn print_line(line: impl Display) -> io::Result<()> {
-    writeln!(io::stdout(), "{line}")
+    match writeln!(io::stdout(), "{line}") {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(io::Error::new(e.kind(), format!("standard output: {e}"))),
+        _ => Ok(()),
+    }
 }
 
 /// Returns the milliseconds of each stage and the total as a JSON object.
