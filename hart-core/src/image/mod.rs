@@ -181,6 +181,26 @@ impl Image {
         }
     }
 
+    /// Returns a part of the image, with its alpha and without a prompt. The top left corner is at (`left`, `top`).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Request`] if the part has no pixels or reaches beyond the image.
+    pub fn crop(&self, left: usize, top: usize, width: usize, height: usize) -> Result<Self> {
+        let fits = |start: usize, length: usize, all: usize| length > 0 && start.checked_add(length).is_some_and(|end| end <= all);
+        if !fits(left, width, self.width) || !fits(top, height, self.height) {
+            let part = format!("{width} x {height} pixels at ({left}, {top})");
+            let problem = format!("{part}, expected a part of the {} x {} pixels", self.width, self.height);
+            return Err(Error::request("image", problem));
+        }
+        let part = |values: &[u8], channels: usize| {
+            let rows = values.chunks_exact(channels * self.width).skip(top).take(height);
+            Arc::new(rows.flat_map(|row| &row[channels * left..][..channels * width]).copied().collect::<Vec<u8>>())
+        };
+        let alpha = self.alpha.as_ref().map(|alpha| part(alpha, 1));
+        Ok(Self { width, height, pixels: part(&self.pixels, 3), alpha, provenance: None })
+    }
+
     /// Arranges images of one size in rows of `columns`. Unused cells are white.
     ///
     /// # Errors
@@ -241,6 +261,18 @@ mod tests {
         assert_eq!(opaque.transparency().pixels(), [0; 3]);
         assert!(Image::from_rgba(2, 1, &[0; 7]).unwrap_err().to_string().contains("7 bytes for 2 x 1 pixels, expected 4"));
         assert!(Image::from_rgba(0, 1, &[]).is_err());
+    }
+
+    #[test]
+    fn a_part_has_the_colours_and_the_alpha_of_the_image() {
+        let pixels: Vec<[u8; 4]> = (0..12).map(|i| [i, 2 * i, 3 * i, if i == 6 { 9 } else { 255 }]).collect();
+        let image = Image::from_rgba(4, 3, pixels.as_flattened()).unwrap();
+        let part = image.crop(1, 1, 2, 2).unwrap();
+        let expected = [5, 6, 9, 10].map(|i: usize| pixels[i]);
+        assert_eq!(part, Image::from_rgba(2, 2, expected.as_flattened()).unwrap());
+        for (left, top, width, height) in [(3, 0, 2, 1), (0, 2, 1, 2), (0, 0, 0, 1), (usize::MAX, 0, 2, 1)] {
+            assert!(image.crop(left, top, width, height).unwrap_err().to_string().contains("expected a part of the 4 x 3 pixels"));
+        }
     }
 
     #[test]
