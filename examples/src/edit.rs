@@ -115,8 +115,9 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     stop_on_ctrl_c(cancel)?;
 
     let hart = settings.model.open()?;
-    let original = image_file::open_square(&arguments.image, hart.config().resolution())?;
-    let edit = arguments.build_edit(&original)?;
+    let image = image_file::open(&arguments.image)?;
+    let original = image_file::square(&image, hart.config().resolution())?;
+    let edit = arguments.build_edit(&image, &original)?;
     let batch = batch.map_settings(|settings| settings.from_image(edit));
     let mut outcome = batch.run(&hart, arguments.grid.is_some(), arguments.quiet);
     if let Some(error) = outcome.error.take() {
@@ -152,23 +153,23 @@ impl Arguments {
         Ok(())
     }
 
-    /// Builds the edit of `original`, the image at the model's resolution.
-    fn build_edit(&self, original: &Image) -> Result<FromImage, Box<dyn Error>> {
+    /// Builds the edit of an image. `original` is the image at the model's resolution.
+    fn build_edit(&self, image: &Image, original: &Image) -> Result<FromImage, Box<dyn Error>> {
         let side = original.width();
         let inpaint = |mask| Ok(FromImage::inpaint(original.clone(), mask).keep_scales(self.keep_scales).keep(self.keep));
         match &self.edit {
             Edit { mask: Some(mask), .. } => {
-                let image = image_file::open_mask(mask, &self.image)?;
-                if image_file::has_hole(&image) {
+                let mask_image = image_file::open_mask(mask, image)?;
+                if image_file::has_hole(&mask_image) {
                     let mask = mask.display();
                     eprintln!(
                         "hint: {mask} is opaque around a transparent part: --mask regenerates what is white, --hole what is transparent"
                     );
                 }
-                inpaint(Mask::from_image(&image))
+                inpaint(Mask::from_image(&mask_image))
             }
             Edit { hole: Some(hole), .. } => {
-                let hole_image = image_file::open_mask(hole, &self.image)?.transparency();
+                let hole_image = image_file::open_mask(hole, image)?.transparency();
                 if hole_image.pixels().iter().all(|&transparency| transparency < 128) {
                     return Err(format!("--hole: {}: no pixel is transparent; --mask takes a white region", hole.display()).into());
                 }
@@ -186,7 +187,7 @@ impl Arguments {
                     )
                     .into());
                 }
-                Ok(FromImage::outpaint(image_file::open_square(&self.image, size)?, left, top).keep(self.keep))
+                Ok(FromImage::outpaint(image_file::square(image, size)?, left, top).keep(self.keep))
             }
             Edit { vary, .. } => Ok(FromImage::vary(original.clone(), vary.unwrap_or_default())),
         }

@@ -109,7 +109,11 @@ fn invalid_arguments_are_reported() {
     fails(EDIT, &[image, "x", "--rectangle", "0,0,200,1"], &["--rectangle", "expected 4 numbers from 0 to 100"]);
     fails(EDIT, &[image, "x", "--vary", "2", "--keep", "all"], &["--keep", "expected pixels or latent"]);
     let tall = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/edit.png");
-    fails(EDIT, &[image, "x", "--mask", tall], &["edit.png: has ", "samples.png has ", "expected a mask of the same proportions"]);
+    fails(
+        EDIT,
+        &[image, "x", "--mask", tall],
+        &["edit.png: has ", "but the image has ", "expected a mask of the same proportions"],
+    );
     fails(EDIT, &[image, "x", "--hole", image], &["--hole", "samples.png: no pixel is transparent; --mask"]);
     fails(EDIT, &[image, "x", "--outpaint", "0,0"], &["--outpaint", "expected 3 numbers"]);
     fails(EDIT, &[image, "x", "--outpaint", "0,0,0"], &["--outpaint", "the image would have no pixels"]);

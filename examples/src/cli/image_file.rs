@@ -2,63 +2,57 @@
 
 use std::error::Error;
 use std::fs;
-use std::io::{self, BufRead, BufReader, Read, Seek};
+use std::io::{BufReader, Read};
 use std::path::Path;
 
 use hart_core::Image;
-use image::imageops::{FilterType, crop_imm, resize};
-use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Pixel, RgbImage, Rgba, RgbaImage};
+use image::imageops::{FilterType, resize};
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, RgbImage};
 
-/// Maximum number of pixels of a file, the same as hart-core's for PNG files.
+/// Maximum number of pixels of a file, the same as hart-core's.
 const MAX_PIXELS: u64 = 1 << 26;
-/// Prefix that some programs write before the EXIF data of a WebP file.
-const EXIF_PREFIX: &[u8] = b"Exif\0\0";
 
 /// Reads an image file, turns it upright as its EXIF orientation says, crops its central square and resizes it to `side` x `side`
 /// pixels. Transparent pixels are blended with white.
 ///
 /// # Errors
 ///
-/// Returns an error if the file can't be read, is not a PNG, JPEG, WebP, BMP or GIF image, is truncated, or has more than 2^26
-/// pixels.
+/// Like [`open`].
 pub fn open_square(path: &Path, side: usize) -> Result<Image, Box<dyn Error>> {
-    let mut square = central_square(open(path)?);
-    for pixel in square.pixels_mut() {
-        let mut over_white = Rgba([255; 4]);
-        over_white.blend(pixel);
-        *pixel = over_white;
-    }
-    let resized = resize(&square, side as u32, side as u32, FilterType::Lanczos3);
-    let pixels = resized.pixels().flat_map(|p| [p[0], p[1], p[2]]).collect();
-    Ok(Image::from_rgb(side, side, pixels)?)
+    square(&open(path)?, side)
 }
 
-/// Reads the mask of an image file, turns it upright and crops its central square, but does not resize it. The result has the alpha of
-/// the file.
+/// Crops the central square of an image and resizes it to `side` x `side` pixels.
 ///
 /// # Errors
 ///
-/// Like [`open_square`]. Returns an error that names both sizes if mask and image have different proportions. If their sizes
-/// differ, one pixel and one percent of rounding are allowed.
-pub fn open_mask(path: &Path, image: &Path) -> Result<Image, Box<dyn Error>> {
+/// Returns an error if `side` is 0.
+pub fn square(image: &Image, side: usize) -> Result<Image, Box<dyn Error>> {
+    let resized = resize(&rgb(&central_square(image)?), side as u32, side as u32, FilterType::Lanczos3);
+    Ok(Image::from_rgb(side, side, resized.into_raw())?)
+}
+
+/// Reads the mask of an image and crops its central square, but does not resize it. The result has the alpha of the file.
+///
+/// # Errors
+///
+/// Like [`open`]. Returns an error that names both sizes if mask and image have different proportions. If their sizes differ, one pixel
+/// and one percent of rounding are allowed.
+pub fn open_mask(path: &Path, image: &Image) -> Result<Image, Box<dyn Error>> {
     let mask = open(path)?;
-    let (mask_size, size) = ((mask.width(), mask.height()), upright_size(image)?);
+    let [mask_size, size] = [&mask, image].map(|image| (image.width(), image.height()));
     if !same_proportions(mask_size, size) {
         return Err(format!(
-            "{}: has {} x {} pixels, but {} has {} x {}: expected a mask of the same proportions",
+            "{}: has {} x {} pixels, but the image has {} x {}: expected a mask of the same proportions",
             path.display(),
             mask_size.0,
             mask_size.1,
-            image.display(),
             size.0,
             size.1
         )
         .into());
     }
-    let square = central_square(mask);
-    let side = square.width() as usize;
-    Ok(Image::from_rgba(side, side, &square)?)
+    Ok(central_square(&mask)?)
 }
 
 /// Returns whether a mask looks like those of OpenAI's image API: opaque, except for a transparent part. Its opaque part is the image, or
@@ -83,125 +77,58 @@ pub fn has_hole(mask: &Image) -> bool {
 }
 
 /// Returns whether two sizes have the same proportions, up to the rounding of a resized image.
-fn same_proportions(a: (u32, u32), b: (u32, u32)) -> bool {
-    let (one, other) = (u64::from(a.0) * u64::from(b.1), u64::from(a.1) * u64::from(b.0));
+fn same_proportions(a: (usize, usize), b: (usize, usize)) -> bool {
+    let (one, other) = (a.0 * b.1, a.1 * b.0);
     let difference = one.abs_diff(other);
     // A pixel of either image changes a product by a side of the other.
-    let pixel = u64::from(a.0.max(a.1).max(b.0).max(b.1));
+    let pixel = a.0.max(a.1).max(b.0).max(b.1);
     a == b || (difference <= pixel && difference * 100 <= one)
 }
 
 /// Crops the central square.
-fn central_square(image: DynamicImage) -> RgbaImage {
+fn central_square(image: &Image) -> Result<Image, hart_core::Error> {
     let (width, height) = (image.width(), image.height());
-    let length = width.min(height);
-    crop_imm(&image, (width - length) / 2, (height - length) / 2, length, length).to_image()
+    let side = width.min(height);
+    image.crop((width - side) / 2, (height - side) / 2, side, side)
 }
 
-/// Reads an image file and turns it upright.
-fn open(path: &Path) -> Result<DynamicImage, Box<dyn Error>> {
-    read(path).map_err(|problem| format!("{}: {problem}", path.display()).into())
-}
-
-/// Returns the width and height of an image file that is turned upright.
-fn upright_size(path: &Path) -> Result<(u32, u32), Box<dyn Error>> {
-    let (decoder, orientation) = decoder(path).map_err(|problem| format!("{}: {problem}", path.display()))?;
-    let (width, height) = decoder.dimensions();
-    Ok(if orientation.to_exif() < 5 { (width, height) } else { (height, width) })
-}
-
-/// Reads an image file and turns it upright. An error is the problem without the path.
-fn read(path: &Path) -> Result<DynamicImage, Box<dyn Error>> {
-    let (decoder, orientation) = decoder(path)?;
-    let mut image = DynamicImage::from_decoder(decoder)?;
-    image.apply_orientation(orientation);
-    Ok(image)
-}
-
-/// Returns the decoder of a complete file, and the orientation in its EXIF data.
-fn decoder(path: &Path) -> Result<(impl ImageDecoder, Orientation), Box<dyn Error>> {
+/// Reads an image file: PNG, JPEG or WebP as the library does, and also BMP and GIF.
+///
+/// # Errors
+///
+/// Returns an error if the file can't be read, is no such image, is truncated, or has more than 2^26 pixels.
+pub fn open(path: &Path) -> Result<Image, Box<dyn Error>> {
     // Opening a pipe would block until something writes to it.
-    if !fs::metadata(path)?.is_file() {
-        return Err("not a regular file, expected a PNG, JPEG, WebP, BMP or GIF image".into());
+    if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+        return Err(format!("{}: not a regular file, expected a PNG, JPEG, WebP, BMP or GIF image", path.display()).into());
     }
-    let mut file = BufReader::new(fs::File::open(path)?);
-    let start = file.fill_buf()?;
-    if !start.is_empty()
-        && let Err(hart_core::Error::Checkpoint { problem, .. }) = hart_core::check_download(path, start)
-    {
-        return Err(problem.into());
+    match other_format(path) {
+        Some(format) => read(path, format).map_err(|problem| format!("{}: {problem}", path.display()).into()),
+        None => Ok(Image::open(path)?),
     }
-    let mut reader = ImageReader::new(file).with_guessed_format()?;
-    if let Some(format) = reader.format() {
-        let mut file = reader.into_inner();
-        // The decoders of these formats fill the missing part of an image.
-        if !is_complete(format, &mut file)? {
-            return Err("the file is truncated, its end is missing: copy or download it again".into());
-        }
-        file.rewind()?;
-        reader = ImageReader::with_format(file, format);
+}
+
+/// Returns the format of a file that the library does not read.
+fn other_format(path: &Path) -> Option<ImageFormat> {
+    let mut start = [0; 4];
+    fs::File::open(path).ok()?.read_exact(&mut start).ok()?;
+    match &start {
+        [b'B', b'M', ..] => Some(ImageFormat::Bmp),
+        b"GIF8" => Some(ImageFormat::Gif),
+        _ => None,
     }
-    let format = reader.format();
-    let mut decoder = reader.into_decoder()?;
+}
+
+/// Reads a file that the library does not read. An error is the problem without the path.
+fn read(path: &Path, format: ImageFormat) -> Result<Image, Box<dyn Error>> {
+    let decoder = ImageReader::with_format(BufReader::new(fs::File::open(path)?), format).into_decoder()?;
     let (width, height) = decoder.dimensions();
     // A small file can decompress to gigabytes.
     if u64::from(width) * u64::from(height) > MAX_PIXELS {
         return Err(format!("has {width} x {height} pixels, expected at most {MAX_PIXELS} in all; make it smaller").into());
     }
-    let mut exif = decoder.exif_metadata()?.unwrap_or_default();
-    if exif.is_empty() && format == Some(ImageFormat::Png) {
-        exif = exif_after_pixels(path)?;
-    }
-    let orientation = Orientation::from_exif_chunk(exif.strip_prefix(EXIF_PREFIX).unwrap_or(&exif));
-    Ok((decoder, orientation.unwrap_or(Orientation::NoTransforms)))
-}
-
-/// Returns the EXIF data of a PNG file that stand after the pixels, where some programs write them; empty if there are none. The
-/// crate `image` reads only those before the pixels.
-fn exif_after_pixels(path: &Path) -> io::Result<Vec<u8>> {
-    let Ok(mut reader) = png::Decoder::new(BufReader::new(fs::File::open(path)?)).read_info() else { return Ok(Vec::new()) };
-    // Damage is reported when the pixels are decoded.
-    let _ = reader.finish();
-    Ok(reader.info().exif_metadata.as_deref().unwrap_or_default().to_vec())
-}
-
-/// Returns whether a file has all its bytes, for formats whose decoders accept a truncated file. `true` for all others.
-fn is_complete(format: ImageFormat, file: &mut (impl Read + Seek)) -> io::Result<bool> {
-    match format {
-        ImageFormat::Jpeg => {
-            let mut bytes = Vec::new();
-            file.read_to_end(&mut bytes)?;
-            Ok(has_end_of_image(&bytes))
-        }
-        ImageFormat::WebP => {
-            // "RIFF", and the number of bytes that follow. Some encoders omit the padding at the end.
-            let mut header = [0; 8];
-            file.read_exact(&mut header)?;
-            let size = u64::from(u32::from_le_bytes([header[4], header[5], header[6], header[7]]));
-            Ok(file.seek(io::SeekFrom::End(0))? + 1 >= 8 + size)
-        }
-        _ => Ok(true),
-    }
-}
-
-/// Returns whether a JPEG file has the marker that ends its image. Skips segments with contents of their own, such as a thumbnail.
-fn has_end_of_image(bytes: &[u8]) -> bool {
-    let mut at = 0;
-    while let [first, marker, ..] = bytes[at..] {
-        match (first, marker) {
-            (0xff, 0xd9) => return true,
-            // Stuffing, fill bytes, and markers without contents.
-            (0xff, 0x00 | 0x01 | 0xd0..=0xd8) => at += 2,
-            (0xff, 0xff) => at += 1,
-            (0xff, _) => match bytes[at + 2..] {
-                // The length includes its own two bytes.
-                [high, low, ..] => at = (at + 2 + usize::from(u16::from_be_bytes([high, low]))).min(bytes.len()),
-                _ => return false,
-            },
-            _ => at += 1,
-        }
-    }
-    false
+    let image = DynamicImage::from_decoder(decoder)?.into_rgba8();
+    Ok(Image::from_rgba(width as usize, height as usize, &image)?)
 }
 
 /// Converts an image to the type of the crate `image`.
@@ -220,8 +147,11 @@ pub fn psnr(a: &Image, b: &Image) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use image::ImageEncoder;
     use image::codecs::{jpeg::JpegEncoder, png::PngEncoder, webp::WebPEncoder};
+    use image::{ImageEncoder, Rgba};
+
+    /// Prefix that some programs write before the EXIF data of a WebP file.
+    const EXIF_PREFIX: &[u8] = b"Exif\0\0";
 
     #[test]
     fn a_git_lfs_pointer_is_named() {
@@ -308,9 +238,9 @@ mod tests {
                 }
                 let path = folder.path().join("turned");
                 fs::write(&path, encode(&stored(orientation), format, [prefix, &exif(orientation)].concat())).unwrap();
-                let image = read(&path).unwrap().to_rgb8();
-                assert_eq!(image.dimensions(), (8, 6), "{format:?}, orientation {orientation}");
-                let differences = image.as_raw().iter().zip(upright.as_bytes()).map(|(a, b)| u64::from(a.abs_diff(*b)));
+                let image = open(&path).unwrap();
+                assert_eq!((image.width(), image.height()), (8, 6), "{format:?}, orientation {orientation}");
+                let differences = image.pixels().iter().zip(upright.as_bytes()).map(|(a, b)| u64::from(a.abs_diff(*b)));
                 let mean = differences.sum::<u64>() as f64 / 144.0;
                 assert!(mean < 6.0, "{format:?}, orientation {orientation}: {mean}");
             }
@@ -329,8 +259,7 @@ mod tests {
         writer.write_chunk(png::chunk::eXIf, &exif(6)).unwrap();
         writer.finish().unwrap();
         fs::write(&path, bytes).unwrap();
-        assert_eq!(read(&path).unwrap().to_rgb8(), quarters().to_rgb8());
-        assert_eq!(upright_size(&path).unwrap(), (8, 6));
+        assert_eq!(rgb(&open(&path).unwrap()), quarters().to_rgb8());
     }
 
     #[test]
@@ -347,13 +276,14 @@ mod tests {
         fs::write(&image, encode(&quarters(), ImageFormat::Jpeg, exif(6))).unwrap();
         let white_below = |_, y| Rgba(if y < 8 { [255, 255, 255, 0] } else { [255; 4] });
         image::RgbaImage::from_fn(12, 16, white_below).save(&mask).unwrap();
+        let image = open(&image).unwrap();
         let square = open_mask(&mask, &image).unwrap();
         assert_eq!((square.width(), square.height()), (12, 12));
         assert_eq!(square.transparency().pixels()[..3 * 12 * 6], [255; 3 * 12 * 6]);
         assert_eq!(hart_core::Mask::from_image(&square), hart_core::Mask::rectangle((12, 12), 0, 6, 12, 6));
         image::RgbImage::new(16, 12).save(&mask).unwrap();
         let error = open_mask(&mask, &image).unwrap_err().to_string();
-        assert!(error.contains("mask.png: has 16 x 12 pixels, but ") && error.contains("photo.jpg has 6 x 8: expected"), "{error}");
+        assert!(error.contains("mask.png: has 16 x 12 pixels, but the image has 6 x 8: expected"), "{error}");
     }
 
     #[test]
@@ -386,7 +316,7 @@ mod tests {
                 // The thumbnail has an end of its own.
                 encode(&image, format, [exif(1), thumbnail.clone()].concat())
             } else {
-                let mut bytes = io::Cursor::new(Vec::new());
+                let mut bytes = std::io::Cursor::new(Vec::new());
                 image.write_to(&mut bytes, format).unwrap();
                 bytes.into_inner()
             };

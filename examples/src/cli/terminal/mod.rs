@@ -198,9 +198,9 @@ fn ansi256(colour: [u8; 3]) -> u8 {
 
 /// Encodes an image as PNG in base64.
 fn png(image: &RgbImage) -> io::Result<String> {
-    let mut bytes = io::Cursor::new(Vec::new());
-    image.write_to(&mut bytes, image::ImageFormat::Png).map_err(io::Error::other)?;
-    Ok(STANDARD.encode(bytes.into_inner()))
+    let image =
+        Image::from_rgb(image.width() as usize, image.height() as usize, image.as_raw().clone()).map_err(io::Error::other)?;
+    Ok(STANDARD.encode(image.to_png()?))
 }
 
 /// Draws with kitty's graphics protocol. The fixed id (`i`) replaces the image before, `q=2` suppresses responses and `C=1` keeps the
