@@ -45,7 +45,7 @@ struct Arguments {
     /// Side of the packed images
     #[arg(long, value_name = "PIXELS", default_value_t = SIDE, value_parser = side)]
     side: usize,
-    /// Write scenes with their captions to this PNG file
+    /// Write scenes with their captions to this image file
     #[arg(long, value_name = "FILE")]
     preview: Option<PathBuf>,
     /// Number of scenes in the preview
@@ -90,18 +90,15 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     if let Some(folder) = &arguments.out {
         files::check_new(folder)?;
     }
-    for (flag, file) in [("--preview", &arguments.preview), ("--export", &arguments.export)] {
-        if let Some(file) = file {
-            output::check_folder(flag, file)?;
-        }
-    }
+    arguments.preview.as_ref().map_or(Ok(()), |file| output::check_image("--preview", file))?;
+    arguments.export.as_ref().map_or(Ok(()), |file| output::check_folder("--export", file))?;
     if let (Some(preview), Some(export)) = (&arguments.preview, &arguments.export) {
         output::check_distinct("--export", export, "--preview", preview)?;
     }
     let drawings = Arc::new(arguments.drawings()?);
     if let Some(file) = &arguments.preview {
         let scenes = Scenes::new(drawings.clone(), SceneOptions::default())?;
-        preview(&scenes, arguments.seed, arguments.scenes)?.save_png(file)?;
+        preview(&scenes, arguments.seed, arguments.scenes)?.save(file)?;
     }
     if let Some(folder) = &arguments.out {
         drawings.save(folder)?;

@@ -32,7 +32,7 @@ struct Arguments {
     keep: Keep,
     #[command(flatten)]
     out: OutFiles,
-    /// Also write the original and the results side by side to this PNG file
+    /// Also write the original and the results side by side to this file
     #[arg(long, value_name = "FILE")]
     grid: Option<PathBuf>,
     /// Number of images, with consecutive seeds
@@ -126,7 +126,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     output::warn_truncated(&outcome.truncated);
     if let Some(grid) = &arguments.grid {
         let images: Vec<Image> = std::iter::once(original).chain(outcome.images.iter().cloned()).collect();
-        Image::grid(&images, images.len())?.save_png(grid)?;
+        Image::grid(&images, images.len())?.save(grid)?;
     }
     arguments.show_summary(&batch, &outcome);
     Ok(ExitCode::SUCCESS)

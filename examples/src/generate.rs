@@ -25,7 +25,7 @@ struct Arguments {
     prompts_file: Option<PathBuf>,
     #[command(flatten)]
     out: OutFiles,
-    /// Also write all images side by side to this PNG file, labelled with prompts and seeds
+    /// Also write all images side by side to this file, labelled with prompts and seeds
     #[arg(long, value_name = "FILE")]
     grid: Option<PathBuf>,
     /// Write the grid without labels and at the images' original size
@@ -100,7 +100,7 @@ fn report(arguments: &Arguments, batch: &Batch, outcome: &Outcome, open_time: Du
         } else {
             grid::labelled(&outcome.images, arguments.count)?
         };
-        grid.save_png(path)?;
+        grid.save(path)?;
     }
     if !arguments.quiet {
         eprintln!("{}", batch.summary(outcome));

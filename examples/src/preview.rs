@@ -22,7 +22,7 @@ struct Arguments {
     /// Description of the image to generate
     #[arg(value_name = "PROMPT")]
     prompt: String,
-    /// PNG file of the finished image; n in braces stands for 0, as in `generate`
+    /// PNG, JPEG or WebP file of the finished image; n in braces stands for 0, as in `generate`
     #[arg(short, long, value_name = "FILE", default_value = "out.png")]
     out: PathBuf,
     /// Also write the scales as an animated GIF or PNG file; decodes each scale at full size

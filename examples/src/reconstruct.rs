@@ -21,7 +21,7 @@ struct Arguments {
     /// Model folder, with the subfolder tokenizer [default: the model in this repository]
     #[arg(short, long, value_name = "FOLDER", default_value = SHIPPED_MODEL, hide_default_value = true)]
     model: PathBuf,
-    /// PNG file for the two reconstructions
+    /// File for the two reconstructions: PNG, JPEG or WebP
     #[arg(short, long, value_name = "FILE", default_value = "out.png")]
     out: PathBuf,
     /// Also put the resized original on the left
@@ -40,7 +40,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
-    output::check_folder("--out", &arguments.out)?;
+    output::check_image("--out", &arguments.out)?;
     output::check_distinct("--out", &arguments.out, "the original image", &arguments.image)?;
     let options = OpenOptions::new().device(arguments.device);
     let device = arguments.device.open()?;
@@ -56,7 +56,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
         images.insert(0, original);
     }
     let columns = images.len();
-    Image::grid(&images, columns)?.save_png(&arguments.out)?;
+    Image::grid(&images, columns)?.save(&arguments.out)?;
     eprintln!("-> {}", arguments.out.display());
     if arguments.json {
         let codes: Vec<_> = tokens.codes.iter().map(|scale| &scale[0]).collect();

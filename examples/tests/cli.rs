@@ -13,6 +13,7 @@ use support::{fails, names, run, succeeds};
 mod support;
 
 const GENERATE: &str = env!("CARGO_BIN_EXE_generate");
+const PREVIEW: &str = env!("CARGO_BIN_EXE_preview");
 const RECONSTRUCT: &str = env!("CARGO_BIN_EXE_reconstruct");
 const CONVERT: &str = env!("CARGO_BIN_EXE_convert");
 const MAKE_CHECKPOINT: &str = env!("CARGO_BIN_EXE_make_checkpoint");
@@ -77,6 +78,23 @@ fn the_file_records_its_prompt_seed_and_settings() {
 }
 
 #[test]
+fn the_ending_chooses_the_format() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = |program: &str, name: &str| {
+        succeeds(program, folder.path(), &["a parrot", "-s", "3", "-o", name]);
+        Image::open(folder.path().join(name)).unwrap()
+    };
+    let png = image(GENERATE, "a.png");
+    assert!(image(GENERATE, "b.WEBP") == png);
+    let jpeg = image(PREVIEW, "c.jpg");
+    assert!(jpeg.pixels() != png.pixels() && jpeg.provenance == png.provenance);
+    assert!(fs::read(folder.path().join("c.jpg")).unwrap().starts_with(b"\xff\xd8"));
+    // A number in the name of the only image, as in `generate`.
+    succeeds(PREVIEW, folder.path(), &["a parrot", "-o", "d{n}/x.png"]);
+    assert!(folder.path().join("d0/x.png").is_file());
+}
+
+#[test]
 fn the_shipped_model_opens_under_any_path() {
     let folder = tempfile::tempdir().unwrap();
     let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/src/../models/hart-emoji");
@@ -85,10 +103,21 @@ fn the_shipped_model_opens_under_any_path() {
     assert!(fs::read(folder.path().join("a.png")).unwrap() == fs::read(folder.path().join("b.png")).unwrap());
 }
 
-/// A closed standard output is an error, not a panic, and the image is still saved.
+/// A closed standard output is no error: all files are still written.
 #[cfg(unix)]
 #[test]
 fn a_closed_pipe_is_no_panic() {
+    let folder = tempfile::tempdir().unwrap();
+    let piped = |program: &str, arguments: &str| {
+        let script = format!("set -o pipefail; '{program}' {arguments} | true");
+        let output = run("bash", folder.path(), &["-c", &script]);
+        assert!(output.status.success() && !String::from_utf8_lossy(&output.stderr).contains("error"), "{output:?}");
+    };
+    piped(PREVIEW, "'a parrot' -o a.png");
+    piped(RECONSTRUCT, "a.png -o b.png");
+    let changes: String = SMALL.iter().chain(&SIDES).map(|change| format!(" --set '{change}'")).collect();
+    piped(MAKE_CHECKPOINT, &format!("model --preset 256{changes}"));
+    assert_eq!(names(folder.path()), ["a.png", "b.png", "model"]);
     let folder = tempfile::tempdir().unwrap();
     let output = run("sh", folder.path(), &["-c", &format!("'{GENERATE}' x --json -q | true")]);
     assert!(!String::from_utf8_lossy(&output.stderr).contains("panicked"));
@@ -151,6 +180,10 @@ fn invalid_arguments_are_reported() {
     for flag in ["--count", "--top-k", "--threads", "--first"] {
         fails(GENERATE, &["x", flag, "-1"], &["'-1'", flag, "expected a whole number that is not negative"]);
     }
+    fails(GENERATE, &["x", "--out", "out.tif"], &["--out out.tif ends in .tif", ".png, .jpg, .jpeg or .webp"]);
+    fails(GENERATE, &["x", "--out", "out"], &["--out out has no ending", ".png, .jpg"]);
+    fails(GENERATE, &["x", "--grid", "all.gif"], &["--grid all.gif ends in .gif"]);
+    fails(RECONSTRUCT, &["x.png", "--out", "y.bmp"], &["--out y.bmp ends in .bmp"]);
     fails(GENERATE, &["x", "--out", "missing/"], &["--out missing/: no such folder", "add the name of a file"]);
     fails(GENERATE, &["x", "--count", "0"], &["error: --count: 0, expected at least one"]);
     fails(GENERATE, &["x", "--count", "1000001"], &["1000001 in all, at most 1000000 in one run"]);

@@ -295,7 +295,7 @@ fn invalid_arguments_are_reported() {
     fails(DATASET, &[], &["--out"]);
     fails(DATASET, &["--out", "a/b"], &["no folder a"]);
     fails(DATASET, &["--out", &folder], &["already exists"]);
-    fails(DATASET, &["--preview", "a", "--export", "./a"], &["--export ./a", "the same file as --preview"]);
+    fails(DATASET, &["--preview", "a.png", "--export", "./a.png"], &["--export ./a.png", "the same file as --preview"]);
     fails(DATASET, &["--out", "pack", "--side", "4"], &["8 to 1024"]);
     fails(DATASET, &["--out", "pack", "--styles", "oil"], &["no style oil", "--icons"]);
     fails(DATASET, &["--out", "pack", "--level", "all"], &["--icons"]);

@@ -122,6 +122,6 @@ fn invalid_arguments_are_reported() {
     fails(EVALUATE, &["--seed", "dice"], &["--seed", "dice"]);
     fails(EVALUATE, &["--out", "missing/report.json"], &["--out", "create it first"]);
     fails(EVALUATE, &["--sheet", "."], &["--sheet", "is a folder"]);
-    fails(EVALUATE, &["--out", "a", "--sheet", "a"], &["--sheet", "--out"]);
-    fails(EVALUATE, &["--out", "a", "--sheet", "./a"], &["--sheet ./a", "the same file as --out"]);
+    fails(EVALUATE, &["--out", "a.png", "--sheet", "a.png"], &["--sheet", "--out"]);
+    fails(EVALUATE, &["--out", "a.png", "--sheet", "./a.png"], &["--sheet ./a.png", "the same file as --out"]);
 }

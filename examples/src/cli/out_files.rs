@@ -15,7 +15,8 @@ const NUMBER: &str = "{n}";
 /// Arguments that name the files of a run's images.
 #[derive(Args, Clone, Debug)]
 pub struct OutFiles {
-    /// PNG file; n in braces stands for the number of the image, from 0. Folders with a number in their name are created
+    /// PNG, JPEG or WebP file; n in braces stands for the number of the image, from 0, also in the name of a folder, which is then
+    /// created
     #[arg(id = "out", short, long = "out", value_name = "FILE", default_value = "out.png")]
     pub pattern: PathBuf,
     /// Number of the first image in the names of files; seeds do not depend on it
@@ -45,7 +46,7 @@ impl OutFiles {
     pub fn check(&self, count: usize) -> Result<(), String> {
         let folder = unnumbered_folder(&self.pattern);
         output::check_is_folder("--out", &self.pattern, folder)?;
-        (0..count).try_for_each(|index| output::check_file("--out", &self.path(index)))?;
+        (0..count).try_for_each(|index| output::check_image_file("--out", &self.path(index)))?;
         output::check_writable("--out", &self.pattern, folder)
     }
 
@@ -60,7 +61,7 @@ impl OutFiles {
         if unnumbered_folder(&self.pattern) != output::folder_of(&self.pattern) {
             fs::create_dir_all(folder).map_err(|source| Error::Io { path: folder.into(), source })?;
         }
-        image.save_png(&path)?;
+        image.save(&path)?;
         Ok(path)
     }
 }

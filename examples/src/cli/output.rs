@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hart_core::{Stage, Timings, Truncation, check_file_name};
+use hart_core::{ImageFormat, Stage, Timings, Truncation, check_file_name};
 use serde_json::{Map, Value, json};
 
 use super::out_files::OutFiles;
@@ -32,6 +32,26 @@ pub fn check_folder(flag: &str, path: &Path) -> Result<(), String> {
     check_is_folder(flag, path, folder)?;
     check_file(flag, path)?;
     check_writable(flag, path, folder)
+}
+
+/// Like [`check_folder`], for an image file, whose ending stands for its format.
+///
+/// # Errors
+///
+/// Like [`check_folder`], and returns a message if there is no such format.
+pub fn check_image(flag: &str, path: &Path) -> Result<(), String> {
+    check_folder(flag, path)?;
+    check_image_file(flag, path)
+}
+
+/// Like [`check_file`], for an image file.
+pub(super) fn check_image_file(flag: &str, path: &Path) -> Result<(), String> {
+    check_file(flag, path)?;
+    match ImageFormat::from_path(path) {
+        Ok(_) => Ok(()),
+        Err(hart_core::Error::Request { problem, .. }) => Err(format!("{flag} {problem}")),
+        Err(error) => Err(format!("{flag} {error}")),
+    }
 }
 
 /// Checks that the folder of a file exists.
@@ -139,7 +159,7 @@ pub fn check_distinct(flag: &str, path: &Path, owner: &str, other: &Path) -> Res
 ///
 /// Like [`check_folder`], and returns a message if there are more images than a grid shows, or the grid would overwrite one.
 pub fn check_grid(grid: &Path, images: &OutFiles, count: usize) -> Result<(), String> {
-    check_folder("--grid", grid)?;
+    check_image("--grid", grid)?;
     if count > MAX_GRID_IMAGES {
         return Err(format!("--grid {}: shows at most {MAX_GRID_IMAGES} images, not {count}; leave it out", grid.display()));
     }

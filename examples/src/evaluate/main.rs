@@ -71,7 +71,7 @@ struct Arguments {
     /// Write the report to this JSON file
     #[arg(short, long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Write a contact sheet to this PNG file: the images with their prompts, in green frames if right and red ones if wrong
+    /// Write a contact sheet to this image file: the images with their prompts, in green frames if right and red ones if wrong
     #[arg(long, value_name = "FILE")]
     sheet: Option<PathBuf>,
     /// Print the report as one line of JSON, the last line
@@ -91,9 +91,8 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let start = Instant::now();
     let extent = arguments.extent()?;
-    for (flag, path) in [("--out", &arguments.out), ("--sheet", &arguments.sheet)] {
-        path.as_ref().map_or(Ok(()), |path| output::check_folder(flag, path))?;
-    }
+    arguments.out.as_ref().map_or(Ok(()), |path| output::check_folder("--out", path))?;
+    arguments.sheet.as_ref().map_or(Ok(()), |path| output::check_image("--sheet", path))?;
     if let (Some(out), Some(sheet)) = (&arguments.out, &arguments.sheet) {
         output::check_distinct("--sheet", sheet, "--out", out)?;
     }
@@ -175,7 +174,7 @@ impl Arguments {
         }
         if let Some(path) = self.sheet.as_ref().filter(|_| !scored.is_empty()) {
             let images: Vec<(&Image, ImageScore)> = scored.iter().map(|scored| (&scored.image, scored.score)).collect();
-            sheet::sheet(&images)?.save_png(path)?;
+            sheet::sheet(&images)?.save(path)?;
         }
         if !self.quiet {
             output::print_line(report.table())?;

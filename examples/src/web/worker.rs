@@ -77,7 +77,8 @@ fn done(job: &Job, generation: &Generation, encoding: Duration) -> Value {
         let which = if t.prompt.is_some() { "prompt" } else { "system prompt" };
         format!("The {which} has {} tokens, the model reads only {}. Left out: \"{}\"", t.tokens, t.kept, t.cut)
     });
-    let notes: Vec<String> = truncated.chain(prompt_syntax::hints(&[&job.prompt])).collect();
+    let notes: Vec<String> =
+        truncated.chain(prompt_syntax::hints(&[&job.prompt]).into_iter().map(|hint| format!("{hint}."))).collect();
     let mut milliseconds = output::milliseconds(&generation.timings);
     for part in [Stage::Text.name(), "total"] {
         let sum = milliseconds[part].as_f64().unwrap_or(0.0) + encoding.as_secs_f64() * 1e3;
