@@ -176,7 +176,7 @@ impl Arguments {
             let images: Vec<(&Image, ImageScore)> = scored.iter().map(|scored| (&scored.image, scored.score)).collect();
             sheet::sheet(&images)?.save(path)?;
         }
-        if !self.quiet {
+        if !self.quiet && !scored.is_empty() {
             output::print_line(report.table())?;
         }
         if self.json {
