@@ -123,7 +123,7 @@ fn jpeg(bytes: &[u8]) -> Result<(Image, Vec<u8>), String> {
     if !has_end_of_image(bytes) {
         return Err(TRUNCATED.into());
     }
-    let damaged = |error: &dyn std::fmt::Debug| format!("not a JPEG image: {error:?}");
+    let damaged = |error: &dyn std::fmt::Display| format!("not a JPEG image: {error}");
     let options = DecoderOptions::default().set_strict_mode(false).set_max_width(usize::MAX).set_max_height(usize::MAX);
     let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
     decoder.decode_headers().map_err(|e| damaged(&e))?;
