@@ -1263,8 +1263,8 @@ HART_API hart_status hart_image_describe(const hart_image *image, hart_image_vie
  * Writes an image file in the format that its ending stands for, in upper or lower case: `.png`, `.jpg` or `.jpeg` with a
  * quality of 90, or `.webp` without loss. Prompt, seed and settings are stored in the text chunks of PNG files and in the
  * EXIF data of the others. The file is written completely or not at all. One that exists keeps its mode and, if possible,
- * its owner; a symbolic link is followed. Returns `HART_ERR_REQUEST` if the ending is
- * another one or missing, or a side is too long for the format, and `HART_ERR_IO` if the file can't be written.
+ * its owner; a symbolic link is followed. Returns `HART_ERR_REQUEST` if the ending is another one or missing, or a side is
+ * too long for the format, and `HART_ERR_IO` if the file can't be written.
  */
 HART_API hart_status hart_image_save(const hart_image *image, const char *path);
 
