@@ -62,7 +62,8 @@ fn the_next_image_replaces_the_one_before() {
 #[test]
 fn graphics_protocols_encode_the_whole_image() {
     // Noise doesn't compress, so the data needs more than one command.
-    let noise = (0..3 * 64 * 64u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let hash = |x: u32| (x ^ x >> 13).wrapping_mul(0xc2b2_ae35) >> 24;
+    let noise = (0..3 * 64 * 64u32).map(|i| hash(i.wrapping_mul(0x85eb_ca6b)) as u8).collect();
     let noise = rgb(&Image::from_rgb(64, 64, noise).unwrap());
     let decoded = |data: String| image::load_from_memory(&STANDARD.decode(data).unwrap()).unwrap().to_rgb8();
     let text = kitty(&noise, 6).unwrap();
