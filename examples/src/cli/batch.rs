@@ -12,15 +12,16 @@ use super::out_files::OutFiles;
 use super::output::{file_list, warn_truncated};
 use super::saver::Saver;
 
-/// Maximum number of images of one request, which keeps them in memory until its end and encodes its prompt once.
+/// Maximum number of images of one request, which keeps them in memory until its end. Also the number of prompts that a request encodes
+/// at a time if it has to convert the weights of the text model first.
 const IMAGES_PER_REQUEST: usize = 16;
 /// Maximum number of images of a run.
 const MAX_IMAGES: usize = 1_000_000;
 
 /// A run that generates the same number of images of each prompt, and saves each image as soon as it is finished.
 ///
-/// The images are those of a single request for all prompts, to the last bit. But each request is for a few images of one prompt, so the
-/// memory of a run does not grow with its number of images.
+/// The images are those of a single request for all prompts, to the last bit. But each request is for a few images, so the memory of a
+/// run does not grow with its number of images.
 #[derive(Debug)]
 pub struct Batch {
     prompts: Vec<String>,
@@ -32,13 +33,19 @@ pub struct Batch {
     parts: Vec<Part>,
 }
 
-/// The images of one request.
+/// The images of one request: the same ones of each of its prompts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Part {
-    /// Index of the prompt.
-    prompt: usize,
-    /// Indices among the images of the prompt.
+    /// Indices of the prompts.
+    prompts: Vec<usize>,
+    /// Indices among the images of a prompt.
     images: Range<usize>,
+}
+
+impl Part {
+    fn len(&self) -> usize {
+        self.prompts.len() * self.images.len()
+    }
 }
 
 /// The result of a run.
@@ -84,7 +91,7 @@ impl Batch {
             let problem = format!("{total} in all, at most {MAX_IMAGES} in one run: split it");
             return Err(HartError::Request { field: "images", problem });
         }
-        let parts = parts(total, images_per_prompt, |index| out.is_kept(index));
+        let parts = parts(prompts.len(), images_per_prompt, |index| out.is_kept(index));
         Ok(Self { prompts, images_per_prompt, seed, settings, out, parts })
     }
 
@@ -111,7 +118,7 @@ impl Batch {
 
     /// Returns the number of images to generate.
     pub fn new_images(&self) -> usize {
-        self.parts.iter().map(|part| part.images.len()).sum()
+        self.parts.iter().map(Part::len).sum()
     }
 
     /// Generates and saves the images. `keep_images` also returns them.
@@ -119,10 +126,11 @@ impl Batch {
         let mut saver = Saver::new(&self.out, self.new_images(), keep_images, quiet);
         let (mut timings, mut truncated) = (Timings::default(), Vec::new());
         let result = self.parts.iter().try_for_each(|part| {
-            saver.begin(part.prompt * self.images_per_prompt + part.images.start, part.images.len());
+            let indices = part.prompts.iter().flat_map(|prompt| part.images.clone().map(move |image| (prompt, image)));
+            saver.begin(indices.map(|(prompt, image)| prompt * self.images_per_prompt + image).collect());
             let generation = hart.generate_with(&self.request(part), &mut saver)?;
             timings += generation.timings;
-            add_truncated(&mut truncated, generation.truncated, part.prompt);
+            add_truncated(&mut truncated, generation.truncated, &part.prompts);
             Ok(())
         });
         // An error of writing a file cancels its request, unless it was its last image.
@@ -141,7 +149,7 @@ impl Batch {
     }
 
     fn request(&self, part: &Part) -> Request {
-        let request = self.settings.clone().prompts([&self.prompts[part.prompt]]);
+        let request = self.settings.clone().prompts(part.prompts.iter().map(|&prompt| &self.prompts[prompt]));
         request.seed(self.seed.wrapping_add(part.images.start as u64)).images_per_prompt(part.images.len())
     }
 
@@ -165,25 +173,36 @@ impl Batch {
 }
 
 /// Divides the images of a run into requests, without those that are kept.
-fn parts(total: usize, images_per_prompt: usize, is_kept: impl Fn(usize) -> bool) -> Vec<Part> {
+fn parts(prompts: usize, images_per_prompt: usize, is_kept: impl Fn(usize) -> bool) -> Vec<Part> {
     let mut parts: Vec<Part> = Vec::new();
-    for index in (0..total).filter(|index| !is_kept(*index)) {
-        let (prompt, image) = (index / images_per_prompt, index % images_per_prompt);
-        match parts.last_mut() {
-            Some(last) if last.prompt == prompt && last.images.end == image && last.images.len() < IMAGES_PER_REQUEST => {
-                last.images.end += 1;
+    for prompt in 0..prompts {
+        for images in ranges((0..images_per_prompt).filter(|image| !is_kept(prompt * images_per_prompt + image))) {
+            match parts.last_mut() {
+                Some(last) if last.images == images && last.len() + images.len() <= IMAGES_PER_REQUEST => last.prompts.push(prompt),
+                _ => parts.push(Part { prompts: vec![prompt], images }),
             }
-            _ => parts.push(Part { prompt, images: image..image + 1 }),
         }
     }
     parts
 }
 
-/// Appends the truncations of one prompt's request. Drops those that another request has reported: that of the system prompt, and that
-/// of the same prompt.
-fn add_truncated(all: &mut Vec<Truncation>, of_request: Vec<Truncation>, prompt: usize) {
+/// Groups ascending indices into ranges of at most [`IMAGES_PER_REQUEST`].
+fn ranges(indices: impl Iterator<Item = usize>) -> Vec<Range<usize>> {
+    let mut ranges: Vec<Range<usize>> = Vec::new();
+    for index in indices {
+        match ranges.last_mut() {
+            Some(last) if last.end == index && last.len() < IMAGES_PER_REQUEST => last.end += 1,
+            _ => ranges.push(index..index + 1),
+        }
+    }
+    ranges
+}
+
+/// Appends the truncations of a request for these prompts. Drops those that another request has reported: that of the system prompt, and
+/// that of the same prompt.
+fn add_truncated(all: &mut Vec<Truncation>, of_request: Vec<Truncation>, prompts: &[usize]) {
     for mut truncation in of_request {
-        truncation.prompt = truncation.prompt.map(|_| prompt);
+        truncation.prompt = truncation.prompt.map(|index| prompts[index]);
         // The system prompt's truncation is reported first.
         if [all.first(), all.last()].into_iter().flatten().all(|other| other.prompt != truncation.prompt) {
             all.push(truncation);
@@ -196,12 +215,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn requests_are_of_one_prompt_and_few_images() {
-        let part = |prompt, images| Part { prompt, images };
-        assert_eq!(parts(3, 1, |_| false), [part(0, 0..1), part(1, 0..1), part(2, 0..1)]);
-        assert_eq!(parts(40, 20, |_| false), [part(0, 0..16), part(0, 16..20), part(1, 0..16), part(1, 16..20)]);
-        // The second image of each prompt exists.
-        assert_eq!(parts(6, 3, |i| i % 3 == 1), [part(0, 0..1), part(0, 2..3), part(1, 0..1), part(1, 2..3)]);
+    fn requests_have_few_images_and_the_same_of_each_prompt() {
+        let part = |prompts: Range<usize>, images| Part { prompts: prompts.collect(), images };
+        assert_eq!(parts(3, 1, |_| false), [part(0..3, 0..1)]);
+        assert_eq!(parts(20, 3, |_| false), [0..5, 5..10, 10..15, 15..20].map(|prompts| part(prompts, 0..3)));
+        assert_eq!(parts(2, 20, |_| false), [part(0..1, 0..16), part(0..1, 16..20), part(1..2, 0..16), part(1..2, 16..20)]);
+        // The second image of the first two prompts and the third prompt exist.
+        let existing = [1, 4, 6, 7, 8];
+        let mixed = [part(0..1, 0..1), part(0..1, 2..3), part(1..2, 0..1), part(1..2, 2..3), part(3..5, 0..3)];
+        assert_eq!(parts(5, 3, |index| existing.contains(&index)), mixed);
+        assert_eq!(parts(4, 1, |index| index == 1), [Part { prompts: vec![0, 2, 3], images: 0..1 }]);
         assert_eq!(parts(6, 3, |_| true), []);
     }
 

@@ -1,5 +1,7 @@
 //! Saves images as soon as they are finished.
 
+use std::collections::VecDeque;
+
 use hart_core::{Control, Error, Event, Image, Observer};
 
 use super::batch::Outcome;
@@ -10,8 +12,8 @@ use super::progress::ScaleBars;
 pub struct Saver<'a> {
     out: &'a OutFiles,
     bars: ScaleBars,
-    /// Index of the next image in the run.
-    next: usize,
+    /// Indices of the next images in the run.
+    next: VecDeque<usize>,
     keep_images: bool,
     saved: Outcome,
     error: Option<Error>,
@@ -21,13 +23,13 @@ impl<'a> Saver<'a> {
     /// Creates a saver for a run that generates `count` images. `keep_images` also keeps them in memory.
     pub fn new(out: &'a OutFiles, count: usize, keep_images: bool, quiet: bool) -> Self {
         let (bars, saved) = (ScaleBars::new(count, quiet), Outcome::default());
-        Self { out, bars, next: 0, keep_images, saved, error: None }
+        Self { out, bars, next: VecDeque::new(), keep_images, saved, error: None }
     }
 
-    /// Begins a request for `count` images, the first of which has the index `first` in the run.
-    pub fn begin(&mut self, first: usize, count: usize) {
-        self.next = first;
-        self.bars.begin(count);
+    /// Begins a request for the images with these indices in the run.
+    pub fn begin(&mut self, indices: VecDeque<usize>) {
+        self.bars.begin(indices.len());
+        self.next = indices;
     }
 
     /// Returns the saved images, and the first error of writing a file.
@@ -42,14 +44,14 @@ impl Observer for Saver<'_> {
     }
 
     fn image(&mut self, image: &Image) {
-        match self.out.save(self.next, image) {
+        let index = self.next.pop_front().expect("a request generates as many images as it asks for");
+        match self.out.save(index, image) {
             Ok(path) => self.saved.files.push(path),
             Err(error) => {
                 self.error = Some(error);
                 return;
             }
         }
-        self.next += 1;
         self.saved.seeds.extend(image.provenance.as_ref().map(|provenance| provenance.seed));
         if self.keep_images {
             self.saved.images.push(image.clone());
