@@ -20,7 +20,7 @@ static SYNTAXES: [Syntax; 5] = [
         pattern: LazyLock::new(|| {
             regex(r"\([^()]*[^()\d\s]\s*:\s*[+-]?\d*\.?\d+\s*\)|\(\([^()]+\)+|\[[^\[\]]+\]|\{[^{}]+\}|(?:\pL{2,}|\))\+{2,}|\)-{2,}")
         }),
-        advice: "has no weight or alternatives, as in other programs; say in words what matters more",
+        advice: "is read as plain text: brackets, weights and alternatives have no effect; say in words what matters more",
     },
     Syntax {
         pattern: LazyLock::new(|| regex(r"(?i)\bnegative[ _]prompt\s*:[^\n]*")),
