@@ -112,12 +112,13 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
         arguments.show_summary(&batch, &Outcome::default());
         return Ok(ExitCode::SUCCESS);
     }
+    let image = image_file::open(&arguments.image)?;
+    let mask = arguments.open_mask(&image)?;
     stop_on_ctrl_c(cancel)?;
 
     let hart = settings.model.open()?;
-    let image = image_file::open(&arguments.image)?;
     let original = image_file::square(&image, hart.config().resolution())?;
-    let edit = arguments.build_edit(&image, &original)?;
+    let edit = arguments.build_edit(&image, mask, &original)?;
     let batch = batch.map_settings(|settings| settings.from_image(edit));
     let mut outcome = batch.run(&hart, arguments.grid.is_some(), arguments.quiet);
     if let Some(error) = outcome.error.take() {
@@ -153,31 +154,38 @@ impl Arguments {
         Ok(())
     }
 
-    /// Builds the edit of an image. `original` is the image at the model's resolution.
-    fn build_edit(&self, image: &Image, original: &Image) -> Result<FromImage, Box<dyn Error>> {
-        let side = original.width();
-        let inpaint = |mask| Ok(FromImage::inpaint(original.clone(), mask).keep_scales(self.keep_scales).keep(self.keep));
+    /// Reads the mask of an image from the file of `--mask` or `--hole`, if there is one.
+    fn open_mask(&self, image: &Image) -> Result<Option<Mask>, Box<dyn Error>> {
         match &self.edit {
-            Edit { mask: Some(mask), .. } => {
-                let mask_image = image_file::open_mask(mask, image)?;
-                if image_file::has_hole(&mask_image) {
-                    let mask = mask.display();
+            Edit { mask: Some(file), .. } => {
+                let mask = image_file::open_mask(file, image)?;
+                if image_file::has_hole(&mask) {
+                    let file = file.display();
                     eprintln!(
-                        "hint: {mask} is opaque around a transparent part: --mask regenerates what is white, --hole what is transparent"
+                        "hint: {file} is opaque around a transparent part: --mask regenerates what is white, --hole what is transparent"
                     );
                 }
-                inpaint(Mask::from_image(&mask_image))
+                Ok(Some(Mask::from_image(&mask)))
             }
-            Edit { hole: Some(hole), .. } => {
-                let hole_image = image_file::open_mask(hole, image)?.transparency();
-                if hole_image.pixels().iter().all(|&transparency| transparency < 128) {
-                    return Err(format!("--hole: {}: no pixel is transparent; --mask takes a white region", hole.display()).into());
+            Edit { hole: Some(file), .. } => {
+                let hole = image_file::open_mask(file, image)?.transparency();
+                if hole.pixels().iter().all(|&transparency| transparency < 128) {
+                    return Err(format!("--hole: {}: no pixel is transparent; --mask takes a white region", file.display()).into());
                 }
-                inpaint(Mask::from_image(&hole_image))
+                Ok(Some(Mask::from_image(&hole)))
             }
+            _ => Ok(None),
+        }
+    }
+
+    /// Builds the edit of an image, whose mask has been read. `original` is the image at the model's resolution.
+    fn build_edit(&self, image: &Image, mask: Option<Mask>, original: &Image) -> Result<FromImage, Box<dyn Error>> {
+        let side = original.width();
+        let inpaint = |mask| FromImage::inpaint(original.clone(), mask).keep_scales(self.keep_scales).keep(self.keep);
+        match &self.edit {
             Edit { rectangle: Some(rectangle), .. } => {
                 let [left, top, width, height] = rectangle.pixels(side);
-                inpaint(Mask::rectangle((side, side), left, top, width, height))
+                Ok(inpaint(Mask::rectangle((side, side), left, top, width, height)))
             }
             Edit { outpaint: Some(outpaint), .. } => {
                 let [left, top, size] = outpaint.pixels(side);
@@ -189,7 +197,8 @@ impl Arguments {
                 }
                 Ok(FromImage::outpaint(image_file::square(image, size)?, left, top).keep(self.keep))
             }
-            Edit { vary, .. } => Ok(FromImage::vary(original.clone(), vary.unwrap_or_default())),
+            Edit { vary: Some(kept), .. } => Ok(FromImage::vary(original.clone(), *kept)),
+            _ => mask.map(inpaint).ok_or_else(|| "expected a kind of edit".into()),
         }
     }
 }

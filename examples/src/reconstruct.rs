@@ -42,10 +42,11 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     output::check_image("--out", &arguments.out)?;
     output::check_distinct("--out", &arguments.out, "the original image", &arguments.image)?;
+    let original = image_file::open(&arguments.image)?;
     let options = OpenOptions::new().device(arguments.device);
     let device = arguments.device.open()?;
     let (tokenizer, _) = VisualTokenizer::open(&arguments.model.join("tokenizer"), &options, &device)?;
-    let original = image_file::open_square(&arguments.image, tokenizer.resolution())?;
+    let original = image_file::square(&original, tokenizer.resolution())?;
     let tokens = tokenizer.tokenize_images(std::slice::from_ref(&original))?;
     let hybrid = decode(&tokenizer, &tokens.hybrid())?;
     let discrete = decode(&tokenizer, &tokenizer.discrete(&tokens))?;
