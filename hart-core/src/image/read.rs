@@ -123,6 +123,11 @@ fn jpeg(bytes: &[u8]) -> Result<(Image, Vec<u8>), String> {
     if !has_end_of_image(bytes) {
         return Err(TRUNCATED.into());
     }
+    if has_a_scan_per_channel(bytes) {
+        return Err(
+            "a JPEG file with a scan for each colour channel can't be read: save it again as a progressive JPEG or a PNG".into()
+        );
+    }
     let damaged = |error: &dyn std::fmt::Display| format!("not a JPEG image: {error}");
     let options = DecoderOptions::default().set_strict_mode(false).set_max_width(usize::MAX).set_max_height(usize::MAX);
     let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
@@ -154,6 +159,28 @@ fn webp(bytes: &[u8]) -> Result<(Image, Vec<u8>), String> {
     let image = if decoder.has_alpha() { Image::from_rgba(width, height, &pixels) } else { Image::from_rgb(width, height, pixels) };
     // Damaged EXIF data do not matter.
     Ok((image.map_err(|e| e.to_string())?, decoder.exif_metadata().ok().flatten().unwrap_or_default()))
+}
+
+/// Returns whether a sequential JPEG file stores its channels in several scans. zune-jpeg 0.5 loses the last rows of such scans.
+fn has_a_scan_per_channel(bytes: &[u8]) -> bool {
+    let (mut at, mut channels) = (2, None);
+    while let Some(&[0xff, marker, ref segment @ ..]) = bytes.get(at..) {
+        match marker {
+            // A fill byte.
+            0xff => {
+                at += 1;
+                continue;
+            }
+            // Size of the segment, bits, height, width, channels.
+            0xc0 | 0xc1 => channels = segment.get(7),
+            // Size of the segment, channels of the scan.
+            0xda => return channels.zip(segment.get(2)).is_some_and(|(all, scan)| scan < all),
+            _ => {}
+        }
+        let &[high, low, ..] = segment else { return false };
+        at += 2 + usize::from(u16::from_be_bytes([high, low]));
+    }
+    false
 }
 
 /// Returns whether a JPEG file has the marker that ends its image. Skips segments with contents of their own, such as a thumbnail.
@@ -196,6 +223,22 @@ mod tests {
             assert_eq!(error, format!("half: {TRUNCATED}"), "{format:?}");
             // Phones append videos and other images.
             Image::decode("longer", &[&bytes[..], &[0; 100]].concat()).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_scan_per_channel_is_refused() {
+        let rgb = vec![255; 3 * 16 * 16];
+        for several_scans in [false, true] {
+            let mut bytes = Vec::new();
+            let mut encoder = jpeg_encoder::Encoder::new(&mut bytes, 90);
+            // With tables of its own, the encoder writes a scan per channel.
+            encoder.set_optimized_huffman_tables(several_scans);
+            encoder.encode(&rgb, 16, 16, jpeg_encoder::ColorType::Rgb).unwrap();
+            match Image::decode("white", &bytes) {
+                Ok(image) => assert!(!several_scans && image.pixels().iter().all(|&level| level > 250)),
+                Err(error) => assert!(several_scans && error.to_string().contains("save it again"), "{error}"),
+            }
         }
     }
 
