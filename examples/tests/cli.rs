@@ -176,7 +176,7 @@ fn invalid_arguments_are_reported() {
     fails(GENERATE, &["x", "--guidance", "nan"], &["error: --guidance: NaN"]);
     fails(GENERATE, &["x", "--guidance", "1e9"], &["guidance", "-100 to 100"]);
     fails(GENERATE, &["x", "--top-p", "2"], &["top-p"]);
-    fails(GENERATE, &["x", "--steps", "0"], &["--steps", "'0'", "number of steps"]);
+    fails(GENERATE, &["x", "--steps", "0"], &["--steps", "'0'", "expected 1 to 1000 steps"]);
     for flag in ["--count", "--top-k", "--threads", "--first"] {
         fails(GENERATE, &["x", flag, "-1"], &["'-1'", flag, "expected a whole number that is not negative"]);
     }

@@ -183,7 +183,7 @@ fn errors_are_json() {
         wrong(&body, 400, "seed: expected a whole number from 0 to 18446744073709551615");
     }
     for (setting, words) in
-        [("\"count\": 17", "at most 16"), ("\"count\": 0", "at least one"), ("\"steps\": \"0\"", "number of steps")]
+        [("\"count\": 17", "at most 16"), ("\"count\": 0", "at least one"), ("\"steps\": \"0\"", "expected 1 to 1000 steps")]
     {
         assert!(server.post("/api/generate", &format!("{{\"prompt\": \"x\", {setting}}}")).message().contains(words), "{setting}");
     }

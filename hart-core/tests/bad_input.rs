@@ -346,7 +346,7 @@ fn configurations_are_checked_before_anything_is_allocated() {
             "stride through 1000 gives, such as \"ddim500\" or \"ddim1000\"",
         ),
         ("llm/config.json", "mlp_ratio", json!(0.01), "at least 0.0235"),
-        ("llm/config.json", "num_sampling_steps", json!(0), "number of steps"),
+        ("llm/config.json", "num_sampling_steps", json!(0), "expected 1 to 1000 steps"),
         ("llm/config.json", "sep_aln_pooling_mode", json!("min"), "\"avg\""),
         ("llm/config.json", "model_type", json!("llama"), "hart_transformer_t2i"),
         ("llm/config.json", "context_dim", json!(128), "hidden_size"),

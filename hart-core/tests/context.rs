@@ -206,7 +206,7 @@ fn hidden_states_and_masks_are_those_of_the_text_encoder() {
         assert_eq!(context.mask(prompt).unwrap(), tokens.mask[prompt]);
     }
     for message in [problem(context.hidden(3)), problem(context.mask(3))] {
-        assert!(message.contains("number 3 from 0") && message.contains("3 prompts"), "{message}");
+        assert!(message.contains("index 3 does not exist") && message.contains("3 prompts"), "{message}");
     }
     let hidden_bytes = (4 * PROMPTS.len() * length * config.text.hidden_size) as u64;
     assert!((hidden_bytes..hidden_bytes + 16 * (PROMPTS.len() * length) as u64).contains(&context.bytes()), "{}", context.bytes());

@@ -189,9 +189,7 @@ fn check_bpe(model: &Value) -> std::result::Result<(), String> {
             pair => pair[0].as_str().zip(pair[1].as_str()),
         };
         if !parts.is_some_and(|(a, b)| known(a) && known(b) && known(&format!("{a}{b}"))) {
-            return Err(format!(
-                "its merge {merge} has a part or a result that is not in its vocabulary: the file is damaged; download it again"
-            ));
+            return Err(format!("its merge {merge} has a part or a result that is not in its vocabulary: download the file again"));
         }
     }
     Ok(())
