@@ -11,7 +11,7 @@ This file needs only Python's standard library and the shared library, which it 
 1. the file named by the environment variable HART_LIBRARY; if it is set, nothing else is tried;
 2. the folder of this file;
 3. the repository that contains this file, where `cargo build` puts it (`--release`, then `--profile dist`);
-4. `lib` of the prefix that this file is installed in;
+4. `lib` of the prefix that this file is installed in, or `bin` on Windows;
 5. the default search path of the system's loader.
 
 Threads: any number of threads may use a `Model`, `Image`, `Tokens`, `Context`, `Result` or `Cancel` at once. A `Stream` belongs to
@@ -475,7 +475,7 @@ _FILE_NAME, _SYSTEM_NAME = {
 def _library_files(folder: Path) -> list[Path]:
     """Return the files that may be the library of the hart.py in `folder`, in order of preference."""
     # install.sh puts this file into share/hart/python of the prefix, other installers into lib/pythonX.Y/site-packages.
-    installed = folder.parent.parent.parent / "lib"
+    installed = folder.parent.parent.parent / ("bin" if _FILE_NAME.endswith(".dll") else "lib")
     build = folder.parent.parent / "target"
     files = [
         folder / _SYSTEM_NAME,
