@@ -545,7 +545,7 @@ static void files_in_memory(const char *path) {
     OK(hart_options_set_weights(options, "plain"));
     OK(hart_model_open(path, options, HART_ABI_VERSION, &model));
     OK(hart_files_new(&files));
-    FAILS(hart_model_open_files(files, NULL, HART_ABI_VERSION, &copy), HART_ERR_CHECKPOINT, "llm/config.json: no such file");
+    FAILS(hart_model_open_files(files, NULL, HART_ABI_VERSION, &copy), HART_ERR_CHECKPOINT, "config.json: no such file");
     for (size_t i = 0; i < sizeof FILES / sizeof *FILES; i++) {
         char name[4096];
         snprintf(name, sizeof name, "%s/%s", path, FILES[i]);

@@ -1,19 +1,30 @@
-/* Memory growth over many cycles, and the latency of cancellation, on Linux: endurance MODEL */
+/* Memory growth over many cycles, and the latency of cancellation, on Linux and Windows: endurance MODEL */
 #include <limits.h>
 #include <pthread.h>
 #include <time.h>
+#ifdef _WIN32
+#include <windows.h>
+#include <psapi.h>
+#else
 #include <unistd.h>
+#endif
 
 #include "check.h"
 
 enum { CYCLES = 200, WARM_UP = 10, WINDOW = 20, TRIALS = 11, MAX_GROWTH_KIB = 4096, MAX_LATENCY_MS = 50 };
 
 static long resident_kib(void) {
+#ifdef _WIN32
+    PROCESS_MEMORY_COUNTERS counters;
+    CHECK(GetProcessMemoryInfo(GetCurrentProcess(), &counters, sizeof counters));
+    return (long)(counters.WorkingSetSize / 1024);
+#else
     long pages = 0, resident = 0;
     FILE *file = fopen("/proc/self/statm", "r");
     CHECK(file != NULL && fscanf(file, "%ld %ld", &pages, &resident) == 2);
     fclose(file);
     return resident * (sysconf(_SC_PAGESIZE) / 1024);
+#endif
 }
 
 static void open_generate_free(const char *path) {
