@@ -13,6 +13,10 @@
 #include <system_error>
 #include <vector>
 
+#ifdef _WIN32
+#include <windows.h>
+#endif
+
 namespace {
 
 constexpr const char *usage = "usage: preview [--no-preview] MODEL PROMPT [OUT.png [SEED]]\n"
@@ -105,6 +109,16 @@ private:
     std::string up_; // Moves the cursor to the first line of the previous image.
 };
 
+/// Makes the console of Windows show UTF-8 and obey escape codes, as other terminals do.
+void prepare_console() {
+#ifdef _WIN32
+    SetConsoleOutputCP(CP_UTF8);
+    const HANDLE console = GetStdHandle(STD_ERROR_HANDLE);
+    DWORD mode = 0;
+    if (GetConsoleMode(console, &mode)) SetConsoleMode(console, mode | ENABLE_VIRTUAL_TERMINAL_PROCESSING);
+#endif
+}
+
 /// The token that Ctrl-C cancels. Set before the signal handler is installed.
 const hart::Cancel *interrupt_token = nullptr;
 
@@ -121,6 +135,7 @@ int main(int argc, char **argv) {
         std::fputs(usage, arguments ? stdout : stderr);
         return arguments ? 0 : 2;
     }
+    prepare_console();
     try {
         const auto model = hart::Model::open(arguments->model);
 
