@@ -1,6 +1,6 @@
 //! hart for browsers and Node: the engine that `worker.js` runs. `hart.js` is the interface for programs.
 //!
-//! Structured values cross the border to JavaScript as JSON, and pixels as bytes. Errors are thrown as JSON too (see [`failure`]).
+//! Structured values cross the border to JavaScript as JSON, and pixels as bytes. Errors are thrown as JSON too, by the module `failure`.
 #![cfg(all(target_arch = "wasm32", target_os = "unknown"))]
 
 mod events;
