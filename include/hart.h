@@ -767,22 +767,6 @@ HART_API hart_status hart_model_test_panic(const hart_model *model);
 
 /* ---- Requests -------------------------------------------------------------- */
 
-/** The part of an image that an edit keeps outside the region it regenerates. Later versions may add values. */
-typedef int32_t hart_keep;
-
-enum {
-  /**
-   * The pixels are exactly those of the image. A soft edge within the regenerated region, 1/64 of the model's width,
-   * blends into the generated pixels. The default.
-   */
-  HART_KEEP_PIXELS = 0,
-  /**
-   * The latent of patches without a regenerated pixel is exactly that of the image. The decoder computes every pixel
-   * from the whole latent, so pixels outside the region change too, especially near it.
-   */
-  HART_KEEP_LATENT = 1
-};
-
 /** Creates a request without prompts and with the default settings of the model. Free it with `hart_request_free`. */
 HART_API hart_status hart_request_new(hart_request **request);
 
@@ -875,6 +859,37 @@ HART_API hart_status hart_request_set_system_prompt_n(hart_request *request, con
 HART_API hart_status hart_request_set_context(hart_request *request, const hart_context *context);
 
 /**
+ * Sets the callback that receives the events of the runs, with the `user_data` that it receives. NULL removes it.
+ * `destroy` may be NULL; otherwise hart calls it once when it no longer needs `user_data`.
+ */
+HART_API
+hart_status hart_request_set_observer(hart_request *request,
+                                      hart_observer observer,
+                                      void *user_data,
+                                      hart_destroy destroy);
+
+/** Sets the token that cancels the runs. NULL removes it. The token may be freed before the request. */
+HART_API hart_status hart_request_set_cancel(hart_request *request, const hart_cancel *cancel);
+
+/* ---- Images that requests start from --------------------------------------- */
+
+/** The part of an image that an edit keeps outside the region it regenerates. Later versions may add values. */
+typedef int32_t hart_keep;
+
+enum {
+  /**
+   * The pixels are exactly those of the image. A soft edge within the regenerated region, 1/64 of the model's width,
+   * blends into the generated pixels. The default.
+   */
+  HART_KEEP_PIXELS = 0,
+  /**
+   * The latent of patches without a regenerated pixel is exactly that of the image. The decoder computes every pixel
+   * from the whole latent, so pixels outside the region change too, especially near it.
+   */
+  HART_KEEP_LATENT = 1
+};
+
+/**
  * Sets inpainting: regenerates the region of `image` where `mask` is white. A pixel of the mask is white if the mean
  * of its channels times its alpha is at least half of the maximum, so white on a transparent layer works as a mask.
  * For a mask whose transparent part is regenerated, use `hart_image_transparency`. The image must have the width and
@@ -907,19 +922,6 @@ HART_API hart_status hart_request_set_variation(hart_request *request, const har
  * or `HART_KEEP_LATENT`. It can be set before or after the image. Returns `HART_ERR_ARGUMENT` for other values.
  */
 HART_API hart_status hart_request_set_keep(hart_request *request, hart_keep keep);
-
-/**
- * Sets the callback that receives the events of the runs, with the `user_data` that it receives. NULL removes it.
- * `destroy` may be NULL; otherwise hart calls it once when it no longer needs `user_data`.
- */
-HART_API
-hart_status hart_request_set_observer(hart_request *request,
-                                      hart_observer observer,
-                                      void *user_data,
-                                      hart_destroy destroy);
-
-/** Sets the token that cancels the runs. NULL removes it. The token may be freed before the request. */
-HART_API hart_status hart_request_set_cancel(hart_request *request, const hart_cancel *cancel);
 
 /* ---- Values of requests ---------------------------------------------------- */
 

@@ -389,12 +389,13 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "hart_request_set_system_prompt": (_hart_status, [_hart_request, c_char_p]),
     "hart_request_set_system_prompt_n": (_hart_status, [_hart_request, c_char_p, c_size_t]),
     "hart_request_set_context": (_hart_status, [_hart_request, _hart_context]),
+    "hart_request_set_observer": (_hart_status, [_hart_request, _hart_observer, c_void_p, _hart_destroy]),
+    "hart_request_set_cancel": (_hart_status, [_hart_request, _hart_cancel]),
+    # Images that requests start from
     "hart_request_set_inpaint": (_hart_status, [_hart_request, _hart_image, _hart_image, c_uint32]),
     "hart_request_set_outpaint": (_hart_status, [_hart_request, _hart_image, c_uint32, c_uint32]),
     "hart_request_set_variation": (_hart_status, [_hart_request, _hart_image, c_uint32]),
     "hart_request_set_keep": (_hart_status, [_hart_request, c_int32]),
-    "hart_request_set_observer": (_hart_status, [_hart_request, _hart_observer, c_void_p, _hart_destroy]),
-    "hart_request_set_cancel": (_hart_status, [_hart_request, _hart_cancel]),
     # Values of requests
     "hart_request_get_prompt_count": (c_size_t, [_hart_request]),
     "hart_request_get_prompt": (_hart_status, [_hart_request, c_size_t, POINTER(c_char_p)]),

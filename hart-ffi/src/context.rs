@@ -9,7 +9,8 @@ use crate::guard::guard;
 use crate::handle::{Handle, free, get, number_of, share};
 use crate::model::{hart_model, with_model};
 use crate::out::{self, Out};
-use crate::request::{Run, hart_request};
+use crate::request::hart_request;
+use crate::request_parts::Run;
 use crate::status::{Failure, hart_status};
 
 /// Encoded prompts of a request, for any number of further requests with the same prompts.

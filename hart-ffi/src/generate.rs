@@ -10,7 +10,8 @@ use crate::handle::{Handle, free, get, number_of, share};
 use crate::image::{CImage, hart_image};
 use crate::model::{hart_model, with_model};
 use crate::out::{self, Out, Struct};
-use crate::request::{Run, hart_request};
+use crate::request::hart_request;
+use crate::request_parts::Run;
 use crate::status::{Failure, HART_CANCELLED, hart_status};
 use crate::text::to_c;
 

@@ -11,6 +11,7 @@
 mod guard;
 mod handle;
 mod out;
+mod request_parts;
 mod text;
 
 pub mod version;
@@ -36,6 +37,8 @@ pub mod files;
 pub mod model;
 
 pub mod request;
+
+pub mod request_image;
 
 pub mod request_values;
 

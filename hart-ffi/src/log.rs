@@ -38,7 +38,7 @@ static LOGGER: RwLock<Option<Logger>> = RwLock::new(None);
 thread_local! {
     /// Number of calls of hart that this thread is in.
     static CALLS: Cell<usize> = const { Cell::new(0) };
-    /// Whether this thread is calling the logger.
+    /// `true` while this thread is calling the logger.
     static IN_LOGGER: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -78,7 +78,7 @@ fn log(level: hart_log_level, message: &str) {
     if let Some(Logger { log, user_data }) = &*LOGGER.read().unwrap_or_else(PoisonError::into_inner) {
         let message = to_c(message);
         IN_LOGGER.set(true);
-        // What follows is computed in the default floating-point state, even if the function changes it.
+        // Restores the default floating-point state if the function changes it.
         // SAFETY: the program has set this function and its user data, and the message is valid during the call.
         with_default_float_state(|| unsafe { log(level, message.as_ptr(), user_data.pointer()) });
         IN_LOGGER.set(false);

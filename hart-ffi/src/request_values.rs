@@ -1,4 +1,4 @@
-//! What a program has set on a request.
+//! The values that a program has set on a request.
 
 use std::ffi::{CStr, c_char, c_void};
 use std::ptr;
@@ -12,7 +12,9 @@ use crate::guard::guard;
 use crate::handle::{get, number_of};
 use crate::image::hart_image;
 use crate::out::{self, Out};
-use crate::request::{HART_KEEP_LATENT, HART_KEEP_PIXELS, Parts, Start, StartKind, hart_keep, hart_request};
+use crate::request::hart_request;
+use crate::request_image::{HART_KEEP_LATENT, HART_KEEP_PIXELS, hart_keep};
+use crate::request_parts::{Parts, Start, StartKind};
 use crate::status::{Failure, hart_status};
 
 /// Reads a number of a request.

@@ -37,7 +37,7 @@ impl UserData {
 impl Drop for UserData {
     fn drop(&mut self) {
         if let Some(destroy) = self.destroy {
-            // What follows is computed in the default floating-point state, even if the function changes it.
+            // Restores the default floating-point state if the function changes it.
             // SAFETY: the program has passed the function for this pointer, and nothing uses the pointer any more.
             with_default_float_state(|| unsafe { destroy(self.pointer) });
         }

@@ -19,7 +19,7 @@ const CLOSING: &str = "#ifdef __cplusplus\n}\n#endif\n\n#endif\n";
 /// Maximum length of a line of the header, as in .rustfmt.toml.
 const LINE_LENGTH: usize = 132;
 /// Files of hart-ffi in the order of the header, each with its heading.
-const SECTIONS: [(&str, &str); 17] = [
+const SECTIONS: [(&str, &str); 18] = [
     ("version", "Version"),
     ("status", "Status"),
     ("last_error", "Last error"),
@@ -32,6 +32,7 @@ const SECTIONS: [(&str, &str); 17] = [
     ("files", "Files in memory"),
     ("model", "Models"),
     ("request", "Requests"),
+    ("request_image", "Images that requests start from"),
     ("request_values", "Values of requests"),
     ("context", "Contexts"),
     ("generate", "Generation"),
