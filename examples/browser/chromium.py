@@ -2,29 +2,20 @@
 
 import functools
 import http.server
-import shutil
-import tempfile
+import sys
 import threading
 from contextlib import contextmanager
+from pathlib import Path
 
-from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
 from serve import Handler
 
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--hide-scrollbars",
-]
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from headless import headless_chromium  # noqa: E402
+
 # Runs in every document before its scripts: records what the page does.
 RECORD = """
 window.record = {previews: [], steps: [], pauses: 0, violations: [], workers: []};
@@ -81,21 +72,12 @@ def server(folder, headers):
 
 @contextmanager
 def browser(downloads, *flags):
-    """Starts Chromium with an empty profile."""
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        options = webdriver.ChromeOptions()
-        for flag in [*FLAGS, *flags, f"--user-data-dir={profile}"]:
-            options.add_argument(flag)
-        options.binary_location = shutil.which("chromium") or shutil.which("chromium-browser") or ""
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-        driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=shutil.which("chromedriver")))
+    """Starts Chromium with an empty profile, and records what pages do."""
+    with headless_chromium(*flags) as driver:
         driver.set_script_timeout(120)
         driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": RECORD})
         driver.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(downloads)})
-        try:
-            yield driver
-        finally:
-            driver.quit()
+        yield driver
 
 
 class Page:

@@ -1,27 +1,15 @@
 """Tests the web page in a browser: python web_page.py URL [--screenshot FILE]. Needs selenium, chromium and chromedriver."""
 
 import argparse
-import shutil
-import tempfile
 import time
 from pathlib import Path
 
-from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--hide-scrollbars",
-]
+from headless import headless_chromium
+
 # Number of diffusion steps that makes the small model slow enough to be watched and cancelled.
 SLOW = "250"
 # Requests of the screenshot: prompt, seed, number of images.
@@ -246,24 +234,14 @@ def main():
     parser.add_argument("url")
     parser.add_argument("--screenshot", type=Path, help="PNG file for a screenshot of the page")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as profile:
-        options = webdriver.ChromeOptions()
-        for flag in [*FLAGS, f"--user-data-dir={profile}"]:
-            options.add_argument(flag)
-        options.binary_location = shutil.which("chromium") or shutil.which("chromium-browser") or ""
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-        service = webdriver.ChromeService(executable_path=shutil.which("chromedriver"))
-        driver = webdriver.Chrome(options=options, service=service)
-        try:
-            page = Page(driver, arguments.url)
-            check_everything(page)
-            if arguments.screenshot:
-                screenshots(page, arguments.screenshot)
-            # The only message allowed in the browser's log is the request that fails on purpose.
-            log = [e["message"] for e in driver.get_log("browser") if "/api/generate - Failed to load resource" not in e["message"]]
-            assert log == [], log
-        finally:
-            driver.quit()
+    with headless_chromium() as driver:
+        page = Page(driver, arguments.url)
+        check_everything(page)
+        if arguments.screenshot:
+            screenshots(page, arguments.screenshot)
+        # The only message allowed in the browser's log is the request that fails on purpose.
+        log = [e["message"] for e in driver.get_log("browser") if "/api/generate - Failed to load resource" not in e["message"]]
+        assert log == [], log
     print("web_page: ok")
 
 
