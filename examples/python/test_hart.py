@@ -83,6 +83,10 @@ def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
 
+class Alarm(Exception):
+    """Raised by a signal handler."""
+
+
 class Case(unittest.TestCase):
     model: hart.Model
 
@@ -93,6 +97,20 @@ class Case(unittest.TestCase):
     @classmethod
     def tearDownClass(cls) -> None:
         cls.model.close()
+
+    @contextlib.contextmanager
+    def raising_signal_handler(self) -> Any:
+        """SIGALRM raises Alarm."""
+
+        def handler(*_: object) -> None:
+            raise Alarm
+
+        before = signal.signal(signal.SIGALRM, handler)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
 
     @contextlib.contextmanager
     def within_time_limit(self) -> Any:
@@ -352,23 +370,13 @@ class Opening(Case):
 
     @unittest.skipUnless(hasattr(signal, "raise_signal") and os.name == "posix", "needs POSIX signals")
     def test_a_signal_handler_that_raises(self) -> None:
-        class Alarm(Exception):
-            pass
-
-        def handler(*_: object) -> None:
-            raise Alarm
-
-        before = signal.signal(signal.SIGALRM, handler)
-        try:
+        with self.raising_signal_handler():
             with self.assertRaises(Alarm):
                 hart.Model(MODEL, progress=lambda event: signal.raise_signal(signal.SIGALRM) if event.index == 2 else None)
             with self.within_time_limit(), self.assertRaises(Alarm):
                 signal.setitimer(signal.ITIMER_REAL, 0.2)
                 while True:
                     hart.Model(MODEL)
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, before)
 
     def test_files_in_memory_are_not_copied(self) -> None:
         files: dict[str, Any] = model_files()
@@ -592,20 +600,11 @@ class Cancelling(Case):
 
     @unittest.skipUnless(hasattr(signal, "raise_signal") and os.name == "posix", "needs POSIX signals")
     def test_a_signal_handler_that_raises(self) -> None:
-        class Alarm(Exception):
-            pass
-
-        def handler(*_: object) -> None:
-            raise Alarm
-
-        before = signal.signal(signal.SIGALRM, handler)
-        try:
+        with self.raising_signal_handler():
             for on_event in (None, lambda event: None):
                 signal.setitimer(signal.ITIMER_REAL, 0.3)
                 with self.within_time_limit(), self.assertRaises(Alarm):
                     self.model.generate(PROMPT, images_per_prompt=1000, on_event=on_event)
-        finally:
-            signal.signal(signal.SIGALRM, before)
 
     @unittest.skipUnless(os.name == "posix", "needs POSIX signals")
     def test_ctrl_c_ends_a_program(self) -> None:
