@@ -26,7 +26,7 @@ export interface OpenOptions {
   /** Limit in bytes for the estimated memory. Default: what a module can address, somewhat below 4 GiB. */
   maxMemory?: number;
   /**
-   * Whether files of a server are kept in the browser's cache; a string names it. Default: true. A file that has changed on the server is
+   * Keeps files of a server in the browser's cache; a string names it. Default: true. A file that has changed on the server is
    * fetched again.
    */
   cache?: boolean | string;
@@ -82,7 +82,7 @@ export interface ModelInfo {
   readonly precision: "f32" | "bf16" | "int8";
   readonly threads: number;
   /**
-   * How a run is cancelled. `flag`: it stops at its next step. `restart`, without shared memory: the worker is ended, and a new one opens
+   * The way in which a run is cancelled. `flag`: it stops at its next step. `restart`, without shared memory: the worker is ended, and a new one opens
    * the model again in the background.
    */
   readonly cancel: "flag" | "restart";

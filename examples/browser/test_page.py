@@ -224,7 +224,7 @@ def check_models(page, scratch, name):
     page["open"].click()
     loaded("picked")
 
-    # What is wrong is said, and the open model stays.
+    # The error names the problem, and the open model stays.
     def wrong(paths, *words):
         page.drop(*paths)
         page.error(*words)

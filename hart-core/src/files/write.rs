@@ -26,8 +26,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(16);
 /// # Errors
 ///
 /// [`Error::Io`] if the file cannot be written, its name is empty or not allowed (see [`check_file_name`]), or the path exists and is not
-/// a regular file, such as a device. A file that may not be written is not replaced. Windows also refuses to replace a file that a program has mapped, such as the weights of an open
-/// model.
+/// a regular file, such as a device. A file that may not be written is not replaced. Windows also refuses to replace a file that a
+/// program has mapped, such as the weights of an open model.
 pub fn write_file(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
     let path = path.as_ref();
     check_file_name(path)?;

@@ -137,7 +137,7 @@ impl Hart {
             if contexts.len() == 0 {
                 contexts = self.contexts(prompts, prompt, progress)?.into_iter();
             }
-            let Some(context) = contexts.next() else { break };
+            let context = contexts.next().expect("at least one prompt is encoded");
             for index in 0..request.images_per_prompt {
                 let seed = request.seed.wrapping_add(index as u64);
                 let random = Philox::new(vec![seed]);

@@ -9,7 +9,7 @@ use crate::image::Image;
 use crate::progress::{Control, Event, Observer, Stage, Step};
 
 thread_local! {
-    /// Whether this thread is calling an observer while a thread of the model's pool waits for the answer.
+    /// `true` on a thread that is calling an observer while a thread of the model's pool waits for the answer.
     static IN_OBSERVER: Cell<bool> = const { Cell::new(false) };
 }
 
