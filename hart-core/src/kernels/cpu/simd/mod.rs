@@ -120,6 +120,7 @@ enum Variant {
 impl SimdLevel {
     /// Returns all levels that the processor has, the best one last.
     pub(super) fn all() -> impl DoubleEndedIterator<Item = Self> {
+        #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(unused_mut))]
         let mut all = [Some(Self(Variant::Plain)), None, None, None, None];
         #[cfg(target_arch = "x86_64")]
         {
