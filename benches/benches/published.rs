@@ -71,7 +71,7 @@ fn context() -> Context {
 /// Returns the transformer's input at a scale, and its state with the keys and values of all earlier scales.
 fn input_and_state(scale: usize) -> (Tensor<3>, State) {
     let transformer = HART.transformer();
-    let mut state = State::new(transformer.condition(&context().with_unconditional()));
+    let mut state = transformer.begin(transformer.condition(&context().with_unconditional()), None).unwrap();
     let input = |state: &State, scale: &Scale| match scale.index {
         0 => transformer.first_input(state.conditioning()),
         _ => transformer.next_input(wave([2, scale.tokens(), HART.config().visual.z_channels]), scale),

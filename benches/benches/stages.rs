@@ -6,7 +6,7 @@ use burn::prelude::Tensor;
 use divan::Bencher;
 use hart_benches::model;
 use hart_core::stages::{
-    Conditioning, Context, GumbelSoftmax, Latent, Noise, Philox, Progress, Scale, State, TokenSampling, Tokens, plan, sample,
+    Conditioning, Context, GumbelSoftmax, Latent, Noise, Philox, Progress, Scale, TokenSampling, Tokens, plan, sample,
 };
 use hart_core::{Hart, Request, burn};
 
@@ -34,7 +34,7 @@ fn last_scale() -> Scale {
 
 /// Returns the hidden states of the first scale, `[2, tokens, width]`: one batch row with the prompt and one without.
 fn first_scale(conditioning: &Conditioning) -> hart_core::stages::Hidden {
-    let mut state = State::new(conditioning.clone());
+    let mut state = HART.transformer().begin(conditioning.clone(), None).unwrap();
     let input: Tensor<3> = HART.transformer().first_input(conditioning);
     HART.transformer().forward(input, &plan(&HART.config().transformer)[0], &mut state, &mut Progress::silent()).unwrap()
 }

@@ -5,7 +5,10 @@ use burn::prelude::Device;
 use crate::config::{Config, VisualConfig};
 use crate::device::{Precision, is_cpu};
 use crate::error::{Error, Result};
+use crate::kernels::token_map_bytes;
+use crate::pruning::Pruning;
 use crate::residual::ResidualDiffusion;
+use crate::scales::{Scale, plan};
 use crate::text::{Qwen2, TextMemory};
 use crate::transformer::Transformer;
 use crate::visual::{COMPACT_LEVELS, DecoderMemory, VisualTokenizer};
@@ -24,6 +27,8 @@ const TEXT_ATTENTION_COPIES: u64 = 12;
 /// The same count for the transformer: the input, its norm, queries, keys, values, attended values, and the output. Queries and keys are
 /// rotated as they are read, and packed keys and values count for the cache.
 const ATTENTION_COPIES: u64 = 7;
+/// Copies of a pruned scale's tokens that are live besides those that are computed: the input, and its sum with a branch's outputs.
+const FULL_COPIES: u64 = 2;
 /// Copies of an MLP's hidden layer that are live at once.
 const MLP_COPIES: u64 = 3;
 /// Copies of the logits that are live at once: the head's output, the guided half, the sampler's rows.
@@ -59,12 +64,14 @@ impl Memory {
 
 /// The sizes of a run on which its memory depends.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Run {
+pub(crate) struct Run<'a> {
     pub(crate) images: usize,
     /// Tokens of the system prompt; `None` if the prompts are encoded already.
     pub(crate) system_prompt_tokens: Option<usize>,
     /// `true` if the run starts from an image.
     pub(crate) encodes_image: bool,
+    /// The scales that are pruned, if any.
+    pub(crate) pruning: Option<&'a Pruning>,
 }
 
 /// The memory of the weights of a model's parts.
@@ -140,7 +147,7 @@ impl ModelBytes {
     }
 
     /// Returns the memory of a run. The stages run one after another, so the one that needs most counts.
-    fn run(&self, config: &Config, precision: Precision, decoder: DecoderMemory, release: Release, run: Run) -> Memory {
+    fn run(&self, config: &Config, precision: Precision, decoder: DecoderMemory, release: Release, run: Run<'_>) -> Memory {
         let owned = self.owned();
         let (dropped, kept_text) = if release.text { (self.dropped_text, 0) } else { (0, self.text.mapped) };
         let kept_transformer = if release.transformer { 0 } else { self.transformer.mapped };
@@ -152,7 +159,7 @@ impl ModelBytes {
             DecoderMemory::Limited => limited_decoder(&config.visual, side, precision).min(full_decoder(config)),
         };
         let stages = [
-            (kept_text + encoder + self.transformer.mapped, transformer(config, precision)),
+            (kept_text + encoder + self.transformer.mapped, transformer(config, precision, run)),
             (kept_text + encoder + kept_transformer + self.decoder.mapped, decoder_bytes),
         ];
         let stages = stages.map(|(mapped, working)| Memory { weights: owned - dropped + mapped, working });
@@ -168,10 +175,12 @@ fn text(config: &Config, system_prompt_tokens: usize) -> u64 {
     F32 * (tokens * block(TEXT_ATTENTION_COPIES, c.hidden_size as u64, c.intermediate_size as u64) + scores)
 }
 
-fn transformer(config: &Config, precision: Precision) -> u64 {
+fn transformer(config: &Config, precision: Precision, run: Run<'_>) -> u64 {
     let c = &config.transformer;
-    let (width, last) = (c.embed_dim as u64, (c.last_side() * c.last_side()) as u64);
-    let later = c.sides.iter().skip(1).map(|side| (side * side) as u64).sum::<u64>();
+    let (width, scales) = (c.embed_dim as u64, plan(c));
+    let kept = |scale: &Scale| run.pruning.map_or(scale.tokens(), |pruning| pruning.kept(scale)) as u64;
+    let last = scales.last().map_or(0, kept);
+    let later = scales.iter().skip(1).map(kept).sum::<u64>();
     // All unconditional context tokens are equal, and one of them stands for all. The last scale's keys and values are not cached:
     // those of a block exist while it uses them.
     let cached = c.context_tokens as u64 + 1 + GUIDED_ROWS * later.saturating_sub(last);
@@ -181,8 +190,19 @@ fn transformer(config: &Config, precision: Precision) -> u64 {
         _ => bytes_of(precision) * width,
     };
     let cache = 2 * (per_token * cached * c.depth as u64 + bytes_of(precision) * width * GUIDED_ROWS * last);
-    let logits = LOGIT_COPIES * last * config.visual.vocab_size as u64;
-    cache + F32 * GUIDED_ROWS * (last * block(ATTENTION_COPIES, width, c.feed_forward_dim as u64)).max(logits)
+    // The outputs of both branches of every block that stand in for tokens that later scales leave out.
+    let stored = scales.iter().filter(|scale| run.pruning.is_some_and(|pruning| pruning.is_stored(scale)));
+    let maps = 2 * c.depth as u64 * GUIDED_ROWS * stored.map(kept).sum::<u64>() * token_map_bytes(precision, c.embed_dim) as u64;
+    // A pruned scale has its input and output besides the tokens that it computes.
+    let per_computed = block(ATTENTION_COPIES, width, c.feed_forward_dim as u64);
+    let of_scale = |scale: &Scale| {
+        let left_out = scale.tokens() as u64 - kept(scale);
+        kept(scale) * per_computed + left_out * FULL_COPIES * width
+    };
+    let activations = scales.iter().map(of_scale).max().unwrap_or(0);
+    let logits = LOGIT_COPIES * scales.last().map_or(0, |scale| scale.tokens() as u64) * config.visual.vocab_size as u64;
+    // The last scale frees the cache and the stored outputs block by block, so none are left when its logits are computed.
+    (cache + maps + F32 * GUIDED_ROWS * activations).max(F32 * GUIDED_ROWS * logits)
 }
 
 /// Returns the bytes of one element of cached keys and values and, on a GPU, of activations.
@@ -225,7 +245,11 @@ impl Budget {
     /// Fails if opening the model, or generating one image with it, needs more memory than the limit.
     pub(crate) fn allow_opening(&self, config: &Config) -> Result<()> {
         self.allow("opening this model", |bytes, _, _| bytes.opening())?;
-        self.allow_run("an image of this model", config, Run { images: 1, system_prompt_tokens: Some(0), encodes_image: false })
+        self.allow_run(
+            "an image of this model",
+            config,
+            Run { images: 1, system_prompt_tokens: Some(0), encodes_image: false, pruning: None },
+        )
     }
 
     /// Fails if encoding `prompts` prompts, and keeping their contexts, needs more memory than the limit.
@@ -235,24 +259,24 @@ impl Budget {
     }
 
     /// Fails if a run needs more memory than the limit.
-    pub(crate) fn allow_run(&self, what: &'static str, config: &Config, run: Run) -> Result<()> {
+    pub(crate) fn allow_run(&self, what: &'static str, config: &Config, run: Run<'_>) -> Result<()> {
         self.allow(what, |bytes, precision, release| bytes.run(config, precision, self.least_decoder, release, run).peak())
     }
 
     /// Returns the memory of a run.
-    pub(crate) fn run(&self, config: &Config, run: Run) -> Memory {
+    pub(crate) fn run(&self, config: &Config, run: Run<'_>) -> Memory {
         self.run_with(self.decoder_memory(config, run), config, run)
     }
 
     /// Returns how much memory the decoder may use in a run: the least if the limit requires it.
-    pub(crate) fn decoder_memory(&self, config: &Config, run: Run) -> DecoderMemory {
+    pub(crate) fn decoder_memory(&self, config: &Config, run: Run<'_>) -> DecoderMemory {
         match self.limit {
             Some(limit) if self.run_with(DecoderMemory::Full, config, run).peak() > limit => self.least_decoder,
             _ => DecoderMemory::Full,
         }
     }
 
-    fn run_with(&self, decoder: DecoderMemory, config: &Config, run: Run) -> Memory {
+    fn run_with(&self, decoder: DecoderMemory, config: &Config, run: Run<'_>) -> Memory {
         self.bytes.run(config, self.precision, decoder, self.release, run)
     }
 
@@ -336,6 +360,28 @@ mod tests {
             let limited = limited_decoder(&visual, 1024, precision);
             assert!((maps..maps + 150_000_000).contains(&limited), "{precision}: {limited}");
         }
+    }
+
+    /// The keys and values of 5,526 instead of 9,750 tokens, and the outputs of side 36 that stand in for the others.
+    #[test]
+    fn pruning_saves_keys_and_values_and_stores_the_outputs_of_one_scale() {
+        let mut config = Config::open(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tiny-a"))).unwrap();
+        let c = &mut config.transformer;
+        c.sides = vec![1, 2, 3, 4, 5, 7, 9, 12, 16, 21, 27, 36, 48, 64];
+        (c.depth, c.embed_dim, c.num_heads, c.feed_forward_dim, c.context_tokens) = (24, 1536, 24, 4096, 300);
+        let plan = Pruning::default();
+        let bytes = |precision, pruning| {
+            let run = Run { images: 1, system_prompt_tokens: None, encodes_image: false, pruning };
+            transformer(&config, precision, run)
+        };
+        let saved = |precision| bytes(precision, None) - bytes(precision, Some(&plan));
+        // Keys and values of side 48 in all blocks and of side 64 in one, the outputs of side 36, and what a block computes.
+        let per_token = F32 * GUIDED_ROWS * 2 * 1536;
+        let cached = per_token * (24 * (2304 - 1152) + (4096 - 1024));
+        let (maps, activations) = (per_token * 24 * 1296, per_token * (4096 - 2304) * 2);
+        assert!(saved(Precision::F32) + maps > cached + activations, "{maps} {cached} {activations}");
+        let (exact, pruned) = (bytes(Precision::Int8, None), bytes(Precision::Int8, Some(&plan)));
+        assert!((0.7..0.8).contains(&(pruned as f64 / exact as f64)), "{pruned} {exact}");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use crate::filter::{Filter, PromptFilter};
 use crate::from_image::FromImage;
 use crate::image::MAX_TEXT_BYTES;
 use crate::progress::CancelToken;
+use crate::pruning::Pruning;
 use crate::schedule::Respacing;
 use crate::text::{PromptContext, SystemPrompt};
 use crate::weights::shortened;
@@ -38,6 +39,7 @@ pub struct Request {
     pub(crate) system_prompt: SystemPrompt,
     pub(crate) context: Option<PromptContext>,
     pub(crate) steps: Option<Respacing>,
+    pub(crate) pruning: Option<Pruning>,
     pub(crate) from_image: Option<FromImage>,
     pub(crate) cancel: Option<CancelToken>,
     pub(crate) filter: Option<Filter>,
@@ -62,6 +64,7 @@ impl Request {
             system_prompt: SystemPrompt::default(),
             context: None,
             steps: None,
+            pruning: None,
             from_image: None,
             cancel: None,
             filter: None,
@@ -142,6 +145,15 @@ impl Request {
         self
     }
 
+    /// Sets the shares of tokens that the transformer leaves out of its last scales, which is faster and needs less memory, but changes the
+    /// images. `None`, the default, computes all tokens. [`Pruning::default`] is the published plan.
+    ///
+    /// Published results are for models of 1024 pixels. Small images lose their shapes.
+    pub fn prune(mut self, pruning: impl Into<Option<Pruning>>) -> Self {
+        self.pruning = pruning.into();
+        self
+    }
+
     /// Sets an image to start from: a part of it is regenerated, or it is extended or varied. `None`, the default, generates whole
     /// images.
     ///
@@ -206,7 +218,8 @@ impl Request {
             format!("{guidance}, expected a number from -{MAX_GUIDANCE} to {MAX_GUIDANCE}; 4.5 is usual"),
         )?;
         check(self.top_k != Some(0), "top-k", "0 keeps no code: expected at least 1, or no value for the model's default".into())?;
-        check((0.0..=1.0).contains(&top_p), "top-p", format!("{top_p}, expected a number from 0 (off) to 1"))
+        check((0.0..=1.0).contains(&top_p), "top-p", format!("{top_p}, expected a number from 0 (off) to 1"))?;
+        self.pruning.as_ref().map_or(Ok(()), Pruning::check_ratios)
     }
 
     /// Checks that the prompts and the system prompt are those of the context, if there is one.
@@ -262,6 +275,7 @@ mod tests {
             assert!(problem(Request::new("a").top_p(top_p)).contains("top-p"));
         }
         assert!(problem(Request::new("a").top_k(0)).contains("top-k"));
+        assert!(problem(Request::new("a").prune(Pruning::new([0.5, 1.0]))).contains("pruning: ratio 2 is 1"));
         assert!(Request::new("a").seed(u64::MAX).images_per_prompt(3).validate().is_ok());
     }
 }

@@ -7,6 +7,7 @@ use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::kernels;
+use crate::pruning::Pruning;
 use crate::rng::{RandomKey, RandomSource};
 use crate::scales::Scale;
 use crate::schedule::Respacing;
@@ -24,6 +25,8 @@ pub struct SamplingParams {
     pub top_p: f64,
     /// Steps of the residual diffusion.
     pub steps: Respacing,
+    /// Shares of tokens that the transformer leaves out of the last scales. `None` computes all tokens.
+    pub pruning: Option<Pruning>,
 }
 
 impl SamplingParams {

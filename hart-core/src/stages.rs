@@ -21,7 +21,7 @@
 //!
 //! // Sample it twice.
 //! let steps = hart.config().residual.steps.clone();
-//! let sampling = SamplingParams { guidance: 4.5, smoothing: true, top_k: None, top_p: 0.0, steps };
+//! let sampling = SamplingParams { guidance: 4.5, smoothing: true, top_k: None, top_p: 0.0, steps, pruning: None };
 //! let first = hart.sample(context.clone(), &sampling, &Philox::new(vec![1]), &mut progress)?;
 //! let second = hart.sample(context, &sampling, &Philox::new(vec![2]), &mut progress)?;
 //! let image = hart.visual().decode_images(&first, &mut progress)?.remove(0);

@@ -37,7 +37,7 @@ fn the_known_part_has_the_images_latent_to_the_last_bit() {
     let context = hart.text().encode(&tokens, &mut progress).unwrap();
     let steps = hart.config().residual.steps.clone();
     for smoothing in [false, true] {
-        let sampling = SamplingParams { guidance: 2.0, smoothing, top_k: None, top_p: 0.0, steps: steps.clone() };
+        let sampling = SamplingParams { guidance: 2.0, smoothing, top_k: None, top_p: 0.0, steps: steps.clone(), pruning: None };
         let latent = hart.sample_from(Some(&known), context.clone(), &sampling, &Philox::new(vec![1]), &mut progress).unwrap();
         let values = |tensor: &hart_core::burn::prelude::Tensor<4>| tensor.clone().into_data().iter::<f32>().collect::<Vec<f32>>();
         let (result, original) = (values(&latent.0), values(&features));

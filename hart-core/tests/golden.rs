@@ -9,7 +9,7 @@ mod support;
 
 use burn::prelude::*;
 use hart_core::stages::{
-    Context, DecoderMemory, Hidden, Latent, Noise, Progress, State, TokenSampling, guide, keep_top_k, keep_top_p, sample, schedule,
+    Context, DecoderMemory, Hidden, Latent, Noise, Progress, TokenSampling, guide, keep_top_k, keep_top_p, sample, schedule,
 };
 use hart_core::weights::Checkpoint;
 use hart_core::{Hart, WeightSet};
@@ -168,7 +168,7 @@ fn run_forced(goldens: &Goldens, hart: &Hart, run: &Run) -> ForcedRun {
     let transformer = hart.transformer();
     let context = goldens.context(device);
     let batch = context.rows();
-    let mut state = State::new(transformer.condition(&context.with_unconditional()));
+    let mut state = transformer.begin(transformer.condition(&context.with_unconditional()), None).unwrap();
     let mut input = transformer.first_input(state.conditioning());
     let config = hart.config();
     let mut latent = Latent::zeros(batch, config.visual.z_channels, config.transformer.last_side(), device);

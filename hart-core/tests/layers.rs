@@ -13,7 +13,21 @@ type Module = Vec<String>;
 /// The layers from the bottom up; a module uses those of earlier lines, and of its own line.
 const LAYERS: [&[&str]; 11] = [
     &["math"],
-    &["error", "process", "image", "progress", "device", "rng", "filter", "scales", "schedule", "config", "files", "from_image"],
+    &[
+        "error",
+        "process",
+        "image",
+        "progress",
+        "device",
+        "rng",
+        "filter",
+        "scales",
+        "schedule",
+        "pruning",
+        "config",
+        "files",
+        "from_image",
+    ],
     &["kernels", "threads"],
     &["nn"],
     &["weights", "precision", "options"],

@@ -82,7 +82,7 @@ fn cached_scales_equal_one_masked_pass() {
         let inputs: Tensor<3> = goldens.tensor("vae.var_input", hart.device());
         let conditioning = transformer.condition(&goldens.context(hart.device()));
         let whole = transformer.teacher_forcing(inputs.clone(), None, &conditioning).0;
-        let mut state = State::new(conditioning.clone());
+        let mut state = transformer.begin(conditioning.clone(), None).unwrap();
         let (mut from_input, mut from_whole) = (0, 0);
         for scale in scales(&hart) {
             let input = if scale.index == 0 {
@@ -113,7 +113,7 @@ fn one_unconditional_token_represents_all() {
         let all = Context { unconditional: 0, ..few.clone() };
         let inputs: Tensor<3> = goldens.tensor("vae.var_input", hart.device());
         let hidden = |context: &Context| {
-            let mut state = State::new(transformer.condition(context));
+            let mut state = transformer.begin(transformer.condition(context), None).unwrap();
             let mut from = 0;
             let mut next = |scale: &Scale, state: &State| {
                 if scale.index == 0 {
@@ -170,8 +170,14 @@ fn same_seed_same_image_in_any_batch() {
 fn batch_of_three_equals_three_singles() {
     let hart = model();
     let tokens = hart.text().tokenizer().tokenize(&PROMPTS, None, hart.config().transformer.context_tokens).unwrap();
-    let sampling =
-        SamplingParams { guidance: 4.5, smoothing: false, top_k: None, top_p: 0.0, steps: hart.config().residual.steps.clone() };
+    let sampling = SamplingParams {
+        guidance: 4.5,
+        smoothing: false,
+        top_k: None,
+        top_p: 0.0,
+        steps: hart.config().residual.steps.clone(),
+        pruning: None,
+    };
     let latent = |tokens: &Tokens, seeds: Vec<u64>| {
         let mut progress = Progress::silent();
         let context = hart.text().encode(tokens, &mut progress).unwrap();

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 #[cfg(feature = "train")]
 use super::params::{AdamRows, AdamStep};
-use super::params::{AttentionParams, ConvParams, GroupNormParams, KvPart, Modulation, Rotary, RowGroup, Weight};
+use super::params::{AttentionParams, ConvParams, GroupNormParams, KeptTokens, KvPart, Modulation, Rotary, RowGroup, Weight};
 use crate::device::Precision;
 use crate::rng::Stream;
 
@@ -17,6 +17,10 @@ pub(crate) enum CachedKv {}
 
 /// Memory of the last scale's keys and values.
 pub(crate) type KvScratch = ();
+
+/// A map in fewer bits. There are none.
+#[derive(Clone, Debug)]
+pub(crate) enum CompactMap {}
 
 /// A packed weight. There are none.
 #[derive(Clone, Debug)]
@@ -176,6 +180,28 @@ pub(crate) fn self_attention(
     _: Option<&Tensor<4>>,
 ) -> Option<Tensor<3>> {
     None
+}
+
+pub(crate) fn squared_distances(_: &Tensor<3>) -> Option<Vec<f32>> {
+    None
+}
+
+pub(crate) fn compact_map(_: &Tensor<3>, _: Precision) -> Option<CompactMap> {
+    None
+}
+
+pub(crate) fn add_restored(x: Tensor<3>, _: &Tensor<3>, _: &Tensor<3>, _: usize, _: &KeptTokens) -> Result<Tensor<3>, Tensor<3>> {
+    Err(x)
+}
+
+pub(crate) fn add_compact_restored(
+    _: Tensor<3>,
+    _: &Tensor<3>,
+    map: &CompactMap,
+    _: usize,
+    _: &KeptTokens,
+) -> Result<Tensor<3>, Tensor<3>> {
+    match *map {}
 }
 
 pub(crate) fn normals(_: &Stream<'_>, _: [usize; 3], _: &Device) -> Option<Tensor<3>> {

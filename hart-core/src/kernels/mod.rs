@@ -29,6 +29,7 @@ mod kv;
 mod linear;
 mod norm;
 mod params;
+mod pruning;
 mod reference;
 mod self_attention;
 mod stack;
@@ -52,7 +53,8 @@ pub(crate) use linear::{linear, linear_to_f32, matmul, pack, silu, swi_glu};
 pub(crate) use norm::{add_gated, add_norm, group_norm, layer_norm, rms_norm};
 #[cfg(feature = "train")]
 pub(crate) use params::{AdamRows, AdamStep};
-pub(crate) use params::{AttentionParams, ConvParams, GroupNormParams, Modulation, Rotary, RowGroup, Weight};
+pub(crate) use params::{AttentionParams, ConvParams, GroupNormParams, KeptTokens, Modulation, Rotary, RowGroup, Weight};
+pub(crate) use pruning::{TokenMap, add_restored, select_tokens, squared_distances, token_map_bytes};
 pub(crate) use self_attention::{attention, rotate, self_attention};
 pub use stack::with_enough_stack;
 pub(crate) use stack::{is_stack_short, thread_builder};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use burn::prelude::*;
 
 use super::PackedWeight;
+use super::tensors::indices;
 
 /// The weight of a linear layer, `[in, out]`.
 #[derive(Clone, Debug)]
@@ -128,6 +129,55 @@ impl RowGroup {
     /// Returns the number of tokens of all rows.
     pub(crate) fn total(&self) -> usize {
         self.rows * self.tokens
+    }
+}
+
+/// Channels of a token that share a scale if its outputs are stored in 8 bits.
+pub(super) const SCALED_CHANNELS: usize = 64;
+
+/// Returns the first and the last of the inputs that output `i` of `m` averages, out of `n` inputs. There are one or two if `n <= m`.
+pub(super) fn covered(i: usize, n: usize, m: usize) -> [usize; 2] {
+    [i * n / m, ((i + 1) * n).div_ceil(m) - 1]
+}
+
+/// The tokens of a scale that a branch of a block computes: equally many of each row.
+#[derive(Clone, Debug)]
+pub(crate) struct KeptTokens {
+    /// Ascending positions in each row.
+    positions: Vec<Vec<u32>>,
+    /// Number of tokens of a row, kept or not.
+    tokens: usize,
+    /// The positions, counted over all rows.
+    flat: Tensor<1, Int>,
+}
+
+impl KeptTokens {
+    /// Creates the tokens from their ascending positions in each row of `tokens`.
+    pub(crate) fn new(positions: Vec<Vec<u32>>, tokens: usize, device: &Device) -> Self {
+        let flat: Vec<usize> =
+            positions.iter().enumerate().flat_map(|(row, kept)| kept.iter().map(move |&p| row * tokens + p as usize)).collect();
+        Self { flat: indices(&flat, device), positions, tokens }
+    }
+
+    /// Returns the ascending positions in each row.
+    pub(crate) fn positions(&self) -> &[Vec<u32>] {
+        &self.positions
+    }
+
+    /// Returns the number of kept tokens of each row.
+    pub(crate) fn count(&self) -> usize {
+        self.positions.first().map_or(0, Vec::len)
+    }
+
+    /// Returns the positions, counted over all rows.
+    pub(crate) fn flat_indices(&self) -> Tensor<1, Int> {
+        self.flat.clone()
+    }
+
+    /// Returns the positions of a row that are not kept.
+    pub(super) fn left_out(&self, row: usize) -> impl Iterator<Item = usize> {
+        let mut kept = self.positions[row].iter().peekable();
+        (0..self.tokens).filter(move |&position| kept.next_if(|&&p| p as usize == position).is_none())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use burn::prelude::*;
 
-use crate::kernels::{self, Rotary};
+use crate::kernels::{self, KeptTokens, Rotary};
 use crate::math;
 
 /// Cosines and sines of a rotary embedding whose pairs are `(i, i + d/2)`, the halves of a head.
@@ -66,6 +66,16 @@ impl RotaryEmbedding {
     pub(crate) fn concat(parts: Vec<Self>) -> Self {
         let (cos, sin) = parts.into_iter().map(|r| (r.cos, r.sin)).unzip();
         Self { cos: Tensor::cat(cos, 2), sin: Tensor::cat(sin, 2) }
+    }
+
+    /// Returns the embedding of the kept tokens of every row.
+    pub(crate) fn kept(&self, kept: &KeptTokens) -> Self {
+        let select = |table: &Tensor<4>| {
+            let [rows, _, tokens, head_dim] = table.dims();
+            let selected = kernels::select_tokens(table.clone().reshape([rows, tokens, head_dim]), kept);
+            selected.reshape([rows, 1, kept.count(), head_dim]) // [rows, 1, kept tokens, head_dim]
+        };
+        Self { cos: select(&self.cos), sin: select(&self.sin) }
     }
 
     /// Selects tokens.

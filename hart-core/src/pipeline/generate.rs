@@ -101,6 +101,9 @@ impl Hart {
             }
             from.check(encoded, self.model.scales.len())?;
         }
+        if let Some(pruning) = &request.pruning {
+            pruning.check(&self.model.config.transformer.sides)?;
+        }
         self.model.budget.allow_run("this request", &self.model.config, self.run_sizes(request))
     }
 
@@ -184,6 +187,7 @@ impl Hart {
             top_k: request.top_k.or(defaults.top_k),
             top_p: request.top_p.or(defaults.top_p).unwrap_or(0.0),
             steps: request.steps.clone().unwrap_or_else(|| self.model.config.residual.steps.clone()),
+            pruning: request.pruning.clone(),
         }
     }
 
@@ -196,8 +200,9 @@ impl Hart {
             (Some(_), _) => "checkpoint",
         };
         let start = request.from_image.as_ref().map_or_else(String::new, |from| format!(", {}", from.description()));
+        let pruning = sampling.pruning.as_ref().map_or_else(String::new, |plan| format!(", prune {plan}"));
         format!(
-            "guidance {}, smoothing {}, top-k {top_k}, top-p {}, steps {}, system prompt {system}{start}",
+            "guidance {}, smoothing {}, top-k {top_k}, top-p {}, steps {}, system prompt {system}{pruning}{start}",
             sampling.guidance, sampling.smoothing, sampling.top_p, sampling.steps
         )
     }
@@ -206,7 +211,8 @@ impl Hart {
     fn work(&self, request: &Request, prompts: &Prompts<'_>) -> f64 {
         let sampling = self.sampling(request);
         let context = self.model.config.transformer.context_tokens;
-        let image_tokens: usize = self.model.scales[1..].iter().map(Scale::tokens).sum();
+        let computed = |scale: &Scale| sampling.pruning.as_ref().map_or(scale.tokens(), |plan| plan.kept(scale));
+        let image_tokens: usize = self.model.scales[1..].iter().map(computed).sum();
         let last = self.model.config.transformer.last_side();
         // All unconditional context tokens are equal, so only one is computed.
         let image = (context + 1 + 2 * image_tokens) as f64 * self.model.transformer.work_per_token()

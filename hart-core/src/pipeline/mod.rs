@@ -132,10 +132,15 @@ impl Hart {
     }
 
     /// Returns the sizes of a request on which its memory depends.
-    fn run_sizes(&self, request: &Request) -> Run {
+    fn run_sizes<'a>(&self, request: &'a Request) -> Run<'a> {
         // A run with a context skips the text stage.
         let system_prompt_tokens = request.context.is_none().then(|| self.system_prompt_tokens(request));
-        Run { images: request.total_images(), system_prompt_tokens, encodes_image: request.from_image.is_some() }
+        Run {
+            images: request.total_images(),
+            system_prompt_tokens,
+            encodes_image: request.from_image.is_some(),
+            pruning: request.pruning.as_ref(),
+        }
     }
 
     /// Runs a closure in the model's thread pool, or in the current one if the model has none. For programs that use single stages.

@@ -11,7 +11,7 @@ use crate::residual::Noise;
 use crate::rng::RandomSource;
 use crate::sampling::{self, SamplingParams};
 use crate::text::Context;
-use crate::transformer::{Hidden, State};
+use crate::transformer::Hidden;
 use crate::visual::{DecoderMemory, KnownTokens, Latent};
 
 impl Hart {
@@ -19,7 +19,8 @@ impl Hart {
     ///
     /// # Errors
     ///
-    /// [`Error::Cancelled`](crate::Error::Cancelled), or [`Error::Overflow`](crate::Error::Overflow) if logits are not finite.
+    /// [`Error::Request`](crate::Error::Request) if the pruning does not fit the model, [`Error::Cancelled`](crate::Error::Cancelled), or
+    /// [`Error::Overflow`](crate::Error::Overflow) if logits are not finite.
     pub fn sample(
         &self,
         context: Context,
@@ -63,7 +64,7 @@ impl Hart {
         progress.enter(Stage::Transformer);
         let side = model.config.transformer.last_side();
         let mut latent = Latent::zeros(context.rows(), model.config.visual.z_channels, side, &model.device.device);
-        let mut state = State::new(transformer.condition(&context.with_unconditional()));
+        let mut state = transformer.begin(transformer.condition(&context.with_unconditional()), sampling.pruning.as_ref())?;
         let mut input = transformer.first_input(state.conditioning());
         let mut scale = &scales[0];
         let (hidden, indices) = loop {

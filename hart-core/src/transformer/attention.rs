@@ -3,9 +3,11 @@
 use burn::module::{Initializer, Module, Param};
 use burn::prelude::*;
 
+use super::pruning::BlockTokens;
 use crate::config::TransformerConfig;
-use crate::kernels::{self, AttentionParams, KvAppend, KvStore, RowGroup};
-use crate::nn::{Linear, LinearConfig, RotaryEmbedding};
+use crate::device::Precision;
+use crate::kernels::{self, AttentionParams, KvAppend, KvStore};
+use crate::nn::{Linear, LinearConfig};
 
 /// Factor that the published code applies to the scores, in addition to `1 / sqrt(head_dim)`, if queries and keys are not
 /// normalised.
@@ -45,7 +47,12 @@ impl Attention {
 
     /// Creates an empty store of keys and values; later scales attend to at most `capacity` tokens of a row.
     pub(super) fn kv_store(&self, capacity: usize) -> KvStore {
-        KvStore::new(self.qkv.precision(), capacity)
+        KvStore::new(self.precision(), capacity)
+    }
+
+    /// Returns the precision in which the values of tokens are stored from scale to scale.
+    pub(super) fn precision(&self) -> Precision {
+        self.qkv.precision()
     }
 
     /// Computes the attention of new tokens to themselves and to the cached ones. `bias` is added to the scores.
@@ -54,14 +61,7 @@ impl Attention {
     ///
     /// - x, output: `[R, L, C]`, or the tokens of all groups `[1, N, C]`
     /// - bias: broadcast to `[R, H, L, keys]`
-    pub(super) fn forward(
-        &self,
-        x: Tensor<3>,
-        rotation: &RotaryEmbedding,
-        groups: &[RowGroup],
-        kv: KvAppend<'_>,
-        bias: Option<&Tensor<4>>,
-    ) -> Tensor<3> {
+    pub(super) fn forward(&self, x: Tensor<3>, tokens: &BlockTokens, kv: KvAppend<'_>, bias: Option<&Tensor<4>>) -> Tensor<3> {
         let head_dim = x.dims()[2] / self.num_heads;
         let norms = self.log_scale.as_ref().map(|log_scale| log_scale.val().clamp_max(MAX_SCALE.ln()).exp());
         let params = AttentionParams {
@@ -71,7 +71,7 @@ impl Attention {
             scale: if norms.is_some() { 1.0 } else { SOFTMAX_FACTOR / (head_dim as f64).sqrt() },
             norms,
         };
-        let attended = kernels::self_attention(self.qkv.forward(x), &params, rotation.tables(), groups, kv, bias);
+        let attended = kernels::self_attention(self.qkv.forward(x), &params, tokens.rotation.tables(), &tokens.groups, kv, bias);
         self.output.forward(attended)
     }
 }

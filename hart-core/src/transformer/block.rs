@@ -5,9 +5,10 @@ use burn::nn::{RmsNorm, RmsNormConfig};
 use burn::prelude::*;
 
 use super::attention::Attention;
+use super::pruning::{BlockTokens, BranchKind, Selection};
 use crate::config::{ModulationKind, Pooling, TransformerConfig};
-use crate::kernels::{self, KvAppend, KvStore, Modulation, RowGroup};
-use crate::nn::{self, Linear, LinearConfig, RotaryEmbedding, SwiGlu};
+use crate::kernels::{self, KvAppend, KvStore, Modulation};
+use crate::nn::{self, Linear, LinearConfig, SwiGlu};
 
 /// The source of a block's six modulation vectors, in the checkpoint's order gamma1, gamma2, scale1, scale2, shift1, shift2.
 #[derive(Module, Debug)]
@@ -109,7 +110,7 @@ impl Block {
         Some([branch(0), branch(1)])
     }
 
-    /// Runs new tokens through the block. `bias` is added to the scores of the attention.
+    /// Runs new tokens through the block. `bias` is added to the scores of the attention. The branches compute the selected tokens.
     ///
     /// # Shapes
     ///
@@ -118,22 +119,31 @@ impl Block {
     pub(super) fn forward(
         &self,
         x: Tensor<3>,
-        rotation: &RotaryEmbedding,
-        groups: &[RowGroup],
+        tokens: &BlockTokens,
         modulation: &BlockModulation,
         kv: KvAppend<'_>,
         bias: Option<&Tensor<4>>,
+        mut selection: Selection<'_>,
     ) -> Tensor<3> {
         let (attention, feed_forward) = match modulation {
             Some([attention, feed_forward]) => (Some(attention), Some(feed_forward)),
             None => (None, None),
         };
-        let normed = nn::rms_norm(x.clone(), &self.norm, attention.map(|branch| &branch.norm));
-        let y = self.attention.forward(normed, rotation, groups, kv, bias);
-        let between = attention.zip(feed_forward).map(|(before, after)| (&before.gate, &after.norm));
-        let (x, normed) = nn::add_norm(x, y, &self.norm, between);
+        let selected = selection.select(BranchKind::Attention, &x);
+        let normed = nn::rms_norm(selected, &self.norm, attention.map(|branch| &branch.norm));
+        let y = self.attention.forward(normed, &selection.tokens(tokens), kv, bias);
+        let gate = attention.map(|branch| &branch.gate);
+        let (x, normed) = if selection.is_all() {
+            selection.store(BranchKind::Attention, &y, gate);
+            nn::add_norm(x, y, &self.norm, gate.zip(feed_forward.map(|branch| &branch.norm)))
+        } else {
+            let x = selection.add(BranchKind::Attention, x, y, gate);
+            let selected = selection.select(BranchKind::FeedForward, &x);
+            let normed = nn::rms_norm(selected, &self.norm, feed_forward.map(|branch| &branch.norm));
+            (x, normed)
+        };
         let y = self.feed_forward.forward(normed);
-        kernels::add_gated(x, y, feed_forward.map(|branch| &branch.gate))
+        selection.add(BranchKind::FeedForward, x, y, feed_forward.map(|branch| &branch.gate))
     }
 }
 

@@ -8,6 +8,7 @@ pub(crate) mod attention;
 pub(crate) mod block;
 mod head;
 mod level;
+mod pruning;
 mod rope;
 mod row_groups;
 mod state;
@@ -23,11 +24,13 @@ use crate::config::{Config, TransformerConfig};
 use crate::error::Result;
 use crate::nn::{self, KvCache, Linear, LinearConfig};
 use crate::progress::{Progress, Step};
-use crate::scales::Scale;
+use crate::pruning::Pruning;
+use crate::scales::{Scale, plan_of};
 use crate::text::Context;
 use block::Block;
 use head::Head;
 use level::LevelEmbedding;
+use pruning::{BlockTokens, PrunedRun, Selection};
 use row_groups::RowGroups;
 
 /// Hidden states: the output of the last block for one scale, `[R, L, C]`.
@@ -108,22 +111,31 @@ impl Transformer {
             None => hidden,
         };
         let embedded = groups.expand(self.context_embed.forward(hidden)); // [rows, context tokens, channels]
-        let capacity = context.mask.first().map_or(0, Vec::len) + self.cached_image_tokens();
         Conditioning {
             modulations: self.blocks.iter().map(|block| block.modulation(&embedded, &context.mask)).collect(),
             head: self.head.modulation(&embedded),
             positions: context.positions.clone(),
             embedded,
             groups,
-            cache: KvCache::new(self.blocks.iter().map(|block| block.kv_store(capacity)).collect()),
         }
     }
 
-    /// Returns the number of image tokens that a later scale attends to in the cache. The first scale has none, since its tokens
-    /// are the context, and the last scale is not cached.
-    fn cached_image_tokens(&self) -> usize {
+    /// Creates the state before the first scale. The last scales are pruned if there is a plan for them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Request`](crate::Error::Request) if the plan does not fit the model's scales.
+    pub fn begin(&self, conditioning: Conditioning, pruning: Option<&Pruning>) -> Result<State> {
         let sides = &self.config.sides;
-        sides[1..sides.len() - 1].iter().map(|side| side * side).sum()
+        pruning.map_or(Ok(()), |plan| plan.check(sides))?;
+        // A later scale attends to the context and to the image tokens of the scales between the first, whose tokens are the context,
+        // and the last, which is not cached.
+        let scales = plan_of(sides);
+        let computed = |scale: &Scale| pruning.map_or(scale.tokens(), |plan| plan.kept(scale));
+        let capacity = conditioning.groups.tokens() + scales[1..scales.len() - 1].iter().map(computed).sum::<usize>();
+        let cache = KvCache::new(self.blocks.iter().map(|block| block.kv_store(capacity)).collect());
+        let pruned = pruning.map(|plan| PrunedRun::new(plan.clone(), self.blocks.len()));
+        Ok(State { conditioning, cache, pruned })
     }
 
     /// Returns the input of the first scale: the context tokens.
@@ -146,7 +158,8 @@ impl Transformer {
     }
 
     /// Runs the tokens of one scale through the blocks and appends their keys and values to the cache. There is no mask: tokens of a scale
-    /// attend to each other in both directions, and to padding, as in the published code.
+    /// attend to each other in both directions, and to padding, as in the published code. A pruned scale computes and caches a part of its
+    /// tokens; its output has all of them.
     ///
     /// # Shapes
     ///
@@ -156,7 +169,11 @@ impl Transformer {
     ///
     /// [`Error::Cancelled`](crate::Error::Cancelled).
     pub fn forward(&self, input: Tensor<3>, scale: &Scale, state: &mut State, progress: &mut Progress<'_>) -> Result<Hidden> {
-        let tokens = row_groups(&input, scale, state).total();
+        let groups = row_groups(&input, scale, state);
+        let tokens = match &state.pruned {
+            Some(pruned) if scale.index > 0 => groups.with_tokens(pruned.kept(scale)).total(),
+            _ => groups.total(),
+        };
         let work = tokens as f64 * self.work_per_token() / self.blocks.len() as f64;
         self.run(input, scale, state, |block, _, _| {
             let step = Step::Block { scale: scale.index + 1, scales: scale.count, block: block + 1, blocks: self.blocks.len() };
@@ -188,14 +205,19 @@ impl Transformer {
     ) -> Result<Hidden> {
         let device = input.device();
         let groups = row_groups(&input, scale, state);
-        let State { conditioning, cache } = state;
+        let State { conditioning, cache, pruned } = state;
         let positions = groups.deduplicate_list(&conditioning.positions);
         let rotation = rope::scale_rotation(&self.config, scale, &positions, &device);
+        let tokens = BlockTokens { rotation, groups: groups.groups.clone() };
         let mut x = groups.deduplicate(input);
         for (index, block) in self.blocks.iter().enumerate() {
             let modulation = groups.modulation(&conditioning.modulations[index], &device);
             let kv = cache.block(index, scale.is_last());
-            x = block.forward(x, &rotation, &groups.groups, &modulation, kv, None);
+            let selection = match pruned {
+                Some(pruned) => pruned.selection(index, scale, block.attention.precision()),
+                None => Selection::All,
+            };
+            x = block.forward(x, &tokens, &modulation, kv, None, selection);
             each(index, &x, &groups)?;
         }
         Ok(Hidden(groups.expand(x)))

@@ -37,6 +37,11 @@ impl RowGroups {
         Self { groups, tokens }
     }
 
+    /// Returns the number of tokens in each row outside of the blocks.
+    pub(super) fn tokens(&self) -> usize {
+        self.tokens
+    }
+
     /// Returns the number of tokens N that run through the blocks.
     pub(super) fn total(&self) -> usize {
         self.groups.iter().map(RowGroup::total).sum()

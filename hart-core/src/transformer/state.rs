@@ -3,6 +3,7 @@
 use burn::prelude::*;
 
 use super::block::BlockModulation;
+use super::pruning::PrunedRun;
 use super::row_groups::RowGroups;
 use crate::kernels::Modulation;
 use crate::nn::KvCache;
@@ -20,26 +21,26 @@ pub struct Conditioning {
     pub(super) positions: Vec<Vec<i64>>,
     /// Groups of the context tokens.
     pub(super) groups: RowGroups,
-    /// An empty cache.
-    pub(super) cache: KvCache,
 }
 
-/// The state of a run between two scales.
+/// The state of a run between two scales, created by [`Transformer::begin`](super::Transformer::begin).
 #[derive(Clone, Debug)]
 pub struct State {
     pub(super) conditioning: Conditioning,
     pub(super) cache: KvCache,
+    /// `None` if no scale is pruned.
+    pub(super) pruned: Option<PrunedRun>,
 }
 
 impl State {
-    /// Creates the state before the first scale.
-    pub fn new(conditioning: Conditioning) -> Self {
-        let cache = conditioning.cache.clone();
-        Self { conditioning, cache }
-    }
-
     /// Returns the conditioning.
     pub fn conditioning(&self) -> &Conditioning {
         &self.conditioning
+    }
+
+    /// Returns the positions of the tokens that the attention and the feed-forward branch of a block computed at the latest scale that was
+    /// pruned, `[R][kept]` in ascending order. `None` before such a scale.
+    pub fn kept_tokens(&self, block: usize) -> Option<[&[Vec<u32>]; 2]> {
+        self.pruned.as_ref()?.kept_tokens(block)
     }
 }

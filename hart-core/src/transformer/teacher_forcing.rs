@@ -2,6 +2,7 @@
 
 use burn::prelude::*;
 
+use super::pruning::{BlockTokens, Selection};
 use super::{Conditioning, Hidden, Transformer, rope};
 use crate::kernels::{self, KvAppend, RowGroup};
 use crate::nn::RotaryEmbedding;
@@ -43,9 +44,9 @@ impl Transformer {
         let rotation = RotaryEmbedding::concat(rotations.collect());
         let mut x = Tensor::cat(inputs_of_scales, 1); // [rows, tokens, channels]
         let [rows, tokens, _] = x.dims();
-        let groups = [RowGroup { rows, tokens, multiplicity: 1 }];
+        let tokens = BlockTokens { rotation, groups: vec![RowGroup { rows, tokens, multiplicity: 1 }] };
         for (block, modulation) in self.blocks.iter().zip(&conditioning.modulations) {
-            x = block.forward(x, &rotation, &groups, modulation, KvAppend::none(), Some(&bias));
+            x = block.forward(x, &tokens, modulation, KvAppend::none(), Some(&bias), Selection::All);
         }
         Hidden(x)
     }

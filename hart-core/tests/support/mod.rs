@@ -63,6 +63,16 @@ impl Goldens {
         Self { meta, bytes, folder }
     }
 
+    /// Opens the values that were recorded with pruned scales, if there are any.
+    pub fn pruned(&self) -> Option<Self> {
+        let file = |extension: &str| {
+            let name = format!("{}-fastvar.{extension}", self.folder.file_name()?.to_str()?);
+            std::fs::read(self.folder.with_file_name(name)).ok()
+        };
+        let meta = serde_json::from_slice(&file("json")?).unwrap();
+        Some(Self { meta, bytes: file("safetensors")?, folder: self.folder.clone() })
+    }
+
     pub fn hart(&self, weights: WeightSet) -> Hart {
         let options = OpenOptions::new().weight_set(weights).device(device()).precision(Precision::F32);
         Hart::open(&self.folder, options).unwrap()
@@ -173,6 +183,7 @@ impl Run {
             top_k: None,
             top_p: self.top_p,
             steps: hart.config().residual.steps.clone(),
+            pruning: None,
         }
     }
 

@@ -18,6 +18,7 @@ mod linear;
 mod memory;
 mod norm;
 mod packed;
+mod pruning;
 #[allow(unsafe_code)] // SIMD.
 mod simd;
 #[allow(unsafe_code)] // A pointer that tasks share.
@@ -33,6 +34,8 @@ pub(super) use linear::{linear, pack, swi_glu};
 pub(super) use memory::PoolGuard;
 pub(super) use norm::{add_gated, layer_norm, rms_norm};
 pub(crate) use packed::PackedWeight;
+pub(crate) use pruning::CompactMap;
+pub(super) use pruning::{add_compact_restored, add_restored, compact_map, squared_distances};
 pub(super) use winograd::{compact_res_block, compact_upsample_conv2d, norm_silu_conv2d, upsample_conv2d};
 
 use burn::prelude::Tensor;
