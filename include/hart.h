@@ -838,6 +838,17 @@ HART_API hart_status hart_request_set_steps(hart_request *request, const char *s
 HART_API hart_status hart_request_set_steps_n(hart_request *request, const char *steps, size_t steps_size);
 
 /**
+ * Sets the shares of tokens that the transformer leaves out of its last scales, coarse to fine, each from 0 to less than
+ * 1: "0.5,0.75" is the published plan. This is faster and needs less memory, but changes the images. NULL, the default,
+ * computes all tokens. Returns `HART_ERR_REQUEST` if the text is malformed. A run returns it if the plan does not fit the
+ * model.
+ */
+HART_API hart_status hart_request_set_prune(hart_request *request, const char *ratios);
+
+/** Like `hart_request_set_prune`, for a text of `ratios_size` bytes. NULL with a size of 0 computes all tokens. */
+HART_API hart_status hart_request_set_prune_n(hart_request *request, const char *ratios, size_t ratios_size);
+
+/**
  * Sets the text before each prompt. "" is no text; NULL is the model's own text, the default. Returns
  * `HART_ERR_REQUEST` if the text is too long or different from that of the request's context.
  */
@@ -972,6 +983,12 @@ HART_API hart_status hart_request_get_top_p(const hart_request *request, double 
  * changed or freed.
  */
 HART_API hart_status hart_request_get_steps(const hart_request *request, const char **steps);
+
+/**
+ * Returns the shares of tokens that the last scales leave out, or NULL if all tokens are computed. The text is valid until
+ * the request is changed or freed.
+ */
+HART_API hart_status hart_request_get_prune(const hart_request *request, const char **ratios);
 
 /**
  * Returns the text before each prompt: "" for no text, NULL if it is not set or is the model's own. The text is valid

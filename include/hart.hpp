@@ -906,6 +906,16 @@ public:
     Request &steps(const Text &steps) & { return set(hart_request_set_steps(get(), steps.c_str())); }
     [[nodiscard]] Request steps(const Text &steps) && { return moved(this->steps(steps)); }
 
+    /// Sets the shares of tokens that the transformer leaves out of its last scales, coarse to fine, each from 0 to less
+    /// than 1: "0.5,0.75" is the published plan. This is faster and needs less memory, but changes the images. By default,
+    /// all tokens are computed.
+    Request &prune(const Text &ratios) & { return set(hart_request_set_prune(get(), ratios.c_str())); }
+    [[nodiscard]] Request prune(const Text &ratios) && { return moved(this->prune(ratios)); }
+
+    /// Computes all tokens of all scales.
+    Request &without_pruning() & { return set(hart_request_set_prune(get(), nullptr)); }
+    [[nodiscard]] Request without_pruning() && { return moved(this->without_pruning()); }
+
     /// Sets the text before each prompt. "" is no text; the default is the model's own text.
     Request &system_prompt(const Text &prompt) & { return set(hart_request_set_system_prompt(get(), prompt.c_str())); }
     [[nodiscard]] Request system_prompt(const Text &prompt) && { return moved(this->system_prompt(prompt)); }
@@ -1021,6 +1031,8 @@ public:
     [[nodiscard]] std::optional<double> top_p() const { return detail::setting(hart_request_get_top_p, get()); }
     /// Returns the steps of the residual diffusion, if they are set.
     [[nodiscard]] std::optional<std::string> steps() const { return detail::text_setting(hart_request_get_steps, get()); }
+    /// Returns the shares of tokens that the last scales leave out, if they are set.
+    [[nodiscard]] std::optional<std::string> prune() const { return detail::text_setting(hart_request_get_prune, get()); }
     /// Returns the text before each prompt, "" for none; nullopt for the model's own text.
     [[nodiscard]] std::optional<std::string> system_prompt() const {
         return detail::text_setting(hart_request_get_system_prompt, get());

@@ -386,6 +386,8 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "hart_request_set_top_p": (_hart_status, [_hart_request, c_double]),
     "hart_request_set_steps": (_hart_status, [_hart_request, c_char_p]),
     "hart_request_set_steps_n": (_hart_status, [_hart_request, c_char_p, c_size_t]),
+    "hart_request_set_prune": (_hart_status, [_hart_request, c_char_p]),
+    "hart_request_set_prune_n": (_hart_status, [_hart_request, c_char_p, c_size_t]),
     "hart_request_set_system_prompt": (_hart_status, [_hart_request, c_char_p]),
     "hart_request_set_system_prompt_n": (_hart_status, [_hart_request, c_char_p, c_size_t]),
     "hart_request_set_context": (_hart_status, [_hart_request, _hart_context]),
@@ -406,6 +408,7 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "hart_request_get_top_k": (_hart_status, [_hart_request, POINTER(c_uint32), POINTER(c_int32)]),
     "hart_request_get_top_p": (_hart_status, [_hart_request, POINTER(c_double), POINTER(c_int32)]),
     "hart_request_get_steps": (_hart_status, [_hart_request, POINTER(c_char_p)]),
+    "hart_request_get_prune": (_hart_status, [_hart_request, POINTER(c_char_p)]),
     "hart_request_get_system_prompt": (_hart_status, [_hart_request, POINTER(c_char_p)]),
     "hart_request_get_context": (_hart_status, [_hart_request, POINTER(_hart_context)]),
     "hart_request_get_inpaint": (_hart_status, [_hart_request, POINTER(_hart_image), POINTER(_hart_image), POINTER(c_uint32)]),
@@ -783,6 +786,17 @@ def _float(name: str, value: SupportsFloat | SupportsIndex, low: int, high: int)
     if not low <= number <= high:
         raise RequestError(Status.ERR_REQUEST, f"{name} is {number}, expected {low} to {high}")
     return number
+
+
+def _ratios(name: str, value: str | Iterable[float]) -> bytes:
+    """Return ratios as a text with commas."""
+    if isinstance(value, str):
+        return _text(name, value)
+    try:
+        ratios = list(value)
+    except TypeError:
+        raise TypeError(f"{name} must be str or an iterable of float, not {type(value).__name__}") from None
+    return ",".join(repr(_float(f"{name}[{i}]", ratio, 0, 1)) for i, ratio in enumerate(ratios)).encode()
 
 
 def _flag(name: str, value: bool) -> bool:
@@ -2315,6 +2329,7 @@ class Model(_Local):
         context: Context | None = None,
         on_event: Callable[[Event], object] | None = None,
         cancel: Cancel | None = None,
+        prune: str | Iterable[float] | None = None,
     ) -> Result:
         """Generate images from one or more prompts. Returns when all images are finished.
 
@@ -2339,6 +2354,8 @@ class Model(_Local):
                 quickly. If it returns `STOP`, the run is cancelled. If it raises, the run is cancelled and the exception is raised
                 here.
             cancel: A token that cancels the run from another thread.
+            prune: Shares of tokens that the last scales leave out, coarse to fine, such as (0.5, 0.75) or "0.5,0.75". This is faster
+                and needs less memory, but changes the images.
 
         Raises:
             Cancelled: The run was cancelled; `completed` has the images that were finished.
@@ -2347,7 +2364,9 @@ class Model(_Local):
             OutOfMemoryError: More memory is needed than is available or allowed.
             DeviceError: The device has failed.
         """
-        settings = (images_per_prompt, seed, guidance, smoothing, top_k, top_p, steps, system_prompt, from_image, cancel, context)
+        settings = (
+            images_per_prompt, seed, guidance, smoothing, top_k, top_p, steps, system_prompt, from_image, cancel, context, prune
+        )
         request = _request(prompt, *settings)
         return _Run(_lib.hart_generate, (self._open_handle(), request), on_event).generate()
 
@@ -2367,6 +2386,7 @@ class Model(_Local):
         context: Context | None = None,
         previews: int | None = None,
         cancel: Cancel | None = None,
+        prune: str | Iterable[float] | None = None,
     ) -> Stream:
         """Like `generate`, but run in a background thread and return an iterator over the events.
 
@@ -2384,7 +2404,9 @@ class Model(_Local):
         Raises:
             RequestError: A setting is invalid. Errors of the run itself are raised by the iteration and by `Stream.result`.
         """
-        settings = (images_per_prompt, seed, guidance, smoothing, top_k, top_p, steps, system_prompt, from_image, cancel, context)
+        settings = (
+            images_per_prompt, seed, guidance, smoothing, top_k, top_p, steps, system_prompt, from_image, cancel, context, prune
+        )
         request = _request(prompt, *settings)
         return Stream(self._open_handle(), request, None if previews is None else _integer("previews", previews, 0, _UINT32))
 
@@ -2525,6 +2547,7 @@ def _request(
     from_image: FromImage | None = None,
     cancel: Cancel | None = None,
     context: Context | None = None,
+    prune: str | Iterable[float] | None = None,
 ) -> _hart_request:
     request = _hart_request()
     _lib.hart_request_new(byref(request))
@@ -2550,6 +2573,8 @@ def _request(
     if steps is not None:
         text = steps if isinstance(steps, str) else str(_integer("steps", steps, 1, _MAX_STEPS))
         _lib.hart_request_set_steps(request, _text("steps", text))
+    if prune is not None:
+        _lib.hart_request_set_prune(request, _ratios("prune", prune))
     if system_prompt is not None:
         _lib.hart_request_set_system_prompt(request, _text("system_prompt", system_prompt))
     if from_image is not None:

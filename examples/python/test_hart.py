@@ -257,6 +257,14 @@ class Generating(Case):
         self.assertEqual(pixels(image), pixels(self.model.generate(PROMPT, **settings, steps=4)[0]))
         self.assertNotEqual(pixels(image), pixels(self.model.generate(PROMPT)[0]))
 
+    def test_pruned_scales(self) -> None:
+        image = self.model.generate(PROMPT, prune=(0.5, 0.75))[0]
+        self.assertIn("prune 0.5,0.75", image.settings or "")
+        self.assertEqual(pixels(image), pixels(self.model.generate(PROMPT, prune="0.5,0.75")[0]))
+        self.assertNotEqual(pixels(image), pixels(self.model.generate(PROMPT)[0]))
+        with self.model.stream(PROMPT, prune=[0.5, 0.75]) as events:
+            self.assertEqual(pixels(events.result()[0]), pixels(image))
+
     def test_a_prompt_that_is_too_long_is_reported(self) -> None:
         (cut,) = self.model.generate(["a parrot", "a parrot " * self.model.info.context_tokens]).truncated
         self.assertEqual((cut.prompt, cut.kept <= self.model.info.context_tokens < cut.tokens), (1, True))
@@ -1576,6 +1584,11 @@ class InvalidUse(Case):
             {"steps": ""},
             {"steps": "many"},
             {"steps": "8\0"},
+            {"prune": ""},
+            {"prune": "half"},
+            {"prune": [0.5, 1]},
+            {"prune": [0.5, float("nan")]},
+            {"prune": [0.1] * 20},
             {"system_prompt": "\0"},
         ]
         for settings in wrong:
@@ -1597,6 +1610,9 @@ class InvalidUse(Case):
             {"top_k": 3.0},
             {"top_p": "0"},
             {"steps": 8.5},
+            {"prune": 0.5},
+            {"prune": ["0.5"]},
+            {"prune": True},
             {"system_prompt": 3},
             {"cancel": 3},
             {"cancel": self.model},

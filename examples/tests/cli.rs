@@ -78,6 +78,20 @@ fn the_file_records_its_prompt_seed_and_settings() {
 }
 
 #[test]
+fn scales_are_pruned_by_the_given_or_the_published_plan() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = |name: &str, arguments: &[&str]| {
+        succeeds(GENERATE, folder.path(), &[&["a parrot", "-q", "-o", name], arguments].concat());
+        Image::open_png(folder.path().join(name)).unwrap()
+    };
+    let given = image("given.png", &["--prune", "0.5,0.75"]);
+    let published = image("published.png", &["--prune"]);
+    assert!(given.pixels() == published.pixels() && given.pixels() != image("whole.png", &[]).pixels());
+    let settings = given.provenance.unwrap().settings;
+    assert!(settings.contains("prune 0.5,0.75") && published.provenance.unwrap().settings == settings, "{settings}");
+}
+
+#[test]
 fn the_ending_chooses_the_format() {
     let folder = tempfile::tempdir().unwrap();
     let image = |program: &str, name: &str| {
@@ -177,6 +191,9 @@ fn invalid_arguments_are_reported() {
     fails(GENERATE, &["x", "--guidance", "1e9"], &["guidance", "-100 to 100"]);
     fails(GENERATE, &["x", "--top-p", "2"], &["top-p"]);
     fails(GENERATE, &["x", "--steps", "0"], &["--steps", "'0'", "expected 1 to 1000 steps"]);
+    fails(GENERATE, &["x", "--prune", "1"], &["--prune", "ratio 1 is 1, expected a number from 0"]);
+    fails(GENERATE, &["x", "--prune", "half"], &["--prune", "such as \"0.5,0.75\""]);
+    fails(GENERATE, &["x", "--prune", "0,0,0,0,0,0,0,0,0"], &["error: --prune: has 9 ratios, expected at most"]);
     for flag in ["--count", "--top-k", "--threads", "--first"] {
         fails(GENERATE, &["x", flag, "-1"], &["'-1'", flag, "expected a whole number that is not negative"]);
     }

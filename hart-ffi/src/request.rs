@@ -191,6 +191,35 @@ unsafe fn set_steps(request: *mut hart_request, steps: Text) -> hart_status {
     })
 }
 
+/// Sets the shares of tokens that the transformer leaves out of its last scales, coarse to fine, each from 0 to less than
+/// 1: "0.5,0.75" is the published plan. This is faster and needs less memory, but changes the images. NULL, the default,
+/// computes all tokens. Returns `HART_ERR_REQUEST` if the text is malformed. A run returns it if the plan does not fit the
+/// model.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hart_request_set_prune(request: *mut hart_request, ratios: *const c_char) -> hart_status {
+    set_prune(request, Text::Terminated(ratios))
+}
+
+/// Like `hart_request_set_prune`, for a text of `ratios_size` bytes. NULL with a size of 0 computes all tokens.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hart_request_set_prune_n(
+    request: *mut hart_request,
+    ratios: *const c_char,
+    ratios_size: usize,
+) -> hart_status {
+    set_prune(request, Text::Sized(ratios, ratios_size))
+}
+
+unsafe fn set_prune(request: *mut hart_request, ratios: Text) -> hart_status {
+    set(request, |parts| {
+        parts.pruning = match ratios.get_optional("ratios")? {
+            Some(ratios) => Some((ratios.parse()?, to_c(ratios))),
+            None => None,
+        };
+        Ok(())
+    })
+}
+
 /// Sets the text before each prompt. "" is no text; NULL is the model's own text, the default. Returns
 /// `HART_ERR_REQUEST` if the text is too long or different from that of the request's context.
 #[unsafe(no_mangle)]

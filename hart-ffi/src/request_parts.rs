@@ -5,7 +5,7 @@ use std::mem::replace;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use hart_core::{CancelToken, FromImage, Keep, Request, Respacing, SystemPrompt};
+use hart_core::{CancelToken, FromImage, Keep, Pruning, Request, Respacing, SystemPrompt};
 
 use crate::context::Encoded;
 use crate::event::{Callback, Watcher};
@@ -31,6 +31,7 @@ pub(crate) struct Parts {
     pub(crate) top_k: Option<u32>,
     pub(crate) top_p: Option<f64>,
     pub(crate) steps: Option<(Respacing, CString)>,
+    pub(crate) pruning: Option<(Pruning, CString)>,
     pub(crate) system_prompt: Option<CString>,
     /// Determines the prompts and the system prompt.
     pub(crate) context: Option<Arc<Encoded>>,
@@ -84,6 +85,7 @@ impl Parts {
             .top_k(self.top_k.map(|top_k| top_k as usize))
             .top_p(self.top_p)
             .steps(self.steps.as_ref().map(|(steps, _)| steps.clone()))
+            .prune(self.pruning.as_ref().map(|(pruning, _)| pruning.clone()))
             .context(self.context.as_ref().map(|encoded| encoded.context.clone()))
             .system_prompt(system_prompt)
             .cancel_token(self.cancel.clone())

@@ -122,6 +122,13 @@ pub unsafe extern "C" fn hart_request_get_steps(request: *const hart_request, st
     text(request, steps, "steps", |parts| parts.steps.as_ref().map(|(_, text)| text.as_c_str()))
 }
 
+/// Returns the shares of tokens that the last scales leave out, or NULL if all tokens are computed. The text is valid until
+/// the request is changed or freed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hart_request_get_prune(request: *const hart_request, ratios: *mut *const c_char) -> hart_status {
+    text(request, ratios, "ratios", |parts| parts.pruning.as_ref().map(|(_, text)| text.as_c_str()))
+}
+
 /// Returns the text before each prompt: "" for no text, NULL if it is not set or is the model's own. The text is valid
 /// until the request is changed or freed.
 #[unsafe(no_mangle)]

@@ -86,7 +86,12 @@ impl Implementation {
                 let device = if matches!(arguments.device, DeviceKind::Cuda(_)) { "cuda" } else { "cpu" };
                 command.args(["--device", device, "--repeat", &warm])
             }
-            Self::Hart(_) => command.args(["--device", &arguments.device.to_string(), "--warm", &warm]),
+            Self::Hart(_) => {
+                if let Some(pruning) = &arguments.prune {
+                    command.args(["--prune", &pruning.to_string()]);
+                }
+                command.args(["--device", &arguments.device.to_string(), "--warm", &warm])
+            }
         };
         let output = command.output().map_err(|e| format!("{}: {e}", command.get_program().display()))?;
         if !output.status.success() {

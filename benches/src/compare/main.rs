@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use hart_core::{CancelToken, Control, DeviceKind, Precision, WeightSet};
+use hart_core::{CancelToken, Control, DeviceKind, Precision, Pruning, WeightSet};
 use hart_examples::random_checkpoint::{Float, Preset, RandomCheckpoint, Text};
 use implementation::{Implementation, TORCH_DTYPES};
 use table::Results;
@@ -42,6 +42,9 @@ struct Arguments {
     /// Number of runs of each implementation
     #[arg(short = 'n', long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     repeat: u32,
+    /// Leave out these shares of the tokens of the last scales in hart's runs; PyTorch computes all
+    #[arg(long, value_name = "RATIOS", num_args = 0..=1, default_missing_value = "0.5,0.75")]
+    prune: Option<Pruning>,
     /// Number of threads for each [default: all cores]
     #[arg(short, long, default_value_t = std::thread::available_parallelism().map_or(1, usize::from), hide_default_value = true)]
     threads: usize,

@@ -31,7 +31,8 @@ pub fn measure(model: &Path, precision: Precision, arguments: &Arguments) -> Res
     let batch = arguments.batch as usize;
     let context = random_context(&hart, batch);
     let steps = hart.config().residual.steps.clone();
-    let sampling = SamplingParams { guidance: GUIDANCE, smoothing: true, top_k: None, top_p: 0.0, steps, pruning: None };
+    let pruning = arguments.prune.clone();
+    let sampling = SamplingParams { guidance: GUIDANCE, smoothing: true, top_k: None, top_p: 0.0, steps, pruning };
     let generate = || {
         let mut progress = Progress::silent();
         let latent = hart.sample(context.clone(), &sampling, &Philox::new((1..=batch as u64).collect()), &mut progress)?;

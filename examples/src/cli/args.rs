@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{ArgAction, Args};
-use hart_core::{CancelToken, DeviceKind, Hart, OpenOptions, Precision, Request, Respacing, SystemPrompt, WeightSet};
+use hart_core::{CancelToken, DeviceKind, Hart, OpenOptions, Precision, Pruning, Request, Respacing, SystemPrompt, WeightSet};
 
 use super::batch::Batch;
 use super::out_files::OutFiles;
@@ -71,6 +71,9 @@ pub struct GenerationArgs {
     /// Steps of the residual diffusion, such as 8, 10,5 or ddim25 [default: the model's]
     #[arg(long, value_parser = value::<Respacing>)]
     pub steps: Option<Respacing>,
+    /// Leave out these shares of the tokens of the last scales (FastVAR): faster, with less memory, but other images
+    #[arg(long, value_name = "RATIOS", num_args = 0..=1, default_missing_value = "0.5,0.75", value_parser = value::<Pruning>)]
+    pub prune: Option<Pruning>,
     /// System prompt; "" for none [default: the model's llm/system_prompt.txt, if it exists]
     #[arg(long, value_name = "TEXT")]
     pub system_prompt: Option<String>,
@@ -177,6 +180,7 @@ impl GenerationArgs {
             .top_k(self.top_k)
             .top_p(self.top_p)
             .steps(self.steps.clone())
+            .prune(self.prune.clone())
             .system_prompt(system_prompt)
             .cancel_token(cancel);
         Ok(match filter {

@@ -54,11 +54,12 @@ const OPTIONS: [OptionText; 6] = [
 ];
 
 /// Fields of requests, as errors name them, and the flags that set them.
-const FIELDS: [(&str, &str); 8] = [
+const FIELDS: [(&str, &str); 9] = [
     ("guidance", "guidance"),
     ("top-k", "top-k"),
     ("top-p", "top-p"),
     ("steps", "steps"),
+    ("pruning", "prune"),
     ("precision", "precision"),
     ("threads", "threads"),
     ("system prompt", "system-prompt"),

@@ -152,7 +152,7 @@ impl Arguments {
         let sampling = hart.sampling(request);
         let settings = json!({
             "guidance": sampling.guidance, "smoothing": sampling.smoothing, "top_k": sampling.top_k, "top_p": sampling.top_p,
-            "steps": sampling.steps.to_string(),
+            "steps": sampling.steps.to_string(), "prune": sampling.pruning.map(|pruning| pruning.to_string()),
         });
         let metadata = [
             ("model", json!(self.model().to_string_lossy())),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::{HeaderMap, StatusCode, header};
 use futures_util::StreamExt;
-use hart_core::{CancelToken, Request, Respacing, SystemPrompt};
+use hart_core::{CancelToken, Pruning, Request, Respacing, SystemPrompt};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -49,6 +49,8 @@ pub struct Settings {
     pub top_p: Option<f64>,
     /// Number of residual diffusion steps, or a respacing.
     pub steps: Option<String>,
+    /// Shares of tokens that the last scales leave out, such as "0.5,0.75".
+    pub prune: Option<String>,
     /// The system prompt; an empty one turns it off.
     pub system_prompt: Option<String>,
 }
@@ -84,6 +86,7 @@ impl Settings {
             ));
         }
         let steps = self.steps.map(|steps| steps.parse::<Respacing>()).transpose()?;
+        let pruning = self.prune.map(|ratios| ratios.parse::<Pruning>()).transpose()?;
         let system_prompt = match self.system_prompt {
             None => SystemPrompt::Checkpoint,
             Some(text) if text.is_empty() => SystemPrompt::Off,
@@ -97,6 +100,7 @@ impl Settings {
             .top_k(self.top_k)
             .top_p(self.top_p)
             .steps(steps)
+            .prune(pruning)
             .system_prompt(system_prompt.clone())
             .cancel_token(cancel.clone());
         request.validate()?;

@@ -153,6 +153,7 @@ static void nulls(const hart_model *model, const char *path, const char *scratch
     IS_NULL(hart_request_set_top_p(NULL, 1), "request");
     IS_NULL(hart_request_set_steps(NULL, "8"), "request");
     IS_NULL(hart_request_set_steps(request, NULL), "steps");
+    IS_NULL(hart_request_set_prune(NULL, "0.5"), "request");
     IS_NULL(hart_request_set_system_prompt(NULL, NULL), "request");
     IS_NULL(hart_request_set_inpaint(NULL, image, image, 0), "request");
     IS_NULL(hart_request_set_inpaint(request, image, NULL, 0), "mask");
@@ -272,6 +273,8 @@ static void wrong_arguments(const hart_model *model, const char *path) {
     FAILS(hart_request_set_prompt(request, " \n"), HART_ERR_REQUEST, "empty");
     FAILS(hart_request_add_prompt(request, ""), HART_ERR_REQUEST, "number 2 is empty");
     FAILS(hart_request_set_steps(request, "many"), HART_ERR_REQUEST, "many");
+    FAILS(hart_request_set_prune(request, "half"), HART_ERR_REQUEST, "half");
+    FAILS(hart_request_set_prune(request, "0.5,1"), HART_ERR_REQUEST, "ratio 2 is 1");
     /* Settings. An invalid one leaves the request unchanged. */
     FAILS(hart_request_set_guidance(request, 0.0 / 0.0 * 1.0), HART_ERR_REQUEST, "guidance");
     FAILS(hart_request_set_guidance(request, 1e300), HART_ERR_REQUEST, "guidance");
@@ -437,6 +440,7 @@ static void settings(const hart_model *model) {
     OK(hart_request_set_top_k(request, 20));
     OK(hart_request_set_top_p(request, 0.9));
     OK(hart_request_set_steps(request, "4"));
+    OK(hart_request_set_prune(request, "0.5"));
     OK(hart_request_set_system_prompt(request, "Draw: "));
     OK(hart_request_set_system_prompt(request, ""));
     OK(hart_generate(model, request, &result));
@@ -444,7 +448,7 @@ static void settings(const hart_model *model) {
     OK(hart_result_image(result, 3, &image));
     hart_image_view view = view_of(image);
     CHECK(view.seed == 0 && strcmp(view.prompt, "a crown") == 0);
-    CHECK(strcmp(view.settings, "guidance 2, smoothing true, top-k 20, top-p 0.9, steps 4, system prompt none") == 0);
+    CHECK(strcmp(view.settings, "guidance 2, smoothing true, top-k 20, top-p 0.9, steps 4, system prompt none, prune 0.5") == 0);
     hart_timings timings = {.struct_size = sizeof timings};
     OK(hart_result_timings(result, &timings));
     double parts = timings.text + timings.transformer + timings.sampling + timings.residual + timings.decode;

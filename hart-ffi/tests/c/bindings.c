@@ -40,6 +40,15 @@ static void texts(const char *path, const char *scratch) {
     IS_TEXT(value, "8,4");
     IS_NULL(hart_request_set_steps_n(NULL, "8", 1), "request");
     IS_NULL(hart_request_set_steps_n(request, NULL, 1), "steps");
+    OK(hart_request_set_prune_n(request, "0.5,0.75", 3));
+    OK(hart_request_get_prune(request, &value));
+    IS_TEXT(value, "0.5");
+    OK(hart_request_set_prune_n(request, NULL, 0));
+    OK(hart_request_get_prune(request, &value));
+    CHECK(value == NULL);
+    FAILS(hart_request_set_prune_n(request, "0.5", 0), HART_ERR_REQUEST, "pruning");
+    IS_NULL(hart_request_set_prune_n(NULL, "0.5", 3), "request");
+    IS_NULL(hart_request_set_prune_n(request, NULL, 3), "ratios");
     /* The system prompt: set, none, the model's own. */
     OK(hart_request_set_system_prompt_n(request, "Draw: it", 5));
     OK(hart_request_get_system_prompt(request, &value));
@@ -245,6 +254,7 @@ static void request_values(const hart_model *model) {
     NOT_SET(hart_request_get_top_k(request, &count, &is_set), count, 0);
     NOT_SET(hart_request_get_top_p(request, &number, &is_set), number, 0);
     NO_TEXT(hart_request_get_steps(request, &text));
+    NO_TEXT(hart_request_get_prune(request, &text));
     NO_TEXT(hart_request_get_system_prompt(request, &text));
     OK(hart_request_get_context(request, &context));
     CHECK(context == NULL);
@@ -273,6 +283,7 @@ static void request_values(const hart_model *model) {
     OK(hart_request_set_top_k(request, 30));
     OK(hart_request_set_top_p(request, 0.5));
     OK(hart_request_set_steps(request, "4"));
+    OK(hart_request_set_prune(request, "0.25,0.5"));
     OK(hart_request_set_system_prompt(request, ""));
     OK(hart_request_set_keep(request, HART_KEEP_LATENT));
     OK(hart_request_set_observer(request, ignore, &token, NULL));
@@ -296,6 +307,8 @@ static void request_values(const hart_model *model) {
     IS_SET(hart_request_get_top_p(clone, &number, &is_set), number, 0.5);
     OK(hart_request_get_steps(clone, &text));
     IS_TEXT(text, "4");
+    OK(hart_request_get_prune(clone, &text));
+    IS_TEXT(text, "0.25,0.5");
     OK(hart_request_get_system_prompt(clone, &text));
     IS_TEXT(text, "");
     IS_SET(hart_request_get_keep(clone, &keep, &is_set), keep, HART_KEEP_LATENT);
@@ -382,6 +395,8 @@ static void request_values(const hart_model *model) {
     IS_NULL(hart_request_get_top_p(clone, NULL, &is_set), "top_p");
     IS_NULL(hart_request_get_steps(NULL, &text), "request");
     IS_NULL(hart_request_get_steps(clone, NULL), "steps");
+    IS_NULL(hart_request_get_prune(NULL, &text), "request");
+    IS_NULL(hart_request_get_prune(clone, NULL), "ratios");
     IS_NULL(hart_request_get_system_prompt(NULL, &text), "request");
     IS_NULL(hart_request_get_system_prompt(clone, NULL), "prompt");
     hart_context *none = context;

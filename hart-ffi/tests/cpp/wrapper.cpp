@@ -200,6 +200,11 @@ void requests(const hart::Model &model) {
     THROWS(request.top_p(2.0), request, "top");
     THROWS(request.top_k(0), request, "top");
     THROWS(request.steps("many"), request, "many");
+    THROWS(request.prune("half"), request, "half");
+    THROWS(model.generate(hart::Request("a house").prune("0,0,0,0,0,0,0,0,0,0,0,0")), request, "12 ratios");
+    const auto pruned = model.generate(hart::Request("a house").prune("0.5,0.75")).image(0);
+    CHECK(pruned.settings()->find("prune 0.5,0.75") != std::string::npos);
+    CHECK(!same(model.generate(hart::Request("a house").prune("0.5").without_pruning()).image(0), pruned));
     THROWS(request.images_per_prompt(0), request, "images");
     CHECK(same(model.generate(request).image(3), images[3])); // Invalid settings change nothing.
 
@@ -818,7 +823,7 @@ void formats() {
 void settings(const hart::Model &model) {
     const hart::Request nothing;
     CHECK(nothing.prompts().empty() && !nothing.images_per_prompt() && !nothing.seed() && !nothing.guidance());
-    CHECK(!nothing.smoothing() && !nothing.top_k() && !nothing.top_p() && !nothing.steps() && !nothing.system_prompt());
+    CHECK(!nothing.smoothing() && !nothing.top_k() && !nothing.top_p() && !nothing.steps() && !nothing.prune() && !nothing.system_prompt());
     CHECK(!nothing.context() && !nothing.inpaint() && !nothing.outpaint() && !nothing.vary() && !nothing.keep());
     CHECK(!nothing.observer() && !nothing.cancel_token());
     int events = 0;
@@ -826,7 +831,7 @@ void settings(const hart::Model &model) {
     const std::vector<std::uint8_t> white(6, 255);
     const auto image = hart::Image::from_pixels(2, 1, white);
     auto request = hart::Request("a house").add_prompt("a key").images_per_prompt(1).seed(0).guidance(0).smoothing(false);
-    request.top_k(30).top_p(0.5).steps("4").system_prompt("").keep(hart::Keep::latent).cancel_token(cancel);
+    request.top_k(30).top_p(0.5).steps("4").prune("0.25").system_prompt("").keep(hart::Keep::latent).cancel_token(cancel);
     request.inpaint(image, image, 3).observer([&](const hart::Event &) { ++events; });
     CHECK(request.inpaint()->kept_scales == 3 && same(request.inpaint()->mask, image) && !request.vary());
     request.outpaint(image, 5, 6);
@@ -838,7 +843,7 @@ void settings(const hart::Model &model) {
     { const auto gone = std::move(request); }
     CHECK((copy.prompts() == std::vector<std::string>{"a house", "a key"}));
     CHECK(copy.images_per_prompt() == 1u && copy.seed() == 0u && copy.guidance() == 0.0 && copy.smoothing() == false);
-    CHECK(copy.top_k() == 30u && copy.top_p() == 0.5 && copy.steps() == "4" && copy.system_prompt() == "");
+    CHECK(copy.top_k() == 30u && copy.top_p() == 0.5 && copy.steps() == "4" && copy.prune() == "0.25" && copy.system_prompt() == "");
     CHECK(copy.keep() == hart::Keep::latent && copy.vary() && copy.observer());
     cancel.request();
     CHECK(copy.cancel_token()->is_requested() && cancel.share().is_requested());

@@ -33,7 +33,7 @@ async function open() {
 
 /** Puts settings into the form. */
 function fillForm(settings) {
-  for (const name of ["guidance", "top_k", "top_p", "steps"]) $(name).value = settings[name] ?? "";
+  for (const name of ["guidance", "top_k", "top_p", "steps", "prune"]) $(name).value = settings[name] ?? "";
   $("smoothing").value = String(settings.smoothing);
   syncSlider();
 }
@@ -53,7 +53,7 @@ function readForm() {
     if (input.value !== "") settings[name] = Number(input.value);
   }
   if (!Number.isInteger(settings.count ?? 1) || settings.count < 1) throw new Error("Images: at least one is needed.");
-  for (const name of ["seed", "steps"]) if ($(name).value.trim()) settings[name] = $(name).value.trim();
+  for (const name of ["seed", "steps", "prune"]) if ($(name).value.trim()) settings[name] = $(name).value.trim();
   return settings;
 }
 
