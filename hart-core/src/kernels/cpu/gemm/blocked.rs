@@ -33,7 +33,12 @@ pub(super) fn x_layout(level: SimdLevel) -> XLayout {
 
 /// Returns the number of rows of the register block.
 const fn mr(has_32_registers: bool) -> usize {
-    if has_32_registers { 8 } else { 6 }
+    match has_32_registers {
+        true => 8,
+        // A panel of w takes four of the registers that hosts of wasm leave.
+        false if cfg!(target_arch = "wasm32") => 2,
+        false => 6,
+    }
 }
 
 /// Appends `x[m] . w[n] + bias[n]` to y, for rows m of x and n of w of `inputs` values each.
@@ -174,7 +179,9 @@ impl<E: Epilogue<f32>> simd::SimdKernel for F32MacroKernel<'_, E> {
     #[inline(always)]
     unsafe fn run<S: SimdF32>(self) {
         // SAFETY: the processor has the instructions, and no two tasks share rows and panels.
-        unsafe { macro_kernel::<F32Ops<S>, _>(&self.0) }
+        unsafe {
+            if S::LANES < NR / 2 { macro_kernel::<F32Ops<S, 4>, _>(&self.0) } else { macro_kernel::<F32Ops<S, 2>, _>(&self.0) }
+        }
     }
 }
 
@@ -212,28 +219,35 @@ impl Epilogue<f32> for AddToOutput<'_> {
     }
 }
 
-/// Operations on f32: a k-group is one element.
-struct F32Ops<S>(S);
+/// Operations on f32: a k-group is one element. `V` vectors hold the outputs of a panel; the second one is unused if the first holds
+/// all of them.
+struct F32Ops<S, const V: usize>(S);
 
-impl<S: SimdF32> MicroKernelOps for F32Ops<S> {
+impl<S: SimdF32, const V: usize> MicroKernelOps for F32Ops<S, V> {
     const MR: usize = mr(S::HAS_32_REGISTERS);
     const PANELS: usize = if S::HAS_32_REGISTERS { 3 } else { 1 };
     type Accumulator = f32;
-    /// The second vector is unused if the first one holds all outputs.
-    type AccVector = [S; 2];
-    type WVector = [S; 2];
+    type AccVector = [S; V];
+    type WVector = [S; V];
     type XVector = f32;
 
     #[inline(always)]
-    unsafe fn zero() -> [S; 2] {
+    unsafe fn zero() -> [S; V] {
         // SAFETY: the caller upholds the contract of this function.
-        unsafe { [S::zero(); 2] }
+        unsafe { [S::zero(); V] }
     }
 
     #[inline(always)]
-    unsafe fn load_w(from: *const u8) -> [S; 2] {
+    unsafe fn load_w(from: *const u8) -> [S; V] {
+        let from = from.cast::<f32>();
         // SAFETY: the caller upholds the contract of this function; w is packed as f32.
-        unsafe { [S::load(from.cast()), S::load(from.cast::<f32>().add(NR - S::LANES))] }
+        unsafe {
+            let mut w = [S::load(from); V];
+            for (v, w) in w.iter_mut().enumerate().skip(1) {
+                *w = S::load(from.add(first_output::<S>(v)));
+            }
+            w
+        }
     }
 
     #[inline(always)]
@@ -243,23 +257,30 @@ impl<S: SimdF32> MicroKernelOps for F32Ops<S> {
     }
 
     #[inline(always)]
-    unsafe fn accumulate(accumulators: [S; 2], x: f32, w: [S; 2]) -> [S; 2] {
-        // SAFETY: the caller upholds the contract of this function.
-        unsafe {
-            let second = if S::LANES < NR { accumulators[1].add_scaled(x, w[1]) } else { accumulators[1] };
-            [accumulators[0].add_scaled(x, w[0]), second]
+    unsafe fn accumulate(mut accumulators: [S; V], x: f32, w: [S; V]) -> [S; V] {
+        for (v, (accumulator, w)) in accumulators.iter_mut().zip(w).enumerate() {
+            if v * S::LANES < NR {
+                // SAFETY: the caller upholds the contract of this function.
+                *accumulator = unsafe { accumulator.add_scaled(x, w) };
+            }
         }
+        accumulators
     }
 
     #[inline(always)]
-    unsafe fn to_array(accumulators: [S; 2]) -> [f32; NR] {
+    unsafe fn to_array(accumulators: [S; V]) -> [f32; NR] {
         let mut array = [0.0f32; NR];
-        // SAFETY: the caller upholds the contract of this function. If one vector holds all outputs, both stores have the same
-        // address, and the first vector is stored last.
-        unsafe {
-            accumulators[1].store(array.as_mut_ptr().add(NR - S::LANES));
-            accumulators[0].store(array.as_mut_ptr());
+        // If one vector holds all outputs, both stores have the same address, and the first vector is stored last.
+        for (v, accumulator) in accumulators.iter().enumerate().rev() {
+            // SAFETY: the caller upholds the contract of this function.
+            unsafe { accumulator.store(array.as_mut_ptr().add(first_output::<S>(v))) };
         }
         array
     }
+}
+
+/// Returns the first output in a vector of a panel.
+const fn first_output<S: SimdF32>(vector: usize) -> usize {
+    let (first, last) = (vector * S::LANES, NR - S::LANES);
+    if first < last { first } else { last }
 }

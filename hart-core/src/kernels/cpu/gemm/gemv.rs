@@ -99,15 +99,15 @@ unsafe fn register_blocks<S: SimdF32>(operands: Operands<'_>, y: *mut f32) {
                     (true, true, 3) => register_block::<S, 3, 6>(&operands, m, n, y),
                     (true, true, 2) => register_block::<S, 2, 6>(&operands, m, n, y),
                     (true, true, _) => register_block::<S, 1, 6>(&operands, m, n, y),
-                    (false, true, 3..) => register_block::<S, 3, SMALL_NR>(&operands, m, n, y),
-                    (false, true, 2) => register_block::<S, 2, SMALL_NR>(&operands, m, n, y),
+                    (false, true, 3..) if SMALL_MR == 3 => register_block::<S, 3, SMALL_NR>(&operands, m, n, y),
+                    (false, true, 2..) => register_block::<S, 2, SMALL_NR>(&operands, m, n, y),
                     (false, true, _) => register_block::<S, 1, SMALL_NR>(&operands, m, n, y),
                     (true, false, 4..) => register_block::<S, 4, 1>(&operands, m, n, y),
-                    (_, false, 3..) => register_block::<S, 3, 1>(&operands, m, n, y),
-                    (_, false, 2) => register_block::<S, 2, 1>(&operands, m, n, y),
+                    (_, false, 3..) if S::HAS_32_REGISTERS || SMALL_MR == 3 => register_block::<S, 3, 1>(&operands, m, n, y),
+                    (_, false, 2..) => register_block::<S, 2, 1>(&operands, m, n, y),
                     (_, false, _) => register_block::<S, 1, 1>(&operands, m, n, y),
                 }
-                m += remaining.min(if S::HAS_32_REGISTERS { 4 } else { 3 });
+                m += remaining.min(if S::HAS_32_REGISTERS { 4 } else { SMALL_MR });
             }
             n += if is_full { nr::<S>() } else { 1 };
         }
@@ -118,6 +118,9 @@ unsafe fn register_blocks<S: SimdF32>(operands: Operands<'_>, y: *mut f32) {
 const fn nr<S: SimdF32>() -> usize {
     if S::HAS_32_REGISTERS { 6 } else { SMALL_NR }
 }
+
+/// Rows of a full register block where there are only 16 vector registers. Hosts of wasm keep some of them to themselves.
+const SMALL_MR: usize = if cfg!(target_arch = "wasm32") { 2 } else { 3 };
 
 /// Outputs of a full register block where there are only 16 vector registers. ARM has no instructions with operands in memory, so that
 /// w takes registers too.

@@ -5,6 +5,8 @@ use super::super::simd::{self, SimdF32, SimdKernel};
 use super::epilogue::Epilogue;
 use super::microkernel::{CacheLine, MacroBlock, MicroKernelOps, macro_kernel};
 use super::packing::{NR, XFormat, XLayout};
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+use super::wasm;
 #[cfg(target_arch = "x86_64")]
 use super::x86;
 use super::{amx as amx_gemm, blocked};
@@ -35,6 +37,8 @@ enum Int8Variant {
     NeonDot,
     #[cfg(target_arch = "aarch64")]
     NeonI8mm,
+    #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+    Simd128,
     Amx(AmxToken),
 }
 
@@ -59,6 +63,10 @@ impl Int8Isa {
             all[1] = is_aarch64_feature_detected!("neon").then_some(Self(Int8Variant::NeonMull));
             all[2] = is_aarch64_feature_detected!("dotprod").then_some(Self(Int8Variant::NeonDot));
             all[3] = is_aarch64_feature_detected!("i8mm").then_some(Self(Int8Variant::NeonI8mm));
+        }
+        #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+        {
+            all[1] = Some(Self(Int8Variant::Simd128));
         }
         all[5] = AmxToken::int8().map(|token| Self(Int8Variant::Amx(token)));
         all.into_iter().flatten()
@@ -85,6 +93,8 @@ impl Int8Isa {
             Int8Variant::NeonDot => (arm::NeonDot::MR, XFormat::Panel),
             #[cfg(target_arch = "aarch64")]
             Int8Variant::NeonI8mm => (arm_pairs::MMLA_MR, XFormat::Pairs),
+            #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+            Int8Variant::Simd128 => (wasm::Dot16::MR, XFormat::Widened),
             Int8Variant::Amx(_) => (amx::TILE_ROWS, XFormat::Tiled),
         };
         XLayout { mr, format }
@@ -124,6 +134,10 @@ impl Int8Isa {
                 Int8Variant::NeonDot => arm::neon_dot(&block),
                 #[cfg(target_arch = "aarch64")]
                 Int8Variant::NeonI8mm => arm_pairs::i8mm(block),
+                #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+                Int8Variant::Simd128 => {
+                    block.with_widened_w(|w, widened| wasm::widen_int8(w, widened), |block| macro_kernel::<wasm::Dot16, _>(&block));
+                }
                 Int8Variant::Amx(token) => block.with_tiled_w(|block| amx_gemm::int8(token, &block)),
             }
         }

@@ -36,7 +36,7 @@ impl CacheLine {
 ///
 /// Every function requires the processor to have the instructions.
 pub(super) trait MicroKernelOps {
-    /// Rows of the largest register block, and of a panel of x: 4, 6 or 8.
+    /// Rows of the largest register block, and of a panel of x: 2, 4, 6 or 8.
     const MR: usize;
     /// Panels of w in the largest register block, at most 3.
     const PANELS: usize;
@@ -213,8 +213,8 @@ unsafe fn x_panel<O: MicroKernelOps, E: Epilogue<O::Accumulator>, const P: usize
         match block.rows.len() - row {
             5.. if O::MR == 6 => micro_kernel::<O, E, 6, P>(block, row, panel),
             5.. if O::MR >= 8 => micro_kernel::<O, E, 8, P>(block, row, panel),
-            3.. => micro_kernel::<O, E, 4, P>(block, row, panel),
-            2 => micro_kernel::<O, E, 2, P>(block, row, panel),
+            3.. if O::MR >= 4 => micro_kernel::<O, E, 4, P>(block, row, panel),
+            2.. => micro_kernel::<O, E, 2, P>(block, row, panel),
             _ => micro_kernel::<O, E, 1, P>(block, row, panel),
         }
     }

@@ -25,6 +25,8 @@ mod packing;
 mod stored;
 #[cfg(any(test, feature = "train"))]
 mod transposed;
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+mod wasm;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 

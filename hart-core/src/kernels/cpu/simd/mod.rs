@@ -115,6 +115,8 @@ enum Variant {
     Neon,
     #[cfg(target_arch = "aarch64")]
     NeonBf16,
+    #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+    Simd128,
 }
 
 impl SimdLevel {
@@ -138,6 +140,10 @@ impl SimdLevel {
             all[1] = Some(Self(Variant::Neon));
             all[2] = std::arch::is_aarch64_feature_detected!("bf16").then_some(Self(Variant::NeonBf16));
         }
+        #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+        {
+            all[1] = Some(Self(Variant::Simd128));
+        }
         all.into_iter().flatten()
     }
 
@@ -156,6 +162,8 @@ impl SimdLevel {
             Variant::Avx512 | Variant::Avx512Bf16 | Variant::Amx(_) => true,
             #[cfg(target_arch = "aarch64")]
             Variant::Neon | Variant::NeonBf16 => false,
+            #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+            Variant::Simd128 => false,
         }
     }
 
@@ -202,6 +210,8 @@ impl SimdLevel {
                 Variant::Neon => arm::neon(kernel),
                 #[cfg(target_arch = "aarch64")]
                 Variant::NeonBf16 => arm::neon_bf16(kernel),
+                #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+                Variant::Simd128 => kernel.run::<wasm::Simd128>(),
             }
         }
     }
@@ -289,5 +299,7 @@ impl SimdF32 for Plain {
 
 #[cfg(target_arch = "aarch64")]
 mod arm;
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+mod wasm;
 #[cfg(target_arch = "x86_64")]
 mod x86;

@@ -63,6 +63,8 @@ impl<N: Operand> SimdKernel for Product<'_, N> {
                 (true, 3) => self.tiles::<S, 8, 3>(),
                 (true, 2) => self.tiles::<S, 8, 2>(),
                 (true, _) => self.tiles::<S, 8, 1>(),
+                // Hosts of wasm keep some of the 16 registers to themselves.
+                (false, _) if S::LANES < 8 => self.tiles::<S, 2, 4>(),
                 // Two vectors at a time: 16 columns are a whole number of them.
                 (false, _) => self.tiles::<S, 6, 2>(),
             }
