@@ -120,8 +120,8 @@ export interface GenerateOptions {
   /** Text before the prompt. Default: the checkpoint's; null: none. */
   systemPrompt?: string | null;
   /**
-   * Largest side of previews in pixels; 0 for none. Default: 256 with a listener. Previews begin with 64 pixels and grow as long as they
-   * take a twentieth of the time.
+   * Largest side of previews in pixels; 0 for none. Default: 256 with a listener. A run's previews become larger or smaller so that they
+   * take about a twentieth of its time. The first has at most 64 pixels.
    */
   preview?: number | null;
   /** Cancels the run; the promise rejects at once with the code `cancelled`. */

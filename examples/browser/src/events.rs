@@ -17,8 +17,8 @@ extern "C" {
     fn event(this: &Listener, json: &str, pixels: Option<Vec<u8>>) -> bool;
 }
 
-/// Smallest side of a preview, in pixels, with which a run begins.
-const SMALLEST_PREVIEW: usize = 64;
+/// Smallest side of a preview, and the side of a run's first one, in pixels.
+const PREVIEW_SIDES: [usize; 2] = [16, 64];
 /// Target for the time that a preview takes, as a share of the time since the run started. The side of the previews doubles while
 /// it stays below the target, and halves when one takes more than twice the target.
 const PREVIEW_SHARE: f64 = 0.05;
@@ -34,7 +34,7 @@ pub(crate) struct Events<'a> {
 
 impl<'a> Events<'a> {
     pub(crate) fn new(listener: &'a Listener, largest_preview: usize) -> Self {
-        let preview_side = largest_preview.min(SMALLEST_PREVIEW);
+        let preview_side = largest_preview.min(PREVIEW_SIDES[1]);
         Self { listener, start: Instant::now(), largest_preview, preview_side }
     }
 
@@ -50,7 +50,7 @@ impl<'a> Events<'a> {
         if share < PREVIEW_SHARE {
             self.preview_side = (2 * self.preview_side).min(self.largest_preview);
         } else if share > 2.0 * PREVIEW_SHARE {
-            self.preview_side = (self.preview_side / 2).max(SMALLEST_PREVIEW.min(self.largest_preview));
+            self.preview_side = (self.preview_side / 2).max(PREVIEW_SIDES[0].min(self.largest_preview));
         }
         Some(image)
     }
