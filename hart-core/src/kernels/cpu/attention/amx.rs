@@ -99,7 +99,8 @@ impl SimdKernel for Attend<'_> {
                 // A dequantised block begins at the start of the buffer.
                 let (kv, first) = match segment {
                     SegmentHead::Packed(head) => (*head, first),
-                    SegmentHead::Quantized(head) => (buffer.dequantize::<true>(head, first, count), 0),
+                    // SAFETY: the caller guarantees that the processor has the instructions.
+                    SegmentHead::Quantized(head) => (unsafe { buffer.dequantize::<S, true>(head, first, count) }, 0),
                 };
                 let [keys, values] = kv.block(first, count, key_dwords, head_dim, true);
                 let value_dwords = dword_count(count, true);

@@ -17,7 +17,7 @@
 
 use super::bias::add_bias;
 use super::columns::{QUERY_BLOCK, QueryColumns};
-use super::exp2::exp2;
+use super::exp2::{exp2, exp2_for_bf16};
 use super::layout::{KEY_BLOCK, PANEL_WIDTH, PackedHead, dword_count};
 use super::quantized_kv::BlockBuffer;
 use super::segment::SegmentHead;
@@ -34,8 +34,11 @@ const SMALL_TILE_VECTORS: usize = 2;
 /// Initial row maximum, below any score. Differences from it do not overflow.
 pub(super) const MIN_SCORE: f32 = -1e30;
 
-/// A thread's memory for one query block: its queries, and the state of the online softmax.
-pub(super) struct Scratch {
+/// Query blocks that share the conversion of a key block.
+pub(super) const MAX_QUERY_BLOCKS: usize = 6;
+
+/// A query block: its queries, and the state of the online softmax.
+pub(super) struct QueryState {
     /// Queries, `[dwords of a query][QUERY_BLOCK]`, multiplied by the scale and log2(e), because the softmax uses powers of two.
     pub(super) query: QueryColumns,
     /// Unnormalised output accumulator, `[value_dim][QUERY_BLOCK]`.
@@ -44,37 +47,50 @@ pub(super) struct Scratch {
     pub(super) row_sum: QueryColumns,
     /// Running maximum of the scores, `[1][QUERY_BLOCK]`.
     row_max: QueryColumns,
-    /// Scores of a key block, then its probabilities, `[KEY_BLOCK][QUERY_BLOCK]`.
-    scores: QueryColumns,
     /// Bias on the scores, `[keys][QUERY_BLOCK]`.
     pub(super) bias: QueryColumns,
+    /// Number of queries, at most [`QUERY_BLOCK`].
+    pub(super) queries: usize,
+}
+
+/// A thread's memory for some query blocks of one head.
+pub(super) struct Scratch {
+    pub(super) blocks: Vec<QueryState>,
+    /// Scores of a query block and a key block, then their probabilities, `[KEY_BLOCK][QUERY_BLOCK]`.
+    pub(super) scores: QueryColumns,
+    /// A key block that had to be converted.
+    pub(super) buffer: BlockBuffer,
 }
 
 impl Scratch {
-    /// Allocates memory for queries of `query_dwords` dwords and values of `head_dim` channels.
-    pub(super) fn new(query_dwords: usize, head_dim: usize) -> Self {
-        Self {
+    /// Allocates memory for `blocks` query blocks, with queries of `query_dwords` dwords and values of `head_dim` channels.
+    pub(super) fn new(blocks: usize, query_dwords: usize, head_dim: usize) -> Self {
+        let block = || QueryState {
             query: QueryColumns::new(query_dwords),
             acc: QueryColumns::new(head_dim.next_multiple_of(PANEL_WIDTH)),
             row_sum: QueryColumns::new(1),
             row_max: QueryColumns::new(1),
-            scores: QueryColumns::new(KEY_BLOCK),
             bias: QueryColumns::default(),
+            queries: 0,
+        };
+        Self {
+            blocks: (0..blocks).map(|_| block()).collect(),
+            scores: QueryColumns::new(KEY_BLOCK),
+            buffer: BlockBuffer::default(),
         }
     }
 }
 
-/// Attention of one query block over all segments of its head.
+/// Attention of some query blocks over all segments of their head.
 pub(super) struct Attend<'a> {
-    /// Number of queries, at most [`QUERY_BLOCK`].
-    pub(super) queries: usize,
     pub(super) segments: &'a [SegmentHead<'a>],
     /// `true` if keys and values are bf16.
     pub(super) bf16: bool,
     /// `true` to add the bias in the scratch to the scores of the only segment.
     pub(super) biased: bool,
-    /// Allocated for the sizes of these keys and values.
-    pub(super) scratch: &'a mut Scratch,
+    /// Query blocks, allocated for the sizes of these keys and values.
+    pub(super) blocks: &'a mut [QueryState],
+    pub(super) scores: &'a mut QueryColumns,
     pub(super) buffer: &'a mut BlockBuffer,
 }
 
@@ -94,40 +110,53 @@ impl Attend<'_> {
     /// The processor has the instructions of `S`.
     #[inline(always)]
     unsafe fn attend<S: SimdF32, const BF16: bool>(self) {
-        assert!(self.queries <= QUERY_BLOCK);
-        let (query_dwords, value_dim) = (self.scratch.query.rows(), self.scratch.acc.rows());
+        let Some(block) = self.blocks.first() else { return };
+        let (query_dwords, value_dim) = (block.query.rows(), block.acc.rows());
         let widen = self.bf16 && !BF16;
         let key_dwords = if widen { query_dwords / 2 } else { query_dwords };
         let fit = self.segments.iter().all(|segment| segment.fits(key_dwords, value_dim, self.bf16));
         assert!(fit, "segments have the head dimension of the queries");
-        let has_bias = |segment: &SegmentHead<'_>| segment.tokens() <= self.scratch.bias.rows();
-        assert!(!self.biased || self.segments.len() == 1 && has_bias(&self.segments[0]), "every key has a bias");
-        self.scratch.acc.fill(0.0);
-        self.scratch.row_sum.fill(0.0);
-        self.scratch.row_max.fill(MIN_SCORE);
+        for block in &mut *self.blocks {
+            let has_bias = |segment: &SegmentHead<'_>| segment.tokens() <= block.bias.rows();
+            assert!(!self.biased || self.segments.len() == 1 && has_bias(&self.segments[0]), "every key has a bias");
+            let fits = (block.query.rows(), block.acc.rows()) == (query_dwords, value_dim);
+            assert!(fits && block.queries <= QUERY_BLOCK && self.scores.rows() == KEY_BLOCK);
+            block.acc.fill(0.0);
+            block.row_sum.fill(0.0);
+            block.row_max.fill(MIN_SCORE);
+        }
         for segment in self.segments {
             for first in (0..segment.tokens()).step_by(KEY_BLOCK) {
                 let count = (segment.tokens() - first).min(KEY_BLOCK);
-                let bias = self.biased.then(|| self.scratch.bias.row_ptr(first).cast_const());
                 // A converted block begins at the start of the buffer.
-                let (kv, first) = match segment {
-                    SegmentHead::Packed(head) if widen => (self.buffer.widen(head, first, count, key_dwords, value_dim), 0),
-                    SegmentHead::Packed(head) => (*head, first),
-                    SegmentHead::Quantized(head) => (self.buffer.dequantize::<BF16>(head, first, count), 0),
-                };
-                let vectors = if S::HAS_32_REGISTERS { TILE_VECTORS } else { SMALL_TILE_VECTORS };
-                let mut query = 0;
-                while query < self.queries {
-                    // SAFETY: the caller guarantees that the processor has the instructions; the lengths were checked above or made
-                    // by the buffer, and `query` is a multiple of the width of `vectors`.
-                    unsafe {
-                        match (self.queries - query).div_ceil(S::LANES).min(vectors) {
-                            1 => key_block::<S, 1, BF16>(self.scratch, &kv, first, count, query, bias),
-                            TILE_VECTORS => key_block::<S, TILE_VECTORS, BF16>(self.scratch, &kv, first, count, query, bias),
-                            _ => key_block::<S, SMALL_TILE_VECTORS, BF16>(self.scratch, &kv, first, count, query, bias),
+                // SAFETY: the caller guarantees that the processor has the instructions.
+                let (kv, start) = unsafe {
+                    match segment {
+                        SegmentHead::Packed(head) if widen => {
+                            (self.buffer.widen::<S>(head, first, count, key_dwords, value_dim), 0)
                         }
+                        SegmentHead::Packed(head) => (*head, first),
+                        SegmentHead::Quantized(head) => (self.buffer.dequantize::<S, BF16>(head, first, count), 0),
                     }
-                    query += vectors * S::LANES;
+                };
+                for block in &mut *self.blocks {
+                    let bias = self.biased.then(|| block.bias.row_ptr(first).cast_const());
+                    let vectors = if S::HAS_32_REGISTERS { TILE_VECTORS } else { SMALL_TILE_VECTORS };
+                    let mut query = 0;
+                    while query < block.queries {
+                        // SAFETY: the caller guarantees that the processor has the instructions; the lengths were checked above or
+                        // made by the buffer, and `query` is a multiple of the width of `vectors`.
+                        unsafe {
+                            match (block.queries - query).div_ceil(S::LANES).min(vectors) {
+                                1 => key_block::<S, 1, BF16>(block, self.scores, &kv, start, count, query, bias),
+                                TILE_VECTORS => {
+                                    key_block::<S, TILE_VECTORS, BF16>(block, self.scores, &kv, start, count, query, bias)
+                                }
+                                _ => key_block::<S, SMALL_TILE_VECTORS, BF16>(block, self.scores, &kv, start, count, query, bias),
+                            }
+                        }
+                        query += vectors * S::LANES;
+                    }
                 }
             }
         }
@@ -143,7 +172,8 @@ impl Attend<'_> {
 /// A bias has `count` rows of [`QUERY_BLOCK`].
 #[inline(always)]
 unsafe fn key_block<S: SimdF32, const V: usize, const BF16: bool>(
-    scratch: &mut Scratch,
+    block: &mut QueryState,
+    scores: &mut QueryColumns,
     kv: &PackedHead<'_>,
     first: usize,
     count: usize,
@@ -152,9 +182,9 @@ unsafe fn key_block<S: SimdF32, const V: usize, const BF16: bool>(
 ) {
     // SAFETY: the caller guarantees the conditions above.
     unsafe {
-        let (query_dwords, value_dim) = (scratch.query.rows(), scratch.acc.rows());
-        let q = scratch.query.row_ptr(0).add(query).cast_const();
-        let scores = scratch.scores.row_ptr(0).add(query);
+        let (query_dwords, value_dim) = (block.query.rows(), block.acc.rows());
+        let q = block.query.row_ptr(0).add(query).cast_const();
+        let scores = scores.row_ptr(0).add(query);
         let [keys, values] = kv.block(first, count, query_dwords, value_dim, BF16).map(<[f32]>::as_ptr);
         let value_dwords = dword_count(count, BF16);
 
@@ -181,14 +211,14 @@ unsafe fn key_block<S: SimdF32, const V: usize, const BF16: bool>(
         }
 
         // P = exp(S - m), and the new m and l.
-        let rescale = online_softmax::<S, V, BF16>(scratch, block_max, count, kv.log2_multiplicity, query);
+        let rescale = online_softmax::<S, V, BF16>(block, scores, block_max, count, kv.log2_multiplicity, query);
 
         // O = rescale * O + P V
         let probabilities = scores.cast_const();
         let mut channel = 0;
         while channel < value_dim {
             let values = values.add(channel / PANEL_WIDTH * PANEL_WIDTH * value_dwords + channel % PANEL_WIDTH);
-            let acc = scratch.acc.row_ptr(channel).add(query);
+            let acc = block.acc.row_ptr(channel).add(query);
             if S::HAS_32_REGISTERS {
                 pv::<S, V, TILE_ROWS, BF16>(values, probabilities, value_dwords, acc, rescale);
                 channel += TILE_ROWS;
@@ -295,7 +325,7 @@ unsafe fn store<S: SimdF32, const V: usize, const R: usize>(sums: [[S; V]; R], t
     }
 }
 
-/// Replaces the scores of a key block by unnormalised probabilities, updates the row maximum and the row sum, and returns the
+/// Replaces the scores of a key block, one column per query from `query` on, by unnormalised probabilities, updates the row maximum and the row sum, and returns the
 /// factor that rescales the output so far.
 ///
 /// # Safety
@@ -303,7 +333,8 @@ unsafe fn store<S: SimdF32, const V: usize, const R: usize>(sums: [[S; V]; R], t
 /// The processor has the instructions of `S`. `count <= KEY_BLOCK` and `query + V * S::LANES <= QUERY_BLOCK`.
 #[inline(always)]
 unsafe fn online_softmax<S: SimdF32, const V: usize, const BF16: bool>(
-    scratch: &mut Scratch,
+    block: &mut QueryState,
+    scores: *mut f32,
     block_max: [S; V],
     count: usize,
     log2_multiplicity: f32,
@@ -311,8 +342,7 @@ unsafe fn online_softmax<S: SimdF32, const V: usize, const BF16: bool>(
 ) -> [S; V] {
     // SAFETY: the caller guarantees the conditions above.
     unsafe {
-        let scores = scratch.scores.row_ptr(0).add(query);
-        let (row_max, row_sum) = (scratch.row_max.row_ptr(0).add(query), scratch.row_sum.row_ptr(0).add(query));
+        let (row_max, row_sum) = (block.row_max.row_ptr(0).add(query), block.row_sum.row_ptr(0).add(query));
         // Without closures, which do not inherit the target features.
         let (mut new_max, mut shift, mut rescale, mut sums) = (block_max, [S::zero(); V], [S::zero(); V], [S::zero(); V]);
         for v in 0..V {
@@ -332,10 +362,10 @@ unsafe fn online_softmax<S: SimdF32, const V: usize, const BF16: bool>(
                     probability.store(to);
                     continue;
                 }
-                let low = exp2(S::load(from.add(2 * dword * QUERY_BLOCK)).add(shift[v]));
+                let low = exp2_for_bf16(S::load(from.add(2 * dword * QUERY_BLOCK)).add(shift[v]));
                 let mut high = S::zero();
                 if 2 * dword + 1 < count {
-                    high = exp2(S::load(from.add((2 * dword + 1) * QUERY_BLOCK)).add(shift[v]));
+                    high = exp2_for_bf16(S::load(from.add((2 * dword + 1) * QUERY_BLOCK)).add(shift[v]));
                 }
                 sums[v] = sums[v].add(low.add(high));
                 S::interleave_bf16(low, high).store(to);

@@ -13,6 +13,7 @@ mod layout;
 mod packed_kv;
 #[allow(unsafe_code)] // Tasks write to disjoint parts of the output.
 mod parallel;
+#[allow(unsafe_code)] // SIMD over slices whose lengths are checked first.
 mod quantized_kv;
 mod segment;
 #[cfg(test)]

@@ -12,6 +12,9 @@ use crate::kernels::cpu::amx::AmxToken;
 use crate::kernels::cpu::simd::{LoopKernel, SimdLevel};
 use crate::kernels::cpu::tasks::{self, SyncPtr};
 
+/// Tasks that each thread has at least, if there are enough query blocks.
+const TASKS_PER_THREAD: usize = 8;
+
 /// Queries, keys and values of one batch row.
 pub(super) struct BatchRow<'a> {
     /// Queries, also scaled by log2(e), since the softmax uses powers of two.
@@ -67,22 +70,25 @@ pub(super) fn attend(rows: &[BatchRow<'_>], config: HeadConfig, out: &mut [f32])
 /// Like [`attend`], with chosen instructions.
 pub(super) fn attend_with(level: SimdLevel, rows: &[BatchRow<'_>], config: HeadConfig, out: &mut [f32]) {
     let amx = config.amx(level);
-    let block_size = if amx.is_some() { amx::QUERY_BLOCK } else { columns::QUERY_BLOCK };
-    // One task for each row, head and query block.
+    // Keys and values that must be converted are read by several query blocks together, as long as all threads have work.
+    let single = rows.iter().map(|row| config.heads * row.queries.tokens.div_ceil(columns::QUERY_BLOCK)).sum::<usize>();
+    let blocks = (single / (TASKS_PER_THREAD * rayon::current_num_threads())).clamp(1, flash::MAX_QUERY_BLOCKS);
+    let task_size = if amx.is_some() { amx::QUERY_BLOCK } else { blocks * columns::QUERY_BLOCK };
+    // One task for each row, head and some queries.
     let mut tasks = Vec::new();
     for row in rows {
         assert!(row.output.end(row.queries.tokens, config.heads, config.head_dim) <= out.len(), "the output holds all rows");
         for head in 0..config.heads {
-            tasks.extend((0..row.queries.tokens).step_by(block_size).map(|first| (row, head, first)));
+            tasks.extend((0..row.queries.tokens).step_by(task_size).map(|first| (row, head, first)));
         }
     }
     let out = SyncPtr::new(out.as_mut_ptr());
     let operands = |task: usize| {
         let (row, head, first) = tasks[task];
-        let count = (row.queries.tokens - first).min(block_size);
+        let count = (row.queries.tokens - first).min(task_size);
         let kv_head = head * config.kv_heads / config.heads;
         let segments: Vec<SegmentHead<'_>> = row.segments.iter().map(|segment| segment.head(kv_head)).collect();
-        // SAFETY: the assertion above shows that the output holds the row, and no other task writes to this block of it.
+        // SAFETY: the assertion above shows that the output holds the row, and no other task writes to these queries of it.
         let out = unsafe { out.get().add(row.output.offset(first, head)) };
         let (queries, head_dim, strides) = (&row.queries, config.head_dim, row.output);
         (QueryBlock { queries, head, first, count, head_dim, strides, out }, segments, row.bias)
@@ -98,25 +104,32 @@ pub(super) fn attend_with(level: SimdLevel, rows: &[BatchRow<'_>], config: HeadC
         return;
     }
     let bf16_queries = config.bf16_queries(level);
-    let scratch = || (flash::Scratch::new(config.query_dwords(level), config.head_dim), BlockBuffer::default());
-    tasks::for_each(tasks.len(), scratch, |(scratch, buffer), task| {
-        let (block, segments, bias) = operands(task);
-        level.run_loop(LoadQueryColumns { block, bf16: bf16_queries, scratch });
-        if let Some(bias) = bias {
-            level.run_loop(LoadBiasColumns { bias, first: block.first, count: block.count, to: &mut scratch.bias });
+    let scratch = || flash::Scratch::new(blocks, config.query_dwords(level), config.head_dim);
+    tasks::for_each(tasks.len(), scratch, |scratch, task| {
+        let (queries, segments, bias) = operands(task);
+        let used = queries.count.div_ceil(columns::QUERY_BLOCK);
+        for (index, state) in scratch.blocks[..used].iter_mut().enumerate() {
+            let block = queries.block(index);
+            if let Some(bias) = bias {
+                level.run_loop(LoadBiasColumns { bias, first: block.first, count: block.count, to: &mut state.bias });
+            }
+            level.run_loop(LoadQueryColumns { block, bf16: bf16_queries, state });
         }
-        let biased = bias.is_some();
-        level.run(flash::Attend { queries: block.count, segments: &segments, bf16: config.bf16, biased, scratch, buffer });
-        level.run_loop(StoreOutputColumns { block, scratch });
+        let flash::Scratch { blocks, scores, buffer } = scratch;
+        let (bf16, biased) = (config.bf16, bias.is_some());
+        level.run(flash::Attend { segments: &segments, bf16, biased, blocks: &mut blocks[..used], scores, buffer });
+        for (index, state) in scratch.blocks[..used].iter().enumerate() {
+            level.run_loop(StoreOutputColumns { block: queries.block(index), state });
+        }
     });
 }
 
-/// A query block of one batch row and head, and its output.
+/// Some queries of one batch row and head, and their output.
 #[derive(Clone, Copy)]
 struct QueryBlock<'a> {
     queries: &'a TokenView<'a>,
     head: usize,
-    /// First token of the block.
+    /// First token.
     first: usize,
     /// Number of queries.
     count: usize,
@@ -128,6 +141,15 @@ struct QueryBlock<'a> {
 }
 
 impl QueryBlock<'_> {
+    /// Returns the part that [`flash`] keeps in one matrix.
+    fn block(self, index: usize) -> Self {
+        let skip = index * columns::QUERY_BLOCK;
+        assert!(skip < self.count, "the block has queries");
+        // SAFETY: the output holds all queries, and there are more than are skipped.
+        let out = unsafe { self.out.add(skip * self.strides.token) };
+        Self { first: self.first + skip, count: (self.count - skip).min(columns::QUERY_BLOCK), out, ..self }
+    }
+
     /// Calls `store` with each query and its channels. A zero follows the last channel if `head_dim` is odd.
     #[inline(always)]
     fn load(&self, mut store: impl FnMut(usize, &[f32])) {
@@ -154,15 +176,16 @@ impl QueryBlock<'_> {
 struct LoadQueryColumns<'a> {
     block: QueryBlock<'a>,
     bf16: bool,
-    scratch: &'a mut flash::Scratch,
+    state: &'a mut flash::QueryState,
 }
 
 impl LoopKernel for LoadQueryColumns<'_> {
     #[inline(always)]
     fn run(self) {
+        self.state.queries = self.block.count;
         self.block.load(|query, channels| match self.bf16 {
-            true => self.scratch.query.set_column(query, channels.chunks_exact(2).map(|pair| pack_bf16(pair[0], pair[1]))),
-            false => self.scratch.query.set_column(query, channels[..self.block.head_dim].iter().copied()),
+            true => self.state.query.set_column(query, channels.chunks_exact(2).map(|pair| pack_bf16(pair[0], pair[1]))),
+            false => self.state.query.set_column(query, channels[..self.block.head_dim].iter().copied()),
         });
     }
 }
@@ -170,15 +193,15 @@ impl LoopKernel for LoadQueryColumns<'_> {
 /// Normalises the output of [`flash`] and stores it.
 struct StoreOutputColumns<'a> {
     block: QueryBlock<'a>,
-    scratch: &'a flash::Scratch,
+    state: &'a flash::QueryState,
 }
 
 impl LoopKernel for StoreOutputColumns<'_> {
     #[inline(always)]
     fn run(self) {
         for query in 0..self.block.count {
-            let row_sum = self.scratch.row_sum.column(query).next().expect("there is one row");
-            self.block.store(query, row_sum, self.scratch.acc.column(query));
+            let row_sum = self.state.row_sum.column(query).next().expect("there is one row");
+            self.block.store(query, row_sum, self.state.acc.column(query));
         }
     }
 }

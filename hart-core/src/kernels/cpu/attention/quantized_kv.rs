@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use super::layout::{KEY_BLOCK, PANEL_WIDTH, PackedHead, dword_count, head_range, unpack_bf16};
 use super::packed_kv::PackedKv;
 use crate::kernels::cpu::memory::AlignedVec;
-use crate::kernels::cpu::simd::{LoopKernel, MAGIC_BIAS, SimdLevel};
+use crate::kernels::cpu::simd::{LoopKernel, MAGIC_BIAS, SimdF32, SimdLevel};
 
 /// Largest integer; the smallest is its negative.
 const MAX_INT: f32 = 127.0;
@@ -179,20 +179,24 @@ fn quantize_row(from: &[f32; PANEL_WIDTH], low: [f32; PANEL_WIDTH], high: [f32; 
     }
 }
 
-/// Dequantises a panel row to pairs of bf16, given the scales of its lower and upper elements.
+/// Dequantises a vector of the lower elements of a panel row and one of the upper elements. With `BF16` both go to `to` as pairs of
+/// bf16, rounded to the nearest with ties away from zero; otherwise the upper elements go to the following row.
+///
+/// # Safety
+///
+/// The processor has the instructions of `S`. `from` holds a panel row from some lane on, and `to` as many rows as are written.
 #[inline(always)]
-fn dequantize_row(from: &[i8; ROW_INTS], low: [f32; PANEL_WIDTH], high: [f32; PANEL_WIDTH], to: &mut [f32; PANEL_WIDTH]) {
-    let (mut lower, mut upper) = ([0.0; PANEL_WIDTH], [0.0; PANEL_WIDTH]);
-    for i in 0..PANEL_WIDTH {
-        lower[i] = f32::from(from[i]) * low[i];
-    }
-    for i in 0..PANEL_WIDTH {
-        upper[i] = f32::from(from[PANEL_WIDTH + i]) * high[i];
-    }
-    // Round to the nearest bf16. Ties may round either way.
-    let rounded = |x: f32| x.to_bits().wrapping_add(0x8000);
-    for i in 0..PANEL_WIDTH {
-        to[i] = f32::from_bits(rounded(lower[i]) >> 16 | rounded(upper[i]) & 0xffff_0000);
+unsafe fn dequantize_lanes<S: SimdF32, const BF16: bool>(from: *const i8, low: S, high: S, to: *mut f32) {
+    // SAFETY: the caller guarantees the conditions above.
+    unsafe {
+        let lower = S::zero().add_product(S::load_int8(from), low);
+        let upper = S::zero().add_product(S::load_int8(from.add(PANEL_WIDTH)), high);
+        if BF16 {
+            S::interleave_bf16(lower, upper).store(to);
+        } else {
+            lower.store(to);
+            upper.store(to.add(PANEL_WIDTH));
+        }
     }
 }
 
@@ -205,56 +209,68 @@ pub(super) struct BlockBuffer {
 
 impl BlockBuffer {
     /// Dequantises the key block that begins at token `first` and has `count` tokens: to bf16 with `BF16`, else to f32.
+    ///
+    /// # Safety
+    ///
+    /// The processor has the instructions of `S`, and with `BF16` also [`SimdF32::HAS_BF16`].
     #[inline(always)]
-    pub(super) fn dequantize<const BF16: bool>(&mut self, from: &QuantizedHead<'_>, first: usize, count: usize) -> PackedHead<'_> {
+    pub(super) unsafe fn dequantize<S: SimdF32, const BF16: bool>(
+        &mut self,
+        from: &QuantizedHead<'_>,
+        first: usize,
+        count: usize,
+    ) -> PackedHead<'_> {
         let QuantizedKv { heads, key_dwords, value_dim, log2_multiplicity, .. } = *from.kv;
         let (padded, value_dwords) = (count.next_multiple_of(PANEL_WIDTH), dword_count(count, true));
         let scales = head_range(heads, from.head, first, padded, 1);
         let (key_scales, value_scales) = (&from.kv.key_scales[scales.clone()], &from.kv.value_scales[scales]);
-
         let keys = &from.kv.keys[head_range(heads, from.head, first, padded, 2 * key_dwords)];
-        let panel_len = if BF16 { PANEL_WIDTH * key_dwords } else { ROW_INTS * key_dwords };
-        self.keys.resize_unspecified(padded / PANEL_WIDTH * panel_len);
-        let panels = self.keys.chunks_exact_mut(panel_len).zip(keys.chunks_exact(ROW_INTS * key_dwords));
+        let values = &from.kv.values[head_range(heads, from.head, dword_count(first, true), value_dwords, 2 * value_dim)];
+        // Rows of the buffer for a row of integers.
+        let rows = if BF16 { 1 } else { 2 };
+
+        self.keys.resize_unspecified(padded * key_dwords * rows);
+        let panels = self.keys.chunks_exact_mut(rows * PANEL_WIDTH * key_dwords).zip(keys.chunks_exact(ROW_INTS * key_dwords));
         for ((to, from), scales) in panels.zip(key_scales.as_chunks::<PANEL_WIDTH>().0) {
-            if BF16 {
-                for (to, from) in to.as_chunks_mut().0.iter_mut().zip(from.as_chunks().0) {
-                    dequantize_row(from, *scales, *scales, to);
-                }
-            } else {
-                for (to, from) in to.as_chunks_mut::<PANEL_WIDTH>().0.iter_mut().zip(from.as_chunks::<PANEL_WIDTH>().0) {
-                    for i in 0..PANEL_WIDTH {
-                        to[i] = f32::from(from[i]) * scales[i];
+            for lane in (0..PANEL_WIDTH).step_by(S::LANES) {
+                // SAFETY: the caller guarantees that the processor has the instructions. Both panels have a row for each dword.
+                unsafe {
+                    let scales = S::load(scales.as_ptr().add(lane));
+                    for row in 0..key_dwords {
+                        let to = to.as_mut_ptr().add(row * rows * PANEL_WIDTH + lane);
+                        dequantize_lanes::<S, BF16>(from.as_ptr().add(row * ROW_INTS + lane), scales, scales, to);
                     }
                 }
             }
         }
 
-        let values = &from.kv.values[head_range(heads, from.head, dword_count(first, true), value_dwords, 2 * value_dim)];
+        // An odd last token leaves room for another one in f32, which ends the buffer of the last panel.
         let panel_len = dword_count(count, BF16) * PANEL_WIDTH;
-        self.values.resize_unspecified(value_dim / PANEL_WIDTH * panel_len);
-        for (to, from) in self.values.chunks_exact_mut(panel_len).zip(values.chunks_exact(ROW_INTS * value_dwords)) {
-            if BF16 {
-                let rows = to.as_chunks_mut().0.iter_mut().zip(from.as_chunks().0);
-                for ((to, from), [low, high]) in rows.zip(value_scales.as_chunks::<2>().0) {
-                    dequantize_row(from, [*low; PANEL_WIDTH], [*high; PANEL_WIDTH], to);
-                }
-            } else {
-                let rows = to.as_chunks_mut::<PANEL_WIDTH>().0.iter_mut().zip(from.as_chunks::<PANEL_WIDTH>().0);
-                for ((to, from), scale) in rows.zip(value_scales) {
-                    for i in 0..PANEL_WIDTH {
-                        to[i] = f32::from(from[i]) * scale;
+        let panels = value_dim / PANEL_WIDTH;
+        self.values.resize_unspecified(panels * panel_len + PANEL_WIDTH);
+        assert!(values.len() == panels * value_dwords * ROW_INTS && value_scales.len() >= 2 * value_dwords);
+        for (panel, from) in values.chunks_exact(ROW_INTS * value_dwords).enumerate() {
+            for (row, [low, high]) in value_scales.as_chunks::<2>().0.iter().enumerate().take(value_dwords) {
+                for lane in (0..PANEL_WIDTH).step_by(S::LANES) {
+                    // SAFETY: as above. A row after the panel belongs to the next one, which is written later, or to the end.
+                    unsafe {
+                        let to = self.values.as_mut_ptr().add(panel * panel_len + row * rows * PANEL_WIDTH + lane);
+                        dequantize_lanes::<S, BF16>(from.as_ptr().add(row * ROW_INTS + lane), S::splat(*low), S::splat(*high), to);
                     }
                 }
             }
         }
-        self.block(count, log2_multiplicity)
+        self.block(count, panels * panel_len, log2_multiplicity)
     }
 
     /// Widens a key block from bf16 to f32: the one that begins at token `first` and has `count` tokens, with keys of `key_dwords`
     /// dwords and values of `value_dim` channels.
+    ///
+    /// # Safety
+    ///
+    /// The processor has the instructions of `S`.
     #[inline(always)]
-    pub(super) fn widen(
+    pub(super) unsafe fn widen<S: SimdF32>(
         &mut self,
         from: &PackedHead<'_>,
         first: usize,
@@ -264,24 +280,45 @@ impl BlockBuffer {
     ) -> PackedHead<'_> {
         let ([keys, values], value_dwords) = (from.block(first, count, key_dwords, value_dim, true), dword_count(count, true));
         self.keys.resize_unspecified(2 * keys.len());
-        for (to, from) in self.keys.chunks_exact_mut(2 * PANEL_WIDTH).zip(keys.chunks_exact(PANEL_WIDTH)) {
-            for i in 0..PANEL_WIDTH {
-                [to[i], to[PANEL_WIDTH + i]] = unpack_bf16(from[i]);
+        let (panels, panel_len) = (value_dim / PANEL_WIDTH, count * PANEL_WIDTH);
+        // As above, for an odd last token.
+        self.values.resize_unspecified(panels * panel_len + PANEL_WIDTH);
+        assert!(keys.len().is_multiple_of(PANEL_WIDTH) && values.len() == panels * value_dwords * PANEL_WIDTH);
+        // SAFETY: the caller guarantees that the processor has the instructions. The buffers hold two rows for each row, but for the
+        // upper elements of an odd last token, which lie in the next panel, which is written later, or at the end.
+        unsafe {
+            for row in 0..keys.len() / PANEL_WIDTH {
+                widen_row::<S>(keys.as_ptr().add(row * PANEL_WIDTH), self.keys.as_mut_ptr().add(2 * row * PANEL_WIDTH));
+            }
+            for panel in 0..panels {
+                for row in 0..value_dwords {
+                    let from = values.as_ptr().add((panel * value_dwords + row) * PANEL_WIDTH);
+                    widen_row::<S>(from, self.values.as_mut_ptr().add(panel * panel_len + 2 * row * PANEL_WIDTH));
+                }
             }
         }
-        self.values.resize_unspecified(value_dim * count);
-        for (to, from) in self.values.chunks_exact_mut(PANEL_WIDTH * count).zip(values.chunks_exact(PANEL_WIDTH * value_dwords)) {
-            for (to, from) in to.chunks_mut(2 * PANEL_WIDTH).zip(from.chunks_exact(PANEL_WIDTH)) {
-                let (even, odd) = to.split_at_mut(PANEL_WIDTH);
-                even.iter_mut().zip(from).for_each(|(to, dword)| *to = unpack_bf16(*dword)[0]);
-                odd.iter_mut().zip(from).for_each(|(to, dword)| *to = unpack_bf16(*dword)[1]);
-            }
-        }
-        self.block(count, from.log2_multiplicity)
+        self.block(count, panels * panel_len, from.log2_multiplicity)
     }
 
-    /// Returns the buffer as a single block of one head.
-    fn block(&self, count: usize, log2_multiplicity: f32) -> PackedHead<'_> {
-        PackedHead { keys: &self.keys, values: &self.values, tokens: count, heads: 1, head: 0, log2_multiplicity }
+    /// Returns the buffer as a single block of one head, with the first `values_len` elements of the values.
+    fn block(&self, count: usize, values_len: usize, log2_multiplicity: f32) -> PackedHead<'_> {
+        PackedHead { keys: &self.keys, values: &self.values[..values_len], tokens: count, heads: 1, head: 0, log2_multiplicity }
+    }
+}
+
+/// Widens a panel row of pairs of bf16 to two rows of f32.
+///
+/// # Safety
+///
+/// The processor has the instructions of `S`; there is a row behind `from`, and two behind `to`.
+#[inline(always)]
+unsafe fn widen_row<S: SimdF32>(from: *const f32, to: *mut f32) {
+    for lane in (0..PANEL_WIDTH).step_by(S::LANES) {
+        // SAFETY: the caller guarantees the conditions above.
+        unsafe {
+            let [low, high] = S::load_bf16_pairs(from.add(lane).cast());
+            low.store(to.add(lane));
+            high.store(to.add(PANEL_WIDTH + lane));
+        }
     }
 }

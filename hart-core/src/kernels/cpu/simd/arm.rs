@@ -59,6 +59,16 @@ impl<const BF16: bool> SimdF32 for Neon<BF16> {
     }
 
     #[inline(always)]
+    unsafe fn load_int8(from: *const i8) -> Self {
+        // SAFETY: see above, and the caller guarantees the values behind the pointer.
+        unsafe {
+            let wide = vmovl_s8(vld1_s8(from));
+            let halves = [vmovl_s16(vget_low_s16(wide)), vmovl_s16(vget_high_s16(wide))];
+            Self([vcvtq_f32_s32(halves[0]), vcvtq_f32_s32(halves[1])])
+        }
+    }
+
+    #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
         // SAFETY: see above, and the caller guarantees the values behind the pointer.
         unsafe {

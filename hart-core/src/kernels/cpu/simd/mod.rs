@@ -25,6 +25,8 @@ pub(super) trait SimdF32: Copy {
     unsafe fn load_partial(from: *const f32, count: usize) -> Self;
     /// Loads `LANES` pairs of bf16 and widens them: the lower halves of the dwords, and the upper halves.
     unsafe fn load_bf16_pairs(from: *const u32) -> [Self; 2];
+    /// Loads `LANES` integers and converts them.
+    unsafe fn load_int8(from: *const i8) -> Self;
     /// Stores `LANES` values.
     unsafe fn store(self, to: *mut f32);
     /// Returns `self + other`.
@@ -253,6 +255,12 @@ impl SimdF32 for Plain {
         let pairs = unsafe { from.cast::<[u32; 8]>().read_unaligned() };
         // A bf16 is the upper half of the f32 of the same value.
         [Self(pairs.map(|pair| f32::from_bits(pair << 16))), Self(pairs.map(|pair| f32::from_bits(pair & 0xffff_0000)))]
+    }
+
+    #[inline(always)]
+    unsafe fn load_int8(from: *const i8) -> Self {
+        // SAFETY: the caller guarantees the values behind the pointer.
+        Self(unsafe { from.cast::<[i8; 8]>().read() }.map(f32::from))
     }
 
     #[inline(always)]

@@ -49,6 +49,12 @@ impl<const BF16: bool> SimdF32 for Avx512<BF16> {
     }
 
     #[inline(always)]
+    unsafe fn load_int8(from: *const i8) -> Self {
+        // SAFETY: see above, and the caller guarantees the values behind the pointer.
+        Self(unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast()))) })
+    }
+
+    #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
         // SAFETY: see above, and the caller guarantees the values behind the pointer.
         unsafe { _mm512_storeu_ps(to, self.0) }
@@ -199,6 +205,12 @@ impl SimdF32 for Avx2 {
             let upper = _mm256_and_si256(pairs, _mm256_set1_epi32(0xffff_0000u32 as i32));
             [Self(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs))), Self(_mm256_castsi256_ps(upper))]
         }
+    }
+
+    #[inline(always)]
+    unsafe fn load_int8(from: *const i8) -> Self {
+        // SAFETY: see above, and the caller guarantees the values behind the pointer.
+        Self(unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast()))) })
     }
 
     #[inline(always)]
