@@ -46,6 +46,13 @@ impl SimdF32 for Simd128 {
     }
 
     #[inline(always)]
+    unsafe fn load_int8(from: *const i8) -> Self {
+        // SAFETY: the caller guarantees the values behind the pointer.
+        let bytes = unsafe { v128_load32_zero(from.cast()) };
+        Self(f32x4_convert_i32x4(i32x4_extend_low_i16x8(i16x8_extend_low_i8x16(bytes))))
+    }
+
+    #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
         // SAFETY: the caller guarantees the values behind the pointer.
         unsafe { v128_store(to.cast(), self.0) }
