@@ -186,6 +186,10 @@ pub(crate) fn squared_distances(_: &Tensor<3>) -> Option<Vec<f32>> {
     None
 }
 
+pub(crate) fn select_tokens(_: &Tensor<3>, _: &KeptTokens) -> Option<Tensor<3>> {
+    None
+}
+
 pub(crate) fn compact_map(_: &Tensor<3>, _: Precision) -> Option<CompactMap> {
     None
 }

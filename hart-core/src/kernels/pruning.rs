@@ -63,9 +63,11 @@ pub(crate) fn squared_distances(x: &Tensor<3>) -> Vec<f32> {
 /// - x: `[rows, tokens, channels]`
 /// - output: `[rows, kept tokens, channels]`
 pub(crate) fn select_tokens(x: Tensor<3>, kept: &KeptTokens) -> Tensor<3> {
-    let [rows, tokens, channels] = x.dims();
-    let selected = x.reshape([rows * tokens, channels]).select(0, kept.flat_indices());
-    selected.reshape([rows, kept.count(), channels]) // [rows, kept tokens, channels]
+    cpu::select_tokens(&x, kept).unwrap_or_else(|| {
+        let [rows, tokens, channels] = x.dims();
+        let selected = x.reshape([rows * tokens, channels]).select(0, kept.flat_indices());
+        selected.reshape([rows, kept.count(), channels]) // [rows, kept tokens, channels]
+    })
 }
 
 /// Adds the outputs of a branch to x. The tokens that are not kept take theirs from a map, enlarged by area averaging: along each axis,

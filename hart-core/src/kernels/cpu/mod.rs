@@ -35,7 +35,7 @@ pub(super) use memory::PoolGuard;
 pub(super) use norm::{add_gated, layer_norm, rms_norm};
 pub(crate) use packed::PackedWeight;
 pub(crate) use pruning::CompactMap;
-pub(super) use pruning::{add_compact_restored, add_restored, compact_map, squared_distances};
+pub(super) use pruning::{add_compact_restored, add_restored, compact_map, select_tokens, squared_distances};
 pub(super) use winograd::{compact_res_block, compact_upsample_conv2d, norm_silu_conv2d, upsample_conv2d};
 
 use burn::prelude::Tensor;

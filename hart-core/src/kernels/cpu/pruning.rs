@@ -4,9 +4,9 @@ use burn::prelude::*;
 use half::bf16;
 use rayon::prelude::*;
 
-use super::memory;
+use super::memory::{self, PooledVec};
 use super::simd::{LoopKernel, SimdLevel};
-use super::tensor::{modify, primitive, slice};
+use super::tensor::{modify, primitive, slice, tensor};
 use crate::device::Precision;
 use crate::kernels::params::{KeptTokens, SCALED_CHANNELS, covered};
 
@@ -82,16 +82,13 @@ pub(crate) fn squared_distances(x: &Tensor<3>) -> Option<Vec<f32>> {
     }
     let (x, level) = (slice(&x), SimdLevel::best());
     let mean = |row: &[f32]| {
-        let sum = |tokens: &[f32]| {
-            let mut sum = vec![0.0; width];
-            level.run_loop(SumTokens { tokens, sum: &mut sum });
-            sum
-        };
-        let sums: Vec<Vec<f32>> = row.par_chunks(SUMMED_TOKENS * width).map(sum).collect();
-        let mut mean = sums.concat();
-        let (first, others) = mean.split_at_mut(width);
-        level.run_loop(SumTokens { tokens: others, sum: first });
-        mean.truncate(width);
+        let mut sums = PooledVec::new(tokens.div_ceil(SUMMED_TOKENS) * width);
+        row.par_chunks(SUMMED_TOKENS * width).zip(sums.par_chunks_mut(width)).for_each(|(tokens, sum): (_, &mut [f32])| {
+            sum.fill(0.0);
+            level.run_loop(SumTokens { tokens, sum });
+        });
+        let mut mean = vec![0.0; width];
+        level.run_loop(SumTokens { tokens: &sums, sum: &mut mean });
         mean.iter_mut().for_each(|value| *value /= tokens as f32);
         mean
     };
@@ -143,6 +140,23 @@ impl LoopKernel for Distances<'_> {
             *distance = sums.iter().sum::<f32>() + rest;
         }
     }
+}
+
+/// See [`crate::kernels::select_tokens`]. The output has pooled memory: otherwise the gaps that it leaves in the heap would be filled by
+/// cached keys and values, and the heap would grow from block to block.
+pub(crate) fn select_tokens(x: &Tensor<3>, kept: &KeptTokens) -> Option<Tensor<3>> {
+    let [rows, tokens, width] = x.dims();
+    let x = primitive(x)?.to_contiguous();
+    let (x, count) = (slice(&x), kept.count());
+    if count * width == 0 {
+        return None;
+    }
+    let mut out = memory::unspecified(rows * count * width);
+    out.par_chunks_mut(width).with_min_len(TASK_TOKENS).enumerate().for_each(|(index, to)| {
+        let (row, position) = (index / count, kept.positions()[index / count][index % count] as usize);
+        to.copy_from_slice(&x[(row * tokens + position) * width..][..width]);
+    });
+    Some(tensor(out, vec![rows, count, width]))
 }
 
 /// See [`crate::kernels::add_restored`], for a map in f32.
