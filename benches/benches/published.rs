@@ -129,7 +129,8 @@ fn diffusion_step(bencher: Bencher<'_, '_>) {
     let condition = HART.transformer().residual_condition(&hidden(), codes);
     let noise = Noise { random: &Philox::new(vec![1]), scale: last_scale().index };
     let one_step: Respacing = "1".parse().unwrap();
-    bencher.bench_local(|| HART.residual().sample(condition.clone(), 3.0, &one_step, &noise, &mut Progress::silent()).unwrap());
+    bencher
+        .bench_local(|| HART.residual().sample(condition.clone(), Some(3.0), &one_step, &noise, &mut Progress::silent()).unwrap());
 }
 
 #[divan::bench(args = [DecoderMemory::Full, DecoderMemory::Limited], sample_count = 2)]

@@ -68,7 +68,7 @@ fn residual(bencher: Bencher<'_, '_>) {
     let condition = HART.transformer().residual_condition(&hidden, codes);
     let noise = Noise { random: &Philox::new(vec![1]), scale: last_scale().index };
     let steps = &HART.config().residual.steps;
-    bencher.bench_local(|| HART.residual().sample(condition.clone(), 3.0, steps, &noise, &mut Progress::silent()).unwrap());
+    bencher.bench_local(|| HART.residual().sample(condition.clone(), Some(3.0), steps, &noise, &mut Progress::silent()).unwrap());
 }
 
 #[divan::bench(sample_count = 20)]

@@ -18,8 +18,6 @@ use crate::weights::{Checkpoint, RELEASED_BYTES, TEXT, TRANSFORMER, VISUAL, Weig
 const LEAST_DROPPED_BYTES: u64 = 64 << 20;
 /// Bytes of one value.
 const F32: u64 = size_of::<f32>() as u64;
-/// Rows per image with classifier-free guidance: conditional and unconditional.
-const GUIDED_ROWS: u64 = 2;
 /// Tensors of the size of a layer's input that the text encoder's attention allocates, as if none were freed before its end: the input,
 /// its norm, queries, keys, values, rotated queries and keys, packed keys and values, attended values, the same with merged heads, and
 /// the output.
@@ -72,6 +70,8 @@ pub(crate) struct Run<'a> {
     pub(crate) encodes_image: bool,
     /// The scales that are pruned, if any.
     pub(crate) pruning: Option<&'a Pruning>,
+    /// Rows of an image: 2 with classifier-free guidance, conditional and unconditional, otherwise 1.
+    pub(crate) halves: u64,
 }
 
 /// The memory of the weights of a model's parts.
@@ -183,16 +183,16 @@ fn transformer(config: &Config, precision: Precision, run: Run<'_>) -> u64 {
     let later = scales.iter().skip(1).map(kept).sum::<u64>();
     // All unconditional context tokens are equal, and one of them stands for all. The last scale's keys and values are not cached:
     // those of a block exist while it uses them.
-    let cached = c.context_tokens as u64 + 1 + GUIDED_ROWS * later.saturating_sub(last);
+    let cached = c.context_tokens as u64 + run.halves - 1 + run.halves * later.saturating_sub(last);
     // In 8 bits, cached keys and values have one scale per head.
     let per_token = match precision {
         Precision::Int8 => width + F32 * c.num_heads as u64,
         _ => bytes_of(precision) * width,
     };
-    let cache = 2 * (per_token * cached * c.depth as u64 + bytes_of(precision) * width * GUIDED_ROWS * last);
+    let cache = 2 * (per_token * cached * c.depth as u64 + bytes_of(precision) * width * run.halves * last);
     // The outputs of both branches of every block that stand in for tokens that later scales leave out.
     let stored = scales.iter().filter(|scale| run.pruning.is_some_and(|pruning| pruning.is_stored(scale)));
-    let maps = 2 * c.depth as u64 * GUIDED_ROWS * stored.map(kept).sum::<u64>() * token_map_bytes(precision, c.embed_dim) as u64;
+    let maps = 2 * c.depth as u64 * run.halves * stored.map(kept).sum::<u64>() * token_map_bytes(precision, c.embed_dim) as u64;
     // A pruned scale has its input and output besides the tokens that it computes.
     let per_computed = block(ATTENTION_COPIES, width, c.feed_forward_dim as u64);
     let of_scale = |scale: &Scale| {
@@ -202,7 +202,7 @@ fn transformer(config: &Config, precision: Precision, run: Run<'_>) -> u64 {
     let activations = scales.iter().map(of_scale).max().unwrap_or(0);
     let logits = LOGIT_COPIES * scales.last().map_or(0, |scale| scale.tokens() as u64) * config.visual.vocab_size as u64;
     // The last scale frees the cache and the stored outputs block by block, so none are left when its logits are computed.
-    (cache + maps + F32 * GUIDED_ROWS * activations).max(F32 * GUIDED_ROWS * logits)
+    (cache + maps + F32 * run.halves * activations).max(F32 * run.halves * logits)
 }
 
 /// Returns the bytes of one element of cached keys and values and, on a GPU, of activations.
@@ -248,7 +248,7 @@ impl Budget {
         self.allow_run(
             "an image of this model",
             config,
-            Run { images: 1, system_prompt_tokens: Some(0), encodes_image: false, pruning: None },
+            Run { images: 1, system_prompt_tokens: Some(0), encodes_image: false, pruning: None, halves: 2 },
         )
     }
 
@@ -268,12 +268,12 @@ impl Budget {
         self.run_with(self.decoder_memory(config, run), config, run)
     }
 
-    /// Returns how much memory the decoder may use in a run: the least if the limit requires it.
+    /// Returns how much memory the decoder may use in a run: the least if the limit requires it, or if it would take away what pruning
+    /// saves.
     pub(crate) fn decoder_memory(&self, config: &Config, run: Run<'_>) -> DecoderMemory {
-        match self.limit {
-            Some(limit) if self.run_with(DecoderMemory::Full, config, run).peak() > limit => self.least_decoder,
-            _ => DecoderMemory::Full,
-        }
+        let [full, least] = [DecoderMemory::Full, self.least_decoder].map(|memory| self.run_with(memory, config, run).peak());
+        let is_least = self.limit.is_some_and(|limit| full > limit) || (run.pruning.is_some() && full > least);
+        if is_least { self.least_decoder } else { DecoderMemory::Full }
     }
 
     fn run_with(&self, decoder: DecoderMemory, config: &Config, run: Run<'_>) -> Memory {
@@ -371,12 +371,12 @@ mod tests {
         (c.depth, c.embed_dim, c.num_heads, c.feed_forward_dim, c.context_tokens) = (24, 1536, 24, 4096, 300);
         let plan = Pruning::default();
         let bytes = |precision, pruning| {
-            let run = Run { images: 1, system_prompt_tokens: None, encodes_image: false, pruning };
+            let run = Run { images: 1, system_prompt_tokens: None, encodes_image: false, pruning, halves: 2 };
             transformer(&config, precision, run)
         };
         let saved = |precision| bytes(precision, None) - bytes(precision, Some(&plan));
         // Keys and values of side 48 in all blocks and of side 64 in one, the outputs of side 36, and what a block computes.
-        let per_token = F32 * GUIDED_ROWS * 2 * 1536;
+        let per_token = F32 * 2 * 2 * 1536;
         let cached = per_token * (24 * (2304 - 1152) + (4096 - 1024));
         let (maps, activations) = (per_token * 24 * 1296, per_token * (4096 - 2304) * 2);
         assert!(saved(Precision::F32) + maps > cached + activations, "{maps} {cached} {activations}");

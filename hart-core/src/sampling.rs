@@ -30,6 +30,11 @@ pub struct SamplingParams {
 }
 
 impl SamplingParams {
+    /// Returns whether guidance has an effect. Without it, nothing reads the unconditional half of a batch.
+    pub fn is_guided(&self) -> bool {
+        self.guidance != 0.0
+    }
+
     /// Returns the parameters of one scale's tokens.
     pub fn of_scale(&self, scale: &Scale) -> TokenSampling {
         TokenSampling {

@@ -343,7 +343,7 @@ fn residual_diffusion_and_final_latent() {
         let noise = Noise { random: &replay, scale: last.index };
         let steps = hart.config().residual.steps.clone();
         let guidance = last.guidance(run.guidance);
-        let residual = quietly(|p| hart.residual().sample(condition, guidance, &steps, &noise, p)).unwrap();
+        let residual = quietly(|p| hart.residual().sample(condition, Some(guidance), &steps, &noise, p)).unwrap();
         let latent = run_forced(goldens, hart, run).latent.plus_rows(residual.0);
         goldens.check_tensor(&run.tensor_name("fhat"), latent.0, 2.0 * stage_tolerance());
     });

@@ -7,7 +7,7 @@ use burn::prelude::*;
 use hart_core::stages::{
     Context, Philox, Progress, RandomKey, RandomSource, SamplingParams, Scale, State, Tokens, keep_top_k, keep_top_p,
 };
-use hart_core::{Hart, Image, OpenOptions, Request, Respacing, SystemPrompt, WeightSet};
+use hart_core::{Hart, Image, OpenOptions, Precision, Pruning, Request, Respacing, SystemPrompt, WeightSet};
 use support::{Goldens, check_close, scales, values};
 
 /// Returns random values for case `case`.
@@ -246,4 +246,35 @@ fn settings_change_the_image() {
     }
     // This checkpoint has no system prompt.
     assert_eq!(images(&hart, &base().system_prompt(SystemPrompt::Off)), reference);
+}
+
+/// A guidance that rounds to nothing computes the unconditional half. Without guidance the result is the same, to the last bit if both
+/// numbers of rows select the same kernels, as those of two images at these scales do.
+#[test]
+fn without_guidance_nothing_depends_on_the_unconditional_half() {
+    const NEXT_TO_NOTHING: f64 = 1e-300;
+    let goldens = Goldens::published();
+    for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
+        let Ok(hart) = Hart::open(&goldens.folder, OpenOptions::new().precision(precision)) else { continue };
+        let latent = |images: usize, guidance: f64, smoothing: bool, pruning: Option<Pruning>| {
+            let steps = hart.config().residual.steps.clone();
+            let sampling = SamplingParams { guidance, smoothing, top_k: None, top_p: 0.0, steps, pruning };
+            let Context { hidden, mask, positions, .. } = goldens.context(hart.device());
+            let hidden = hidden.narrow(0, 0, images);
+            let context =
+                Context { hidden, mask: mask[..images].to_vec(), positions: positions[..images].to_vec(), unconditional: 0 };
+            let random = Philox::new((3..3 + images as u64).collect());
+            values(hart.sample(context, &sampling, &random, &mut Progress::silent()).unwrap().0)
+        };
+        for (smoothing, pruning) in [(false, None), (true, None), (true, Some(Pruning::new([0.25])))] {
+            let of = |guidance| latent(2, guidance, smoothing, pruning.clone());
+            assert!(of(0.0) == of(NEXT_TO_NOTHING), "{precision}, smoothing {smoothing}");
+        }
+        if precision == Precision::F32 {
+            let of = |guidance| latent(1, guidance, false, None);
+            check_close("one image", &of(0.0), &of(NEXT_TO_NOTHING), 2e-4);
+        }
+        let memory = |guidance: f64| hart.memory(&Request::new("a parrot").guidance(guidance)).peak();
+        assert!(memory(0.0) <= memory(4.5));
+    }
 }

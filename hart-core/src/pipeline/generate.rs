@@ -214,9 +214,10 @@ impl Hart {
         let computed = |scale: &Scale| sampling.pruning.as_ref().map_or(scale.tokens(), |plan| plan.kept(scale));
         let image_tokens: usize = self.model.scales[1..].iter().map(computed).sum();
         let last = self.model.config.transformer.last_side();
-        // All unconditional context tokens are equal, so only one is computed.
-        let image = (context + 1 + 2 * image_tokens) as f64 * self.model.transformer.work_per_token()
-            + 2.0 * (last * last) as f64 * self.model.residual.work_per_token(sampling.steps.timesteps().len())
+        // All unconditional context tokens are equal, so only one is computed; without guidance, none is.
+        let halves = 1 + usize::from(sampling.is_guided());
+        let image = (context + halves - 1 + halves * image_tokens) as f64 * self.model.transformer.work_per_token()
+            + (halves * last * last) as f64 * self.model.residual.work_per_token(sampling.steps.timesteps().len())
             + self.model.visual.decode_work(last);
         let text = match prompts {
             Prompts::Encoded(_) => 0.0,

@@ -140,6 +140,7 @@ impl Hart {
             system_prompt_tokens,
             encodes_image: request.from_image.is_some(),
             pruning: request.pruning.as_ref(),
+            halves: 1 + u64::from(self.sampling(request).is_guided()),
         }
     }
 

@@ -64,7 +64,9 @@ impl Hart {
         progress.enter(Stage::Transformer);
         let side = model.config.transformer.last_side();
         let mut latent = Latent::zeros(context.rows(), model.config.visual.z_channels, side, &model.device.device);
-        let mut state = transformer.begin(transformer.condition(&context.with_unconditional()), sampling.pruning.as_ref())?;
+        // Without guidance there is no unconditional half.
+        let (context, halves) = if sampling.is_guided() { (context.with_unconditional(), 2) } else { (context, 1) };
+        let mut state = transformer.begin(transformer.condition(&context), sampling.pruning.as_ref())?;
         let mut input = transformer.first_input(state.conditioning());
         let mut scale = &scales[0];
         let (hidden, indices) = loop {
@@ -74,7 +76,10 @@ impl Hart {
             // The first scale's input is all context tokens. The last of them predicts its only image token.
             let hidden = transformer.forward(input, scale, &mut state, progress)?.last(scale.tokens());
             let logits = transformer.logits(&hidden, state.conditioning());
-            let logits = sampling::guide(logits, scale.guidance(sampling.guidance));
+            let logits = match sampling.is_guided() {
+                true => sampling::guide(logits, scale.guidance(sampling.guidance)),
+                false => logits,
+            };
             progress.enter_if_synchronous(Stage::Sampling);
             let codes = sampling::sample(logits, &sampling.of_scale(scale), &model.codebook, scale, random)?;
             let codes = match known {
@@ -86,7 +91,7 @@ impl Hart {
             self.report_preview(memory, Step::ScaleDone { scale: number, scales: count, side }, &latent, None, progress)?;
             let Some(next) = scales.get(scale.index + 1) else { break (hidden, codes.indices) };
             // Both halves of the guided batch continue from the same latent.
-            input = transformer.next_input(codebook.next_features(&latent, next), next).repeat_dim(0, 2);
+            input = transformer.next_input(codebook.next_features(&latent, next), next).repeat_dim(0, halves);
             scale = next;
         };
         let latent = self.add_residual(latent, &hidden, indices, sampling, random, progress)?;
@@ -109,10 +114,11 @@ impl Hart {
         let model = &*self.model;
         let last = &model.scales[model.scales.len() - 1];
         progress.enter(Stage::Residual);
-        let indices = model.visual.codebook().rows_of(indices.repeat_dim(0, 2));
+        let guidance = sampling.is_guided().then(|| last.guidance(sampling.guidance));
+        let indices = if guidance.is_some() { indices.repeat_dim(0, 2) } else { indices };
+        let indices = model.visual.codebook().rows_of(indices);
         let condition = model.transformer.residual_condition(hidden, indices);
         let noise = Noise { random, scale: last.index };
-        let guidance = last.guidance(sampling.guidance);
         let residual = model.residual.sample(condition, guidance, &sampling.steps, &noise, progress)?;
         let latent = latent.plus_rows(residual.0);
         progress.synchronize()?;

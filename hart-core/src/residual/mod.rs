@@ -52,11 +52,11 @@ impl ResidualDiffusion {
     }
 
     /// Samples the residuals of the last scale. Guidance mixes the predicted noise of both halves. The variance comes from the conditional
-    /// half, the only one that is sampled.
+    /// half, the only one that is sampled. Without guidance there is only this half.
     ///
     /// # Shapes
     ///
-    /// - condition: `[2B, L, C]`, conditional rows first
+    /// - condition: `[2B, L, C]`, conditional rows first, or `[B, L, C]` without guidance
     /// - output: `[B, L, Z]`
     ///
     /// # Errors
@@ -65,28 +65,27 @@ impl ResidualDiffusion {
     pub fn sample(
         &self,
         condition: Tensor<3>,
-        guidance: f64,
+        guidance: Option<f64>,
         respacing: &Respacing,
         noise: &Noise<'_>,
         progress: &mut Progress<'_>,
     ) -> Result<Residual> {
         let device = condition.device();
         let [rows, length, _] = condition.dims();
-        let (batch, channels) = (rows / 2, self.mlp.channels());
+        let (batch, channels) = (if guidance.is_some() { rows / 2 } else { rows }, self.mlp.channels());
         let steps = schedule(respacing);
-        let guided = guidance != UNGUIDED;
-        let condition = if guided { condition } else { condition.narrow(0, 0, batch) };
+        let guidance = guidance.filter(|guidance| *guidance != UNGUIDED);
+        let condition = if guidance.is_some() { condition } else { condition.narrow(0, 0, batch) };
         let condition = self.mlp.embed_condition(condition);
         let shape = [batch, length, channels];
 
         let mut x = noise.initial(shape, &device);
         for (taken, step) in steps.iter().rev().enumerate() {
-            let input = if guided { Tensor::cat(vec![x.clone(), x.clone()], 0) } else { x.clone() };
+            let input = if guidance.is_some() { Tensor::cat(vec![x.clone(), x.clone()], 0) } else { x.clone() };
             let (eps, variance) = self.mlp.forward(input, &[step.timestep as f32], condition.clone());
-            let eps = if guided {
-                eps.clone().narrow(0, 0, batch) * (1.0 + guidance) - eps.narrow(0, batch, batch) * guidance
-            } else {
-                eps
+            let eps = match guidance {
+                Some(t) => eps.clone().narrow(0, 0, batch) * (1.0 + t) - eps.narrow(0, batch, batch) * t,
+                None => eps,
             };
             // Predict x_0 and clip it, then step to the mean of the posterior.
             let signal = (x.clone() * (1.0 / step.alpha_bar).sqrt() - eps * (1.0 / step.alpha_bar - 1.0).sqrt()).clamp(-1.0, 1.0);
