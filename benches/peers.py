@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: MIT OR Apache-2.0
 """One transformer block of HART 0.7B at the last scales, and the decoder, with random weights, in PyTorch and OpenVINO.
 
-`compare --stages` starts this program and sends one line of JSON for each measurement, so that hart and its peers take turns:
+`compare --parts` starts this program and sends one line of JSON for each measurement, so that hart and its peers take turns:
 
-    {"stage": "block", "queries": 1024, "keys": 1815} or {"stage": "decoder", "side": 32}
+    {"part": "block", "queries": 1024, "keys": 1815} or {"part": "decoder", "side": 32}
 
 The answer is a line with the seconds of one run, after a first run that is not measured: {"seconds": 2.21}. Two batch rows (guidance)
 go through a block, one through the decoder. Shapes and operations are those of torch_hart.py.
@@ -116,10 +116,10 @@ def block_inputs(queries, keys):
     return torch.randn(2, queries, DIM), torch.randn(cached), torch.randn(cached), torch.randn(queries, HEAD_DIM), torch.randn(queries, HEAD_DIM)
 
 
-def inputs(stage):
-    if stage["stage"] == "block":
-        return block_inputs(stage["queries"], stage["keys"])
-    return (torch.randn(1, LATENT_CHANNELS, stage["side"], stage["side"]),)
+def inputs(part):
+    if part["part"] == "block":
+        return block_inputs(part["queries"], part["keys"])
+    return (torch.randn(1, LATENT_CHANNELS, part["side"], part["side"]),)
 
 
 def in_torch(module, example):
@@ -158,22 +158,22 @@ def in_openvino(module, example, small):
     return request.infer
 
 
-def prepare(stage):
-    if stage["stage"] == "block":
+def prepare(part):
+    if part["part"] == "block":
         module, small = Block(), block_inputs(64, 200)
     else:
         module, small = decoder(), (torch.randn(1, LATENT_CHANNELS, 16, 16),)
-    example = inputs(stage)
+    example = inputs(part)
     return in_openvino(module, example, small) if args.engine == "openvino" else in_torch(module, example)
 
 
 @torch.inference_mode()
 def serve():
-    """Answer each line with the time of a run. What a stage needs is prepared once and kept."""
+    """Answer each line with the time of a run. What a part needs is prepared once and kept."""
     prepared, first = {}, None
     for line in sys.stdin:
         if line not in prepared:
-            # One stage at a time keeps memory low: all rounds of a stage come together.
+            # One part at a time keeps memory low: all rounds of a part come together.
             prepared.clear()
             prepared[line] = prepare(json.loads(line))
             prepared[line]()

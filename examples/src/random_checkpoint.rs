@@ -46,7 +46,7 @@ impl Preset {
     }
 
     /// Returns the sides of the scales in tokens.
-    fn sides(self) -> &'static [usize] {
+    pub fn sides(self) -> &'static [usize] {
         match self {
             Self::P256 => &[1, 2, 3, 4, 5, 6, 8, 10, 13, 16],
             Self::P512 => &[1, 2, 3, 4, 6, 9, 13, 18, 24, 32],

@@ -1,10 +1,12 @@
-//! Comparison of hart with PyTorch at the published 0.7B size: the same shapes, random weights and number of threads.
+//! Comparison of hart with PyTorch, and of its parts also with OpenVINO, at the published 0.7B size: the same shapes, random weights
+//! and number of threads.
 //!
 //! Every run is a separate process, so that its peak memory can be measured. The implementations take turns, so that a slow phase of
 //! the machine affects all of them.
 
 mod implementation;
 mod measure;
+mod parts;
 mod stages;
 mod table;
 
@@ -57,6 +59,10 @@ struct Arguments {
     /// Measure hart only, without PyTorch
     #[arg(long)]
     alone: bool,
+    /// Measure one transformer block at each of the last three scales, and the decoder, in each of hart's precisions, also against
+    /// torch.compile and OpenVINO; on the CPU
+    #[arg(long, conflicts_with_all = ["device", "batch", "warm", "peers", "csv", "json"])]
+    parts: bool,
     /// Write the times of every run to this file
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
@@ -75,8 +81,14 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     if let Some(model) = &arguments.measure {
         let precision = arguments.precision.first().copied().unwrap_or_default();
+        if arguments.parts {
+            return parts::serve(model, precision, arguments);
+        }
         println!("{}", measure::measure(model, precision, arguments)?);
         return Ok(());
+    }
+    if arguments.parts {
+        return parts::compare(&models_folder()?, arguments);
     }
     let torch = arguments.torch_dtypes().into_iter().map(Implementation::Torch);
     let hart = arguments.precision.iter().copied().map(Implementation::Hart);

@@ -62,7 +62,7 @@ pub fn measure(model: &Path, precision: Precision, arguments: &Arguments) -> Res
 }
 
 /// Returns a random context, in place of the output of the text encoder.
-fn random_context(hart: &Hart, batch: usize) -> Context {
+pub fn random_context(hart: &Hart, batch: usize) -> Context {
     let config = &hart.config().transformer;
     let (tokens, width) = (config.context_tokens, config.context_dim);
     // A golden-ratio sequence is uniform and the same on every machine.
