@@ -2,6 +2,9 @@
 //!
 //! Both operands are read along k and nothing is packed: w is read in place from the mapped file. For few rows of x, as in the
 //! coarse scales, the time is that of reading w once.
+//!
+//! An output has 16 partial sums, to which input k is added at k % 16, in one vector of 16 lanes or two of 8. Processors with fused
+//! multiply-add therefore compute the same bits. Wasm, which has none, keeps to one vector of 4 lanes.
 
 use rayon::prelude::*;
 
@@ -94,20 +97,26 @@ unsafe fn register_blocks<S: SimdF32>(operands: Operands<'_>, y: *mut f32) {
             let mut m = 0;
             while m < rows {
                 let remaining = rows - m;
-                match (S::HAS_32_REGISTERS, is_full, remaining) {
-                    (true, true, 4..) => register_block::<S, 4, 6>(&operands, m, n, y),
-                    (true, true, 3) => register_block::<S, 3, 6>(&operands, m, n, y),
-                    (true, true, 2) => register_block::<S, 2, 6>(&operands, m, n, y),
-                    (true, true, _) => register_block::<S, 1, 6>(&operands, m, n, y),
-                    (false, true, 3..) if SMALL_MR == 3 => register_block::<S, 3, SMALL_NR>(&operands, m, n, y),
-                    (false, true, 2..) => register_block::<S, 2, SMALL_NR>(&operands, m, n, y),
-                    (false, true, _) => register_block::<S, 1, SMALL_NR>(&operands, m, n, y),
-                    (true, false, 4..) => register_block::<S, 4, 1>(&operands, m, n, y),
-                    (_, false, 3..) if S::HAS_32_REGISTERS || SMALL_MR == 3 => register_block::<S, 3, 1>(&operands, m, n, y),
-                    (_, false, 2..) => register_block::<S, 2, 1>(&operands, m, n, y),
-                    (_, false, _) => register_block::<S, 1, 1>(&operands, m, n, y),
+                match (S::LANES, is_full, remaining) {
+                    (16, true, 4..) => register_block::<S, 4, 6, 1>(&operands, m, n, y),
+                    (16, true, 3) => register_block::<S, 3, 6, 1>(&operands, m, n, y),
+                    (16, true, 2) => register_block::<S, 2, 6, 1>(&operands, m, n, y),
+                    (16, true, _) => register_block::<S, 1, 6, 1>(&operands, m, n, y),
+                    (16, false, 4..) => register_block::<S, 4, 1, 1>(&operands, m, n, y),
+                    (16, false, 3) => register_block::<S, 3, 1, 1>(&operands, m, n, y),
+                    (16, false, 2) => register_block::<S, 2, 1, 1>(&operands, m, n, y),
+                    (16, false, _) => register_block::<S, 1, 1, 1>(&operands, m, n, y),
+                    (8, true, 2..) => register_block::<S, 2, 3, 2>(&operands, m, n, y),
+                    (8, true, _) => register_block::<S, 1, 3, 2>(&operands, m, n, y),
+                    (8, false, 2..) => register_block::<S, 2, 1, 2>(&operands, m, n, y),
+                    (8, false, _) => register_block::<S, 1, 1, 2>(&operands, m, n, y),
+                    // Hosts of wasm keep some of their 16 registers to themselves.
+                    (_, true, 2..) => register_block::<S, 2, 4, 1>(&operands, m, n, y),
+                    (_, true, _) => register_block::<S, 1, 4, 1>(&operands, m, n, y),
+                    (_, false, 2..) => register_block::<S, 2, 1, 1>(&operands, m, n, y),
+                    (_, false, _) => register_block::<S, 1, 1, 1>(&operands, m, n, y),
                 }
-                m += remaining.min(if S::HAS_32_REGISTERS { 4 } else { SMALL_MR });
+                m += remaining.min(if S::LANES == 16 { 4 } else { 2 });
             }
             n += if is_full { nr::<S>() } else { 1 };
         }
@@ -116,55 +125,61 @@ unsafe fn register_blocks<S: SimdF32>(operands: Operands<'_>, y: *mut f32) {
 
 /// Returns the number of outputs of a full register block: its accumulators and operands fill the registers.
 const fn nr<S: SimdF32>() -> usize {
-    if S::HAS_32_REGISTERS { 6 } else { SMALL_NR }
+    match S::LANES {
+        16 => 6,
+        8 => 3,
+        _ => 4,
+    }
 }
 
-/// Rows of a full register block where there are only 16 vector registers. Hosts of wasm keep some of them to themselves.
-const SMALL_MR: usize = if cfg!(target_arch = "wasm32") { 2 } else { 3 };
-
-/// Outputs of a full register block where there are only 16 vector registers. ARM has no instructions with operands in memory, so that
-/// w takes registers too.
-const SMALL_NR: usize = if cfg!(target_arch = "aarch64") { 3 } else { 4 };
-
-/// Computes a register block: `MR` rows from m on by `NR` outputs from n on. Lanes run along k.
+/// Computes a register block: `MR` rows from m on by `NR` outputs from n on. Lanes run along k; an accumulator has `V` vectors.
 ///
 /// # Safety
 ///
 /// Same as [`register_blocks`]; the rows and outputs exist.
 #[allow(clippy::needless_range_loop)] // Rows and outputs are indexed the same way.
 #[inline(always)]
-unsafe fn register_block<S: SimdF32, const MR: usize, const NR: usize>(operands: &Operands<'_>, m: usize, n: usize, y: *mut f32) {
+unsafe fn register_block<S: SimdF32, const MR: usize, const NR: usize, const V: usize>(
+    operands: &Operands<'_>,
+    m: usize,
+    n: usize,
+    y: *mut f32,
+) {
     // SAFETY: loads stay within the rows of x and w, stores within the task's outputs.
     unsafe {
         let inputs = operands.inputs;
         let (x, w) = (operands.x.as_ptr().add(m * inputs), operands.w.as_ptr().add(n * inputs));
-        let mut accumulators = [[S::zero(); NR]; MR];
+        let mut accumulators = [[[S::zero(); V]; NR]; MR];
         let mut k = 0;
-        while k + S::LANES <= inputs {
-            let xs: [S; MR] = std::array::from_fn(|i| S::load(x.add(i * inputs + k)));
-            for j in 0..NR {
-                let wj = S::load(w.add(j * inputs + k));
-                for i in 0..MR {
-                    accumulators[i][j] = accumulators[i][j].add_product(xs[i], wj);
+        while k + V * S::LANES <= inputs {
+            for v in 0..V {
+                let xs: [S; MR] = std::array::from_fn(|i| S::load(x.add(i * inputs + k)));
+                for j in 0..NR {
+                    let wj = S::load(w.add(j * inputs + k));
+                    for i in 0..MR {
+                        accumulators[i][j][v] = accumulators[i][j][v].add_product(xs[i], wj);
+                    }
                 }
+                k += S::LANES;
             }
-            k += S::LANES;
         }
-        if k < inputs {
-            let remaining = inputs - k;
-            let xs: [S; MR] = std::array::from_fn(|i| S::load_partial(x.add(i * inputs + k), remaining));
+        for v in 0..V {
+            let count = (inputs - k).min(S::LANES);
+            let xs: [S; MR] = std::array::from_fn(|i| load_up_to(x.add(i * inputs + k), count));
             for j in 0..NR {
-                let wj = S::load_partial(w.add(j * inputs + k), remaining);
+                let wj = load_up_to(w.add(j * inputs + k), count);
                 for i in 0..MR {
-                    accumulators[i][j] = accumulators[i][j].add_product(xs[i], wj);
+                    accumulators[i][j][v] = accumulators[i][j][v].add_product(xs[i], wj);
                 }
             }
+            k += count;
         }
         // Reduce all accumulators before the stores branch, so that they stay in registers during the k-loop.
         let mut sums = [[0.0; NR]; MR];
         for i in 0..MR {
             for j in 0..NR {
-                sums[i][j] = accumulators[i][j].reduce_sum();
+                let [first, rest @ ..] = accumulators[i][j].as_slice() else { unreachable!("V is at least 1") };
+                sums[i][j] = rest.iter().fold(*first, |sum, vector| sum.add(*vector)).reduce_sum();
             }
         }
         for (i, row) in sums.iter().enumerate() {
@@ -172,6 +187,23 @@ unsafe fn register_block<S: SimdF32, const MR: usize, const NR: usize>(operands:
                 let bias = operands.bias.map_or(0.0, |bias| *bias.get_unchecked(n + j));
                 y.add((m + i) * operands.y_stride + n + j).write(sum + bias);
             }
+        }
+    }
+}
+
+/// Loads the first `count` values of a vector; the other lanes are zero.
+///
+/// # Safety
+///
+/// There are `count <= S::LANES` values, and the processor has the instructions.
+#[inline(always)]
+unsafe fn load_up_to<S: SimdF32>(from: *const f32, count: usize) -> S {
+    // SAFETY: the caller upholds the contract of this function.
+    unsafe {
+        match count {
+            0 => S::zero(),
+            _ if count == S::LANES => S::load(from),
+            _ => S::load_partial(from, count),
         }
     }
 }

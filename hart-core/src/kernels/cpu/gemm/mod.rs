@@ -130,6 +130,20 @@ mod tests {
         }
     }
 
+    /// All but the first level have fused multiply-add.
+    #[test]
+    fn a_sum_has_the_same_order_in_vectors_of_any_width() {
+        for (rows, inputs, outputs) in [(1, 7, 5), (2, 19, 9), (3, 4101, 101), (70, 1600, 50)] {
+            let (x, w) = (waves_f64(rows * inputs, 0.7), waves_f64(outputs * inputs, 1.3));
+            for matmul in IMPLEMENTATIONS {
+                let bits =
+                    |level| matmul_with(matmul, level, &x, &w, None, inputs).into_iter().map(f32::to_bits).collect::<Vec<_>>();
+                let levels: Vec<_> = SimdLevel::all().skip(1).map(bits).collect();
+                assert!(levels.windows(2).all(|pair| pair[0] == pair[1]), "{rows} x {outputs} x {inputs}");
+            }
+        }
+    }
+
     #[test]
     fn half_precision_gives_the_bits_of_the_same_values_in_f32() {
         for (rows, inputs, outputs) in [(1, 7, 5), (3, 4101, 101), (70, 1600, 50)] {

@@ -61,7 +61,7 @@ pub(super) trait SimdF32: Copy {
     }
     /// Returns `self * 2^n`, where n is the integer in the lowest 9 bits of each lane of `n` (see [`MAGIC_BIAS`]).
     unsafe fn ldexp(self, n: Self) -> Self;
-    /// Returns the sum of all lanes.
+    /// Returns the sum of all lanes: the upper half is added to the lower one until one lane is left.
     unsafe fn reduce_sum(self) -> f32;
     /// Transposes a matrix of `LANES` by `LANES` values. Its rows are `stride` apart, those of the result `to_stride`.
     unsafe fn transpose(from: *const f32, stride: usize, to: *mut f32, to_stride: usize);
@@ -291,7 +291,8 @@ impl SimdF32 for Plain {
 
     #[inline(always)]
     unsafe fn reduce_sum(self) -> f32 {
-        self.0.iter().sum()
+        let [a, b, c, d, e, f, g, h] = self.0;
+        ((a + e) + (c + g)) + ((b + f) + (d + h))
     }
 
     #[inline(always)]
