@@ -261,7 +261,7 @@ fn softmax(values: &mut [f32]) {
     let largest = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let mut sum = 0.0f64;
     for value in values.iter_mut() {
-        *value = (*value - largest).exp();
+        *value = crate::math::expf(*value - largest);
         sum += f64::from(*value);
     }
     let scale = (1.0 / sum) as f32;

@@ -40,6 +40,11 @@ pub(crate) fn matmul(x: Tensor<2>, other: Tensor<2>) -> Tensor<2> {
     cpu::matmul(&x, &other).or_else(|| gpu::matmul(&x, &other)).unwrap_or_else(|| reference::matmul(x, other))
 }
 
+/// Computes `e^x` elementwise. On the CPU, the result is the same on every platform, unlike that of the C library.
+pub(crate) fn exp<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    cpu::exp(x).unwrap_or_else(Tensor::exp)
+}
+
 /// Computes `x / (1 + e^-x)` elementwise.
 pub(crate) fn silu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     cpu::silu(x).or_else(gpu::silu).unwrap_or_else(reference::silu)
@@ -77,6 +82,7 @@ mod tests {
         for x in views {
             let before = values(x.clone());
             let up = x.clone() * 0.3 + 1.0;
+            assert_close(exp(x.clone()), x.clone().exp(), 2e-6);
             assert_close(silu(x.clone()), reference::silu(x.clone()), 2e-6);
             assert_close(silu_mul(x.clone(), up.clone()), reference::silu(x.clone()) * up, 2e-6);
             assert_eq!(values(x), before);

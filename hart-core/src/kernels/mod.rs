@@ -49,7 +49,7 @@ pub(crate) use cpu::PackedWeight;
 pub(crate) use float_state::set_default_float_state;
 pub use float_state::with_default_float_state;
 pub(crate) use kv::{KvAppend, KvScratch, KvStore};
-pub(crate) use linear::{linear, linear_to_f32, matmul, pack, silu, swi_glu};
+pub(crate) use linear::{exp, linear, linear_to_f32, matmul, pack, silu, swi_glu};
 pub(crate) use norm::{add_gated, add_norm, group_norm, layer_norm, rms_norm};
 #[cfg(feature = "train")]
 pub(crate) use params::{AdamRows, AdamStep};

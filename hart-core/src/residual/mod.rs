@@ -96,7 +96,7 @@ impl ResidualDiffusion {
                 let fraction = (variance.narrow(0, 0, batch) + 1.0) * 0.5;
                 let log_variance = fraction * (step.beta.ln() - step.log_posterior_variance) + step.log_posterior_variance;
                 let step_noise = noise.step(taken, shape, &device);
-                x = x + (log_variance * 0.5).exp() * step_noise;
+                x = x + kernels::exp(log_variance * 0.5) * step_noise;
             }
             let work = self.work_per_token(1) * (rows * length) as f64;
             progress.report(Step::Diffusion { step: taken + 1, steps: steps.len() }, work)?;

@@ -63,7 +63,7 @@ impl Attention {
     /// - bias: broadcast to `[R, H, L, keys]`
     pub(super) fn forward(&self, x: Tensor<3>, tokens: &BlockTokens, kv: KvAppend<'_>, bias: Option<&Tensor<4>>) -> Tensor<3> {
         let head_dim = x.dims()[2] / self.num_heads;
-        let norms = self.log_scale.as_ref().map(|log_scale| log_scale.val().clamp_max(MAX_SCALE.ln()).exp());
+        let norms = self.log_scale.as_ref().map(|log_scale| kernels::exp(log_scale.val().clamp_max(MAX_SCALE.ln())));
         let params = AttentionParams {
             heads: self.num_heads,
             query_bias: self.query_bias.val(),

@@ -7,6 +7,11 @@ use super::simd::{LoopKernel, MAGIC_BIAS, SimdLevel};
 /// Values in a task.
 const CHUNK: usize = 16 * 1024;
 
+/// Computes `e^x` in place.
+pub(super) fn exp_in_place(x: &mut [f32]) {
+    map_in_place(x, [], |x, []| exp(x));
+}
+
 /// Computes `silu(x)` in place.
 pub(super) fn silu(x: &mut [f32]) {
     map_in_place(x, [], |x, []| silu_of(x));

@@ -38,9 +38,17 @@ pub(crate) use pruning::CompactMap;
 pub(super) use pruning::{add_compact_restored, add_restored, compact_map, select_tokens, squared_distances};
 pub(super) use winograd::{compact_res_block, compact_upsample_conv2d, norm_silu_conv2d, upsample_conv2d};
 
+use burn::backend::Flex;
 use burn::prelude::Tensor;
 
 use super::params::ConvParams;
+
+/// See [`super::exp`].
+pub(super) fn exp<const D: usize>(x: Tensor<D>) -> Result<Tensor<D>, Tensor<D>> {
+    let Some(primitive) = tensor::primitive(&x) else { return Err(x) };
+    drop(x);
+    Ok(Tensor::from_primitive::<Flex>(tensor::modify(primitive, elementwise::exp_in_place)))
+}
 
 /// See [`super::conv2d`].
 pub(super) fn conv2d(x: Tensor<4>, params: &ConvParams) -> Result<Tensor<4>, Tensor<4>> {
