@@ -10,6 +10,7 @@ names everywhere. REFERENCE is the platform that the others are compared with. N
 from __future__ import annotations
 
 import math
+import statistics
 import struct
 import sys
 import zlib
@@ -59,21 +60,23 @@ def compare(folder: Path, reference: Path) -> str:
     files = sorted(reference.glob("*.png"))
     if not files or [file.name for file in files] != sorted(file.name for file in folder.glob("*.png")):
         sys.exit(f"images.py: {folder} has other images than {reference}")
-    images, worst_count, worst_level, least_psnr = 0, 0, 0, math.inf
+    counts, levels, ratios = [], [], []
     for file in files:
         size, want = pixels(file)
         _, got = pixels(folder / file.name)
         a, b = b"".join(want), b"".join(got)
-        levels = [abs(x - y) for x, y in zip(a, b)]
-        count = sum(any(levels[i : i + size]) for i in range(0, len(levels), size))
-        if count:
-            images += 1
-            mean = sum(level * level for level in levels) / len(levels)
-            least_psnr = min(least_psnr, 10 * math.log10(255 * 255 / mean))
-        worst_count, worst_level = max(worst_count, count), max(worst_level, max(levels))
-    if not images:
+        differences = [abs(x - y) for x, y in zip(a, b)]
+        counts.append(sum(any(differences[i : i + size]) for i in range(0, len(differences), size)))
+        levels.append(max(differences))
+        mean = sum(difference * difference for difference in differences) / len(differences)
+        ratios.append(10 * math.log10(255 * 255 / mean) if mean else math.inf)
+    if not any(counts):
         return "equal"
-    return f"{images} of {len(files)}; at most {worst_count} of {len(a) // size} pixels, {worst_level} levels; {least_psnr:.0f} dB"
+    differing = sum(count > 0 for count in counts)
+    spread = f"{max(counts)} pixels by {max(levels)} level{'s' * (max(levels) > 1)}"
+    median = statistics.median(ratios)
+    signal = f"PSNR {min(ratios):.0f} dB" if median == math.inf else f"PSNR {min(ratios):.0f} dB, median {median:.0f} dB"
+    return f"{differing} of {len(files)}: at most {spread}; {signal}"
 
 
 def main() -> None:

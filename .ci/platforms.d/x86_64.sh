@@ -21,3 +21,10 @@ done
 
 step "images compared with those of this machine: $(sed -n 's/^flags.*: //p;T;q' /proc/cpuinfo | grep -oE '\b(avx2|avx512f|avx512_bf16|amx_tile)\b' | tr '\n' ' ')"
 "$root/.ci/platforms.d/images.py" "$work/images" "x86-64, this machine"
+
+# Processors with fused multiply-add compute the same bits in f32.
+grep -qw fma /proc/cpuinfo || exit 0
+for folder in "$work/images"/*; do
+  case ${folder##*/} in *"no AVX" | wasm*) continue ;; esac
+  diff -r "$work/images/x86-64, this machine/f32" "$folder/f32" || fail "the images of $folder differ"
+done
