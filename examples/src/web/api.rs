@@ -12,14 +12,16 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use futures_util::{StreamExt, stream};
-use hart_core::{MAX_GUIDANCE, Request};
+use hart_core::{ImageFormat, MAX_GUIDANCE, Request};
 use serde_json::json;
 
 use crate::App;
 use crate::api_error::ApiError;
-use crate::job::{Job, JobEvent, Listener};
+use crate::body;
+use crate::job::{Delivery, Interface, Job, JobEvent, Listener, extension};
 use crate::json::Json;
-use crate::settings::{Settings, read_json};
+use crate::output::Output;
+use crate::settings::Settings;
 
 /// Time after which a browser reopens a lost event stream; well before the run counts as abandoned.
 const RECONNECT_DELAY: std::time::Duration = std::time::Duration::from_millis(1000);
@@ -60,10 +62,11 @@ async fn model(State(app): State<Arc<App>>) -> Json {
 
 /// Queues a request.
 async fn generate(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
-    let settings: Settings = read_json(&headers, body).await?;
-    let checked = app.check(settings)?;
+    let settings = serde_json::from_value::<Settings>(body::read_json(&headers, body).await?);
+    let checked = app.check(settings.map_err(|e| body::invalid(&e.to_string()))?)?;
     let count = checked.count;
-    let job = Job::new(checked, true);
+    let delivery = Delivery { interface: Interface::Page, public: true, output: Output::default(), partial_images: 0 };
+    let job = Job::new(checked, delivery);
     app.queue.push(&job)?;
     let accepted = json!({
         "id": job.id,
@@ -111,22 +114,23 @@ async fn cancel(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<J
     Ok(Json(json!({ "cancelled": !ended })))
 }
 
-/// Returns the PNG file of a finished image.
+/// Returns the file of a finished image.
 async fn image(
     State(app): State<Arc<App>>,
     Path((id, file)): Path<(String, String)>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
     let job = find(&app, &id)?;
-    let index = file.strip_suffix(".png").and_then(|n| n.parse().ok());
+    let format = job.delivery.output.format;
+    let index = file.strip_suffix(extension(format)).and_then(|name| name.strip_suffix('.')).and_then(|n| n.parse().ok());
     let image =
         index.and_then(|n| job.image(n)).ok_or_else(|| ApiError::not_found("there is no such image, or it is no longer stored"))?;
-    let mut response = image.png.clone().into_response();
+    let mut response = image.file.clone().into_response();
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("image/png"));
+    headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(format.media_type()));
     headers.insert(header::CACHE_CONTROL, header::HeaderValue::from_static("private, max-age=86400, immutable"));
     if query.is_some_and(|q| q.split('&').any(|part| part == "download" || part.starts_with("download="))) {
-        let value = format!("attachment; filename=\"{}\"", file_name(&job.prompt, image.seed));
+        let value = format!("attachment; filename=\"{}\"", file_name(&job.prompt, image.seed, format));
         if let Ok(value) = value.parse() {
             headers.insert(header::CONTENT_DISPOSITION, value);
         }
@@ -135,7 +139,7 @@ async fn image(
 }
 
 /// Returns a file name made of prompt and seed that is valid on every system.
-fn file_name(prompt: &str, seed: u64) -> String {
+fn file_name(prompt: &str, seed: u64, format: ImageFormat) -> String {
     let letters = prompt.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { ' ' });
     let words: Vec<String> = letters.collect::<String>().split_whitespace().map(Into::into).collect();
     let mut name: String = words.join("-").chars().take(MAX_NAME_LENGTH).collect();
@@ -143,15 +147,16 @@ fn file_name(prompt: &str, seed: u64) -> String {
     if name.is_empty() {
         name.push_str("image");
     }
-    format!("{name}-{seed}.png")
+    format!("{name}-{seed}.{}", extension(format))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::file_name;
+    use hart_core::ImageFormat;
 
     #[test]
     fn files_are_named_after_prompt_and_seed() {
+        let file_name = |prompt: &str, seed| super::file_name(prompt, seed, ImageFormat::Png);
         assert_eq!(file_name("A red heart, on \"yellow\"", 7), "a-red-heart-on-yellow-7.png");
         assert_eq!(file_name("../../etc/passwd\r\nX: y", 0), "etc-passwd-x-y-0.png");
         assert_eq!(file_name("心 🦜", 1), "image-1.png");

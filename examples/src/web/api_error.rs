@@ -1,10 +1,12 @@
 //! Errors as JSON in the form of OpenAI's API.
 
-use axum::http::{StatusCode, Uri, header};
+use axum::body::Body;
+use axum::http::{HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use hart_core::Error;
 use serde_json::json;
 
+use crate::body;
 use crate::json::Json;
 
 /// An error response.
@@ -36,6 +38,16 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, message).code("not_found")
     }
 
+    /// Creates an error for a failure of the server (500).
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, message)
+    }
+
+    /// Creates an error for a server that is stopping (503).
+    pub fn stopping() -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "cancelled: the server is stopping").code("cancelled")
+    }
+
     /// Creates an error for a full queue (429).
     pub fn queue_full(waiting: usize, retry_after: u64) -> Self {
         let message = format!("the queue is full, {waiting} requests are waiting: try again later");
@@ -48,10 +60,28 @@ impl ApiError {
         self
     }
 
+    /// Sets the request field at fault.
+    pub fn param(mut self, param: &'static str) -> Self {
+        self.param = Some(param);
+        self
+    }
+
+    /// Returns the request field at fault.
+    pub fn field(&self) -> Option<&'static str> {
+        self.param
+    }
+
+    /// Returns the error as JSON: `{"error": {...}}`.
+    pub fn to_json(&self) -> serde_json::Value {
+        let (message, code) = (&self.message, self.code);
+        json!({ "error": { "message": message, "type": self.error_type(), "param": self.param, "code": code } })
+    }
+
     /// Returns OpenAI's error type for the status.
     fn error_type(&self) -> &'static str {
         match self.status {
             StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
+            StatusCode::UNAUTHORIZED => "authentication_error",
             status if status.is_server_error() => "server_error",
             _ => "invalid_request_error",
         }
@@ -69,9 +99,11 @@ impl From<Error> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let body =
-            json!({ "error": { "message": self.message, "type": self.error_type(), "param": self.param, "code": self.code } });
-        let mut response = (self.status, Json(body)).into_response();
+        let mut response = (self.status, Json(self.to_json())).into_response();
+        if self.status == StatusCode::UNAUTHORIZED {
+            // Browsers ask for a password, which is the key.
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"hart\""));
+        }
         if let Some(seconds) = self.retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
         }
@@ -80,11 +112,13 @@ impl IntoResponse for ApiError {
 }
 
 /// Handles paths that have no route.
-pub async fn unknown_path(uri: Uri) -> ApiError {
+pub async fn unknown_path(uri: Uri, body: Body) -> ApiError {
+    body::drain(body).await;
     ApiError::not_found(format!("there is nothing at {}", uri.path()))
 }
 
 /// Handles paths that are requested with the wrong method.
-pub async fn wrong_method() -> ApiError {
+pub async fn wrong_method(body: Body) -> ApiError {
+    body::drain(body).await;
     ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "this path expects another method").code("method_not_allowed")
 }

@@ -1,29 +1,37 @@
-//! Middleware for every request: checks the Host header and sets the security headers.
+//! Middleware for every request: checks host, origin and key, counts the response, and sets the security headers.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use crate::App;
 use crate::api_error::ApiError;
+use crate::body;
 
 /// Content security policy: the page has no inline code and loads nothing from other hosts.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
      connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
-/// Rejects requests for other hosts, converts every error to JSON, and sets the security headers.
+/// Rejects requests without access, converts every error to JSON, counts the response, and sets the security headers.
 pub async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    let mut response = if app.loopback && !has_loopback_host(request.headers()) {
-        ApiError::new(StatusCode::FORBIDDEN, "the Host header names another host: this server accepts requests for localhost only")
-            .code("wrong_host")
-            .into_response()
-    } else {
-        errors_as_json(next.run(request).await)
+    let start = std::time::Instant::now();
+    let origin = request.headers().get(header::ORIGIN).cloned();
+    let endpoint = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_string());
+    let mut response = match check(&app, &request) {
+        Ok(()) => match app.access.preflight(request.method(), request.headers()) {
+            Some(response) => response,
+            None => errors_as_json(next.run(request).await),
+        },
+        Err(error) => {
+            body::drain(request.into_body()).await;
+            error.into_response()
+        }
     };
+    app.metrics.response(endpoint.as_deref().unwrap_or("other"), response.status().as_u16(), start.elapsed());
     for (name, value) in [
         (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
@@ -34,7 +42,24 @@ pub async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) ->
     ] {
         response.headers_mut().insert(name, HeaderValue::from_static(value));
     }
+    app.access.expose(origin.as_ref(), response.headers_mut());
     response
+}
+
+/// Checks whether a request may be served.
+fn check(app: &App, request: &Request) -> Result<(), ApiError> {
+    let (method, headers, path) = (request.method(), request.headers(), request.uri().path());
+    if app.loopback && !has_loopback_host(headers) {
+        let message = "the Host header names another host: this server accepts requests for localhost only";
+        return Err(ApiError::new(StatusCode::FORBIDDEN, message).code("wrong_host"));
+    }
+    // The identifier in the address of an image can't be guessed, and clients fetch these addresses without a key. Browsers send no
+    // key with a preflight request.
+    let is_open = path == "/health" || path.starts_with("/api/images/") || method == Method::OPTIONS;
+    if !is_open {
+        app.access.check_key(headers)?;
+    }
+    app.access.check_origin(method, headers)
 }
 
 /// Returns whether there is exactly one Host header and it names this machine.

@@ -4,10 +4,11 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use hart_core::{CancelToken, Request, SystemPrompt};
+use hart_core::{CancelToken, ImageFormat, Request, SystemPrompt};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use crate::output::Output;
 use crate::settings::{CheckedSettings, random};
 
 /// Number of progress and preview events kept for a listener that connects late or reads slowly.
@@ -17,13 +18,53 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time after which a run without listeners is cancelled.
 const ABANDON_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Time for which a client that polls the progress counts as watching.
+const POLL_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// A finished image.
 #[derive(Debug)]
 pub struct FinishedImage {
-    /// The PNG file.
-    pub png: Vec<u8>,
+    /// The file.
+    pub file: Vec<u8>,
+    /// Format of the file.
+    pub format: ImageFormat,
     /// Seed of the image.
     pub seed: u64,
+}
+
+/// The interface that created a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interface {
+    /// The page.
+    Page,
+    /// OpenAI's API.
+    OpenAi,
+    /// A1111's API.
+    A1111,
+}
+
+/// The files and events that the client of a job receives.
+#[derive(Debug)]
+pub struct Delivery {
+    /// The interface that created the job.
+    pub interface: Interface,
+    /// True if clients may fetch events and images by the identifier. If not, only the handler that created the job gets its
+    /// images.
+    pub public: bool,
+    /// The form of the files.
+    pub output: Output,
+    /// Number of partial images of each image, spread over the scales.
+    pub partial_images: usize,
+}
+
+impl Delivery {
+    /// Returns the index of the partial image that is due after a scale, from 1, of `scales`.
+    pub fn partial_image(&self, scale: usize, scales: usize) -> Option<usize> {
+        let parts = self.partial_images + 1;
+        // Rounded to the nearest scale, and never the last one, which is the image.
+        let is_due = |index: usize| (2 * (index + 1) * scales + parts) / (2 * parts) == scale;
+        (0..self.partial_images).find(|&index| scale < scales && is_due(index))
+    }
 }
 
 /// An entry of a job's event stream.
@@ -40,7 +81,7 @@ pub struct JobEvent {
 impl JobEvent {
     /// Returns whether later events make this one obsolete.
     fn is_transient(&self) -> bool {
-        matches!(self.name, "queued" | "progress" | "preview")
+        matches!(self.name, "queued" | "progress" | "preview" | "partial")
     }
 
     /// Returns whether this is the last event of its job.
@@ -62,9 +103,10 @@ pub struct Job {
     pub system_prompt: SystemPrompt,
     /// Seed of the first image.
     pub seed: u64,
-    /// True if clients may fetch events and images by the identifier. If not, only the handler that created the job gets its
-    /// images.
-    pub public: bool,
+    /// Number of images.
+    pub count: usize,
+    /// The files and events that the client receives.
+    pub delivery: Delivery,
     cancel: CancelToken,
     created: Instant,
     state: Mutex<JobState>,
@@ -78,6 +120,10 @@ struct JobState {
     next_number: u64,
     images: Vec<Option<Arc<FinishedImage>>>,
     listeners: usize,
+    /// Time at which a client last asked for the progress.
+    polled: Option<Instant>,
+    /// Number of tokens of the prompt, once it is encoded.
+    prompt_tokens: usize,
     /// Number of listeners that have disconnected.
     disconnects: u64,
     ended: bool,
@@ -85,14 +131,15 @@ struct JobState {
 
 impl Job {
     /// Creates a job that waits for its turn.
-    pub fn new(checked: CheckedSettings, public: bool) -> Arc<Self> {
+    pub fn new(checked: CheckedSettings, delivery: Delivery) -> Arc<Self> {
         Arc::new(Self {
             id: format!("{:016x}{:016x}", random(), random()),
             request: checked.request,
             prompt: checked.prompt,
             system_prompt: checked.system_prompt,
             seed: checked.seed,
-            public,
+            count: checked.count,
+            delivery,
             cancel: checked.cancel,
             created: Instant::now(),
             state: Mutex::default(),
@@ -129,10 +176,37 @@ impl Job {
     pub fn add_image(&self, image: Arc<FinishedImage>) {
         let mut state = self.state();
         let index = state.images.len();
-        let seed = image.seed.to_string();
+        let (seed, url) = (image.seed.to_string(), self.image_path(index, image.format));
         state.images.push(Some(image));
         drop(state);
-        self.emit("image", json!({ "index": index, "seed": seed, "url": format!("/api/images/{}/{index}.png", self.id) }));
+        self.emit("image", json!({ "index": index, "seed": seed, "url": url }));
+    }
+
+    /// Returns the path at which clients fetch an image of a public job.
+    pub fn image_path(&self, index: usize, format: ImageFormat) -> String {
+        format!("/api/images/{}/{index}.{}", self.id, extension(format))
+    }
+
+    /// Returns the number of finished images.
+    pub fn finished(&self) -> usize {
+        self.state().images.len()
+    }
+
+    /// Records the number of tokens of the prompt.
+    pub fn set_prompt_tokens(&self, tokens: usize) {
+        self.state().prompt_tokens = tokens;
+    }
+
+    /// Returns the number of tokens of the prompt, or 0 before it is encoded.
+    pub fn prompt_tokens(&self) -> usize {
+        self.state().prompt_tokens
+    }
+
+    /// Records that a client polls the progress, so that previews are decoded, and returns the newest event with a name.
+    pub fn poll(&self, name: &str) -> Option<Arc<JobEvent>> {
+        let mut state = self.state();
+        state.polled = Some(Instant::now());
+        state.events.iter().rev().find(|event| event.name == name).cloned()
     }
 
     /// Cancels the job, waiting or running, and emits `cancelled` at once.
@@ -152,9 +226,14 @@ impl Job {
         self.state().ended
     }
 
-    /// Returns whether a listener receives previews or is expected to connect soon.
+    /// Returns whether a client receives previews or is expected to ask for them soon.
     pub fn is_watched(&self) -> bool {
-        self.public && (self.state().listeners > 0 || self.created.elapsed() < CONNECT_TIMEOUT)
+        let state = self.state();
+        match self.delivery.interface {
+            Interface::Page => state.listeners > 0 || self.created.elapsed() < CONNECT_TIMEOUT,
+            Interface::A1111 => state.polled.is_some_and(|polled| polled.elapsed() < POLL_TIMEOUT),
+            Interface::OpenAi => false,
+        }
     }
 
     /// Returns the stored events from sequence number `number` on.
@@ -188,6 +267,15 @@ impl Job {
     pub async fn ended(&self) {
         let mut changes = self.changes.subscribe();
         while !self.has_ended() && changes.changed().await.is_ok() {}
+    }
+}
+
+/// Returns the ending of a file's name.
+pub fn extension(format: ImageFormat) -> &'static str {
+    match format {
+        ImageFormat::Jpeg { .. } => "jpeg",
+        ImageFormat::WebP => "webp",
+        _ => "png",
     }
 }
 
@@ -245,5 +333,26 @@ impl Drop for Listener {
                 }
             });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn partial_images_are_spread_over_the_scales() {
+        let scales_of = |partial_images, scales| {
+            let output = Output::default();
+            let delivery = Delivery { interface: Interface::OpenAi, public: false, output, partial_images };
+            let due = |scale| delivery.partial_image(scale, scales).map(|index| (scale, index));
+            (1..=scales).filter_map(due).collect::<Vec<_>>()
+        };
+        assert_eq!(scales_of(0, 6), []);
+        assert_eq!(scales_of(1, 6), [(3, 0)]);
+        assert_eq!(scales_of(2, 6), [(2, 0), (4, 1)]);
+        assert_eq!(scales_of(3, 6), [(2, 0), (3, 1), (5, 2)]);
+        assert_eq!(scales_of(3, 14), [(4, 0), (7, 1), (11, 2)]);
+        assert_eq!(scales_of(3, 1), []);
     }
 }

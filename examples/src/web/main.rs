@@ -1,39 +1,48 @@
 //! A web server with a page for trying hart in a browser and an API for programs:
 //! `cargo run --release -p hart-examples --features web --bin web`.
 
+mod access;
 mod api;
 mod api_error;
+mod body;
 mod connections;
 mod contexts;
+mod fields;
 mod guard;
 mod job;
 mod json;
+mod metrics;
 mod openai;
+mod output;
 mod page;
 mod queue;
+mod run;
 mod settings;
+mod source;
 mod worker;
 
 use std::error::Error;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use clap::Parser;
 use hart_core::{Hart, PromptFilter};
+use hart_examples::cli::INTERRUPTED;
 use hart_examples::cli::args::ModelArgs;
 use hart_examples::cli::word_filter::WordFilter;
-use hart_examples::cli::{INTERRUPTED, output};
 use tokio::net::TcpListener;
 
+use crate::access::Access;
 use crate::api_error::ApiError;
+use crate::metrics::Metrics;
 use crate::queue::{MAX_STORED_IMAGES, Queue};
 use crate::settings::{CheckedSettings, Settings};
 
 /// Command line of the server.
-#[derive(Parser, Debug)]
+#[derive(Parser)]
 #[command(name = "web", version, about = "Serve a web page and an API that generate images with HART", max_term_width = 110)]
 struct Arguments {
     #[command(flatten)]
@@ -44,16 +53,28 @@ struct Arguments {
     /// Port to listen on; 0 selects a free one
     #[arg(short, long, default_value_t = 7860)]
     port: u16,
-    /// Address to listen on. There is no password: beyond loopback addresses, everyone who can reach the server can use it
+    /// Address to listen on. Without --api-key, everyone who can reach an address beyond loopback can use the server
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
     host: String,
     /// Maximum number of requests that wait while one runs
-    #[arg(long, value_name = "COUNT", default_value_t = 8)]
+    #[arg(long, value_name = "COUNT", default_value_t = 64)]
     queue: usize,
     /// Maximum number of images per request
     #[arg(long, value_name = "COUNT", default_value_t = 16)]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=MAX_STORED_IMAGES as i64))]
     max_images: u16,
+    /// Refuse requests of OpenAI's API for a size other than the model's, instead of scaling
+    #[arg(long)]
+    strict_size: bool,
+    /// Key that requests must present; better set in the environment variable HART_API_KEY, since other users can see options
+    #[arg(long, value_name = "KEY")]
+    api_key: Option<String>,
+    /// Let web pages of this origin, such as https://example.com, use the server; * admits all. May be repeated
+    #[arg(long, value_name = "ORIGIN")]
+    allow_origin: Vec<String>,
+    /// Time that accepted requests have to finish when the server is stopped
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    grace: u64,
 }
 
 /// State shared by all handlers and the worker.
@@ -68,6 +89,12 @@ pub struct App {
     pub queue: Queue,
     /// Maximum number of images per request.
     pub max_images: usize,
+    /// True if sizes other than the model's are refused.
+    pub strict_size: bool,
+    /// The rules of access.
+    pub access: Access,
+    /// Counts for `/metrics`.
+    pub metrics: Metrics,
     /// True if the server listens on a loopback address.
     pub loopback: bool,
 }
@@ -111,16 +138,29 @@ async fn serve(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         move || worker::run(&app)
     })?;
     let signal = shutdown_signal()?;
-    if !app.loopback {
-        eprintln!("warning: everyone who can reach {address} can generate images: there is no password and no encryption");
+    if !app.loopback && app.access.key.is_none() {
+        eprintln!(
+            "warning: everyone who can reach {address} can generate images: there is no password (see --api-key) and no encryption"
+        );
+    } else if !app.loopback {
+        eprintln!("warning: requests to {address} and the key are not encrypted");
     }
     let side = app.hart.config().resolution();
     // A closed standard output does not stop the server.
-    let _ = output::print_line(format!("http://{address}/ ({}, {side} x {side} pixels; Ctrl-C stops the server)", app.name));
+    let _ = hart_examples::cli::output::print_line(format!(
+        "http://{address}/ ({}, {side} x {side} pixels; Ctrl-C stops the server)",
+        app.name
+    ));
 
     let shutdown = async {
         signal.await;
         eprintln!("stopping");
+        // Until then, new requests are refused with an answer.
+        app.queue.drain();
+        let deadline = Instant::now() + Duration::from_secs(arguments.grace);
+        while app.queue.lengths() != (0, 0) && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         // This ends the event streams too.
         app.queue.close();
     };
@@ -141,7 +181,21 @@ fn open_app(arguments: &Arguments, loopback: bool) -> Result<App, Box<dyn Error>
     let hart = arguments.model.open()?;
     let folder = folder.canonicalize().unwrap_or_else(|_| folder.clone());
     let name = folder.file_name().map_or_else(|| "hart".into(), |n| n.to_string_lossy().into_owned());
-    Ok(App { hart, name, filter, queue: Queue::new(arguments.queue), max_images: arguments.max_images.into(), loopback })
+    let key = arguments.api_key.clone().or_else(|| std::env::var(access::KEY_VARIABLE).ok());
+    if key.as_ref().is_some_and(|key| key.trim().is_empty()) {
+        return Err(format!("the key of --api-key or {} is empty: set one, or leave it out", access::KEY_VARIABLE).into());
+    }
+    Ok(App {
+        hart,
+        name,
+        filter,
+        queue: Queue::new(arguments.queue),
+        max_images: arguments.max_images.into(),
+        strict_size: arguments.strict_size,
+        access: Access { key, origins: arguments.allow_origin.clone() },
+        metrics: Metrics::default(),
+        loopback,
+    })
 }
 
 fn router(app: Arc<App>) -> Router {
@@ -149,6 +203,7 @@ fn router(app: Arc<App>) -> Router {
         .merge(page::routes())
         .merge(api::routes())
         .merge(openai::routes())
+        .merge(metrics::routes())
         .fallback(api_error::unknown_path)
         .method_not_allowed_fallback(api_error::wrong_method)
         .layer(axum::middleware::from_fn_with_state(app.clone(), guard::guard))

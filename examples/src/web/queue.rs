@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -15,8 +15,10 @@ pub const MAX_STORED_IMAGES: usize = 200;
 const MAX_STORED_BYTES: usize = 512 << 20;
 /// Maximum number of ended jobs that clients can still look up; the oldest are dropped first.
 const MAX_ENDED_JOBS: usize = 200;
-/// Maximum `Retry-After`, in seconds.
-const MAX_RETRY_AFTER: u64 = 600;
+/// Maximum `Retry-After`, in seconds. Clients ignore longer times, or give up.
+const MAX_RETRY_AFTER: u64 = 60;
+/// Weight of a run in the mean time of an image.
+const MEAN_WEIGHT: f64 = 0.3;
 
 /// Jobs that wait, run or have ended.
 pub struct Queue {
@@ -36,8 +38,14 @@ struct QueueState {
     images: VecDeque<(Arc<Job>, usize, usize)>,
     /// Size of all stored images.
     bytes: usize,
-    /// Duration of the last job.
-    last_run: Duration,
+    /// Time at which the running job started.
+    started: Option<Instant>,
+    /// Mean time of an image in the last runs, in seconds.
+    image_seconds: Option<f64>,
+    /// Refused jobs: when their clients were asked to come back, and their numbers of images.
+    promised: VecDeque<(Instant, usize)>,
+    /// True once no more jobs are accepted.
+    draining: bool,
     closed: bool,
 }
 
@@ -61,10 +69,12 @@ impl Queue {
         let mut state = self.state();
         state.waiting.retain(|j| !j.has_ended());
         let busy = usize::from(state.running.is_some());
-        if state.closed || state.waiting.len() + busy > self.limit {
-            // Estimate the time until a job ends by the duration of the last one.
-            let seconds = state.last_run.as_secs_f64().ceil() as u64;
-            return Err(ApiError::queue_full(state.waiting.len(), seconds.clamp(1, MAX_RETRY_AFTER)));
+        if state.draining || state.closed {
+            return Err(ApiError::stopping());
+        }
+        if state.waiting.len() + busy > self.limit {
+            let seconds = state.promise(job.count);
+            return Err(ApiError::queue_full(state.waiting.len(), seconds));
         }
         state.waiting.push_back(job.clone());
         job.emit("queued", json!({ "position": state.waiting.len() - 1 + busy }));
@@ -83,6 +93,7 @@ impl Queue {
             state.waiting.retain(|j| !j.has_ended());
             if let Some(job) = state.waiting.pop_front() {
                 state.running = Some(job.clone());
+                state.started = Some(Instant::now());
                 emit_positions(&state);
                 return Some(job);
             }
@@ -94,17 +105,22 @@ impl Queue {
     pub fn finish(&self, job: Arc<Job>, took: Duration) {
         let mut state = self.state();
         state.running = None;
-        state.last_run = took;
+        let finished = job.finished();
+        if finished > 0 {
+            let seconds = took.as_secs_f64() / finished as f64;
+            let mean = state.image_seconds.unwrap_or(seconds);
+            state.image_seconds = Some(mean + MEAN_WEIGHT * (seconds - mean));
+        }
         record_ended(&mut state, job);
     }
 
     /// Stores a finished image and drops the oldest ones beyond the limits.
     pub fn add_image(&self, job: &Arc<Job>, index: usize, image: FinishedImage) {
         let image = Arc::new(image);
-        if job.public {
+        if job.delivery.public {
             let mut state = self.state();
-            state.bytes += image.png.len();
-            state.images.push_back((job.clone(), index, image.png.len()));
+            state.bytes += image.file.len();
+            state.images.push_back((job.clone(), index, image.file.len()));
             while state.images.len() > MAX_STORED_IMAGES || (state.bytes > MAX_STORED_BYTES && state.images.len() > 1) {
                 let Some((job, index, bytes)) = state.images.pop_front() else { break };
                 state.bytes -= bytes;
@@ -119,7 +135,37 @@ impl Queue {
         let state = self.state();
         let with_images = state.images.iter().map(|(job, ..)| job);
         let mut all = state.waiting.iter().chain(&state.running).chain(&state.ended).chain(with_images);
-        all.find(|j| j.public && j.id == id).cloned()
+        all.find(|j| j.delivery.public && j.id == id).cloned()
+    }
+
+    /// Returns the running job, unless it has emitted its last event.
+    pub fn running(&self) -> Option<Arc<Job>> {
+        self.state().running.clone().filter(|job| !job.has_ended())
+    }
+
+    /// Returns the numbers of waiting and of running jobs.
+    pub fn lengths(&self) -> (usize, usize) {
+        let state = self.state();
+        (
+            state.waiting.iter().filter(|job| !job.has_ended()).count(),
+            usize::from(state.running.as_ref().is_some_and(|job| !job.has_ended())),
+        )
+    }
+
+    /// Returns the size of all stored images, in bytes.
+    pub fn stored_bytes(&self) -> usize {
+        self.state().bytes
+    }
+
+    /// Returns whether jobs are accepted.
+    pub fn is_open(&self) -> bool {
+        let state = self.state();
+        !state.draining && !state.closed
+    }
+
+    /// Accepts no more jobs. Those that wait or run continue.
+    pub fn drain(&self) {
+        self.state().draining = true;
     }
 
     /// Cancels a job, waiting or running.
@@ -153,6 +199,29 @@ impl Queue {
     }
 }
 
+impl QueueState {
+    /// Returns the seconds after which the client of a refused job should come back: the time that all jobs before it need, and those
+    /// that were refused before it. Clients that come back at different times find room.
+    fn promise(&mut self, images: usize) -> u64 {
+        let now = Instant::now();
+        self.promised.retain(|(time, _)| *time > now);
+        let elapsed = self.started.map_or(0.0, |started| started.elapsed().as_secs_f64());
+        let (left, finished) =
+            self.running.as_ref().map_or((0, 0), |job| (job.count.saturating_sub(job.finished()), job.finished()));
+        // Before the first run has ended, the running one tells the time of an image.
+        let image_seconds =
+            self.image_seconds.unwrap_or_else(|| if finished > 0 { elapsed / finished as f64 } else { elapsed.max(1.0) });
+        let ahead = left + self.waiting.iter().map(|job| job.count).sum::<usize>();
+        let promised = self.promised.iter().map(|(_, images)| images).sum::<usize>();
+        let seconds = ((ahead + promised) as f64 * image_seconds).ceil().clamp(1.0, MAX_RETRY_AFTER as f64) as u64;
+        // Beyond the maximum, another promise changes nothing.
+        if seconds < MAX_RETRY_AFTER {
+            self.promised.push_back((now + Duration::from_secs(seconds), images));
+        }
+        seconds
+    }
+}
+
 /// Emits the position of every waiting job: the number of jobs ahead of it.
 fn emit_positions(state: &QueueState) {
     let busy = usize::from(state.running.is_some());
@@ -167,7 +236,7 @@ fn record_ended(state: &mut QueueState, job: Arc<Job>) {
     if let Some(previous) = state.ended.back() {
         previous.drop_transient_events();
     }
-    if job.public {
+    if job.delivery.public {
         state.ended.push_back(job);
     }
     if state.ended.len() > MAX_ENDED_JOBS {
@@ -178,25 +247,59 @@ fn record_ended(state: &mut QueueState, job: Arc<Job>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::job::{Delivery, Interface};
+    use crate::output::Output;
     use crate::settings::Settings;
+    use hart_core::ImageFormat;
+
+    fn job_of(count: usize) -> Arc<Job> {
+        let settings = Settings { prompt: "a parrot".into(), count: Some(count), ..Settings::default() };
+        let output = Output::default();
+        let delivery = Delivery { interface: Interface::Page, public: true, output, partial_images: 0 };
+        Job::new(settings.check(count).unwrap(), delivery)
+    }
 
     fn job() -> Arc<Job> {
-        let settings = Settings { prompt: "a parrot".into(), ..Settings::default() };
-        Job::new(settings.check(1).unwrap(), true)
+        job_of(1)
+    }
+
+    fn file(file: Vec<u8>) -> FinishedImage {
+        FinishedImage { file, format: ImageFormat::Png, seed: 0 }
+    }
+
+    #[test]
+    fn refused_clients_are_asked_to_come_back_one_after_the_other() {
+        let queue = Queue::new(1);
+        let first = job_of(8);
+        queue.push(&first).unwrap();
+        queue.next().unwrap();
+        for index in 0..8 {
+            queue.add_image(&first, index, file(vec![0]));
+        }
+        queue.finish(first, Duration::from_secs(4));
+        for _ in 0..2 {
+            queue.push(&job_of(8)).unwrap();
+        }
+        // Two jobs of eight images wait, half a second each; then one more for every client that was refused.
+        let seconds: Vec<u64> = (0..20).map(|_| queue.state().promise(8)).collect();
+        assert_eq!(seconds[..3], [8, 12, 16]);
+        assert_eq!(seconds.last(), Some(&MAX_RETRY_AFTER));
+        queue.drain();
+        assert!(!queue.is_open() && queue.push(&job()).is_err() && queue.next().is_some());
     }
 
     #[test]
     fn only_the_newest_images_are_stored() {
         let (queue, first, second) = (Queue::new(1), job(), job());
-        queue.add_image(&first, 0, FinishedImage { png: vec![0], seed: 0 });
+        queue.add_image(&first, 0, file(vec![0]));
         for index in 0..MAX_STORED_IMAGES - 1 {
-            queue.add_image(&second, index, FinishedImage { png: vec![0], seed: 0 });
+            queue.add_image(&second, index, file(vec![0]));
         }
         assert!(first.image(0).is_some());
-        queue.add_image(&second, MAX_STORED_IMAGES - 1, FinishedImage { png: vec![0], seed: 0 });
+        queue.add_image(&second, MAX_STORED_IMAGES - 1, file(vec![0]));
         assert!(first.image(0).is_none() && second.image(0).is_some());
         let large = vec![0; MAX_STORED_BYTES + 1];
-        queue.add_image(&second, MAX_STORED_IMAGES, FinishedImage { png: large, seed: 0 });
+        queue.add_image(&second, MAX_STORED_IMAGES, file(large));
         assert_eq!(second.images().len(), 1);
     }
 

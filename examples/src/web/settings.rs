@@ -1,33 +1,12 @@
-//! Request bodies and their validation, which comes before anything is queued.
+//! Settings of a request and their validation, which comes before anything is queued.
 
 use std::hash::{BuildHasher, RandomState};
-use std::time::Duration;
 
-use axum::body::Body;
-use axum::http::{HeaderMap, StatusCode, header};
-use futures_util::StreamExt;
-use hart_core::{CancelToken, Pruning, Request, Respacing, SystemPrompt};
+use hart_core::{CancelToken, FromImage, Pruning, Request, Respacing, SystemPrompt};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::api_error::ApiError;
-
-/// Maximum size of a body, in bytes.
-const MAX_BODY_SIZE: usize = 64 << 10;
-/// Number of bytes of an oversized body that are still read, so that the client receives the error instead of a broken connection.
-const MAX_DRAINED_SIZE: usize = 1 << 20;
-/// Time limit for a body.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// A seed as a number or as text; JavaScript's integers are exact only up to 2^53.
-#[derive(Deserialize, Debug, Clone)]
-#[serde(untagged, expecting = "seed: expected a whole number from 0 to 18446744073709551615, or the same as text")]
-pub enum Seed {
-    /// A JSON number.
-    Number(u64),
-    /// A decimal number as text.
-    Text(String),
-}
 
 /// The body of `POST /api/generate`. Fields that are left out take the model's defaults.
 #[derive(Deserialize, Debug, Default)]
@@ -35,8 +14,8 @@ pub enum Seed {
 pub struct Settings {
     /// The prompt.
     pub prompt: String,
-    /// Seed of the first image; random by default.
-    pub seed: Option<Seed>,
+    /// Seed of the first image as a number or as text, since JavaScript's integers are exact only up to 2^53; random by default.
+    pub seed: Option<Value>,
     /// Number of images.
     pub count: Option<usize>,
     /// Guidance scale.
@@ -53,6 +32,9 @@ pub struct Settings {
     pub prune: Option<String>,
     /// The system prompt; an empty one turns it off.
     pub system_prompt: Option<String>,
+    /// An image to start from.
+    #[serde(skip)]
+    pub from_image: Option<FromImage>,
 }
 
 /// Validated settings.
@@ -78,7 +60,7 @@ impl Settings {
     ///
     /// Returns an error that names the first invalid field.
     pub fn check(self, max_images: usize) -> Result<CheckedSettings, ApiError> {
-        let (seed, count, cancel) = (seed(self.seed)?, self.count.unwrap_or(1), CancelToken::new());
+        let (seed, count, cancel) = (seed(self.seed.as_ref())?, self.count.unwrap_or(1), CancelToken::new());
         if count > max_images {
             return Err(ApiError::bad_request(
                 "count",
@@ -102,6 +84,7 @@ impl Settings {
             .steps(steps)
             .prune(pruning)
             .system_prompt(system_prompt.clone())
+            .from_image(self.from_image)
             .cancel_token(cancel.clone());
         request.validate()?;
         Ok(CheckedSettings { request, cancel, prompt: self.prompt, system_prompt, seed, count })
@@ -109,55 +92,46 @@ impl Settings {
 }
 
 /// Parses the seed, or chooses a random one of 32 bits.
-fn seed(seed: Option<Seed>) -> Result<u64, ApiError> {
-    match seed {
-        None => Ok(random() >> 32),
-        Some(Seed::Number(seed)) => Ok(seed),
-        Some(Seed::Text(text)) => text
-            .trim()
-            .parse()
-            .map_err(|_| ApiError::bad_request("seed", format!("\"{text}\", expected a whole number from 0 to {}", u64::MAX))),
+fn seed(seed: Option<&Value>) -> Result<u64, ApiError> {
+    const RANDOM: &str = "-1";
+    let text = match seed {
+        None | Some(Value::Null) => return Ok(random() >> 32),
+        Some(Value::String(text)) => text.trim().to_string(),
+        Some(Value::Number(number)) => match number.as_f64() {
+            // Some clients send every number with a fraction.
+            Some(value) if number.is_f64() && value.fract() == 0.0 && value.abs() < 2f64.powi(53) => format!("{value:.0}"),
+            _ => number.to_string(),
+        },
+        Some(other) => other.to_string(),
+    };
+    if text == RANDOM {
+        return Ok(random() >> 32);
     }
+    text.parse().map_err(|_| {
+        let expected = format!("seed: expected a whole number from 0 to {}, the same as text, or -1 for a random one", u64::MAX);
+        ApiError::bad_request("seed", format!("{expected}, not \"{text}\""))
+    })
 }
 
-/// Returns a random number. The keys of the standard library's hash maps come from the operating system's randomness.
+/// Returns a random number from the operating system.
 pub fn random() -> u64 {
-    RandomState::new().hash_one(0)
+    getrandom::u64().unwrap_or_else(|_| RandomState::new().hash_one(0))
 }
 
-/// Reads and parses a JSON body.
-///
-/// # Errors
-///
-/// Returns an error if the body is too large, too slow, not declared as JSON, or not of the expected form.
-pub async fn read_json<T: DeserializeOwned>(headers: &HeaderMap, body: Body) -> Result<T, ApiError> {
-    let bytes = tokio::time::timeout(BODY_TIMEOUT, read_body(body))
-        .await
-        .map_err(|_| ApiError::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time"))??;
-    // Browsers let any page send other content types to any host. Before they send this one, they ask the server (CORS preflight).
-    let content_type = headers.get(header::CONTENT_TYPE).and_then(|t| t.to_str().ok()).unwrap_or("");
-    if !content_type.split(';').next().unwrap_or("").trim().eq_ignore_ascii_case("application/json") {
-        return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "expected Content-Type: application/json"));
-    }
-    serde_json::from_slice(&bytes)
-        .map_err(|e| ApiError::new(StatusCode::BAD_REQUEST, format!("the body is invalid: {e}")).code("bad_body"))
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
 
-async fn read_body(body: Body) -> Result<Vec<u8>, ApiError> {
-    let (mut stream, mut bytes, mut length) = (body.into_data_stream(), Vec::new(), 0);
-    while let Some(chunk) = stream.next().await {
-        let chunk = chunk.map_err(|e| ApiError::new(StatusCode::BAD_REQUEST, format!("the body is incomplete: {e}")))?;
-        length += chunk.len();
-        if length <= MAX_BODY_SIZE {
-            bytes.extend_from_slice(&chunk);
-        } else if length > MAX_DRAINED_SIZE {
-            break;
+    #[test]
+    fn seeds_are_numbers_or_text() {
+        let parsed = |value: Value| seed(Some(&value)).ok();
+        for (value, expected) in [(json!(7), 7), (json!("7"), 7), (json!(7.0), 7), (json!(u64::MAX), u64::MAX)] {
+            assert_eq!(parsed(value.clone()), Some(expected), "{value}");
+        }
+        assert!([json!(-1), json!("-1"), json!(-1.0), json!(null)].into_iter().all(|value| parsed(value).is_some()));
+        for value in [json!(-2), json!(1.5), json!(true), json!("one"), json!(""), json!([1]), json!(1e30)] {
+            assert_eq!(parsed(value.clone()), None, "{value}");
         }
     }
-    if length > MAX_BODY_SIZE {
-        return Err(
-            ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body has more than {MAX_BODY_SIZE} bytes")).code("too_large")
-        );
-    }
-    Ok(bytes)
 }

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::App;
 use crate::contexts::Contexts;
 use crate::job::{FinishedImage, Job};
+use crate::output::Output;
 
 /// Smallest and largest side of a preview, in pixels. Twice the side takes four times as long to decode: seconds, on a CPU.
 const PREVIEW_SIDES: [usize; 2] = [64, 256];
@@ -47,6 +48,7 @@ pub fn run(app: &App) {
             Ok(Err(error)) => job.emit("error", json!({ "message": error.to_string() })),
             Err(_) => job.emit("error", json!({ "message": "internal error: see the server's output" })),
         }
+        app.metrics.run(start.elapsed());
         app.queue.finish(job, start.elapsed());
     }
 }
@@ -67,6 +69,7 @@ fn generate(
             context
         }
     };
+    job.set_prompt_tokens(context.mask(0).map_or(0, |mask| mask.iter().filter(|&&is_token| is_token).count()));
     let encoding = start.elapsed();
     Ok((hart.generate_with(&job.request.clone().context(context), observer)?, encoding))
 }
@@ -138,6 +141,16 @@ impl JobObserver<'_> {
         let data = json!({ "image": self.finished, "scale": scale, "scales": scales, "png": STANDARD.encode(png) });
         self.job.emit("preview", data);
     }
+
+    /// Emits a partial image in the size and format of the finished ones.
+    fn partial_image(&mut self, event: &Event<'_>, index: usize) {
+        let Some(Ok(image)) = event.preview(PREVIEW_SIDES[1]) else { return };
+        let output = &self.job.delivery.output;
+        let (width, height) = output.size(self.app.hart.config().resolution());
+        let output = Output { size: Some((width, height)), ..output.clone() };
+        let Ok(file) = output.render(&image) else { return };
+        self.job.emit("partial", json!({ "image": self.finished, "index": index, "file": STANDARD.encode(file) }));
+    }
 }
 
 impl Observer for JobObserver<'_> {
@@ -153,7 +166,14 @@ impl Observer for JobObserver<'_> {
                 self.finished = finished;
                 self.scale.0 = 0;
             }
-            Step::ScaleDone { .. } if self.job.is_watched() => self.preview(event),
+            Step::ScaleDone { scale, scales, .. } => {
+                if self.job.is_watched() {
+                    self.preview(event);
+                }
+                if let Some(index) = self.job.delivery.partial_image(scale, scales) {
+                    self.partial_image(event, index);
+                }
+            }
             _ => {}
         }
         if is_due {
@@ -168,9 +188,13 @@ impl Observer for JobObserver<'_> {
             return;
         }
         let seed = image.provenance.as_ref().map_or(self.job.seed, |p| p.seed);
-        match image.to_png() {
-            Ok(png) => self.app.queue.add_image(self.job, self.finished, FinishedImage { png, seed }),
-            Err(error) => self.failed = Some(format!("can't encode the image as PNG: {error}")),
+        let output = &self.job.delivery.output;
+        match output.render(image) {
+            Ok(file) => {
+                self.app.metrics.image();
+                self.app.queue.add_image(self.job, self.finished, FinishedImage { file, format: output.format, seed });
+            }
+            Err(error) => self.failed = Some(format!("can't encode the image: {error}")),
         }
     }
 }
