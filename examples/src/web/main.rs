@@ -1,6 +1,7 @@
 //! A web server with a page for trying hart in a browser and an API for programs:
 //! `cargo run --release -p hart-examples --features web --bin web`.
 
+mod a1111;
 mod access;
 mod api;
 mod api_error;
@@ -203,6 +204,7 @@ fn router(app: Arc<App>) -> Router {
         .merge(page::routes())
         .merge(api::routes())
         .merge(openai::routes())
+        .merge(a1111::routes())
         .merge(metrics::routes())
         .fallback(api_error::unknown_path)
         .method_not_allowed_fallback(api_error::wrong_method)
