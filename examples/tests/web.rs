@@ -178,7 +178,7 @@ fn errors_are_json() {
     wrong("{\"prompt\": \"x\", \"guidance\": 101}", 400, "-100 to 100");
     wrong("{\"prompt\": \"x\", \"guidance\": 1e999}", 400, "the body is invalid");
     wrong("{\"prompt\": \"x\", \"seed\": \"one\"}", 400, "whole number");
-    for seed in ["-1", "1.5", "18446744073709551616", "true"] {
+    for seed in ["-2", "1.5", "18446744073709551616", "true"] {
         let body = format!("{{\"prompt\": \"x\", \"seed\": {seed}}}");
         wrong(&body, 400, "seed: expected a whole number from 0 to 18446744073709551615");
     }
@@ -233,11 +233,20 @@ fn the_openai_api() {
         body[key] = value;
         let response = server.post("/v1/images/generations", &body.to_string());
         assert_eq!((response.status, &response.json()["error"]["param"]), (400, &json!(key)), "{}", response.json());
+        assert!(response.message().contains(key), "{}", response.message());
     };
-    wrong("size", json!("1024x1024"));
-    wrong("response_format", json!("url"));
-    wrong("output_format", json!("webp"));
-    wrong("stream", json!(true));
+    for size in ["large", "64", "0x64", "4097x1", "4096x4096", "64x64x64"] {
+        wrong("size", json!(size));
+    }
+    for n in [json!(0), json!(201), json!(1.5), json!("many")] {
+        wrong("n", n);
+    }
+    wrong("response_format", json!("file"));
+    wrong("output_format", json!("gif"));
+    wrong("output_compression", json!(101));
+    wrong("background", json!("transparent"));
+    wrong("partial_images", json!(4));
+    wrong("stream", json!("maybe"));
     assert_eq!(server.get("/v1/models").json()["data"][0]["id"], "hart-emoji");
     assert_eq!(server.get("/v1/models/hart-emoji").json()["id"], "hart-emoji");
     // A client that disconnects cancels its run: two hundred images would take half a minute.
@@ -245,6 +254,77 @@ fn the_openai_api() {
     std::thread::sleep(Duration::from_millis(500));
     drop(client);
     server.assert_free(Duration::from_secs(10));
+}
+
+#[test]
+fn strict_size_refuses_other_sizes() {
+    let server = Server::start(&["--strict-size"]);
+    let post = |size: &str| server.post("/v1/images/generations", &json!({"prompt": "a parrot", "size": size}).to_string());
+    assert_eq!((post("64x64").status, post("auto").status), (200, 200));
+    let refused = post("512x512");
+    assert_eq!((refused.status, &refused.json()["error"]["param"]), (400, &json!("size")));
+}
+
+#[test]
+fn the_key_protects_all_but_health_and_images() {
+    let server = Server::start(&["--api-key", "s3cret"]);
+    for path in ["/", "/v1/models", "/sdapi/v1/options", "/metrics", "/nowhere"] {
+        let refused = server.get(path);
+        assert_eq!((refused.status, &refused.json()["error"]["code"]), (401, &json!("invalid_api_key")), "{path}");
+        assert!(refused.head.contains("www-authenticate: basic"));
+    }
+    assert_eq!(server.get("/health").status, 200);
+    // The second is user:s3cret.
+    for value in ["Bearer s3cret", "Basic dXNlcjpzM2NyZXQ="] {
+        let text = format!("GET /v1/models HTTP/1.0\r\nHost: localhost\r\nAuthorization: {value}\r\n\r\n");
+        assert_eq!(server.raw(text.as_bytes()).status, 200, "{value}");
+    }
+    let body =
+        json!({"prompt": "a parrot", "response_format": "url", "output_format": "jpeg", "output_compression": 80}).to_string();
+    let text = post("/v1/images/generations", &body).replacen("\r\n", "\r\nAuthorization: Bearer s3cret\r\n", 1);
+    let url = server.raw(text.as_bytes()).json()["data"][0]["url"].as_str().unwrap().to_string();
+    let image = server.get(url.strip_prefix("http://localhost").unwrap());
+    assert!(image.status == 200 && image.head.contains("content-type: image/jpeg") && image.body.starts_with(&[0xff, 0xd8]));
+}
+
+#[test]
+fn other_origins_are_admitted_by_option() {
+    let server = Server::start(&["--allow-origin", "https://a.example"]);
+    let ask = |method: &str, origin: &str| {
+        let headers = "Access-Control-Request-Method: POST\r\nAccess-Control-Request-Headers: content-type, authorization";
+        let path = "/v1/images/generations";
+        let text =
+            format!("{method} {path} HTTP/1.0\r\nHost: localhost\r\nOrigin: {origin}\r\n{headers}\r\nContent-Length: 0\r\n\r\n");
+        server.raw(text.as_bytes())
+    };
+    let allowed = ask("OPTIONS", "https://a.example");
+    assert_eq!(allowed.status, 204);
+    for header in ["access-control-allow-origin: https://a.example", "access-control-allow-methods: post", "vary: origin"] {
+        assert!(allowed.head.contains(header), "{header} in {}", allowed.head);
+    }
+    let refused = ask("OPTIONS", "https://b.example");
+    assert!(refused.status == 405 && !refused.head.contains("access-control"), "{}", refused.head);
+    assert_eq!(ask("POST", "https://b.example").json()["error"]["code"], "wrong_origin");
+    assert_eq!(ask("POST", "https://a.example").status, 415);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_graceful_stop_finishes_what_was_accepted() {
+    let mut server = Server::start(&["--max-images", "200", "--grace", "60"]);
+    let many = json!({"prompt": "a parrot", "n": 6, "size": "128x96"}).to_string();
+    let clients: Vec<_> = (0..2).map(|_| server.connect(post("/v1/images/generations", &many).as_bytes())).collect();
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(Command::new("kill").args(["-s", "TERM", &server.child.id().to_string()]).status().unwrap().success());
+    std::thread::sleep(Duration::from_millis(100));
+    let refused = server.post("/v1/images/generations", "{\"prompt\": \"a parrot\"}");
+    assert_eq!((refused.status, server.get("/health").status), (503, 503), "{}", refused.message());
+    for mut client in clients {
+        let mut response = String::new();
+        client.read_to_string(&mut response).unwrap();
+        assert!(response.starts_with("HTTP/1.0 200") && response.matches("b64_json").count() == 6, "{response:.300}");
+    }
+    assert!(server.child.wait().unwrap().success());
 }
 
 #[test]
@@ -303,7 +383,7 @@ fn connections_above_the_limit_wait() {
 #[test]
 fn a_signal_ends_all_runs_and_connections() {
     for signal in ["TERM", "INT"] {
-        let mut server = Server::start(&["--max-images", "200"]);
+        let mut server = Server::start(&["--max-images", "200", "--grace", "0"]);
         let running = server.submit(json!({"prompt": "a parrot", "count": 200, "steps": SLOW}));
         let waiting = server.submit(json!({"prompt": "a parrot"}));
         let client = server.connect(post("/v1/images/generations", "{\"prompt\": \"a parrot\"}").as_bytes());
