@@ -39,7 +39,9 @@ step "every function of the C ABI on ${cpus[1]}"
 scratch=$(mktemp -d "$work/arm64.XXXXXX")
 trap 'rm -rf "$scratch"' EXIT
 run aarch64-linux-gnu-gcc -std=c11 -D_POSIX_C_SOURCE=200809L -Wall -Wextra -Wpedantic -Werror -O1 -Iinclude hart-ffi/tests/c/abi.c \
-  -L"$built" -lhart -lpthread -Wl,-rpath,"$built" -o "$scratch/abi"
+  -L"$built" -lhart -lpthread -Wl,-rpath,"$scratch" -o "$scratch/abi"
+# The name that the library gives itself.
+ln -s "$built/libhart.so" "$scratch/libhart.so.0"
 on "${cpus[1]}" qemu-aarch64 "$scratch/abi" hart-core/tests/fixtures/slim-b "$scratch" brief
 
 step "a wheel with the library"
