@@ -17,6 +17,7 @@ pub(crate) struct TokenMap {
 
 /// The values of a [`TokenMap`], `[rows, side^2, channels]`.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant, reason = "a tensor is as large everywhere else")]
 enum MapValues {
     Tensor(Tensor<3>),
     /// In fewer bits.

@@ -37,10 +37,12 @@ impl PrunedRun {
     /// Returns the selection of a block's tokens at a scale.
     pub(super) fn selection(&mut self, block: usize, scale: &Scale, precision: Precision) -> Selection<'_> {
         let block = &mut self.blocks[block];
-        match () {
-            () if self.plan.prunes(scale) => Selection::Pruned { block, count: self.plan.kept(scale), is_last: scale.is_last() },
-            () if self.plan.is_stored(scale) => Selection::Stored { block, precision },
-            () => Selection::All,
+        if self.plan.prunes(scale) {
+            Selection::Pruned { block, count: self.plan.kept(scale), is_last: scale.is_last() }
+        } else if self.plan.is_stored(scale) {
+            Selection::Stored { block, precision }
+        } else {
+            Selection::All
         }
     }
 
