@@ -120,6 +120,11 @@ export interface GenerateOptions {
   /** Text before the prompt. Default: the checkpoint's; null: none. */
   systemPrompt?: string | null;
   /**
+   * Marks in the image file: names of `prompt`, `parameters`, `settings` and `source` with commas, `all` (the default) or `none`.
+   * `parameters,settings,source` keeps the prompt out of the file.
+   */
+  marks?: string | null;
+  /**
    * Largest side of previews in pixels; 0 for none. Default: 256 with a listener. A run's previews become larger or smaller so that they
    * take about a twentieth of its time. The first has at most 64 pixels.
    */

@@ -369,7 +369,7 @@ function folderUrl(url) {
 }
 
 /** Checks the settings of a run and fills in the seed. */
-function settings({ prompt, seed, guidance, smoothing, topK, topP, steps, systemPrompt, preview }, onEvent) {
+function settings({ prompt, seed, guidance, smoothing, topK, topP, steps, systemPrompt, marks, preview }, onEvent) {
   if (typeof prompt !== "string") throw new HartError("request", `request: prompt: ${prompt}, expected a text`);
   const numbers = { guidance, topP };
   for (const [name, value] of Object.entries(numbers)) {
@@ -396,6 +396,7 @@ function settings({ prompt, seed, guidance, smoothing, topK, topP, steps, system
     steps,
     // The engine's empty text is none.
     systemPrompt: systemPrompt === null ? "" : wellFormed(systemPrompt),
+    marks: marks ?? undefined,
     preview: onEvent === undefined || onEvent === null ? 0 : (preview ?? PREVIEW_SIDE),
   };
 }

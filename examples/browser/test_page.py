@@ -3,6 +3,7 @@
 import argparse
 import base64
 import gzip
+import json
 import shutil
 import statistics
 import struct
@@ -85,7 +86,9 @@ def check_generation(page, reference, downloads):
     file = downloads / "a-red-heart-on-a-yellow-background-7.png"
     page.until(file.is_file)
     texts = png_texts(file.read_bytes())
-    assert texts.get("prompt") == prompt and texts.get("seed") == seed, texts
+    settings = json.loads(texts["hart"])
+    assert (settings["prompt"], str(settings["seed"])) == (prompt, seed), texts
+    assert texts["parameters"].startswith(f"{prompt}\nSteps: ") and "prompt" not in texts, texts
 
     # Errors name the field, and the image stays.
     for settings, words, field in [

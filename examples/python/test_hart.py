@@ -257,6 +257,28 @@ class Generating(Case):
         self.assertEqual(pixels(image), pixels(self.model.generate(PROMPT, **settings, steps=4)[0]))
         self.assertNotEqual(pixels(image), pixels(self.model.generate(PROMPT)[0]))
 
+    def test_marks_and_again(self) -> None:
+        image = self.model.generate(PROMPT, seed=3, guidance=2.5, top_k=50, steps="10,5", system_prompt="draw ")[0]
+        formats: tuple[hart.FileFormat, ...] = ("png", "webp", "jpeg")
+        for format in formats:
+            read = hart.Image.decode(image.encode(format))
+            again = self.model.again(read)[0]
+            self.assertEqual((pixels(again), again.settings, again.seed), (pixels(image), image.settings, 3), format)
+        for marks, present, absent in (
+            ("settings", b'"top_k":50', b"trainedAlgorithmicMedia"),
+            ("source", b"trainedAlgorithmicMedia", PROMPT.encode()),
+            ("none", b"IDAT", b"tEXt"),
+        ):
+            marked = self.model.generate(PROMPT, marks=marks)[0] if marks != "settings" else None
+            marked = marked or self.model.generate(PROMPT, top_k=50, marks=marks)[0]
+            self.assertIn(present, marked.png())
+            self.assertNotIn(absent, marked.png())
+            if marks != "settings":
+                with self.assertRaisesRegex(hart.RequestError, "has no settings of hart"):
+                    self.model.again(hart.Image.decode(marked.png()))
+        with self.assertRaisesRegex(hart.RequestError, "expected all, none, or names"):
+            self.model.generate(PROMPT, marks="promt")
+
     def test_pruned_scales(self) -> None:
         image = self.model.generate(PROMPT, prune=(0.5, 0.75))[0]
         self.assertIn("prune 0.5,0.75", image.settings or "")
@@ -1452,7 +1474,8 @@ class Images(Case):
         image = self.model.generate(PROMPT)[0]
         self.assertEqual((image.pil().size, image.pil().tobytes()), ((image.width, image.height), pixels(image)))
         read = pil.open(io.BytesIO(image.png()))
-        self.assertEqual((read.tobytes(), read.info["prompt"]), (pixels(image), PROMPT))
+        self.assertEqual(read.tobytes(), pixels(image))
+        self.assertTrue(read.info["parameters"].startswith(PROMPT + "\nSteps: "), read.info)
 
     def test_tokens(self) -> None:
         image = self.model.generate(PROMPT)[0]

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use hart_core::{CancelToken, Image};
+use hart_examples::cli::again::Again;
 use hart_examples::cli::args::{GenerationArgs, count};
 use hart_examples::cli::batch::{Batch, Outcome};
 use hart_examples::cli::out_files::OutFiles;
@@ -18,11 +19,14 @@ use serde_json::json;
 #[command(name = "generate", version, max_term_width = 110)]
 struct Arguments {
     /// Descriptions of the images to generate
-    #[arg(required_unless_present_any = ["prompts_file", "list_devices"], value_name = "PROMPT")]
+    #[arg(required_unless_present_any = ["prompts_file", "list_devices", "again"], value_name = "PROMPT")]
     prompts: Vec<String>,
     /// Add the prompts of this file, one per line; - reads standard input. Blank lines and # comments are skipped
     #[arg(long = "prompts", id = "prompts_file", value_name = "FILE")]
     prompts_file: Option<PathBuf>,
+    /// Generate this image again with the settings in its file; other arguments replace them
+    #[arg(long, value_name = "FILE")]
+    again: Option<PathBuf>,
     #[command(flatten)]
     out: OutFiles,
     /// Also write all images side by side to this file, labelled with prompts and seeds
@@ -73,7 +77,9 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
         return Ok(ExitCode::SUCCESS);
     }
     let cancel = CancelToken::new();
-    let batch = arguments.settings.batch(arguments.prompts()?, arguments.count, &arguments.out, cancel.clone())?;
+    let (mut settings, mut prompts) = (arguments.settings.clone(), arguments.prompts()?);
+    let again = arguments.again.as_deref().map(|file| Again::open(file, &mut settings, &mut prompts)).transpose()?;
+    let batch = settings.batch(prompts, arguments.count, &arguments.out, cancel.clone())?;
     if let Some(grid) = &arguments.grid {
         output::check_grid(grid, &arguments.out, batch.total_images())?;
     }
@@ -81,7 +87,10 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
 
     let start = Instant::now();
     // A run without new images needs no model.
-    let hart = (batch.new_images() > 0).then(|| arguments.settings.model.open()).transpose()?;
+    let hart = (batch.new_images() > 0).then(|| settings.model.open()).transpose()?;
+    if let (Some(again), Some(hart)) = (&again, &hart) {
+        again.warn(hart);
+    }
     let open_time = start.elapsed();
     let mut outcome = hart.map_or_else(Outcome::default, |hart| batch.run(&hart, arguments.grid.is_some(), arguments.quiet));
     if let Some(error) = outcome.error.take() {

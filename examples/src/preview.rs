@@ -43,7 +43,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let cancel = CancelToken::new();
     let settings = &arguments.settings;
     prompt_syntax::warn(&[&arguments.prompt]);
-    let request = settings.request(vec![arguments.prompt.clone()], settings.seed.number()?, cancel.clone())?;
+    let request = settings.request(vec![arguments.prompt.clone()], settings.seed()?, cancel.clone())?;
     request.validate()?;
     let out = OutFiles { pattern: arguments.out.clone(), first: 0, skip_existing: false };
     out.check(1)?;
@@ -76,7 +76,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     eprintln!("{:.2} s -> {}", generation.timings.total.as_secs_f64(), file.display());
     if let (Some((format, path)), Some(frames)) = (animation, frames) {
         let frames: Vec<_> = frames.iter().map(|frame| enlarge::at_least(frame, MIN_FRAME_SIDE)).collect();
-        write_file(path, &format.encode(&frames, image.provenance.as_ref())?)?;
+        write_file(path, &format.encode(&frames, image)?)?;
         eprintln!("{} frames -> {}", frames.len(), path.display());
     }
     Ok(ExitCode::SUCCESS)

@@ -92,6 +92,32 @@ fn scales_are_pruned_by_the_given_or_the_published_plan() {
 }
 
 #[test]
+fn an_image_is_generated_again_from_its_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = |name: &str, arguments: &[&str]| {
+        succeeds(GENERATE, folder.path(), &[&["-q", "-o", name], arguments].concat());
+        Image::open(folder.path().join(name)).unwrap()
+    };
+    let settings = ["-s", "5", "-g", "2.5", "--top-k", "50", "--top-p", "0.9", "--steps", "10,5", "--precision", "f32"];
+    let more = ["--system-prompt", "draw ", "--smoothing", "false", "--prune", "0.25"];
+    for name in ["a.png", "a.jpg", "a.webp"] {
+        let first = image(name, &[&["a parrot"], &settings[..], &more].concat());
+        let again = image(&format!("again-{name}"), &["--again", name]);
+        assert!(again == first && again.provenance == first.provenance, "{name}");
+        let other = image(&format!("other-{name}"), &["--again", name, "-s", "6", "a house"]).provenance.unwrap();
+        assert_eq!((other.prompt.as_str(), other.seed), ("a house", 6));
+        assert_eq!(other.generation, first.provenance.unwrap().generation);
+    }
+    let mark = |marks: &str| image("b.png", &["a parrot", "--omit-marks", marks]);
+    assert!(mark("settings").provenance.is_none() && mark("settings,source").digital_source().is_none());
+    fails(GENERATE, &["x", "--omit-marks", "promt"], &["--omit-marks", "expected all, none, or names of prompt"]);
+    image("b.png", &["a parrot", "--omit-marks", "prompt"]);
+    let file = folder.path().join("b.png");
+    fails(GENERATE, &["--again", file.to_str().unwrap()], &["b.png", "the prompt was left out of the file"]);
+    fails(GENERATE, &["--again", "missing.png"], &["missing.png"]);
+}
+
+#[test]
 fn the_ending_chooses_the_format() {
     let folder = tempfile::tempdir().unwrap();
     let image = |program: &str, name: &str| {

@@ -45,7 +45,7 @@ pub use error::{Error, Result};
 pub use files::{Files, NewFolder, check_download, check_file_name, decode_text, write_file};
 pub use filter::PromptFilter;
 pub use from_image::{FromImage, Keep, Mask};
-pub use image::{Image, ImageFormat, PixelFormat, Provenance};
+pub use image::{DigitalSource, GenerationSettings, Image, ImageFormat, Marks, PixelFormat, Provenance};
 pub use kernels::{with_default_float_state, with_enough_stack};
 pub use memory::Memory;
 pub use options::OpenOptions;

@@ -4,7 +4,7 @@ use crate::config::MAX_GUIDANCE;
 use crate::error::{Error, Result};
 use crate::filter::{Filter, PromptFilter};
 use crate::from_image::FromImage;
-use crate::image::MAX_TEXT_BYTES;
+use crate::image::{Image, MAX_TEXT_BYTES, Marks};
 use crate::progress::CancelToken;
 use crate::pruning::Pruning;
 use crate::schedule::Respacing;
@@ -43,6 +43,7 @@ pub struct Request {
     pub(crate) from_image: Option<FromImage>,
     pub(crate) cancel: Option<CancelToken>,
     pub(crate) filter: Option<Filter>,
+    pub(crate) marks: Marks,
 }
 
 impl Request {
@@ -68,7 +69,54 @@ impl Request {
             from_image: None,
             cancel: None,
             filter: None,
+            marks: Marks::ALL,
         }
+    }
+
+    /// Creates the request that generated an image, from the settings in its file. The image is the same to the last bit if the model,
+    /// its precision and the kind of the device are the same, and the version of hart. Compare them with
+    /// [`Provenance::generation`](crate::Provenance::generation). The prompt is empty if it was left out of the file.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Request`] if the image has no settings or not all of them, or is an edit of another image.
+    pub fn again(image: &Image) -> Result<Self> {
+        let invalid = |problem: &str| Error::request("image to generate again", problem);
+        let provenance = image
+            .provenance
+            .as_ref()
+            .ok_or_else(|| invalid("has no settings of hart: they were left out or removed, or another program wrote the file"))?;
+        let settings = provenance.generation.as_ref().ok_or_else(|| {
+            let (prompt, seed, line) = (shortened(&provenance.prompt), provenance.seed, &provenance.settings);
+            let problem =
+                format!("an earlier version of hart stored only some settings; set them: \"{prompt}\", seed {seed}, {line}");
+            Error::request("image to generate again", problem)
+        })?;
+        if let Some(edit) = &settings.edit {
+            return Err(Error::request(
+                "image to generate again",
+                format!("the file lacks the image that it was edited from ({edit}): edit that image again"),
+            ));
+        }
+        if settings.system_prompt_omitted {
+            return Err(invalid("its system prompt was left out of the file: set all settings"));
+        }
+        let system_prompt = match &settings.system_prompt {
+            None => SystemPrompt::Checkpoint,
+            Some(text) if text.is_empty() => SystemPrompt::Off,
+            Some(text) => SystemPrompt::Text(text.clone()),
+        };
+        let request = Self::new(&provenance.prompt).seed(provenance.seed).guidance(settings.guidance);
+        let request =
+            request.smoothing(settings.smoothing).top_k(settings.top_k).top_p(settings.top_p).system_prompt(system_prompt);
+        let pruning: Option<Pruning> = settings.prune.as_deref().map(str::parse).transpose()?;
+        Ok(request.steps(settings.steps.parse::<Respacing>()?).prune(pruning))
+    }
+
+    /// Sets the marks that the files of the images get, see [`Image::marks`]. Defaults to all.
+    pub fn marks(mut self, marks: Marks) -> Self {
+        self.marks = marks;
+        self
     }
 
     /// Replaces the prompts.

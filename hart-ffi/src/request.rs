@@ -9,6 +9,7 @@ use crate::context::hart_context;
 use crate::event::{Watcher, hart_observer};
 use crate::guard::guard;
 use crate::handle::{Handle, free, get, get_optional};
+use crate::image::hart_image;
 use crate::out::Out;
 use crate::request_parts::{Parts, SharedRequest};
 use crate::status::{Failure, hart_status};
@@ -29,6 +30,25 @@ impl Handle for hart_request {
 pub unsafe extern "C" fn hart_request_new(request: *mut *mut hart_request) -> hart_status {
     guard(|| {
         Out::<hart_request>::new(request, "request")?.write(SharedRequest::default());
+        Ok(())
+    })
+}
+
+/// Creates the request that generated an image, from the settings in its file. The image is the same to the last bit with
+/// the same model in the same precision on the same kind of device. The prompt is missing if it was left out of the file:
+/// add it. Free the request with `hart_request_free`. Returns `HART_ERR_REQUEST` if the image has no settings or not all of
+/// them, or is an edit of another image.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hart_request_again(image: *const hart_image, request: *mut *mut hart_request) -> hart_status {
+    guard(|| {
+        let request = Out::<hart_request>::new(request, "request")?;
+        let parts = Parts::again(&get(image, "image")?.image)?;
+        let again = SharedRequest::default();
+        drop(again.change(|empty| {
+            *empty = parts.clone();
+            Ok(())
+        })?);
+        request.write(again);
         Ok(())
     })
 }
@@ -288,6 +308,35 @@ pub unsafe extern "C" fn hart_request_set_observer(
 pub unsafe extern "C" fn hart_request_set_cancel(request: *mut hart_request, cancel: *const hart_cancel) -> hart_status {
     set(request, |parts| {
         parts.cancel = get_optional(cancel, "cancel")?.cloned();
+        Ok(())
+    })
+}
+
+/// Sets the marks that the files of the images get: names of "prompt", "parameters" (the text of A1111's web UI),
+/// "settings" (those of hart, for `hart_request_again`) and "source" (XMP that says that AI generated the image) with
+/// commas, "all" or "none". "parameters,settings,source" keeps the prompt out of the files. NULL, the default, is all.
+/// Returns `HART_ERR_REQUEST` if a name is unknown.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hart_request_set_marks(request: *mut hart_request, names: *const c_char) -> hart_status {
+    set_marks(request, Text::Terminated(names))
+}
+
+/// Like `hart_request_set_marks`, for a text of `names_size` bytes. NULL with a size of 0 is all marks.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hart_request_set_marks_n(
+    request: *mut hart_request,
+    names: *const c_char,
+    names_size: usize,
+) -> hart_status {
+    set_marks(request, Text::Sized(names, names_size))
+}
+
+unsafe fn set_marks(request: *mut hart_request, names: Text) -> hart_status {
+    set(request, |parts| {
+        parts.marks = match names.get_optional("names")? {
+            Some(names) => Some((names.parse()?, to_c(names))),
+            None => None,
+        };
         Ok(())
     })
 }

@@ -5,13 +5,14 @@ use std::mem::replace;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use hart_core::{CancelToken, FromImage, Keep, Pruning, Request, Respacing, SystemPrompt};
+use hart_core::{CancelToken, FromImage, Image, Keep, Marks, Provenance, Pruning, Request, Respacing, SystemPrompt};
 
 use crate::context::Encoded;
 use crate::event::{Callback, Watcher};
 use crate::guard::lock;
 use crate::image::CImage;
 use crate::status::{Failure, HART_ERR_STATE};
+use crate::text::to_c;
 
 /// A request that C builds step by step.
 #[derive(Default)]
@@ -39,6 +40,7 @@ pub(crate) struct Parts {
     pub(crate) keep: Option<Keep>,
     pub(crate) watcher: Option<Arc<Watcher>>,
     pub(crate) cancel: Option<CancelToken>,
+    pub(crate) marks: Option<(Marks, CString)>,
 }
 
 /// An image to start from.
@@ -89,6 +91,28 @@ impl Parts {
             .context(self.context.as_ref().map(|encoded| encoded.context.clone()))
             .system_prompt(system_prompt)
             .cancel_token(self.cancel.clone())
+            .marks(self.marks.as_ref().map_or(Marks::ALL, |(marks, _)| *marks))
+    }
+
+    /// Returns the request that generated an image.
+    pub(crate) fn again(image: &Image) -> Result<Self, Failure> {
+        // This checks the settings.
+        drop(Request::again(image)?);
+        let Some(Provenance { prompt, seed, generation: Some(settings), .. }) = &image.provenance else {
+            return Ok(Self::default());
+        };
+        Ok(Self {
+            prompts: Some(to_c(prompt)).filter(|prompt| !prompt.is_empty()).into_iter().collect(),
+            seed: Some(*seed),
+            guidance: Some(settings.guidance),
+            smoothing: Some(settings.smoothing),
+            top_k: settings.top_k.map(|top_k| u32::try_from(top_k).unwrap_or(u32::MAX)),
+            top_p: Some(settings.top_p),
+            steps: Some((settings.steps.parse()?, to_c(&settings.steps))),
+            pruning: settings.prune.as_ref().map(|ratios| Ok::<_, Failure>((ratios.parse()?, to_c(ratios)))).transpose()?,
+            system_prompt: settings.system_prompt.as_deref().map(to_c),
+            ..Self::default()
+        })
     }
 
     fn request(&self) -> Request {

@@ -129,6 +129,13 @@ pub unsafe extern "C" fn hart_request_get_prune(request: *const hart_request, ra
     text(request, ratios, "ratios", |parts| parts.pruning.as_ref().map(|(_, text)| text.as_c_str()))
 }
 
+/// Returns the marks that the files of the images get, or NULL if they are not set, which is all. The text is valid until
+/// the request is changed or freed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hart_request_get_marks(request: *const hart_request, names: *mut *const c_char) -> hart_status {
+    text(request, names, "names", |parts| parts.marks.as_ref().map(|(_, text)| text.as_c_str()))
+}
+
 /// Returns the text before each prompt: "" for no text, NULL if it is not set or is the model's own. The text is valid
 /// until the request is changed or freed.
 #[unsafe(no_mangle)]

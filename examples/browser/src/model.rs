@@ -37,6 +37,8 @@ struct Settings {
     steps: Option<usize>,
     /// Absent for the checkpoint's, empty for none.
     system_prompt: Option<String>,
+    /// Names of the marks in the image file; absent for all.
+    marks: Option<String>,
     /// Largest side of previews in pixels; 0 for none.
     preview: usize,
 }
@@ -52,7 +54,8 @@ impl Settings {
             Some(text) if text.is_empty() => SystemPrompt::Off,
             Some(text) => SystemPrompt::Text(text.clone()),
         };
-        let request = Request::new(&self.prompt).seed(seed).system_prompt(system_prompt).steps(steps);
+        let marks = self.marks.as_deref().unwrap_or("all").parse()?;
+        let request = Request::new(&self.prompt).marks(marks).seed(seed).system_prompt(system_prompt).steps(steps);
         Ok(request.guidance(self.guidance).smoothing(self.smoothing).top_k(self.top_k).top_p(self.top_p))
     }
 }

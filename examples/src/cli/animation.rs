@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::path::Path;
 
-use hart_core::{Image, Provenance};
+use hart_core::Image;
 use image::codecs::gif::{GifEncoder, Repeat};
 use image::{Delay, DynamicImage, Frame};
 
@@ -37,17 +37,18 @@ impl Format {
         }
     }
 
-    /// Encodes an animation that loops and shows the last frame longer. A PNG file also stores `provenance`.
+    /// Encodes an animation that loops and shows the last frame longer. A PNG file also gets the marks of
+    /// `image`.
     ///
     /// # Errors
     ///
     /// Returns an error if there is no frame or the encoder fails.
-    pub fn encode(self, frames: &[Image], provenance: Option<&Provenance>) -> Result<Vec<u8>, Box<dyn Error>> {
+    pub fn encode(self, frames: &[Image], image: &Image) -> Result<Vec<u8>, Box<dyn Error>> {
         let Some(last) = frames.last() else { return Err("the animation has no frames".into()) };
         let delays = (1..=frames.len()).map(|n| if n == frames.len() { LAST_MS } else { FRAME_MS });
         match self {
             Self::Gif => gif(frames.iter().zip(delays)),
-            Self::Apng => apng(frames.iter().zip(delays), frames.len(), last, provenance),
+            Self::Apng => apng(frames.iter().zip(delays), frames.len(), last, image),
         }
     }
 }
@@ -69,7 +70,7 @@ fn apng<'a>(
     frames: impl Iterator<Item = (&'a Image, u16)>,
     count: usize,
     finished: &Image,
-    provenance: Option<&Provenance>,
+    image: &Image,
 ) -> Result<Vec<u8>, Box<dyn Error>> {
     let mut bytes = Vec::new();
     let mut encoder = png::Encoder::new(&mut bytes, u32::try_from(finished.width())?, u32::try_from(finished.height())?);
@@ -77,10 +78,8 @@ fn apng<'a>(
     encoder.set_depth(png::BitDepth::Eight);
     encoder.set_animated(u32::try_from(count)?, 0)?;
     encoder.set_sep_def_img(true)?;
-    if let Some(provenance) = provenance {
-        encoder.add_itxt_chunk("prompt".into(), provenance.prompt.clone())?;
-        encoder.add_text_chunk("seed".into(), provenance.seed.to_string())?;
-        encoder.add_itxt_chunk("settings".into(), provenance.settings.clone())?;
+    for (keyword, text) in image.png_texts() {
+        encoder.add_itxt_chunk(keyword.into(), text)?;
     }
     let mut writer = encoder.write_header()?;
     writer.write_image_data(finished.pixels())?;

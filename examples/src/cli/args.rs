@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{ArgAction, Args};
-use hart_core::{CancelToken, DeviceKind, Hart, OpenOptions, Precision, Pruning, Request, Respacing, SystemPrompt, WeightSet};
+use hart_core::{
+    CancelToken, DeviceKind, Hart, Marks, OpenOptions, Precision, Pruning, Request, Respacing, SystemPrompt, WeightSet,
+};
 
 use super::batch::Batch;
 use super::out_files::OutFiles;
@@ -33,9 +35,9 @@ pub struct ModelArgs {
     /// Device to compute on; `generate --list-devices` lists the devices of this machine
     #[arg(long, value_name = "auto|cpu|cuda[:n]|wgpu[:n]", default_value = "auto")]
     pub device: DeviceKind,
-    /// Precision of the computation; int8 and bf16, or f16 on a GPU, are faster and slightly less exact
-    #[arg(long, value_name = "auto|f32|f16|bf16|int8", default_value = "auto", value_parser = value::<Precision>)]
-    pub precision: Precision,
+    /// Precision of the computation; int8 and bf16, or f16 on a GPU, are faster and slightly less exact [default: auto]
+    #[arg(long, value_name = "auto|f32|f16|bf16|int8", value_parser = value::<Precision>)]
+    pub precision: Option<Precision>,
     /// Number of CPU threads [default: all cores]
     #[arg(long, value_name = "COUNT", value_parser = count::<usize>)]
     pub threads: Option<usize>,
@@ -53,9 +55,9 @@ pub struct GenerationArgs {
     #[allow(missing_docs)] // clap would show a doc comment as the program's description.
     #[command(flatten)]
     pub model: ModelArgs,
-    /// Seed of the first image; `random` chooses one and prints it
-    #[arg(short, long, value_name = "NUMBER|random", default_value = "0")]
-    pub seed: Seed,
+    /// Seed of the first image; `random` chooses one and prints it [default: 0]
+    #[arg(short, long, value_name = "NUMBER|random")]
+    pub seed: Option<Seed>,
     /// Classifier-free guidance scale; 0 turns guidance off [default: the model's, usually 4.5]
     #[arg(short, long)]
     pub guidance: Option<f64>,
@@ -80,6 +82,9 @@ pub struct GenerationArgs {
     /// Refuse prompts that contain a word or phrase of this file, one per line
     #[arg(long, value_name = "FILE")]
     pub filter: Option<PathBuf>,
+    /// Leave marks out of the image files, such as prompt or prompt,settings
+    #[arg(long, value_name = "prompt|parameters|settings|source|all", value_parser = value::<Marks>)]
+    pub omit_marks: Option<Marks>,
 }
 
 /// A seed argument.
@@ -160,7 +165,16 @@ fn gigabytes(text: &str) -> Result<f64, String> {
 }
 
 impl GenerationArgs {
-    /// Builds a request for one image of each prompt. `seed` is the result of [`Seed::number`].
+    /// Returns the seed of the first image, like [`Seed::number`].
+    ///
+    /// # Errors
+    ///
+    /// Returns a message if the system has no source of random numbers.
+    pub fn seed(&self) -> Result<u64, String> {
+        self.seed.map_or(Ok(0), Seed::number)
+    }
+
+    /// Builds a request for one image of each prompt. `seed` is the result of [`Self::seed`].
     ///
     /// # Errors
     ///
@@ -182,6 +196,7 @@ impl GenerationArgs {
             .steps(self.steps.clone())
             .prune(self.prune.clone())
             .system_prompt(system_prompt)
+            .marks(Marks::ALL.without(self.omit_marks.unwrap_or(Marks::NONE)))
             .cancel_token(cancel);
         Ok(match filter {
             Some(filter) => request.filter(filter),
@@ -195,7 +210,7 @@ impl GenerationArgs {
     ///
     /// Returns a message if a value is invalid, a prompt is refused, or a file can't be written.
     pub fn batch(&self, prompts: Vec<String>, count: usize, out: &OutFiles, cancel: CancelToken) -> Result<Batch, Box<dyn Error>> {
-        let seed = self.seed.number()?;
+        let seed = self.seed()?;
         prompt_syntax::warn(&prompts);
         let settings = self.request(prompts.clone(), seed, cancel)?;
         let batch = Batch::new(prompts, count, seed, settings, out.clone())?;
@@ -218,7 +233,7 @@ impl ModelArgs {
     pub fn options(&self) -> OpenOptions {
         OpenOptions::new()
             .device(self.device)
-            .precision(self.precision)
+            .precision(self.precision.unwrap_or(Precision::Auto))
             .weight_set(self.weights)
             .strict(!self.allow_unused)
             .threads(self.threads)

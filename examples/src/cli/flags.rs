@@ -54,13 +54,14 @@ const OPTIONS: [OptionText; 6] = [
 ];
 
 /// Fields of requests, as errors name them, and the flags that set them.
-const FIELDS: [(&str, &str); 9] = [
+const FIELDS: [(&str, &str); 10] = [
     ("guidance", "guidance"),
     ("top-k", "top-k"),
     ("top-p", "top-p"),
     ("steps", "steps"),
     ("pruning", "prune"),
     ("precision", "precision"),
+    ("marks", "omit-marks"),
     ("threads", "threads"),
     ("system prompt", "system-prompt"),
     ("images per prompt", "count"),

@@ -31,7 +31,7 @@ pub fn labelled(images: &[Image], per_prompt: usize) -> Result<Image, hart_core:
     } else {
         layout.square(&enlarged, &layout.labels(&provenances))
     };
-    grid.into_image()
+    grid.into_image().map(|grid| grid.with_marks_of(images))
 }
 
 /// Arranges images of the same size in a square, each above its caption.
@@ -45,7 +45,7 @@ pub fn captioned(images: &[Image], captions: &[String]) -> Result<Image, hart_co
     let layout = Layout::new((first.width(), first.height()), 1);
     let labels: Vec<_> = captions.iter().map(|caption| wrap(caption, layout.columns(layout.width), CAPTION_LINES)).collect();
     let grid = layout.square(&enlarged, &labels);
-    grid.into_image()
+    grid.into_image().map(|grid| grid.with_marks_of(images))
 }
 
 /// Layout of a grid, in pixels.

@@ -1,5 +1,6 @@
 //! Support for the example programs: arguments, progress, image files, terminal output and JSON results.
 
+pub mod again;
 #[cfg(feature = "images")]
 pub mod animation;
 pub mod args;

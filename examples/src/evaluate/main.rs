@@ -96,7 +96,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     if let (Some(out), Some(sheet)) = (&arguments.out, &arguments.sheet) {
         output::check_distinct("--sheet", sheet, "--out", out)?;
     }
-    let seed = arguments.settings.seed.number()?;
+    let seed = arguments.settings.seed()?;
     let cancel = CancelToken::new();
     // A placeholder prompt, to validate the settings before the model is opened.
     let request = arguments.settings.request(vec!["a parrot".into()], seed, cancel.clone())?;

@@ -37,6 +37,7 @@ fn framed(image: &Image, score: &ImageScore) -> Result<Image, Error> {
         pixels[start..start + line.len()].copy_from_slice(line);
     }
     let mut framed = Image::from_rgb(width, height, pixels)?;
+    framed.marks = image.marks;
     framed.provenance = image.provenance.clone().map(|mut provenance| {
         provenance.prompt = format!("{}: {}", if right { "right" } else { "wrong" }, provenance.prompt);
         provenance

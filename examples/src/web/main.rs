@@ -30,9 +30,9 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use clap::Parser;
-use hart_core::{Hart, PromptFilter};
+use hart_core::{Hart, Marks, PromptFilter};
 use hart_examples::cli::INTERRUPTED;
-use hart_examples::cli::args::ModelArgs;
+use hart_examples::cli::args::{ModelArgs, value};
 use hart_examples::cli::word_filter::WordFilter;
 use tokio::net::TcpListener;
 
@@ -51,6 +51,9 @@ struct Arguments {
     /// Refuse prompts that contain a word or phrase of this file, one per line
     #[arg(long, value_name = "FILE")]
     filter: Option<PathBuf>,
+    /// Leave marks out of the image files, such as prompt or prompt,settings
+    #[arg(long, value_name = "prompt|parameters|settings|source|all", value_parser = value::<Marks>)]
+    omit_marks: Option<Marks>,
     /// Port to listen on; 0 selects a free one
     #[arg(short, long, default_value_t = 7860)]
     port: u16,
@@ -86,6 +89,8 @@ pub struct App {
     pub name: String,
     /// Filter that refuses prompts.
     pub filter: Option<WordFilter>,
+    /// Marks that the image files get.
+    pub marks: Marks,
     /// Jobs and their results.
     pub queue: Queue,
     /// Maximum number of images per request.
@@ -111,7 +116,10 @@ impl App {
             Some(reason) => {
                 Err(ApiError::bad_request("prompt", format!("the prompt is refused: {reason}")).code("content_policy_violation"))
             }
-            None => settings.check(self.max_images),
+            None => {
+                let checked = settings.check(self.max_images)?;
+                Ok(CheckedSettings { request: checked.request.marks(self.marks), ..checked })
+            }
         }
     }
 }
@@ -190,6 +198,7 @@ fn open_app(arguments: &Arguments, loopback: bool) -> Result<App, Box<dyn Error>
         hart,
         name,
         filter,
+        marks: Marks::ALL.without(arguments.omit_marks.unwrap_or(Marks::NONE)),
         queue: Queue::new(arguments.queue),
         max_images: arguments.max_images.into(),
         strict_size: arguments.strict_size,

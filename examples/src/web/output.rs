@@ -62,6 +62,7 @@ impl Output {
         let pixels = cover(&pixels, width as u32, height as u32);
         let mut scaled = Image::from_rgb(width, height, pixels.into_raw())?;
         scaled.provenance.clone_from(&image.provenance);
+        scaled.marks = image.marks;
         scaled.encode(self.format)
     }
 }

@@ -6,14 +6,14 @@ use image_webp::WebPEncoder;
 use jpeg_encoder::Encoder;
 
 use super::Image;
-use super::metadata::exif_of;
+use super::marks::exif_and_xmp;
 use crate::error::{Error, Result};
 use crate::files::write_file;
 
 /// Quality of JPEG files unless another one is chosen.
 const JPEG_QUALITY: u8 = 90;
-/// Maximum length of the EXIF data of a JPEG file, which are one segment.
-const MAX_JPEG_EXIF: usize = 65_000;
+/// Beginning of the segment of a JPEG file that holds an XMP packet.
+const XMP_PREFIX: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
 /// Longest side of a WebP file in pixels.
 const MAX_WEBP_SIDE: usize = 1 << 14;
 /// The valid endings of file names.
@@ -73,8 +73,9 @@ impl ImageFormat {
 }
 
 impl Image {
-    /// Encodes the image as a file, with prompt, seed and settings: in text chunks of PNG files and in the EXIF data of JPEG and WebP
-    /// files. A prompt that is too long for the EXIF data of a JPEG file, 64 KB, is left out together with seed and settings.
+    /// Encodes the image as a file with the marks of [`Self::marks`]: the settings, and that a model generated it. They are in text chunks
+    /// of PNG files, and in EXIF data and XMP of JPEG and WebP files. In a JPEG file each has at most 64 KB. What does not fit is left
+    /// out: the prompt of the parameters in EXIF data; in XMP first IPTC's prompt, then the settings.
     ///
     /// # Errors
     ///
@@ -92,14 +93,22 @@ impl Image {
                 // Without optimised Huffman tables, the encoder writes all channels in one scan. zune-jpeg 0.5 can lose the last rows of a
                 // scan that another one follows, and other programs use it too.
                 let mut encoder = Encoder::new(&mut bytes, quality);
-                let exif = Some(exif_of(self.provenance.as_ref())).filter(|exif| exif.len() <= MAX_JPEG_EXIF);
-                encoder.add_exif_metadata(&exif.unwrap_or_else(|| exif_of(None))).map_err(|e| failed(&e))?;
+                let (exif, xmp) = exif_and_xmp(self, true);
+                if let Some(exif) = exif {
+                    encoder.add_exif_metadata(&exif).map_err(|e| failed(&e))?;
+                }
+                if let Some(xmp) = xmp {
+                    encoder.add_app_segment(1, [XMP_PREFIX, xmp.as_bytes()].concat()).map_err(|e| failed(&e))?;
+                }
                 encoder.encode(&self.pixels, width, height, jpeg_encoder::ColorType::Rgb).map_err(|e| failed(&e))?;
             }
             ImageFormat::WebP => {
                 let [width, height] = self.sides("WebP", MAX_WEBP_SIDE)?;
                 let mut encoder = WebPEncoder::new(&mut bytes);
-                encoder.set_exif_metadata(exif_of(self.provenance.as_ref()));
+                let (exif, xmp) = exif_and_xmp(self, false);
+                // Without bytes, the encoder writes no chunk.
+                encoder.set_exif_metadata(exif.unwrap_or_default());
+                encoder.set_xmp_metadata(xmp.unwrap_or_default().into_bytes());
                 encoder.encode(&self.pixels, width, height, image_webp::ColorType::Rgb8).map_err(|e| failed(&e))?;
             }
         }
@@ -227,7 +236,7 @@ mod tests {
     #[test]
     fn what_a_format_cannot_hold_is_refused_or_left_out() {
         let mut image = gradient(4, 4);
-        image.provenance = Some(Provenance::new("é".repeat(MAX_JPEG_EXIF / 6), 1, ""));
+        image.provenance = Some(Provenance::new("é".repeat(65_000 / 6), 1, ""));
         let read = |format| Image::decode("memory", &image.encode(format).unwrap()).unwrap().provenance;
         assert_eq!(read(ImageFormat::JPEG), None);
         assert_eq!(read(ImageFormat::WebP), image.provenance);

@@ -1,15 +1,17 @@
 //! 8-bit RGB images.
 
 mod format;
-mod metadata;
+mod marks;
 mod orientation;
 mod pixels;
 mod png_file;
+mod provenance;
 mod read;
 
 pub use format::ImageFormat;
-
+pub use marks::Marks;
 pub use pixels::PixelFormat;
+pub use provenance::{DigitalSource, GenerationSettings, Provenance};
 
 use rayon::prelude::*;
 use std::borrow::Borrow;
@@ -22,18 +24,6 @@ const PIXELS_PER_TASK: usize = 1 << 14;
 /// Maximum length in bytes of a text in an image file.
 pub(crate) const MAX_TEXT_BYTES: usize = 1 << 20;
 
-/// The prompt, seed and settings of a generated image. Stored in image files, as [`Image::encode`] says.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct Provenance {
-    /// Prompt of the image.
-    pub prompt: String,
-    /// Seed of the image.
-    pub seed: u64,
-    /// The other settings in one line.
-    pub settings: String,
-}
-
 /// An 8-bit RGB image. Clones share the pixels. Transparent pixels are composited over white; their alpha remains known to
 /// [`Mask::from_image`](crate::Mask::from_image) and [`Self::transparency`].
 #[derive(Clone, PartialEq)]
@@ -45,13 +35,10 @@ pub struct Image {
     alpha: Option<Arc<Vec<u8>>>,
     /// The prompt, seed and settings, if hart generated the image.
     pub provenance: Option<Provenance>,
-}
-
-impl Provenance {
-    /// Creates a provenance. `settings` can be any text of one line.
-    pub fn new(prompt: impl Into<String>, seed: u64, settings: impl Into<String>) -> Self {
-        Self { prompt: prompt.into(), seed, settings: settings.into() }
-    }
+    /// The marks that files of this image get. Defaults to all.
+    pub marks: Marks,
+    /// The part of AI in an image without a provenance, such as a grid of generated images.
+    source: Option<DigitalSource>,
 }
 
 impl std::fmt::Debug for Image {
@@ -73,7 +60,7 @@ impl Image {
                 format!("{} bytes for {width} x {height} pixels, expected 3 a pixel and at least one pixel", pixels.len());
             return Err(Error::request("image", problem));
         }
-        Ok(Self { width, height, pixels: Arc::new(pixels), alpha: None, provenance: None })
+        Ok(Self { width, height, pixels: Arc::new(pixels), alpha: None, provenance: None, marks: Marks::ALL, source: None })
     }
 
     /// Creates an image from pixels with alpha: four bytes each, row by row from the top left. Transparent pixels are composited over
@@ -117,7 +104,7 @@ impl Image {
                 pixel.copy_from_slice(&[planes[at], planes[size + at], planes[2 * size + at]].map(level));
             }
         });
-        Ok(Self { width, height, pixels: Arc::new(pixels), alpha: None, provenance: None })
+        Ok(Self { width, height, pixels: Arc::new(pixels), alpha: None, provenance: None, marks: Marks::ALL, source: None })
     }
 
     /// Returns the planes `[3, height, width]` with values from -1 to 1.
@@ -139,9 +126,34 @@ impl Image {
         Self { pixels: Arc::new(pixels), ..self.clone() }
     }
 
-    pub(crate) fn with_provenance(mut self, provenance: Provenance) -> Self {
-        self.provenance = Some(provenance);
-        self
+    pub(crate) fn with_provenance(self, provenance: Provenance, marks: Marks) -> Self {
+        Self { provenance: Some(provenance), marks, source: None, ..self }
+    }
+
+    /// Marks an image that was made of others as AI's work if one of them is. It gets the marks that all of them get.
+    #[must_use]
+    pub fn with_marks_of<I: Borrow<Self>>(self, images: &[I]) -> Self {
+        let sources = || images.iter().filter_map(|image| image.borrow().digital_source());
+        let source = sources().find(|source| *source == DigitalSource::Composite).or(sources().next());
+        let marks = images.iter().fold(Marks::ALL, |marks, image| marks.without(Marks::ALL.without(image.borrow().marks)));
+        Self { marks, source, ..self }
+    }
+
+    /// Returns the part of AI in the image; `None` if it is not known to have one.
+    pub fn digital_source(&self) -> Option<DigitalSource> {
+        self.provenance.as_ref().map(Provenance::digital_source).or(self.source)
+    }
+
+    /// Sets what was read from a file. A provenance contains the source.
+    fn with_marks_read(self, (provenance, source): (Option<Provenance>, Option<DigitalSource>)) -> Self {
+        let source = source.filter(|_| provenance.is_none());
+        Self { provenance, source, ..self }
+    }
+
+    /// Returns the keywords and texts of the chunks with which [`Self::to_png`] marks a PNG file, for programs that write other PNG files,
+    /// such as animations.
+    pub fn png_texts(&self) -> Vec<(&'static str, String)> {
+        marks::png_texts(self)
     }
 
     /// Returns the width in pixels.
@@ -167,7 +179,15 @@ impl Image {
             Some(alpha) => alpha.iter().flat_map(|alpha| [255 - alpha; 3]).collect(),
             None => vec![0; self.pixels.len()],
         };
-        Self { width: self.width, height: self.height, pixels: Arc::new(pixels), alpha: None, provenance: None }
+        Self {
+            width: self.width,
+            height: self.height,
+            pixels: Arc::new(pixels),
+            alpha: None,
+            provenance: None,
+            marks: Marks::ALL,
+            source: None,
+        }
     }
 
     /// Returns the mean of each pixel's channels times its alpha, from 0 to 255.
@@ -181,7 +201,7 @@ impl Image {
         }
     }
 
-    /// Returns a part of the image, with its alpha and without a prompt. The top left corner is at (`left`, `top`).
+    /// Returns a part of the image, with its alpha and without its provenance. The top left corner is at (`left`, `top`).
     ///
     /// # Errors
     ///
@@ -198,7 +218,8 @@ impl Image {
             Arc::new(rows.flat_map(|row| &row[channels * left..][..channels * width]).copied().collect::<Vec<u8>>())
         };
         let alpha = self.alpha.as_ref().map(|alpha| part(alpha, 1));
-        Ok(Self { width, height, pixels: part(&self.pixels, 3), alpha, provenance: None })
+        let (marks, source) = (self.marks, self.digital_source());
+        Ok(Self { width, height, pixels: part(&self.pixels, 3), alpha, provenance: None, marks, source })
     }
 
     /// Arranges images of one size in rows of `columns`. Unused cells are white.
@@ -225,7 +246,7 @@ impl Image {
                 pixels[start..start + line.len()].copy_from_slice(line);
             }
         }
-        Ok(Self { width: width * columns, height: first.height * rows, pixels: Arc::new(pixels), alpha: None, provenance: None })
+        Ok(Self::from_rgb(width * columns, first.height * rows, pixels)?.with_marks_of(&images))
     }
 }
 

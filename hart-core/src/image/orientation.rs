@@ -36,6 +36,8 @@ impl Image {
             pixels: turn(&self.pixels, 3),
             alpha: self.alpha.as_ref().map(|alpha| turn(alpha, 1)),
             provenance: self.provenance,
+            marks: self.marks,
+            source: self.source,
         }
     }
 }

@@ -3,14 +3,14 @@
 use std::io::{self, BufRead, Seek};
 use std::path::Path;
 
-use super::metadata::{add_png_texts, orientation, png_provenance, read_exif};
+use super::marks::{orientation, png_texts, read_exif, read_png};
 use super::read::{TRUNCATED, check_size, open_file};
 use super::{Image, ImageFormat};
 use crate::error::{Error, Result};
 use crate::files::check_download;
 
 impl Image {
-    /// Encodes the image as a PNG file, with prompt, seed and settings in text chunks.
+    /// Encodes the image as a PNG file, with the marks of [`Self::marks`] in text chunks.
     ///
     /// # Errors
     ///
@@ -21,7 +21,14 @@ impl Image {
         let mut encoder = png::Encoder::new(&mut bytes, size(self.width)?, size(self.height)?);
         encoder.set_color(png::ColorType::Rgb);
         encoder.set_depth(png::BitDepth::Eight);
-        add_png_texts(&mut encoder, self.provenance.as_ref())?;
+        for (keyword, text) in png_texts(self) {
+            // A text chunk holds Latin-1. Every program reads it, but only some read UTF-8.
+            if text.chars().all(|c| c != '\r' && u32::from(c) < 256) {
+                encoder.add_text_chunk(keyword.into(), text)?;
+            } else {
+                encoder.add_itxt_chunk(keyword.into(), text)?;
+            }
+        }
         let mut writer = encoder.write_header()?;
         writer.write_image_data(&self.pixels)?;
         writer.finish()?;
@@ -88,7 +95,7 @@ impl Image {
         // The chunks after the pixels may have an orientation too. The pixels are complete, whatever follows them.
         let _ = reader.finish();
         let exif = reader.info().exif_metadata.as_deref().and_then(read_exif);
-        Ok(Self { provenance: png_provenance(reader.info()), ..image.upright(orientation(exif.as_ref())) })
+        Ok(image.upright(orientation(exif.as_ref())).with_marks_read(read_png(reader.info())))
     }
 }
 
@@ -97,7 +104,7 @@ mod tests {
     use std::fs;
     use std::io::BufReader;
 
-    use super::super::metadata::EXIF_PREFIX;
+    use super::super::marks::EXIF_PREFIX;
     use super::super::tests::checker;
     use super::super::{MAX_TEXT_BYTES, Provenance};
     use super::*;
@@ -116,7 +123,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("café 🦜.png");
         let mut image = checker();
-        image.provenance = Some(Provenance { prompt: "a café 🦜".into(), seed: 7, settings: "guidance 2".into() });
+        image.provenance = Some(Provenance::new("a café 🦜", 7, "guidance 2"));
         image.save_png(&path).unwrap();
         assert_eq!(Image::open_png(&path).unwrap(), image);
         assert_eq!(Image::from_png("memory", &fs::read(&path).unwrap()).unwrap(), image);
@@ -124,9 +131,13 @@ mod tests {
         let decoder = png::Decoder::new(BufReader::new(fs::File::open(&path).unwrap()));
         let reader = decoder.read_info().unwrap();
         let info = reader.info();
-        let texts: Vec<String> = info.utf8_text.iter().map(|t| t.get_text().unwrap()).collect();
-        assert_eq!(texts, ["a café 🦜", "guidance 2"]);
-        assert!(info.uncompressed_latin1_text.iter().any(|t| t.keyword == "seed" && t.text == "7"));
+        let texts: Vec<(&str, String)> = info.utf8_text.iter().map(|t| (t.keyword.as_str(), t.get_text().unwrap())).collect();
+        assert_eq!(texts[0].0, "parameters");
+        assert!(texts[0].1.starts_with("a café 🦜\nSampler: HART, Seed: 7, Size: 4x3, Version: hart "), "{texts:?}");
+        assert_eq!(texts[1], ("hart", r#"{"prompt":"a café 🦜","seed":7,"settings":"guidance 2"}"#.to_string()));
+        assert_eq!((texts[2].0, texts.len()), ("XML:com.adobe.xmp", 3));
+        // Readers take these for ComfyUI's.
+        assert!(info.uncompressed_latin1_text.iter().all(|t| t.keyword == "Software"));
     }
 
     #[test]

@@ -3,7 +3,8 @@
 use super::{Hart, Model};
 use crate::error::{Error, Result};
 use crate::files::Mapped;
-use crate::image::{Image, Provenance};
+use crate::from_image::FromImage;
+use crate::image::{GenerationSettings, Image, Provenance};
 use crate::progress::{Observer, Progress, Stage, Step, Timings};
 use crate::request::Request;
 use crate::rng::Philox;
@@ -147,14 +148,14 @@ impl Hart {
                 let latent = self.sample_with(memory, known.as_ref(), context.clone(), &sampling, &random, progress)?;
                 self.model.released_after_sampling.iter().for_each(Mapped::release);
                 progress.enter(Stage::Decode);
-                let provenance = Provenance { prompt: text.clone(), seed, settings: self.settings(request, &sampling) };
+                let provenance = self.provenance(request, &sampling, text, seed);
                 let decoded = self.model.visual.decode_images_with(memory, &latent, progress)?;
                 for image in decoded {
                     let image = match &known {
                         Some(known) => known.lay_over(image),
                         None => image,
                     };
-                    let image = image.with_provenance(provenance.clone());
+                    let image = image.with_provenance(provenance.clone(), request.marks);
                     progress.image(&image);
                     images.push(image);
                 }
@@ -189,6 +190,35 @@ impl Hart {
             steps: request.steps.clone().unwrap_or_else(|| self.model.config.residual.steps.clone()),
             pruning: request.pruning.clone(),
         }
+    }
+
+    /// Returns the provenance of an image.
+    fn provenance(&self, request: &Request, sampling: &SamplingParams, prompt: &str, seed: u64) -> Provenance {
+        let side = self.model.config.resolution();
+        let generation = GenerationSettings {
+            guidance: sampling.guidance,
+            smoothing: sampling.smoothing,
+            top_k: sampling.top_k,
+            top_p: sampling.top_p,
+            steps: sampling.steps.to_string(),
+            step_count: sampling.steps.timesteps().len(),
+            prune: sampling.pruning.as_ref().map(ToString::to_string),
+            system_prompt: match &request.system_prompt {
+                SystemPrompt::Checkpoint => None,
+                SystemPrompt::Off => Some(String::new()),
+                SystemPrompt::Text(text) => Some(text.clone()),
+            },
+            system_prompt_omitted: false,
+            precision: self.precision().to_string(),
+            device: self.device_kind().to_string().split(':').next().unwrap_or_default().to_string(),
+            model: self.model_name().to_string(),
+            width: side,
+            height: side,
+            edit: request.from_image.as_ref().map(FromImage::description),
+            version: env!("CARGO_PKG_VERSION").to_string(),
+        };
+        let settings = self.settings(request, sampling);
+        Provenance { prompt: prompt.into(), seed, settings, generation: Some(generation) }
     }
 
     /// Returns the settings line of an image's [`Provenance`].

@@ -36,6 +36,8 @@ pub struct Hart {
 /// The weights and settings that clones of [`Hart`] share.
 struct Model {
     id: ModelId,
+    /// Name of the checkpoint's folder.
+    name: String,
     config: Config,
     device: OpenDevice,
     text: TextEncoder,
@@ -110,6 +112,11 @@ impl Hart {
     /// Returns the kind of the device, never [`DeviceKind::Auto`].
     pub fn device_kind(&self) -> DeviceKind {
         self.model.device.kind
+    }
+
+    /// Returns the name of the model: that of its folder, empty for a model from memory.
+    pub fn model_name(&self) -> &str {
+        &self.model.name
     }
 
     /// Returns the precision, never [`Precision::Auto`].

@@ -24,6 +24,9 @@ use crate::transformer::Transformer;
 use crate::visual::{DecoderMemory, VisualTokenizer};
 use crate::weights::{self, Checkpoint, Loader, TRANSFORMER, WeightSet};
 
+/// Maximum length of a model's name in characters.
+const MAX_NAME: usize = 255;
+
 impl Hart {
     /// Opens a checkpoint's root folder, which contains `llm` and `tokenizer`.
     ///
@@ -122,6 +125,7 @@ impl Model {
         kernels::reserve_pool(device, memory::largest_map(&config, precision));
         let released_after_sampling = if budget.release.transformer { checkpoint.mapped().to_vec() } else { Vec::new() };
         Ok(Self {
+            name: folder_name(id.name()),
             id,
             codebook: visual.codebook().rows(),
             scales: scales::plan(&config.transformer),
@@ -139,6 +143,12 @@ impl Model {
             reports,
         })
     }
+}
+
+/// Returns the name of a checkpoint's folder. Nobody reads the folder's path in image files, which may be private.
+fn folder_name(root: &str) -> String {
+    let root = Path::new(root).canonicalize().unwrap_or_default();
+    root.file_name().unwrap_or_default().to_string_lossy().chars().take(MAX_NAME).collect()
 }
 
 /// Returns the number of parameters of each tensor of the model.

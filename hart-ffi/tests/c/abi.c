@@ -154,6 +154,7 @@ static void nulls(const hart_model *model, const char *path, const char *scratch
     IS_NULL(hart_request_set_steps(NULL, "8"), "request");
     IS_NULL(hart_request_set_steps(request, NULL), "steps");
     IS_NULL(hart_request_set_prune(NULL, "0.5"), "request");
+    IS_NULL(hart_request_set_marks(NULL, "none"), "request");
     IS_NULL(hart_request_set_system_prompt(NULL, NULL), "request");
     IS_NULL(hart_request_set_inpaint(NULL, image, image, 0), "request");
     IS_NULL(hart_request_set_inpaint(request, image, NULL, 0), "mask");
@@ -274,6 +275,7 @@ static void wrong_arguments(const hart_model *model, const char *path) {
     FAILS(hart_request_add_prompt(request, ""), HART_ERR_REQUEST, "number 2 is empty");
     FAILS(hart_request_set_steps(request, "many"), HART_ERR_REQUEST, "many");
     FAILS(hart_request_set_prune(request, "half"), HART_ERR_REQUEST, "half");
+    FAILS(hart_request_set_marks(request, "promt"), HART_ERR_REQUEST, "expected all, none, or names");
     FAILS(hart_request_set_prune(request, "0.5,1"), HART_ERR_REQUEST, "ratio 2 is 1");
     /* Settings. An invalid one leaves the request unchanged. */
     FAILS(hart_request_set_guidance(request, 0.0 / 0.0 * 1.0), HART_ERR_REQUEST, "guidance");
@@ -458,6 +460,30 @@ static void settings(const hart_model *model) {
     FAILS(hart_result_truncation(result, 0, &truncation), HART_ERR_ARGUMENT, "0 prompts were cut");
     HART_FREE(result, result);
     CHECK(view_of(image).seed == 0); /* The image outlives its result. */
+
+    /* The settings of an image generate it again. */
+    hart_request *again = NULL;
+    IS_NULL(hart_request_again(NULL, &again), "image");
+    IS_NULL(hart_request_again(image, NULL), "request");
+    OK(hart_request_again(image, &again));
+    OK(hart_request_set_marks(again, "none"));
+    OK(hart_generate(model, again, &result));
+    hart_image *same = NULL;
+    OK(hart_result_image(result, 0, &same));
+    hart_image_view expected = view_of(image), repeated = view_of(same);
+    CHECK(repeated.size == expected.size && memcmp(repeated.pixels, expected.pixels, expected.size) == 0);
+    CHECK(strcmp(repeated.settings, expected.settings) == 0 && strcmp(repeated.prompt, "a crown") == 0);
+    const uint8_t *file = NULL;
+    size_t file_size = 0;
+    OK(hart_image_png(same, &file, &file_size));
+    HART_FREE(result, result);
+    HART_FREE(request, again);
+    hart_image *unmarked = NULL;
+    OK(hart_image_open_memory(file, file_size, &unmarked));
+    FAILS(hart_request_again(unmarked, &again), HART_ERR_REQUEST, "has no settings of hart");
+    CHECK(again == NULL);
+    HART_FREE(image, unmarked);
+    HART_FREE(image, same);
     HART_FREE(image, image);
 
     /* A prompt that is far too long. */

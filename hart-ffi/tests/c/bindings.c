@@ -40,6 +40,14 @@ static void texts(const char *path, const char *scratch) {
     IS_TEXT(value, "8,4");
     IS_NULL(hart_request_set_steps_n(NULL, "8", 1), "request");
     IS_NULL(hart_request_set_steps_n(request, NULL, 1), "steps");
+    OK(hart_request_set_marks_n(request, "prompt,source", 6));
+    OK(hart_request_get_marks(request, &value));
+    IS_TEXT(value, "prompt");
+    OK(hart_request_set_marks_n(request, NULL, 0));
+    OK(hart_request_get_marks(request, &value));
+    CHECK(value == NULL);
+    IS_NULL(hart_request_set_marks_n(NULL, "none", 4), "request");
+    IS_NULL(hart_request_set_marks_n(request, NULL, 3), "names");
     OK(hart_request_set_prune_n(request, "0.5,0.75", 3));
     OK(hart_request_get_prune(request, &value));
     IS_TEXT(value, "0.5");

@@ -205,6 +205,11 @@ void requests(const hart::Model &model) {
     const auto pruned = model.generate(hart::Request("a house").prune("0.5,0.75")).image(0);
     CHECK(pruned.settings()->find("prune 0.5,0.75") != std::string::npos);
     CHECK(!same(model.generate(hart::Request("a house").prune("0.5").without_pruning()).image(0), pruned));
+    THROWS(request.marks("promt"), request, "expected all, none, or names");
+    const auto again = model.generate(hart::Request::again(pruned).marks("none")).image(0);
+    CHECK(same(again, pruned) && again.settings() == pruned.settings());
+    CHECK(hart::Request("a house").marks("prompt").marks() == "prompt" && !hart::Request("a house").marks());
+    THROWS((void)hart::Request::again(hart::Image::decode(again.png())), request, "has no settings of hart");
     THROWS(request.images_per_prompt(0), request, "images");
     CHECK(same(model.generate(request).image(3), images[3])); // Invalid settings change nothing.
 

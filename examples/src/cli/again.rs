@@ -1,0 +1,73 @@
+//! Settings from an image file, for generating the image again.
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+
+use hart_core::{GenerationSettings, Hart, Image, Request};
+
+use super::args::{GenerationArgs, Seed};
+
+/// The settings in an image file.
+#[derive(Debug)]
+pub struct Again {
+    file: PathBuf,
+    settings: GenerationSettings,
+}
+
+impl Again {
+    /// Reads the settings in a file and sets them where the command line has no others.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error that names the file if it can't be read, lacks settings, or is an edit of another image.
+    pub fn open(file: &Path, arguments: &mut GenerationArgs, prompts: &mut Vec<String>) -> Result<Self, Box<dyn Error>> {
+        let image = Image::open(file)?;
+        let named = |error: String| format!("--again {}: {error}", file.display());
+        // This checks all settings.
+        drop(Request::again(&image).map_err(|error| named(error.to_string()))?);
+        let provenance = image.provenance.ok_or("a request needs a provenance")?;
+        let settings = provenance.generation.ok_or("a request needs all settings")?;
+        if prompts.is_empty() {
+            if provenance.prompt.is_empty() {
+                return Err(named("the prompt was left out of the file: add it to the command".into()).into());
+            }
+            prompts.push(provenance.prompt);
+        }
+        arguments.seed.get_or_insert(Seed::Number(provenance.seed));
+        arguments.guidance.get_or_insert(settings.guidance);
+        arguments.smoothing.get_or_insert(settings.smoothing);
+        arguments.top_k = arguments.top_k.or(settings.top_k);
+        arguments.top_p.get_or_insert(settings.top_p);
+        if arguments.steps.is_none() {
+            arguments.steps = Some(settings.steps.parse()?);
+        }
+        if let (None, Some(ratios)) = (&arguments.prune, &settings.prune) {
+            arguments.prune = Some(ratios.parse()?);
+        }
+        arguments.system_prompt = arguments.system_prompt.take().or_else(|| settings.system_prompt.clone());
+        if arguments.model.precision.is_none() {
+            arguments.model.precision = Some(settings.precision.parse()?);
+        }
+        Ok(Self { file: file.into(), settings })
+    }
+
+    /// Prints why the image may differ, if it may.
+    pub fn warn(&self, hart: &Hart) {
+        let GenerationSettings { model, device, version, width, height, .. } = &self.settings;
+        let side = hart.config().resolution();
+        let (kind, own) = (hart.device_kind().to_string(), env!("CARGO_PKG_VERSION"));
+        let kind = kind.split(':').next().unwrap_or_default();
+        let size = |width: usize, height: usize| format!("{width} x {height} pixels");
+        for (what, of_image, of_run) in [
+            ("the model", model.clone(), hart.model_name().to_string()),
+            ("a size of", size(*width, *height), size(side, side)),
+            ("the device", device.clone(), kind.into()),
+            ("version", version.clone(), own.into()),
+        ] {
+            if of_image != of_run {
+                let file = self.file.display();
+                eprintln!("warning: {file} was generated with {what} {of_image}, not {of_run}: the image may differ");
+            }
+        }
+    }
+}
