@@ -40,7 +40,7 @@ run env "${export_for_wasm[@]}" RUSTFLAGS="-C target-feature=+simd128" \
   cargo build --profile wasm --target $wasi -p hart-browser --features wasi --example wasi
 scratch=$(mktemp -d "$work/wasm.XXXXXX")
 trap 'rm -rf "$scratch"' EXIT
-(cd "$root" && .ci/platforms.d/wasi.mjs "$CARGO_TARGET_DIR/$wasi/wasm/examples/wasi.wasm" examples/models/hart-emoji "a red heart" "$scratch/out.png" 7)
+"$root/.ci/platforms.d/wasi.mjs" "$CARGO_TARGET_DIR/$wasi/wasm/examples/wasi.wasm" "$root/examples/models/hart-emoji" "a red heart" "$scratch/out.png" 7
 test -s "$scratch/out.png"
 
 step "kernels in a WASI runtime"
