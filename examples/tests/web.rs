@@ -310,6 +310,31 @@ fn other_origins_are_admitted_by_option() {
 
 #[cfg(unix)]
 #[test]
+fn a_stream_ends_with_an_error_when_the_run_does() {
+    let mut server = Server::start(&["--max-images", "200", "--grace", "0"]);
+    let body = json!({"prompt": "a parrot", "n": 200, "stream": true, "partial_images": 1}).to_string();
+    // A client that disconnects cancels its run.
+    let mut line = String::new();
+    let mut client = BufReader::new(server.connect(post("/v1/images/generations", &body).as_bytes()));
+    while !line.starts_with("event: image_generation.completed") {
+        line.clear();
+        assert!(client.read_line(&mut line).unwrap() > 0);
+    }
+    drop(client);
+    server.assert_free(Duration::from_secs(10));
+    let mut client = server.connect(post("/v1/images/generations", &body).as_bytes());
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(Command::new("kill").args(["-s", "TERM", &server.child.id().to_string()]).status().unwrap().success());
+    let mut response = String::new();
+    client.read_to_string(&mut response).unwrap();
+    let (_, last) = response.trim_end().rsplit_once("event: error\ndata: ").unwrap();
+    let error: Value = serde_json::from_str(last.lines().next().unwrap()).unwrap();
+    assert_eq!((&error["error"]["type"], &error["error"]["code"]), (&json!("server_error"), &json!("cancelled")), "{error}");
+    assert!(server.child.wait().unwrap().success());
+}
+
+#[cfg(unix)]
+#[test]
 fn a_graceful_stop_finishes_what_was_accepted() {
     let mut server = Server::start(&["--max-images", "200", "--grace", "60"]);
     let many = json!({"prompt": "a parrot", "n": 6, "size": "128x96"}).to_string();

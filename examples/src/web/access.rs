@@ -50,7 +50,9 @@ impl Access {
         let host = headers.get(header::HOST).map_or(&b""[..], HeaderValue::as_bytes);
         let bytes = origin.as_bytes();
         let own = [&b"http://"[..], b"https://"].iter().any(|scheme| bytes.strip_prefix(*scheme).is_some_and(|rest| rest == host));
-        if own || method.is_safe() || self.allows(origin) {
+        // Behind a proxy, the Host header has another name than the page; scripts can't set this header.
+        let same = headers.get("sec-fetch-site").is_some_and(|site| site == "same-origin");
+        if own || same || method.is_safe() || self.allows(origin) {
             return Ok(());
         }
         let message = "this server does not serve pages of other sites; its option --allow-origin admits them";
@@ -141,5 +143,7 @@ mod tests {
             assert!(check(origin).is_err(), "{origin}");
         }
         assert!(access.check_origin(&Method::POST, &headers(&[("host", "localhost:1")])).is_ok());
+        let proxied = [("host", "localhost"), ("origin", "https://b.example"), ("sec-fetch-site", "same-origin")];
+        assert!(access.check_origin(&Method::POST, &headers(&proxied)).is_ok());
     }
 }
