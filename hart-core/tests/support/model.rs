@@ -83,7 +83,8 @@ impl Model {
 }
 
 pub fn assert_contains(error: &Error, words: &[&str]) {
-    let message = error.to_string();
+    // Paths have backslashes on Windows.
+    let message = error.to_string().replace('\\', "/");
     for word in words {
         assert!(message.contains(word), "no {word:?} in: {message}");
     }
