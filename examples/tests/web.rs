@@ -101,6 +101,11 @@ fn a_repeated_prompt_is_encoded_once() {
     let (stage, repeated, again) = run(settings);
     assert!(stage == "transformer" && repeated < first, "{stage}, {repeated} ms after {first} ms");
     assert!(again == image);
+    // Pruned scales are the library's.
+    let hart = Hart::open(SHIPPED, OpenOptions::new().device(hart_core::DeviceKind::Cpu)).unwrap();
+    let request = Request::new("a guitar").seed(3).prune(hart_core::Pruning::default());
+    let pruned = run(json!({"prompt": "a guitar", "seed": 3, "prune": "0.5,0.75"})).2;
+    assert!(pruned == hart.generate(&request).unwrap().images[0].to_png().unwrap() && pruned != image);
     // Other settings use the same context; another prompt or system prompt has its own.
     assert_eq!(run(json!({"prompt": "a guitar", "guidance": 3, "count": 2})).0, "transformer");
     assert_eq!(run(json!({"prompt": "a house"})).0, "text");
@@ -182,9 +187,12 @@ fn errors_are_json() {
         let body = format!("{{\"prompt\": \"x\", \"seed\": {seed}}}");
         wrong(&body, 400, "seed: expected a whole number from 0 to 18446744073709551615");
     }
-    for (setting, words) in
-        [("\"count\": 17", "at most 16"), ("\"count\": 0", "at least one"), ("\"steps\": \"0\"", "expected 1 to 1000 steps")]
-    {
+    for (setting, words) in [
+        ("\"count\": 17", "at most 16"),
+        ("\"count\": 0", "at least one"),
+        ("\"steps\": \"0\"", "expected 1 to 1000 steps"),
+        ("\"prune\": \"1\"", "ratio 1 is 1"),
+    ] {
         assert!(server.post("/api/generate", &format!("{{\"prompt\": \"x\", {setting}}}")).message().contains(words), "{setting}");
     }
     assert!(server.post("/api/generate", "{\"prompt\": \"x\", \"promt\": 1}").message().contains("promt"));
