@@ -756,7 +756,7 @@ fn a_system_prompt_file_is_used_and_can_be_turned_off() {
     let with = image(SystemPrompt::Checkpoint);
     assert!(with.pixels() != without.pixels());
     assert!(with.provenance.as_ref().unwrap().settings.ends_with("system prompt checkpoint"));
-    assert!(image(SystemPrompt::Off) == without);
+    assert!(image(SystemPrompt::Off).pixels() == without.pixels());
     assert!(image(SystemPrompt::Text("Describe the picture.\n".into())).pixels() == with.pixels());
     fs::write(model.path("llm/system_prompt.txt"), [0xff, 0xfe]).unwrap();
     model.refused(&["system_prompt.txt", "UTF-8"]);

@@ -126,7 +126,8 @@ fn a_model_opens_from_memory() {
     let request = Request::new("a guitar").seed(5);
     let hart = Hart::from_files(in_memory(&shipped()), OpenOptions::new()).unwrap();
     let image = |hart: &Hart| hart.generate(&request).unwrap().images.remove(0);
-    assert!(image(&hart) == image(&open(OpenOptions::new())));
+    // A model from memory has no name.
+    assert!(image(&hart).pixels() == image(&open(OpenOptions::new())).pixels());
     let mut files = Files::new();
     let refused = |files: &Files| Hart::from_files(files.clone(), OpenOptions::new()).unwrap_err().to_string();
     assert!(refused(&files).contains("llm/config.json: no such file"), "{}", refused(&files));

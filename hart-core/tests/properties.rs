@@ -245,7 +245,7 @@ fn settings_change_the_image() {
         assert!(images(&hart, &other)[0].pixels() != reference[0].pixels(), "{other:?}");
     }
     // This checkpoint has no system prompt.
-    assert_eq!(images(&hart, &base().system_prompt(SystemPrompt::Off)), reference);
+    assert!(images(&hart, &base().system_prompt(SystemPrompt::Off))[0].pixels() == reference[0].pixels());
 }
 
 /// A guidance that rounds to nothing computes the unconditional half. Without guidance the result is the same, to the last bit if both
