@@ -79,7 +79,7 @@ impl Upload {
         let square = stretch(&pixels, side as u32, side as u32);
         let square = Image::from_rgb(side, side, square.into_raw())?;
         let region = match self.region {
-            Region::Own => Some(levels(&image.transparency())).filter(|region| is_marked(region)),
+            Region::Own => Some(levels(&image.transparency())).filter(is_marked),
             Region::Transparent(file) => Some(marked("mask", levels(&decode("mask", &file)?.transparency()), "transparent")?),
             Region::White(file) => Some(marked("mask", light(&decode("mask", &file)?), "white")?),
             Region::Black(file) => {

@@ -61,7 +61,7 @@ impl Drop for InObserver {
 /// A message from the working thread to the calling thread.
 enum Report {
     Event { stage: Stage, step: Step, elapsed: Duration, fraction: f32, has_preview: bool },
-    Image(Image),
+    Image(Box<Image>),
 }
 
 /// A message from the calling thread to the working thread. The last one for each report is a control.
@@ -129,6 +129,6 @@ impl Observer for Relay {
     }
 
     fn image(&mut self, image: &Image) {
-        self.forward(Report::Image(image.clone()), None);
+        self.forward(Report::Image(Box::new(image.clone())), None);
     }
 }
