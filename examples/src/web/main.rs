@@ -73,7 +73,7 @@ struct Arguments {
     /// Key that requests must present; better set in the environment variable HART_API_KEY, since other users can see options
     #[arg(long, value_name = "KEY")]
     api_key: Option<String>,
-    /// Let web pages of this origin, such as https://example.com, use the server; * admits all. May be repeated
+    /// Let web pages of this origin, such as `https://example.com`, use the server; * admits all. May be repeated
     #[arg(long, value_name = "ORIGIN")]
     allow_origin: Vec<String>,
     /// Time that accepted requests have to finish when the server is stopped
