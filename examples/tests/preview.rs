@@ -8,7 +8,9 @@ use hart_core::Image;
 use image::codecs::gif::GifDecoder;
 use image::codecs::png::PngDecoder;
 use image::{AnimationDecoder, Frame, RgbImage};
-use support::{fails, names, run, succeeds};
+#[cfg(unix)]
+use support::run;
+use support::{fails, names, succeeds};
 
 mod support;
 

@@ -2,8 +2,11 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::Duration;
+#[cfg(unix)]
+use std::{
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use hart_core::{Hart, OpenOptions, Request};
 use support::{fails, names, succeeds};
