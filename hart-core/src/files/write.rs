@@ -252,7 +252,7 @@ mod tests {
         assert!(errors.iter().all(|error| !error.to_string().contains(PREFIX)), "{errors:?}");
         let new = NewFolder::create(folder.path().join("new")).unwrap();
         let error = new.with_final_path(Error::checkpoint(new.path().join("llm"), "is full"));
-        assert_eq!(error.to_string(), format!("{}: is full", folder.path().join("new/llm").display()));
+        assert_eq!(error.to_string(), format!("{}: is full", folder.path().join("new").join("llm").display()));
     }
 
     #[cfg(unix)]
