@@ -48,7 +48,7 @@ fn prompts_come_from_standard_input() {
 fn errors_in_a_prompts_file_name_the_line() {
     let folder = tempfile::tempdir().unwrap();
     let prompts = |file: &str, words: &[&str]| fails(GENERATE, &["--prompts", file, "-q"], &[&["--prompts", file], words].concat());
-    prompts("nowhere.txt", &["No such file"]);
+    prompts("nowhere.txt", &["(os error 2)"]);
     prompts(folder.path().to_str().unwrap(), &["is a folder"]);
     prompts(&file(&folder, "latin1.txt", b"a parrot\na caf\xe9\n"), &["line 2", "not UTF-8"]);
     prompts(&file(&folder, "empty.txt", b"\n# nothing\n"), &["contains no line of text"]);
@@ -78,7 +78,7 @@ fn a_filtered_word_is_refused_and_quoted() {
     for program in [GENERATE, PREVIEW] {
         fails(program, &["A PARROT!", "--filter", &list], &["\"A PARROT!\" is refused", "\"Parrot\"", "words.txt"]);
         fails(program, &["a Red  heart", "--filter", &list], &["\"red heart\""]);
-        fails(program, &["a parrot", "--filter", "nowhere.txt"], &["--filter nowhere.txt", "No such file"]);
+        fails(program, &["a parrot", "--filter", "nowhere.txt"], &["--filter nowhere.txt", "(os error 2)"]);
     }
     let signs = file(&folder, "signs.txt", b"a word\n!!!\n");
     fails(GENERATE, &["x", "--filter", &signs], &["signs.txt", "\"!!!\" contains no word"]);
