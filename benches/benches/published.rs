@@ -8,13 +8,13 @@
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use burn::prelude::{Tensor, TensorData};
+use burn::prelude::Tensor;
 use divan::Bencher;
 use hart_core::stages::{
-    Context, DecoderMemory, GumbelSoftmax, Hidden, Latent, Noise, Philox, Progress, Scale, State, TokenSampling, plan, sample,
+    DecoderMemory, GumbelSoftmax, Hidden, Latent, Noise, Philox, Progress, Scale, State, TokenSampling, plan, sample,
 };
-use hart_core::{CancelToken, Hart, OpenOptions, Precision, Respacing, burn};
-use hart_examples::random_checkpoint::{Float, Preset, RandomCheckpoint, Text};
+use hart_core::{Hart, OpenOptions, Precision, Respacing, burn};
+use hart_examples::random_checkpoint::Preset;
 
 fn main() {
     divan::main();
@@ -38,11 +38,7 @@ fn model_folder() -> PathBuf {
         Some(other) => panic!("HART_RESOLUTION is {other}, expected 256, 512 or 1024"),
     };
     let folder = std::env::current_exe().unwrap().with_file_name(format!("bench-model-{}", preset.pixels()));
-    if !folder.is_dir() {
-        let changes = vec!["llm.depth=1".to_string()];
-        let checkpoint = RandomCheckpoint { preset, text: Text::Small, dtype: Float::F32, changes, seed: 0 };
-        checkpoint.write(&folder, &CancelToken::new(), &mut |_| Ok(())).unwrap();
-    }
+    hart_benches::write_one_block_model(&folder, preset).unwrap();
     folder
 }
 
@@ -50,37 +46,12 @@ fn scales() -> Vec<Scale> {
     plan(&HART.config().transformer)
 }
 
-/// Returns a tensor of deterministic values between -1 and 1.
 fn wave<const D: usize>(shape: [usize; D]) -> Tensor<D> {
-    let values: Vec<f32> = (0..shape.iter().product::<usize>()).map(|i| (i as f32 * 0.618).sin()).collect();
-    Tensor::from_data(TensorData::new(values, shape), HART.device())
+    hart_benches::wave(&HART, shape)
 }
 
-/// Returns a context whose first 40 positions hold text.
-fn context() -> Context {
-    let c = &HART.config().transformer;
-    let (tokens, text) = (c.context_tokens, 40);
-    Context {
-        hidden: wave([1, tokens, c.context_dim]),
-        mask: vec![(0..tokens).map(|i| i < text).collect()],
-        positions: vec![(0..tokens).map(|i| i.min(text - 1) as i64).collect()],
-        unconditional: 0,
-    }
-}
-
-/// Returns the transformer's input at a scale, and its state with the keys and values of all earlier scales.
 fn input_and_state(scale: usize) -> (Tensor<3>, State) {
-    let transformer = HART.transformer();
-    let mut state = transformer.begin(transformer.condition(&context().with_unconditional()), None).unwrap();
-    let input = |state: &State, scale: &Scale| match scale.index {
-        0 => transformer.first_input(state.conditioning()),
-        _ => transformer.next_input(wave([2, scale.tokens(), HART.config().visual.z_channels]), scale),
-    };
-    for earlier in &scales()[..scale] {
-        let input = input(&state, earlier);
-        transformer.forward(input, earlier, &mut state, &mut Progress::silent()).unwrap();
-    }
-    (input(&state, &scales()[scale]), state)
+    hart_benches::input_and_state(&HART, scale).unwrap()
 }
 
 /// Measures one transformer block at every scale.

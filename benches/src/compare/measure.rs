@@ -3,16 +3,12 @@
 use std::error::Error;
 use std::path::Path;
 
-use hart_core::burn::prelude::{Tensor, TensorData};
-use hart_core::burn::tensor::DType;
-use hart_core::stages::{Context, Philox, Progress, SamplingParams};
+use hart_core::stages::{Philox, Progress, SamplingParams};
 use hart_core::{DeviceKind, Hart, OpenOptions, Precision, Stage};
 use serde_json::{Value, json};
 
 use crate::Arguments;
 
-/// Number of context positions that hold text, as in the PyTorch program.
-const TEXT_TOKENS: usize = 40;
 /// Guidance scale of the published code.
 const GUIDANCE: f64 = 4.5;
 
@@ -29,7 +25,7 @@ pub fn measure(model: &Path, precision: Precision, arguments: &Arguments) -> Res
     let hart = Hart::open(model, if on_cpu { options.threads(arguments.threads) } else { options })?;
     let open = clock.elapsed().as_secs_f64();
     let batch = arguments.batch as usize;
-    let context = random_context(&hart, batch);
+    let context = hart_benches::context(&hart, batch);
     let steps = hart.config().residual.steps.clone();
     let pruning = arguments.prune.clone();
     let sampling = SamplingParams { guidance: GUIDANCE, smoothing: true, top_k: None, top_p: 0.0, steps, pruning };
@@ -59,21 +55,6 @@ pub fn measure(model: &Path, precision: Precision, arguments: &Arguments) -> Res
         "peak_rss_gb": peak_rss_gb(),
         "peak_gpu_gb": if on_cpu { None } else { gpu_gb() },
     }))
-}
-
-/// Returns a random context, in place of the output of the text encoder.
-pub fn random_context(hart: &Hart, batch: usize) -> Context {
-    let config = &hart.config().transformer;
-    let (tokens, width) = (config.context_tokens, config.context_dim);
-    // A golden-ratio sequence is uniform and the same on every machine.
-    let noise = |i: usize| ((i as f64 * 0.618_033_988_749_894_9).fract() * 2.0 - 1.0) as f32;
-    let values: Vec<f32> = (0..batch * tokens * width).map(noise).collect();
-    Context {
-        hidden: Tensor::from_data(TensorData::new(values, [batch, tokens, width]), (hart.device(), DType::F32)),
-        mask: vec![(0..tokens).map(|i| i < TEXT_TOKENS).collect(); batch],
-        positions: vec![(0..tokens).map(|i| i.min(TEXT_TOKENS - 1) as i64).collect(); batch],
-        unconditional: 0,
-    }
 }
 
 /// Returns the memory in use on the first NVIDIA GPU in gigabytes.

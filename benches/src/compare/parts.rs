@@ -9,14 +9,14 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Instant;
 
-use hart_core::burn::prelude::{Tensor, TensorData};
+use hart_benches::{input_and_state, wave, write_one_block_model};
+use hart_core::burn::prelude::Tensor;
 use hart_core::stages::{Latent, Progress, Scale, State, plan};
 use hart_core::{Hart, OpenOptions, Precision};
-use hart_examples::random_checkpoint::{Float, Preset, RandomCheckpoint, Text};
+use hart_examples::random_checkpoint::Preset;
 use serde_json::{Value, json};
 
 use crate::Arguments;
-use crate::measure::random_context;
 use crate::stages::Spread;
 
 /// The program of the peers.
@@ -31,11 +31,7 @@ const SCALES: usize = 3;
 /// Returns an error if the model can't be written, or an engine fails.
 pub fn compare(models: &Path, arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let model = models.join(format!("{}-parts", arguments.res.pixels()));
-    if !model.is_dir() {
-        let changes = vec!["llm.depth=1".to_string()];
-        let checkpoint = RandomCheckpoint { preset: arguments.res, text: Text::Small, dtype: Float::F32, changes, seed: 0 };
-        checkpoint.write(&model, &hart_core::CancelToken::new(), &mut |_| Ok(()))?;
-    }
+    write_one_block_model(&model, arguments.res)?;
     let parts = parts(arguments.res);
     for &precision in &arguments.precision {
         let name = precision.to_string();
@@ -170,17 +166,9 @@ impl Part {
             return Ok(Self::Decoder(Latent(wave(hart, [1, channels, side, side]))));
         }
         let index = part["scale"].as_u64().ok_or("scale: expected a number")? as usize;
-        hart.install(|| {
-            let (transformer, scales) = (hart.transformer(), plan(&hart.config().transformer));
-            let mut state = transformer.begin(transformer.condition(&random_context(hart, 1).with_unconditional()), None)?;
-            let mut input = transformer.first_input(state.conditioning());
-            for (earlier, next) in scales[..index].iter().zip(&scales[1..]) {
-                transformer.forward(input, earlier, &mut state, &mut Progress::silent())?;
-                input = transformer.next_input(wave(hart, [2, next.tokens(), channels]), next);
-            }
-            Ok::<_, hart_core::Error>(Self::Block { scale: scales[index], input, state: Box::new(state) })
-        })
-        .map_err(Into::into)
+        let (input, state) = hart.install(|| input_and_state(hart, index))?;
+        let scale = plan(&hart.config().transformer)[index];
+        Ok(Self::Block { scale, input, state: Box::new(state) })
     }
 
     /// Returns the seconds of one run.
@@ -202,10 +190,4 @@ impl Part {
         };
         Ok(seconds?.as_secs_f64())
     }
-}
-
-/// Returns a tensor of deterministic values between -1 and 1.
-fn wave<const D: usize>(hart: &Hart, shape: [usize; D]) -> Tensor<D> {
-    let values: Vec<f32> = (0..shape.iter().product::<usize>()).map(|i| (i as f32 * 0.618).sin()).collect();
-    Tensor::from_data(TensorData::new(values, shape), hart.device())
 }

@@ -1,14 +1,12 @@
 //! The page's API: requests, their events and their images.
 
-use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
-use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::sse::Event;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use futures_util::{StreamExt, stream};
@@ -18,7 +16,7 @@ use serde_json::json;
 use crate::App;
 use crate::api_error::ApiError;
 use crate::body;
-use crate::job::{Delivery, Interface, Job, JobEvent, Listener, extension};
+use crate::job::{self, Delivery, Interface, Job, JobEvent, Listener, extension};
 use crate::json::Json;
 use crate::output::Output;
 use crate::settings::Settings;
@@ -86,19 +84,9 @@ fn find(app: &App, id: &str) -> Result<Arc<Job>, ApiError> {
 async fn events(State(app): State<Arc<App>>, Path(id): Path<String>, headers: HeaderMap) -> Result<Response, ApiError> {
     let job = find(&app, &id)?;
     let last = headers.get("last-event-id").and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<u64>().ok());
-    let listener = Listener::new(job, last.map_or(0, |n| n.saturating_add(1)));
-    let events = stream::unfold((listener, VecDeque::<Arc<JobEvent>>::new()), async |(mut listener, mut received)| {
-        if received.is_empty() {
-            received.extend(listener.receive().await);
-        }
-        let event = received.pop_front()?;
-        Some((Ok::<_, Infallible>(to_sse(&event)), (listener, received)))
-    });
-    let retry = stream::iter([Ok(Event::default().retry(RECONNECT_DELAY))]);
-    let mut response = Sse::new(retry.chain(events)).keep_alive(KeepAlive::default()).into_response();
-    // Turns off buffering in proxies such as nginx.
-    response.headers_mut().insert("x-accel-buffering", header::HeaderValue::from_static("no"));
-    Ok(response)
+    let events = Listener::new(job, last.map_or(0, |n| n.saturating_add(1))).events();
+    let retry = stream::iter([Event::default().retry(RECONNECT_DELAY)]);
+    Ok(job::respond(retry.chain(events.map(|event| to_sse(&event)))))
 }
 
 fn to_sse(event: &JobEvent) -> Event {

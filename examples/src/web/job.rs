@@ -1,9 +1,14 @@
 //! A request in progress and the events that it has emitted, for any number of listeners at any time.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use axum::http::HeaderValue;
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use futures_util::{Stream, StreamExt, stream};
 use hart_core::{CancelToken, ImageFormat, Request, SystemPrompt};
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -279,6 +284,17 @@ pub fn extension(format: ImageFormat) -> &'static str {
     }
 }
 
+/// Answers with server-sent events.
+pub fn respond<S>(events: S) -> Response
+where
+    S: Stream<Item = Event> + Send + 'static,
+{
+    let mut response = Sse::new(events.map(Ok::<_, Infallible>)).keep_alive(KeepAlive::default()).into_response();
+    // Turns off buffering in proxies such as nginx.
+    response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response
+}
+
 /// A receiver of a job's events. When the last one is dropped and none follows in time, the job is cancelled.
 pub struct Listener {
     job: Arc<Job>,
@@ -294,8 +310,17 @@ impl Listener {
         Self { job, changes, next_number }
     }
 
+    /// Returns the events as a stream, which ends after the last one.
+    pub fn events(self) -> impl Stream<Item = Arc<JobEvent>> {
+        let batches = stream::unfold(self, async |mut listener| {
+            let events = listener.receive().await;
+            if events.is_empty() { None } else { Some((stream::iter(events), listener)) }
+        });
+        batches.flatten()
+    }
+
     /// Waits for events and returns those not yet received; empty after the last event.
-    pub async fn receive(&mut self) -> Vec<Arc<JobEvent>> {
+    async fn receive(&mut self) -> Vec<Arc<JobEvent>> {
         loop {
             let ended = self.job.has_ended();
             let events = self.job.events_since(self.next_number);

@@ -1,4 +1,4 @@
-//! How an image was generated.
+//! The provenance of an image: the prompt, seed and settings that generated it.
 
 use serde::{Deserialize, Serialize};
 
@@ -23,7 +23,7 @@ pub struct GenerationSettings {
     /// Strength of classifier-free guidance.
     #[serde(with = "exact")]
     pub guidance: f64,
-    /// Whether a token is a weighted mix of codebook rows.
+    /// `true` if a token is a weighted mix of codebook rows.
     pub smoothing: bool,
     /// Number of codes kept for sampling; `None` for the model's default.
     pub top_k: Option<usize>,
@@ -38,7 +38,7 @@ pub struct GenerationSettings {
     pub prune: Option<String>,
     /// Text before the prompt that replaced the model's: empty for none, `None` for the model's own.
     pub system_prompt: Option<String>,
-    /// Whether a text before the prompt replaced the model's and was left out of the file.
+    /// `true` if a text before the prompt replaced the model's and was left out of the file.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub system_prompt_omitted: bool,
     /// Precision of the model, such as `int8`.
@@ -84,7 +84,7 @@ impl Provenance {
     }
 }
 
-/// Numbers in JSON that are read back to the last bit. serde_json can be off by one unit in the last place for long numbers, so those
+/// Serialisation of numbers that are read back to the last bit. serde_json can be off by one unit in the last place for long numbers, so those
 /// are written as texts.
 mod exact {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};

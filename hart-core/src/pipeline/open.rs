@@ -145,7 +145,7 @@ impl Model {
     }
 }
 
-/// Returns the name of a checkpoint's folder. Nobody reads the folder's path in image files, which may be private.
+/// Returns the name of a checkpoint's folder, without the path: image files contain it, and the path may be private.
 fn folder_name(root: &str) -> String {
     let root = Path::new(root).canonicalize().unwrap_or_default();
     root.file_name().unwrap_or_default().to_string_lossy().chars().take(MAX_NAME).collect()

@@ -1,4 +1,4 @@
-//! What the server offers, in A1111's terms: one model, one sampler, and no other parts.
+//! The lists of A1111's API: one model, one sampler, and no other parts.
 
 use std::sync::Arc;
 

@@ -1,49 +1,29 @@
 //! Answers as server-sent events: partial images, then each finished image.
 
-use std::collections::VecDeque;
-use std::convert::Infallible;
-
-use axum::http::HeaderValue;
-use axum::response::sse::{Event, KeepAlive, Sse};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
+use axum::response::sse::Event;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use futures_util::stream;
+use futures_util::{StreamExt, future};
 use serde_json::Value;
 
 use super::now;
 use super::reply::{common, usage};
-use crate::job::{JobEvent, Listener};
+use crate::job::{self, JobEvent, Listener};
 use crate::run::{CancelOnDisconnect, failure};
 
-/// The state of a stream. When the client disconnects, the server drops it and the guard cancels the run.
+/// The job of a stream. When the client disconnects, the server drops it and the guard cancels the run.
 struct Events {
     guard: CancelOnDisconnect,
-    listener: Listener,
-    received: VecDeque<std::sync::Arc<JobEvent>>,
     prefix: &'static str,
     quality: String,
 }
 
 /// Streams the images of a queued job.
 pub fn respond(guard: CancelOnDisconnect, prefix: &'static str, quality: &str) -> Response {
-    let listener = Listener::new(guard.job.clone(), 0);
-    let events = Events { guard, listener, received: VecDeque::new(), prefix, quality: quality.into() };
-    let stream = stream::unfold(events, async |mut events| {
-        loop {
-            if events.received.is_empty() {
-                events.received.extend(events.listener.receive().await);
-            }
-            let event = events.received.pop_front()?;
-            if let Some(event) = events.convert(&event) {
-                return Some((Ok::<_, Infallible>(event), events));
-            }
-        }
-    });
-    let mut response = Sse::new(stream).keep_alive(KeepAlive::default()).into_response();
-    // Turns off buffering in proxies such as nginx.
-    response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
-    response
+    let received = Listener::new(guard.job.clone(), 0).events();
+    let events = Events { guard, prefix, quality: quality.into() };
+    job::respond(received.filter_map(move |event| future::ready(events.convert(&event))))
 }
 
 impl Events {
