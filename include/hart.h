@@ -703,6 +703,11 @@ typedef struct {
   const char *device;
   /** Numeric precision, such as "f32". Valid until the model is freed. */
   const char *precision;
+  /**
+   * Fingerprint of the model: 64 hexadecimal digits, the same for a folder and for its files in memory. It covers the
+   * configuration, the names and shapes of all tensors, and a sample of their data. Valid until the model is freed.
+   */
+  const char *fingerprint;
 } hart_model_info;
 
 /**
@@ -1226,6 +1231,11 @@ typedef struct {
   const char *prompt;
   /** The other settings in one line, or NULL if it was not generated. */
   const char *settings;
+  /**
+   * Fingerprint of the model that generated the image, as `hart_model_info` has it, or NULL if it is not known. Compare
+   * the two before `hart_request_again`: another model generates another image.
+   */
+  const char *model_fingerprint;
 } hart_image_view;
 
 /** Format of an image file. Later versions may add formats. */

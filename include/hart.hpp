@@ -483,6 +483,14 @@ public:
     /// The settings of a temporary would dangle: keep the image.
     std::optional<std::string_view> settings() const && = delete;
 
+    /// Returns the fingerprint of the model that generated the image, if it is known: that of ModelInfo. Valid as long as the
+    /// image.
+    [[nodiscard]] std::optional<std::string_view> model_fingerprint() const & noexcept {
+        return optional(view_.model_fingerprint);
+    }
+    /// The fingerprint of a temporary would dangle: keep the image.
+    std::optional<std::string_view> model_fingerprint() const && = delete;
+
     /// Returns the seed, if the image was generated.
     [[nodiscard]] std::optional<std::uint64_t> seed() const noexcept {
         return view_.prompt == nullptr ? std::nullopt : std::optional<std::uint64_t>(view_.seed);
@@ -1483,6 +1491,8 @@ struct ModelInfo {
     std::string device;
     /// Numeric precision, such as "f32".
     std::string precision;
+    /// Fingerprint of the model: 64 hexadecimal digits, the same for a folder and for its files in memory.
+    std::string fingerprint;
 };
 
 /// Estimated memory in bytes. Every further run at the same time adds `peak - weights`.
@@ -1518,7 +1528,7 @@ public:
     [[nodiscard]] ModelInfo info() const {
         auto i = detail::sized<hart_model_info>();
         detail::check(hart_model_describe(get(), &i));
-        return {i.width, i.height, i.scales, i.context_tokens, i.codes, i.parameters, i.device, i.precision};
+        return {i.width, i.height, i.scales, i.context_tokens, i.codes, i.parameters, i.device, i.precision, i.fingerprint};
     }
 
     /// Estimates the memory of a run that generates one image.

@@ -80,6 +80,8 @@ export interface ModelInfo {
   /** Number of scales of an image. */
   readonly scales: number;
   readonly precision: "f32" | "bf16" | "int8";
+  /** Fingerprint of the model: 64 hexadecimal digits, also in the files of its images. */
+  readonly fingerprint: string;
   readonly threads: number;
   /**
    * The way in which a run is cancelled. `flag`: it stops at its next step. `restart`, without shared memory: the worker is ended, and a new one opens

@@ -81,6 +81,7 @@ test("a prompt becomes an image", limited, async (t) => {
   assert.ok(files.every(([, loaded], i) => i === 0 || loaded >= files[i - 1][1]));
   const { info } = hart;
   assert.deepEqual([info.width, info.height, info.precision, info.threads, info.cancel], [64, 64, "f32", 1, "flag"]);
+  assert.match(info.fingerprint, /^[0-9a-f]{64}$/);
 
   const image = await hart.generate({ prompt: PROMPTS[0], seed: 7n });
   assert.deepEqual([image.width, image.height, image.seed, image.prompt, image.truncated], [64, 64, 7n, PROMPTS[0], null]);
@@ -91,6 +92,7 @@ test("a prompt becomes an image", limited, async (t) => {
   const png = decodePng(image.png);
   assert.deepEqual(png.pixels, image.pixels);
   const texts = Object.values(png.texts).join("\n");
+  assert.ok(texts.includes(hart.info.fingerprint));
   assert.ok(texts.includes(PROMPTS[0]) && texts.includes(image.settings) && /guidance .*smoothing/.test(image.settings), texts);
   assert.equal(image.blob().type, "image/png");
   assert.equal(image.blob().size, image.png.length);

@@ -264,6 +264,12 @@ class Generating(Case):
             read = hart.Image.decode(image.encode(format))
             again = self.model.again(read)[0]
             self.assertEqual((pixels(again), again.settings, again.seed), (pixels(image), image.settings, 3), format)
+            self.assertEqual(read.model_fingerprint, self.model.info.fingerprint)
+        # Of the three formats, WebP has no checksums.
+        other = hart.Image.decode(image.encode("webp").replace(self.model.info.fingerprint.encode(), b"0" * 64))
+        with self.assertWarnsRegex(UserWarning, "another model"):
+            self.model.again(other)
+        self.assertIsNone(hart.Image(1, 1, bytes(3)).model_fingerprint)
         for marks, present, absent in (
             ("settings", b'"top_k":50', b"trainedAlgorithmicMedia"),
             ("source", b"trainedAlgorithmicMedia", PROMPT.encode()),

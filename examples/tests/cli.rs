@@ -108,6 +108,22 @@ fn an_image_is_generated_again_from_its_file() {
         assert_eq!((other.prompt.as_str(), other.seed), ("a house", 6));
         assert_eq!(other.generation, first.provenance.unwrap().generation);
     }
+    // Another model in a folder of the same name.
+    let model = folder.path().join("hart-emoji");
+    for part in ["llm", "tokenizer", "text"] {
+        fs::create_dir_all(model.join(part)).unwrap();
+        for file in names(&Path::new(SHIPPED_MODEL).join(part)) {
+            fs::copy(Path::new(SHIPPED_MODEL).join(part).join(&file), model.join(part).join(&file)).unwrap();
+        }
+    }
+    let arguments = ["--again", "a.png", "-m", "hart-emoji", "-o", "other.png"];
+    let warnings = || String::from_utf8(run(GENERATE, folder.path(), &arguments).stderr).unwrap();
+    assert!(!warnings().contains("warning: "), "{}", warnings());
+    let config = fs::read_to_string(model.join("llm/config.json")).unwrap();
+    fs::write(model.join("llm/config.json"), config + "\n").unwrap();
+    let warning = warnings();
+    let words = "warning: a.png was generated with the model hart-emoji (fingerprint ";
+    assert!(warning.contains(words) && warning.contains(", not hart-emoji (fingerprint "), "{warning}");
     let mark = |marks: &str| image("b.png", &["a parrot", "--omit-marks", marks]);
     assert!(mark("settings").provenance.is_none() && mark("settings,source").digital_source().is_none());
     fails(GENERATE, &["x", "--omit-marks", "promt"], &["--omit-marks", "expected all, none, or names of prompt"]);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use hart_core::stages::TextTokenizer;
 use hart_core::weights::Checkpoint;
-use hart_core::{Control, Error, Files, Hart, OpenOptions, Precision, WeightSet, convert};
+use hart_core::{Control, Error, Files, Hart, OpenOptions, Precision, Request, WeightSet, convert};
 use model::Model;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
@@ -318,4 +318,74 @@ fn files_of_weights_with_another_name_are_named() {
     model.refused(&["model.pt: is a safetensors file", "ends in .safetensors"]);
     fs::write(model.path("model.safetensors"), b"PK\x03\x04 and so on").unwrap();
     model.refused(&["model.safetensors: is a torch file", "ends in .bin"]);
+}
+
+#[test]
+fn a_fingerprint_tells_models_apart() {
+    let plain = Model::copy(|name| !name.starts_with("ema"));
+    let fingerprint = |model: &Model| model.open().unwrap().fingerprint().to_string();
+    let original = fingerprint(&plain);
+    assert!(original.len() == 64 && original.chars().all(|c| matches!(c, '0'..='9' | 'a'..='f')), "{original}");
+
+    // The same files in other places.
+    assert_eq!(fingerprint(&Model::copy(|name| !name.starts_with("ema"))), original);
+    let read = Hart::open(plain.folder(), OpenOptions::new().memory_map(false).threads(1)).unwrap();
+    let mut files = Files::new();
+    for part in ["llm", "tokenizer", "text"] {
+        for file in fs::read_dir(plain.path(part)).unwrap().map(Result::unwrap) {
+            files.insert(Path::new(part).join(file.file_name()), fs::read(file.path()).unwrap()).unwrap();
+        }
+    }
+    let memory = Hart::from_files(files, OpenOptions::new()).unwrap();
+    assert_eq!((read.fingerprint(), memory.fingerprint()), (&*original, &*original));
+    // Each image names the model.
+    let image = memory.generate(&Request::new("a house")).unwrap().images.remove(0);
+    assert_eq!(image.provenance.unwrap().generation.unwrap().model_fingerprint, original);
+    // EMA weights are another model.
+    assert_ne!(fingerprint(&Model::new()), original);
+
+    let changed = |change: &dyn Fn(&Model)| {
+        let model = Model::copy(|name| !name.starts_with("ema"));
+        change(&model);
+        fingerprint(&model)
+    };
+    let weights = ["llm/model.safetensors", "tokenizer/model.safetensors", "text/model.safetensors"];
+    // Another writer orders the tensors of a file in its own way. This one leaves out those that are not f32.
+    assert_eq!(changed(&|model| model.rewrite(weights[2], |_| ())), original);
+    let mut all = vec![original];
+    for file in weights {
+        // One value of one tensor.
+        let increased = changed(&|model| {
+            model.rewrite(file, |tensors| {
+                let (_, _, values) = tensors.iter_mut().max_by_key(|(name, _, _)| name.clone()).unwrap();
+                let middle = values.len() / 2;
+                values[middle] += 0.5;
+            });
+        });
+        assert_ne!(changed(&|model| model.rewrite(file, |_| ())), increased, "{file}");
+        all.push(increased);
+    }
+    for file in ["llm/config.json", "tokenizer/config.json", "text/config.json"] {
+        all.push(changed(&|model| {
+            model.set(file, "comment", "another".into());
+        }));
+    }
+    all.push(changed(&|model| fs::write(model.path("llm/generation_config.json"), "{\"top_k\": 5}").unwrap()));
+    all.push(changed(&|model| fs::write(model.path("llm/system_prompt.txt"), "draw ").unwrap()));
+    all.push(changed(&|model| {
+        let path = model.path("text/tokenizer.json");
+        fs::write(&path, [fs::read(&path).unwrap(), b"\n".to_vec()].concat()).unwrap();
+    }));
+    assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len(), "{all:?}");
+
+    // A torch file is sampled as a whole.
+    let part = Part::without_weights_of("text");
+    let of_torch = |tensors: &[Named]| {
+        write_torch(&part.path("pytorch_model.bin"), &Pickled::Tensors(tensors));
+        part.open().unwrap().fingerprint().to_string()
+    };
+    let first = of_torch(&part.tensors);
+    let mut other = part.tensors.clone();
+    other.last_mut().unwrap().2[0] += 0.5;
+    assert!(of_torch(&part.tensors) == first && of_torch(&other) != first);
 }

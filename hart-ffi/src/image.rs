@@ -32,13 +32,17 @@ pub(crate) struct CImage {
     files: Mutex<Vec<(ImageFormat, Box<[u8]>)>>,
     prompt: Option<CString>,
     settings: Option<CString>,
+    model_fingerprint: Option<CString>,
 }
 
 impl CImage {
     pub(crate) fn new(image: Image) -> Arc<Self> {
         let prompt = image.provenance.as_ref().map(|p| to_c(&p.prompt));
         let settings = image.provenance.as_ref().map(|p| to_c(&p.settings));
-        Arc::new(Self { image, png: OnceLock::new(), files: Mutex::default(), prompt, settings })
+        let generation = image.provenance.as_ref().and_then(|p| p.generation.as_ref());
+        let fingerprint = generation.map(|g| g.model_fingerprint.as_str()).filter(|fingerprint| !fingerprint.is_empty());
+        let model_fingerprint = fingerprint.map(to_c);
+        Arc::new(Self { image, png: OnceLock::new(), files: Mutex::default(), prompt, settings, model_fingerprint })
     }
 }
 
@@ -67,6 +71,9 @@ pub struct hart_image_view {
     pub prompt: *const c_char,
     /// The other settings in one line, or NULL if it was not generated.
     pub settings: *const c_char,
+    /// Fingerprint of the model that generated the image, as `hart_model_info` has it, or NULL if it is not known. Compare
+    /// the two before `hart_request_again`: another model generates another image.
+    pub model_fingerprint: *const c_char,
 }
 
 // SAFETY: repr(C), struct_size first, all bits zero is valid.
@@ -218,7 +225,7 @@ pub unsafe extern "C" fn hart_image_free(image: *mut hart_image) {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_image_describe(image: *const hart_image, view: *mut hart_image_view) -> hart_status {
     guard(|| {
-        let CImage { image, prompt, settings, .. } = &**get(image, "image")?;
+        let CImage { image, prompt, settings, model_fingerprint, .. } = &**get(image, "image")?;
         let pixels = image.pixels();
         let text = |text: &Option<CString>| text.as_ref().map_or(ptr::null(), |text| text.as_ptr());
         let value = hart_image_view {
@@ -232,6 +239,7 @@ pub unsafe extern "C" fn hart_image_describe(image: *const hart_image, view: *mu
             seed: image.provenance.as_ref().map_or(0, |p| p.seed),
             prompt: text(prompt),
             settings: text(settings),
+            model_fingerprint: text(model_fingerprint),
         };
         out::fill(view, value, "view")
     })

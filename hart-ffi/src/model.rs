@@ -33,6 +33,7 @@ pub(crate) struct Model {
     poisoned: Arc<AtomicBool>,
     device: CString,
     precision: CString,
+    fingerprint: CString,
 }
 
 /// Properties of a model. Set `struct_size` to `sizeof(hart_model_info)` before the call.
@@ -57,6 +58,9 @@ pub struct hart_model_info {
     pub device: *const c_char,
     /// Numeric precision, such as "f32". Valid until the model is freed.
     pub precision: *const c_char,
+    /// Fingerprint of the model: 64 hexadecimal digits, the same for a folder and for its files in memory. It covers the
+    /// configuration, the names and shapes of all tensors, and a sample of their data. Valid until the model is freed.
+    pub fingerprint: *const c_char,
 }
 
 // SAFETY: repr(C), struct_size first, all bits zero is valid.
@@ -133,7 +137,8 @@ unsafe fn open(
         let options = get_optional(options, "options")?.map_or_else(Options::default, |options| lock(options).clone());
         let hart = open(options.options, &mut Callback::new(options.watcher))?;
         let (device, precision) = (to_c(&hart.device_kind().to_string()), to_c(&hart.precision().to_string()));
-        model.write(Model { hart, poisoned: Arc::default(), device, precision });
+        let fingerprint = to_c(hart.fingerprint());
+        model.write(Model { hart, poisoned: Arc::default(), device, precision, fingerprint });
         Ok(())
     })
 }
@@ -169,6 +174,7 @@ pub unsafe extern "C" fn hart_model_describe(model: *const hart_model, info: *mu
             parameters: model.hart.reports().iter().map(|report| report.parameters).sum(),
             device: model.device.as_ptr(),
             precision: model.precision.as_ptr(),
+            fingerprint: model.fingerprint.as_ptr(),
         };
         out::fill(info, value, "info")
     })

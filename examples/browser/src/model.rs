@@ -88,6 +88,7 @@ impl Model {
             "height": config.resolution(),
             "scales": config.transformer.sides.len(),
             "precision": hart.precision().to_string(),
+            "fingerprint": hart.fingerprint(),
             "threads": rayon::current_num_threads(),
             "defaults": {
                 "guidance": defaults.guidance,

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use hart_core::{GenerationSettings, Hart, Image, Request};
 
 use super::args::{GenerationArgs, Seed};
+use super::output;
 
 /// The settings in an image file.
 #[derive(Debug)]
@@ -53,19 +54,29 @@ impl Again {
 
     /// Prints why the image may differ, if it may.
     pub fn warn(&self, hart: &Hart) {
-        let GenerationSettings { model, device, version, width, height, .. } = &self.settings;
+        let GenerationSettings { model, model_fingerprint, device, version, width, height, .. } = &self.settings;
         let side = hart.config().resolution();
         let (kind, own) = (hart.device_kind().to_string(), env!("CARGO_PKG_VERSION"));
         let kind = kind.split(':').next().unwrap_or_default();
         let size = |width: usize, height: usize| format!("{width} x {height} pixels");
+        // Folders of other names may hold the same model, and folders of the same name another one.
+        let named =
+            |name: &str, fingerprint: &str| format!("{name} (fingerprint {})", fingerprint.chars().take(10).collect::<String>());
+        let models = match model_fingerprint.as_str() {
+            "" => [model.clone(), hart.model_name().into()],
+            of_image if of_image == hart.fingerprint() => [String::new(), String::new()],
+            of_image => [named(model, of_image), named(hart.model_name(), hart.fingerprint())],
+        };
+        let [model, own_model] = models;
         for (what, of_image, of_run) in [
-            ("the model", model.clone(), hart.model_name().to_string()),
+            ("the model", model, own_model),
             ("a size of", size(*width, *height), size(side, side)),
             ("the device", device.clone(), kind.into()),
             ("version", version.clone(), own.into()),
         ] {
             if of_image != of_run {
                 let file = self.file.display();
+                let (of_image, of_run) = (output::one_line(&of_image), output::one_line(&of_run));
                 eprintln!("warning: {file} was generated with {what} {of_image}, not {of_run}: the image may differ");
             }
         }

@@ -47,6 +47,9 @@ pub struct GenerationSettings {
     pub device: String,
     /// Name of the model: that of its folder. Empty for a model from memory.
     pub model: String,
+    /// Fingerprint of the model, see [`Hart::fingerprint`](crate::Hart::fingerprint). Empty in files of earlier versions.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub model_fingerprint: String,
     /// Width in pixels of the generated image.
     pub width: usize,
     /// Height in pixels of the generated image.

@@ -212,6 +212,7 @@ impl Hart {
             precision: self.precision().to_string(),
             device: self.device_kind().to_string().split(':').next().unwrap_or_default().to_string(),
             model: self.model_name().to_string(),
+            model_fingerprint: self.fingerprint().to_string(),
             width: side,
             height: side,
             edit: request.from_image.as_ref().map(FromImage::description),

@@ -38,6 +38,7 @@ struct Model {
     id: ModelId,
     /// Name of the checkpoint's folder.
     name: String,
+    fingerprint: String,
     config: Config,
     device: OpenDevice,
     text: TextEncoder,
@@ -117,6 +118,17 @@ impl Hart {
     /// Returns the name of the model: that of its folder, empty for a model from memory.
     pub fn model_name(&self) -> &str {
         &self.model.name
+    }
+
+    /// Returns the fingerprint of the model: 64 hexadecimal digits. Two checkpoints with the same fingerprint are the same model for all
+    /// practical purposes. It is the same for a folder and for its files in memory.
+    ///
+    /// It is a SHA-256 that covers the three `config.json`, `generation_config.json` and the system prompt; the name, type and shape of
+    /// each tensor and up to 256 bytes from the middle of its data; and the length and 64 blocks of 4 KiB of `tokenizer.json`. Of a torch
+    /// file, it covers the length, 64 blocks, and the last 256 KiB instead of bytes of each tensor. So opening a model doesn't read all of
+    /// its weights, but the fingerprint doesn't reveal a change of other bytes: it is no protection against forgery.
+    pub fn fingerprint(&self) -> &str {
+        &self.model.fingerprint
     }
 
     /// Returns the precision, never [`Precision::Auto`].

@@ -22,7 +22,7 @@ use crate::text::{ModelId, Qwen2, TextEncoder, TextSource, TextTokenizer};
 use crate::threads::Threads;
 use crate::transformer::Transformer;
 use crate::visual::{DecoderMemory, VisualTokenizer};
-use crate::weights::{self, Checkpoint, Loader, TRANSFORMER, WeightSet};
+use crate::weights::{self, Checkpoint, Fingerprint, Loader, TRANSFORMER, WeightSet};
 
 /// Maximum length of a model's name in characters.
 const MAX_NAME: usize = 255;
@@ -93,12 +93,14 @@ impl Model {
         threads: Threads,
         observer: &mut dyn Observer,
     ) -> Result<Self> {
-        let (config, device) = (layout.config, &open.device);
+        let device = &open.device;
         let checkpoint = transformer_weights(storage, &layout.transformer, options.weight_set)?;
-        let tokenizer = TextTokenizer::open_in(storage, &layout.text, config.text.vocab_size)?;
+        let tokenizer = TextTokenizer::open_in(storage, &layout.text, layout.config.text.vocab_size)?;
         let text_checkpoint = Checkpoint::open_in(storage, &layout.text)?;
         let visual_checkpoint = Checkpoint::open_in(storage, &layout.visual)?;
         let checkpoints = [&text_checkpoint, &checkpoint, &visual_checkpoint];
+        let fingerprint = fingerprint(storage, &layout, checkpoints)?;
+        let config = layout.config;
         let precision = resolve_precision(options.precision, [&checkpoint, &text_checkpoint], device)?;
         let budget = budget(&config, checkpoints, precision, options, device);
         budget.allow_opening(&config)?;
@@ -127,6 +129,7 @@ impl Model {
         Ok(Self {
             name: folder_name(id.name()),
             id,
+            fingerprint,
             codebook: visual.codebook().rows(),
             scales: scales::plan(&config.transformer),
             system_prompt: layout.system_prompt,
@@ -207,6 +210,24 @@ fn resolve_precision(requested: Precision, checkpoints: [&Checkpoint; 2], device
         _ if resolved != requested => Ok(resolved),
         _ => device::check_precision(requested, device),
     }
+}
+
+/// Returns the fingerprint of the model in the parts of a checkpoint: text model, transformer and visual tokenizer.
+fn fingerprint(storage: &Storage, layout: &Layout, checkpoints: [&Checkpoint; 3]) -> Result<String> {
+    let mut fingerprint = Fingerprint::new();
+    let contents = |folder: &Path, file: &str| Ok::<_, Error>(storage.contents(&folder.join(file))?.0);
+    let folders = [&layout.text, &layout.transformer, &layout.visual];
+    for ((name, folder), checkpoint) in ["text", "transformer", "visual"].into_iter().zip(folders).zip(checkpoints) {
+        fingerprint.text(name, Some(&contents(folder, "config.json")?));
+        fingerprint.weights(name, checkpoint)?;
+    }
+    let generation = "generation_config.json";
+    let has_generation = storage.is_file(&layout.transformer.join(generation));
+    let text = has_generation.then(|| contents(&layout.transformer, generation)).transpose()?;
+    fingerprint.text(generation, text.as_deref());
+    fingerprint.text("system prompt", layout.system_prompt.as_deref().map(str::as_bytes));
+    fingerprint.sample("tokenizer.json", &contents(&layout.text, "tokenizer.json")?);
+    Ok(fingerprint.finish())
 }
 
 /// Opens the transformer's weights.

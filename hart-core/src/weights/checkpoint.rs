@@ -158,6 +158,11 @@ impl Checkpoint {
         &self.mapped
     }
 
+    /// Returns the names and the tensors, sorted by name.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (&str, &TensorEntry)> {
+        self.tensors.iter().map(|(name, entry)| (name.as_str(), entry))
+    }
+
     pub(super) fn entry(&self, name: &str) -> Option<&TensorEntry> {
         self.tensors.get(self.stored_name(name))
     }

@@ -7,6 +7,7 @@
 mod bytes;
 mod checkpoint;
 mod convert;
+mod fingerprint;
 mod load;
 mod names;
 mod packed;
@@ -18,6 +19,7 @@ mod wrappers;
 pub(crate) use bytes::{WeightBytes, weight_bytes};
 pub use checkpoint::Checkpoint;
 pub(crate) use convert::{ConversionProgress, convert_tensors, rounded_tensors};
+pub(crate) use fingerprint::Fingerprint;
 #[cfg(any(test, feature = "train"))]
 pub(crate) use load::fields_and_shapes;
 pub use load::{Loader, names_and_shapes, parameter_count};

@@ -62,6 +62,18 @@ impl From<pytorch_reader::DType> for ElementType {
 }
 
 impl ElementType {
+    /// Returns the name of the type. It is a part of fingerprints.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+            Self::F64 => "f64",
+            Self::I8 => "i8",
+            Self::Other(name) => name,
+        }
+    }
+
     pub(super) fn size(self) -> usize {
         match self {
             Self::F16 | Self::Bf16 => 2,

@@ -51,6 +51,7 @@ static void structs_of_other_versions(const hart_model *model) {
     CHECK(newer.known.struct_size == sizeof newer && newer.appended == 0);
     CHECK(newer.known.scales > 1 && newer.known.codes > 1 && newer.known.context_tokens > 1 && newer.known.parameters > 1000);
     CHECK(strcmp(newer.known.device, "cpu") == 0 && strcmp(newer.known.precision, "f32") == 0);
+    CHECK(strlen(newer.known.fingerprint) == 64);
 }
 
 /* NULL for every pointer of every function. */
@@ -471,6 +472,9 @@ static void settings(const hart_model *model) {
     hart_image *same = NULL;
     OK(hart_result_image(result, 0, &same));
     hart_image_view expected = view_of(image), repeated = view_of(same);
+    hart_model_info info = {.struct_size = sizeof info};
+    OK(hart_model_describe(model, &info));
+    CHECK(strcmp(expected.model_fingerprint, info.fingerprint) == 0);
     CHECK(repeated.size == expected.size && memcmp(repeated.pixels, expected.pixels, expected.size) == 0);
     CHECK(strcmp(repeated.settings, expected.settings) == 0 && strcmp(repeated.prompt, "a crown") == 0);
     const uint8_t *file = NULL;
@@ -618,6 +622,7 @@ static void images(const hart_model *model, const char *scratch) {
     hart_image_view view = view_of(small);
     CHECK(view.width == 2 && view.height == 2 && view.channels == 3 && view.stride == 6 && view.size == 12);
     CHECK(view.pixels[5] == 6 && view.pixels[6] == 7 && view.prompt == NULL && view.settings == NULL && view.seed == 0);
+    CHECK(view.model_fingerprint == NULL);
     char name[4096];
     snprintf(name, sizeof name, "%s/caf\xc3\xa9.png", scratch);
     OK(hart_image_save(small, name));

@@ -20,7 +20,7 @@ AT(hart_device_info, reserved, 4);
 AT(hart_device_info, name, 8);
 AT(hart_device_info, description, 16);
 
-SIZE(hart_model_info, 48);
+SIZE(hart_model_info, 56);
 AT(hart_model_info, struct_size, 0);
 AT(hart_model_info, width, 4);
 AT(hart_model_info, height, 8);
@@ -30,6 +30,7 @@ AT(hart_model_info, codes, 20);
 AT(hart_model_info, parameters, 24);
 AT(hart_model_info, device, 32);
 AT(hart_model_info, precision, 40);
+AT(hart_model_info, fingerprint, 48);
 
 SIZE(hart_event, 48);
 AT(hart_event, struct_size, 0);
@@ -61,7 +62,7 @@ AT(hart_truncation, tokens, 8);
 AT(hart_truncation, kept, 12);
 AT(hart_truncation, cut, 16);
 
-SIZE(hart_image_view, 64);
+SIZE(hart_image_view, 72);
 AT(hart_image_view, struct_size, 0);
 AT(hart_image_view, width, 4);
 AT(hart_image_view, height, 8);
@@ -72,6 +73,7 @@ AT(hart_image_view, pixels, 32);
 AT(hart_image_view, seed, 40);
 AT(hart_image_view, prompt, 48);
 AT(hart_image_view, settings, 56);
+AT(hart_image_view, model_fingerprint, 64);
 
 /* A value never changes its meaning. */
 _Static_assert(HART_OK == 0 && HART_CANCELLED == 1, "status");

@@ -145,6 +145,8 @@ void models(const hart::Model &model) {
     const auto info = model.info();
     CHECK(info.width > 0 && info.height == info.width && info.scales > 1 && info.context_tokens > 1 && info.codes > 1);
     CHECK(info.parameters > 10000 && info.device == "cpu" && info.precision == "f32");
+    const auto image = model.generate(hart::Request("x")).image(0);
+    CHECK(info.fingerprint.size() == 64 && image.model_fingerprint() == info.fingerprint);
     const auto one = model.memory(), four = model.memory(hart::Request("a parrot").images_per_prompt(4));
     CHECK(one.weights > 0 && one.peak > one.weights && four.weights == one.weights && four.peak >= one.peak);
 }
@@ -662,7 +664,7 @@ void files(const fs::path &folder) {
     { const hart::Files gone = std::move(files); }
     const auto model = hart::Model::open(folder, plain);
     const auto info = opened->info(), expected = model.info();
-    CHECK(info.width == expected.width && info.parameters == expected.parameters);
+    CHECK(info.width == expected.width && info.parameters == expected.parameters && info.fingerprint == expected.fingerprint);
     CHECK(same(generate(*opened, "a sunflower", 4), generate(model, "a sunflower", 4)));
     THROWS(hart::Model::from_files(hart::Files()), checkpoint, "");
 }

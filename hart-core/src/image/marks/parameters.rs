@@ -19,6 +19,10 @@ pub(super) fn text(image: &Image, marks: Marks) -> Option<String> {
     }
     fields.push(("Seed", provenance.seed.to_string()));
     fields.push(("Size", format!("{}x{}", image.width(), image.height())));
+    // Ten digits, as of the files that the web UI hashes.
+    if let Some(hash) = generation.and_then(|generation| generation.model_fingerprint.get(..10)) {
+        fields.push(("Model hash", quoted(hash)));
+    }
     if let Some(generation) = generation.filter(|generation| !generation.model.is_empty()) {
         fields.push(("Model", quoted(&generation.model)));
     }

@@ -24,6 +24,7 @@ fn generated() -> Image {
         precision: "int8".into(),
         device: "cpu".into(),
         model: "emoji, \"small\"".into(),
+        model_fingerprint: "0123456789abcdef".repeat(4),
         width: 8,
         height: 16,
         edit: None,
@@ -59,7 +60,7 @@ fn the_parameters_are_those_of_the_web_ui() {
     let image = generated();
     let line = format!(
         "Steps: 15, Sampler: HART, CFG scale: 0.30000000000000004, Seed: 18446744073709551615, Size: 8x16, \
-         Model: \"emoji, \\\"small\\\"\", Version: {SOFTWARE}"
+         Model hash: 0123456789, Model: \"emoji, \\\"small\\\"\", Version: {SOFTWARE}"
     );
     assert_eq!(parameters::text(&image, Marks { prompt: false, ..Marks::ALL }), Some(line.clone()));
     let whole = parameters::text(&image, Marks::ALL).unwrap();
