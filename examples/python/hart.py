@@ -17,9 +17,9 @@ This file needs only Python's standard library and the shared library, which it 
 Threads: any number of threads may use a `Model`, `Image`, `Tokens`, `Context`, `Result` or `Cancel` at once. A `Stream` belongs to
 one thread at a time. The library runs without holding the GIL.
 
-Processes: an `Image`, a `Result`, an `Event`, a `FromImage` and every error can be pickled, and so passed between processes. A
-`Model` and the objects that belong to it can't: open the model in each process. A forked process may use the models of its parent,
-unless a call of hart was running at the fork or a model is on a GPU: its calls then raise a `RequestError` at once.
+Processes: an `Image`, a `Result`, a `BatchResult`, an `Event`, a `FromImage` and every error can be pickled, and so passed between
+processes. A `Model` and the objects that belong to it can't: open the model in each process. A forked process may use the models of
+its parent, unless a call of hart was running at the fork or a model is on a GPU: its calls then raise a `RequestError` at once.
 
 Errors: a failed call raises a subclass of `Error` that depends on the cause: the call, a file, the device or hart. A value of the
 wrong type raises `TypeError`.
@@ -28,11 +28,13 @@ wrong type raises `TypeError`.
 from __future__ import annotations
 
 import atexit
+import csv
 import ctypes
 import ctypes.util
 import dataclasses
 import enum
 import functools
+import hashlib
 import importlib
 import inspect
 import itertools
@@ -43,9 +45,11 @@ import operator
 import os
 import platform
 import queue
+import re
 import struct
 import sys
 import threading
+import time
 import warnings
 import zlib
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
@@ -68,6 +72,7 @@ from pathlib import Path
 from typing import (
     TYPE_CHECKING,
     Any,
+    BinaryIO,
     Callable,
     ClassVar,
     Literal,
@@ -76,6 +81,7 @@ from typing import (
     Protocol,
     SupportsFloat,
     SupportsIndex,
+    TextIO,
     TypeVar,
     Union,
     overload,
@@ -90,6 +96,8 @@ else:
 __version__ = "0.1.0"
 __all__ = [
     "STOP",
+    "BatchEntry",
+    "BatchResult",
     "Cancel",
     "Cancelled",
     "CheckpointError",
@@ -118,9 +126,11 @@ __all__ = [
     "Timings",
     "Tokens",
     "Truncation",
+    "batch",
     "build_info",
     "devices",
     "log_to",
+    "read_batch",
     "version",
 ]
 
@@ -1897,6 +1907,8 @@ class _Run:
 
 #: Runs in progress. `importlib.reload` keeps them.
 _runs: set[_Run] = globals().get("_runs") or set()
+#: Batches in progress, likewise.
+_batches: set[_BatchRuns] = globals().get("_batches") or set()
 #: True when Python exits.
 _ending = False
 
@@ -1914,6 +1926,8 @@ def _end_runs() -> None:
     runs = list(_runs)
     for run in runs:
         run.stopped = True
+    for batch in list(_batches):
+        batch.close()
     for run in runs:
         # The time limit is for a run that hangs in the program's on_event.
         run.finished.wait(10)
@@ -2374,8 +2388,8 @@ class Model(_Local):
                 quickly. If it returns `STOP`, the run is cancelled. If it raises, the run is cancelled and the exception is raised
                 here.
             cancel: A token that cancels the run from another thread.
-            prune: Shares of tokens that the last scales leave out, coarse to fine, such as (0.5, 0.75) or "0.5,0.75". This is faster
-                and needs less memory, but changes the images.
+            prune: Shares of tokens that the last scales leave out, coarse to fine, such as (0.5, 0.75) or "0.5,0.75". This is
+                faster and needs less memory, but changes the images.
             marks: The marks that the files of the images get: names of "prompt", "parameters", "settings" and "source" with commas,
                 "all" (the default) or "none". "parameters,settings,source" keeps the prompt out of the files.
 
@@ -2633,6 +2647,609 @@ def _request(
     if cancel is not None:
         _lib.hart_request_set_cancel(request, _instance("cancel", cancel, Cancel)._handle)
     return request
+
+
+# ---- Batches ---------------------------------------------------------------------------------------------------------------------
+
+#: Fields of OpenAI's requests that don't change the image.
+_OPENAI_FIELDS = ("model", "user", "response_format", "moderation", "safety_identifier")
+#: The published ratios of pruned scales.
+_PRUNING = (0.5, 0.75)
+#: Largest number up to which floats are exact integers.
+_MAX_EXACT = 1 << 53
+#: Largest number of bytes of a line in a file of prompts.
+_MAX_LINE = 8 << 20
+#: Names of devices that can't be the names of files on Windows, whatever their extension.
+_WINDOWS_DEVICES = frozenset(["CON", "PRN", "AUX", "NUL", *(name + digit for name in ("COM", "LPT") for digit in "0123456789")])
+
+
+def _hash_of_id(id: str) -> int:
+    """Return the first 8 bytes of the SHA-256 of an id, as a big-endian integer."""
+    return int.from_bytes(hashlib.sha256(id.encode(errors="surrogatepass")).digest()[:8], "big")
+
+
+def _hash_of_file(id: str) -> int:
+    """Return a hash that is the same for all ids whose files have the same name: some systems ignore case."""
+    return _hash_of_id(id.lower() if sys.platform in ("win32", "cygwin", "darwin") else id)
+
+
+class BatchEntry(NamedTuple):
+    """An entry of a file of prompts. `read_batch` yields entries, and `batch` accepts them."""
+
+    #: Number of its line in the file, or of its row in Parquet, from 1.
+    line: int
+    #: A prompt, fields of a request by name, or the error of a line that can't be read.
+    value: str | Mapping[str, Any] | Exception
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchResult:
+    """A finished entry of a batch: an image, or the error that prevented it."""
+
+    #: Number of the entry, from 1, or the line of a `BatchEntry`.
+    line: int
+    #: Id of the entry; None if it has an error and no id.
+    id: str | None
+    #: The image, or None if there is an error.
+    image: Image | None = None
+    #: Seed of the image; None if there is an error.
+    seed: int | None = None
+    #: Time that the image took, in milliseconds; None if there is an error.
+    milliseconds: int | None = None
+    #: Problems that did not prevent the image, such as a prompt that was cut.
+    warnings: tuple[str, ...] = ()
+    #: What prevented the image: an `Error` of hart, or the `TypeError` or `ValueError` of an invalid entry.
+    error: Exception | None = None
+    #: Path of the image's file, if `batch` writes a folder.
+    file: str | None = None
+
+
+class _Job(NamedTuple):
+    """A checked entry of a batch."""
+
+    line: int
+    id: str
+    prompt: str
+    seed: int
+    settings: dict[str, Any]
+    warnings: tuple[str, ...]
+
+
+def _checked_id(id: object, line: int) -> str:
+    """Return the id of an entry, which is the name of a file on all systems."""
+    if id is None:
+        return f"line-{line:08}"
+    if isinstance(id, int) and not isinstance(id, bool):
+        id = str(id)
+    if not isinstance(id, str):
+        raise TypeError(f"id must be str, not {type(id).__name__}")
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}", id):
+        expected = 'expected 1 to 128 of A-Z, a-z, 0-9, ".", "_" and "-", and no dot at the beginning'
+        raise RequestError(Status.ERR_REQUEST, f"id is {id[:140]!r}, {expected}")
+    if id.partition(".")[0].upper() in _WINDOWS_DEVICES:
+        raise RequestError(Status.ERR_REQUEST, f"id is {id!r}, which is the name of a device on Windows: choose another")
+    return id
+
+
+def _whole(name: str, value: Any) -> int:
+    """Return an integer. Programs that read tables make floats of integers, and large ones are often texts."""
+    if isinstance(value, str) and re.fullmatch("[0-9]{1,20}", value.strip()):
+        value = int(value)
+    if isinstance(value, float):
+        if not (value.is_integer() and 0 <= value <= _MAX_EXACT):
+            raise RequestError(Status.ERR_REQUEST, f"{name} is {value!r}, expected an integer, and a text if it is large")
+        value = int(value)
+    return _integer(name, value, 0, _UINT64)
+
+
+def _number(name: str, value: Any) -> Any:
+    """Return a number that may be a text."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            raise RequestError(Status.ERR_REQUEST, f"{name} is {value!r}, expected a number") from None
+    return value
+
+
+#: Settings of a request that an entry of a batch may have, with functions that read them.
+_ENTRY_SETTINGS: dict[str, Callable[[str, Any], Any]] = {
+    "guidance": _number,
+    "smoothing": lambda _, value: value,
+    "top_k": _whole,
+    "top_p": _number,
+    "steps": lambda _, value: value,
+    "system_prompt": lambda _, value: value,
+    "prune": lambda _, value: (_PRUNING if value else None) if isinstance(value, bool) else value,
+}
+
+
+def _body(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of the image in a line of OpenAI's batch files."""
+    url, body = fields.get("url"), fields.get("body")
+    if url is not None and not str(url).endswith("/images/generations"):
+        raise RequestError(Status.ERR_REQUEST, f"url is {url!r}, expected '/v1/images/generations'")
+    if not isinstance(body, Mapping):
+        raise TypeError(f"body must be a mapping of fields, not {type(body).__name__}")
+    fields = {name: field for name, field in body.items() if field is not None and name not in _OPENAI_FIELDS}
+    if fields.pop("n", 1) != 1:
+        raise RequestError(Status.ERR_REQUEST, f"n is {body['n']}, expected 1: give each image an entry of its own")
+    return fields
+
+
+def _job(line: int, value: object, defaults: Mapping[str, Any]) -> _Job | BatchResult:
+    """Check an entry of a batch. Return its error as a result."""
+    id: str | None = None
+    try:
+        if isinstance(value, Exception):
+            raise value
+        entry = {"prompt": value} if isinstance(value, str) else value
+        if not isinstance(entry, Mapping):
+            raise TypeError(f"an entry must be a prompt or a mapping of fields, not {type(value).__name__}")
+        fields = {name: field for name, field in entry.items() if field is not None}
+        own, custom = fields.pop("id", None), fields.pop("custom_id", None)
+        id = _checked_id(custom if own is None else own, line)
+        if custom is not None or isinstance(fields.get("body"), Mapping):
+            fields = _body(fields)
+        prompt, seed = fields.pop("prompt", ""), fields.pop("seed", None)
+        if not _text("prompt", prompt).strip():
+            raise RequestError(Status.ERR_REQUEST, "prompt is missing or empty: describe an image")
+        seed = _hash_of_id(id) if seed is None else _whole("seed", seed)
+        settings = {**defaults, **{name: read(name, fields.pop(name)) for name, read in _ENTRY_SETTINGS.items() if name in fields}}
+        _request(prompt, seed=seed, **settings)
+    except Exception as error:
+        return BatchResult(line, id, error=error.with_traceback(None))
+    return _Job(line, id, prompt, seed, settings, tuple(f"`{name}` is unknown and was ignored" for name in fields))
+
+
+def _truncation_warning(truncation: Truncation) -> str:
+    name = "the system prompt" if truncation.prompt is None else "the prompt"
+    return f"{name} has {truncation.tokens} tokens, the model reads {truncation.kept}; ignored: {truncation.cut!r}"
+
+
+class _BatchFolder:
+    """The folder that a batch writes: an image per id, and the lines of results and errors of a shard."""
+
+    def __init__(self, path: _Path, shard: tuple[int, int]) -> None:
+        self._path = Path(os.fsdecode(path))
+        self._path.mkdir(parents=True, exist_ok=True)
+        name = f"{shard[0]}-of-{shard[1]}.jsonl"
+        self._errors = self._results = open(self._path / f"errors-{name}", "ab", buffering=0)  # noqa: SIM115
+        try:
+            _lock_file(self._errors.fileno(), self._errors.name)
+        except BaseException:
+            self._errors.close()
+            raise
+        # Entries that have failed are tried again.
+        self._errors.truncate(0)
+        #: Start of the names of temporary files, which a process that was killed leaves.
+        self._temporary = f".batch-{shard[0]}-of-{shard[1]}-"
+        for leftover in self._path.glob(f"{self._temporary}*"):
+            leftover.unlink()
+        results = self._path / f"results-{name}"
+        #: Hashes of the files that are done.
+        self.done = self._read(results)
+        self._results = open(results, "ab", buffering=0)  # noqa: SIM115
+        self._lock = threading.Lock()
+
+    def _read(self, results: Path) -> set[int]:
+        """Return the hashes of the files that are done, and remove the other lines from the results of this shard.
+
+        A line is not done if its image was removed since. The last line may be incomplete after a crash of the system.
+        """
+        done: set[int] = set()
+        if results.exists():
+            rewritten = self._path / f"{self._temporary}results"
+            with open(results, "rb") as file, open(rewritten, "wb") as kept:
+                for line in file:
+                    hash = self._done(line)
+                    if hash is not None and hash not in done:
+                        done.add(hash)
+                        kept.write(line)
+                kept.flush()
+                os.fsync(kept.fileno())
+            if results.stat().st_size != rewritten.stat().st_size:
+                os.replace(rewritten, results)
+            else:
+                rewritten.unlink()
+        for path in self._path.glob("results-*-of-*.jsonl"):
+            if path != results:
+                with open(path, "rb") as file:
+                    done.update(hash for hash in map(self._done, file) if hash is not None)
+        return done
+
+    def _done(self, line: bytes) -> int | None:
+        """Return the hash of the file of a complete line whose image exists."""
+        try:
+            result = json.loads(line) if line.endswith(b"\n") else {}
+            return _hash_of_file(_checked_id(result["id"], 0)) if (self._path / result["file"]).is_file() else None
+        except (ValueError, TypeError, KeyError):
+            return None
+
+    def found(self, job: _Job) -> Image | None:
+        """Return the image of an entry, if its file was written but the program ended before its line was."""
+        path = self._path / f"{job.id}.png"
+        try:
+            image = Image.open(path) if path.is_file() else None
+        except FileError:
+            # A damaged file.
+            return None
+        # Without marks, the file doesn't tell.
+        if image is None or (image.prompt is None and job.settings["marks"] is not None):
+            return None
+        if (image.prompt, image.seed) != (job.prompt, job.seed):
+            advice = "move it, give the entry another id, or choose another folder"
+            raise RequestError(Status.ERR_REQUEST, f"{path.name} exists and is another image: {advice}")
+        return image
+
+    def write(self, result: BatchResult, is_new: bool) -> BatchResult:
+        """Write the file of a new image and the line of a result, from any thread. Returns the result with its file."""
+        line: dict[str, Any]
+        if result.image is None:
+            file, line = self._errors, {"id": result.id, "line": result.line, "error": str(result.error)}
+        else:
+            path = self._path / f"{result.id}.png"
+            if is_new:
+                self._save(result.image.png(), path)
+            file, line = self._results, {"id": result.id, "file": path.name, "seed": str(result.seed)}
+            line.update(milliseconds=result.milliseconds, warnings=result.warnings)
+            result = dataclasses.replace(result, file=str(path))
+        with self._lock:
+            # One write, so that a process that is killed leaves no part of a line.
+            file.write(json.dumps(line, ensure_ascii=False).encode(errors="replace") + b"\n")
+        return result
+
+    def _save(self, png: bytes, path: Path) -> None:
+        """Write a file completely or not at all."""
+        temporary = path.with_name(self._temporary + path.name)
+        with open(temporary, "wb") as file:
+            file.write(png)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+
+    def close(self) -> None:
+        """Close the files, which ends the lock."""
+        self._results.close()
+        self._errors.close()
+
+    def __del__(self) -> None:
+        # The generator of a batch that was never started does not close them.
+        if hasattr(self, "_results"):
+            self.close()
+
+
+def _lock_file(descriptor: int, name: str) -> None:
+    """Lock an open file until it is closed, on systems with POSIX locks."""
+    try:
+        fcntl = importlib.import_module("fcntl")
+    except ImportError:
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        advice = "wait for its end, or give each process a shard of its own"
+        raise RequestError(Status.ERR_STATE, f"another batch is writing {name}: {advice}") from None
+
+
+def _ends_batch(error: Exception) -> bool:
+    """Return True if the other entries of a batch would fail too, because the error is that of the model or of the device."""
+    fatal = isinstance(error, (Cancelled, InternalError, DeviceError)) and not isinstance(error, OutOfMemoryError)
+    return fatal or (isinstance(error, Error) and error.status == Status.ERR_STATE)
+
+
+class _BatchRuns:
+    """The runs of a batch in threads of their own, which hold no reference to the generator of `batch`."""
+
+    def __init__(self, model: Model, cancel: Cancel | None, folder: _BatchFolder | None, threads: int) -> None:
+        self._model, self._cancel, self._folder = model, cancel, folder
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        #: Results in the order in which they are finished, and errors that end the batch.
+        self._finished: queue.SimpleQueue[BatchResult | BaseException] = queue.SimpleQueue()
+        self._running: set[_Run] = set()
+        self._stopped = False
+        self._lock = threading.Lock()
+        self._threads: list[threading.Thread] = []
+        self._count, self._process = threads, os.getpid()
+
+    def start(self) -> None:
+        """Start the threads."""
+        self._process = os.getpid()
+        # Daemon threads can't be joined once Python has begun to delete its objects.
+        _batches.add(self)
+        for _ in range(self._count):
+            thread = threading.Thread(target=self._work, name="hart-batch", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def put(self, job: _Job) -> None:
+        """Add a job to the queue."""
+        self._jobs.put(job)
+
+    def _check_process(self) -> None:
+        if self._process != os.getpid():
+            problem = "the batch belongs to the process that this one was forked from: start another one"
+            raise RequestError(Status.ERR_STATE, problem)
+
+    def get(self) -> BatchResult:
+        """Wait for the next result and return it, or raise an error that ends the batch."""
+        self._check_process()
+        finished = self._finished.get()
+        if isinstance(finished, BaseException):
+            raise finished
+        return finished
+
+    def close(self) -> None:
+        """Cancel the runs and wait for the end of the threads."""
+        _batches.discard(self)
+        if self._process != os.getpid():
+            # The threads do not exist in a forked process.
+            return
+        with self._lock:
+            self._stopped = True
+            for run in self._running:
+                run.stopped = True
+        for _ in self._threads:
+            self._jobs.put(None)
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join()
+        self._threads = []
+
+    def _work(self) -> None:
+        for job in iter(self._jobs.get, None):
+            try:
+                if not self._stopped:
+                    self._finished.put(self._result(job))
+            except BaseException as error:
+                # The frames of the traceback refer to this object.
+                self._finished.put(error.with_traceback(None))
+
+    def _result(self, job: _Job) -> BatchResult:
+        """Generate the image of a job, or find it in the folder."""
+        image, milliseconds, warnings = None, 0, job.warnings
+        try:
+            image = None if self._folder is None else self._folder.found(job)
+            is_new = image is None
+            if image is None:
+                began = time.monotonic()
+                generated = self._generate(job)
+                image, milliseconds = generated[0], round(1000 * (time.monotonic() - began))
+                warnings = (*warnings, *map(_truncation_warning, generated.truncated))
+        except Exception as error:
+            if _ends_batch(error):
+                raise
+            is_new, result = False, BatchResult(job.line, job.id, error=error.with_traceback(None))
+        else:
+            result = BatchResult(job.line, job.id, image, job.seed, milliseconds, warnings)
+        return result if self._folder is None else self._folder.write(result, is_new)
+
+    def _generate(self, job: _Job) -> Result:
+        request = _request(job.prompt, seed=job.seed, cancel=self._cancel, **job.settings)
+        run = _Run(_lib.hart_generate, (self._model._open_handle(), request), None)
+        with self._lock:
+            run.stopped = self._stopped
+            self._running.add(run)
+        try:
+            return run.generate()
+        finally:
+            with self._lock:
+                self._running.discard(run)
+
+
+def batch(
+    prompts: Iterable[str | Mapping[str, Any] | BatchEntry],
+    model: Model,
+    *,
+    out: _Path | None = None,
+    shard: tuple[int, int] = (0, 1),
+    parallel: int | None = None,
+    guidance: float | None = None,
+    smoothing: bool | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    steps: str | int | None = None,
+    system_prompt: str | None = None,
+    prune: str | Iterable[float] | None = None,
+    marks: str | None = None,
+    cancel: Cancel | None = None,
+) -> Generator[BatchResult, None, None]:
+    """Generate an image for each of any number of entries, and yield the results in the order in which they are finished.
+
+        for result in hart.batch(hart.read_batch("prompts.jsonl"), model, out="images"):
+            print(result.id, result.error or result.file)
+
+    An invalid entry is a result with an `error`, and the batch continues. An error of the model, of the device or of writing a file
+    is raised and ends it. Entries are consumed while images are generated, a few ahead. Memory holds a few images at a time, and a
+    number for each id. Closing the generator, dropping it or Ctrl-C cancels the images in work and waits for the end of their runs.
+
+    An entry is a prompt or a mapping with "prompt" and optionally "id", "seed", "guidance", "smoothing", "top_k", "top_p", "steps",
+    "system_prompt" and "prune", like the arguments of `generate`; None stands for a field that is missing. A line of OpenAI's batch
+    files, with "custom_id" and "body", works too. An id is the name of a file: 1 to 128 of A-Z, a-z, 0-9, ".", "_" and "-". The
+    entry with the number 7 that has no id has the id "line-00000007". A seed may be a text. The seed of an entry without one is the
+    first 8 bytes, big-endian, of the SHA-256 of its id: it draws the same image in any order and on any machine.
+
+    Args:
+        prompts: The entries, such as those of `read_batch`.
+        model: The model. It may be used at the same time.
+        out: A folder that receives "ID.png" for each image, then a line in "results-0-of-1.jsonl", and a line in
+            "errors-0-of-1.jsonl" for each error. Entries that have a line and an image are skipped, whatever their settings, so a
+            batch that was interrupted continues with the same call; entries that have failed are tried again. hart's program
+            `batch` writes the same files. None writes nothing.
+        shard: (k, n) takes the part k, from 0, of the entries in n parts, by their ids. The names of the files have the numbers.
+        parallel: Number of images that are generated at once. None is the number that the model suggests.
+        guidance, smoothing, top_k, top_p, steps, system_prompt, prune: Settings of the entries that have none of their own.
+        marks: Like that of `generate`.
+        cancel: A token that cancels the batch from another thread. The generator then raises `Cancelled`.
+
+    Raises:
+        RequestError: An argument is invalid, or another batch writes the same files.
+        OSError: A file in `out` can't be read or written.
+        Error: An error of the model or of the device.
+    """
+    if isinstance(prompts, (str, bytes, os.PathLike, Mapping)) or not isinstance(prompts, Iterable):
+        advice = ": use hart.read_batch" if isinstance(prompts, (str, bytes, os.PathLike)) else ""
+        raise TypeError(f"prompts must be an iterable of prompts or mappings, not {type(prompts).__name__}{advice}")
+    index, count = (operator.index(number) for number in shard)
+    if not 0 <= index < count:
+        raise RequestError(Status.ERR_ARGUMENT, f"shard is {(index, count)}, expected (k, n) with 0 <= k < n")
+    _instance("model", model, Model)._open_handle()
+    # An iterable may be consumed only once.
+    prune = prune if prune is None or isinstance(prune, str) else tuple(prune)
+    values = (guidance, smoothing, top_k, top_p, steps, system_prompt, prune)
+    defaults: dict[str, Any] = {**dict(zip(_ENTRY_SETTINGS, values)), "marks": marks}
+    _request("an image", cancel=cancel, **defaults)
+    threads = _integer("parallel", getattr(model, "parallel", 1) if parallel is None else parallel, 1, _MAX_THREADS)
+    folder = None if out is None else _BatchFolder(out, (index, count))
+    runs = _BatchRuns(model, cancel, folder, threads)
+    return _batch(iter(prompts), (index, count), defaults, folder, runs, 2 * threads)
+
+
+def _batch(
+    entries: Iterator[str | Mapping[str, Any] | BatchEntry],
+    shard: tuple[int, int],
+    defaults: Mapping[str, Any],
+    folder: _BatchFolder | None,
+    runs: _BatchRuns,
+    limit: int,
+) -> Generator[BatchResult, None, None]:
+    """Yield the results of `batch`, with at most `limit` entries in work."""
+    seen: set[int] = set()
+    working = 0
+    try:
+        runs.start()
+        for number, entry in enumerate(entries, 1):
+            line, value = entry if _is_a(entry, BatchEntry) else (number, entry)
+            job = _job(line, value, defaults)
+            # Every entry belongs to one shard, also one without an id.
+            if (line if job.id is None else _hash_of_id(job.id)) % shard[1] != shard[0]:
+                continue
+            if isinstance(job, _Job):
+                key = _hash_of_file(job.id)
+                if key in seen:
+                    problem = f"id is {job.id!r}, which is that of an earlier entry: give each entry its own"
+                    job = BatchResult(line, job.id, error=RequestError(Status.ERR_REQUEST, problem))
+                elif folder is not None and key in folder.done:
+                    seen.add(key)
+                    continue
+                seen.add(key)
+            if isinstance(job, BatchResult):
+                yield job if folder is None else folder.write(job, is_new=False)
+                continue
+            runs.put(job)
+            working += 1
+            if working == limit:
+                yield runs.get()
+                working -= 1
+        for _ in range(working):
+            yield runs.get()
+    finally:
+        runs.close()
+        if folder is not None:
+            folder.close()
+
+
+def read_batch(path: _Path, format: Literal["text", "jsonl", "csv", "tsv", "parquet"] | None = None) -> Iterator[BatchEntry]:
+    """Read the entries of a file for `batch`, one after the other.
+
+    A text file has a prompt in each line; empty lines and lines that begin with "#" are skipped. In CSV, TSV and Parquet, a column
+    is a field, and an empty cell is a missing field. A line that can't be read is an entry whose value is the error.
+
+    Args:
+        path: The file, in UTF-8.
+        format: "text", "jsonl" (a JSON object in each line), "csv", "tsv" or "parquet", which needs PyArrow. None selects by the
+            ending of the name, and for other names by the first line: a "{" begins JSON.
+
+    Raises:
+        OSError: The file can't be opened.
+        RequestError: The file is in UTF-16, or a table has no column "prompt". Raised by the iteration.
+        ImportError: PyArrow is not installed.
+    """
+    name = os.fsdecode(path)
+    kind = Path(name).suffix.lower()[1:] if format is None else format
+    if format not in (None, "text", "jsonl", "csv", "tsv", "parquet"):
+        raise RequestError(Status.ERR_ARGUMENT, f"format is {format!r}, expected 'text', 'jsonl', 'csv', 'tsv' or 'parquet'")
+    if kind == "parquet":
+        return _parquet_entries(importlib.import_module("pyarrow.parquet").ParquetFile(name))
+    if kind in ("csv", "tsv"):
+        # A byte that is not UTF-8 becomes a surrogate, which is an error of its entry.
+        file = open(name, newline="", encoding="utf-8-sig", errors="surrogateescape")  # noqa: SIM115
+        return _csv_entries(file, "\t" if kind == "tsv" else ",")
+    return _line_entries(open(name, "rb"), {"txt": "text", "ndjson": "jsonl", "json": "jsonl"}.get(kind, kind))
+
+
+def _line_entries(file: BinaryIO, format: str) -> Iterator[BatchEntry]:
+    is_json = format == "jsonl" if format in ("text", "jsonl") else None
+    with file:
+        for number in itertools.count(1):
+            line = file.readline(_MAX_LINE)
+            if not line:
+                return
+            if number == 1 and line.startswith((b"\xff\xfe", b"\xfe\xff")):
+                raise RequestError(Status.ERR_UTF8, f"{file.name} is in UTF-16, expected UTF-8: save it as UTF-8")
+            value: str | Mapping[str, Any] | Exception
+            if len(line) == _MAX_LINE and not line.endswith(b"\n"):
+                while line and not line.endswith(b"\n"):
+                    line = file.readline(_MAX_LINE)
+                value = RequestError(Status.ERR_REQUEST, f"the line has more than {_MAX_LINE >> 20} MB")
+            else:
+                # Some editors write a byte order mark.
+                line = line[3:] if number == 1 and line.startswith(b"\xef\xbb\xbf") else line
+                try:
+                    text = line.decode().strip()
+                    if text and is_json is None:
+                        is_json = text.startswith("{")
+                    if not text or (not is_json and text.startswith("#")):
+                        continue
+                    value = json.loads(text) if is_json else text
+                    if is_json and not isinstance(value, dict):
+                        raise ValueError("expected an object, such as {\"id\": \"1\", \"prompt\": \"a parrot\"}")
+                except UnicodeDecodeError as error:
+                    problem = f"the line is not UTF-8 from byte {error.start + 1}: save the file as UTF-8"
+                    value = RequestError(Status.ERR_UTF8, problem)
+                except (ValueError, RecursionError) as error:
+                    value = RequestError(Status.ERR_REQUEST, f"the line is not a JSON object: {error}")
+            yield BatchEntry(number, value)
+
+
+def _csv_entries(file: TextIO, delimiter: str) -> Iterator[BatchEntry]:
+    with file:
+        rows = csv.DictReader(file, delimiter=delimiter)
+        _check_columns(file.name, rows.fieldnames or ())
+        while True:
+            try:
+                cells = next(rows, None)
+                if cells is None:
+                    return
+                value: Mapping[str, Any] | Exception = _row(cells)
+            except (csv.Error, RequestError) as error:
+                value = error
+            yield BatchEntry(rows.line_num, value)
+
+
+def _row(cells: dict[str | Any, str | Any]) -> dict[str, Any]:
+    """Return the fields of a row of a CSV file."""
+    if None in cells:
+        raise RequestError(Status.ERR_REQUEST, "the row has more cells than the header")
+    fields: dict[str, Any] = {name: cell for name, cell in cells.items() if cell}
+    for name, choices in (("smoothing", {"true": True, "false": False}), ("prune", {"true": True, "false": False})):
+        if name in fields:
+            fields[name] = choices.get(fields[name].strip().lower(), fields[name])
+    return fields
+
+
+def _parquet_entries(file: Any) -> Iterator[BatchEntry]:
+    with file:
+        _check_columns("the Parquet file", file.schema_arrow.names)
+        rows = (row for rows in file.iter_batches(batch_size=256) for row in rows.to_pylist())
+        for number, row in enumerate(rows, 1):
+            yield BatchEntry(number, row)
+
+
+def _check_columns(name: str, columns: Iterable[str]) -> None:
+    if "prompt" not in columns:
+        found = ", ".join(columns) or "none"
+        raise RequestError(Status.ERR_REQUEST, f"{name} has the columns {found}, expected prompt among them")
 
 
 # ---- The library -----------------------------------------------------------------------------------------------------------------

@@ -780,6 +780,311 @@ LAYER = base64.b64decode(
 )
 
 
+class Batches(Case):
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+
+    def lines(self, name: str) -> list[dict[str, Any]]:
+        path = self.folder / name
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+    def results(self) -> dict[str, dict[str, Any]]:
+        """Return the lines of all shards by id, each of which must occur once."""
+        lines = [line for path in self.folder.glob("results-*") for line in self.lines(path.name)]
+        by_id = {line["id"]: line for line in lines}
+        self.assertEqual(len(by_id), len(lines))
+        self.assertEqual({f"{id}.png" for id in by_id}, {path.name for path in self.folder.glob("*.png")})
+        return by_id
+
+    def test_an_entry_gives_the_image_of_generate(self) -> None:
+        entries: list[Any] = [
+            "a parrot",
+            {"id": "a", "prompt": "a house", "seed": None},
+            {"id": 7, "prompt": "a guitar", "seed": "18446744073709551615", "guidance": 3, "steps": 4, "smoothing": False},
+            {"custom_id": "c", "method": "POST", "url": "/v1/images/generations", "body": {"prompt": "a cat", "top_k": 5}},
+        ]
+        results = {result.id: result for result in hart.batch(entries, self.model, parallel=2)}
+        seeds = {"line-00000001": None, "a": 14598278634844962250, "7": 2**64 - 1, "c": None}
+        self.assertEqual(set(results), set(seeds))
+        settings: dict[str, dict[str, Any]] = {"7": {"guidance": 3, "steps": 4, "smoothing": False}, "c": {"top_k": 5}}
+        for number, (id, seed) in enumerate(seeds.items(), 1):
+            result = results[id]
+            assert result.image is not None and result.seed is not None and result.milliseconds is not None
+            self.assertEqual((result.line, result.error, result.file), (number, None, None))
+            self.assertGreater(result.milliseconds, 0)
+            self.assertEqual(result.seed, result.seed if seed is None else seed)
+            image = self.model.generate(result.image.prompt, seed=result.seed, **settings.get(id, {}))[0]
+            self.assertEqual(result.image, image)
+        self.assertEqual(pickle.loads(pickle.dumps(results["a"])), results["a"])
+
+    def test_fields_of_other_programs(self) -> None:
+        body = {"prompt": PROMPT, "model": "x", "n": 1, "size": "64x64", "user": "u", "y": None, "guidance": "2.5", "top_k": 5.0}
+        row = {"prompt": PROMPT, "seed": 7.0, "prune": False, "steps": 4, "x": 1}
+        entries: list[Any] = [{"id": "a", "body": body, "extra": 1}, row]
+        first, second = sorted(hart.batch(entries, self.model), key=lambda result: result.line)
+        assert first.image is not None and second.image is not None
+        self.assertEqual((first.id, first.warnings), ("a", ("`size` is unknown and was ignored",)))
+        self.assertEqual((second.seed, second.warnings), (7, ("`x` is unknown and was ignored",)))
+        self.assertEqual(first.image, self.model.generate(PROMPT, seed=hart._hash_of_id("a"), guidance=2.5, top_k=5)[0])
+        self.assertEqual(second.image, self.model.generate(PROMPT, seed=7, steps=4)[0])
+
+    def test_settings_of_the_batch_apply_to_entries_without_their_own(self) -> None:
+        entries: list[Any] = [{"id": "a", "prompt": PROMPT}, {"id": "b", "prompt": PROMPT, "top_k": 7}]
+        results = {result.id: result.image for result in hart.batch(entries, self.model, top_k=5, prune=iter([0.0]), marks="none")}
+        for id, top_k in (("a", 5), ("b", 7)):
+            image = results[id]
+            assert image is not None
+            self.assertIn(f"top-k {top_k}", image.settings or "")
+            self.assertNotIn(PROMPT.encode(), image.png())
+
+    def test_an_invalid_entry_is_an_error_and_the_batch_continues(self) -> None:
+        wrong: list[tuple[Any, str | None, str]] = [
+            (7, None, "an entry must be a prompt or a mapping of fields, not int"),
+            ({"id": "b"}, "b", "prompt is missing"),
+            ({"id": "../c", "prompt": "x"}, None, "id is '../c', expected 1 to 128"),
+            ({"id": "com1.x", "prompt": "x"}, None, "device on Windows"),
+            ({"id": True, "prompt": "x"}, None, "id must be str, not bool"),
+            ({"id": "f", "prompt": "x", "seed": 2.0**60}, "f", "a text if it is large"),
+            ({"id": "g", "prompt": "x", "seed": -1}, "g", "seed is -1"),
+            ({"id": "h", "prompt": "x", "seed": "7.5"}, "h", "seed must be int, not str"),
+            ({"id": "i", "prompt": " "}, "i", "describe an image"),
+            ({"id": "j", "prompt": "x", "top_p": 2}, "j", "top_p is 2"),
+            ({"id": "k", "prompt": ["x"]}, "k", "prompt must be str"),
+            ({"custom_id": "l", "body": {"prompt": "x", "n": 2}}, "l", "n is 2, expected 1"),
+            ({"custom_id": "m"}, "m", "body must be a mapping"),
+            ({"custom_id": "n", "url": "/v1/chat/completions", "body": {"prompt": "x"}}, "n", "url is"),
+            ("\ud800", "line-00000016", "not UTF-8"),
+            (hart.BatchEntry(70, ValueError("mine")), None, "mine"),
+            ({"id": "a", "prompt": "again"}, "a", "that of an earlier entry"),
+        ]
+        entries: list[Any] = [{"id": "a", "prompt": "a parrot"}, *(entry for entry, _, _ in wrong), "a house"]
+        results = {result.line: result for result in hart.batch(entries, self.model, out=self.folder)}
+        for line, (_, id, message) in enumerate(wrong, 2):
+            result = results[70 if message == "mine" else line]
+            self.assertEqual((result.image, result.seed, result.file), (None, None, None))
+            self.assertRegex(str(result.error), message)
+            self.assertEqual(result.id, id, result)
+        self.assertEqual(list(self.results()), ["a", "line-00000019"])
+        errors = {line["line"]: line for line in self.lines("errors-0-of-1.jsonl")}
+        self.assertEqual(errors, {r.line: {"id": r.id, "line": r.line, "error": str(r.error)} for r in results.values() if r.error})
+
+    def test_a_folder_continues(self) -> None:
+        entries = [{"id": f"e{number}", "prompt": f"{number} apples"} for number in range(8)]
+        first = hart.batch(entries, self.model, out=self.folder)
+        seen = [next(first).id, next(first).id]
+        with self.assertRaisesRegex(hart.RequestError, "another batch is writing"):
+            hart.batch(entries, self.model, out=self.folder)
+        first.close()
+        done = self.results()
+        self.assertLessEqual(set(seen), set(done))
+        self.assertLess(len(done), 8)
+        times = {path.name: path.stat().st_mtime_ns for path in self.folder.glob("*.png")}
+        # An image without a line, a line without its end, a line without an image, a repeated line, and a damaged file.
+        with open(self.folder / "results-0-of-1.jsonl", "ab") as file:
+            repeated = json.dumps(done[seen[0] or ""]).encode()
+            file.write(b'{"id": "e7", "file": "e7.png", "seed": "1"}\n' + repeated + b'\n{"id": "e6", "fi')
+        self.model.generate("6 apples", seed=hart._hash_of_id("e6"))[0].save(self.folder / "e6.png")
+        (self.folder / "e5.png").write_bytes(b"\x89PNG")
+        (self.folder / ".batch-0-of-1-e4.png").write_bytes(b"\x89PNG")
+        found = (self.folder / "e6.png").stat().st_mtime_ns
+        rest = [result.id for result in hart.batch(entries, self.model, out=self.folder)]
+        self.assertEqual(sorted([*done, *rest]), [entry["id"] for entry in entries])
+        self.assertEqual((self.folder / "e6.png").stat().st_mtime_ns, found)
+        self.assertEqual([path.name for path in self.folder.glob(".batch*")], [])
+        for name, time_of_file in times.items():
+            self.assertEqual((self.folder / name).stat().st_mtime_ns, time_of_file)
+        self.assertEqual(list(hart.batch(entries, self.model, out=self.folder)), [])
+        for id, line in self.results().items():
+            self.assertEqual((line["file"], line["seed"], line["warnings"]), (f"{id}.png", str(hart._hash_of_id(id)), []))
+            image = self.model.generate(f"{id[1:]} apples", seed=int(line["seed"]))[0]
+            self.assertEqual(hart.Image.open(self.folder / line["file"]), image)
+
+    def test_an_image_of_something_else_is_not_replaced(self) -> None:
+        self.model.generate("another")[0].save(self.folder / "a.png")
+        before = (self.folder / "a.png").read_bytes()
+        (result,) = hart.batch([{"id": "a", "prompt": "a parrot"}], self.model, out=self.folder)
+        self.assertRegex(str(result.error), "a.png exists and is another image")
+        self.assertEqual((self.folder / "a.png").read_bytes(), before)
+
+    def test_a_removed_image_is_generated_again(self) -> None:
+        entries = [{"id": id, "prompt": "a parrot"} for id in "ab"]
+        list(hart.batch(entries, self.model, out=self.folder))
+        (self.folder / "a.png").unlink()
+        self.assertEqual([result.id for result in hart.batch(entries, self.model, out=self.folder)], ["a"])
+        self.assertEqual(sorted(self.results()), ["a", "b"])
+
+    def test_shards_share_the_entries(self) -> None:
+        entries = [{"id": f"e{number}", "prompt": "a parrot"} for number in range(9)]
+        parts = [[r.id for r in hart.batch(entries, self.model, out=self.folder, shard=(k, 2))] for k in range(2)]
+        self.assertTrue(all(parts))
+        self.assertEqual(sorted(sum(parts, [])), [entry["id"] for entry in entries])  # noqa: RUF017
+        for k, part in enumerate(parts):
+            self.assertTrue(all(hart._hash_of_id(id or "") % 2 == k for id in part))
+            self.assertEqual({line["id"] for line in self.lines(f"results-{k}-of-2.jsonl")}, set(part))
+        # Other shards know what is done.
+        self.assertEqual(list(hart.batch(entries, self.model, out=self.folder, shard=(1, 3))), [])
+        self.assertEqual(len(self.results()), 9)
+
+    def test_entries_are_consumed_lazily(self) -> None:
+        consumed: list[str] = []
+
+        def entries() -> Any:
+            for number in itertools.count():
+                consumed.append(f"{number} apples")
+                yield consumed[-1]
+
+        results = hart.batch(entries(), self.model, parallel=2)
+        for number in range(1, 7):
+            next(results)
+            self.assertLessEqual(len(consumed), number + 4)
+        results.close()
+
+    def test_closing_cancels(self) -> None:
+        before = threading.active_count()
+        for is_closed in (True, False):
+            slow = ({"prompt": PROMPT, "steps": 1000} if number else "a parrot" for number in itertools.count())
+            results = hart.batch(slow, self.model, parallel=3)
+            next(results)
+            with self.within_time_limit():
+                if is_closed:
+                    results.close()
+                del results
+            self.assertEqual(threading.active_count(), before)
+        # A generator that was never started holds no lock.
+        hart.batch([], self.model, out=self.folder)
+        self.assertEqual(list(hart.batch([], self.model, out=self.folder)), [])
+
+    def test_an_error_of_the_model_ends_the_batch(self) -> None:
+        cancel = hart.Cancel()
+        results = hart.batch(itertools.repeat("a parrot"), self.model, cancel=cancel, parallel=2)
+        next(results)
+        cancel.request()
+        with self.within_time_limit(), self.assertRaises(hart.Cancelled):
+            list(results)
+        model = hart.Model(MODEL)
+        results = hart.batch(itertools.repeat("a parrot"), model, out=self.folder)
+        next(results)
+        model.close()
+        with self.within_time_limit(), self.assertRaisesRegex(hart.RequestError, "the model is closed"):
+            list(results)
+        self.assertEqual(self.lines("errors-0-of-1.jsonl"), [])
+
+        def entries() -> Any:
+            yield "a parrot"
+            raise KeyError("mine")
+
+        with self.within_time_limit(), self.assertRaisesRegex(KeyError, "mine"):
+            list(hart.batch(entries(), self.model))
+
+    def test_a_file_that_cannot_be_written_ends_the_batch(self) -> None:
+        (self.folder / "a.png").mkdir()
+        with self.assertRaises(OSError):
+            list(hart.batch([{"id": "a", "prompt": "a parrot"}], self.model, out=self.folder))
+
+    def test_wrong_arguments(self) -> None:
+        for prompts, message in (("a parrot", "use hart.read_batch"), (Path("x.csv"), "use hart.read_batch"), (7, "not int")):
+            with self.assertRaisesRegex(TypeError, message):
+                hart.batch(prompts, self.model)  # type: ignore[arg-type]
+        for arguments in ({"shard": (2, 2)}, {"parallel": 0}, {"guidance": 1e9}):
+            with self.assertRaises(hart.RequestError):
+                hart.batch([], self.model, **arguments)
+        with self.assertRaises(TypeError):
+            hart.batch([], "model")  # type: ignore[arg-type]
+
+    @unittest.skipUnless(hasattr(os, "fork"), "needs fork")
+    def test_a_program_that_ends_inside_a_batch(self) -> None:
+        code = """
+            import itertools, os, sys, warnings, hart
+            warnings.simplefilter("ignore", DeprecationWarning)  # of forks in programs with threads
+            model = hart.Model(os.environ["HART_MODEL"])
+            slow = ({"prompt": "a parrot", "steps": 1000} if n > 1 else "a parrot" for n in itertools.count())
+            results = hart.batch(slow, model, out=sys.argv[1], parallel=2)
+            next(results)
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    next(results)
+                except hart.RequestError as error:
+                    os._exit(7 if "forked" in str(error) else 1)
+                os._exit(2)
+            print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        """
+        with self.within_time_limit():
+            process = python(code, str(self.folder))
+        self.assertEqual((process.returncode, process.stdout, process.stderr), (0, "7\n", ""))
+        self.assertEqual(self.lines("errors-0-of-1.jsonl"), [])
+
+    def test_a_batch_that_exists_until_the_program_ends(self) -> None:
+        code = """
+            import itertools, os, hart
+            slow = ({"prompt": "a parrot", "steps": 1000} if n > 1 else "a parrot" for n in itertools.count())
+            kept = hart.batch(slow, hart.Model(os.environ["HART_MODEL"]), parallel=2)
+            next(kept)
+            kept_in_cycle = [kept]
+            kept_in_cycle.append(kept_in_cycle)
+            raise SystemExit(3)
+        """
+        with self.within_time_limit():
+            process = python(code)
+        self.assertEqual((process.returncode, process.stderr), (3, ""))
+
+    def test_files_of_prompts(self) -> None:
+        def read(name: str, content: bytes, format: Any = None) -> list[tuple[int, Any]]:
+            (self.folder / name).write_bytes(content)
+            entries = hart.read_batch(self.folder / name, format)
+            return [(line, str(value) if isinstance(value, Exception) else value) for line, value in entries]
+
+        text = "\ufeffa caf\u00e9\r\n\n# no\n  a house  \nlast".encode()
+        self.assertEqual(read("p.txt", text), [(1, "a caf\u00e9"), (4, "a house"), (5, "last")])
+        self.assertRegex(read("p.txt", b"a\nb\xff\n")[1][1], "not UTF-8 from byte 2")
+        long = read("p.txt", b"x" * (2 * hart._MAX_LINE) + b"\nnext")
+        self.assertEqual(long, [(1, "the line has more than 8 MB"), (2, "next")])
+        with self.assertRaisesRegex(hart.RequestError, "UTF-16"):
+            read("p.txt", "a".encode("utf-16"))
+        json_lines = read("p.jsonl", b'\n{"prompt": "a", "seed": 14598278634844962250}\n{\n"b"\n' + b"[" * 100_000)
+        self.assertEqual(json_lines[0], (2, {"prompt": "a", "seed": 14598278634844962250}))
+        self.assertEqual([line for line, _ in json_lines[1:]], [3, 4, 5])
+        for _, problem in json_lines[1:]:
+            self.assertRegex(problem, "the line is not a JSON object: ")
+        # Without an ending that is known, the first line tells.
+        self.assertEqual(read("p", b'\n{"prompt": "a"}'), [(2, {"prompt": "a"})])
+        self.assertEqual(read("p", b'{"prompt": "a"}', "text"), [(1, '{"prompt": "a"}')])
+        self.assertEqual(read("p", b"a\n{"), [(1, "a"), (2, "{")])
+        cells = b'id,prompt,seed,guidance,smoothing,top_k,extra\n1,"a, b\nc",7,2.5,FALSE,5,\n,d\n2,e,,x\n3,f,,,,,,g\n4,\xff\n'
+        rows = read("p.csv", cells)
+        first = {"id": "1", "prompt": "a, b\nc", "seed": "7", "guidance": "2.5", "smoothing": False, "top_k": "5"}
+        self.assertEqual(rows[:2], [(3, first), (4, {"prompt": "d"})])
+        self.assertEqual(rows[3], (6, "the row has more cells than the header"))
+        results = sorted(hart.batch([hart.BatchEntry(*row) for row in rows if row[0] != 6], self.model), key=lambda r: r.line)
+        self.assertEqual([str(r.error) for r in results[2:3]], ["guidance is 'x', expected a number"])
+        self.assertRegex(str(results[3].error), "not UTF-8")
+        self.assertEqual(results[0].image, self.model.generate("a, b\nc", seed=7, guidance=2.5, smoothing=False, top_k=5)[0])
+        self.assertEqual(read("p.TSV", b"prompt\tseed\na\t1\n"), [(2, {"prompt": "a", "seed": "1"})])
+        self.assertEqual(len(read("p.csv", b"prompt\n" + b"x" * 200_000 + b"\nnext\n")), 2)
+        for name, content in (("p.csv", b"text\na\n"), ("empty.csv", b"")):
+            with self.assertRaisesRegex(hart.RequestError, "expected prompt"):
+                read(name, content)
+        with self.assertRaises(FileNotFoundError):
+            hart.read_batch("/no/such.csv")
+        with self.assertRaisesRegex(hart.RequestError, "format is 'xlsx'"):
+            hart.read_batch("a.xlsx", "xlsx")  # type: ignore[arg-type]
+
+    def test_parquet(self) -> None:
+        try:
+            arrow, parquet = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
+        except ImportError:
+            self.skipTest("needs PyArrow")
+        seeds = arrow.array([2**64 - 1, None], arrow.uint64())
+        parquet.write_table(arrow.table({"prompt": ["a", "b"], "seed": seeds, "top_k": [None, 5]}), self.folder / "p.parquet")
+        rows = list(hart.read_batch(self.folder / "p.parquet"))
+        fields = [("a", 2**64 - 1, None), ("b", None, 5)]
+        self.assertEqual(rows, [(n, dict(zip(("prompt", "seed", "top_k"), row))) for n, row in enumerate(fields, 1)])
+        results = {result.line: result for result in hart.batch(rows, self.model)}
+        self.assertEqual([results[1].seed, results[2].seed], [2**64 - 1, hart._hash_of_id("line-00000002")])
+
+
 class Editing(Case):
     def test_editing_changes_the_image(self) -> None:
         image = self.model.generate(PROMPT, seed=7)[0]
@@ -2079,6 +2384,59 @@ class Script(unittest.TestCase):
             self.assertTrue(rest.endswith("cancelled\n"), rest)
             self.assertNotIn("Traceback", rest)
             self.assertTrue(out.is_file(), "finished images are kept")
+
+
+class BatchScript(unittest.TestCase):
+    """The program batch.py."""
+
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+
+    def command(self, prompts: str, *arguments: str) -> list[str]:
+        (self.folder / "p.jsonl").write_text(prompts, encoding="utf-8")
+        folders = ["--model", str(MODEL), "--out", str(self.folder / "out")]
+        return [sys.executable, "-B", str(HERE / "batch.py"), str(self.folder / "p.jsonl"), *folders, *arguments]
+
+    def images(self) -> list[str]:
+        return sorted(path.stem for path in (self.folder / "out").glob("*.png"))
+
+    def test_errors_name_their_lines(self) -> None:
+        for arguments, code in (((), 1), (("--max-failures", "1"), 0)):
+            command = self.command('{"id": "a", "prompt": "a parrot"}\n{"id": "b"}\n', *arguments)
+            process = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+            self.assertEqual(process.returncode, code)
+            self.assertIn("p.jsonl:2, b: prompt is missing or empty: describe an image\n", process.stderr)
+            self.assertNotIn("Traceback", process.stderr)
+        self.assertEqual(self.images(), ["a"])
+        for wrong in ("--model=/no/such", "--parallel=0"):
+            process = subprocess.run([*command, wrong], capture_output=True, text=True, timeout=120, check=False)
+            self.assertEqual(process.returncode, 1)
+            self.assertRegex(process.stderr, r"\Aerror: .+\n\Z")
+
+    @unittest.skipUnless(os.name == "posix", "needs POSIX signals")
+    def test_sigterm_finishes_the_images_in_work_and_the_next_run_continues(self) -> None:
+        count = 60
+        prompts = "".join(f'{{"id": "{number:03}", "prompt": "{number} apples"}}\n' for number in range(count))
+        for end, code in ((signal.SIGTERM, 143), (signal.SIGKILL, -9)):
+            before = len(self.images())
+            interrupted = subprocess.Popen(self.command(prompts), stderr=subprocess.PIPE, text=True)
+            while len(self.images()) < before + 3:
+                self.assertIsNone(interrupted.poll())
+                time.sleep(0.01)
+            interrupted.send_signal(end)
+            _, stderr = interrupted.communicate(timeout=TIME_LIMIT)
+            self.assertEqual(interrupted.returncode, code, stderr)
+            self.assertNotIn("Traceback", stderr)
+            self.assertLess(len(self.images()), count)
+        process = subprocess.run(self.command(prompts), capture_output=True, text=True, timeout=120, check=False)
+        self.assertEqual(process.returncode, 0, process.stderr)
+        self.assertEqual(self.images(), [f"{number:03}" for number in range(count)])
+        lines = (self.folder / "out" / "results-0-of-1.jsonl").read_text().splitlines()
+        self.assertEqual(sorted(json.loads(line)["id"] for line in lines), self.images())
+        for path in list((self.folder / "out").glob("*.png"))[::20]:
+            hart.Image.open(path)
 
 
 if __name__ == "__main__":

@@ -167,7 +167,7 @@ step "the Python module: its tests, and the wheel in a new environment"
 python3 -m venv "$work/venv"
 "$work/venv/bin/pip" -q --disable-pip-version-check install mypy numpy pillow
 (cd "$root/examples/python" && HART_LIBRARY=$prefix/lib/libhart.so "$work/venv/bin/python" -B -m unittest -q test_hart)
-(cd "$root/examples/python" && "$work/venv/bin/mypy" --cache-dir=/dev/null hart.py test_hart.py generate.py)
+(cd "$root/examples/python" && "$work/venv/bin/mypy" --cache-dir=/dev/null hart.py test_hart.py generate.py batch.py)
 HART_LIBRARY=$prefix/lib/libhart.so "$work/venv/bin/pip" -q --disable-pip-version-check wheel --no-deps -w "$work/wheels" "$root/examples/python"
 "$work/venv/bin/pip" -q --disable-pip-version-check install "$work"/wheels/hart-*.whl
 (cd "$work" && env -u HART_LIBRARY "$work/venv/bin/python" - "$model" "$prompt" wheel.png <<'PYTHON'
