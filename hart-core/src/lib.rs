@@ -42,7 +42,7 @@ pub use config::MAX_GUIDANCE;
 pub use convert::convert;
 pub use device::{DeviceInfo, DeviceKind, Precision, devices};
 pub use error::{Error, Result};
-pub use files::{Files, NewFolder, check_download, check_file_name, decode_text, write_file};
+pub use files::{Files, NewFolder, check_download, check_file_name, decode_text, replace_file, windows_name_problem, write_file};
 pub use filter::PromptFilter;
 pub use from_image::{FromImage, Keep, Mask};
 pub use image::{DigitalSource, GenerationSettings, Image, ImageFormat, Marks, PixelFormat, Provenance};

@@ -75,6 +75,20 @@ fn images_are_the_same_with_a_context_and_the_text_stage_is_skipped() {
 
 /// Uses a model with a thread pool of its own, and the one without.
 #[test]
+fn prompts_that_are_encoded_together_can_be_used_one_by_one() {
+    let hart = model();
+    let long = "word ".repeat(500);
+    let prompts = ["a parrot", &long, "x"];
+    let contexts = hart.encode(&Request::batch(prompts)).unwrap().split();
+    assert_eq!(contexts.len(), 3);
+    for (context, prompt) in contexts.into_iter().zip(prompts) {
+        let alone = hart.generate(&Request::new(prompt).seed(3)).unwrap();
+        let with = hart.generate(&Request::new("").context(context).seed(3)).unwrap();
+        assert!(with.images == alone.images && with.truncated == alone.truncated, "{prompt}");
+    }
+}
+
+#[test]
 fn a_context_works_with_other_settings_and_from_several_threads() {
     let folder = Goldens::published().folder;
     for options in [OpenOptions::new(), OpenOptions::new().threads(2)] {

@@ -8,8 +8,8 @@ mod write;
 pub(crate) use content::CHECKED_BYTES;
 pub use content::{check_download, decode_text};
 pub(crate) use map::{Mapped, map_file};
-pub use name::check_file_name;
-pub use write::{NewFolder, write_file};
+pub use name::{check_file_name, windows_name_problem};
+pub use write::{NewFolder, replace_file, write_file};
 
 use std::collections::BTreeMap;
 use std::fs::File;

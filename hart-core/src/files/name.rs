@@ -23,7 +23,7 @@ const NUMBERS: &str = "0123456789¹²³";
 pub fn check_file_name(path: impl AsRef<Path>) -> Result<()> {
     let path = path.as_ref();
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    match windows_problem(&name) {
+    match windows_name_problem(&name) {
         Some(problem) if cfg!(windows) => {
             let problem = format!("{problem}: choose another name");
             Err(Error::io(path)(io::Error::new(io::ErrorKind::InvalidFilename, problem)))
@@ -32,8 +32,14 @@ pub fn check_file_name(path: impl AsRef<Path>) -> Result<()> {
     }
 }
 
-/// Returns the problem of a file name on Windows, if it has one.
-fn windows_problem(name: &str) -> Option<String> {
+/// Returns the reason why Windows can't store a file under a name, on any system. For names that must work on all of them.
+///
+/// ```
+/// assert!(hart_core::windows_name_problem("aux.png").is_some());
+/// assert_eq!(hart_core::windows_name_problem("parrot.png"), None);
+/// ```
+#[must_use]
+pub fn windows_name_problem(name: &str) -> Option<String> {
     if let Some(character) = name.chars().find(|&c| c.is_ascii_control() || FORBIDDEN.contains(c)) {
         return Some(format!("a file name can't contain {character:?} on Windows"));
     }
@@ -67,13 +73,13 @@ mod tests {
             ("LPT³", "reserves the name LPT³"),
             ("conout$", "reserves the name CONOUT$"),
         ] {
-            let problem = windows_problem(name);
+            let problem = windows_name_problem(name);
             assert!(problem.as_ref().is_some_and(|problem| problem.contains(words)), "{name}: {problem:?}");
         }
         for name in
             ["", "out.png", "console.png", "com.png", "com10.png", "lpt", "nul-1.png", "a.con", "{n}.png", "hérz 心.png", ".hart"]
         {
-            assert_eq!(windows_problem(name), None, "{name}");
+            assert_eq!(windows_name_problem(name), None, "{name}");
         }
     }
 

@@ -159,6 +159,18 @@ fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
+/// Renames a complete file in its folder, and replaces the file that has the name. For programs that write files under temporary names
+/// of their own. A file that is in use on Windows is tried again for half a second.
+///
+/// # Errors
+///
+/// [`Error::Io`] with the final name if the file can't be renamed.
+pub fn replace_file(temporary: impl AsRef<Path>, path: impl AsRef<Path>) -> Result<()> {
+    let path = path.as_ref();
+    check_file_name(path)?;
+    rename(temporary.as_ref(), path).map_err(Error::io(path))
+}
+
 /// Renames a file or folder, and replaces a file. Virus scanners on Windows open new files for a moment, so a file that is in use is
 /// tried again.
 fn rename(from: &Path, to: &Path) -> io::Result<()> {

@@ -88,6 +88,26 @@ impl PromptContext {
         Self(Arc::new(Contents { model, device, settings, rows: rows.into_iter().map(owned).collect() }))
     }
 
+    /// Returns a context for each prompt, in order. They share its memory.
+    ///
+    /// Prompts that were encoded together, which is faster with a text model whose weights are converted for every request, can then be
+    /// used in separate requests.
+    #[must_use]
+    pub fn split(&self) -> Vec<Self> {
+        let Contents { model, device, settings, rows } = &*self.0;
+        let one = |(index, row): (usize, &Context)| {
+            let of_prompt = |truncation: &&Truncation| truncation.prompt.is_none_or(|prompt| prompt == index);
+            let truncated = settings.truncated.iter().filter(of_prompt).cloned();
+            let settings = PromptSettings {
+                prompts: vec![settings.prompts[index].clone()],
+                system_prompt: settings.system_prompt.clone(),
+                truncated: truncated.map(|truncation| Truncation { prompt: truncation.prompt.map(|_| 0), ..truncation }).collect(),
+            };
+            Self(Arc::new(Contents { model: model.clone(), device: device.clone(), settings, rows: vec![row.clone()] }))
+        };
+        rows.iter().enumerate().map(one).collect()
+    }
+
     /// Returns the prompts.
     pub fn prompts(&self) -> &[String] {
         &self.0.settings.prompts
