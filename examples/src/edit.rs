@@ -8,8 +8,8 @@ use std::str::FromStr;
 use clap::Parser;
 use hart_core::{CancelToken, FromImage, Image, Keep, Mask};
 use hart_examples::cli::args::{GenerationArgs, count};
-use hart_examples::cli::batch::{Batch, Outcome};
 use hart_examples::cli::out_files::OutFiles;
+use hart_examples::cli::run::{Outcome, Run};
 use hart_examples::cli::{image_file, output, stop_on_ctrl_c};
 
 /// Regenerate a part of an image, its surroundings or its finer scales
@@ -103,13 +103,13 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let cancel = CancelToken::new();
     let settings = &arguments.settings;
-    let batch = settings.batch(vec![arguments.prompt.clone()], arguments.count, &arguments.out, cancel.clone())?;
+    let run = settings.prepare_run(vec![arguments.prompt.clone()], arguments.count, &arguments.out, cancel.clone())?;
     if let Some(grid) = &arguments.grid {
         output::check_grid(grid, &arguments.out, arguments.count)?;
     }
     arguments.check_inputs()?;
-    if batch.new_images() == 0 {
-        arguments.show_summary(&batch, &Outcome::default());
+    if run.new_images() == 0 {
+        arguments.show_summary(&run, &Outcome::default());
         return Ok(ExitCode::SUCCESS);
     }
     let image = image_file::open(&arguments.image)?;
@@ -119,24 +119,24 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let hart = settings.model.open()?;
     let original = image_file::square(&image, hart.config().resolution())?;
     let edit = arguments.build_edit(&image, mask, &original)?;
-    let batch = batch.map_settings(|settings| settings.from_image(edit));
-    let mut outcome = batch.run(&hart, arguments.grid.is_some(), arguments.quiet);
+    let run = run.map_settings(|settings| settings.from_image(edit));
+    let mut outcome = run.execute(&hart, arguments.grid.is_some(), arguments.quiet);
     if let Some(error) = outcome.error.take() {
-        return batch.end_early(&outcome, error);
+        return run.end_early(&outcome, error);
     }
     output::warn_truncated(&outcome.truncated);
     if let Some(grid) = &arguments.grid {
         let images: Vec<Image> = std::iter::once(original).chain(outcome.images.iter().cloned()).collect();
         Image::grid(&images, images.len())?.save(grid)?;
     }
-    arguments.show_summary(&batch, &outcome);
+    arguments.show_summary(&run, &outcome);
     Ok(ExitCode::SUCCESS)
 }
 
 impl Arguments {
-    fn show_summary(&self, batch: &Batch, outcome: &Outcome) {
+    fn show_summary(&self, run: &Run, outcome: &Outcome) {
         if !self.quiet {
-            eprintln!("{}", batch.summary(outcome));
+            eprintln!("{}", run.summary(outcome));
         }
     }
 

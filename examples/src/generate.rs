@@ -9,8 +9,8 @@ use clap::Parser;
 use hart_core::{CancelToken, Image};
 use hart_examples::cli::again::Again;
 use hart_examples::cli::args::{GenerationArgs, count};
-use hart_examples::cli::batch::{Batch, Outcome};
 use hart_examples::cli::out_files::OutFiles;
+use hart_examples::cli::run::{Outcome, Run};
 use hart_examples::cli::{grid, lines, output, stop_on_ctrl_c};
 use serde_json::json;
 
@@ -79,28 +79,28 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let cancel = CancelToken::new();
     let (mut settings, mut prompts) = (arguments.settings.clone(), arguments.prompts()?);
     let again = arguments.again.as_deref().map(|file| Again::open(file, &mut settings, &mut prompts)).transpose()?;
-    let batch = settings.batch(prompts, arguments.count, &arguments.out, cancel.clone())?;
+    let run = settings.prepare_run(prompts, arguments.count, &arguments.out, cancel.clone())?;
     if let Some(grid) = &arguments.grid {
-        output::check_grid(grid, &arguments.out, batch.total_images())?;
+        output::check_grid(grid, &arguments.out, run.total_images())?;
     }
     stop_on_ctrl_c(cancel)?;
 
     let start = Instant::now();
     // A run without new images needs no model.
-    let hart = (batch.new_images() > 0).then(|| settings.model.open()).transpose()?;
+    let hart = (run.new_images() > 0).then(|| settings.model.open()).transpose()?;
     if let (Some(again), Some(hart)) = (&again, &hart) {
         again.warn(hart);
     }
     let open_time = start.elapsed();
-    let mut outcome = hart.map_or_else(Outcome::default, |hart| batch.run(&hart, arguments.grid.is_some(), arguments.quiet));
+    let mut outcome = hart.map_or_else(Outcome::default, |hart| run.execute(&hart, arguments.grid.is_some(), arguments.quiet));
     if let Some(error) = outcome.error.take() {
-        return batch.end_early(&outcome, error);
+        return run.end_early(&outcome, error);
     }
-    report(arguments, &batch, &outcome, open_time)?;
+    report(arguments, &run, &outcome, open_time)?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn report(arguments: &Arguments, batch: &Batch, outcome: &Outcome, open_time: Duration) -> Result<(), Box<dyn Error>> {
+fn report(arguments: &Arguments, run: &Run, outcome: &Outcome, open_time: Duration) -> Result<(), Box<dyn Error>> {
     output::warn_truncated(&outcome.truncated);
     if let Some(path) = &arguments.grid {
         let columns = (outcome.images.len() as f64).sqrt().ceil() as usize;
@@ -112,7 +112,7 @@ fn report(arguments: &Arguments, batch: &Batch, outcome: &Outcome, open_time: Du
         grid.save(path)?;
     }
     if !arguments.quiet {
-        eprintln!("{}", batch.summary(outcome));
+        eprintln!("{}", run.summary(outcome));
     }
     if arguments.timings {
         output::print_line(format!(
@@ -124,8 +124,8 @@ fn report(arguments: &Arguments, batch: &Batch, outcome: &Outcome, open_time: Du
     if arguments.json {
         output::print_line(json!({
             "files": outcome.files.iter().map(|f| f.to_string_lossy()).collect::<Vec<_>>(),
-            "kept": batch.kept_images(),
-            "seed": batch.seed(),
+            "kept": run.kept_images(),
+            "seed": run.seed(),
             "seeds": outcome.seeds,
             "grid": arguments.grid.as_ref().map(|f| f.to_string_lossy()),
             "open_ms": (open_time.as_secs_f64() * 1e5).round() / 100.0,

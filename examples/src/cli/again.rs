@@ -35,17 +35,17 @@ impl Again {
             prompts.push(provenance.prompt);
         }
         arguments.seed.get_or_insert(Seed::Number(provenance.seed));
-        arguments.guidance.get_or_insert(settings.guidance);
-        arguments.smoothing.get_or_insert(settings.smoothing);
-        arguments.top_k = arguments.top_k.or(settings.top_k);
-        arguments.top_p.get_or_insert(settings.top_p);
-        if arguments.steps.is_none() {
-            arguments.steps = Some(settings.steps.parse()?);
+        arguments.request.guidance.get_or_insert(settings.guidance);
+        arguments.request.smoothing.get_or_insert(settings.smoothing);
+        arguments.request.top_k = arguments.request.top_k.or(settings.top_k);
+        arguments.request.top_p.get_or_insert(settings.top_p);
+        if arguments.request.steps.is_none() {
+            arguments.request.steps = Some(settings.steps.parse()?);
         }
-        if let (None, Some(ratios)) = (&arguments.prune, &settings.prune) {
-            arguments.prune = Some(ratios.parse()?);
+        if let (None, Some(ratios)) = (&arguments.request.prune, &settings.prune) {
+            arguments.request.prune = Some(ratios.parse()?);
         }
-        arguments.system_prompt = arguments.system_prompt.take().or_else(|| settings.system_prompt.clone());
+        arguments.request.system_prompt = arguments.request.system_prompt.take().or_else(|| settings.system_prompt.clone());
         if arguments.model.precision.is_none() {
             arguments.model.precision = Some(settings.precision.parse()?);
         }

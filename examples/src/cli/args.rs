@@ -9,9 +9,9 @@ use hart_core::{
     CancelToken, DeviceKind, Hart, Marks, OpenOptions, Precision, Pruning, Request, Respacing, SystemPrompt, WeightSet,
 };
 
-use super::batch::Batch;
 use super::out_files::OutFiles;
 use super::prompt_syntax;
+use super::run::Run;
 use super::word_filter::WordFilter;
 
 /// Folder of the small model in this repository.
@@ -58,6 +58,14 @@ pub struct GenerationArgs {
     /// Seed of the first image; `random` chooses one and prints it [default: 0]
     #[arg(short, long, value_name = "NUMBER|random")]
     pub seed: Option<Seed>,
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub request: RequestArgs,
+}
+
+/// Arguments that set how images are generated, apart from prompts and seed.
+#[derive(Args, Clone, Debug)]
+pub struct RequestArgs {
     /// Classifier-free guidance scale; 0 turns guidance off [default: the model's, usually 4.5]
     #[arg(short, long)]
     pub guidance: Option<f64>,
@@ -180,24 +188,9 @@ impl GenerationArgs {
     ///
     /// Returns a message if the file of `--filter` is invalid or refuses a prompt.
     pub fn request(&self, prompts: Vec<String>, seed: u64, cancel: CancelToken) -> Result<Request, String> {
-        let system_prompt = match self.system_prompt.as_deref() {
-            None => SystemPrompt::Checkpoint,
-            Some("") => SystemPrompt::Off,
-            Some(text) => SystemPrompt::Text(text.into()),
-        };
-        let filter = self.filter.as_deref().map(WordFilter::open).transpose()?;
+        let filter = self.request.filter.as_deref().map(WordFilter::open).transpose()?;
         filter.as_ref().map_or(Ok(()), |filter| filter.check(&prompts)).map_err(|e| e.to_string())?;
-        let request = Request::batch(prompts)
-            .seed(seed)
-            .guidance(self.guidance)
-            .smoothing(self.smoothing)
-            .top_k(self.top_k)
-            .top_p(self.top_p)
-            .steps(self.steps.clone())
-            .prune(self.prune.clone())
-            .system_prompt(system_prompt)
-            .marks(Marks::ALL.without(self.omit_marks.unwrap_or(Marks::NONE)))
-            .cancel_token(cancel);
+        let request = self.request.set(Request::batch(prompts)).seed(seed).cancel_token(cancel);
         Ok(match filter {
             Some(filter) => request.filter(filter),
             None => request,
@@ -209,13 +202,48 @@ impl GenerationArgs {
     /// # Errors
     ///
     /// Returns a message if a value is invalid, a prompt is refused, or a file can't be written.
-    pub fn batch(&self, prompts: Vec<String>, count: usize, out: &OutFiles, cancel: CancelToken) -> Result<Batch, Box<dyn Error>> {
+    pub fn prepare_run(
+        &self,
+        prompts: Vec<String>,
+        count: usize,
+        out: &OutFiles,
+        cancel: CancelToken,
+    ) -> Result<Run, Box<dyn Error>> {
         let seed = self.seed()?;
         prompt_syntax::warn(&prompts);
         let settings = self.request(prompts.clone(), seed, cancel)?;
-        let batch = Batch::new(prompts, count, seed, settings, out.clone())?;
-        out.check(batch.total_images())?;
-        Ok(batch)
+        let run = Run::new(prompts, count, seed, settings, out.clone())?;
+        out.check(run.total_images())?;
+        Ok(run)
+    }
+}
+
+impl RequestArgs {
+    /// Sets all settings of a request except for the filter.
+    pub fn set(&self, request: Request) -> Request {
+        request
+            .guidance(self.guidance)
+            .smoothing(self.smoothing)
+            .top_k(self.top_k)
+            .top_p(self.top_p)
+            .steps(self.steps.clone())
+            .prune(self.prune.clone())
+            .system_prompt(self.system_prompt())
+            .marks(self.marks())
+    }
+
+    /// Returns the system prompt; an empty text stands for none.
+    pub fn system_prompt(&self) -> SystemPrompt {
+        match self.system_prompt.as_deref() {
+            None => SystemPrompt::Checkpoint,
+            Some("") => SystemPrompt::Off,
+            Some(text) => SystemPrompt::Text(text.into()),
+        }
+    }
+
+    /// Returns the marks that image files get.
+    pub fn marks(&self) -> Marks {
+        Marks::ALL.without(self.omit_marks.unwrap_or(Marks::NONE))
     }
 }
 

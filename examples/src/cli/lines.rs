@@ -40,18 +40,32 @@ fn parse(bytes: &[u8]) -> Result<Vec<String>, String> {
     let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);
     let mut lines = Vec::new();
     for (index, line) in bytes.split(|&b| b == b'\n').enumerate() {
-        let number = index + 1;
-        let text = str::from_utf8(line)
-            .map_err(|e| format!("line {number} is not UTF-8 from byte {}: save it as UTF-8", e.valid_up_to() + 1))?
-            .trim();
-        if text.len() > MAX_PROMPT_BYTES {
-            return Err(format!("line {number} has {} bytes, expected at most {MAX_PROMPT_BYTES}", text.len()));
-        }
-        if !text.is_empty() && !text.starts_with('#') {
-            lines.push(text.to_string());
-        }
+        let entry = entry(line).map_err(|problem| format!("line {} {problem}", index + 1))?;
+        lines.extend(entry.map(str::to_string));
     }
     Ok(lines)
+}
+
+/// Returns the entry of a line, or `None` if it is blank or a comment.
+///
+/// # Errors
+///
+/// Returns the problem of a line that is not UTF-8 or too long.
+pub fn entry(line: &[u8]) -> Result<Option<&str>, String> {
+    let text = utf8(line)?.trim();
+    if text.len() > MAX_PROMPT_BYTES {
+        return Err(format!("has {} bytes, expected at most {MAX_PROMPT_BYTES}", text.len()));
+    }
+    Ok(Some(text).filter(|text| !text.is_empty() && !text.starts_with('#')))
+}
+
+/// Returns a line as text.
+///
+/// # Errors
+///
+/// Returns a problem with the first byte that is not UTF-8.
+pub fn utf8(line: &[u8]) -> Result<&str, String> {
+    str::from_utf8(line).map_err(|e| format!("is not UTF-8 from byte {}: save it as UTF-8", e.valid_up_to() + 1))
 }
 
 #[cfg(test)]

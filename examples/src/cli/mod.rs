@@ -4,7 +4,6 @@ pub mod again;
 #[cfg(feature = "images")]
 pub mod animation;
 pub mod args;
-pub mod batch;
 pub mod enlarge;
 pub mod flags;
 pub mod grid;
@@ -17,6 +16,7 @@ pub mod output;
 pub mod progress;
 pub mod prompt_syntax;
 pub mod raster;
+pub mod run;
 pub mod saver;
 #[cfg(feature = "images")]
 pub mod terminal;
@@ -109,7 +109,7 @@ mod tests {
     fn a_negative_number_after_an_option_is_its_value() {
         let parse =
             |arguments: &[&str]| parsed::<Arguments>(Arguments::command(), ["program"].iter().chain(arguments).map(OsString::from));
-        assert_eq!(parse(&["--guidance", "-2", "x"]).unwrap().settings.guidance, Some(-2.0));
+        assert_eq!(parse(&["--guidance", "-2", "x"]).unwrap().settings.request.guidance, Some(-2.0));
         let error = parse(&["x", "--top-k", "-1"]).unwrap_err().to_string();
         assert!(error.contains("'-1' for '--top-k <K>': expected a whole number"), "{error}");
         assert!(parse(&["--allow-unused", "x"]).unwrap().prompt.is_some());

@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 
 use hart_core::{Control, Error, Event, Image, Observer};
 
-use super::batch::Outcome;
 use super::out_files::OutFiles;
 use super::progress::ScaleBars;
+use super::run::Outcome;
 
 /// An observer that shows progress and saves each finished image.
 pub struct Saver<'a> {

@@ -23,7 +23,7 @@ const MAX_IMAGES: usize = 1_000_000;
 /// The images are those of a single request for all prompts, to the last bit. But each request is for a few images, so the memory of a
 /// run does not grow with its number of images.
 #[derive(Debug)]
-pub struct Batch {
+pub struct Run {
     prompts: Vec<String>,
     images_per_prompt: usize,
     seed: u64,
@@ -66,7 +66,7 @@ pub struct Outcome {
     pub error: Option<HartError>,
 }
 
-impl Batch {
+impl Run {
     /// Creates a run with the settings of a request, whose prompts don't matter. Image `i` of each prompt has the seed `seed + i`.
     ///
     /// # Errors
@@ -122,7 +122,7 @@ impl Batch {
     }
 
     /// Generates and saves the images. `keep_images` also returns them.
-    pub fn run(&self, hart: &Hart, keep_images: bool, quiet: bool) -> Outcome {
+    pub fn execute(&self, hart: &Hart, keep_images: bool, quiet: bool) -> Outcome {
         let mut saver = Saver::new(&self.out, self.new_images(), keep_images, quiet);
         let (mut timings, mut truncated) = (Timings::default(), Vec::new());
         let result = self.parts.iter().try_for_each(|part| {
@@ -231,15 +231,15 @@ mod tests {
     #[test]
     fn every_value_is_checked_for_any_number_of_images() {
         let out = || OutFiles { pattern: "{n}.png".into(), first: 0, skip_existing: false };
-        let batch = |prompts: &[&str], count, settings: Request| {
-            Batch::new(prompts.iter().map(|p| p.to_string()).collect(), count, 0, settings, out()).map_err(|e| e.to_string())
+        let run = |prompts: &[&str], count, settings: Request| {
+            Run::new(prompts.iter().map(|p| p.to_string()).collect(), count, 0, settings, out()).map_err(|e| e.to_string())
         };
         let many = vec!["a parrot"; 1025];
-        assert_eq!(batch(&many, 2, Request::new("")).unwrap().total_images(), 2050);
-        assert!(batch(&many, 1, Request::new("").top_k(0)).unwrap_err().contains("top-k"));
-        assert!(batch(&[&many[..], &[" "]].concat(), 1, Request::new("")).unwrap_err().contains("number 1026 is empty"));
-        assert!(batch(&many, 0, Request::new("")).unwrap_err().contains("images per prompt: 0"));
-        assert!(batch(&many, usize::MAX, Request::new("")).unwrap_err().contains("at most 1000000 in one run"));
-        assert!(batch(&[], 1, Request::new("")).unwrap_err().contains("prompt: missing"));
+        assert_eq!(run(&many, 2, Request::new("")).unwrap().total_images(), 2050);
+        assert!(run(&many, 1, Request::new("").top_k(0)).unwrap_err().contains("top-k"));
+        assert!(run(&[&many[..], &[" "]].concat(), 1, Request::new("")).unwrap_err().contains("number 1026 is empty"));
+        assert!(run(&many, 0, Request::new("")).unwrap_err().contains("images per prompt: 0"));
+        assert!(run(&many, usize::MAX, Request::new("")).unwrap_err().contains("at most 1000000 in one run"));
+        assert!(run(&[], 1, Request::new("")).unwrap_err().contains("prompt: missing"));
     }
 }
