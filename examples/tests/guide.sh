@@ -43,7 +43,7 @@ for source in block-*.cpp; do g++ -std=c++17 -Wall -Wextra -Werror "$source" "${
 for source in block-*.py; do env -u HART_LIBRARY PYTHONPATH="$prefix/share/hart/python" python3 -B "$source" >/dev/null; done
 cmp crown-c.png crown-cpp.png
 cmp crown-c.png crown-py.png
-for image in heart left-half around variation-0 variation-3 image-7 all line-0 line-1 sunflower allowed crowns key; do
+for image in heart left-half around variation-0 variation-3 image-7 all line-0 line-1 images/parrot images/tree sunflower allowed crowns key; do
   test -s "$image.png" || { echo "the guide's commands did not write $image.png: $(ls)" >&2; exit 1; }
 done
 echo "the guide's commands and programs run"
