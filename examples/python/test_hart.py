@@ -192,11 +192,11 @@ class Header(unittest.TestCase):
             self.skipTest("the sizes apply to 64-bit systems")
         sizes = {
             "hart_device_info": 24,
-            "hart_model_info": 48,
+            "hart_model_info": 56,
             "hart_event": 48,
             "hart_timings": 56,
             "hart_truncation": 24,
-            "hart_image_view": 64,
+            "hart_image_view": 72,
         }
         self.assertEqual(sizes, {name: ctypes.sizeof(getattr(hart, "_" + name)) for name in self.structs})
         for name, size in sizes.items():
