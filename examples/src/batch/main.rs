@@ -4,6 +4,7 @@
 mod estimate;
 mod hash;
 mod id;
+mod in_work;
 mod input;
 mod ledger;
 mod progress;
@@ -29,6 +30,7 @@ use hart_examples::cli::args::{ModelArgs, RequestArgs, count};
 use hart_examples::cli::word_filter::WordFilter;
 
 use estimate::Survey;
+use in_work::InWork;
 use input::{Format, Input};
 use ledger::{Done, Ledger, errors_name};
 use progress::Progress;
@@ -152,6 +154,7 @@ impl Batch<'_> {
             None => Store::Images(images),
             Some(count) => Store::Tar(TarFiles::open(images, shard, count.get(), &mut done, Some(&ledger))?),
         };
+        let in_work = InWork::open(&arguments.out, shard)?;
         // What can be read twice is counted first.
         let survey = match Input::is_repeatable(&arguments.input) {
             true => Some(Survey::count(self.select(self.input()?, &done), false)?),
@@ -169,6 +172,7 @@ impl Batch<'_> {
             hart: hart.as_ref(),
             store: &store,
             ledger: &ledger,
+            in_work: &in_work,
             defaults: &self.defaults,
             filter: filter.as_ref(),
             progress: &progress,

@@ -11,6 +11,7 @@ use hart_examples::cli::output::shortened;
 use hart_examples::cli::word_filter::WordFilter;
 use serde_json::json;
 
+use crate::in_work::InWork;
 use crate::ledger::{Finished, Ledger};
 use crate::progress::Progress;
 use crate::selection::{CHANGED, Selected, Selection};
@@ -36,6 +37,7 @@ pub struct Worker<'a> {
     pub hart: Option<&'a Hart>,
     pub store: &'a Store,
     pub ledger: &'a Ledger,
+    pub in_work: &'a InWork,
     pub defaults: &'a Defaults,
     pub filter: Option<&'a WordFilter>,
     pub progress: &'a Progress,
@@ -80,6 +82,7 @@ impl Worker<'_> {
             let fed = self.feed(&mut selection, &Encoded { sender, shared: &shared });
             self.accept(fed, &shared).unwrap_or(false)
         });
+        self.accept(self.in_work.close(), &shared);
         let is_complete = is_read && shared.waiting.load(Ordering::Acquire) == 0;
         if let Some(error) = shared.fatal.into_inner().unwrap_or_else(PoisonError::into_inner) {
             return Err(error);
@@ -119,9 +122,12 @@ impl Worker<'_> {
     fn feed(&self, selection: &mut Selection<'_>, encoded: &Encoded<'_>) -> Result<bool, String> {
         // The first images begin early.
         let (mut group, mut size) = (Vec::new(), self.parallel.min(GROUP));
+        let mut last = Vec::new();
         while !self.stop.is_set() {
             let Some(selected) = selection.next().map_err(|e| format!("the input can't be read: {e}"))? else {
-                return self.encode(group, encoded);
+                // One by one: each may end the process.
+                let groups = std::iter::once(group).chain(last.into_iter().map(|task| vec![task]));
+                return groups.into_iter().try_fold(true, |all, group| Ok(all & self.encode(group, encoded)?));
             };
             match selected {
                 Selected::Done => {}
@@ -129,6 +135,10 @@ impl Worker<'_> {
                 Selected::Unchecked(task) => self.check_done(&task)?,
                 Selected::New(task) => {
                     let Some(task) = self.check_new(*task)? else { continue };
+                    if self.in_work.was_interrupted(&task.id) {
+                        last.push(task);
+                        continue;
+                    }
                     let differs = |other: &Task| other.settings.system_prompt != task.settings.system_prompt;
                     if group.len() >= size || group.last().is_some_and(differs) {
                         self.encode(std::mem::take(&mut group), encoded)?;
@@ -221,6 +231,7 @@ impl Worker<'_> {
         while !self.stop.is_set() {
             let Ok(ready) = receiver.lock().unwrap_or_else(PoisonError::into_inner).recv() else { break };
             if !self.stop.is_set() && self.accept(self.generate(&ready), shared).is_some() {
+                self.in_work.end(&ready.task.id);
                 shared.waiting.fetch_sub(1, Ordering::AcqRel);
             }
         }
@@ -228,6 +239,7 @@ impl Worker<'_> {
 
     /// Generates an image and saves it. An image that has begun is finished, also after a signal.
     fn generate(&self, Ready { task, context }: &Ready) -> Result<(), String> {
+        self.in_work.begin(&task.id)?;
         let start = Instant::now();
         let request = task.settings.request().marks(self.marks()).context(context.clone());
         let mut generation = match self.model()?.generate(&request) {
