@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, TryLockError};
 use std::io::{BufRead, BufReader, BufWriter, ErrorKind, Write};
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -57,15 +58,15 @@ impl Finished {
     }
 }
 
-/// The images that are done, by the hashes of their ids: 24 bytes each.
+/// The images that are done, by the hashes of their ids: 17 bytes each, in a table that is at least half full.
 #[derive(Debug, Default)]
-pub struct Done(HashMap<u64, Option<u64>>);
+pub struct Done(HashMap<u64, Option<NonZero<u64>>>);
 
 /// What is known of an image that is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DoneImage {
     /// Digest of its task; `None` if another program wrote the line.
-    pub digest: Option<u64>,
+    pub digest: Option<NonZero<u64>>,
 }
 
 impl Done {
@@ -102,7 +103,7 @@ impl Done {
 
     /// Adds an image.
     pub fn add(&mut self, id: &Id, digest: u64) {
-        self.0.insert(id.hash(), Some(digest));
+        self.0.insert(id.hash(), NonZero::new(digest));
     }
 
     fn insert(&mut self, line: &[u8], shard: Shard, existing: &mut Existing) {
@@ -125,7 +126,7 @@ impl Existing {
     }
 
     /// Returns the id and the digest of a line if it is complete and its image exists.
-    fn image(&mut self, line: &[u8]) -> Option<(Id, Option<u64>)> {
+    fn image(&mut self, line: &[u8]) -> Option<(Id, Option<NonZero<u64>>)> {
         let line: Value = serde_json::from_slice(line.strip_suffix(b"\n")?).ok()?;
         let id = Id::new(line["id"].as_str()?).ok()?;
         let file = line["file"].as_str()?;
@@ -133,7 +134,7 @@ impl Existing {
             true => *self.tars.entry(file.into()).or_insert_with(|| self.folder.join(file).is_file()),
             false => self.folder.join(file).is_file(),
         };
-        let digest = line[DIGEST].as_str().and_then(|text| u64::from_str_radix(text, 16).ok());
+        let digest = line[DIGEST].as_str().and_then(|text| u64::from_str_radix(text, 16).ok()).and_then(NonZero::new);
         exists.then_some((id, digest))
     }
 }
@@ -355,7 +356,7 @@ mod tests {
         let half: Shard = "1/2".parse().unwrap();
         let of_half = Done::read(folder.path(), half).unwrap();
         assert!(ids.iter().all(|id| is_done(&of_half, id) == half.contains(Id::new(id).unwrap().hash())));
-        assert_eq!(done.get(&Id::new("a").unwrap()), Some(DoneImage { digest: Some(0xab) }));
+        assert_eq!(done.get(&Id::new("a").unwrap()), Some(DoneImage { digest: NonZero::new(0xab) }));
     }
 
     #[test]

@@ -80,7 +80,7 @@ impl<'a> Selection<'a> {
         match self.done.get(&task.id) {
             None => Selected::New(Box::new(task)),
             Some(DoneImage { digest: None }) => Selected::Unchecked(Box::new(task)),
-            Some(DoneImage { digest: Some(digest) }) if digest == task.digest(self.defaults) => Selected::Done,
+            Some(DoneImage { digest: Some(digest) }) if digest.get() == task.digest(self.defaults) => Selected::Done,
             Some(_) => failed(task, CHANGED.into()),
         }
     }
