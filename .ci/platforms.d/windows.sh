@@ -28,7 +28,7 @@ fails() {
 
 step build
 for_windows cargo build "${packages[@]}"
-for program in generate edit preview reconstruct web train evaluate dataset convert; do
+for program in generate batch edit preview reconstruct web train evaluate dataset convert; do
   [ -e "$built/$program.exe" ] || fail "no $program.exe"
 done
 for_windows cargo test "${packages[@]}" --no-run
@@ -45,7 +45,7 @@ for_windows cargo test "${packages[@]}" -p hart-core --test golden --test bad_in
 for_windows cargo test "${packages[@]}" --lib -- files image config cli data
 
 step "the programs"
-for_windows cargo test "${packages[@]}" -p hart-examples --test cli --test edit --test preview --test prompts --test web
+for_windows cargo test "${packages[@]}" -p hart-examples --test cli --test many_images --test batch --test edit --test preview --test prompts --test web
 for_windows cargo test "${packages[@]}" -p hart-examples --test evaluate --test train
 
 step "paths of Windows"

@@ -98,8 +98,8 @@ class Folder:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("batch", type=Path)
-    parser.add_argument("model", type=Path)
+    parser.add_argument("batch", type=lambda path: Path(path).resolve())
+    parser.add_argument("model", type=lambda path: Path(path).resolve())
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--tar", type=int)
