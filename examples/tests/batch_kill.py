@@ -50,6 +50,11 @@ class Folder:
         #: Images without a line, and cut lines, that kills have left.
         self.orphans = self.cut = self.temporary = 0
 
+    def count(self) -> int:
+        """Return the number of images, also those in a tar file that is not complete."""
+        tars = [path for path in self.path.iterdir() if path.suffix == ".tar"] if self.path.exists() else []
+        return len(list(self.path.glob("[!.]*.png"))) + sum(tar.read_bytes().count(b"IEND\xaeB`\x82") for tar in tars)
+
     def results(self) -> list[dict]:
         """Return the complete lines of the results."""
         path = self.path / "results-0-of-1.jsonl"
@@ -121,22 +126,25 @@ def main() -> None:
         each = (time.monotonic() - began) / len(sampled)
         folder = Folder(scratch / "out")
         more = [] if given.tar is None else ["--tar", str(given.tar)]
-        # On average, the kills are spread over all images.
-        mean = each * given.images / (given.kills + 1)
-        kills = 0
+        kills, in_work, run_time = 0, 0, 0.0
         while kills < given.kills:
+            # The kills are spread over the images that are left, at the pace so far.
+            written = folder.count()
+            pace = max(each, run_time / written if written else 0)
+            mean = pace * (given.images - written) / (given.kills - kills + 1)
+            delay = rng.uniform(0, max(2 * mean, 0.05))
             process = subprocess.Popen(command("lines.jsonl", "out", *more), stderr=subprocess.PIPE)
             try:
-                process.communicate(timeout=rng.uniform(0, 2 * mean))
-                # The batch is done. Kill the next run in its first moments.
+                process.communicate(timeout=delay)
                 assert process.returncode == 0, process.stderr
-                mean = 0.05
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.communicate()
+                in_work += folder.count() < given.images
+            run_time += delay
             kills += 1
             folder.check()
-        killed = len(folder.done)
+        killed = folder.count()
         subprocess.run(command("lines.jsonl", "out", *more), check=True)
         folder.check()
         expected = {f"image-{n}" for n in range(given.images)}
@@ -151,7 +159,7 @@ def main() -> None:
             whole = (scratch / "unbroken" / file).read_bytes()
             assert hashlib.sha256(whole).digest() == hashlib.sha256(images[file]).digest(), f"{file} differs"
         print(
-            f"{kills} kills, {killed} of {given.images} images done after the last: nothing lost, nothing twice, nothing half written;"
+            f"{kills} kills, {in_work} of them before the last image, {killed} of {given.images} images after the last kill: nothing lost, nothing twice, nothing half written;"
             f" kills left {folder.orphans} images without a line, {folder.cut} cut lines and {folder.temporary} temporary files;"
             f" {len(sampled)} images compared with an unbroken run; {time.monotonic() - began:.0f} s"
         )
