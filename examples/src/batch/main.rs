@@ -147,6 +147,7 @@ impl Batch<'_> {
         let input = self.input()?;
         fs::create_dir_all(&arguments.out).map_err(|e| format!("--out {}: {e}", arguments.out.display()))?;
         let ledger = Ledger::open(&arguments.out, shard)?;
+        tar_files::check_incomplete(&arguments.out, shard, arguments.tar.map(|_| shard))?;
         let mut done = Done::read(&arguments.out, shard)?;
         let images = ImageFolder::new(&arguments.out, shard);
         images.remove_leftovers()?;

@@ -96,6 +96,11 @@ impl Shard {
         (shard.index < shard.count && name == format!("{prefix}{shard}{suffix}")).then_some(shard)
     }
 
+    /// Returns the shard as an argument of `--shard`.
+    pub fn argument(self) -> String {
+        format!("{}/{}", self.index, self.count)
+    }
+
     /// Returns whether a line may belong to both shards.
     pub fn overlaps(self, other: Self) -> bool {
         self.count != other.count || self.index == other.index

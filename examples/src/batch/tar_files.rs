@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufReader, ErrorKind, Read, Seek, SeekFrom};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use hart_core::{Image, replace_file};
@@ -162,6 +162,26 @@ impl TarFiles {
     }
 }
 
+/// Checks that no other run has images of a shard in a tar file that is not complete, where nothing else sees them. `continued` is the
+/// shard whose tar files are continued, if there is one.
+///
+/// # Errors
+///
+/// Returns a message that names the file.
+pub fn check_incomplete(folder: &Path, shard: Shard, continued: Option<Shard>) -> Result<(), String> {
+    let shard_of = |name: &str| Shard::of_name(name.strip_prefix(".shard-")?.strip_suffix(".tar")?.rsplit_once('-')?.0, "", "");
+    for name in names(folder)? {
+        if let Some(other) = shard_of(&name).filter(|other| other.overlaps(shard) && Some(*other) != continued) {
+            return Err(format!(
+                "{}: an interrupted run has left images in it: complete it with --tar and --shard {}, or remove it",
+                folder.join(&name).display(),
+                other.argument()
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// Appends a file to a tar file.
 fn append(tar: &mut Builder<File>, name: &str, bytes: &[u8]) -> std::io::Result<()> {
     let mut header = Header::new_gnu();
@@ -173,7 +193,7 @@ fn append(tar: &mut Builder<File>, name: &str, bytes: &[u8]) -> std::io::Result<
 }
 
 /// Reads the complete images at the start of a tar file; none if it doesn't exist. `name` is its final name.
-fn read(path: &std::path::Path, name: &str) -> Result<Contents, String> {
+fn read(path: &Path, name: &str) -> Result<Contents, String> {
     let error = |e: std::io::Error| format!("{}: {e}", path.display());
     let file = match File::open(path) {
         Ok(file) => file,
@@ -219,7 +239,7 @@ mod tests {
         Image::from_rgb(1, 1, vec![1, 2, 3]).unwrap().to_png().unwrap()
     }
 
-    fn open(folder: &std::path::Path, done: &mut Done, ledger: &Ledger) -> TarFiles {
+    fn open(folder: &Path, done: &mut Done, ledger: &Ledger) -> TarFiles {
         TarFiles::open(ImageFolder::new(folder, Shard::ALL), Shard::ALL, 3, done, Some(ledger)).unwrap()
     }
 
@@ -229,7 +249,7 @@ mod tests {
         files.save(&png(), json!({ "prompt": "p" }), finished, ledger).unwrap();
     }
 
-    fn entries(path: &std::path::Path) -> Vec<String> {
+    fn entries(path: &Path) -> Vec<String> {
         let mut archive = Archive::new(File::open(path).unwrap());
         archive.entries().unwrap().map(|entry| entry.unwrap().path().unwrap().to_string_lossy().into_owned()).collect()
     }
@@ -266,6 +286,22 @@ mod tests {
         let results = fs::read_to_string(folder.path().join("results-0-of-1.jsonl")).unwrap();
         assert_eq!(results.lines().count(), 3);
         assert!(results.lines().all(|line| line.contains("\"file\":\"shard-0-of-1-000000.tar\"")), "{results}");
+    }
+
+    #[test]
+    fn incomplete_files_of_other_runs_are_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let check = |shard: Shard, continued| check_incomplete(folder.path(), shard, continued);
+        fs::write(folder.path().join(".shard-1-of-4-000003.tar"), "").unwrap();
+        let own: Shard = "1/4".parse().unwrap();
+        assert!(check(own, Some(own)).is_ok() && check("0/4".parse().unwrap(), None).is_ok());
+        for (shard, continued) in [(own, None), (Shard::ALL, Some(Shard::ALL))] {
+            assert!(
+                check(shard, continued)
+                    .unwrap_err()
+                    .contains("000003.tar: an interrupted run has left images in it: complete it with --tar and --shard 1/4")
+            );
+        }
     }
 
     #[test]
