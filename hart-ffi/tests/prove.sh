@@ -163,6 +163,18 @@ done
 HART_LIBRARY=$prefix/lib/libhart.so python3 "$root/examples/python/generate.py" "$prompt" --seed 7 --out "$work/python.png" 2>/dev/null
 same "$work/python.png"
 
+step "the batches of Rust and Python continue each other"
+lines() { for number in $(seq "$1"); do echo "{\"id\": \"$number\", \"prompt\": \"$number apples\", \"guidance\": \"2.5\"}"; done; }
+lines 4 >"$work/some.jsonl"; lines 8 >"$work/all.jsonl"
+rust() { "$built/batch" --model "$model" --quiet "$work/$1.jsonl" --out "$work/$2"; }
+python() { HART_LIBRARY=$prefix/lib/libhart.so python3 -B "$root/examples/python/batch.py" --quiet "$work/$1.jsonl" --out "$work/$2"; }
+rust some rust-first; python all rust-first; rust all rust-first
+python some python-first; rust all python-first; python all python-first
+for number in $(seq 8); do cmp "$work/rust-first/$number.png" "$work/python-first/$number.png"; done
+for folder in rust-first python-first; do
+  [ "$(wc -l <"$work/$folder/results-0-of-1.jsonl")" = 8 ] && [ ! -s "$work/$folder/errors-0-of-1.jsonl" ] || fail "$folder: wrong lines"
+done
+
 step "the Python module: its tests, and the wheel in a new environment"
 python3 -m venv "$work/venv"
 "$work/venv/bin/pip" -q --disable-pip-version-check install mypy numpy pillow
