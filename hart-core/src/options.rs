@@ -20,6 +20,7 @@ pub struct OpenOptions {
     pub(crate) memory_map: bool,
     pub(crate) strict: bool,
     pub(crate) threads: Option<usize>,
+    pub(crate) parallel: Option<usize>,
     pub(crate) max_memory: Option<u64>,
     pub(crate) keep_text_model: bool,
     pub(crate) cancel: Option<CancelToken>,
@@ -35,6 +36,7 @@ impl Default for OpenOptions {
             memory_map: true,
             strict: true,
             threads: None,
+            parallel: None,
             max_memory: None,
             keep_text_model: false,
             cancel: None,
@@ -89,6 +91,22 @@ impl OpenOptions {
     /// program has configured it. Images do not depend on the number of threads.
     pub fn threads(mut self, threads: impl Into<Option<usize>>) -> Self {
         self.threads = threads.into();
+        self
+    }
+
+    /// Sets how many images are generated at once, each on its share of the threads: the images of a request, and those of calls of
+    /// [`Hart::generate`](crate::Hart::generate) from several threads. At least 1, and at most the number of threads. Images do not
+    /// depend on it.
+    ///
+    /// An image that is alone uses all threads. Further calls wait until one of the images is finished, except that with 1, calls from
+    /// several threads share the model's threads without waiting. A call on a thread of a rayon pool in which the model works, or within an
+    /// [`Observer`](crate::Observer), generates its images one by one.
+    ///
+    /// `None`, the default, chooses the number from the size of the model and the number of threads, as long as
+    /// [`Self::max_memory`] allows: one image for each thread if the model is so small that more threads make no image faster, and 1 for a large
+    /// model, and on a GPU. [`Hart::parallel`](crate::Hart::parallel) returns it. In WebAssembly, it is always 1.
+    pub fn parallel(mut self, images: impl Into<Option<usize>>) -> Self {
+        self.parallel = images.into();
         self
     }
 

@@ -162,7 +162,8 @@ fn memory_is_estimated_and_can_be_limited() {
     let embedding = (kept.config().text.vocab_size * kept.config().text.hidden_size) as u64;
     let (text, layers) = (kept.memory(&request).weights - memory.weights, parameters[0] - embedding);
     assert!((19 * layers / 10..2 * layers).contains(&text), "{text} of {layers}");
-    let many = hart.memory(&Request::new("a house").images_per_prompt(100));
+    let one_by_one = open(OpenOptions::new().precision(Precision::F32).parallel(1));
+    let many = one_by_one.memory(&Request::new("a house").images_per_prompt(100));
     assert_eq!(many.working - memory.working, 99 * 3 * 64 * 64);
     // With a limit, the transformer's pages are released too.
     let memory = open(OpenOptions::new().precision(Precision::F32).max_memory(u64::MAX)).memory(&request);

@@ -1,16 +1,24 @@
 //! Generation of a request's images.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use web_time::Instant;
+
 use super::{Hart, Model};
 use crate::error::{Error, Result};
 use crate::files::Mapped;
 use crate::from_image::FromImage;
 use crate::image::{GenerationSettings, Image, Provenance};
-use crate::progress::{Observer, Progress, Stage, Step, Timings};
+use crate::progress::{Observer, Progress, Stage, Step, Timings, Work};
 use crate::request::Request;
 use crate::rng::Philox;
 use crate::sampling::SamplingParams;
 use crate::scales::Scale;
 use crate::text::{Context, PromptContext, SystemPrompt, Tokens, Truncation};
+use crate::threads::{Finished, SideBySide};
+use crate::visual::{DecoderMemory, KnownTokens, Latent};
 
 /// Guidance of the published tools.
 const PUBLISHED_GUIDANCE: f64 = 4.5;
@@ -37,6 +45,34 @@ enum Prompts<'a> {
     Encoded(&'a PromptContext),
     /// Prompts that the run encodes.
     Tokens(Tokens),
+}
+
+/// The parts of a run that its images share.
+struct Job<'a> {
+    request: &'a Request,
+    prompts: Prompts<'a>,
+    sampling: SamplingParams,
+    memory: DecoderMemory,
+    known: Option<KnownTokens>,
+    /// Time that encoding the image to start from took.
+    encoding: Duration,
+    work: Arc<Work>,
+}
+
+impl Job<'_> {
+    /// Returns the index of an image's prompt, and the image's index among those of the prompt.
+    fn position(&self, index: usize) -> (usize, usize) {
+        (index / self.request.images_per_prompt, index % self.request.images_per_prompt)
+    }
+}
+
+/// The encoded prompts of a run.
+#[derive(Default)]
+struct Contexts {
+    /// Number of prompts that have been encoded.
+    encoded: usize,
+    /// Contexts by prompt, each with the number of images that will use it.
+    unused: BTreeMap<usize, (usize, Context)>,
 }
 
 impl Prompts<'_> {
@@ -69,10 +105,22 @@ impl Hart {
     /// Like [`Self::generate`].
     pub fn generate_with(&self, request: &Request, observer: &mut dyn Observer) -> Result<Generation> {
         let Model { threads, device, .. } = &*self.model;
-        threads.observe(observer, |observer| {
-            self.check(request)?;
-            device.catch_backend_panic(|| self.run(request, observer))
-        })
+        if !threads.can_share()? {
+            return threads.observe(observer, |observer| {
+                self.check(request)?;
+                device.catch_backend_panic(|| self.run_one_by_one(&self.prepare(request)?, observer))
+            });
+        }
+        threads.run(|| self.check(request))??;
+        match self.images_at_once(request) {
+            1 => threads.observe_image(observer, request.cancel.as_ref(), |observer| {
+                device.catch_backend_panic(|| self.run_one_by_one(&self.prepare(request)?, observer))
+            }),
+            at_once => {
+                let job = threads.run(|| device.catch_backend_panic(|| self.prepare(request)))??;
+                self.run_side_by_side(&job, at_once, observer)
+            }
+        }
     }
 
     /// Generates an image and discards it, so that the first request is not slower than others: a GPU's kernels are compiled on first
@@ -108,62 +156,119 @@ impl Hart {
         self.model.budget.allow_run("this request", &self.model.config, self.run_sizes(request))
     }
 
-    fn run(&self, request: &Request, observer: &mut dyn Observer) -> Result<Generation> {
+    /// Returns the parts of a run that its images share.
+    fn prepare<'a>(&self, request: &'a Request) -> Result<Job<'a>> {
         let prompts = match &request.context {
             Some(context) => Prompts::Encoded(context),
             None => Prompts::Tokens(self.tokens(request)?),
         };
-        let mut progress = Progress::new(observer, request.cancel.as_ref(), self.work(request, &prompts));
-        let mut images = Vec::with_capacity(request.total_images());
-        match self.generate_all(request, &prompts, &mut images, &mut progress) {
-            Err(Error::Cancelled) if images.len() < request.total_images() => Err(Error::Cancelled),
+        let begin = Instant::now();
+        let known = request.from_image.as_ref().map(|from| self.model.visual.known_tokens(from)).transpose()?;
+        let (sampling, memory, encoding) = (self.sampling(request), self.decoder_memory(request), begin.elapsed());
+        let work = Work::new(self.work(request, &prompts));
+        Ok(Job { request, prompts, sampling, memory, known, encoding, work })
+    }
+
+    /// Generates the images one by one, so that an image does not depend on the rest of the request, to the last bit.
+    fn run_one_by_one(&self, job: &Job<'_>, observer: &mut dyn Observer) -> Result<Generation> {
+        let total = job.request.total_images();
+        let mut progress = Progress::of_image(0, &job.work, observer, job.request.cancel.as_ref());
+        progress.add_time(Stage::Decode, job.encoding);
+        let mut images = Vec::with_capacity(total);
+        let mut contexts = Contexts::default();
+        let mut generate = || {
+            for index in 0..total {
+                progress.begin_image(index);
+                let context = self.context(job, index, &mut contexts, &mut progress)?;
+                let (image, latent) = self.generate_image(job, index, context, &mut progress)?;
+                progress.image(&image);
+                images.push(image);
+                self.report_preview(
+                    job.memory,
+                    Step::Images { finished: index + 1, total },
+                    &latent,
+                    images.last(),
+                    &mut progress,
+                )?;
+            }
+            Ok(())
+        };
+        match generate() {
+            Err(Error::Cancelled) if images.len() < total => Err(Error::Cancelled),
             // All images are finished: it is too late to cancel.
             Ok(()) | Err(Error::Cancelled) => {
-                Ok(Generation { images, timings: progress.timings(), truncated: prompts.truncated() })
+                Ok(Generation { images, timings: progress.timings(), truncated: job.prompts.truncated() })
             }
             Err(error) => Err(error),
         }
     }
 
-    /// Generates the images one by one, so that an image does not depend on the rest of the request, to the last bit.
-    fn generate_all(
+    /// Generates up to `at_once` of the images at once. The results are those of [`Self::run_one_by_one`], to the last bit.
+    fn run_side_by_side(&self, job: &Job<'_>, at_once: usize, observer: &mut dyn Observer) -> Result<Generation> {
+        let Model { threads, device, .. } = &*self.model;
+        let (images, cancel) = (job.request.total_images(), job.request.cancel.as_ref());
+        let (contexts, stages) = (Mutex::new(Contexts::default()), Mutex::new(Timings::default()));
+        let image = |index: usize, observer: &mut dyn Observer| {
+            let mut progress = Progress::of_image(index, &job.work, observer, cancel);
+            let generated = device.catch_backend_panic(|| {
+                let context = self.context(job, index, &mut lock(&contexts), &mut progress)?;
+                self.generate_image(job, index, context, &mut progress)
+            });
+            lock(&stages).add_stages(&progress.timings(), at_once);
+            let (image, latent) = generated?;
+            let preview = Box::new(move |max_side| self.decode_preview(job.memory, &latent, max_side, cancel));
+            Ok(Finished { image, preview })
+        };
+        let (images, ended) = threads.generate(&SideBySide { images, at_once, cancel, work: &job.work }, observer, &image)?;
+        ended?;
+        let mut progress = Progress::of_image(0, &job.work, observer, cancel);
+        progress.add_time(Stage::Decode, job.encoding);
+        let mut timings = progress.timings();
+        timings.add_stages(&lock(&stages), 1);
+        Ok(Generation { images, timings, truncated: job.prompts.truncated() })
+    }
+
+    /// Generates an image of a run from the context of its prompt. Returns it with its latent.
+    fn generate_image(
         &self,
-        request: &Request,
-        prompts: &Prompts<'_>,
-        images: &mut Vec<Image>,
+        job: &Job<'_>,
+        index: usize,
+        context: Context,
         progress: &mut Progress<'_>,
-    ) -> Result<()> {
-        let (sampling, memory) = (self.sampling(request), self.decoder_memory(request));
+    ) -> Result<(Image, Latent)> {
+        let (prompt, of_prompt) = job.position(index);
+        let seed = job.request.seed.wrapping_add(of_prompt as u64);
+        let random = Philox::new(vec![seed]);
+        let latent = self.sample_with(job.memory, job.known.as_ref(), context, &job.sampling, &random, progress)?;
+        self.model.released_after_sampling.iter().for_each(Mapped::release);
         progress.enter(Stage::Decode);
-        let known = request.from_image.as_ref().map(|from| self.model.visual.known_tokens(from)).transpose()?;
-        let mut contexts = Vec::new().into_iter();
-        for (prompt, text) in request.prompts.iter().enumerate() {
-            if contexts.len() == 0 {
-                contexts = self.contexts(prompts, prompt, progress)?.into_iter();
-            }
-            let context = contexts.next().expect("at least one prompt is encoded");
-            for index in 0..request.images_per_prompt {
-                let seed = request.seed.wrapping_add(index as u64);
-                let random = Philox::new(vec![seed]);
-                let latent = self.sample_with(memory, known.as_ref(), context.clone(), &sampling, &random, progress)?;
-                self.model.released_after_sampling.iter().for_each(Mapped::release);
-                progress.enter(Stage::Decode);
-                let provenance = self.provenance(request, &sampling, text, seed);
-                let decoded = self.model.visual.decode_images_with(memory, &latent, progress)?;
-                for image in decoded {
-                    let image = match &known {
-                        Some(known) => known.lay_over(image),
-                        None => image,
-                    };
-                    let image = image.with_provenance(provenance.clone(), request.marks);
-                    progress.image(&image);
-                    images.push(image);
-                }
-                let step = Step::Images { finished: images.len(), total: request.total_images() };
-                self.report_preview(memory, step, &latent, images.last(), progress)?;
+        let image = self.model.visual.decode_images_with(job.memory, &latent, progress)?.remove(0);
+        let image = match &job.known {
+            Some(known) => known.lay_over(image),
+            None => image,
+        };
+        let provenance = self.provenance(job.request, &job.sampling, &job.request.prompts[prompt], seed);
+        Ok((image.with_provenance(provenance, job.request.marks), latent))
+    }
+
+    /// Returns the context of an image's prompt. Encodes prompts in their order, and keeps their contexts until all images that use them
+    /// have begun.
+    fn context(&self, job: &Job<'_>, index: usize, contexts: &mut Contexts, progress: &mut Progress<'_>) -> Result<Context> {
+        let (prompt, _) = job.position(index);
+        while contexts.encoded <= prompt {
+            let encoded = self.contexts(&job.prompts, contexts.encoded, progress)?;
+            for context in encoded {
+                contexts.unused.insert(contexts.encoded, (job.request.images_per_prompt, context));
+                contexts.encoded += 1;
             }
         }
-        Ok(())
+        let (uses, context) = contexts.unused.get_mut(&prompt).expect("a prompt has as many images as were requested");
+        *uses -= 1;
+        let (is_last, context) = (*uses == 0, context.clone());
+        if is_last {
+            contexts.unused.remove(&prompt);
+        }
+        Ok(context)
     }
 
     /// Returns the contexts of the next prompts: of at least one, `first`.
@@ -181,15 +286,7 @@ impl Hart {
     /// Returns a request's sampling parameters. Values that it does not set are the model's defaults or, if it has none, those of the
     /// published tools.
     pub fn sampling(&self, request: &Request) -> SamplingParams {
-        let defaults = &self.model.config.generation;
-        SamplingParams {
-            guidance: request.guidance.or(defaults.guidance).unwrap_or(PUBLISHED_GUIDANCE),
-            smoothing: request.smoothing.or(defaults.smoothing).unwrap_or(true),
-            top_k: request.top_k.or(defaults.top_k),
-            top_p: request.top_p.or(defaults.top_p).unwrap_or(0.0),
-            steps: request.steps.clone().unwrap_or_else(|| self.model.config.residual.steps.clone()),
-            pruning: request.pruning.clone(),
-        }
+        self.model.sampling(request)
     }
 
     /// Returns the provenance of an image.
@@ -240,20 +337,42 @@ impl Hart {
 
     /// Estimates the multiply-adds of a request.
     fn work(&self, request: &Request, prompts: &Prompts<'_>) -> f64 {
-        let sampling = self.sampling(request);
-        let context = self.model.config.transformer.context_tokens;
-        let computed = |scale: &Scale| sampling.pruning.as_ref().map_or(scale.tokens(), |plan| plan.kept(scale));
-        let image_tokens: usize = self.model.scales[1..].iter().map(computed).sum();
-        let last = self.model.config.transformer.last_side();
-        // All unconditional context tokens are equal, so only one is computed; without guidance, none is.
-        let halves = 1 + usize::from(sampling.is_guided());
-        let image = (context + halves - 1 + halves * image_tokens) as f64 * self.model.transformer.work_per_token()
-            + (halves * last * last) as f64 * self.model.residual.work_per_token(sampling.steps.timesteps().len())
-            + self.model.visual.decode_work(last);
         let text = match prompts {
             Prompts::Encoded(_) => 0.0,
             Prompts::Tokens(tokens) => self.text_work(tokens),
         };
-        text + request.total_images() as f64 * image
+        text + request.total_images() as f64 * self.model.image_work(&self.sampling(request))
     }
+}
+
+impl Model {
+    /// Returns a request's sampling parameters.
+    pub(super) fn sampling(&self, request: &Request) -> SamplingParams {
+        let defaults = &self.config.generation;
+        SamplingParams {
+            guidance: request.guidance.or(defaults.guidance).unwrap_or(PUBLISHED_GUIDANCE),
+            smoothing: request.smoothing.or(defaults.smoothing).unwrap_or(true),
+            top_k: request.top_k.or(defaults.top_k),
+            top_p: request.top_p.or(defaults.top_p).unwrap_or(0.0),
+            steps: request.steps.clone().unwrap_or_else(|| self.config.residual.steps.clone()),
+            pruning: request.pruning.clone(),
+        }
+    }
+
+    /// Estimates the multiply-adds of an image.
+    pub(super) fn image_work(&self, sampling: &SamplingParams) -> f64 {
+        let context = self.config.transformer.context_tokens;
+        let computed = |scale: &Scale| sampling.pruning.as_ref().map_or(scale.tokens(), |plan| plan.kept(scale));
+        let image_tokens: usize = self.scales[1..].iter().map(computed).sum();
+        let last = self.config.transformer.last_side();
+        // All unconditional context tokens are equal, so only one is computed; without guidance, none is.
+        let halves = 1 + usize::from(sampling.is_guided());
+        (context + halves - 1 + halves * image_tokens) as f64 * self.transformer.work_per_token()
+            + (halves * last * last) as f64 * self.residual.work_per_token(sampling.steps.timesteps().len())
+            + self.visual.decode_work(last)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

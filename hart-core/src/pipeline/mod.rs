@@ -3,6 +3,7 @@
 mod encode;
 mod generate;
 mod open;
+mod parallel;
 mod sample;
 
 pub use generate::Generation;
@@ -136,12 +137,24 @@ impl Hart {
         self.model.precision
     }
 
-    /// Estimates the memory that a request needs. The estimate is lower if
+    /// Returns the maximum number of images that the model generates at once. See [`OpenOptions::parallel`](crate::OpenOptions::parallel).
+    pub fn parallel(&self) -> usize {
+        self.model.threads.parallel()
+    }
+
+    /// Estimates the memory that a request needs, for all of its images that are generated at once. The estimate is lower if
     /// [`OpenOptions::max_memory`](crate::OpenOptions::max_memory) makes the decoder use less. The memory of the request's
     /// [`PromptContext`](crate::PromptContext), if it has one, is not included.
     pub fn memory(&self, request: &Request) -> Memory {
         let model = &*self.model;
-        model.budget.run(&model.config, self.run_sizes(request))
+        model.budget.run(&model.config, Run { at_once: self.images_at_once(request), ..self.run_sizes(request) })
+    }
+
+    /// Returns the number of images of a request that are generated at once: fewer than [`Self::parallel`] if it has fewer, or if more
+    /// would take too much memory.
+    fn images_at_once(&self, request: &Request) -> usize {
+        let (model, most) = (&*self.model, self.parallel().min(request.total_images()).max(1));
+        if most == 1 { 1 } else { model.budget.images_at_once(&model.config, self.run_sizes(request), most) }
     }
 
     /// Returns how much memory the decoder may use for a request.
@@ -156,6 +169,7 @@ impl Hart {
         let system_prompt_tokens = request.context.is_none().then(|| self.system_prompt_tokens(request));
         Run {
             images: request.total_images(),
+            at_once: 1,
             system_prompt_tokens,
             encodes_image: request.from_image.is_some(),
             pruning: request.pruning.as_ref(),

@@ -70,7 +70,7 @@ impl Hart {
 
     fn open_in(storage: &Storage, root: &Path, options: &OpenOptions, observer: &mut dyn Observer) -> Result<Self> {
         let _call = Call::begin()?;
-        let threads = Threads::new(options.threads)?;
+        let threads = Threads::new(options.threads, options.parallel)?;
         // A model is large, so it is not moved through the calling thread's stack.
         let model = threads.observe(observer, |observer| {
             let device = options.device.find()?;
@@ -104,6 +104,7 @@ impl Model {
         let precision = resolve_precision(options.precision, [&checkpoint, &text_checkpoint], device)?;
         let budget = budget(&config, checkpoints, precision, options, device);
         budget.allow_opening(&config)?;
+        options.parallel.map_or(Ok(()), |parallel| budget.allow_at_once(&config, parallel))?;
         let counts = parameter_counts(&config, device);
         let mut progress = Progress::new(observer, options.cancel.as_ref(), counts.iter().sum::<u64>() as f64);
         progress.check()?;
@@ -126,7 +127,7 @@ impl Model {
         let reports = vec![text_report, loader.finish(options.strict)?, visual_report];
         kernels::reserve_pool(device, memory::largest_map(&config, precision));
         let released_after_sampling = if budget.release.transformer { checkpoint.mapped().to_vec() } else { Vec::new() };
-        Ok(Self {
+        let mut model = Self {
             name: folder_name(id.name()),
             id,
             fingerprint,
@@ -144,7 +145,9 @@ impl Model {
             released_after_sampling,
             threads,
             reports,
-        })
+        };
+        model.threads = model.threads.clone().shared_by(model.parallel(options)?);
+        Ok(model)
     }
 }
 

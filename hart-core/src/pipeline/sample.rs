@@ -6,7 +6,7 @@ use super::Hart;
 use crate::error::Result;
 use crate::image::Image;
 use crate::kernels;
-use crate::progress::{Progress, Stage, Step};
+use crate::progress::{CancelToken, Progress, Stage, Step};
 use crate::residual::Noise;
 use crate::rng::RandomSource;
 use crate::sampling::{self, SamplingParams};
@@ -137,10 +137,21 @@ impl Hart {
         let cancel = progress.cancel_token();
         let decode = |max_side: usize| match finished {
             Some(image) if image.width().max(image.height()) <= max_side => Ok(image.clone()),
-            _ => self.model.device.catch_backend_panic(|| {
-                self.model.visual.preview(memory, latent, max_side, &mut Progress::new(&mut (), cancel, 1.0))
-            }),
+            _ => self.decode_preview(memory, latent, max_side, cancel),
         };
         progress.report_preview(step, &decode)
+    }
+
+    /// Decodes a latent to an image with sides of at most `max_side` pixels.
+    pub(super) fn decode_preview(
+        &self,
+        memory: DecoderMemory,
+        latent: &Latent,
+        max_side: usize,
+        cancel: Option<&CancelToken>,
+    ) -> Result<Image> {
+        let mut silent = ();
+        let mut progress = Progress::new(&mut silent, cancel, 1.0);
+        self.model.device.catch_backend_panic(|| self.model.visual.preview(memory, latent, max_side, &mut progress))
     }
 }
