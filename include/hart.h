@@ -436,6 +436,13 @@ typedef struct {
   int32_t has_preview;
   /** Seconds since the work began. */
   double elapsed;
+  /**
+   * Index of the image that the event is about, from 0 in the order of the result. Events of images that are
+   * generated at once alternate. A prompt is encoded for the first of its images; 0 when a model is opened.
+   */
+  uint32_t image_index;
+  /** 0. */
+  uint32_t reserved;
 } hart_event;
 
 /**
@@ -524,6 +531,14 @@ HART_API hart_status hart_options_set_strict(hart_options *options, int32_t stri
 HART_API hart_status hart_options_set_threads(hart_options *options, uint32_t threads);
 
 /**
+ * Sets how many images are generated at once, each on its share of the threads: the images of a request, and those of
+ * runs on several threads. At least 1, and at most the number of threads, or opening the model returns
+ * `HART_ERR_REQUEST`. With 0 (default), hart chooses it: 1 for a large model and on a GPU, more for a small one.
+ * `hart_model_parallel` returns it. The number does not change the images.
+ */
+HART_API hart_status hart_options_set_parallel(hart_options *options, uint32_t parallel);
+
+/**
  * Sets a limit in bytes for the estimated memory; 0 (default) is no limit. Opening the model or generating with it
  * returns `HART_ERR_MEMORY` before any work if the estimate is higher. On the CPU, if an image would not fit
  * otherwise, the decoder uses less memory and takes longer.
@@ -587,6 +602,12 @@ HART_API hart_status hart_options_get_strict(const hart_options *options, int32_
  * program has set it, otherwise 0.
  */
 HART_API hart_status hart_options_get_threads(const hart_options *options, uint32_t *threads, int32_t *is_set);
+
+/**
+ * Returns how many images are generated at once; 0 if it is not set. `is_set`, if not NULL, receives 1 if the program
+ * has set it, otherwise 0.
+ */
+HART_API hart_status hart_options_get_parallel(const hart_options *options, uint32_t *parallel, int32_t *is_set);
 
 /**
  * Returns the limit in bytes for the estimated memory; 0 if it is not set. `is_set`, if not NULL, receives 1 if the
@@ -759,10 +780,20 @@ HART_API hart_status hart_model_warm_up(const hart_model *model);
 
 /**
  * Estimates the memory of a run in bytes, without running it. `weights` receives the size of the model, `peak` the
- * size of the model and the run at its peak. Every further run at the same time adds `peak - weights`. `request` may
+ * size of the model and the run at its peak, with all images that are generated at once. Every further run at the same time adds `peak - weights`. `request` may
  * be NULL for one image; `weights` and `peak` may be NULL.
  */
-HART_API hart_status hart_model_memory(const hart_model *model, const hart_request *request, uint64_t *weights, uint64_t *peak);
+HART_API
+hart_status hart_model_memory(const hart_model *model,
+                              const hart_request *request,
+                              uint64_t *weights,
+                              uint64_t *peak);
+
+/**
+ * Returns the maximum number of images that the model generates at once, as `hart_options_set_parallel` has set or
+ * hart has chosen it: the images of a request, and those of runs on several threads.
+ */
+HART_API hart_status hart_model_parallel(const hart_model *model, uint32_t *parallel);
 
 /**
  * Panics inside the model on purpose, so that a program can test how it recovers. Returns `HART_ERR_PANIC`, and the log

@@ -631,6 +631,9 @@ public:
     [[nodiscard]] float fraction() const noexcept { return event_.fraction; }
     /// Returns the seconds since the work began.
     [[nodiscard]] double elapsed() const noexcept { return event_.elapsed; }
+    /// Returns the index of the image that the event is about, from 0 in the order of the result. Events of images that are
+    /// generated at once alternate. A prompt is encoded for the first of its images; 0 when a model is opened.
+    [[nodiscard]] std::uint32_t image_index() const noexcept { return event_.image_index; }
     /// Returns true if preview() returns an image.
     [[nodiscard]] bool has_preview() const noexcept { return event_.has_preview != 0; }
 
@@ -1282,6 +1285,13 @@ public:
     Options &threads(std::uint32_t threads) & { return set(hart_options_set_threads(get(), threads)); }
     [[nodiscard]] Options threads(std::uint32_t threads) && { return moved(this->threads(threads)); }
 
+    /// Sets how many images are generated at once, each on its share of the threads: the images of a request, and those of
+    /// runs on several threads. At least 1, and at most the number of threads, or opening the model throws
+    /// Status::request. With 0 (default), hart chooses it: 1 for a large model and on a GPU, more for a small one.
+    /// Model::parallel returns it. The number does not change the images.
+    Options &parallel(std::uint32_t parallel) & { return set(hart_options_set_parallel(get(), parallel)); }
+    [[nodiscard]] Options parallel(std::uint32_t parallel) && { return moved(this->parallel(parallel)); }
+
     /// Sets a limit in bytes for the estimated memory; 0 (default) is no limit. Opening the model or generating with it
     /// throws Status::memory before any work if the estimate is higher. On the CPU, if an image would not fit
     /// otherwise, the decoder uses less memory and takes longer.
@@ -1337,6 +1347,8 @@ public:
     [[nodiscard]] std::optional<bool> strict() const { return detail::flag(hart_options_get_strict, get()); }
     /// Returns the number of threads, if it is set.
     [[nodiscard]] std::optional<std::uint32_t> threads() const { return detail::setting(hart_options_get_threads, get()); }
+    /// Returns how many images are generated at once, if it is set.
+    [[nodiscard]] std::optional<std::uint32_t> parallel() const { return detail::setting(hart_options_get_parallel, get()); }
     /// Returns the limit for the estimated memory in bytes, if it is set.
     [[nodiscard]] std::optional<std::uint64_t> max_memory() const {
         return detail::setting(hart_options_get_max_memory, get());
@@ -1535,6 +1547,14 @@ public:
     [[nodiscard]] Memory memory() const { return memory(nullptr); }
     /// Estimates the memory of a run of the request.
     [[nodiscard]] Memory memory(const Request &request) const { return memory(request_of(request)); }
+
+    /// Returns the maximum number of images that the model generates at once: the images of a request, and those of runs on
+    /// several threads.
+    [[nodiscard]] std::uint32_t parallel() const {
+        std::uint32_t parallel = 0;
+        detail::check(hart_model_parallel(get(), &parallel));
+        return parallel;
+    }
 
     /// Compiles the kernels of a GPU by generating an image and discarding it, so that the first real image takes no
     /// longer than the others. Does nothing on the CPU.

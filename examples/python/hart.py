@@ -256,6 +256,8 @@ class _hart_event(_Struct):
         ("fraction", c_float),
         ("has_preview", c_int32),
         ("elapsed", c_double),
+        ("image_index", c_uint32),
+        ("reserved", c_uint32),
     ]
 
 
@@ -349,6 +351,7 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "hart_options_set_memory_map": (_hart_status, [_hart_options, c_int32]),
     "hart_options_set_strict": (_hart_status, [_hart_options, c_int32]),
     "hart_options_set_threads": (_hart_status, [_hart_options, c_uint32]),
+    "hart_options_set_parallel": (_hart_status, [_hart_options, c_uint32]),
     "hart_options_set_max_memory": (_hart_status, [_hart_options, c_uint64]),
     "hart_options_set_keep_text_model": (_hart_status, [_hart_options, c_int32]),
     "hart_options_set_observer": (_hart_status, [_hart_options, _hart_observer, c_void_p, _hart_destroy]),
@@ -360,6 +363,7 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "hart_options_get_memory_map": (_hart_status, [_hart_options, POINTER(c_int32), POINTER(c_int32)]),
     "hart_options_get_strict": (_hart_status, [_hart_options, POINTER(c_int32), POINTER(c_int32)]),
     "hart_options_get_threads": (_hart_status, [_hart_options, POINTER(c_uint32), POINTER(c_int32)]),
+    "hart_options_get_parallel": (_hart_status, [_hart_options, POINTER(c_uint32), POINTER(c_int32)]),
     "hart_options_get_max_memory": (_hart_status, [_hart_options, POINTER(c_uint64), POINTER(c_int32)]),
     "hart_options_get_keep_text_model": (_hart_status, [_hart_options, POINTER(c_int32), POINTER(c_int32)]),
     "hart_options_get_observer": (_hart_status, [_hart_options, POINTER(_hart_observer), POINTER(c_void_p)]),
@@ -382,6 +386,7 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "hart_model_describe": (_hart_status, [_hart_model, POINTER(_hart_model_info)]),
     "hart_model_warm_up": (_hart_status, [_hart_model]),
     "hart_model_memory": (_hart_status, [_hart_model, _hart_request, POINTER(c_uint64), POINTER(c_uint64)]),
+    "hart_model_parallel": (_hart_status, [_hart_model, POINTER(c_uint32)]),
     "hart_model_test_panic": (_hart_status, [_hart_model]),
     # Requests
     "hart_request_new": (_hart_status, [POINTER(_hart_request)]),
@@ -1533,6 +1538,9 @@ class Event:
     has_preview: bool
     #: Seconds since the work began.
     elapsed: float
+    #: Index of the image that the event is about, from 0 in the order of the result. Events of images that are generated at once
+    #: alternate. A prompt is encoded for the first of its images; 0 when a model is opened.
+    image_index: int = 0
     #: The preview, if `Model.stream` was called with `previews` and the event has one.
     image: Image | None = None
     #: The C event. Cleared when its callback returns.
@@ -2215,6 +2223,7 @@ class Model(_Local):
         keep_text_model: bool = False,
         progress: Callable[[Event], object] | None = None,
         cancel: Cancel | None = None,
+        parallel: int | None = None,
     ) -> None:
         """Open a model from a folder. Ctrl-C cancels it and raises KeyboardInterrupt.
 
@@ -2239,6 +2248,9 @@ class Model(_Local):
             progress: A plain function that is called on this thread with an `Event` for every tensor that is loaded. If it returns
                 `STOP`, opening is cancelled. If it raises, opening is cancelled and the exception is raised here.
             cancel: A token that cancels opening from another thread. It does not cancel the runs of the model.
+            parallel: Number of images that are generated at once, each on its share of the threads, at least 1 and at most the number
+                of threads: the images of a call, and those of calls from several threads. None chooses it: 1 for a large model and
+                on a GPU, more for a small one. The number does not change the images.
 
         Raises:
             Cancelled: Opening was cancelled.
@@ -2248,7 +2260,9 @@ class Model(_Local):
             OutOfMemoryError: More memory is needed than is available or allowed.
             RequestError: An option is invalid.
         """
-        settings = (device, precision, text_model, weights, memory_map, strict, threads, max_memory, keep_text_model, cancel)
+        settings = (
+            device, precision, text_model, weights, memory_map, strict, threads, max_memory, keep_text_model, cancel, parallel,
+        )
         handle = _hart_model()
         _Run(_lib.hart_model_open, (_path("path", path), _options(*settings), _ABI_VERSION), progress, "progress").call(handle)
         self._handle = handle
@@ -2269,6 +2283,7 @@ class Model(_Local):
         keep_text_model: bool = False,
         progress: Callable[[Event], object] | None = None,
         cancel: Cancel | None = None,
+        parallel: int | None = None,
     ) -> Model:
         """Open a model from files in memory.
 
@@ -2279,7 +2294,9 @@ class Model(_Local):
                 iterable of pairs. A content is bytes, a `mmap` or another buffer. It is not copied: the model keeps it, and it must
                 not change until the model and its tokens are gone.
         """
-        settings = (device, precision, text_model, weights, memory_map, strict, threads, max_memory, keep_text_model, cancel)
+        settings = (
+            device, precision, text_model, weights, memory_map, strict, threads, max_memory, keep_text_model, cancel, parallel,
+        )
         contents, handle = _hart_files(), _hart_model()
         _lib.hart_files_new(byref(contents))
         for name, value in _pairs("files", files):
@@ -2338,6 +2355,13 @@ class Model(_Local):
         weights, peak = c_uint64(), c_uint64()
         _lib.hart_model_memory(handle, request, byref(weights), byref(peak))
         return Memory(weights.value, peak.value)
+
+    @property
+    def parallel(self) -> int:
+        """How many images the model generates at once: the images of a request, and those of calls from several threads."""
+        parallel = c_uint32()
+        _lib.hart_model_parallel(self._open_handle(), byref(parallel))
+        return parallel.value
 
     def warm_up(self) -> None:
         """Compile a GPU's kernels by generating an image and discarding it, so that the first real run takes no longer than others.
@@ -2547,6 +2571,7 @@ def _options(
     max_memory: int | None,
     keep_text_model: bool,
     cancel: Cancel | None,
+    parallel: int | None,
 ) -> _hart_options:
     options = _hart_options()
     _lib.hart_options_new(byref(options))
@@ -2559,6 +2584,8 @@ def _options(
     _lib.hart_options_set_strict(options, _flag("strict", strict))
     if threads is not None:
         _lib.hart_options_set_threads(options, _integer("threads", threads, 1, _MAX_THREADS))
+    if parallel is not None:
+        _lib.hart_options_set_parallel(options, _integer("parallel", parallel, 1, _UINT32))
     if max_memory is not None:
         _lib.hart_options_set_max_memory(options, _integer("max_memory", max_memory, 1, _UINT64))
     _lib.hart_options_set_keep_text_model(options, _flag("keep_text_model", keep_text_model))

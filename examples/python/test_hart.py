@@ -193,7 +193,7 @@ class Header(unittest.TestCase):
         sizes = {
             "hart_device_info": 24,
             "hart_model_info": 56,
-            "hart_event": 48,
+            "hart_event": 56,
             "hart_timings": 56,
             "hart_truncation": 24,
             "hart_image_view": 72,
@@ -304,7 +304,13 @@ class Generating(Case):
         self.assertGreater(memory.weights, info.parameters)
         self.assertGreater(memory.peak, memory.weights)
         more = self.model.memory(["a", "b"], images_per_prompt=8).peak - memory.peak
-        self.assertEqual(more, 15 * 3 * info.width * info.height)
+        self.assertGreaterEqual(more, 15 * 3 * info.width * info.height)
+        with hart.Model(MODEL, parallel=1) as model:
+            more = model.memory(["a", "b"], images_per_prompt=8).peak - model.memory().peak
+            self.assertEqual(more, 15 * 3 * info.width * info.height)
+        with hart.Model(MODEL, threads=2, parallel=2) as model:
+            one, two = model.memory(), model.memory(images_per_prompt=2)
+            self.assertGreater(two.peak - two.weights, 1.9 * (one.peak - one.weights))
 
     def test_files_in_memory_are_the_same_model(self) -> None:
         files: dict[str, Any] = model_files()
@@ -507,9 +513,33 @@ class Opening(Case):
 
 
 class Events(Case):
+    def test_images_at_once(self) -> None:
+        with hart.Model(MODEL, threads=1) as one, hart.Model(MODEL, threads=2, parallel=2) as two:
+            self.assertEqual((one.parallel, two.parallel), (1, 2))
+            events: list[hart.Event] = []
+            expected = [pixels(image) for image in one.generate([PROMPT, "a crown"], images_per_prompt=2)]
+            result = two.generate([PROMPT, "a crown"], images_per_prompt=2, on_event=events.append)
+            self.assertEqual([pixels(image) for image in result], expected)
+            fractions = [event.fraction for event in events]
+            self.assertEqual((fractions, fractions[-1]), (sorted(fractions), 1.0))
+            finished = [(event.image_index, event.index) for event in events if event.step == "images"]
+            self.assertEqual(finished, [(image, image + 1) for image in range(4)])
+            scales = two.info.scales
+            for image in range(4):
+                done = [event.index for event in events if event.image_index == image and event.step == "scale_done"]
+                self.assertEqual(done, list(range(1, scales + 1)))
+            # Calls from several threads run at once.
+            with concurrent.futures.ThreadPoolExecutor(3) as executor:
+                images = executor.map(lambda seed: two.generate(PROMPT, seed=seed)[0], [0, 1] * 3)
+                self.assertEqual([pixels(image) for image in images], expected[:2] * 3)
+        for parallel in (0, 3):
+            with self.assertRaisesRegex(hart.RequestError, "parallel.* expected 1 to"):
+                hart.Model(MODEL, threads=2, parallel=parallel)
+
     def test_order_and_fraction(self) -> None:
         events: list[hart.Event] = []
-        self.model.generate(PROMPT, images_per_prompt=2, on_event=events.append)
+        with hart.Model(MODEL, parallel=1) as model:
+            model.generate(PROMPT, images_per_prompt=2, on_event=events.append)
         fractions = [event.fraction for event in events]
         self.assertEqual(fractions, sorted(fractions))
         self.assertEqual((events[-1].fraction, events[-1].step, events[-1].index), (1.0, "images", 2))

@@ -1,6 +1,7 @@
 //! Events that a run reports while it works.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::ffi::c_void;
 use std::ptr;
 use std::sync::Arc;
@@ -78,6 +79,11 @@ pub struct hart_event {
     pub has_preview: i32,
     /// Seconds since the work began.
     pub elapsed: f64,
+    /// Index of the image that the event is about, from 0 in the order of the result. Events of images that are
+    /// generated at once alternate. A prompt is encoded for the first of its images; 0 when a model is opened.
+    pub image_index: u32,
+    /// 0.
+    pub reserved: u32,
 }
 
 /// Callback that receives the events of a run, or of opening a model. Returns 0 to continue and any other value to
@@ -154,7 +160,8 @@ pub(crate) unsafe fn write_watcher(
 /// The observer of a run: forwards the events to the callback of the program and collects the finished images.
 pub(crate) struct Callback {
     watcher: Option<Arc<Watcher>>,
-    scale: CurrentScale,
+    /// The current scales of the images that are being generated, by index.
+    scales: BTreeMap<usize, CurrentScale>,
     /// The images that are finished, also if the run is cancelled later.
     pub(crate) finished: Vec<Image>,
 }
@@ -171,10 +178,16 @@ struct CurrentScale {
 
 impl Observer for Callback {
     fn event(&mut self, event: &Event<'_>) -> Control {
-        let (step, index, count) = self.step(event.step);
         let Some(watcher) = &self.watcher else { return Control::Continue };
+        let (step, index, count) = numbers(event.step);
         let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        let CurrentScale { scale, scales, side } = self.scale;
+        if let Step::Scale { scale, scales, side } = event.step {
+            self.scales.insert(event.image_index, CurrentScale { scale, scales, side });
+        }
+        let CurrentScale { scale, scales, side } = self.scales.get(&event.image_index).copied().unwrap_or_default();
+        if let Step::Images { .. } = event.step {
+            self.scales.remove(&event.image_index);
+        }
         let c_event = hart_event {
             struct_size: size_of::<hart_event>() as u32,
             stage: match event.stage {
@@ -194,6 +207,8 @@ impl Observer for Callback {
             fraction: event.fraction,
             has_preview: event.has_preview().into(),
             elapsed: event.elapsed.as_secs_f64(),
+            image_index: number(event.image_index),
+            reserved: 0,
         };
         let current = Current::set(event);
         // The run continues in the default floating-point state, even if the function changes it.
@@ -210,28 +225,22 @@ impl Observer for Callback {
 
 impl Callback {
     pub(crate) fn new(watcher: Option<Arc<Watcher>>) -> Self {
-        Self { watcher, scale: CurrentScale::default(), finished: Vec::new() }
+        Self { watcher, scales: BTreeMap::new(), finished: Vec::new() }
     }
+}
 
-    /// Returns the number, index and count of a step, and keeps track of the current scale.
-    fn step(&mut self, step: Step) -> (hart_step, usize, usize) {
-        match step {
-            Step::TextLayer { layer, layers } => {
-                self.scale = CurrentScale::default();
-                (HART_STEP_TEXT_LAYER, layer, layers)
-            }
-            Step::Scale { scale, scales, side } => {
-                self.scale = CurrentScale { scale, scales, side };
-                (HART_STEP_SCALE, scale, scales)
-            }
-            Step::Block { block, blocks, .. } => (HART_STEP_BLOCK, block, blocks),
-            Step::ScaleDone { scale, scales, .. } => (HART_STEP_SCALE_DONE, scale, scales),
-            Step::Diffusion { step, steps } => (HART_STEP_DIFFUSION, step, steps),
-            Step::Decoder { block, blocks } => (HART_STEP_DECODER, block, blocks),
-            Step::Images { finished, total } => (HART_STEP_IMAGES, finished, total),
-            Step::Tensor { tensor, tensors } => (HART_STEP_TENSOR, tensor, tensors),
-            _ => (HART_STEP_OTHER, 0, 0),
-        }
+/// Returns the number, index and count of a step.
+fn numbers(step: Step) -> (hart_step, usize, usize) {
+    match step {
+        Step::TextLayer { layer, layers } => (HART_STEP_TEXT_LAYER, layer, layers),
+        Step::Scale { scale, scales, .. } => (HART_STEP_SCALE, scale, scales),
+        Step::Block { block, blocks, .. } => (HART_STEP_BLOCK, block, blocks),
+        Step::ScaleDone { scale, scales, .. } => (HART_STEP_SCALE_DONE, scale, scales),
+        Step::Diffusion { step, steps } => (HART_STEP_DIFFUSION, step, steps),
+        Step::Decoder { block, blocks } => (HART_STEP_DECODER, block, blocks),
+        Step::Images { finished, total } => (HART_STEP_IMAGES, finished, total),
+        Step::Tensor { tensor, tensors } => (HART_STEP_TENSOR, tensor, tensors),
+        _ => (HART_STEP_OTHER, 0, 0),
     }
 }
 

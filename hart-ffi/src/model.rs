@@ -191,7 +191,7 @@ pub unsafe extern "C" fn hart_model_warm_up(model: *const hart_model) -> hart_st
 }
 
 /// Estimates the memory of a run in bytes, without running it. `weights` receives the size of the model, `peak` the
-/// size of the model and the run at its peak. Every further run at the same time adds `peak - weights`. `request` may
+/// size of the model and the run at its peak, with all images that are generated at once. Every further run at the same time adds `peak - weights`. `request` may
 /// be NULL for one image; `weights` and `peak` may be NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hart_model_memory(
@@ -213,6 +213,18 @@ pub unsafe extern "C" fn hart_model_memory(
             out::set_optional(peak, memory.peak());
             Ok(())
         })
+    })
+}
+
+/// Returns the maximum number of images that the model generates at once, as `hart_options_set_parallel` has set or
+/// hart has chosen it: the images of a request, and those of runs on several threads.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hart_model_parallel(model: *const hart_model, parallel: *mut u32) -> hart_status {
+    guard(|| {
+        out::set(parallel, 0, "parallel")?;
+        let model = get(model, "model")?;
+        out::set(parallel, u32::try_from(model.hart.parallel()).unwrap_or(u32::MAX), "parallel")?;
+        Ok(())
     })
 }
 

@@ -37,6 +37,7 @@ pub(crate) struct Options {
     memory_map: Option<bool>,
     strict: Option<bool>,
     threads: Option<u32>,
+    parallel: Option<u32>,
     max_memory: Option<u64>,
     keep_text_model: Option<bool>,
     pub(crate) watcher: Option<Arc<Watcher>>,
@@ -241,6 +242,19 @@ pub unsafe extern "C" fn hart_options_set_threads(options: *mut hart_options, th
     })
 }
 
+/// Sets how many images are generated at once, each on its share of the threads: the images of a request, and those of
+/// runs on several threads. At least 1, and at most the number of threads, or opening the model returns
+/// `HART_ERR_REQUEST`. With 0 (default), hart chooses it: 1 for a large model and on a GPU, more for a small one.
+/// `hart_model_parallel` returns it. The number does not change the images.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hart_options_set_parallel(options: *mut hart_options, parallel: u32) -> hart_status {
+    set(options, |options| {
+        options.change(|options| options.parallel((parallel > 0).then_some(parallel as usize)));
+        options.parallel = Some(parallel);
+        Ok(())
+    })
+}
+
 /// Sets a limit in bytes for the estimated memory; 0 (default) is no limit. Opening the model or generating with it
 /// returns `HART_ERR_MEMORY` before any work if the estimate is higher. On the CPU, if an image would not fit
 /// otherwise, the decoder uses less memory and takes longer.
@@ -369,6 +383,17 @@ pub unsafe extern "C" fn hart_options_get_threads(
     is_set: *mut i32,
 ) -> hart_status {
     number(options, threads, "threads", is_set, 0, |options| options.threads)
+}
+
+/// Returns how many images are generated at once; 0 if it is not set. `is_set`, if not NULL, receives 1 if the program
+/// has set it, otherwise 0.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hart_options_get_parallel(
+    options: *const hart_options,
+    parallel: *mut u32,
+    is_set: *mut i32,
+) -> hart_status {
+    number(options, parallel, "parallel", is_set, 0, |options| options.parallel)
 }
 
 /// Returns the limit in bytes for the estimated memory; 0 if it is not set. `is_set`, if not NULL, receives 1 if the

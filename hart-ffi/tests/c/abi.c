@@ -66,6 +66,7 @@ static void nulls(const hart_model *model, const char *path, const char *scratch
     hart_context *context = NULL, *no_context;
     const float *hidden;
     hart_model *no_model;
+    uint32_t parallel = 7;
     hart_device_list *list = NULL;
     hart_device_info device = {.struct_size = sizeof device};
     hart_image_view view = {.struct_size = sizeof view};
@@ -108,6 +109,7 @@ static void nulls(const hart_model *model, const char *path, const char *scratch
     IS_NULL(hart_options_set_memory_map(NULL, 1), "options");
     IS_NULL(hart_options_set_strict(NULL, 1), "options");
     IS_NULL(hart_options_set_threads(NULL, 1), "options");
+    IS_NULL(hart_options_set_parallel(NULL, 1), "options");
     IS_NULL(hart_options_set_max_memory(NULL, 1), "options");
     IS_NULL(hart_options_set_keep_text_model(NULL, 1), "options");
     IS_NULL(hart_files_new(NULL), "files");
@@ -130,6 +132,9 @@ static void nulls(const hart_model *model, const char *path, const char *scratch
     IS_NULL(hart_model_memory(NULL, request, &weights, &peak), "model");
     CHECK(weights == 0 && peak == 0);
     OK(hart_model_memory(model, NULL, NULL, NULL));
+    IS_NULL(hart_model_parallel(model, NULL), "parallel");
+    IS_NULL(hart_model_parallel(NULL, &parallel), "model");
+    CHECK(parallel == 0);
     IS_NULL(hart_model_warm_up(NULL), "model");
     OK(hart_model_warm_up(model));
     IS_NULL(hart_model_test_panic(NULL), "model");
@@ -404,6 +409,74 @@ static void events(const hart_model *model) {
     HART_FREE(request, request);
 }
 
+struct alternating {
+    float fraction;
+    double elapsed;
+    uint32_t finished, cancel_after, last_image, changes, scale[4];
+};
+
+static int32_t on_alternating_event(const hart_event *event, void *user_data) {
+    struct alternating *seen = user_data;
+    CHECK(event->fraction >= seen->fraction && event->fraction <= 1.0f && event->elapsed >= seen->elapsed);
+    seen->fraction = event->fraction;
+    seen->elapsed = event->elapsed;
+    CHECK(event->image_index < 4 && event->reserved == 0);
+    seen->changes += event->image_index != seen->last_image;
+    seen->last_image = event->image_index;
+    /* The scale is that of the event's image. */
+    if (event->step == HART_STEP_SCALE) seen->scale[event->image_index] = event->index;
+    CHECK(event->scale == seen->scale[event->image_index]);
+    if (event->step == HART_STEP_IMAGES) {
+        /* Images are finished in the order of the result. */
+        CHECK(event->index == ++seen->finished && event->image_index == event->index - 1 && event->count == 4);
+        return seen->finished == seen->cancel_after;
+    }
+    return 0;
+}
+
+/* Images that are generated at once are those that are generated one by one. */
+static void side_by_side(const char *path) {
+    hart_model *one = open_parallel(path, 1), *two = open_parallel(path, 2);
+    uint32_t parallel = 0;
+    OK(hart_model_parallel(one, &parallel));
+    CHECK(parallel == 1);
+    OK(hart_model_parallel(two, &parallel));
+    CHECK(parallel == 2);
+    hart_request *request = new_request("a red heart", 3);
+    struct alternating seen = {0};
+    hart_result *expected = NULL, *result = NULL;
+    OK(hart_request_set_images_per_prompt(request, 4));
+    OK(hart_generate(one, request, &expected));
+    OK(hart_request_set_observer(request, on_alternating_event, &seen, NULL));
+    OK(hart_generate(two, request, &result));
+    CHECK(seen.finished == 4 && seen.fraction == 1.0f && seen.changes > 4);
+    for (size_t i = 0; i < 4; i++) {
+        hart_image *a = NULL, *b = NULL;
+        OK(hart_result_image(expected, i, &a));
+        OK(hart_result_image(result, i, &b));
+        CHECK(same_pixels(a, b) && view_of(b).seed == 3 + i);
+        HART_FREE(image, a);
+        HART_FREE(image, b);
+    }
+    HART_FREE(result, result);
+    /* The images that were finished before the callback cancelled are in the result. */
+    seen = (struct alternating){.cancel_after = 2};
+    FAILS(hart_generate(two, request, &result), HART_CANCELLED, "2 of 4 images");
+    CHECK(hart_result_count(result) == 2);
+    HART_FREE(result, result);
+    HART_FREE(result, expected);
+    HART_FREE(request, request);
+    HART_FREE(model, two);
+    HART_FREE(model, one);
+
+    hart_options *options = NULL;
+    OK(hart_options_new(&options));
+    OK(hart_options_set_threads(options, 2));
+    OK(hart_options_set_parallel(options, 3));
+    FAILS(hart_model_open(path, options, HART_ABI_VERSION, &one), HART_ERR_REQUEST, "3, expected 1 to 2");
+    HART_FREE(options, options);
+}
+
 struct objects {
     hart_model *model;
     hart_request *request;
@@ -508,7 +581,7 @@ static void settings(const hart_model *model) {
 }
 
 static void memory(const char *path) {
-    hart_model *model = open_model(path);
+    hart_model *model = open_parallel(path, 1);
     hart_model_info info = {.struct_size = sizeof info};
     uint64_t weights = 0, peak = 0, more = 0;
     OK(hart_model_describe(model, &info));
@@ -519,6 +592,14 @@ static void memory(const char *path) {
     OK(hart_request_set_images_per_prompt(request, 100));
     OK(hart_model_memory(model, request, NULL, &more));
     CHECK(more == peak + 99 * 3 * info.width * info.height);
+    HART_FREE(model, model);
+    /* Images that are generated at once need memory at once. */
+    uint64_t two = 0;
+    model = open_parallel(path, 2);
+    OK(hart_model_memory(model, NULL, NULL, &two));
+    CHECK(two == peak);
+    OK(hart_model_memory(model, request, &weights, &two));
+    CHECK(two - weights > more - weights + info.width * info.height);
     HART_FREE(model, model);
 
     hart_options *options = NULL;
@@ -1003,7 +1084,10 @@ int main(int argc, char **argv) {
     structs_of_other_versions(model);
     nulls(model, path, scratch);
     wrong_arguments(model, path);
-    events(model);
+    hart_model *one_by_one = open_parallel(path, 1);
+    events(one_by_one);
+    HART_FREE(model, one_by_one);
+    side_by_side(path);
     free_in_callback(path);
     settings(model);
     memory(path);

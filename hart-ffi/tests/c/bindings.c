@@ -163,6 +163,7 @@ static void options_values(void) {
     NOT_SET(hart_options_get_memory_map(options, &number, &is_set), number, 1);
     NOT_SET(hart_options_get_strict(options, &number, &is_set), number, 1);
     NOT_SET(hart_options_get_threads(options, &threads, &is_set), threads, 0);
+    NOT_SET(hart_options_get_parallel(options, &threads, &is_set), threads, 0);
     NOT_SET(hart_options_get_max_memory(options, &bytes, &is_set), bytes, 0);
     NOT_SET(hart_options_get_keep_text_model(options, &number, &is_set), number, 0);
     OK(hart_options_get_observer(options, &observer, &user_data));
@@ -175,6 +176,7 @@ static void options_values(void) {
     OK(hart_options_set_memory_map(options, 7));
     OK(hart_options_set_strict(options, 0));
     OK(hart_options_set_threads(options, 0));
+    OK(hart_options_set_parallel(options, 3));
     OK(hart_options_set_max_memory(options, 5));
     OK(hart_options_set_keep_text_model(options, 0));
     OK(hart_options_set_observer(options, ignore, &cancel, NULL));
@@ -191,6 +193,7 @@ static void options_values(void) {
     IS_SET(hart_options_get_memory_map(clone, &number, &is_set), number, 1);
     IS_SET(hart_options_get_strict(clone, &number, &is_set), number, 0);
     IS_SET(hart_options_get_threads(clone, &threads, &is_set), threads, 0);
+    IS_SET(hart_options_get_parallel(clone, &threads, &is_set), threads, 3);
     IS_SET(hart_options_get_max_memory(clone, &bytes, &is_set), bytes, 5);
     IS_SET(hart_options_get_keep_text_model(clone, &number, &is_set), number, 0);
     OK(hart_options_get_strict(clone, &number, NULL));
@@ -223,6 +226,8 @@ static void options_values(void) {
     IS_NULL(hart_options_get_strict(clone, NULL, &is_set), "strict");
     IS_NULL(hart_options_get_threads(NULL, &threads, &is_set), "options");
     IS_NULL(hart_options_get_threads(clone, NULL, &is_set), "threads");
+    IS_NULL(hart_options_get_parallel(NULL, &threads, &is_set), "options");
+    IS_NULL(hart_options_get_parallel(clone, NULL, &is_set), "parallel");
     IS_NULL(hart_options_get_max_memory(NULL, &bytes, &is_set), "options");
     IS_NULL(hart_options_get_max_memory(clone, NULL, &is_set), "bytes");
     IS_NULL(hart_options_get_keep_text_model(NULL, &number, &is_set), "options");

@@ -34,6 +34,18 @@ static inline hart_model *open_model(const char *path) {
     return model;
 }
 
+/* Opens a model that generates this many images at once, with as many threads. */
+static inline hart_model *open_parallel(const char *path, uint32_t parallel) {
+    hart_options *options = NULL;
+    hart_model *model = NULL;
+    OK(hart_options_new(&options));
+    OK(hart_options_set_threads(options, parallel));
+    OK(hart_options_set_parallel(options, parallel));
+    OK(hart_model_open(path, options, HART_ABI_VERSION, &model));
+    HART_FREE(options, options);
+    return model;
+}
+
 static inline hart_request *new_request(const char *prompt, uint64_t seed) {
     hart_request *request = NULL;
     OK(hart_request_new(&request));

@@ -32,7 +32,7 @@ AT(hart_model_info, device, 32);
 AT(hart_model_info, precision, 40);
 AT(hart_model_info, fingerprint, 48);
 
-SIZE(hart_event, 48);
+SIZE(hart_event, 56);
 AT(hart_event, struct_size, 0);
 AT(hart_event, stage, 4);
 AT(hart_event, step, 8);
@@ -44,6 +44,8 @@ AT(hart_event, side, 28);
 AT(hart_event, fraction, 32);
 AT(hart_event, has_preview, 36);
 AT(hart_event, elapsed, 40);
+AT(hart_event, image_index, 48);
+AT(hart_event, reserved, 52);
 
 SIZE(hart_timings, 56);
 AT(hart_timings, struct_size, 0);
