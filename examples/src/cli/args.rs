@@ -41,6 +41,9 @@ pub struct ModelArgs {
     /// Number of CPU threads [default: all cores]
     #[arg(long, value_name = "COUNT", value_parser = count::<usize>)]
     pub threads: Option<usize>,
+    /// Number of images generated at once, on shares of the threads [default: 1 for a large model, more for a small one]
+    #[arg(long, value_name = "COUNT", value_parser = count::<usize>)]
+    pub parallel: Option<usize>,
     /// Refuse requests that are estimated to need more memory [default: no limit]
     #[arg(long, value_name = "GIGABYTES", value_parser = gigabytes)]
     pub max_memory: Option<f64>,
@@ -265,6 +268,7 @@ impl ModelArgs {
             .weight_set(self.weights)
             .strict(!self.allow_unused)
             .threads(self.threads)
+            .parallel(self.parallel)
             .max_memory(self.max_memory.map(|gigabytes| (gigabytes * 1e9) as u64))
             .text_model(self.text_model.clone())
             .keep_text_model(self.keep_text_model)

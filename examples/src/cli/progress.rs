@@ -30,12 +30,13 @@ const MAX_LISTED_IMAGES: usize = 16;
 /// Fraction of a run from which the remaining time is estimated.
 const MIN_FRACTION: f64 = 0.02;
 
-/// Progress bars of a run, which consists of one or more requests. Nothing is shown if standard error is not a terminal.
+/// Progress bars of a run, which consists of one or more requests. Of several images that are generated at once, they show the first
+/// one. Nothing is shown if standard error is not a terminal.
 pub struct ScaleBars {
     bar: ProgressBar,
     position: Position,
-    /// Number of the current image in the run, from 1.
-    image: usize,
+    /// Number of finished images of the current request, and index of the image that is shown.
+    finished: usize,
 }
 
 /// The position of a run: which request it is at.
@@ -72,18 +73,18 @@ impl ScaleBars {
         let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new(1) };
         bar.set_style(bar_style("{msg:28} {bar:32} {pos:>3}/{len} {elapsed:>4}, {prefix}"));
         bar.enable_steady_tick(Duration::from_millis(100));
-        Self { bar, position: Position { total: images, ..Position::default() }, image: 1 }
+        Self { bar, position: Position { total: images, ..Position::default() }, finished: 0 }
     }
 
     /// Begins a request for `count` images.
     pub fn begin(&mut self, count: usize) {
         self.position.begin(count);
-        self.image = self.position.finished + 1;
+        self.finished = 0;
     }
 
     fn show(&self, step: String, done: usize, total: usize) {
         let images = self.position.total;
-        let image = if images > 1 { format!("[{}/{images}] ", self.image) } else { String::new() };
+        let image = if images > 1 { format!("[{}/{images}] ", self.position.finished + self.finished + 1) } else { String::new() };
         self.bar.set_length(total as u64);
         self.bar.set_position(done as u64);
         self.bar.set_message(format!("{image}{step}"));
@@ -111,6 +112,8 @@ impl Observer for ScaleBars {
             remaining(self.bar.elapsed(), fraction).map_or_else(String::new, |left| format!(", {:#} left", HumanDuration(left)));
         self.bar.set_prefix(format!("{:.0}%{left}", 100.0 * fraction));
         match event.step {
+            Step::Images { finished, .. } => self.finished = finished,
+            _ if event.image_index != self.finished => {}
             Step::TextLayer { layer, layers } => self.show("encoding the prompt".into(), layer, layers),
             Step::Block { scale, scales, block, blocks } => {
                 self.show(format!("scale {scale} of {scales}"), block, blocks);
@@ -120,7 +123,6 @@ impl Observer for ScaleBars {
             }
             Step::Diffusion { step, steps } => self.show("residual diffusion".into(), step, steps),
             Step::Decoder { block, blocks } => self.show("decoding".into(), block, blocks),
-            Step::Images { finished, .. } => self.image = self.position.finished + finished + 1,
             _ => {}
         }
         Control::Continue

@@ -12,7 +12,7 @@ use super::out_files::OutFiles;
 use super::output::{file_list, warn_truncated};
 use super::saver::Saver;
 
-/// Maximum number of images of one request, which keeps them in memory until its end. Also the number of prompts that a request encodes
+/// Maximum number of images of one request, which keeps them in memory until its end, for each image that is generated at once. Also the number of prompts that a request encodes
 /// at a time if it has to convert the weights of the text model first.
 const IMAGES_PER_REQUEST: usize = 16;
 /// Maximum number of images of a run.
@@ -45,6 +45,11 @@ struct Part {
 impl Part {
     fn len(&self) -> usize {
         self.prompts.len() * self.images.len()
+    }
+
+    /// Returns the indices of each image: that of its prompt, and its own among those of the prompt.
+    fn indices(&self) -> impl Iterator<Item = (usize, usize)> {
+        self.prompts.iter().flat_map(|&prompt| self.images.clone().map(move |image| (prompt, image)))
     }
 }
 
@@ -91,7 +96,9 @@ impl Run {
             let problem = format!("{total} in all, at most {MAX_IMAGES} in one run: split it");
             return Err(HartError::Request { field: "images", problem });
         }
-        let parts = parts(prompts.len(), images_per_prompt, |index| out.is_kept(index));
+        let all = (0..prompts.len()).flat_map(|prompt| (0..images_per_prompt).map(move |image| (prompt, image)));
+        let missing = all.filter(|(prompt, image)| !out.is_kept(prompt * images_per_prompt + image));
+        let parts = parts(missing, IMAGES_PER_REQUEST);
         Ok(Self { prompts, images_per_prompt, seed, settings, out, parts })
     }
 
@@ -125,9 +132,11 @@ impl Run {
     pub fn execute(&self, hart: &Hart, keep_images: bool, quiet: bool) -> Outcome {
         let mut saver = Saver::new(&self.out, self.new_images(), keep_images, quiet);
         let (mut timings, mut truncated) = (Timings::default(), Vec::new());
-        let result = self.parts.iter().try_for_each(|part| {
-            let indices = part.prompts.iter().flat_map(|prompt| part.images.clone().map(move |image| (prompt, image)));
-            saver.begin(indices.map(|(prompt, image)| prompt * self.images_per_prompt + image).collect());
+        // At the end of a request, some threads have nothing to do.
+        let size = (IMAGES_PER_REQUEST * hart.parallel()).min(hart_core::MAX_IMAGES);
+        let missing = self.parts.iter().flat_map(Part::indices);
+        let result = parts(missing, size).iter().try_for_each(|part| {
+            saver.begin(part.indices().map(|(prompt, image)| prompt * self.images_per_prompt + image).collect());
             let generation = hart.generate_with(&self.request(part), &mut saver)?;
             timings += generation.timings;
             add_truncated(&mut truncated, generation.truncated, &part.prompts);
@@ -172,30 +181,24 @@ impl Run {
     }
 }
 
-/// Divides the images of a run into requests, without those that are kept.
-fn parts(prompts: usize, images_per_prompt: usize, is_kept: impl Fn(usize) -> bool) -> Vec<Part> {
+/// Groups images into requests of at most `size`. Images are given by the index of their prompt, and their own among those of the prompt,
+/// in ascending order.
+fn parts(images: impl Iterator<Item = (usize, usize)>, size: usize) -> Vec<Part> {
+    let mut ranges: Vec<Part> = Vec::new();
+    for (prompt, image) in images {
+        match ranges.last_mut() {
+            Some(last) if last.prompts == [prompt] && last.images.end == image && last.images.len() < size => last.images.end += 1,
+            _ => ranges.push(Part { prompts: vec![prompt], images: image..image + 1 }),
+        }
+    }
     let mut parts: Vec<Part> = Vec::new();
-    for prompt in 0..prompts {
-        for images in ranges((0..images_per_prompt).filter(|image| !is_kept(prompt * images_per_prompt + image))) {
-            match parts.last_mut() {
-                Some(last) if last.images == images && last.len() + images.len() <= IMAGES_PER_REQUEST => last.prompts.push(prompt),
-                _ => parts.push(Part { prompts: vec![prompt], images }),
-            }
+    for part in ranges {
+        match parts.last_mut() {
+            Some(last) if last.images == part.images && last.len() + part.len() <= size => last.prompts.extend(part.prompts),
+            _ => parts.push(part),
         }
     }
     parts
-}
-
-/// Groups ascending indices into ranges of at most [`IMAGES_PER_REQUEST`].
-fn ranges(indices: impl Iterator<Item = usize>) -> Vec<Range<usize>> {
-    let mut ranges: Vec<Range<usize>> = Vec::new();
-    for index in indices {
-        match ranges.last_mut() {
-            Some(last) if last.end == index && last.len() < IMAGES_PER_REQUEST => last.end += 1,
-            _ => ranges.push(index..index + 1),
-        }
-    }
-    ranges
 }
 
 /// Appends the truncations of a request for these prompts. Drops those that another request has reported: that of the system prompt, and
@@ -217,13 +220,16 @@ mod tests {
     #[test]
     fn requests_have_few_images_and_the_same_of_each_prompt() {
         let part = |prompts: Range<usize>, images| Part { prompts: prompts.collect(), images };
+        let parts = |prompts: usize, images_per_prompt: usize, is_kept: fn(usize) -> bool| {
+            let all = (0..prompts).flat_map(move |prompt| (0..images_per_prompt).map(move |image| (prompt, image)));
+            parts(all.filter(|(prompt, image)| !is_kept(prompt * images_per_prompt + image)), IMAGES_PER_REQUEST)
+        };
         assert_eq!(parts(3, 1, |_| false), [part(0..3, 0..1)]);
         assert_eq!(parts(20, 3, |_| false), [0..5, 5..10, 10..15, 15..20].map(|prompts| part(prompts, 0..3)));
         assert_eq!(parts(2, 20, |_| false), [part(0..1, 0..16), part(0..1, 16..20), part(1..2, 0..16), part(1..2, 16..20)]);
         // The second image of the first two prompts and the third prompt exist.
-        let existing = [1, 4, 6, 7, 8];
         let mixed = [part(0..1, 0..1), part(0..1, 2..3), part(1..2, 0..1), part(1..2, 2..3), part(3..5, 0..3)];
-        assert_eq!(parts(5, 3, |index| existing.contains(&index)), mixed);
+        assert_eq!(parts(5, 3, |index| [1, 4, 6, 7, 8].contains(&index)), mixed);
         assert_eq!(parts(4, 1, |index| index == 1), [Part { prompts: vec![0, 2, 3], images: 0..1 }]);
         assert_eq!(parts(6, 3, |_| true), []);
     }
