@@ -30,7 +30,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("-m", "--model", type=Path, default=SHIPPED_MODEL, metavar="FOLDER", help="folder with llm and tokenizer")
     parser.add_argument("-o", "--out", type=Path, default=Path("batch"), metavar="FOLDER", help="folder of the images")
     parser.add_argument("--shard", type=shard, default=(0, 1), metavar="K/N", help="generate part K, from 0, of N parts")
-    parser.add_argument("--parallel", type=int, metavar="N", help="images at once (default: as many as the model suggests)")
+    parser.add_argument("--parallel", type=int, metavar="N", help="images at once (default: chosen by the model)")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of the model (default: one per core)")
     parser.add_argument("--max-failures", type=int, default=0, metavar="N", help="failures that are no error of the program")
     parser.add_argument("-q", "--quiet", action="store_true", help="hide progress")
@@ -56,8 +56,8 @@ def main() -> int:
     signals, began, finished, failed = Signals(), time.monotonic(), 0, 0
     show = not given.quiet and sys.stderr.isatty()
     entries = itertools.takewhile(lambda _: not signals.received, hart.read_batch(given.prompts))
-    with hart.Model(given.model, threads=given.threads, keep_text_model=True) as model:
-        for result in hart.batch(entries, model, out=given.out, shard=given.shard, parallel=given.parallel):
+    with hart.Model(given.model, threads=given.threads, parallel=given.parallel, keep_text_model=True) as model:
+        for result in hart.batch(entries, model, out=given.out, shard=given.shard):
             finished += result.error is None
             if result.error is not None:
                 failed += 1

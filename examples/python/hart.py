@@ -3104,7 +3104,7 @@ def batch(
             batch that was interrupted continues with the same call; entries that have failed are tried again. hart's program
             `batch` writes the same files. None writes nothing.
         shard: (k, n) takes the part k, from 0, of the entries in n parts, by their ids. The names of the files have the numbers.
-        parallel: Number of images that are generated at once. None is the number that the model suggests.
+        parallel: Number of images in work. None is `Model.parallel`, with which no run waits for another.
         guidance, smoothing, top_k, top_p, steps, system_prompt, prune: Settings of the entries that have none of their own.
         marks: Like that of `generate`.
         cancel: A token that cancels the batch from another thread. The generator then raises `Cancelled`.
@@ -3126,7 +3126,7 @@ def batch(
     values = (guidance, smoothing, top_k, top_p, steps, system_prompt, prune)
     defaults: dict[str, Any] = {**dict(zip(_ENTRY_SETTINGS, values)), "marks": marks}
     _request("an image", cancel=cancel, **defaults)
-    threads = _integer("parallel", getattr(model, "parallel", 1) if parallel is None else parallel, 1, _MAX_THREADS)
+    threads = _integer("parallel", model.parallel if parallel is None else parallel, 1, _MAX_THREADS)
     folder = None if out is None else _BatchFolder(out, (index, count))
     runs = _BatchRuns(model, cancel, folder, threads)
     return _batch(iter(prompts), (index, count), defaults, folder, runs, 2 * threads)
