@@ -75,16 +75,15 @@ impl Survey {
 /// Measures the first image and prints the estimated time and memory of all.
 ///
 /// The time is that of the images that are generated at once, after one image that is not counted, multiplied by the number of images and
-/// divided by the number at once. Images with other settings can take another time. The memory is that of the weights, and for each of
-/// the images at once that of its run.
+/// divided by the number at once. Images with other settings can take another time. The memory is that of a request for the images at
+/// once.
 ///
 /// # Errors
 ///
 /// Returns a message if the image can't be generated or nothing can be printed.
-pub fn print_estimate(survey: &Survey, hart: &Hart, parallel: usize) -> Result<(), String> {
+pub fn print_estimate(survey: &Survey, hart: &Hart) -> Result<(), String> {
     let Some(first) = &survey.first else { return Ok(()) };
-    let request = first.settings.request();
-    let memory = hart.memory(&request);
+    let (request, parallel) = (first.settings.request(), hart.parallel());
     let generate = || hart.generate(&request).map(drop).map_err(|e| e.to_string());
     generate()?;
     let start = Instant::now();
@@ -93,7 +92,7 @@ pub fn print_estimate(survey: &Survey, hart: &Hart, parallel: usize) -> Result<(
         threads.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     })?;
     let each = start.elapsed().as_secs_f64() / parallel as f64;
-    let bytes = memory.weights.saturating_add(memory.working.saturating_mul(parallel as u64));
+    let bytes = hart.memory(&request.clone().images_per_prompt(parallel)).peak();
     let all = Duration::from_secs_f64(each * survey.new as f64);
     let print = |line: String| print_line(line).map_err(|e| e.to_string());
     print(format!("time      {} in all: {each:.3} s an image, {parallel} at once", HumanDuration(all)))?;

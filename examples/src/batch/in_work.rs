@@ -1,18 +1,19 @@
 //! The images in work, which a process that is killed leaves in a file.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use crate::id::Id;
+use crate::ledger::Done;
 use crate::shard::Shard;
 
 /// The ids of the images in work, in a hidden file.
 ///
-/// An image during which a process was killed is generated after all others: a prompt that always kills its process, for example because
-/// the memory is exhausted, doesn't keep the others waiting.
+/// Images during which a process was killed are generated after all others and one by one, those first that were interrupted least: a
+/// prompt that always kills its process, for example because the memory is exhausted, doesn't keep the others waiting.
 #[derive(Debug)]
 pub struct InWork {
     path: PathBuf,
@@ -21,8 +22,8 @@ pub struct InWork {
 
 #[derive(Debug)]
 struct Ids {
-    /// Images in work when an earlier process was killed.
-    interrupted: BTreeSet<String>,
+    /// Images in work when earlier processes were killed, with the number of these processes.
+    interrupted: BTreeMap<String, u32>,
     running: Vec<String>,
 }
 
@@ -32,7 +33,7 @@ impl InWork {
     /// # Errors
     ///
     /// Returns a message if the file can't be read.
-    pub fn open(folder: &Path, shard: Shard) -> Result<Self, String> {
+    pub fn open(folder: &Path, shard: Shard, done: &Done) -> Result<Self, String> {
         let path = folder.join(format!(".batch-{shard}.work"));
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
@@ -40,13 +41,18 @@ impl InWork {
             Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::InvalidData) => String::new(),
             Err(e) => return Err(format!("{}: {e}", path.display())),
         };
-        let interrupted = text.lines().filter(|line| Id::new(line).is_ok()).map(str::to_string).collect();
+        let parse = |line: &str| {
+            let (count, id) = line.split_once(' ')?;
+            let id = Id::new(id).ok().filter(|id| done.get(id).is_none())?;
+            Some((id.as_str().to_string(), count.parse().ok()?))
+        };
+        let interrupted = text.lines().filter_map(parse).collect();
         Ok(Self { path, ids: Mutex::new(Ids { interrupted, running: Vec::new() }) })
     }
 
-    /// Returns whether a process was killed during an image.
-    pub fn was_interrupted(&self, id: &Id) -> bool {
-        self.ids.lock().unwrap_or_else(PoisonError::into_inner).interrupted.contains(id.as_str())
+    /// Returns the number of processes that were killed during an image.
+    pub fn interruptions(&self, id: &Id) -> u32 {
+        self.ids.lock().unwrap_or_else(PoisonError::into_inner).interrupted.get(id.as_str()).copied().unwrap_or(0)
     }
 
     /// Adds an image.
@@ -67,14 +73,14 @@ impl InWork {
         ids.interrupted.remove(id.as_str());
     }
 
-    /// Writes the file when no image is in work. It is removed if no image was interrupted.
+    /// Writes the file when no image is in work. It is removed if the batch is complete or no image was interrupted.
     ///
     /// # Errors
     ///
     /// Returns a message if the file can't be written.
-    pub fn close(&self) -> Result<(), String> {
+    pub fn close(&self, is_complete: bool) -> Result<(), String> {
         let ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
-        if !ids.interrupted.is_empty() || !ids.running.is_empty() {
+        if !is_complete && !(ids.interrupted.is_empty() && ids.running.is_empty()) {
             return self.write(&ids);
         }
         match fs::remove_file(&self.path) {
@@ -84,8 +90,11 @@ impl InWork {
     }
 
     fn write(&self, ids: &Ids) -> Result<(), String> {
-        let lines = ids.interrupted.iter().chain(&ids.running).map(|id| format!("{id}\n"));
-        let text: String = lines.collect();
+        let mut counts = ids.interrupted.clone();
+        for id in &ids.running {
+            *counts.entry(id.clone()).or_default() += 1;
+        }
+        let text: String = counts.iter().map(|(id, count)| format!("{count} {id}\n")).collect();
         // Not synced: only a process that is killed matters, not the system.
         File::create(&self.path)
             .and_then(|mut file| file.write_all(text.as_bytes()))
@@ -101,27 +110,28 @@ mod tests {
     fn interrupted_images_are_known_until_they_are_finished() {
         let folder = tempfile::tempdir().unwrap();
         let [a, b] = ["a", "b"].map(|text| Id::new(text).unwrap());
-        let open = || InWork::open(folder.path(), Shard::ALL).unwrap();
+        let open = || InWork::open(folder.path(), Shard::ALL, &Done::default()).unwrap();
         let first = open();
         first.begin(&a).unwrap();
         first.end(&a);
         first.begin(&b).unwrap();
         // The process is killed.
         let second = open();
-        assert!(!second.was_interrupted(&a) && second.was_interrupted(&b));
+        assert_eq!((second.interruptions(&a), second.interruptions(&b)), (0, 1));
+        second.begin(&b).unwrap();
         second.begin(&a).unwrap();
         // So is the next.
         let third = open();
-        assert!(third.was_interrupted(&a) && third.was_interrupted(&b));
+        assert_eq!((third.interruptions(&a), third.interruptions(&b)), (1, 2));
         third.begin(&a).unwrap();
         third.end(&a);
         // It is stopped.
-        third.close().unwrap();
+        third.close(false).unwrap();
         let fourth = open();
-        assert!(!fourth.was_interrupted(&a) && fourth.was_interrupted(&b));
+        assert_eq!((fourth.interruptions(&a), fourth.interruptions(&b)), (0, 2));
         fourth.begin(&b).unwrap();
         fourth.end(&b);
-        fourth.close().unwrap();
+        fourth.close(false).unwrap();
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 }

@@ -98,7 +98,8 @@ struct Batch<'a> {
 }
 
 fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
-    let stop = Stop::on_signals()?;
+    // A dry run leaves nothing to finish.
+    let stop = if arguments.dry_run { Stop::default() } else { Stop::on_signals()? };
     let shard = Shard::choose(arguments.shard, arguments.shards.map(NonZero::get))?;
     // The name that the model has when it is open.
     let folder = arguments.model.folder.canonicalize().ok();
@@ -135,7 +136,7 @@ impl Batch<'_> {
         survey.print()?;
         if survey.new > 0 {
             let hart = self.open()?;
-            estimate::print_estimate(&survey, &hart, parallel(&hart))?;
+            estimate::print_estimate(&survey, &hart)?;
         }
         Ok(self.exit_code_of(survey.failed))
     }
@@ -155,7 +156,7 @@ impl Batch<'_> {
             None => Store::Images(images),
             Some(count) => Store::Tar(TarFiles::open(images, shard, count.get(), &mut done, Some(&ledger))?),
         };
-        let in_work = InWork::open(&arguments.out, shard)?;
+        let in_work = InWork::open(&arguments.out, shard, &done)?;
         // What can be read twice is counted first.
         let survey = match Input::is_repeatable(&arguments.input) {
             true => Some(Survey::count(self.select(self.input()?, &done), false)?),
@@ -178,7 +179,7 @@ impl Batch<'_> {
             filter: filter.as_ref(),
             progress: &progress,
             stop: &self.stop,
-            parallel: hart.as_ref().map_or(1, parallel),
+            parallel: hart.as_ref().map_or(1, Hart::parallel),
             max_failures: arguments.max_failures,
         };
         let is_finished = AtomicBool::new(false);
@@ -220,9 +221,4 @@ impl Batch<'_> {
     fn exit_code_of(&self, failed: u64) -> ExitCode {
         if failed > self.arguments.max_failures.unwrap_or(0) { ExitCode::FAILURE } else { ExitCode::SUCCESS }
     }
-}
-
-/// Returns the number of images that are generated at once.
-fn parallel(_: &Hart) -> usize {
-    1
 }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread;
 use std::time::Instant;
 
@@ -55,12 +55,16 @@ struct Shared {
     fatal: Mutex<Option<String>>,
     /// Number of images that are encoded and not finished.
     waiting: AtomicU64,
+    /// Locked for reading by images in work, and for writing by one that is generated alone.
+    running: RwLock<()>,
 }
 
 /// An image whose prompt is encoded.
 struct Ready {
     task: Task,
     context: PromptContext,
+    /// `true` if no other image may be in work at the same time.
+    is_alone: bool,
 }
 
 impl Worker<'_> {
@@ -79,11 +83,11 @@ impl Worker<'_> {
             }
             // The last thread that stops drops the receiver, which ends a sender that waits.
             drop(receiver);
-            let fed = self.feed(&mut selection, &Encoded { sender, shared: &shared });
+            let fed = self.feed(&mut selection, &Encoded { sender, shared: &shared, is_alone: false });
             self.accept(fed, &shared).unwrap_or(false)
         });
-        self.accept(self.in_work.close(), &shared);
         let is_complete = is_read && shared.waiting.load(Ordering::Acquire) == 0;
+        self.accept(self.in_work.close(is_complete), &shared);
         if let Some(error) = shared.fatal.into_inner().unwrap_or_else(PoisonError::into_inner) {
             return Err(error);
         }
@@ -125,9 +129,10 @@ impl Worker<'_> {
         let mut last = Vec::new();
         while !self.stop.is_set() {
             let Some(selected) = selection.next().map_err(|e| format!("the input can't be read: {e}"))? else {
-                // One by one: each may end the process.
-                let groups = std::iter::once(group).chain(last.into_iter().map(|task| vec![task]));
-                return groups.into_iter().try_fold(true, |all, group| Ok(all & self.encode(group, encoded)?));
+                last.sort_by_key(|(interruptions, _)| *interruptions);
+                let is_passed_on = self.encode(group, encoded)?;
+                let alone = &Encoded { is_alone: true, ..encoded.clone() };
+                return last.into_iter().try_fold(is_passed_on, |all, (_, task)| Ok(all & self.encode(vec![task], alone)?));
             };
             match selected {
                 Selected::Done => {}
@@ -135,8 +140,9 @@ impl Worker<'_> {
                 Selected::Unchecked(task) => self.check_done(&task)?,
                 Selected::New(task) => {
                     let Some(task) = self.check_new(*task)? else { continue };
-                    if self.in_work.was_interrupted(&task.id) {
-                        last.push(task);
+                    let interruptions = self.in_work.interruptions(&task.id);
+                    if interruptions > 0 {
+                        last.push((interruptions, task));
                         continue;
                     }
                     let differs = |other: &Task| other.settings.system_prompt != task.settings.system_prompt;
@@ -216,9 +222,7 @@ impl Worker<'_> {
         let request = Request::batch(prompts).system_prompt(first.settings.system_prompt());
         let mut until_stop = |_: &Event<'_>| if self.stop.is_set() { Control::Cancel } else { Control::Continue };
         match self.model()?.encode_with(&request, &mut until_stop) {
-            Ok(contexts) => {
-                Ok(tasks.into_iter().zip(contexts.split()).all(|(task, context)| encoded.send(Ready { task, context })))
-            }
+            Ok(contexts) => Ok(tasks.into_iter().zip(contexts.split()).all(|(task, context)| encoded.send(task, context))),
             Err(Error::Cancelled) => Ok(false),
             Err(error) if !is_of_line(&error) => Err(error.to_string()),
             Err(error) if tasks.len() == 1 => self.fail_task(first, plain(&error)).map(|()| true),
@@ -229,7 +233,13 @@ impl Worker<'_> {
 
     fn generate_all(&self, receiver: &Mutex<Receiver<Ready>>, shared: &Shared) {
         while !self.stop.is_set() {
-            let Ok(ready) = receiver.lock().unwrap_or_else(PoisonError::into_inner).recv() else { break };
+            let next = receiver.lock().unwrap_or_else(PoisonError::into_inner);
+            let Ok(ready) = next.recv() else { break };
+            let lock = &shared.running;
+            let _running = (!ready.is_alone).then(|| lock.read().unwrap_or_else(PoisonError::into_inner));
+            let _alone = ready.is_alone.then(|| lock.write().unwrap_or_else(PoisonError::into_inner));
+            // Images that are generated alone keep their order, because no thread receives another one before this.
+            drop(next);
             if !self.stop.is_set() && self.accept(self.generate(&ready), shared).is_some() {
                 self.in_work.end(&ready.task.id);
                 shared.waiting.fetch_sub(1, Ordering::AcqRel);
@@ -238,7 +248,7 @@ impl Worker<'_> {
     }
 
     /// Generates an image and saves it. An image that has begun is finished, also after a signal.
-    fn generate(&self, Ready { task, context }: &Ready) -> Result<(), String> {
+    fn generate(&self, Ready { task, context, .. }: &Ready) -> Result<(), String> {
         self.in_work.begin(&task.id)?;
         let start = Instant::now();
         let request = task.settings.request().marks(self.marks()).context(context.clone());
@@ -279,16 +289,18 @@ impl Worker<'_> {
 }
 
 /// The images that wait for a thread.
+#[derive(Clone)]
 struct Encoded<'a> {
     sender: SyncSender<Ready>,
     shared: &'a Shared,
+    is_alone: bool,
 }
 
 impl Encoded<'_> {
     /// Waits for a place and adds an image. Returns `false` if all threads have stopped.
-    fn send(&self, ready: Ready) -> bool {
+    fn send(&self, task: Task, context: PromptContext) -> bool {
         self.shared.waiting.fetch_add(1, Ordering::AcqRel);
-        self.sender.send(ready).is_ok()
+        self.sender.send(Ready { task, context, is_alone: self.is_alone }).is_ok()
     }
 }
 
