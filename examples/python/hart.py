@@ -2921,9 +2921,11 @@ class _BatchFolder:
             file, line = self._results, {"id": result.id, "file": path.name, "seed": str(result.seed)}
             line.update(milliseconds=result.milliseconds, warnings=result.warnings)
             result = dataclasses.replace(result, file=str(path))
+        data = json.dumps(line, ensure_ascii=False).encode(errors="replace") + b"\n"
         with self._lock:
-            # One write, so that a process that is killed leaves no part of a line.
-            file.write(json.dumps(line, ensure_ascii=False).encode(errors="replace") + b"\n")
+            # Without a buffer, so that a process that is killed leaves no part of a line. A full disk takes a part, then none.
+            while data:
+                data = data[file.write(data) :]
         return result
 
     def _save(self, png: bytes, path: Path) -> None:
@@ -2957,6 +2959,8 @@ def _lock_file(descriptor: int, name: str) -> None:
     except BlockingIOError:
         advice = "wait for its end, or give each process a shard of its own"
         raise RequestError(Status.ERR_STATE, f"another batch is writing {name}: {advice}") from None
+    except OSError as error:
+        warnings.warn(f"{name} can't be locked ({error}): make sure that only one process writes it", stacklevel=4)
 
 
 def _ends_batch(error: Exception) -> bool:

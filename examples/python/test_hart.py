@@ -1013,6 +1013,33 @@ class Batches(Case):
         with self.assertRaises(OSError):
             list(hart.batch([{"id": "a", "prompt": "a parrot"}], self.model, out=self.folder))
 
+    @unittest.skipUnless(os.name == "posix", "needs limits of POSIX")
+    def test_a_line_that_a_full_disk_has_cut(self) -> None:
+        (self.folder / "x.png").touch()
+        line = b'{"id": "e%03d", "file": "x.png", "seed": "1", "milliseconds": 1, "warnings": []}\n'
+        limit = 1 << 16
+        lines = [line % number for number in range((limit - 40) // len(line % 0))]
+        (self.folder / "results-0-of-1.jsonl").write_bytes(b"".join(lines))
+        code = """
+            import os, resource, signal, sys, hart
+            model = hart.Model(os.environ["HART_MODEL"])
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
+            list(hart.batch([{"id": "a", "prompt": "a parrot"}], model, out=sys.argv[1]))
+        """
+        process = python(code, str(self.folder))
+        self.assertIn("OSError", process.stderr)
+        self.assertEqual((self.folder / "results-0-of-1.jsonl").stat().st_size, limit)
+        (result,) = hart.batch([{"id": "a", "prompt": "a parrot"}], self.model, out=self.folder)
+        self.assertEqual((result.id, result.milliseconds), ("a", 0), "the image is found")
+        self.assertEqual(len(self.lines("results-0-of-1.jsonl")), len(lines) + 1)
+
+    @unittest.skipUnless(os.name == "posix", "needs the locks of POSIX")
+    def test_a_file_system_without_locks(self) -> None:
+        refused = unittest.mock.patch("fcntl.flock", side_effect=OSError(95, "not supported"))
+        with refused, self.assertWarnsRegex(UserWarning, "locked"):
+            list(hart.batch([], self.model, out=self.folder))
+
     def test_wrong_arguments(self) -> None:
         for prompts, message in (("a parrot", "use hart.read_batch"), (Path("x.csv"), "use hart.read_batch"), (7, "not int")):
             with self.assertRaisesRegex(TypeError, message):
