@@ -468,6 +468,30 @@ mod signals {
         assert!(results(folder).len() >= 4);
     }
 
+    #[test]
+    fn a_signal_stops_a_batch_that_waits_for_lines() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let mut child = Command::new(BATCH)
+            .args(["-", "-o", "out", "-m", SMALL])
+            .current_dir(folder)
+            .stdin(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut lines = child.stdin.take().unwrap();
+        lines.write_all(b"{\"id\": \"a\", \"prompt\": \"a parrot\"}\n").unwrap();
+        let begin = Instant::now();
+        while !folder.join("out").exists() {
+            assert!(begin.elapsed() < Duration::from_secs(60));
+            sleep(Duration::from_millis(2));
+        }
+        signal(&child, "-TERM");
+        assert_eq!(child.wait().unwrap().code(), Some(143));
+        drop(lines);
+        assert_eq!(images(&folder.join("out")).len(), results(folder).len());
+    }
+
     /// A prompt that always kills its process must not keep the others waiting.
     #[test]
     fn the_image_in_work_of_a_killed_process_is_generated_last() {

@@ -80,7 +80,8 @@ impl InWork {
     /// Returns a message if the file can't be written.
     pub fn close(&self, is_complete: bool) -> Result<(), String> {
         let ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
-        if !is_complete && !(ids.interrupted.is_empty() && ids.running.is_empty()) {
+        let is_empty = ids.interrupted.is_empty() && ids.running.is_empty();
+        if !is_complete && !is_empty {
             return self.write(&ids);
         }
         match fs::remove_file(&self.path) {

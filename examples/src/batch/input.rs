@@ -5,6 +5,9 @@ use std::io::{self, BufRead, BufReader};
 use std::path::Path;
 use std::str::FromStr;
 
+use crate::pipe::Pipe;
+use crate::stop::Stop;
+
 /// Maximum length of a line in bytes: enough for the longest prompt, in which every character is an escape.
 const MAX_LINE_BYTES: usize = 8 << 20;
 
@@ -59,14 +62,14 @@ pub struct Input {
 
 impl Input {
     /// Opens a file, or standard input if `path` is `-`. Without `format`, the ending of the file's name chooses it, or else its first
-    /// line: a `{` begins JSON.
+    /// line: a `{` begins JSON. Standard input ends early if the batch is to stop.
     ///
     /// # Errors
     ///
     /// Returns a message if the file can't be opened.
-    pub fn open(path: &Path, format: Option<Format>) -> Result<Self, String> {
+    pub fn open(path: &Path, format: Option<Format>, stop: &Stop) -> Result<Self, String> {
         let reader: Box<dyn BufRead> = if path == "-" {
-            Box::new(io::stdin().lock())
+            Box::new(Pipe::new(stop.clone()))
         } else {
             let file = File::open(path).map_err(|e| format!("{}: {e}", path.display()))?;
             if path.is_dir() {

@@ -7,6 +7,7 @@ mod id;
 mod in_work;
 mod input;
 mod ledger;
+mod pipe;
 mod progress;
 mod selection;
 mod shard;
@@ -111,7 +112,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
 
 impl Batch<'_> {
     fn input(&self) -> Result<Input, String> {
-        Input::open(&self.arguments.input, self.arguments.format)
+        Input::open(&self.arguments.input, self.arguments.format, &self.stop)
     }
 
     fn select<'a>(&'a self, input: Input, done: &'a Done) -> Selection<'a> {

@@ -96,6 +96,7 @@ mod tests {
     use hart_examples::cli::args::RequestArgs;
 
     use super::*;
+    use crate::stop::Stop;
 
     #[derive(Parser)]
     struct Arguments {
@@ -113,7 +114,7 @@ mod tests {
         let path = folder.path().join("a.jsonl");
         std::fs::write(&path, lines).unwrap();
         let defaults = defaults();
-        let mut selection = Selection::new(Input::open(&path, None).unwrap(), shard, &defaults, done, false);
+        let mut selection = Selection::new(Input::open(&path, None, &Stop::default()).unwrap(), shard, &defaults, done, false);
         let (mut new, mut failed) = (Vec::new(), Vec::new());
         while let Some(selected) = selection.next().unwrap() {
             match selected {

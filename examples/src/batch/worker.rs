@@ -129,6 +129,10 @@ impl Worker<'_> {
         let mut last = Vec::new();
         while !self.stop.is_set() {
             let Some(selected) = selection.next().map_err(|e| format!("the input can't be read: {e}"))? else {
+                // A pipe ends early if the batch is to stop.
+                if self.stop.is_set() {
+                    break;
+                }
                 last.sort_by_key(|(interruptions, _)| *interruptions);
                 let is_passed_on = self.encode(group, encoded)?;
                 let alone = &Encoded { is_alone: true, ..encoded.clone() };
