@@ -21,13 +21,21 @@ pub enum Format {
 }
 
 impl Format {
-    /// Returns the format that the name of a file stands for.
-    fn of_name(path: &Path) -> Option<Self> {
-        let ending = path.extension()?.to_str()?.to_ascii_lowercase();
+    /// Returns the format that the name of a file stands for, if it stands for one.
+    ///
+    /// # Errors
+    ///
+    /// Returns what to do with a file of a format that is not read.
+    fn of_name(path: &Path) -> Result<Option<Self>, &'static str> {
+        let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default().to_ascii_lowercase();
         match ending.as_str() {
-            "jsonl" | "ndjson" | "json" => Some(Self::JsonLines),
-            "txt" => Some(Self::Text),
-            _ => None,
+            "jsonl" | "ndjson" | "json" => Ok(Some(Self::JsonLines)),
+            "txt" => Ok(Some(Self::Text)),
+            "csv" | "tsv" | "parquet" => {
+                Err("is a table, expected JSON lines or text: use examples/python/batch.py, which reads tables")
+            }
+            "gz" | "bz2" | "xz" | "zst" => Err("is compressed: decompress it, or write its lines to standard input (-)"),
+            _ => Ok(None),
         }
     }
 }
@@ -77,7 +85,11 @@ impl Input {
             }
             Box::new(BufReader::with_capacity(1 << 16, file))
         };
-        Ok(Self { reader, format: format.or_else(|| Format::of_name(path)), lines: 0 })
+        let format = match format {
+            None => Format::of_name(path).map_err(|problem| format!("{}: {problem}", path.display()))?,
+            some => some,
+        };
+        Ok(Self { reader, format, lines: 0 })
     }
 
     /// Returns whether a path can be read more than once: pipes can't.
@@ -174,8 +186,9 @@ mod tests {
     #[test]
     fn the_ending_stands_for_the_format() {
         let of_name = |name: &str| Format::of_name(Path::new(name));
-        assert_eq!(of_name("a.JSONL"), Some(Format::JsonLines));
-        assert_eq!(of_name("a.txt"), Some(Format::Text));
-        assert_eq!((of_name("a"), of_name("-"), of_name("a.list")), (None, None, None));
+        assert_eq!(of_name("a.JSONL"), Ok(Some(Format::JsonLines)));
+        assert_eq!(of_name("a.txt"), Ok(Some(Format::Text)));
+        assert_eq!((of_name("a"), of_name("-"), of_name("a.list")), (Ok(None), Ok(None), Ok(None)));
+        assert!(of_name("a.csv").unwrap_err().contains("batch.py") && of_name("a.jsonl.gz").unwrap_err().contains("compressed"));
     }
 }
