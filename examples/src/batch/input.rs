@@ -1,11 +1,11 @@
 //! The lines of the input, one by one.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufReader};
 use std::path::Path;
 use std::str::FromStr;
 
-use crate::pipe::Pipe;
+use crate::pipe::{Pipe, Source};
 use crate::stop::Stop;
 
 /// Maximum length of a line in bytes: enough for the longest prompt, in which every character is an escape.
@@ -63,7 +63,7 @@ pub struct Line {
 
 /// An input, which is read line by line.
 pub struct Input {
-    reader: Box<dyn BufRead>,
+    reader: Box<dyn Source>,
     format: Option<Format>,
     lines: u64,
 }
@@ -76,7 +76,7 @@ impl Input {
     ///
     /// Returns a message if the file can't be opened.
     pub fn open(path: &Path, format: Option<Format>, stop: &Stop) -> Result<Self, String> {
-        let reader: Box<dyn BufRead> = if path == "-" {
+        let reader: Box<dyn Source> = if path == "-" {
             Box::new(Pipe::new(stop.clone()))
         } else {
             let file = File::open(path).map_err(|e| format!("{}: {e}", path.display()))?;
@@ -95,6 +95,11 @@ impl Input {
     /// Returns whether a path can be read more than once: pipes can't.
     pub fn is_repeatable(path: &Path) -> bool {
         path != "-" && path.is_file()
+    }
+
+    /// Returns whether the next line is not there yet.
+    pub fn would_wait(&mut self) -> bool {
+        self.reader.would_wait()
     }
 
     /// Returns the next line that isn't blank, and the format of the input. `None` at the end.

@@ -1,6 +1,6 @@
 //! Standard input that can be waited for without ignoring signals.
 
-use std::io::{self, BufRead, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread;
 use std::time::Duration;
@@ -14,10 +14,22 @@ const CHUNK: usize = 1 << 16;
 /// Number of chunks that are read ahead.
 const CHUNKS: usize = 4;
 
+/// A source of lines.
+pub trait Source: BufRead {
+    /// Returns whether the next bytes are not there yet.
+    fn would_wait(&mut self) -> bool {
+        false
+    }
+}
+
+impl<R: Read> Source for BufReader<R> {}
+
 /// Standard input, which ends early if the batch is to stop: the writer of a pipe may send nothing for a long time.
 pub struct Pipe {
     chunks: Receiver<io::Result<Vec<u8>>>,
     chunk: io::Cursor<Vec<u8>>,
+    /// A chunk that has been received and not read.
+    next: Option<io::Result<Vec<u8>>>,
     stop: Stop,
 }
 
@@ -42,7 +54,7 @@ impl Pipe {
                 }
             }
         });
-        Self { chunks, chunk: io::Cursor::default(), stop }
+        Self { chunks, chunk: io::Cursor::default(), next: None, stop }
     }
 }
 
@@ -54,10 +66,26 @@ impl Read for Pipe {
     }
 }
 
+impl Source for Pipe {
+    fn would_wait(&mut self) -> bool {
+        // An error or the end is what the next read returns.
+        if self.is_empty() && self.next.is_none() {
+            self.next = self.chunks.try_recv().ok();
+        }
+        self.is_empty() && self.next.is_none()
+    }
+}
+
+impl Pipe {
+    fn is_empty(&self) -> bool {
+        self.chunk.position() >= self.chunk.get_ref().len() as u64
+    }
+}
+
 impl BufRead for Pipe {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        while self.chunk.fill_buf()?.is_empty() {
-            match self.chunks.recv_timeout(INTERVAL) {
+        while self.is_empty() {
+            match self.next.take().map_or_else(|| self.chunks.recv_timeout(INTERVAL), Ok) {
                 Ok(chunk) => {
                     self.chunk = io::Cursor::new(chunk?);
                     // The end.

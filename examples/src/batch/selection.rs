@@ -40,6 +40,11 @@ impl<'a> Selection<'a> {
         Self { input, shard, defaults, done, without_dots, seen: HashSet::new() }
     }
 
+    /// Returns whether the next line is not there yet.
+    pub fn would_wait(&mut self) -> bool {
+        self.input.would_wait()
+    }
+
     /// Returns the next line of the shard, or `None` at the end.
     ///
     /// # Errors

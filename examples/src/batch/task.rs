@@ -106,7 +106,7 @@ impl Task {
         let id = match own.or(custom) {
             None => Id::of_line(line),
             Some(Value::String(text)) => Id::new(&text).map_err(of_line)?,
-            Some(Value::Number(number)) if number.is_u64() => Id::new(&number.to_string()).map_err(of_line)?,
+            Some(Value::Number(number)) if number.is_u64() || number.is_i64() => Id::new(&number.to_string()).map_err(of_line)?,
             Some(other) => return Err(of_line(format!("id: {other}, expected a text"))),
         };
         let of_id = |problem| LineError { line, id: Some(id.clone()), problem };

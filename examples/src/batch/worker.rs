@@ -128,6 +128,10 @@ impl Worker<'_> {
         let (mut group, mut size) = (Vec::new(), self.parallel.min(GROUP));
         let mut last = Vec::new();
         while !self.stop.is_set() {
+            // The writer of a pipe may wait for the images.
+            if !group.is_empty() && selection.would_wait() && !self.encode(std::mem::take(&mut group), encoded)? {
+                break;
+            }
             let Some(selected) = selection.next().map_err(|e| format!("the input can't be read: {e}"))? else {
                 // A pipe ends early if the batch is to stop.
                 if self.stop.is_set() {
