@@ -130,6 +130,11 @@ impl Image {
         Self { provenance: Some(provenance), marks, source: None, ..self }
     }
 
+    /// Marks an image without a provenance as AI's work, such as a preview.
+    pub(crate) fn with_source(self, source: DigitalSource, marks: Marks) -> Self {
+        Self { marks, source: Some(source), ..self }
+    }
+
     /// Marks an image that was made of others as AI's work if one of them is. It gets the marks that all of them get.
     #[must_use]
     pub fn with_marks_of<I: Borrow<Self>>(self, images: &[I]) -> Self {

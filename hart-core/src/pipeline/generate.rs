@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use web_time::Instant;
 
+use super::sample::Previews;
 use super::{Hart, Model};
 use crate::error::{Error, Result};
 use crate::files::Mapped;
 use crate::from_image::FromImage;
-use crate::image::{GenerationSettings, Image, Provenance};
+use crate::image::{DigitalSource, GenerationSettings, Image, Provenance};
 use crate::progress::{Observer, Progress, Stage, Step, Timings, Work};
 use crate::request::Request;
 use crate::rng::Philox;
@@ -18,7 +19,7 @@ use crate::sampling::SamplingParams;
 use crate::scales::Scale;
 use crate::text::{Context, PromptContext, SystemPrompt, Tokens, Truncation};
 use crate::threads::{Finished, SideBySide};
-use crate::visual::{DecoderMemory, KnownTokens, Latent};
+use crate::visual::{KnownTokens, Latent};
 
 /// Guidance of the published tools.
 const PUBLISHED_GUIDANCE: f64 = 4.5;
@@ -52,7 +53,7 @@ struct Job<'a> {
     request: &'a Request,
     prompts: Prompts<'a>,
     sampling: SamplingParams,
-    memory: DecoderMemory,
+    previews: Previews,
     known: Option<KnownTokens>,
     /// Time that encoding the image to start from took.
     encoding: Duration,
@@ -136,8 +137,13 @@ impl Hart {
         Ok(self.generate(&Request::new("an image"))?.timings)
     }
 
-    /// Checks the values of a request, that its filter accepts its prompts, and that its image and its memory fit this model.
-    fn check(&self, request: &Request) -> Result<()> {
+    /// Checks the values of a request, that its filter accepts its prompts, and that its pruning, its image and its memory fit this model.
+    /// [`Self::generate`] does so before any work; a program that queues requests can check them earlier.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Request`], [`Error::Refused`] or [`Error::Memory`].
+    pub fn check(&self, request: &Request) -> Result<()> {
         self.check_prompts(request)?;
         if let Some(from) = &request.from_image {
             let (encoded, generated) = (self.model.visual.resolution(), self.model.config.resolution());
@@ -165,8 +171,10 @@ impl Hart {
         let begin = Instant::now();
         let known = request.from_image.as_ref().map(|from| self.model.visual.known_tokens(from)).transpose()?;
         let (sampling, memory, encoding) = (self.sampling(request), self.decoder_memory(request), begin.elapsed());
+        let source = if request.from_image.is_some() { DigitalSource::Composite } else { DigitalSource::Generated };
+        let previews = Previews { memory, source, marks: request.marks };
         let work = Work::new(self.work(request, &prompts));
-        Ok(Job { request, prompts, sampling, memory, known, encoding, work })
+        Ok(Job { request, prompts, sampling, previews, known, encoding, work })
     }
 
     /// Generates the images one by one, so that an image does not depend on the rest of the request, to the last bit.
@@ -184,7 +192,7 @@ impl Hart {
                 progress.image(&image);
                 images.push(image);
                 self.report_preview(
-                    job.memory,
+                    job.previews,
                     Step::Images { finished: index + 1, total },
                     &latent,
                     images.last(),
@@ -216,7 +224,7 @@ impl Hart {
             });
             lock(&stages).add_stages(&progress.timings(), at_once);
             let (image, latent) = generated?;
-            let preview = Box::new(move |max_side| self.decode_preview(job.memory, &latent, max_side, cancel));
+            let preview = Box::new(move |max_side| self.decode_preview(job.previews, &latent, max_side, cancel));
             Ok(Finished { image, preview })
         };
         let (images, ended) = threads.generate(&SideBySide { images, at_once, cancel, work: &job.work }, observer, &image)?;
@@ -239,15 +247,15 @@ impl Hart {
         let (prompt, of_prompt) = job.position(index);
         let seed = job.request.seed.wrapping_add(of_prompt as u64);
         let random = Philox::new(vec![seed]);
-        let latent = self.sample_with(job.memory, job.known.as_ref(), context, &job.sampling, &random, progress)?;
+        let latent = self.sample_with(job.previews, job.known.as_ref(), context, &job.sampling, &random, progress)?;
         self.model.released_after_sampling.iter().for_each(Mapped::release);
         progress.enter(Stage::Decode);
-        let image = self.model.visual.decode_images_with(job.memory, &latent, progress)?.remove(0);
+        let image = self.model.visual.decode_images_with(job.previews.memory, &latent, progress)?.remove(0);
         let image = match &job.known {
             Some(known) => known.lay_over(image),
             None => image,
         };
-        let provenance = self.provenance(job.request, &job.sampling, &job.request.prompts[prompt], seed);
+        let provenance = self.provenance(job.request, &job.request.prompts[prompt], seed);
         Ok((image.with_provenance(provenance, job.request.marks), latent))
     }
 
@@ -289,8 +297,9 @@ impl Hart {
         self.model.sampling(request)
     }
 
-    /// Returns the provenance of an image.
-    fn provenance(&self, request: &Request, sampling: &SamplingParams, prompt: &str, seed: u64) -> Provenance {
+    /// Returns the provenance that an image of a request has. The seed of image `i` of a prompt is the request's plus `i`.
+    pub fn provenance(&self, request: &Request, prompt: &str, seed: u64) -> Provenance {
+        let sampling = &self.sampling(request);
         let side = self.model.config.resolution();
         let generation = GenerationSettings {
             guidance: sampling.guidance,

@@ -4,7 +4,7 @@ use burn::prelude::{Int, Tensor};
 
 use super::Hart;
 use crate::error::Result;
-use crate::image::Image;
+use crate::image::{DigitalSource, Image, Marks};
 use crate::kernels;
 use crate::progress::{CancelToken, Progress, Stage, Step};
 use crate::residual::Noise;
@@ -13,6 +13,14 @@ use crate::sampling::{self, SamplingParams};
 use crate::text::Context;
 use crate::transformer::Hidden;
 use crate::visual::{DecoderMemory, KnownTokens, Latent};
+
+/// How the previews of a run are decoded, and how their files are marked.
+#[derive(Clone, Copy)]
+pub(super) struct Previews {
+    pub(super) memory: DecoderMemory,
+    pub(super) source: DigitalSource,
+    pub(super) marks: Marks,
+}
 
 impl Hart {
     /// Samples latents from a context, one for each of its rows: all scales, then the residual of the last one.
@@ -44,13 +52,15 @@ impl Hart {
         random: &dyn RandomSource,
         progress: &mut Progress<'_>,
     ) -> Result<Latent> {
-        self.sample_with(DecoderMemory::Full, known, context, sampling, random, progress)
+        let source = if known.is_some() { DigitalSource::Composite } else { DigitalSource::Generated };
+        let previews = Previews { memory: DecoderMemory::Full, source, marks: Marks::ALL };
+        self.sample_with(previews, known, context, sampling, random, progress)
     }
 
-    /// Like [`Self::sample_from`], but decodes previews with the given memory.
+    /// Like [`Self::sample_from`], with other previews.
     pub(super) fn sample_with(
         &self,
-        memory: DecoderMemory,
+        previews: Previews,
         known: Option<&KnownTokens>,
         context: Context,
         sampling: &SamplingParams,
@@ -88,7 +98,7 @@ impl Hart {
             };
             latent = codebook.accumulate(latent, codes.features, scale);
             progress.synchronize()?;
-            self.report_preview(memory, Step::ScaleDone { scale: number, scales: count, side }, &latent, None, progress)?;
+            self.report_preview(previews, Step::ScaleDone { scale: number, scales: count, side }, &latent, None, progress)?;
             let Some(next) = scales.get(scale.index + 1) else { break (hidden, codes.indices) };
             // Both halves of the guided batch continue from the same latent.
             input = transformer.next_input(codebook.next_features(&latent, next), next).repeat_dim(0, halves);
@@ -128,7 +138,7 @@ impl Hart {
     /// Reports a step with a preview: the finished image, or the latent decoded so far.
     pub(super) fn report_preview(
         &self,
-        memory: DecoderMemory,
+        previews: Previews,
         step: Step,
         latent: &Latent,
         finished: Option<&Image>,
@@ -137,7 +147,7 @@ impl Hart {
         let cancel = progress.cancel_token();
         let decode = |max_side: usize| match finished {
             Some(image) if image.width().max(image.height()) <= max_side => Ok(image.clone()),
-            _ => self.decode_preview(memory, latent, max_side, cancel),
+            _ => self.decode_preview(previews, latent, max_side, cancel),
         };
         progress.report_preview(step, &decode)
     }
@@ -145,13 +155,15 @@ impl Hart {
     /// Decodes a latent to an image with sides of at most `max_side` pixels.
     pub(super) fn decode_preview(
         &self,
-        memory: DecoderMemory,
+        previews: Previews,
         latent: &Latent,
         max_side: usize,
         cancel: Option<&CancelToken>,
     ) -> Result<Image> {
         let mut silent = ();
         let mut progress = Progress::new(&mut silent, cancel, 1.0);
-        self.model.device.catch_backend_panic(|| self.model.visual.preview(memory, latent, max_side, &mut progress))
+        let preview = || self.model.visual.preview(previews.memory, latent, max_side, &mut progress);
+        // Programs may save it as a file.
+        Ok(self.model.device.catch_backend_panic(preview)?.with_source(previews.source, previews.marks))
     }
 }

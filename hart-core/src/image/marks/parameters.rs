@@ -2,12 +2,24 @@
 
 use serde_json::Value;
 
-use super::super::Image;
+use super::super::{Image, Provenance};
 use super::{Marks, SOFTWARE};
 
 /// Returns the text of an image: its prompt, and a line of settings. `None` if the mark is left out or nothing is known.
 pub(super) fn text(image: &Image, marks: Marks) -> Option<String> {
     let provenance = image.provenance.as_ref().filter(|_| marks.parameters)?;
+    Some(describe(provenance, image.width(), image.height(), marks.prompt))
+}
+
+impl Provenance {
+    /// Returns the text of parameters, as files of an image of this size contain it: the prompt, and a line of settings in the form of
+    /// A1111's web UI.
+    pub fn parameters(&self, width: usize, height: usize) -> String {
+        describe(self, width, height, true)
+    }
+}
+
+fn describe(provenance: &Provenance, width: usize, height: usize, with_prompt: bool) -> String {
     let mut fields: Vec<(&str, String)> = Vec::new();
     let generation = provenance.generation.as_ref();
     if let Some(generation) = generation {
@@ -18,7 +30,7 @@ pub(super) fn text(image: &Image, marks: Marks) -> Option<String> {
         fields.push(("CFG scale", generation.guidance.to_string()));
     }
     fields.push(("Seed", provenance.seed.to_string()));
-    fields.push(("Size", format!("{}x{}", image.width(), image.height())));
+    fields.push(("Size", format!("{width}x{height}")));
     // Ten digits, as of the files that the web UI hashes.
     if let Some(hash) = generation.and_then(|generation| generation.model_fingerprint.get(..10)) {
         fields.push(("Model hash", quoted(hash)));
@@ -29,8 +41,8 @@ pub(super) fn text(image: &Image, marks: Marks) -> Option<String> {
     fields.push(("Version", SOFTWARE.into()));
     let line = fields.iter().map(|(name, value)| format!("{name}: {value}")).collect::<Vec<_>>().join(", ");
     // Text chunks end at a NUL.
-    let prompt = if marks.prompt { provenance.prompt.replace('\0', "\u{fffd}") } else { String::new() };
-    Some(if prompt.is_empty() { line } else { format!("{prompt}\n{line}") })
+    let prompt = if with_prompt { provenance.prompt.replace('\0', "\u{fffd}") } else { String::new() };
+    if prompt.is_empty() { line } else { format!("{prompt}\n{line}") }
 }
 
 /// Quotes a value as JSON if readers would take a part of it for the next field.
