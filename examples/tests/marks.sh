@@ -54,6 +54,13 @@ for format in png jpg webp; do
   refuses "has no settings of hart" generate --again "$plain"
 done
 
+# An animation is marked in every format.
+for format in gif png; do
+  "$programs/preview" "a red heart" --seed 7 --out "$work/still.png" --animation "$work/scales.$format" >/dev/null 2>&1
+  exiftool -a -u -G1 "$work/scales.$format" | grep -q 'Digital Source Type.*/trainedAlgorithmicMedia' || { echo "scales.$format is not marked"; exit 1; }
+done
+if exiftool -validate -warning -a "$work/scales.gif" | grep -i warning; then exit 1; fi
+
 # An edit is a composite, and can't be repeated without its image.
 "$programs/edit" "$work/image.png" "$prompt" --vary 3 --seed 7 --guidance 2.5 --steps 6 --out "$work/edit.webp"
 check "$work/edit.webp" "$prompt" compositeWithTrainedAlgorithmicMedia

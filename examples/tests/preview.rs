@@ -66,9 +66,13 @@ fn the_scales_become_an_animated_gif() {
     assert_eq!(names(folder.path()), ["a.gif", "out.png"]);
     let gif = bytes(folder.path(), "a.gif");
     assert!(gif.windows(11).any(|w| w == b"NETSCAPE2.0"), "the animation does not loop");
+    let contains = |text: &[u8]| gif.windows(text.len()).any(|window| window == text);
+    assert!(contains(b"\x21\xff\x0bXMP DataXMP<?xpacket ") && contains(b"/trainedAlgorithmicMedia<"), "the animation has no marks");
     let frames = GifDecoder::new(Cursor::new(gif)).unwrap().into_frames().collect_frames().unwrap();
     // A frame has only 256 colours.
     assert_frames(&frames, &Image::open_png(folder.path().join("out.png")).unwrap(), 40);
+    succeeds(PREVIEW, folder.path(), &["a red heart", "--animation", "a.gif", "--omit-marks", "all"]);
+    assert!(!bytes(folder.path(), "a.gif").windows(3).any(|window| window == b"XMP"));
 }
 
 #[test]

@@ -11,6 +11,10 @@ use super::image_file::rgb;
 
 /// Duration of a frame in milliseconds.
 pub const FRAME_MS: u16 = 350;
+/// Keyword of the text chunk with the XMP packet in a PNG file.
+const XMP_KEYWORD: &str = "XML:com.adobe.xmp";
+/// Last byte of a GIF file.
+const GIF_TRAILER: u8 = 0x3b;
 /// Duration of the last frame in milliseconds.
 pub const LAST_MS: u16 = 2500;
 
@@ -37,8 +41,8 @@ impl Format {
         }
     }
 
-    /// Encodes an animation that loops and shows the last frame longer. A PNG file also gets the marks of
-    /// `image`.
+    /// Encodes an animation that loops and shows the last frame longer. The file gets the marks of `image`; a GIF file only those that are
+    /// in XMP.
     ///
     /// # Errors
     ///
@@ -47,7 +51,15 @@ impl Format {
         let Some(last) = frames.last() else { return Err("the animation has no frames".into()) };
         let delays = (1..=frames.len()).map(|n| if n == frames.len() { LAST_MS } else { FRAME_MS });
         match self {
-            Self::Gif => gif(frames.iter().zip(delays)),
+            Self::Gif => {
+                let texts = image.png_texts();
+                let xmp = texts.iter().find(|(keyword, _)| *keyword == XMP_KEYWORD).map(|(_, packet)| packet.as_str());
+                let bytes = gif(frames.iter().zip(delays))?;
+                Ok(match xmp {
+                    Some(packet) => with_xmp(&bytes, packet),
+                    None => bytes,
+                })
+            }
             Self::Apng => apng(frames.iter().zip(delays), frames.len(), last, image),
         }
     }
@@ -63,6 +75,18 @@ fn gif<'a>(frames: impl Iterator<Item = (&'a Image, u16)>) -> Result<Vec<u8>, Bo
     }
     drop(encoder);
     Ok(bytes)
+}
+
+/// Adds an XMP packet at the end of a GIF file.
+///
+/// The packet is not divided into sub-blocks. Readers that skip it take some byte of it for the length of a block and land in the bytes
+/// after the packet, which count down so that each of them leads to the end.
+fn with_xmp(gif: &[u8], packet: &str) -> Vec<u8> {
+    let blocks = gif.strip_suffix(&[GIF_TRAILER]).unwrap_or(gif);
+    let mut bytes = [blocks, b"\x21\xff\x0bXMP DataXMP", packet.as_bytes(), &[1]].concat();
+    bytes.extend((0..=255).rev());
+    bytes.extend([0, GIF_TRAILER]);
+    bytes
 }
 
 /// Encodes an animated PNG whose default image is the finished one: programs without support for animations show it, others skip it.
