@@ -10,6 +10,7 @@ use hart_core::{CancelToken, FromImage, Image, Keep, Mask};
 use hart_examples::cli::args::{GenerationArgs, count};
 use hart_examples::cli::out_files::OutFiles;
 use hart_examples::cli::run::{Outcome, Run};
+use hart_examples::cli::sign::SignArgs;
 use hart_examples::cli::{image_file, output, stop_on_ctrl_c};
 
 /// Regenerate a part of an image, its surroundings or its finer scales
@@ -40,6 +41,8 @@ struct Arguments {
     count: usize,
     #[command(flatten)]
     settings: GenerationArgs,
+    #[command(flatten)]
+    sign: SignArgs,
     /// Show no progress
     #[arg(short, long)]
     quiet: bool,
@@ -112,6 +115,11 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
         arguments.show_summary(&run, &Outcome::default());
         return Ok(ExitCode::SUCCESS);
     }
+    let mut signing = arguments.sign.open()?;
+    if signing.is_on() {
+        let read = std::fs::read(&arguments.image).map_err(|error| format!("{}: {error}", arguments.image.display()));
+        signing = signing.edits(Some(read?.into()));
+    }
     let image = image_file::open(&arguments.image)?;
     let mask = arguments.open_mask(&image)?;
     stop_on_ctrl_c(cancel)?;
@@ -119,7 +127,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let hart = settings.model.open()?;
     let original = image_file::square(&image, hart.config().resolution())?;
     let edit = arguments.build_edit(&image, mask, &original)?;
-    let run = run.map_settings(|settings| settings.from_image(edit));
+    let run = run.map_settings(|settings| settings.from_image(edit)).signed(signing.clone());
     let mut outcome = run.execute(&hart, arguments.grid.is_some(), arguments.quiet);
     if let Some(error) = outcome.error.take() {
         return run.end_early(&outcome, error);
@@ -127,7 +135,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     output::warn_truncated(&outcome.truncated);
     if let Some(grid) = &arguments.grid {
         let images: Vec<Image> = std::iter::once(original).chain(outcome.images.iter().cloned()).collect();
-        Image::grid(&images, images.len())?.save(grid)?;
+        signing.save(&Image::grid(&images, images.len())?, grid)?;
     }
     arguments.show_summary(&run, &outcome);
     Ok(ExitCode::SUCCESS)

@@ -11,6 +11,7 @@ use hart_examples::cli::again::Again;
 use hart_examples::cli::args::{GenerationArgs, count};
 use hart_examples::cli::out_files::OutFiles;
 use hart_examples::cli::run::{Outcome, Run};
+use hart_examples::cli::sign::{SignArgs, Signing};
 use hart_examples::cli::{grid, lines, output, stop_on_ctrl_c};
 use serde_json::json;
 
@@ -40,6 +41,8 @@ struct Arguments {
     count: usize,
     #[command(flatten)]
     settings: GenerationArgs,
+    #[command(flatten)]
+    sign: SignArgs,
     /// List the usable devices in order of preference, and exit
     #[arg(long)]
     list_devices: bool,
@@ -83,6 +86,8 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     if let Some(grid) = &arguments.grid {
         output::check_grid(grid, &arguments.out, run.total_images())?;
     }
+    let signing = arguments.sign.open()?;
+    let run = run.signed(signing.clone());
     stop_on_ctrl_c(cancel)?;
 
     let start = Instant::now();
@@ -96,11 +101,17 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     if let Some(error) = outcome.error.take() {
         return run.end_early(&outcome, error);
     }
-    report(arguments, &run, &outcome, open_time)?;
+    report(arguments, &run, &outcome, &signing, open_time)?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn report(arguments: &Arguments, run: &Run, outcome: &Outcome, open_time: Duration) -> Result<(), Box<dyn Error>> {
+fn report(
+    arguments: &Arguments,
+    run: &Run,
+    outcome: &Outcome,
+    signing: &Signing,
+    open_time: Duration,
+) -> Result<(), Box<dyn Error>> {
     output::warn_truncated(&outcome.truncated);
     if let Some(path) = &arguments.grid {
         let columns = (outcome.images.len() as f64).sqrt().ceil() as usize;
@@ -109,7 +120,7 @@ fn report(arguments: &Arguments, run: &Run, outcome: &Outcome, open_time: Durati
         } else {
             grid::labelled(&outcome.images, arguments.count)?
         };
-        grid.save(path)?;
+        signing.save(&grid, path)?;
     }
     if !arguments.quiet {
         eprintln!("{}", run.summary(outcome));

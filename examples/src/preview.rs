@@ -9,6 +9,7 @@ use hart_core::{CancelToken, Control, Event, Image, Observer, Provenance, Step, 
 use hart_examples::cli::animation::Format;
 use hart_examples::cli::args::GenerationArgs;
 use hart_examples::cli::out_files::OutFiles;
+use hart_examples::cli::sign::Signing;
 use hart_examples::cli::terminal::{Canvas, Draw};
 use hart_examples::cli::{INTERRUPTED, enlarge, output, prompt_syntax, stop_on_ctrl_c};
 
@@ -72,7 +73,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn Error>> {
     };
     output::warn_truncated(&generation.truncated);
     let image = &generation.images[0];
-    let file = out.save(0, image)?;
+    let file = out.save(0, image, &Signing::default())?;
     eprintln!("{:.2} s -> {}", generation.timings.total.as_secs_f64(), file.display());
     if let (Some((format, path)), Some(frames)) = (animation, frames) {
         let frames: Vec<_> = frames.iter().map(|frame| enlarge::at_least(frame, MIN_FRAME_SIDE)).collect();

@@ -28,6 +28,7 @@ use std::thread;
 use clap::Parser;
 use hart_core::{Control, Event, Hart};
 use hart_examples::cli::args::{ModelArgs, RequestArgs, count};
+use hart_examples::cli::sign::SignArgs;
 use hart_examples::cli::word_filter::WordFilter;
 
 use estimate::Survey;
@@ -81,6 +82,8 @@ struct Arguments {
     model: ModelArgs,
     #[command(flatten)]
     request: RequestArgs,
+    #[command(flatten)]
+    sign: SignArgs,
     /// Show no progress
     #[arg(short, long)]
     quiet: bool,
@@ -146,6 +149,7 @@ impl Batch<'_> {
     fn generate(&self) -> Result<ExitCode, Box<dyn Error>> {
         let (arguments, shard) = (self.arguments, self.shard);
         let filter = arguments.request.filter.as_deref().map(WordFilter::open).transpose()?;
+        let signing = arguments.sign.open()?;
         let input = self.input()?;
         fs::create_dir_all(&arguments.out).map_err(|e| format!("--out {}: {e}", arguments.out.display()))?;
         let ledger = Ledger::open(&arguments.out, shard)?;
@@ -178,6 +182,7 @@ impl Batch<'_> {
             in_work: &in_work,
             defaults: &self.defaults,
             filter: filter.as_ref(),
+            signing: &signing,
             progress: &progress,
             stop: &self.stop,
             parallel: hart.as_ref().map_or(1, Hart::parallel),

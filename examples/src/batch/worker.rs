@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread;
 use std::time::Instant;
 
-use hart_core::{Control, Error, Event, Hart, Image, Marks, PromptContext, Request};
+use hart_core::{Control, Error, Event, Hart, Image, ImageFormat, Marks, PromptContext, Request};
 use hart_examples::cli::output::shortened;
+use hart_examples::cli::sign::Signing;
 use hart_examples::cli::word_filter::WordFilter;
 use serde_json::json;
 
@@ -40,6 +41,7 @@ pub struct Worker<'a> {
     pub in_work: &'a InWork,
     pub defaults: &'a Defaults,
     pub filter: Option<&'a WordFilter>,
+    pub signing: &'a Signing,
     pub progress: &'a Progress,
     pub stop: &'a Stop,
     /// Number of images that are generated at once.
@@ -280,7 +282,7 @@ impl Worker<'_> {
     }
 
     fn save(&self, task: &Task, image: &Image, finished: Finished) -> Result<(), String> {
-        let png = image.to_png().map_err(|e| format!("{}: {e}", task.id.file_name()))?;
+        let png = self.signing.encode(image, ImageFormat::Png).map_err(|e| format!("{}: {e}", task.id.file_name()))?;
         match self.store {
             Store::Images(folder) => {
                 folder.write(&finished.file, &png)?;

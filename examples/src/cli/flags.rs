@@ -54,7 +54,7 @@ const OPTIONS: [OptionText; 6] = [
 ];
 
 /// Fields of requests, as errors name them, and the flags that set them.
-const FIELDS: [(&str, &str); 10] = [
+const FIELDS: [(&str, &str); 11] = [
     ("guidance", "guidance"),
     ("top-k", "top-k"),
     ("top-p", "top-p"),
@@ -62,6 +62,7 @@ const FIELDS: [(&str, &str); 10] = [
     ("pruning", "prune"),
     ("precision", "precision"),
     ("marks", "omit-marks"),
+    ("c2pa", "c2pa-certificate"),
     ("threads", "threads"),
     ("system prompt", "system-prompt"),
     ("images per prompt", "count"),

@@ -4,6 +4,8 @@ pub mod again;
 #[cfg(feature = "images")]
 pub mod animation;
 pub mod args;
+#[cfg(feature = "c2pa")]
+pub mod c2pa;
 pub mod enlarge;
 pub mod flags;
 pub mod grid;
@@ -18,6 +20,7 @@ pub mod prompt_syntax;
 pub mod raster;
 pub mod run;
 pub mod saver;
+pub mod sign;
 #[cfg(feature = "images")]
 pub mod terminal;
 pub mod word_filter;
@@ -68,6 +71,9 @@ fn foreign_flag(argument: &str) -> Option<&'static str> {
         }
         "width" | "height" | "w" | "h" | "size" | "ar" | "aspect" | "resolution" => {
             Some("the model sets the size of its images; select another model with --model")
+        }
+        "c2pa" | "c2pa-certificate" | "c2pa-key" | "c2pa-algorithm" | "c2pa-timestamp" if cfg!(not(feature = "c2pa")) => {
+            Some("this program is built without the feature `c2pa`; add `--features hart-examples/c2pa` to cargo's arguments")
         }
         _ => None,
     }

@@ -8,6 +8,7 @@ use hart_core::{Error, Image};
 
 use super::args::count;
 use super::output;
+use super::sign::Signing;
 
 /// Stands for the number of an image in the pattern of file names.
 const NUMBER: &str = "{n}";
@@ -54,14 +55,14 @@ impl OutFiles {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] with the path.
-    pub fn save(&self, index: usize, image: &Image) -> Result<PathBuf, Error> {
+    /// [`Error::Io`] with the path, or like [`Signing::save`].
+    pub fn save(&self, index: usize, image: &Image, signing: &Signing) -> Result<PathBuf, Error> {
         let path = self.path(index);
         let folder = output::folder_of(&path);
         if unnumbered_folder(&self.pattern) != output::folder_of(&self.pattern) {
             fs::create_dir_all(folder).map_err(|source| Error::Io { path: folder.into(), source })?;
         }
-        image.save(&path)?;
+        signing.save(image, &path)?;
         Ok(path)
     }
 }
@@ -117,7 +118,7 @@ mod tests {
         let image = Image::from_rgb(1, 1, vec![0; 3]).unwrap();
         let numbered = files(folder.path().join("f{n}/sub/x.png"));
         numbered.check(2).unwrap();
-        assert_eq!(numbered.save(1, &image).unwrap(), folder.path().join("f1/sub/x.png"));
+        assert_eq!(numbered.save(1, &image, &Signing::default()).unwrap(), folder.path().join("f1/sub/x.png"));
         assert!(folder.path().join("f1/sub/x.png").is_file() && !folder.path().join("f0").exists());
         let missing = files(folder.path().join("missing/f{n}/x.png"));
         assert!(missing.check(1).unwrap_err().contains("missing; create it first"));

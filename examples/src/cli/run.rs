@@ -11,6 +11,7 @@ use super::INTERRUPTED;
 use super::out_files::OutFiles;
 use super::output::{file_list, warn_truncated};
 use super::saver::Saver;
+use super::sign::Signing;
 
 /// Maximum number of images of one request, which keeps them in memory until its end, for each image that is generated at once. Also the number of prompts that a request encodes
 /// at a time if it has to convert the weights of the text model first.
@@ -30,6 +31,7 @@ pub struct Run {
     /// The settings of all requests, which differ in prompt, seed and number of images.
     settings: Request,
     out: OutFiles,
+    signing: Signing,
     parts: Vec<Part>,
 }
 
@@ -99,13 +101,19 @@ impl Run {
         let all = (0..prompts.len()).flat_map(|prompt| (0..images_per_prompt).map(move |image| (prompt, image)));
         let missing = all.filter(|(prompt, image)| !out.is_kept(prompt * images_per_prompt + image));
         let parts = parts(missing, IMAGES_PER_REQUEST);
-        Ok(Self { prompts, images_per_prompt, seed, settings, out, parts })
+        Ok(Self { prompts, images_per_prompt, seed, settings, out, signing: Signing::default(), parts })
     }
 
     /// Changes the settings of all requests.
     #[must_use]
     pub fn map_settings(self, change: impl FnOnce(Request) -> Request) -> Self {
         Self { settings: change(self.settings), ..self }
+    }
+
+    /// Signs the files.
+    #[must_use]
+    pub fn signed(self, signing: Signing) -> Self {
+        Self { signing, ..self }
     }
 
     /// Returns the seed of each prompt's first image.
@@ -130,7 +138,7 @@ impl Run {
 
     /// Generates and saves the images. `keep_images` also returns them.
     pub fn execute(&self, hart: &Hart, keep_images: bool, quiet: bool) -> Outcome {
-        let mut saver = Saver::new(&self.out, self.new_images(), keep_images, quiet);
+        let mut saver = Saver::new(&self.out, &self.signing, self.new_images(), keep_images, quiet);
         let (mut timings, mut truncated) = (Timings::default(), Vec::new());
         // At the end of a request, some threads have nothing to do.
         let size = (IMAGES_PER_REQUEST * hart.parallel()).min(hart_core::MAX_IMAGES);

@@ -7,10 +7,12 @@ use hart_core::{Control, Error, Event, Image, Observer};
 use super::out_files::OutFiles;
 use super::progress::ScaleBars;
 use super::run::Outcome;
+use super::sign::Signing;
 
 /// An observer that shows progress and saves each finished image.
 pub struct Saver<'a> {
     out: &'a OutFiles,
+    signing: &'a Signing,
     bars: ScaleBars,
     /// Indices of the next images in the run.
     next: VecDeque<usize>,
@@ -21,9 +23,9 @@ pub struct Saver<'a> {
 
 impl<'a> Saver<'a> {
     /// Creates a saver for a run that generates `count` images. `keep_images` also keeps them in memory.
-    pub fn new(out: &'a OutFiles, count: usize, keep_images: bool, quiet: bool) -> Self {
+    pub fn new(out: &'a OutFiles, signing: &'a Signing, count: usize, keep_images: bool, quiet: bool) -> Self {
         let (bars, saved) = (ScaleBars::new(count, quiet), Outcome::default());
-        Self { out, bars, next: VecDeque::new(), keep_images, saved, error: None }
+        Self { out, signing, bars, next: VecDeque::new(), keep_images, saved, error: None }
     }
 
     /// Begins a request for the images with these indices in the run.
@@ -45,7 +47,7 @@ impl Observer for Saver<'_> {
 
     fn image(&mut self, image: &Image) {
         let index = self.next.pop_front().expect("a request generates as many images as it asks for");
-        match self.out.save(index, image) {
+        match self.out.save(index, image, self.signing) {
             Ok(path) => self.saved.files.push(path),
             Err(error) => {
                 self.error = Some(error);
