@@ -190,10 +190,18 @@ fn errors_are_json() {
     for (setting, words) in [
         ("\"count\": 17", "at most 16"),
         ("\"count\": 0", "at least one"),
+        ("\"top_k\": 0", "top_k: "),
+        ("\"top_p\": 2", "top_p: "),
         ("\"steps\": \"0\"", "expected 1 to 1000 steps"),
-        ("\"prune\": \"1\"", "ratio 1 is 1"),
+        ("\"prune\": \"1\"", "prune: ratio 1 is 1"),
+        ("\"prune\": \"0.1,0.2,0.3,0.4,0.5\"", "prune: has 5 ratios, expected at most 4"),
+        ("\"omit_marks\": \"promt\"", "omit_marks: `promt` is unknown"),
     ] {
-        assert!(server.post("/api/generate", &format!("{{\"prompt\": \"x\", {setting}}}")).message().contains(words), "{setting}");
+        let refused = server.post("/api/generate", &format!("{{\"prompt\": \"x\", {setting}}}"));
+        assert!(refused.message().contains(words), "{setting}");
+        // The field is named as in the request.
+        let field = refused.json()["error"]["param"].as_str().unwrap().to_string();
+        assert!(refused.status == 400 && setting.starts_with(&format!("\"{field}\"")), "{setting}: {field}");
     }
     assert!(server.post("/api/generate", "{\"prompt\": \"x\", \"promt\": 1}").message().contains("promt"));
     let text = post("/api/generate", "{\"prompt\": \"x\"}").replace("application/json", "text/plain");
@@ -255,6 +263,8 @@ fn the_openai_api() {
     wrong("background", json!("transparent"));
     wrong("partial_images", json!(4));
     wrong("stream", json!("maybe"));
+    wrong("prune", json!("0.1,0.2,0.3,0.4,0.5"));
+    wrong("omit_marks", json!("promt"));
     assert_eq!(server.get("/v1/models").json()["data"][0]["id"], "hart-emoji");
     assert_eq!(server.get("/v1/models/hart-emoji").json()["id"], "hart-emoji");
     // A client that disconnects cancels its run: two hundred images would take half a minute.

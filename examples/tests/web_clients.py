@@ -9,6 +9,7 @@ import json
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 
 from PIL import Image
@@ -29,6 +30,15 @@ class Server:
         request = urllib.request.Request(self.url + path, data, {"Content-Type": content_type})
         with urllib.request.urlopen(request) as response:
             return json.load(response)
+
+    def refuses(self, path, body):
+        """Returns the error of a request that is answered with 400."""
+        try:
+            self.post(path, body)
+        except urllib.error.HTTPError as error:
+            assert error.code == 400, error
+            return json.load(error)["error"]
+        raise AssertionError(f"{path} accepted {body}")
 
 
 def opened(data):
@@ -78,7 +88,16 @@ def librechat(server, photo):
     info = json.loads(answer["info"])
     assert (info["width"], info["height"]) == opened(answer["images"][0]).size == (1024, 1024)
     text = info["infotexts"][0]
-    assert text.startswith("a parrot\nNegative prompt: ugly\nSteps: 22") and f"Seed: {info['seed']}" in text.split("\n").pop()
+    assert info["infotexts"] == [opened(image).text["parameters"] for image in answer["images"]]
+    assert text.startswith("a parrot\nSteps: 8, Sampler: HART") and f"Seed: {info['seed']}" in text.split("\n").pop()
+    assert f"Model hash: {info['sd_model_hash']}, " in text and server.get("/sdapi/v1/sd-models")[0]["hash"] == info["sd_model_hash"]
+    assert (info["negative_prompt"], info["steps"]) == ("ugly", 22)
+    error = server.refuses("/sdapi/v1/txt2img", {**body, "prune": "0.1,0.2,0.3,0.4,0.5"})
+    assert error["param"] == "prune" and "at most 4" in error["message"], error
+    error = server.refuses("/sdapi/v1/txt2img", {**body, "batch_size": 4, "n_iter": 8})
+    assert error["param"] == "n_iter" and "at most 16 in all" in error["message"], error
+    image = opened(server.post("/sdapi/v1/txt2img", {**body, "omit_marks": "parameters,prompt"})["images"][0])
+    assert "parameters" not in image.text and "a parrot" not in str(image.text)
     body = {"model": "gpt-image-1", "prompt": "a parrot", "n": 1, "background": "auto", "output_format": "webp",
             "output_compression": 100, "quality": "auto", "size": "auto"}
     answer = server.post("/v1/images/generations", body)

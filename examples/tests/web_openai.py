@@ -78,9 +78,17 @@ def check_streams(client):
             assert types == one * n, types
             assert [event.partial_image_index for event in events[:count]] == list(range(count))
             assert all(opened(event.b64_json).size == (128, 96) and event.size == "128x96" for event in events)
+            # Partial images are files as well, so AI is named in them.
+            assert all(b"/trainedAlgorithmicMedia<" in base64.b64decode(event.b64_json) for event in events)
             assert events[-1].usage.total_tokens > 0 and events[-1].created_at > 1_600_000_000
     plain = client.images.generate(prompt="a parrot", n=2, size="128x96", extra_body={"seed": 5})
     assert plain.data[1].b64_json == events[-1].b64_json
+    for marks, is_marked in [("all", False), ("source", False), ("prompt,parameters,settings", True)]:
+        events = client.images.generate(prompt="a parrot", stream=True, partial_images=1, extra_body={"omit_marks": marks})
+        for event in events:
+            file = base64.b64decode(event.b64_json)
+            has_prompt = marks == "source" and event.type == "image_generation.completed"
+            assert ((b"/trainedAlgorithmicMedia<" in file), (b"a parrot" in file)) == (is_marked, has_prompt), marks
     fails(lambda: list(client.images.generate(prompt=" ", stream=True)), openai.BadRequestError, "empty")
 
 

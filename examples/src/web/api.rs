@@ -63,7 +63,8 @@ async fn generate(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -
     let settings = serde_json::from_value::<Settings>(body::read_json(&headers, body).await?);
     let checked = app.check(settings.map_err(|e| body::invalid(&e.to_string()))?)?;
     let count = checked.count;
-    let delivery = Delivery { interface: Interface::Page, public: true, output: Output::default(), partial_images: 0 };
+    let output = Output { signing: app.signing.clone(), ..Output::default() };
+    let delivery = Delivery { interface: Interface::Page, public: true, output, partial_images: 0 };
     let job = Job::new(checked, delivery);
     app.queue.push(&job)?;
     let accepted = json!({

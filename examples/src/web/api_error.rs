@@ -91,7 +91,21 @@ impl ApiError {
 impl From<Error> for ApiError {
     fn from(error: Error) -> Self {
         match error {
-            Error::Request { field, .. } => Self::bad_request(field, error.to_string()),
+            Error::Request { field, problem } => {
+                // Fields of the library that requests name differently.
+                let field = match field {
+                    "pruning" => "prune",
+                    "marks" => "omit_marks",
+                    "images per prompt" => "count",
+                    "top-k" => "top_k",
+                    "top-p" => "top_p",
+                    "system prompt" => "system_prompt",
+                    field => field,
+                };
+                Self::bad_request(field, format!("{field}: {problem}"))
+            }
+            // Another request may need less.
+            Error::Memory { .. } => Self::new(StatusCode::BAD_REQUEST, error.to_string()).code("memory"),
             _ => Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
         }
     }

@@ -33,6 +33,7 @@ use clap::Parser;
 use hart_core::{Hart, Marks, PromptFilter};
 use hart_examples::cli::INTERRUPTED;
 use hart_examples::cli::args::{ModelArgs, value};
+use hart_examples::cli::sign::{SignArgs, Signing};
 use hart_examples::cli::word_filter::WordFilter;
 use tokio::net::TcpListener;
 
@@ -54,6 +55,8 @@ struct Arguments {
     /// Leave marks out of the image files, such as prompt or prompt,settings
     #[arg(long, value_name = "prompt|parameters|settings|source|all", value_parser = value::<Marks>)]
     omit_marks: Option<Marks>,
+    #[command(flatten)]
+    sign: SignArgs,
     /// Port to listen on; 0 selects a free one
     #[arg(short, long, default_value_t = 7860)]
     port: u16,
@@ -91,6 +94,8 @@ pub struct App {
     pub filter: Option<WordFilter>,
     /// Marks that the image files get.
     pub marks: Marks,
+    /// How the image files are signed.
+    pub signing: Signing,
     /// Jobs and their results.
     pub queue: Queue,
     /// Maximum number of images per request.
@@ -118,7 +123,10 @@ impl App {
             }
             None => {
                 let checked = settings.check(self.max_images)?;
-                Ok(CheckedSettings { request: checked.request.marks(self.marks), ..checked })
+                let marks = self.marks.without(checked.omitted_marks);
+                let request = checked.request.marks(marks);
+                self.hart.check(&request)?;
+                Ok(CheckedSettings { request, ..checked })
             }
         }
     }
@@ -187,6 +195,7 @@ async fn serve(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
 fn open_app(arguments: &Arguments, loopback: bool) -> Result<App, Box<dyn Error>> {
     let Arguments { model: ModelArgs { folder, .. }, filter, .. } = arguments;
     let filter = filter.as_deref().map(WordFilter::open).transpose()?;
+    let signing = arguments.sign.open()?;
     let hart = arguments.model.open()?;
     let folder = folder.canonicalize().unwrap_or_else(|_| folder.clone());
     let name = folder.file_name().map_or_else(|| "hart".into(), |n| n.to_string_lossy().into_owned());
@@ -199,6 +208,7 @@ fn open_app(arguments: &Arguments, loopback: bool) -> Result<App, Box<dyn Error>
         name,
         filter,
         marks: Marks::ALL.without(arguments.omit_marks.unwrap_or(Marks::NONE)),
+        signing,
         queue: Queue::new(arguments.queue),
         max_images: arguments.max_images.into(),
         strict_size: arguments.strict_size,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use hart_core::{Image, ImageFormat};
 use hart_examples::cli::image_file;
+use hart_examples::cli::sign::Signing;
 use image::imageops::{self, FilterType};
 use image::{GrayImage, RgbImage};
 
@@ -21,6 +22,8 @@ pub struct Output {
     pub size: Option<(usize, usize)>,
     /// The image that is edited.
     pub original: Option<Original>,
+    /// How the files are signed.
+    pub signing: Signing,
 }
 
 /// An image that is edited, in its own proportions. The model edits it stretched to a square.
@@ -53,17 +56,16 @@ impl Output {
     pub fn render(&self, image: &Image) -> hart_core::Result<Vec<u8>> {
         let (width, height) = self.size(image.width());
         if self.original.is_none() && (width, height) == (image.width(), image.height()) {
-            return image.encode(self.format);
+            return self.signing.encode(image, self.format);
         }
         let mut pixels = image_file::rgb(image);
         if let Some(original) = &self.original {
             pixels = original.paste(&pixels);
         }
         let pixels = cover(&pixels, width as u32, height as u32);
-        let mut scaled = Image::from_rgb(width, height, pixels.into_raw())?;
+        let mut scaled = Image::from_rgb(width, height, pixels.into_raw())?.with_marks_of(&[image]);
         scaled.provenance.clone_from(&image.provenance);
-        scaled.marks = image.marks;
-        scaled.encode(self.format)
+        self.signing.encode(&scaled, self.format)
     }
 }
 

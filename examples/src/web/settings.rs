@@ -2,7 +2,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 
-use hart_core::{CancelToken, FromImage, Pruning, Request, Respacing, SystemPrompt};
+use hart_core::{CancelToken, FromImage, Marks, Pruning, Request, Respacing, SystemPrompt};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -32,6 +32,8 @@ pub struct Settings {
     pub prune: Option<String>,
     /// The system prompt; an empty one turns it off.
     pub system_prompt: Option<String>,
+    /// Marks that the files lack, such as "prompt,settings".
+    pub omit_marks: Option<String>,
     /// An image to start from.
     #[serde(skip)]
     pub from_image: Option<FromImage>,
@@ -47,6 +49,8 @@ pub struct CheckedSettings {
     pub prompt: String,
     /// The system prompt.
     pub system_prompt: SystemPrompt,
+    /// Marks that the files lack.
+    pub omitted_marks: Marks,
     /// Seed of the first image.
     pub seed: u64,
     /// Number of images.
@@ -69,6 +73,7 @@ impl Settings {
         }
         let steps = self.steps.map(|steps| steps.parse::<Respacing>()).transpose()?;
         let pruning = self.prune.map(|ratios| ratios.parse::<Pruning>()).transpose()?;
+        let omitted_marks = self.omit_marks.map_or(Ok(Marks::NONE), |marks| marks.parse())?;
         let system_prompt = match self.system_prompt {
             None => SystemPrompt::Checkpoint,
             Some(text) if text.is_empty() => SystemPrompt::Off,
@@ -87,7 +92,7 @@ impl Settings {
             .from_image(self.from_image)
             .cancel_token(cancel.clone());
         request.validate()?;
-        Ok(CheckedSettings { request, cancel, prompt: self.prompt, system_prompt, seed, count })
+        Ok(CheckedSettings { request, cancel, prompt: self.prompt, system_prompt, omitted_marks, seed, count })
     }
 }
 

@@ -54,6 +54,8 @@ pub struct Source {
     pub original: Original,
     /// The prompt with which hart drew the image.
     pub prompt: Option<String>,
+    /// The file.
+    pub file: Arc<[u8]>,
 }
 
 impl Upload {
@@ -101,7 +103,7 @@ impl Upload {
             None => (self.varied_scales > 0).then(|| FromImage::vary(square, self.varied_scales)),
         };
         let prompt = image.provenance.map(|provenance| provenance.prompt).filter(|prompt| !prompt.trim().is_empty());
-        Ok(Source { from, original: Original { pixels: Arc::new(pixels), weights }, prompt })
+        Ok(Source { from, original: Original { pixels: Arc::new(pixels), weights }, prompt, file: self.file.into() })
     }
 }
 

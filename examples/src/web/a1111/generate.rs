@@ -8,7 +8,7 @@ use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use hart_core::{ImageFormat, Request};
+use hart_core::{Hart, ImageFormat, Request};
 use serde_json::{Map, Value, json};
 
 use super::info::Info;
@@ -56,6 +56,11 @@ async fn run(app: Arc<App>, body: Map<String, Value>, has_image: bool) -> Result
     let steps = fields.number("steps")?.unwrap_or(20.0);
     let (batch_size, iterations) =
         (fields.whole("batch_size", 1, app.max_images)?.unwrap_or(1), fields.whole("n_iter", 1, app.max_images)?.unwrap_or(1));
+    if batch_size * iterations > app.max_images {
+        let product = format!("batch_size {batch_size} x n_iter {iterations}");
+        let message = format!("n_iter: {product} images, expected at most {} in all: split the request", app.max_images);
+        return Err(ApiError::bad_request("n_iter", message));
+    }
     let sides = [fields.whole("width", 1, MAX_SIDE)?, fields.whole("height", 1, MAX_SIDE)?];
     let [width, height] = sides.map(|side| side.unwrap_or(DEFAULT_SIDE));
     if width * height > MAX_PIXELS {
@@ -64,6 +69,7 @@ async fn run(app: Arc<App>, body: Map<String, Value>, has_image: bool) -> Result
     let size = if has_image && sides == [None, None] { None } else { Some((width, height)) };
     let strength = fields.number("denoising_strength")?.map_or(DEFAULT_STRENGTH, |strength| strength.clamp(0.0, 1.0));
     let source = if has_image { Some(open(&app, &mut fields, strength).await?) } else { None };
+    let signing = app.signing.clone().edits(source.as_ref().map(|source| source.file.clone()));
     let (from_image, original) = source.map_or((None, None), |source| (source.from, Some(source.original)));
     let default = app.hart.sampling(&Request::new("")).guidance;
     let settings = Settings {
@@ -71,12 +77,14 @@ async fn run(app: Arc<App>, body: Map<String, Value>, has_image: bool) -> Result
         seed: fields.take("seed"),
         count: Some(batch_size * iterations),
         guidance: Some(default * cfg_scale / DEFAULT_CFG_SCALE),
+        prune: fields.text("prune")?,
+        omit_marks: fields.text("omit_marks")?,
         from_image,
         ..Settings::default()
     };
     let negative_prompt = fields.text("negative_prompt")?.unwrap_or_default();
     let sampler = fields.text("sampler_name")?.unwrap_or_else(|| "HART".into());
-    let output = Output { format: ImageFormat::Png, size, original };
+    let output = Output { format: ImageFormat::Png, size, original, signing };
     let (width, height) = output.size(app.hart.config().resolution());
     let job = Job::new(app.check(settings)?, Delivery { interface: Interface::A1111, public: false, output, partial_images: 0 });
     app.queue.push(&job)?;
@@ -89,6 +97,8 @@ async fn run(app: Arc<App>, body: Map<String, Value>, has_image: bool) -> Result
         return Err(error);
     }
     let images = guard.job.images();
+    let (hart, job) = (&guard.app.hart, &guard.job);
+    let text = |seed| hart.provenance(&job.request, &job.prompt, seed).parameters(width, height);
     let info = Info {
         prompt,
         negative_prompt,
@@ -101,9 +111,16 @@ async fn run(app: Arc<App>, body: Map<String, Value>, has_image: bool) -> Result
         batch_size,
         strength: has_image.then_some(strength),
         model: &guard.app.name,
+        model_hash: model_hash(hart),
+        texts: images.iter().map(|image| text(image.seed)).collect(),
     };
     let images: Vec<String> = images.iter().map(|image| STANDARD.encode(&image.file)).collect();
     Ok(Json(json!({ "images": images, "parameters": parameters, "info": info.to_json().to_string() })).into_response())
+}
+
+/// Returns the digits of a model's fingerprint that stand for it in A1111's API.
+pub fn model_hash(hart: &Hart) -> &str {
+    &hart.fingerprint()[..10]
 }
 
 /// Reads the image and the mask of img2img.

@@ -26,30 +26,16 @@ pub struct Info<'a> {
     pub strength: Option<f64>,
     /// Name of the model.
     pub model: &'a str,
+    /// Ten digits of the model's fingerprint.
+    pub model_hash: &'a str,
+    /// The parameters of each finished image as its file has them.
+    pub texts: Vec<String>,
 }
 
 impl Info<'_> {
-    /// Returns the parameters of an image as one text, as A1111 writes it.
-    fn text(&self, seed: u64) -> String {
-        let negative =
-            if self.negative_prompt.is_empty() { String::new() } else { format!("\nNegative prompt: {}", self.negative_prompt) };
-        let strength = self.strength.map_or_else(String::new, |strength| format!(", Denoising strength: {strength}"));
-        let (width, height) = self.size;
-        format!(
-            "{}{negative}\nSteps: {}, Sampler: {}, CFG scale: {}, Seed: {seed}, Size: {width}x{height}, Model: {}{strength}, Version: hart {}",
-            self.prompt,
-            self.steps,
-            self.sampler,
-            self.cfg_scale,
-            self.model,
-            env!("CARGO_PKG_VERSION")
-        )
-    }
-
     /// Returns the description as JSON.
     pub fn to_json(&self) -> Value {
         let all = |text: &str| vec![text.to_string(); self.seeds.len()];
-        let texts: Vec<String> = self.seeds.iter().map(|&seed| self.text(seed)).collect();
         json!({
             "prompt": self.prompt,
             "all_prompts": all(&self.prompt),
@@ -69,7 +55,7 @@ impl Info<'_> {
             "restore_faces": false,
             "face_restoration_model": null,
             "sd_model_name": self.model,
-            "sd_model_hash": "",
+            "sd_model_hash": self.model_hash,
             "sd_vae_name": null,
             "sd_vae_hash": null,
             "seed_resize_from_w": -1,
@@ -77,7 +63,7 @@ impl Info<'_> {
             "denoising_strength": self.strength,
             "extra_generation_params": {},
             "index_of_first_image": 0,
-            "infotexts": texts,
+            "infotexts": self.texts,
             "styles": [],
             "job_timestamp": "0",
             "clip_skip": 1,

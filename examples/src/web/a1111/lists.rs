@@ -9,7 +9,7 @@ use axum::http::HeaderMap;
 use axum::routing::{get, post};
 use serde_json::{Value, json};
 
-use super::generate::DEFAULT_CFG_SCALE;
+use super::generate::{DEFAULT_CFG_SCALE, model_hash};
 use crate::App;
 use crate::api_error::ApiError;
 use crate::body;
@@ -69,7 +69,7 @@ async fn models(State(app): State<Arc<App>>) -> Json {
     Json(json!([{
         "title": app.name,
         "model_name": app.name,
-        "hash": null,
+        "hash": model_hash(&app.hart),
         "sha256": null,
         "filename": app.name,
         "config": null,

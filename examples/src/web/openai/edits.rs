@@ -57,7 +57,7 @@ async fn edit(app: Arc<App>, headers: HeaderMap, form: Form, needs_prompt: bool)
     let source = upload.open(&app.hart).await?;
     let prompt = prompt.or(source.prompt).unwrap_or_else(|| VARIATION_PROMPT.into());
     let checked = parameters.settings(&app, prompt, source.from)?;
-    let delivery = parameters.delivery(Some(source.original));
+    let delivery = parameters.delivery(Some(source.original), app.signing.clone().edits(Some(source.file)));
     reply::run(app, &headers, checked, delivery, &parameters, "image_edit").await
 }
 

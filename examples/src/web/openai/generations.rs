@@ -19,6 +19,6 @@ pub async fn generations(State(app): State<Arc<App>>, headers: HeaderMap, body: 
     let parameters = Parameters::parse(fields, &app)?;
     let prompt = parameters.prompt.clone().ok_or_else(|| body::invalid("prompt is missing").param("prompt"))?;
     let checked = parameters.settings(&app, prompt, None)?;
-    let delivery = parameters.delivery(None);
+    let delivery = parameters.delivery(None, app.signing.clone());
     reply::run(app, &headers, checked, delivery, &parameters, "image_generation").await
 }

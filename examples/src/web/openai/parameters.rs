@@ -1,6 +1,7 @@
 //! The parameters that generations, edits and variations share.
 
 use hart_core::{FromImage, ImageFormat};
+use hart_examples::cli::sign::Signing;
 use serde_json::{Map, Value};
 
 use crate::App;
@@ -31,6 +32,8 @@ pub struct Parameters {
     count: Option<usize>,
     seed: Option<Value>,
     guidance: Option<f64>,
+    prune: Option<String>,
+    omit_marks: Option<String>,
     format: ImageFormat,
     size: Option<(usize, usize)>,
     partial_images: usize,
@@ -74,6 +77,8 @@ impl Parameters {
             count: fields.whole("n", 1, app.max_images)?,
             seed: fields.take("seed"),
             guidance: fields.number("guidance")?,
+            prune: fields.text("prune")?,
+            omit_marks: fields.text("omit_marks")?,
             format,
             size: size(fields.text("size")?, app)?,
             partial_images: fields.whole("partial_images", 0, MAX_PARTIAL_IMAGES)?.unwrap_or(0),
@@ -96,15 +101,16 @@ impl Parameters {
     /// Returns an error if the prompt is refused, or one that names the first invalid parameter.
     pub fn settings(&self, app: &App, prompt: String, from_image: Option<FromImage>) -> Result<CheckedSettings, ApiError> {
         let (seed, count, guidance) = (self.seed.clone(), self.count, self.guidance);
-        app.check(Settings { prompt, seed, count, guidance, from_image, ..Settings::default() })
+        let (prune, omit_marks) = (self.prune.clone(), self.omit_marks.clone());
+        app.check(Settings { prompt, seed, count, guidance, prune, omit_marks, from_image, ..Settings::default() })
     }
 
-    /// Returns the form of the answer. `original` is the image that is edited.
-    pub fn delivery(&self, original: Option<Original>) -> Delivery {
+    /// Returns the form of the answer. `original` is the image that is edited, to which `signing` refers.
+    pub fn delivery(&self, original: Option<Original>, signing: Signing) -> Delivery {
         Delivery {
             interface: Interface::OpenAi,
             public: self.urls && !self.stream,
-            output: Output { format: self.format, size: self.size, original },
+            output: Output { format: self.format, size: self.size, original, signing },
             partial_images: if self.stream { self.partial_images } else { 0 },
         }
     }
