@@ -3,8 +3,6 @@
 
 use std::ops::Range;
 
-#[cfg(target_arch = "x86_64")]
-use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 /// Rows of a weight.
@@ -72,7 +70,7 @@ impl<'a> StoredRows<'a> {
                 #[cfg(target_arch = "aarch64")]
                 Self::F16(rows) => super::arm::widen_f16(&rows[from], to),
                 #[cfg(target_arch = "x86_64")]
-                Self::F16(rows) => rows[from].convert_to_f32_slice(to),
+                Self::F16(rows) => super::x86::widen_f16(&rows[from], to),
                 #[cfg(not(any(target_arch = "aarch64", target_arch = "x86_64")))]
                 Self::F16(rows) => to.iter_mut().zip(&rows[from]).for_each(|(to, from)| *to = f16_to_f32(*from)),
                 Self::Bf16(rows) => to.iter_mut().zip(&rows[from]).for_each(|(to, from)| *to = bf16_to_f32(*from)),
@@ -124,6 +122,13 @@ mod tests {
     fn f16_is_widened_exactly() {
         for value in (0..=u16::MAX).map(f16::from_bits).filter(|value| !value.is_nan()) {
             assert_eq!(f16_to_f32(value).to_bits(), value.to_f32().to_bits(), "{value:?}");
+        }
+        #[cfg(target_arch = "x86_64")]
+        for start in [0, 3] {
+            let values: Vec<f16> = (start..=u16::MAX).map(f16::from_bits).filter(|value| !value.is_nan()).collect();
+            let mut wide = vec![0.0; values.len()];
+            super::super::x86::widen_f16(&values, &mut wide);
+            assert!(wide.iter().zip(&values).all(|(wide, value)| wide.to_bits() == value.to_f32().to_bits()));
         }
         let nans = (0..=u16::MAX).map(f16::from_bits).filter(|value| value.is_nan());
         assert!(nans.into_iter().all(|value| f16_to_f32(value).is_nan()));
