@@ -241,7 +241,8 @@ pub fn keep_top_p(logits: &mut [f32], p: f64) {
     if p <= 0.0 {
         return;
     }
-    let mut order: Vec<usize> = (0..logits.len()).collect();
+    // Codes that top-k has left out have no probability.
+    let mut order: Vec<usize> = (0..logits.len()).filter(|&index| logits[index] != f32::NEG_INFINITY).collect();
     order.sort_by(|&a, &b| logits[a].total_cmp(&logits[b]));
     let mut probabilities = logits.to_vec();
     softmax(&mut probabilities);
@@ -261,7 +262,8 @@ fn softmax(values: &mut [f32]) {
     let largest = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let mut sum = 0.0f64;
     for value in values.iter_mut() {
-        *value = crate::math::expf(*value - largest);
+        // Most values are often left out.
+        *value = if *value == f32::NEG_INFINITY { 0.0 } else { crate::math::expf(*value - largest) };
         sum += f64::from(*value);
     }
     let scale = (1.0 / sum) as f32;
