@@ -103,8 +103,8 @@ impl OpenOptions {
     /// [`Observer`](crate::Observer), generates its images one by one.
     ///
     /// `None`, the default, chooses the number from the size of the model and the number of threads, as long as
-    /// [`Self::max_memory`] allows: one image for each thread if the model is so small that more threads make no image faster, and 1 for a large
-    /// model, and on a GPU. [`Hart::parallel`](crate::Hart::parallel) returns it. In WebAssembly, it is always 1.
+    /// [`Self::max_memory`] allows: one image for each thread if the model is so small that more threads make no image faster, 2 for a larger one
+    /// whose images take little memory, and otherwise 1, as on a GPU. [`Hart::parallel`](crate::Hart::parallel) returns it. In WebAssembly, it is always 1.
     pub fn parallel(mut self, images: impl Into<Option<usize>>) -> Self {
         self.parallel = images.into();
         self

@@ -41,7 +41,7 @@ pub struct ModelArgs {
     /// Number of CPU threads [default: all cores]
     #[arg(long, value_name = "COUNT", value_parser = count::<usize>)]
     pub threads: Option<usize>,
-    /// Number of images generated at once, on shares of the threads [default: 1 for a large model, more for a small one]
+    /// Number of images generated at once, on shares of the threads [default: from the size of the model]
     #[arg(long, value_name = "COUNT", value_parser = count::<usize>)]
     pub parallel: Option<usize>,
     /// Refuse requests that are estimated to need more memory [default: no limit]

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::files::Mapped;
 use crate::from_image::FromImage;
 use crate::image::{DigitalSource, GenerationSettings, Image, Provenance};
+use crate::kernels;
 use crate::progress::{Observer, Progress, Stage, Step, Timings, Work};
 use crate::request::Request;
 use crate::rng::Philox;
@@ -214,6 +215,8 @@ impl Hart {
     /// Generates up to `at_once` of the images at once. The results are those of [`Self::run_one_by_one`], to the last bit.
     fn run_side_by_side(&self, job: &Job<'_>, at_once: usize, observer: &mut dyn Observer) -> Result<Generation> {
         let Model { threads, device, .. } = &*self.model;
+        // Memory that an image leaves serves the next one, unless that could exceed a limit.
+        let _reuse = self.model.budget.limit.is_none().then(kernels::reuse_memory);
         let (images, cancel) = (job.request.total_images(), job.request.cancel.as_ref());
         let (contexts, stages) = (Mutex::new(Contexts::default()), Mutex::new(Timings::default()));
         let image = |index: usize, observer: &mut dyn Observer| {

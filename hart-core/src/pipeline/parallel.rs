@@ -9,8 +9,11 @@ use crate::threads;
 
 /// Operations of a transformer block that the threads divide, one after another.
 const OPERATIONS_PER_BLOCK: usize = 8;
-/// Least number of multiply-adds of such an operation, on average, for each thread that makes an image faster.
+/// Least number of multiply-adds of such an operation, on average, for each thread that makes an image much faster.
 const LEAST_WORK: f64 = 16e6;
+/// Largest memory of an image, in bytes, with which at least two are generated at once: threads of different images wait less for each
+/// other.
+const PAIR_MEMORY: u64 = 512 << 20;
 
 impl Model {
     /// Returns the number of images at once: that of the options, or one that suits the model.
@@ -21,7 +24,9 @@ impl Model {
         if !self.device.is_synchronous() || !threads::CAN_START {
             return Ok(1);
         }
-        let most = self.threads.count()? / self.useful_threads();
+        let threads = self.threads.count()?;
+        let least = if self.budget.run(&self.config, Run::ONE).working <= PAIR_MEMORY { 2 } else { 1 };
+        let most = (threads / self.useful_threads()).max(least).min(threads);
         Ok(if most <= 1 { 1 } else { self.budget.images_at_once(&self.config, Run::ONE, most) })
     }
 
