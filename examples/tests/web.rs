@@ -142,7 +142,7 @@ fn options_select_the_precision_and_the_prompt_filter() {
 
 #[test]
 fn the_queue_is_bounded_and_cancelling_frees_it() {
-    let server = Server::start(&["--queue", "1", "--max-images", "200"]);
+    let server = Server::start(&["--queue", "1", "--max-images", "200", "--parallel", "1"]);
     let many = json!({"prompt": "a parrot", "count": 200, "steps": SLOW});
     let running = server.submit(many.clone());
     let waiting = server.submit(many.clone());
@@ -162,6 +162,38 @@ fn the_queue_is_bounded_and_cancelling_frees_it() {
     assert!(name == "cancelled" && data["finished"].as_u64().unwrap() < 200, "{name} {data}");
     assert_eq!(server.get(&format!("/api/images/{running}/0.png")).status, 200, "finished images stay available");
     server.assert_free(Duration::from_secs(10));
+}
+
+#[test]
+fn several_requests_run_at_once() {
+    let mut server = Server::start(&["--queue", "1", "--max-images", "200", "--threads", "2", "--parallel", "2", "--grace", "0"]);
+    let many = json!({"prompt": "a parrot", "seed": 5, "count": 200, "steps": SLOW});
+    let running = [0, 1].map(|_| server.submit(many.clone()));
+    let waiting = server.submit(many.clone());
+    assert_eq!(server.post("/api/generate", &many.to_string()).status, 429);
+    // Both draw images before either is done, and the third has to wait for one of them.
+    let mut events = running.each_ref().map(|id| server.listen(id, ""));
+    for events in &mut events {
+        events.find(|e| e.0 == "image").unwrap();
+    }
+    assert_eq!(server.listen(&waiting, "").next().unwrap(), ("queued".into(), json!({"position": 1})));
+    let metrics = String::from_utf8(server.get("/metrics").body).unwrap();
+    assert!(metrics.contains("\nhart_running 2\n") && metrics.contains("\nhart_queue_length 1\n"), "{metrics}");
+    // Cancelling one of them lets the third begin.
+    server.post(&format!("/api/generate/{}/cancel", running[0]), "");
+    assert_eq!(events[0].by_ref().last().unwrap().0, "cancelled");
+    server.listen(&waiting, "").find(|e| e.0 == "image").unwrap();
+    events[1].find(|e| e.0 == "image").unwrap();
+    // The images are those of requests that run alone.
+    let image = server.get(&format!("/api/images/{}/0.png", running[1])).body;
+    assert!(image == server.get(&format!("/api/images/{waiting}/0.png")).body);
+    // Ctrl-C ends all of them.
+    #[cfg(unix)]
+    {
+        assert!(Command::new("kill").args(["-s", "TERM", &server.child.id().to_string()]).status().unwrap().success());
+        assert_eq!(events[1].by_ref().last().unwrap().0, "cancelled");
+        assert!(server.child.wait().unwrap().success());
+    }
 }
 
 #[test]
@@ -426,7 +458,7 @@ fn connections_above_the_limit_wait() {
 #[test]
 fn a_signal_ends_all_runs_and_connections() {
     for signal in ["TERM", "INT"] {
-        let mut server = Server::start(&["--max-images", "200", "--grace", "0"]);
+        let mut server = Server::start(&["--max-images", "200", "--grace", "0", "--parallel", "1"]);
         let running = server.submit(json!({"prompt": "a parrot", "count": 200, "steps": SLOW}));
         let waiting = server.submit(json!({"prompt": "a parrot"}));
         let client = server.connect(post("/v1/images/generations", "{\"prompt\": \"a parrot\"}").as_bytes());

@@ -23,6 +23,8 @@ impl Contexts {
 
     /// Keeps a context and drops the least recently used one beyond the limit.
     pub fn insert(&mut self, context: PromptContext) {
+        // Another worker may have encoded the same prompt meanwhile.
+        self.contexts.retain(|c| c.prompts() != context.prompts() || c.system_prompt() != context.system_prompt());
         self.contexts.push(context);
         if self.contexts.len() > MAX_CONTEXTS {
             self.contexts.remove(0);

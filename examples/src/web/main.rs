@@ -25,7 +25,7 @@ mod worker;
 use std::error::Error;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -39,6 +39,7 @@ use tokio::net::TcpListener;
 
 use crate::access::Access;
 use crate::api_error::ApiError;
+use crate::contexts::Contexts;
 use crate::metrics::Metrics;
 use crate::queue::{MAX_STORED_IMAGES, Queue};
 use crate::settings::{CheckedSettings, Settings};
@@ -63,7 +64,7 @@ struct Arguments {
     /// Address to listen on. Without --api-key, everyone who can reach an address beyond loopback can use the server
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
     host: String,
-    /// Maximum number of requests that wait while one runs
+    /// Maximum number of requests that wait while others run
     #[arg(long, value_name = "COUNT", default_value_t = 64)]
     queue: usize,
     /// Maximum number of images per request
@@ -84,7 +85,7 @@ struct Arguments {
     grace: u64,
 }
 
-/// State shared by all handlers and the worker.
+/// State shared by all handlers and the workers.
 pub struct App {
     /// The model.
     pub hart: Hart,
@@ -150,10 +151,12 @@ async fn serve(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         .map_err(|e| format!("can't listen on {}, port {}: {e}; see --host and --port", arguments.host, arguments.port))?;
     let address = listener.local_addr()?;
     let app = Arc::new(open_app(arguments, address.ip().is_loopback())?);
-    let worker = std::thread::Builder::new().name("hart-worker".into()).spawn({
-        let app = app.clone();
-        move || worker::run(&app)
-    })?;
+    let contexts = Arc::<Mutex<Contexts>>::default();
+    let start_worker = |_| {
+        let (app, contexts) = (app.clone(), contexts.clone());
+        std::thread::Builder::new().name("hart-worker".into()).spawn(move || worker::run(&app, &contexts))
+    };
+    let workers = (0..app.hart.parallel()).map(start_worker).collect::<Result<Vec<_>, _>>()?;
     let signal = shutdown_signal()?;
     if !app.loopback && app.access.key.is_none() {
         eprintln!(
@@ -184,7 +187,7 @@ async fn serve(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     connections::serve(listener, router(app.clone()), shutdown).await;
     // A cancelled run ends after its current layer. If that takes too long, the exit of the process ends it.
     for _ in 0..10 {
-        if worker.is_finished() {
+        if workers.iter().all(|worker| worker.is_finished()) {
             break;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -204,12 +207,12 @@ fn open_app(arguments: &Arguments, loopback: bool) -> Result<App, Box<dyn Error>
         return Err(format!("the key of --api-key or {} is empty: set one, or leave it out", access::KEY_VARIABLE).into());
     }
     Ok(App {
+        queue: Queue::new(arguments.queue, hart.parallel()),
         hart,
         name,
         filter,
         marks: Marks::ALL.without(arguments.omit_marks.unwrap_or(Marks::NONE)),
         signing,
-        queue: Queue::new(arguments.queue),
         max_images: arguments.max_images.into(),
         strict_size: arguments.strict_size,
         access: Access { key, origins: arguments.allow_origin.clone() },

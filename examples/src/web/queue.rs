@@ -23,24 +23,25 @@ const MEAN_WEIGHT: f64 = 0.3;
 /// Jobs that wait, run or have ended.
 pub struct Queue {
     state: Mutex<QueueState>,
-    /// Wakes the worker.
+    /// Wakes the workers.
     work: Condvar,
-    /// Maximum number of jobs that wait while one runs.
+    /// Maximum number of jobs that wait while others run.
     limit: usize,
+    /// Maximum number of jobs that run.
+    workers: usize,
 }
 
 #[derive(Default)]
 struct QueueState {
     waiting: VecDeque<Arc<Job>>,
-    running: Option<Arc<Job>>,
+    /// The oldest one first.
+    running: Vec<Running>,
     ended: VecDeque<Arc<Job>>,
     /// Stored images, oldest first: job, index in the job, size in bytes.
     images: VecDeque<(Arc<Job>, usize, usize)>,
     /// Size of all stored images.
     bytes: usize,
-    /// Time at which the running job started.
-    started: Option<Instant>,
-    /// Mean time of an image in the last runs, in seconds.
+    /// Mean time from one finished image to the next in the last runs, in seconds.
     image_seconds: Option<f64>,
     /// Refused jobs: when their clients were asked to come back, and their numbers of images.
     promised: VecDeque<(Instant, usize)>,
@@ -49,10 +50,16 @@ struct QueueState {
     closed: bool,
 }
 
+/// A job that a worker runs.
+struct Running {
+    job: Arc<Job>,
+    started: Instant,
+}
+
 impl Queue {
-    /// Creates a queue in which at most `limit` jobs wait while one runs.
-    pub fn new(limit: usize) -> Self {
-        Self { state: Mutex::default(), work: Condvar::new(), limit }
+    /// Creates a queue in which at most `limit` jobs wait while as many run as there are workers.
+    pub fn new(limit: usize, workers: usize) -> Self {
+        Self { state: Mutex::default(), work: Condvar::new(), limit, workers }
     }
 
     /// Locks the state. A poisoned lock is used as it is: no panic can leave the state half changed.
@@ -68,22 +75,21 @@ impl Queue {
     pub fn push(&self, job: &Arc<Job>) -> Result<(), ApiError> {
         let mut state = self.state();
         state.waiting.retain(|j| !j.has_ended());
-        let busy = usize::from(state.running.is_some());
         if state.draining || state.closed {
             return Err(ApiError::stopping());
         }
-        if state.waiting.len() + busy > self.limit {
+        if state.waiting.len() + state.running.len() >= self.limit + self.workers {
             let seconds = state.promise(job.count);
             return Err(ApiError::queue_full(state.waiting.len(), seconds));
         }
         state.waiting.push_back(job.clone());
-        job.emit("queued", json!({ "position": state.waiting.len() - 1 + busy }));
+        job.emit("queued", json!({ "position": self.position(&state, state.waiting.len() - 1) }));
         drop(state);
         self.work.notify_one();
         Ok(())
     }
 
-    /// Waits for the next job and marks it as running. Returns `None` once the queue is closed. Called by the only worker.
+    /// Waits for the next job and marks it as running. Returns `None` once the queue is closed. Called by the workers.
     pub fn next(&self) -> Option<Arc<Job>> {
         let mut state = self.state();
         loop {
@@ -92,26 +98,28 @@ impl Queue {
             }
             state.waiting.retain(|j| !j.has_ended());
             if let Some(job) = state.waiting.pop_front() {
-                state.running = Some(job.clone());
-                state.started = Some(Instant::now());
-                emit_positions(&state);
+                state.running.push(Running { job: job.clone(), started: Instant::now() });
+                self.emit_positions(&state);
                 return Some(job);
             }
             state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    /// Records that the running job has ended and how long it took.
+    /// Records that a running job has ended and how long it took.
     pub fn finish(&self, job: Arc<Job>, took: Duration) {
         let mut state = self.state();
-        state.running = None;
+        let at_once = state.running.len().max(1);
+        state.running.retain(|running| !Arc::ptr_eq(&running.job, &job));
         let finished = job.finished();
         if finished > 0 {
-            let seconds = took.as_secs_f64() / finished as f64;
+            // The other jobs have finished about as many images meanwhile.
+            let seconds = took.as_secs_f64() / (finished * at_once) as f64;
             let mean = state.image_seconds.unwrap_or(seconds);
             state.image_seconds = Some(mean + MEAN_WEIGHT * (seconds - mean));
         }
         record_ended(&mut state, job);
+        self.emit_positions(&state);
     }
 
     /// Stores a finished image and drops the oldest ones beyond the limits.
@@ -134,13 +142,15 @@ impl Queue {
     pub fn find(&self, id: &str) -> Option<Arc<Job>> {
         let state = self.state();
         let with_images = state.images.iter().map(|(job, ..)| job);
-        let mut all = state.waiting.iter().chain(&state.running).chain(&state.ended).chain(with_images);
+        let running = state.running.iter().map(|running| &running.job);
+        let mut all = state.waiting.iter().chain(running).chain(&state.ended).chain(with_images);
         all.find(|j| j.delivery.public && j.id == id).cloned()
     }
 
-    /// Returns the running job, unless it has emitted its last event.
-    pub fn running(&self) -> Option<Arc<Job>> {
-        self.state().running.clone().filter(|job| !job.has_ended())
+    /// Returns the running jobs that have not emitted their last events, the oldest one first.
+    pub fn running(&self) -> Vec<Arc<Job>> {
+        let state = self.state();
+        state.running.iter().map(|running| &running.job).filter(|job| !job.has_ended()).cloned().collect()
     }
 
     /// Returns the numbers of waiting and of running jobs.
@@ -148,7 +158,7 @@ impl Queue {
         let state = self.state();
         (
             state.waiting.iter().filter(|job| !job.has_ended()).count(),
-            usize::from(state.running.as_ref().is_some_and(|job| !job.has_ended())),
+            state.running.iter().filter(|running| !running.job.has_ended()).count(),
         )
     }
 
@@ -182,7 +192,19 @@ impl Queue {
         for job in cancelled {
             record_ended(&mut state, job);
         }
-        emit_positions(&state);
+        self.emit_positions(&state);
+    }
+
+    /// Returns the number of jobs that must end before a waiting job begins.
+    fn position(&self, state: &QueueState, index: usize) -> usize {
+        (index + state.running.len() + 1).saturating_sub(self.workers)
+    }
+
+    /// Emits the position of every waiting job.
+    fn emit_positions(&self, state: &QueueState) {
+        for (index, job) in state.waiting.iter().enumerate() {
+            job.emit("queued", json!({ "position": self.position(state, index) }));
+        }
     }
 
     /// Cancels all jobs and accepts no more.
@@ -190,7 +212,7 @@ impl Queue {
         let mut state = self.state();
         state.closed = true;
         let waiting = std::mem::take(&mut state.waiting);
-        let jobs: Vec<_> = waiting.into_iter().chain(state.running.clone()).collect();
+        let jobs: Vec<_> = waiting.into_iter().chain(state.running.iter().map(|running| running.job.clone())).collect();
         drop(state);
         for job in jobs {
             job.cancel();
@@ -205,10 +227,10 @@ impl QueueState {
     fn promise(&mut self, images: usize) -> u64 {
         let now = Instant::now();
         self.promised.retain(|(time, _)| *time > now);
-        let elapsed = self.started.map_or(0.0, |started| started.elapsed().as_secs_f64());
-        let (left, finished) =
-            self.running.as_ref().map_or((0, 0), |job| (job.count.saturating_sub(job.finished()), job.finished()));
-        // Before the first run has ended, the running one tells the time of an image.
+        let elapsed = self.running.first().map_or(0.0, |oldest| oldest.started.elapsed().as_secs_f64());
+        let finished: usize = self.running.iter().map(|running| running.job.finished()).sum();
+        let left: usize = self.running.iter().map(|running| running.job.count.saturating_sub(running.job.finished())).sum();
+        // Before the first run has ended, the running ones tell the time of an image.
         let image_seconds =
             self.image_seconds.unwrap_or_else(|| if finished > 0 { elapsed / finished as f64 } else { elapsed.max(1.0) });
         let ahead = left + self.waiting.iter().map(|job| job.count).sum::<usize>();
@@ -219,14 +241,6 @@ impl QueueState {
             self.promised.push_back((now + Duration::from_secs(seconds), images));
         }
         seconds
-    }
-}
-
-/// Emits the position of every waiting job: the number of jobs ahead of it.
-fn emit_positions(state: &QueueState) {
-    let busy = usize::from(state.running.is_some());
-    for (index, job) in state.waiting.iter().enumerate() {
-        job.emit("queued", json!({ "position": index + busy }));
     }
 }
 
@@ -269,7 +283,7 @@ mod tests {
 
     #[test]
     fn refused_clients_are_asked_to_come_back_one_after_the_other() {
-        let queue = Queue::new(1);
+        let queue = Queue::new(1, 1);
         let first = job_of(8);
         queue.push(&first).unwrap();
         queue.next().unwrap();
@@ -290,7 +304,7 @@ mod tests {
 
     #[test]
     fn only_the_newest_images_are_stored() {
-        let (queue, first, second) = (Queue::new(1), job(), job());
+        let (queue, first, second) = (Queue::new(1, 1), job(), job());
         queue.add_image(&first, 0, file(vec![0]));
         for index in 0..MAX_STORED_IMAGES - 1 {
             queue.add_image(&second, index, file(vec![0]));
@@ -305,7 +319,7 @@ mod tests {
 
     #[test]
     fn the_oldest_ended_jobs_are_dropped() {
-        let (queue, first) = (Queue::new(0), job());
+        let (queue, first) = (Queue::new(0, 1), job());
         for index in 0..=MAX_ENDED_JOBS {
             let job = if index == 0 { first.clone() } else { job() };
             queue.push(&job).unwrap();
@@ -322,7 +336,7 @@ mod tests {
 
     #[test]
     fn positions_in_the_queue_are_emitted() {
-        let (queue, jobs) = (Queue::new(3), [job(), job(), job()]);
+        let (queue, jobs) = (Queue::new(3, 1), [job(), job(), job()]);
         for job in &jobs {
             queue.push(job).unwrap();
         }
@@ -332,5 +346,33 @@ mod tests {
         queue.cancel(&jobs[1]);
         assert_eq!(position(&jobs[1]), Some(("cancelled", None)));
         assert_eq!(position(&jobs[2]), Some(("queued", Some(1))));
+    }
+
+    #[test]
+    fn several_jobs_run_at_once() {
+        let (queue, jobs) = (Queue::new(2, 2), [job_of(4), job_of(4), job_of(4), job_of(4)]);
+        let position = |job: &Job| job.events_since(0).last().map(|e| (e.name, e.data["position"].as_u64()));
+        for (job, expected) in jobs.iter().zip([0, 0, 1, 2]) {
+            queue.push(job).unwrap();
+            assert_eq!(position(job), Some(("queued", Some(expected))));
+        }
+        assert!(queue.push(&job()).is_err(), "two run and two wait");
+        assert!(queue.next().unwrap().id == jobs[0].id && queue.next().unwrap().id == jobs[1].id);
+        assert_eq!((queue.lengths(), queue.running().len()), ((2, 2), 2));
+        assert_eq!([position(&jobs[2]), position(&jobs[3])], [Some(("queued", Some(1))), Some(("queued", Some(2)))]);
+        for index in 0..4 {
+            queue.add_image(&jobs[1], index, file(vec![0]));
+        }
+        // Four images in four seconds, next to another job: one every half second. Four are left, and two jobs of four wait.
+        jobs[1].cancel();
+        queue.finish(jobs[1].clone(), Duration::from_secs(4));
+        assert_eq!(queue.state().promise(1), 6);
+        assert_eq!([position(&jobs[2]), position(&jobs[3])], [Some(("queued", Some(0))), Some(("queued", Some(1)))]);
+        assert!(queue.find(&jobs[0].id).is_some() && queue.running()[0].id == jobs[0].id);
+        queue.cancel(&jobs[0]);
+        assert_eq!(queue.lengths(), (2, 0));
+        queue.close();
+        assert!(jobs.iter().all(|job| job.has_ended()));
+        assert!(queue.next().is_none());
     }
 }

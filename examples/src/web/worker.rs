@@ -1,7 +1,8 @@
-//! The worker thread, which runs the jobs one after the other and emits their events.
+//! The worker threads, which run the jobs and emit their events. There are as many as images that the model generates at once.
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use base64::Engine;
@@ -23,9 +24,8 @@ const PREVIEW_SHARE: f64 = 0.05;
 /// Minimum time between two progress events of the same scale.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Runs jobs until the queue is closed.
-pub fn run(app: &App) {
-    let mut contexts = Contexts::default();
+/// Runs jobs until the queue is closed. The workers share the contexts.
+pub fn run(app: &App, contexts: &Mutex<Contexts>) {
     while let Some(job) = app.queue.next() {
         let start = Instant::now();
         let mut observer = JobObserver {
@@ -33,13 +33,13 @@ pub fn run(app: &App) {
             job: &job,
             start,
             finished: 0,
-            scale: (0, 0),
+            scales: BTreeMap::new(),
             preview_side: PREVIEW_SIDES[0],
             last_progress: None,
             failed: None,
         };
         // A panic in a run must not end the server.
-        let generation = catch_unwind(AssertUnwindSafe(|| generate(&app.hart, &job, &mut contexts, &mut observer)));
+        let generation = catch_unwind(AssertUnwindSafe(|| generate(&app.hart, &job, contexts, &mut observer)));
         let failed = observer.failed;
         match generation {
             _ if failed.is_some() => job.emit("error", json!({ "message": failed })),
@@ -57,15 +57,17 @@ pub fn run(app: &App) {
 fn generate(
     hart: &Hart,
     job: &Job,
-    contexts: &mut Contexts,
+    contexts: &Mutex<Contexts>,
     observer: &mut JobObserver<'_>,
 ) -> hart_core::Result<(Generation, Duration)> {
     let start = Instant::now();
-    let context = match contexts.find(&job.prompt, &job.system_prompt) {
+    let contexts = || contexts.lock().unwrap_or_else(PoisonError::into_inner);
+    let kept = contexts().find(&job.prompt, &job.system_prompt);
+    let context = match kept {
         Some(context) => context,
         None => {
             let context = hart.encode_with(&job.request, observer)?;
-            contexts.insert(context.clone());
+            contexts().insert(context.clone());
             context
         }
     };
@@ -98,8 +100,8 @@ struct JobObserver<'a> {
     start: Instant,
     /// Number of finished images.
     finished: usize,
-    /// Current scale from 1, or 0 before the first, and number of scales.
-    scale: (usize, usize),
+    /// Current scale from 1 and number of scales, of each image that is being generated, by its index.
+    scales: BTreeMap<usize, (usize, usize)>,
     /// Side of the next preview.
     preview_side: usize,
     /// Time of the last progress event.
@@ -109,14 +111,19 @@ struct JobObserver<'a> {
 }
 
 impl JobObserver<'_> {
+    /// Returns the current scale of an event's image, from 1, or 0 before the first, and the number of scales.
+    fn scale(&self, event: &Event<'_>) -> (usize, usize) {
+        self.scales.get(&event.image_index).copied().unwrap_or_default()
+    }
+
     fn progress(&mut self, event: &Event<'_>) {
         self.last_progress = Some(Instant::now());
-        let (scale, scales) = self.scale;
+        let (scale, scales) = self.scale(event);
         // The prompt is encoded in a run of its own, whose fraction is not that of the job.
         let fraction = if event.stage == Stage::Text { 0.0 } else { f64::from(event.fraction) };
         let data = json!({
             "stage": event.stage.name(),
-            "image": self.finished,
+            "image": event.image_index,
             "scale": scale,
             "scales": scales,
             "fraction": (fraction * 1e4).round() / 1e4,
@@ -137,8 +144,8 @@ impl JobObserver<'_> {
             self.preview_side = smallest.max(self.preview_side / 2);
         }
         let Ok(png) = image.to_png() else { return };
-        let (scale, scales) = self.scale;
-        let data = json!({ "image": self.finished, "scale": scale, "scales": scales, "png": STANDARD.encode(png) });
+        let (scale, scales) = self.scale(event);
+        let data = json!({ "image": event.image_index, "scale": scale, "scales": scales, "png": STANDARD.encode(png) });
         self.job.emit("preview", data);
     }
 
@@ -149,7 +156,7 @@ impl JobObserver<'_> {
         let (width, height) = output.size(self.app.hart.config().resolution());
         let output = Output { size: Some((width, height)), ..output.clone() };
         let Ok(file) = output.render(&image) else { return };
-        self.job.emit("partial", json!({ "image": self.finished, "index": index, "file": STANDARD.encode(file) }));
+        self.job.emit("partial", json!({ "image": event.image_index, "index": index, "file": STANDARD.encode(file) }));
     }
 }
 
@@ -158,13 +165,13 @@ impl Observer for JobObserver<'_> {
         let mut is_due = self.last_progress.is_none_or(|last| last.elapsed() >= PROGRESS_INTERVAL);
         match event.step {
             Step::Scale { scale, scales, .. } => {
-                self.scale = (scale, scales);
+                self.scales.insert(event.image_index, (scale, scales));
                 is_due = true;
             }
             // The image's own event has been emitted by `image`.
             Step::Images { finished, .. } => {
                 self.finished = finished;
-                self.scale.0 = 0;
+                self.scales.remove(&event.image_index);
             }
             Step::ScaleDone { scale, scales, .. } => {
                 if self.job.is_watched() {

@@ -9,14 +9,15 @@ use crate::App;
 use crate::job::Interface;
 use crate::json::Json;
 
-/// Reports the progress of the running request. The current image is its newest preview, unless the query has
-/// `skip_current_image=true`.
+/// Reports the progress of the running request: of the oldest one of this API or, if there is none, of another. The current image is
+/// its newest preview, unless the query has `skip_current_image=true`.
 pub async fn progress(State(app): State<Arc<App>>, RawQuery(query): RawQuery) -> Json {
     let (waiting, running) = app.queue.lengths();
     let without_image =
         query.is_some_and(|query| query.split('&').any(|part| part.eq_ignore_ascii_case("skip_current_image=true")));
-    let job = app.queue.running();
-    let newest = |name: &str| job.as_ref().and_then(|job| job.poll(name)).map_or(Value::Null, |event| event.data.clone());
+    let jobs = app.queue.running();
+    let job = jobs.iter().find(|job| job.delivery.interface == Interface::A1111).or(jobs.first());
+    let newest = |name: &str| job.and_then(|job| job.poll(name)).map_or(Value::Null, |event| event.data.clone());
     let data = newest("progress");
     let fraction = data["fraction"].as_f64().unwrap_or(0.0);
     let seconds = data["seconds"].as_f64().unwrap_or(0.0);
@@ -33,7 +34,7 @@ pub async fn progress(State(app): State<Arc<App>>, RawQuery(query): RawQuery) ->
             "job": if running > 0 { "hart" } else { "" },
             "job_count": waiting + running,
             "job_timestamp": "0",
-            "job_no": scale("image"),
+            "job_no": job.map_or(0, |job| job.finished()),
             "sampling_step": scale("scale"),
             "sampling_steps": scale("scales"),
         },
@@ -42,10 +43,10 @@ pub async fn progress(State(app): State<Arc<App>>, RawQuery(query): RawQuery) ->
     }))
 }
 
-/// Ends the running request if it came through this API. Its client receives the images that are finished.
+/// Ends the running requests that came through this API. Their clients receive the images that are finished.
 pub async fn interrupt(State(app): State<Arc<App>>) -> Json {
-    if let Some(job) = app.queue.running().filter(|job| job.delivery.interface == Interface::A1111) {
-        app.queue.cancel(&job);
+    for job in app.queue.running().iter().filter(|job| job.delivery.interface == Interface::A1111) {
+        app.queue.cancel(job);
     }
     Json(json!({}))
 }
