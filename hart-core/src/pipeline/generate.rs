@@ -227,8 +227,7 @@ impl Hart {
             });
             lock(&stages).add_stages(&progress.timings(), at_once);
             let (image, latent) = generated?;
-            let preview = Box::new(move |max_side| self.decode_preview(job.previews, &latent, max_side, cancel));
-            Ok(Finished { image, preview })
+            Ok(Finished { image, preview: self.owned_preview(job.previews, latent, cancel) })
         };
         let (images, ended) = threads.generate(&SideBySide { images, at_once, cancel, work: &job.work }, observer, &image)?;
         ended?;

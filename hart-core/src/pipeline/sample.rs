@@ -6,7 +6,7 @@ use super::Hart;
 use crate::error::Result;
 use crate::image::{DigitalSource, Image, Marks};
 use crate::kernels;
-use crate::progress::{CancelToken, Progress, Stage, Step};
+use crate::progress::{CancelToken, OwnedPreview, Progress, Stage, Step};
 use crate::residual::Noise;
 use crate::rng::RandomSource;
 use crate::sampling::{self, SamplingParams};
@@ -149,7 +149,13 @@ impl Hart {
             Some(image) if image.width().max(image.height()) <= max_side => Ok(image.clone()),
             _ => self.decode_preview(previews, latent, max_side, cancel),
         };
-        progress.report_preview(step, &decode)
+        progress.report_owned_preview(step, &decode, &|| self.owned_preview(previews, latent.clone(), cancel))
+    }
+
+    /// Returns a preview of a latent for any time.
+    pub(super) fn owned_preview(&self, previews: Previews, latent: Latent, cancel: Option<&CancelToken>) -> OwnedPreview {
+        let (hart, cancel) = (self.clone(), cancel.cloned());
+        Box::new(move |max_side| hart.decode_preview(previews, &latent, max_side, cancel.as_ref()))
     }
 
     /// Decodes a latent to an image with sides of at most `max_side` pixels.

@@ -124,7 +124,12 @@ pub struct Event<'a> {
     /// images that are generated at once alternate. A prompt is encoded for the first of its images; 0 when a model is opened.
     pub image_index: usize,
     pub(crate) preview: Option<&'a dyn Fn(usize) -> Result<Image>>,
+    /// Returns the preview for a use after the event.
+    pub(crate) owned_preview: Option<&'a dyn Fn() -> OwnedPreview>,
 }
+
+/// Decodes an image, given the maximum side in pixels.
+pub(crate) type OwnedPreview = Box<dyn Fn(usize) -> Result<Image> + Send + Sync>;
 
 impl Event<'_> {
     /// Returns whether the event has a preview: after every scale, and when an image is finished.
@@ -172,11 +177,11 @@ pub enum Control {
 ///
 /// Any `FnMut(&Event<'_>) -> Control` is an observer. `()` ignores everything.
 pub trait Observer {
-    /// Receives an event. Called often, so it should return quickly.
+    /// Receives an event. Called often, so it should return quickly. Images that are generated at once do not wait for it.
     fn event(&mut self, event: &Event<'_>) -> Control;
 
     /// Receives each finished image, in the order of [`Generation::images`](crate::Generation::images), just before the event with
-    /// [`Step::Images`]. Images that are generated at once may have gone on meanwhile. Does nothing by default.
+    /// [`Step::Images`]. Images that are generated at once do not wait for it. Does nothing by default.
     fn image(&mut self, _: &Image) {}
 }
 

@@ -2,6 +2,7 @@
 
 mod event;
 
+pub(crate) use event::OwnedPreview;
 pub use event::{Control, Event, Observer, Stage, Step};
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -174,7 +175,7 @@ impl<'a> Progress<'a> {
     ///
     /// [`Error::Cancelled`] if the observer or the token has cancelled the run.
     pub fn report(&mut self, step: Step, work: f64) -> Result<()> {
-        self.notify(step, work, None)
+        self.notify(step, work, None, None)
     }
 
     /// Reports a step with a preview. `preview` decodes it, given the maximum side in pixels.
@@ -183,12 +184,28 @@ impl<'a> Progress<'a> {
     ///
     /// Like [`Self::report`].
     pub fn report_preview(&mut self, step: Step, preview: &dyn Fn(usize) -> Result<Image>) -> Result<()> {
-        self.notify(step, 0.0, Some(preview))
+        self.notify(step, 0.0, Some(preview), None)
     }
 
-    fn notify(&mut self, step: Step, work: f64, preview: Option<&dyn Fn(usize) -> Result<Image>>) -> Result<()> {
+    /// Like [`Self::report_preview`]. `owned` returns a preview for a use after the report.
+    pub(crate) fn report_owned_preview(
+        &mut self,
+        step: Step,
+        preview: &dyn Fn(usize) -> Result<Image>,
+        owned: &dyn Fn() -> OwnedPreview,
+    ) -> Result<()> {
+        self.notify(step, 0.0, Some(preview), Some(owned))
+    }
+
+    fn notify(
+        &mut self,
+        step: Step,
+        work: f64,
+        preview: Option<&dyn Fn(usize) -> Result<Image>>,
+        owned_preview: Option<&dyn Fn() -> OwnedPreview>,
+    ) -> Result<()> {
         let (fraction, elapsed) = (self.work.add(work), self.work.elapsed());
-        let event = Event { stage: self.current.0, step, elapsed, fraction, image_index: self.image, preview };
+        let event = Event { stage: self.current.0, step, elapsed, fraction, image_index: self.image, preview, owned_preview };
         let control = self.observer.event(&event);
         if control == Control::Cancel { Err(Error::Cancelled) } else { self.check() }
     }

@@ -1,11 +1,12 @@
 //! The threads of a model: rayon's current pool, or its own; and how images that are generated at once share them.
 
+mod events;
 mod pool;
 mod relay;
 mod shares;
 mod side_by_side;
 
-pub(crate) use relay::Finished;
+pub(crate) use events::Finished;
 pub(crate) use side_by_side::SideBySide;
 
 use std::panic::resume_unwind;
@@ -181,7 +182,7 @@ impl Threads {
 
     /// Like [`Self::run`], but for calls within an observer when no thread of the pool waits for it.
     fn run_free<R: Send>(&self, work: impl FnOnce() -> R + Send) -> Result<R> {
-        run_at(self.place_of(false)?, work)
+        with_default_float_state(|| run_at(self.place_of(false)?, work))
     }
 
     /// Like [`Self::run`], but calls the observer on the calling thread.

@@ -6,12 +6,12 @@ use std::sync::{Mutex, PoisonError};
 use std::thread::{ScopedJoinHandle, scope};
 
 use super::Threads;
-use super::relay::{Finished, Relay, Run, connect_all};
+use super::events::{Events, Finished, channel};
 use crate::error::{Error, Result};
 use crate::image::Image;
 use crate::kernels::{set_default_float_state, thread_builder, with_default_float_state};
 use crate::process::Call;
-use crate::progress::{CancelToken, Observer, Work};
+use crate::progress::{CancelToken, Observer, OwnedPreview, Work};
 
 /// A run whose images are generated side by side.
 pub(crate) struct SideBySide<'a> {
@@ -22,6 +22,9 @@ pub(crate) struct SideBySide<'a> {
     pub(crate) cancel: Option<&'a CancelToken>,
     pub(crate) work: &'a Work,
 }
+
+/// Generates the image with an index, and passes its events to an observer.
+type GenerateImage<'a> = dyn Fn(usize, &mut dyn Observer) -> Result<Finished> + Sync + 'a;
 
 /// The state that the threads of a run share.
 struct State<'a> {
@@ -48,7 +51,7 @@ impl Drop for StopOnPanic<'_> {
 
 impl State<'_> {
     /// Generates images until none is left, and passes them on.
-    fn generate<'f>(&self, relay: &mut Relay<'f>, image: &(dyn Fn(usize, &mut dyn Observer) -> Result<Finished<'f>> + Sync)) {
+    fn generate(&self, mut events: Events<'_>, image: &GenerateImage<'_>) {
         let _stop = StopOnPanic(&self.stop);
         set_default_float_state();
         while !self.stop.load(Ordering::Relaxed) {
@@ -56,8 +59,8 @@ impl State<'_> {
             if index >= self.run.images {
                 break;
             }
-            match self.generate_one(index, relay, image) {
-                Ok(finished) => relay.finish(index, finished),
+            match self.generate_one(index, &mut events, image) {
+                Ok(finished) => events.finish(index, finished),
                 Err(error) => {
                     let mut first = self.error.lock().unwrap_or_else(PoisonError::into_inner);
                     // The others are cancelled because of the first error.
@@ -70,18 +73,13 @@ impl State<'_> {
         }
     }
 
-    fn generate_one<'f>(
-        &self,
-        index: usize,
-        relay: &mut Relay<'f>,
-        image: &(dyn Fn(usize, &mut dyn Observer) -> Result<Finished<'f>> + Sync),
-    ) -> Result<Finished<'f>> {
+    fn generate_one(&self, index: usize, events: &mut Events<'_>, image: &GenerateImage<'_>) -> Result<Finished> {
         let is_cancelled = || self.stop.load(Ordering::Relaxed) || self.run.cancel.is_some_and(CancelToken::is_cancelled);
         let siblings = self.run.at_once.min(self.run.images - index);
         let share = self.threads.shares.enter(self.count, siblings, is_cancelled).ok_or(Error::Cancelled)?;
         match share.pool() {
-            Some(pool) => pool.install(|| image(index, relay)),
-            None => self.threads.run(|| image(index, relay))?,
+            Some(pool) => pool.install(|| image(index, events)),
+            None => self.threads.run(|| image(index, events))?,
         }
     }
 }
@@ -93,11 +91,11 @@ impl Threads {
     /// # Errors
     ///
     /// [`Error::Threads`] if the threads cannot be started, [`Error::State`] if this process was forked during a call.
-    pub(crate) fn generate<'f>(
+    pub(crate) fn generate(
         &self,
         run: &SideBySide<'_>,
         observer: &mut dyn Observer,
-        image: &(dyn Fn(usize, &mut dyn Observer) -> Result<Finished<'f>> + Sync),
+        image: &GenerateImage<'_>,
     ) -> Result<(Vec<Image>, Result<()>)> {
         let _call = Call::begin()?;
         let (next, stop, error) = (AtomicUsize::new(0), AtomicBool::new(false), Mutex::new(None));
@@ -110,25 +108,23 @@ impl Threads {
 }
 
 /// Starts a thread for each of the images at once, and calls the observer until they end.
-fn generate_all<'f>(
-    state: &State<'_>,
-    observer: &mut dyn Observer,
-    image: &(dyn Fn(usize, &mut dyn Observer) -> Result<Finished<'f>> + Sync),
-) -> Result<Vec<Image>> {
+fn generate_all(state: &State<'_>, observer: &mut dyn Observer, image: &GenerateImage<'_>) -> Result<Vec<Image>> {
     let run = state.run;
     scope(|scope| {
-        let (relays, reports) = connect_all(run.at_once);
+        let (events, reports) = channel(run.at_once, &state.stop);
         let mut workers: Vec<ScopedJoinHandle<'_, ()>> = Vec::with_capacity(run.at_once);
-        for mut relay in relays {
-            match thread_builder().spawn_scoped(scope, move || state.generate(&mut relay, image)) {
+        for _ in 0..run.at_once {
+            let events = events.clone();
+            match thread_builder().spawn_scoped(scope, move || state.generate(events, image)) {
                 Ok(worker) => workers.push(worker),
                 // The threads that have been started generate all images.
-                Err(_) if !workers.is_empty() => {}
+                Err(_) if !workers.is_empty() => break,
                 Err(error) => return Err(Error::Threads { problem: error.to_string() }),
             }
         }
-        let shown = Run { images: run.images, work: run.work, stop: &state.stop };
-        let images = reports.deliver_in_order(observer, &shown, &|decode| state.threads.run_free(decode)?);
+        drop(events);
+        let decode = |preview: &OwnedPreview, max_side| state.threads.run_free(|| preview(max_side))?;
+        let images = reports.deliver(observer, run.images, run.work, &state.stop, &decode);
         let panics: Vec<_> = workers.into_iter().filter_map(|worker| worker.join().err()).collect();
         panics.into_iter().next().map_or(Ok(images), |panic| resume_unwind(panic))
     })
