@@ -363,10 +363,11 @@ mod tests {
         for index in 0..4 {
             queue.add_image(&jobs[1], index, file(vec![0]));
         }
-        // Four images in four seconds, next to another job: one every half second. Four are left, and two jobs of four wait.
+        // Four images in four seconds, next to another job: one every half second. Four are left, two jobs of four wait, and one image
+        // was refused.
         jobs[1].cancel();
         queue.finish(jobs[1].clone(), Duration::from_secs(4));
-        assert_eq!(queue.state().promise(1), 6);
+        assert_eq!(queue.state().promise(1), 7);
         assert_eq!([position(&jobs[2]), position(&jobs[3])], [Some(("queued", Some(0))), Some(("queued", Some(1)))]);
         assert!(queue.find(&jobs[0].id).is_some() && queue.running()[0].id == jobs[0].id);
         queue.cancel(&jobs[0]);

@@ -33,6 +33,7 @@ pub fn run(app: &App, contexts: &Mutex<Contexts>) {
             job: &job,
             start,
             finished: 0,
+            held_partials: Vec::new(),
             scales: BTreeMap::new(),
             preview_side: PREVIEW_SIDES[0],
             last_progress: None,
@@ -100,6 +101,9 @@ struct JobObserver<'a> {
     start: Instant,
     /// Number of finished images.
     finished: usize,
+    /// Partial images of images that are generated ahead of the first one that is not finished, with the indices of those images. A
+    /// client that receives partial images expects one image after the other.
+    held_partials: Vec<(usize, Value)>,
     /// Current scale from 1 and number of scales, of each image that is being generated, by its index.
     scales: BTreeMap<usize, (usize, usize)>,
     /// Side of the next preview.
@@ -156,7 +160,16 @@ impl JobObserver<'_> {
         let (width, height) = output.size(self.app.hart.config().resolution());
         let output = Output { size: Some((width, height)), ..output.clone() };
         let Ok(file) = output.render(&image) else { return };
-        self.job.emit("partial", json!({ "image": event.image_index, "index": index, "file": STANDARD.encode(file) }));
+        self.held_partials
+            .push((event.image_index, json!({ "image": event.image_index, "index": index, "file": STANDARD.encode(file) })));
+        self.emit_partials();
+    }
+
+    /// Emits the partial images of the first image that is not finished.
+    fn emit_partials(&mut self) {
+        for (_, data) in self.held_partials.extract_if(.., |(image, _)| *image == self.finished) {
+            self.job.emit("partial", data);
+        }
     }
 }
 
@@ -171,6 +184,7 @@ impl Observer for JobObserver<'_> {
             // The image's own event has been emitted by `image`.
             Step::Images { finished, .. } => {
                 self.finished = finished;
+                self.emit_partials();
                 self.scales.remove(&event.image_index);
             }
             Step::ScaleDone { scale, scales, .. } => {
