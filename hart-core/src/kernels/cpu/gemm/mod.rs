@@ -16,6 +16,8 @@ mod arm_pairs;
 mod bf16;
 mod blocked;
 mod epilogue;
+#[cfg(any(test, not(any(target_arch = "aarch64", target_arch = "x86_64"))))]
+mod f16;
 mod gemv;
 mod int8;
 mod int8_rows;

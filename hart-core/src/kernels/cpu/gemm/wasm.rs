@@ -2,6 +2,9 @@
 
 use std::arch::wasm32::*;
 
+use half::f16;
+
+use super::f16::{BIAS, INFINITE, NORMAL, to_f32};
 use super::microkernel::{CacheLine, MicroKernelOps};
 use super::packing::NR;
 
@@ -60,4 +63,29 @@ pub(super) fn widen_int8(w: &[u8], widened: &mut [CacheLine]) {
             }
         }
     }
+}
+
+/// Widens values from f16 like [`to_f32`], four at a time.
+///
+/// # Panics
+///
+/// If the lengths differ.
+pub(super) fn widen_f16(from: &[f16], to: &mut [f32]) {
+    assert_eq!(from.len(), to.len(), "equal lengths");
+    let ((from, from_rest), (to, to_rest)) = (from.as_chunks::<4>(), to.as_chunks_mut::<4>());
+    for (from, to) in from.iter().zip(to) {
+        // SAFETY: both arrays have four values.
+        unsafe {
+            let bits = u32x4_load_extend_u16x4(from.as_ptr().cast());
+            let sign = u32x4_shl(v128_and(bits, u32x4_splat(0x8000)), 16);
+            let shifted = u32x4_shl(v128_and(bits, u32x4_splat(0x7fff)), 13);
+            let exponent = v128_and(shifted, u32x4_splat(INFINITE));
+            let subnormal = f32x4_sub(u32x4_add(shifted, u32x4_splat(NORMAL)), u32x4_splat(NORMAL));
+            let infinite = v128_and(u32x4_eq(exponent, u32x4_splat(INFINITE)), u32x4_splat(BIAS));
+            let normal = u32x4_add(u32x4_add(shifted, u32x4_splat(BIAS)), infinite);
+            let value = v128_bitselect(subnormal, normal, u32x4_eq(exponent, u32x4_splat(0)));
+            v128_store(to.as_mut_ptr().cast(), v128_or(sign, value));
+        }
+    }
+    to_rest.iter_mut().zip(from_rest).for_each(|(to, from)| *to = to_f32(*from));
 }
