@@ -12,7 +12,7 @@ pub(crate) use side_by_side::SideBySide;
 use std::panic::resume_unwind;
 use std::sync::Arc;
 
-use rayon::ThreadPool;
+use rayon::{Scope, ThreadPool};
 
 use crate::error::{Error, Result};
 use crate::kernels::{is_stack_short, set_default_float_state, thread_builder, with_default_float_state, with_enough_stack};
@@ -45,6 +45,8 @@ struct Own {
 enum Place {
     /// On the current thread, with rayon's current pool.
     Here,
+    /// In rayon's global pool, so that its threads don't wait for the current one before every operation.
+    Global,
     /// In a pool.
     Pool(Arc<ThreadPool>),
     /// On a new thread with enough stack, with rayon's global pool.
@@ -166,6 +168,8 @@ impl Threads {
             Some(pool) => Place::Pool(pool),
             // Work of a pool stays in that pool.
             None if rayon::current_thread_index().is_none() && is_stack_short() => Place::Thread,
+            // The number starts the pool, which may then be the current thread itself, as in WebAssembly without threads.
+            None if rayon::current_num_threads() > 1 && rayon::current_thread_index().is_none() && !is_waited_for => Place::Global,
             None => Place::Here,
         })
     }
@@ -198,7 +202,8 @@ impl Threads {
         let _call = Call::begin()?;
         with_default_float_state(|| match self.place()? {
             Place::Here => work(observer),
-            Place::Pool(pool) => observe_in_pool(&pool, observer, work),
+            Place::Global => observe_in_pool(None, observer, work),
+            Place::Pool(pool) => observe_in_pool(Some(&pool), observer, work),
             Place::Thread => observe_on_thread(observer, work),
         })
     }
@@ -219,7 +224,7 @@ impl Threads {
         let is_cancelled = || cancel.is_some_and(CancelToken::is_cancelled);
         let share = shares.enter(self.count()?, 1, is_cancelled).ok_or(Error::Cancelled)?;
         match share.pool() {
-            Some(pool) => with_default_float_state(|| observe_in_pool(pool, observer, work)),
+            Some(pool) => with_default_float_state(|| observe_in_pool(Some(pool), observer, work)),
             None => self.observe(observer, work),
         }
     }
@@ -229,25 +234,38 @@ impl Threads {
 fn run_at<R: Send>(place: Place, work: impl FnOnce() -> R + Send) -> Result<R> {
     match place {
         Place::Here => Ok(work()),
+        Place::Global => rayon::scope(|_| with_enough_stack(|| with_default_float_state(work))),
         Place::Pool(pool) => Ok(pool.install(work)),
         Place::Thread => with_enough_stack(work),
     }
 }
 
-/// Runs work in a pool while the observer is called on the calling thread.
+/// Runs work in a pool, or in rayon's global one, while the observer is called on the calling thread.
 fn observe_in_pool<R: Send>(
-    pool: &ThreadPool,
+    pool: Option<&ThreadPool>,
     observer: &mut dyn Observer,
     work: impl FnOnce(&mut dyn Observer) -> Result<R> + Send,
 ) -> Result<R> {
-    let (mut relay, reports) = relay::connect();
     let mut result = None;
     let output = &mut result;
-    pool.in_place_scope(move |scope| {
-        scope.spawn(move |_| *output = Some(work(&mut relay)));
-        reports.deliver(observer);
-    });
+    match pool {
+        Some(pool) => pool.in_place_scope(move |scope| spawn_observed(scope, observer, work, output)),
+        None => rayon::in_place_scope(move |scope| spawn_observed(scope, observer, work, output)),
+    }
     result.expect("the scope waits for the work and propagates its panic")
+}
+
+/// Spawns work, and calls the observer on the current thread until the work ends.
+fn spawn_observed<'scope, R: Send>(
+    scope: &Scope<'scope>,
+    observer: &mut dyn Observer,
+    work: impl FnOnce(&mut dyn Observer) -> Result<R> + Send + 'scope,
+    output: &'scope mut Option<Result<R>>,
+) {
+    let (mut relay, reports) = relay::connect();
+    // A program may have given the threads of rayon's global pool another state, and little stack.
+    scope.spawn(move |_| *output = Some(with_enough_stack(move || with_default_float_state(|| work(&mut relay))).flatten()));
+    reports.deliver(observer);
 }
 
 /// Runs work on a new thread with enough stack while the observer is called on the calling thread.
