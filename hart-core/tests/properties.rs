@@ -67,6 +67,19 @@ fn top_p_keeps_the_largest_and_only_drops_the_tail() {
 }
 
 #[test]
+fn top_p_drops_the_first_of_equal_logits() {
+    for kept in [1, 31, 32, 33, 60, 99, 100] {
+        let mut row = vec![0.5; 100];
+        keep_top_p(&mut row, (kept as f64 - 0.5) / 100.0);
+        let dropped = 100 - kept;
+        assert!(
+            row[..dropped].iter().all(|logit| *logit == f32::NEG_INFINITY) && row[dropped..] == vec![0.5; kept],
+            "{kept}: {row:?}"
+        );
+    }
+}
+
+#[test]
 fn top_p_zero_keeps_all() {
     let mut row = logits(42);
     keep_top_p(&mut row, 0.0);
