@@ -504,7 +504,7 @@ fn other_addresses_cause_a_warning() {
         Command::new(WEB).args(["--port", "0", "--host", "0.0.0.0"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    let port = line.split([':', '/']).nth(4).unwrap().parse().unwrap();
+    let port = client::port(&line);
     let mut warning = String::new();
     BufReader::new(child.stderr.take().unwrap()).read_line(&mut warning).unwrap();
     let server = Server { child, port };

@@ -25,6 +25,12 @@ impl Drop for Server {
     }
 }
 
+/// Returns the port of the address that a server prints, such as `http://[::1]:8080/ (...)`.
+pub fn port(line: &str) -> u16 {
+    let address = line.split(' ').next().unwrap_or_default().trim_end_matches('/');
+    address.rsplit(':').next().unwrap_or_default().parse().unwrap_or_else(|_| panic!("{line:?}"))
+}
+
 /// A response.
 pub struct Response {
     pub status: u16,
@@ -49,8 +55,7 @@ impl Server {
         let mut child = Command::new(WEB).args(["--port", "0"]).args(arguments).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-        let port = line.split([':', '/']).nth(4).unwrap_or_else(|| panic!("{line:?}")).parse().unwrap();
-        Self { child, port }
+        Self { child, port: port(&line) }
     }
 
     pub fn connect(&self, text: &[u8]) -> TcpStream {
