@@ -52,11 +52,16 @@ step "paths of Windows"
 generate() { wine "$built/generate.exe" "a red heart" --quiet "$@"; }
 windows_path() { printf 'Z:%s' "${1//\//\\}"; }
 here=$(windows_path "$scratch")
+cp -r "$root/examples/models/hart-emoji" "$scratch"
 generate --out "$here\\a.png"
 generate --out "\\\\?\\$here\\b.png" --model "\\\\?\\$(windows_path "$root/examples/models/hart-emoji")"
 printf 'a red heart\r\n# no prompt\r\n' >"$scratch/prompts.txt"
 wine "$built/generate.exe" --prompts "$here\\prompts.txt" --quiet --out "$here\\héart 心\\c ü.png"
-for image in b.png "héart 心/c ü.png"; do cmp "$scratch/a.png" "$scratch/$image"; done
+# Wine finds the folders of other computers below dosdevices/unc.
+mkdir -p "$work/wine/dosdevices/unc/server"
+ln -sfn "$scratch" "$work/wine/dosdevices/unc/server/share"
+generate --out '\\server\share\d.png' --model '\\server\share\hart-emoji'
+for image in b.png "héart 心/c ü.png" d.png; do cmp "$scratch/a.png" "$scratch/$image"; done
 for name in con.png nul.png 'out:x.png' 'out?.png' out.png.; do fails "choose another name" generate --out "$here\\$name"; done
 
 step "Ctrl-C in a console"
@@ -67,6 +72,10 @@ status=0
 (sleep 10; printf '\003'; sleep 10) |
   SHELL=$BASH script -qec "wine '$built/generate.exe' x --steps 1000 -n 1000 --out '$here\\stopped-{n}.png'" /dev/null >"$scratch/console" || status=$?
 [ "$status" = 130 ] || { cat "$scratch/console"; fail "generate returned $status after Ctrl-C"; }
+
+step "a console with another code page than UTF-8"
+SHELL=$BASH script -qec "wine cmd /c 'chcp 437 >nul && $built/generate.exe x --model Z:\\nowhere\\héart心'" /dev/null >"$scratch/console" || true
+grep -qF 'héart心: no such folder' "$scratch/console" || { cat "$scratch/console"; fail "the console lacks the folder's name"; }
 
 step "the installed library: its exports, headers and packages"
 prefix=$scratch/prefix
