@@ -164,7 +164,7 @@ mod tests {
 
     fn read(bytes: &[u8], format: Option<Format>) -> Vec<(u64, Format, Result<String, String>)> {
         let mut input = Input { reader: Box::new(BufReader::with_capacity(3, io::Cursor::new(bytes.to_vec()))), format, lines: 0 };
-        let next = || input.next_line().unwrap().map(|(line, format)| (line, format));
+        let next = || input.next_line().unwrap();
         std::iter::from_fn(next)
             .map(|(line, format)| (line.number, format, line.bytes.map(|bytes| String::from_utf8(bytes).unwrap())))
             .collect()

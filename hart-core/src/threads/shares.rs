@@ -154,7 +154,8 @@ mod tests {
         let (first, second) = (enter(2), enter(2));
         assert_eq!((threads(&first), threads(&second)), (Some(2), Some(2)));
         drop((first, second));
-        assert_eq!((shares.lock().running, shares.lock().idle.len()), (0, 2));
+        assert_eq!(shares.lock().running, 0);
+        assert_eq!(shares.lock().idle.len(), 2);
         // Pools of another size replace them.
         drop([1, 1].map(|_| shares.enter(2, 2, || false).unwrap()));
         assert!(shares.lock().idle.iter().all(|(count, _)| *count == 1));
