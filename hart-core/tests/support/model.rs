@@ -47,7 +47,11 @@ impl Model {
     }
 
     pub fn open(&self) -> Result<Hart, Error> {
-        Hart::open(self.0.path(), OpenOptions::new())
+        self.open_with(OpenOptions::new())
+    }
+
+    pub fn open_with(&self, options: OpenOptions) -> Result<Hart, Error> {
+        Hart::open(self.0.path(), options)
     }
 
     /// Asserts that opening fails with a message that contains all of `words`.
