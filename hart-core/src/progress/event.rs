@@ -144,7 +144,7 @@ impl Event<'_> {
     ///
     /// # Errors
     ///
-    /// [`Error::Cancelled`] or [`Error::Overflow`].
+    /// [`Error::Cancelled`](crate::Error::Cancelled) or [`Error::Overflow`](crate::Error::Overflow).
     pub fn preview(&self, max_side: usize) -> Option<Result<Image>> {
         self.preview.map(|decode| decode(max_side))
     }
@@ -168,7 +168,7 @@ impl std::fmt::Debug for Event<'_> {
 pub enum Control {
     /// Continues the run.
     Continue,
-    /// Cancels the work as soon as possible. It returns [`Error::Cancelled`].
+    /// Cancels the work as soon as possible. It returns [`Error::Cancelled`](crate::Error::Cancelled).
     Cancel,
 }
 
