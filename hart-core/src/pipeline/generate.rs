@@ -165,16 +165,18 @@ impl Hart {
 
     /// Returns the parts of a run that its images share.
     fn prepare<'a>(&self, request: &'a Request) -> Result<Job<'a>> {
+        let start = Instant::now();
         let prompts = match &request.context {
             Some(context) => Prompts::Encoded(context),
             None => Prompts::Tokens(self.tokens(request)?),
         };
-        let begin = Instant::now();
+        let before = start.elapsed();
         let known = request.from_image.as_ref().map(|from| self.model.visual.known_tokens(from)).transpose()?;
-        let (sampling, memory, encoding) = (self.sampling(request), self.decoder_memory(request), begin.elapsed());
+        let encoding = start.elapsed() - before;
+        let (sampling, memory) = (self.sampling(request), self.decoder_memory(request));
         let source = if request.from_image.is_some() { DigitalSource::Composite } else { DigitalSource::Generated };
         let previews = Previews { memory, source, marks: request.marks };
-        let work = Work::new(self.work(request, &prompts));
+        let work = Work::since(start, self.work(request, &prompts));
         Ok(Job { request, prompts, sampling, previews, known, encoding, work })
     }
 

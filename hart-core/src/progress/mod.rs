@@ -80,9 +80,9 @@ pub(crate) struct Work {
 }
 
 impl Work {
-    /// Starts the clock of a run whose estimated cost is `total`.
-    pub(crate) fn new(total: f64) -> Arc<Self> {
-        Arc::new(Self { start: Instant::now(), done: Mutex::new(0.0), total: total.max(1.0) })
+    /// Creates the clock of a run that began at `start` and whose estimated cost is `total`.
+    pub(crate) fn since(start: Instant, total: f64) -> Arc<Self> {
+        Arc::new(Self { start, done: Mutex::new(0.0), total: total.max(1.0) })
     }
 
     /// Returns the time since the run began.
@@ -115,7 +115,7 @@ pub struct Progress<'a> {
 impl<'a> Progress<'a> {
     /// Creates the progress of a run and starts its clock. `work` is the estimated cost of the whole run, in the unit of [`Self::report`].
     pub fn new(observer: &'a mut dyn Observer, cancel: Option<&'a CancelToken>, work: f64) -> Self {
-        Self::of_image(0, &Work::new(work), observer, cancel)
+        Self::of_image(0, &Work::since(Instant::now(), work), observer, cancel)
     }
 
     /// Creates the progress of one image of a run.
