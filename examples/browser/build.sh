@@ -7,7 +7,7 @@
 #   rustup component add rust-src
 #
 # wasm-bindgen is taken from WASM_BINDGEN or the PATH if its version is the crate's, otherwise it is installed below the target folder.
-# wasm-opt, of binaryen, is used if it is there; the module is smaller and a little faster.
+# wasm-opt, of binaryen, is used if it is there; the module is a little smaller to load.
 set -euo pipefail
 cd "$(dirname "$0")"
 target=${CARGO_TARGET_DIR:-$PWD/../../target}
@@ -41,7 +41,7 @@ build() {
       enabled+=("--enable-$feature")
     done
     case $flags in *+atomics*) enabled+=(--enable-threads) ;; esac
-    wasm-opt -O3 "${enabled[@]}" "$folder/hart_bg.wasm" -o "$folder/hart_bg.wasm"
+    wasm-opt -O2 --shrink-level=1 "${enabled[@]}" "$folder/hart_bg.wasm" -o "$folder/hart_bg.wasm"
   fi
   ls -l "$folder/hart_bg.wasm"
 }
