@@ -37,5 +37,6 @@ fi
 "$python" examples/tests/web_load.py "$url"
 start --queue 8
 "$python" examples/tests/web_retry.py "$url"
-start
+# One request after the other, so that one waits.
+start --parallel 1
 "$python" examples/tests/web_page.py "$url" ${2:+--screenshot "$2"}
